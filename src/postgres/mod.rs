@@ -1,1 +1,5 @@
-//! (room postgres)
+//! Everything said to Postgres: the replication connection, ordinary SQL, publication and slot.
+
+pub mod params;
+
+pub use params::Params;

@@ -1,1 +1,5 @@
-//! (room redis)
+//! Everything said to Redis: the leader lock.
+
+pub mod params;
+
+pub use params::Params;
