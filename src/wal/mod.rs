@@ -1,6 +1,17 @@
 //! What Postgres puts on the wire: LSNs, times, relations, tuples and the codecs that read them.
 //! Total: no bytes can panic this room.
 
+pub mod copy_both;
 pub mod lsn;
+pub mod pgoutput;
+pub mod relation;
+pub mod time;
+pub mod tuple;
+pub mod value;
+pub mod wire;
 
 pub use lsn::Lsn;
+pub use relation::{Oid, Relation};
+pub use time::PgTime;
+pub use tuple::{Datum, Tuple};
+pub use wire::DecodeError;

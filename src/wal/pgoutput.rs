@@ -1,0 +1,164 @@
+//! The messages of the `pgoutput` plugin, protocol version 1.
+//!
+//! The manual, "Logical Replication Message Formats", is the reference. Messages of later protocol
+//! versions (streamed and prepared transactions) are not asked for and are refused as unknown.
+
+use super::lsn::Lsn;
+use super::relation::{Column, Oid, Relation, ReplicaIdentity};
+use super::time::PgTime;
+use super::tuple::Tuple;
+use super::wire::{DecodeError, Wire};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message<'a> {
+    Begin {
+        commit_lsn: Lsn,
+        commit_time: PgTime,
+        xid: u32,
+    },
+    Commit {
+        commit_lsn: Lsn,
+        end_lsn: Lsn,
+        commit_time: PgTime,
+    },
+    Relation(Relation),
+    Insert {
+        relation: Oid,
+        new: Tuple<'a>,
+    },
+    Update {
+        relation: Oid,
+        old: Old<'a>,
+        new: Tuple<'a>,
+    },
+    Delete {
+        relation: Oid,
+        old: Old<'a>,
+    },
+    Truncate {
+        relations: Vec<Oid>,
+        cascade: bool,
+        restart_identity: bool,
+    },
+    /// A user-defined type's name, an origin, a logical message: nothing is done with them.
+    Ignored,
+}
+
+/// What an UPDATE or DELETE says of the row as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Old<'a> {
+    None,
+    /// The columns of the replica identity; the others are null.
+    Key(Tuple<'a>),
+    /// Every column (REPLICA IDENTITY FULL).
+    Row(Tuple<'a>),
+}
+
+impl<'a> Message<'a> {
+    pub fn parse(payload: &'a [u8]) -> Result<Message<'a>, DecodeError> {
+        let mut wire = Wire::new(payload);
+        let message = match wire.take_u8("message tag")? {
+            b'B' => Message::Begin {
+                commit_lsn: Lsn(wire.take_u64("Begin final LSN")?),
+                commit_time: PgTime(wire.take_i64("Begin commit time")?),
+                xid: wire.take_u32("Begin xid")?,
+            },
+            b'C' => {
+                wire.take_u8("Commit flags")?;
+                Message::Commit {
+                    commit_lsn: Lsn(wire.take_u64("Commit LSN")?),
+                    end_lsn: Lsn(wire.take_u64("Commit end LSN")?),
+                    commit_time: PgTime(wire.take_i64("Commit time")?),
+                }
+            }
+            b'R' => Message::Relation(relation(&mut wire)?),
+            b'I' => {
+                let relation = Oid(wire.take_u32("Insert relation")?);
+                expect_tag(&mut wire, b'N', "Insert tuple kind")?;
+                Message::Insert { relation, new: Tuple::parse(&mut wire)? }
+            }
+            b'U' => update(&mut wire)?,
+            b'D' => delete(&mut wire)?,
+            b'T' => truncate(&mut wire)?,
+            // Their content is not used, so it is not looked at.
+            b'Y' | b'O' | b'M' => return Ok(Message::Ignored),
+            tag => return Err(DecodeError::UnknownTag { context: "message tag", tag }),
+        };
+        wire.end("message")?;
+        Ok(message)
+    }
+}
+
+fn expect_tag(wire: &mut Wire<'_>, expected: u8, context: &'static str) -> Result<(), DecodeError> {
+    match wire.take_u8(context)? {
+        tag if tag == expected => Ok(()),
+        tag => Err(DecodeError::UnknownTag { context, tag }),
+    }
+}
+
+fn relation(wire: &mut Wire<'_>) -> Result<Relation, DecodeError> {
+    let oid = Oid(wire.take_u32("Relation oid")?);
+    let namespace = match wire.take_str("Relation namespace")? {
+        // An empty namespace stands for pg_catalog.
+        "" => "pg_catalog".to_owned(),
+        name => name.to_owned(),
+    };
+    let name = wire.take_str("Relation name")?.to_owned();
+    let replica_identity = match wire.take_u8("Relation replica identity")? {
+        b'd' => ReplicaIdentity::Default,
+        b'n' => ReplicaIdentity::Nothing,
+        b'f' => ReplicaIdentity::Full,
+        b'i' => ReplicaIdentity::Index,
+        tag => return Err(DecodeError::UnknownTag { context: "Relation replica identity", tag }),
+    };
+    let count = wire.take_u16("Relation column count")?;
+    let mut columns = Vec::new();
+    for _ in 0..count {
+        let flags = wire.take_u8("Relation column flags")?;
+        columns.push(Column {
+            key: flags & 1 == 1,
+            name: wire.take_str("Relation column name")?.to_owned(),
+            type_oid: Oid(wire.take_u32("Relation column type")?),
+            type_modifier: wire.take_i32("Relation column type modifier")?,
+        });
+    }
+    Ok(Relation { oid, namespace, name, replica_identity, columns })
+}
+
+fn update<'a>(wire: &mut Wire<'a>) -> Result<Message<'a>, DecodeError> {
+    let relation = Oid(wire.take_u32("Update relation")?);
+    let context = "Update tuple kind";
+    let old = match wire.take_u8(context)? {
+        b'N' => return Ok(Message::Update { relation, old: Old::None, new: Tuple::parse(wire)? }),
+        b'K' => Old::Key(Tuple::parse(wire)?),
+        b'O' => Old::Row(Tuple::parse(wire)?),
+        tag => return Err(DecodeError::UnknownTag { context, tag }),
+    };
+    expect_tag(wire, b'N', context)?;
+    Ok(Message::Update { relation, old, new: Tuple::parse(wire)? })
+}
+
+fn delete<'a>(wire: &mut Wire<'a>) -> Result<Message<'a>, DecodeError> {
+    let relation = Oid(wire.take_u32("Delete relation")?);
+    let context = "Delete tuple kind";
+    let old = match wire.take_u8(context)? {
+        b'K' => Old::Key(Tuple::parse(wire)?),
+        b'O' => Old::Row(Tuple::parse(wire)?),
+        tag => return Err(DecodeError::UnknownTag { context, tag }),
+    };
+    Ok(Message::Delete { relation, old })
+}
+
+fn truncate<'a>(wire: &mut Wire<'_>) -> Result<Message<'a>, DecodeError> {
+    let count = wire.take_u32("Truncate relation count")?;
+    let options = wire.take_u8("Truncate options")?;
+    let mut relations = Vec::new();
+    for _ in 0..count {
+        relations.push(Oid(wire.take_u32("Truncate relation")?));
+    }
+    Ok(Message::Truncate {
+        relations,
+        cascade: options & 1 != 0,
+        restart_identity: options & 2 != 0,
+    })
+}
