@@ -1,1 +1,8 @@
-//! (room rows)
+//! Rows on their way to ClickHouse: column buffers, order, and the Native encoding.
+
+pub mod block;
+pub mod column;
+pub mod native;
+
+pub use block::{Block, ColumnSpec};
+pub use column::Kind;

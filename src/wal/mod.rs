@@ -4,7 +4,11 @@
 pub mod copy_both;
 pub mod lsn;
 pub mod pgoutput;
+#[cfg(test)]
+mod pgoutput_tests;
 pub mod relation;
+#[cfg(test)]
+pub mod testing;
 pub mod time;
 pub mod tuple;
 pub mod value;

@@ -27,6 +27,11 @@ impl PgTime {
         self.0.div_euclid(1_000) + EPOCH_MICROS / 1_000
     }
 
+    /// The inverse of [`PgTime::unix_millis`]; saturates far outside of Postgres's own range.
+    pub fn from_unix_millis(millis: i64) -> PgTime {
+        PgTime((millis - EPOCH_MICROS / 1_000).saturating_mul(1_000))
+    }
+
     /// How long ago this was, by the clock given; zero if that clock is behind.
     pub fn age(self, now: PgTime) -> Duration {
         Duration::from_micros(u64::try_from(now.0.saturating_sub(self.0)).unwrap_or(0))

@@ -1,0 +1,179 @@
+//! The rows on their way to one target table.
+
+use std::cmp::Ordering;
+
+use super::column::{Kind, Strings, Values};
+
+/// A column of a target table, as the mapping writes it.
+#[derive(Debug, Clone, Copy)]
+pub struct ColumnSpec {
+    pub name: &'static str,
+    pub kind: Kind,
+}
+
+impl ColumnSpec {
+    pub const fn new(name: &'static str, kind: Kind) -> ColumnSpec {
+        ColumnSpec { name, kind }
+    }
+}
+
+/// Rows in columns. A mapping fills one column after the other and closes each row with
+/// [`Block::end_row`].
+#[derive(Debug)]
+pub struct Block {
+    specs: &'static [ColumnSpec],
+    /// Columns that the table does not have are filled like the others and left out when encoding.
+    present: Vec<bool>,
+    values: Vec<Values>,
+    rows: usize,
+    /// The column that the next `put_*` fills.
+    next: usize,
+}
+
+impl Block {
+    pub fn new(specs: &'static [ColumnSpec], present: &[bool]) -> Block {
+        assert_eq!(specs.len(), present.len());
+        let values = specs.iter().map(|spec| Values::new(spec.kind)).collect();
+        Block { specs, present: present.to_vec(), values, rows: 0, next: 0 }
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The columns that are sent, by index.
+    pub fn sent(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.specs.len()).filter(|&i| self.present[i])
+    }
+
+    pub fn spec(&self, column: usize) -> ColumnSpec {
+        self.specs[column]
+    }
+
+    pub fn values(&self, column: usize) -> &Values {
+        &self.values[column]
+    }
+
+    fn take_next(&mut self, kind: Kind) -> &mut Values {
+        let spec = self.specs[self.next];
+        assert_eq!(spec.kind, kind, "column `{}` is filled with its own kind", spec.name);
+        self.next += 1;
+        &mut self.values[self.next - 1]
+    }
+
+    pub fn put_str(&mut self, value: &[u8]) {
+        match self.take_next(Kind::String) {
+            Values::Strings(strings) => strings.push(value),
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    /// What `fill` appends is the document.
+    pub fn put_json<T>(&mut self, fill: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        match self.take_next(Kind::Json) {
+            Values::Strings(strings) => strings.push_with(fill),
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    /// What `fill` pushes are the elements of this row's array.
+    pub fn put_str_array<T>(&mut self, fill: impl FnOnce(&mut Strings) -> T) -> T {
+        match self.take_next(Kind::StringArray) {
+            Values::StringArrays { items, ends } => {
+                let result = fill(items);
+                ends.push(items.len());
+                result
+            }
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    pub fn put_u8(&mut self, value: u8) {
+        match self.take_next(Kind::UInt8) {
+            Values::U8(values) => values.push(value),
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    pub fn put_u32(&mut self, value: u32) {
+        match self.take_next(Kind::UInt32) {
+            Values::U32(values) => values.push(value),
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    pub fn put_u64(&mut self, value: u64) {
+        match self.take_next(Kind::UInt64) {
+            Values::U64(values) => values.push(value),
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    pub fn put_f64(&mut self, value: f64) {
+        match self.take_next(Kind::Float64) {
+            Values::F64(values) => values.push(value),
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    pub fn put_millis(&mut self, value: i64) {
+        match self.take_next(Kind::Millis) {
+            Values::I64(values) => values.push(value),
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    pub fn put_nullable_u8(&mut self, value: Option<u8>) {
+        match self.take_next(Kind::NullableUInt8) {
+            Values::NullableU8 { nulls, values } => put_nullable(nulls, values, value),
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    pub fn put_nullable_u32(&mut self, value: Option<u32>) {
+        match self.take_next(Kind::NullableUInt32) {
+            Values::NullableU32 { nulls, values } => put_nullable(nulls, values, value),
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    pub fn put_nullable_millis(&mut self, value: Option<i64>) {
+        match self.take_next(Kind::NullableMillis) {
+            Values::NullableI64 { nulls, values } => put_nullable(nulls, values, value),
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    pub fn end_row(&mut self) {
+        assert_eq!(self.next, self.specs.len(), "every column of the row is filled");
+        self.next = 0;
+        self.rows += 1;
+    }
+
+    /// All rows, ordered by the given columns; equal rows keep the order they came in.
+    pub fn sorted_by(&self, columns: &[usize]) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.rows).collect();
+        order.sort_by(|&a, &b| {
+            let differ = |&column: &usize| match self.compare(column, a, b) {
+                Ordering::Equal => None,
+                unequal => Some(unequal),
+            };
+            columns.iter().find_map(differ).unwrap_or(Ordering::Equal)
+        });
+        order
+    }
+
+    fn compare(&self, column: usize, a: usize, b: usize) -> Ordering {
+        match &self.values[column] {
+            Values::Strings(strings) => strings.at(a).cmp(strings.at(b)),
+            Values::I64(values) => values[a].cmp(&values[b]),
+            Values::U64(values) => values[a].cmp(&values[b]),
+            other => unreachable!("no table is ordered by {other:?}"),
+        }
+    }
+}
+
+fn put_nullable<T: Default>(nulls: &mut Vec<u8>, values: &mut Vec<T>, value: Option<T>) {
+    nulls.push(u8::from(value.is_none()));
+    values.push(value.unwrap_or_default());
+}
