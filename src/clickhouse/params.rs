@@ -1,8 +1,18 @@
 //! Where ClickHouse is and how to reach it: what a `CLICKHOUSE_URL` says, and how inserts are made.
+//!
+//! The URL is that of the HTTP interface, as ClickHouse's own clients take it. Its database is not
+//! used: the tables have a database of their own.
 
+use std::fmt;
 use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
+use url::Url;
+
 use crate::secret::Secret;
+
+/// Where the tables live; fixed, for whoever reads them expects them there.
+pub const DATABASE: &str = "trigger_dev";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Params {
@@ -25,4 +35,269 @@ pub struct Params {
 pub enum InsertStrategy {
     Insert,
     InsertAsync,
+}
+
+/// Why a URL is refused. Holds no piece of the text, which may hold a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParamsError {
+    NotHttp,
+    NativeProtocol,
+    NotAUrl,
+    NoHost,
+    Port,
+    StrayAt,
+    Fragment,
+    Escape,
+    Secure,
+    RequestTimeout,
+    AccessToken,
+}
+
+impl Params {
+    /// The parameters and what is worth a warning. What the URL does not say (keep-alive,
+    /// connections, strategy) has its default.
+    pub fn parse(text: &str) -> Result<(Params, Vec<String>), ParamsError> {
+        let mut warnings = Vec::new();
+        let url = parse_url(text)?;
+        let mut user = decode(url.username())?;
+        let mut password = decode(url.password().unwrap_or_default())?;
+        let mut is_secure = url.scheme() == "https";
+        let mut request_timeout = Duration::from_secs(30);
+
+        note_database(&mut warnings, &decode(url.path().trim_matches('/'))?);
+        for (key, value) in url.query_pairs() {
+            match key.as_ref() {
+                "secure" => match value.as_ref() {
+                    "1" | "true" => is_secure = true,
+                    // The scheme has said it.
+                    "0" | "false" | "" => {}
+                    _ => return Err(ParamsError::Secure),
+                },
+                "database" => note_database(&mut warnings, &value),
+                "user" | "username" if user.is_empty() => user = value.into_owned(),
+                "password" if password.is_empty() => password = value.into_owned(),
+                "user" | "username" | "password" => {
+                    warnings.push(format!("parameter `{key}` is ignored: the URL begins with one"));
+                }
+                "request_timeout" => {
+                    let millis = value.parse().ok().filter(|ms| (1..=3_600_000).contains(ms));
+                    request_timeout =
+                        Duration::from_millis(millis.ok_or(ParamsError::RequestTimeout)?);
+                }
+                "access_token" => return Err(ParamsError::AccessToken),
+                _ => warnings.push(unknown(&key)),
+            }
+        }
+
+        let scheme = if is_secure { "https" } else { "http" };
+        let port = match url.port_or_known_default().filter(|_| names_port(text)) {
+            Some(port) => port,
+            None => {
+                let port = if is_secure { 8443 } else { 8123 };
+                warnings.push(format!("no port is given, so it is {port}"));
+                port
+            }
+        };
+        if matches!(port, 9000 | 9440) {
+            warnings.push(format!(
+                "port {port} usually speaks the native protocol, and the HTTP interface is needed"
+            ));
+        }
+        let host = url.host_str().filter(|host| !host.is_empty()).ok_or(ParamsError::NoHost)?;
+        let params = Params {
+            endpoint: format!("{scheme}://{host}:{port}"),
+            user: if user.is_empty() { "default".into() } else { user },
+            password: Secret::new(password),
+            database: DATABASE.into(),
+            request_timeout,
+            keep_alive: false,
+            keep_alive_idle: None,
+            connections_max: 10,
+            insert_strategy: InsertStrategy::Insert,
+        };
+        Ok((params, warnings))
+    }
+}
+
+/// Where and as whom, for errors and logs.
+impl fmt::Display for Params {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} as {}", self.endpoint, self.user.escape_debug())
+    }
+}
+
+impl fmt::Display for ParamsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ParamsError::NotHttp => "it begins with neither http:// nor https://",
+            ParamsError::NativeProtocol => {
+                "the native protocol is not spoken: name the HTTP interface, usually port 8123"
+            }
+            ParamsError::NotAUrl => "this is no URL",
+            ParamsError::NoHost => "the host is missing",
+            ParamsError::Port => "the port is no number from 1 to 65535",
+            ParamsError::StrayAt => {
+                "an `@` stands behind the host: write it as %40, and `/`, `?` and `#` of a \
+                 password as %2F, %3F and %23"
+            }
+            ParamsError::Fragment => "it has a `#`: write it as %23",
+            ParamsError::Escape => "an escape such as %2F is broken, or is no UTF-8",
+            ParamsError::Secure => "`secure` is none of 1, 0, true and false",
+            ParamsError::RequestTimeout => "`request_timeout` is no number from 1 to 3600000",
+            ParamsError::AccessToken => "`access_token` is not supported: use user and password",
+        })
+    }
+}
+
+impl std::error::Error for ParamsError {}
+
+fn parse_url(text: &str) -> Result<Url, ParamsError> {
+    let (scheme, rest) = text.split_once("://").ok_or(ParamsError::NotHttp)?;
+    match scheme.to_ascii_lowercase().as_str() {
+        "http" | "https" => {}
+        "clickhouse" | "tcp" | "native" => return Err(ParamsError::NativeProtocol),
+        _ => return Err(ParamsError::NotHttp),
+    }
+    // The parser would take an unescaped `/` in a password for the end of the host, and the rest
+    // of the password for a path to be logged.
+    if rest.get(authority(rest).len()..).is_some_and(|tail| tail.contains('@')) {
+        return Err(ParamsError::StrayAt);
+    }
+    if rest.contains('#') {
+        return Err(ParamsError::Fragment);
+    }
+    let url = Url::parse(text).map_err(|cause| match cause {
+        url::ParseError::EmptyHost => ParamsError::NoHost,
+        url::ParseError::InvalidPort => ParamsError::Port,
+        _ => ParamsError::NotAUrl,
+    })?;
+    if url.port() == Some(0) {
+        return Err(ParamsError::Port);
+    }
+    Ok(url)
+}
+
+/// The parser forgets a port that is its scheme's default, which is not ours.
+fn names_port(text: &str) -> bool {
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let authority = authority(rest);
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let after_address = host.rsplit_once(']').map_or(host, |(_, rest)| rest);
+    after_address.split_once(':').is_some_and(|(_, port)| !port.is_empty())
+}
+
+fn authority(rest: &str) -> &str {
+    rest.split(['/', '\\', '?', '#']).next().unwrap_or_default()
+}
+
+fn decode(text: &str) -> Result<String, ParamsError> {
+    match percent_decode_str(text).decode_utf8() {
+        Ok(decoded) => Ok(decoded.into_owned()),
+        Err(_) => Err(ParamsError::Escape),
+    }
+}
+
+fn note_database(warnings: &mut Vec<String>, database: &str) {
+    if !["", "default", DATABASE].contains(&database) {
+        let shown = database.escape_debug();
+        warnings.push(format!("database `{shown}` is ignored: tables live in `{DATABASE}`"));
+    }
+}
+
+fn unknown(key: &str) -> String {
+    format!("parameter `{}` is not known and is ignored", key.escape_debug())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: &str, warnings: &[&str]) {
+        let (params, said) = Params::parse(text).expect("the URL is good");
+        let found = format!(
+            "{} {} {} {}s",
+            params.endpoint,
+            params.user,
+            params.password.expose(),
+            params.request_timeout.as_secs_f64()
+        );
+        assert_eq!(found, expected);
+        assert_eq!(said, warnings, "{text}");
+        assert_eq!(params.database, "trigger_dev");
+    }
+
+    #[test]
+    fn urls_are_taken_apart() {
+        check("http://h:8123", "http://h:8123 default  30s", &[]);
+        check("https://u:p%40%2Fw@h:443/default", "https://h:443 u p@/w 30s", &[]);
+        check("http://u:p@w@h:80/trigger_dev/", "http://h:80 u p@w 30s", &[]);
+        check("HTTP://[::1]:8123?request_timeout=1500", "http://[::1]:8123 default  1.5s", &[]);
+        check("http://h:1?user=u&password=p%2Bw", "http://h:1 u p+w 30s", &[]);
+    }
+
+    #[test]
+    fn secure_turns_http_into_https() {
+        check("http://h:8443?secure=true", "https://h:8443 default  30s", &[]);
+        check("https://h:8443?secure=false", "https://h:8443 default  30s", &[]);
+        let warning = "no port is given, so it is 8443";
+        check("http://h?secure=1", "https://h:8443 default  30s", &[warning]);
+    }
+
+    #[test]
+    fn a_port_is_never_the_one_of_web_servers_unless_it_is_written() {
+        check("http://h", "http://h:8123 default  30s", &["no port is given, so it is 8123"]);
+        let warning = "no port is given, so it is 8443";
+        check("https://u:1@[::1]/", "https://[::1]:8443 u 1 30s", &[warning]);
+    }
+
+    #[test]
+    fn what_is_ignored_is_said() {
+        check(
+            "http://h:9000/other?database=more&compression=1&user=u&user=v",
+            "http://h:9000 u  30s",
+            &[
+                "database `other` is ignored: tables live in `trigger_dev`",
+                "database `more` is ignored: tables live in `trigger_dev`",
+                "parameter `compression` is not known and is ignored",
+                "parameter `user` is ignored: the URL begins with one",
+                "port 9000 usually speaks the native protocol, and the HTTP interface is needed",
+            ],
+        );
+    }
+
+    #[test]
+    fn bad_urls_are_refused_with_the_reason() {
+        for (text, expected) in [
+            ("h:8123", ParamsError::NotHttp),
+            ("ftp://h", ParamsError::NotHttp),
+            ("clickhouse://h:9000", ParamsError::NativeProtocol),
+            ("http://", ParamsError::NoHost),
+            ("http://u:pw@:8123", ParamsError::NoHost),
+            ("http://h:pw", ParamsError::Port),
+            ("http://h:70000", ParamsError::Port),
+            ("http://h:0", ParamsError::Port),
+            ("http://a b", ParamsError::NotAUrl),
+            ("http://[::1", ParamsError::NotAUrl),
+            ("http://u:1/w@h", ParamsError::StrayAt),
+            ("http://u:1?w@h", ParamsError::StrayAt),
+            ("http://u:1#w@h", ParamsError::StrayAt),
+            ("http://u:1\\w@h", ParamsError::StrayAt),
+            ("http://h#x", ParamsError::Fragment),
+            ("http://u:%ff@h", ParamsError::Escape),
+            ("http://h?secure=yes", ParamsError::Secure),
+            ("http://h?request_timeout=0", ParamsError::RequestTimeout),
+            ("http://h?request_timeout=30s", ParamsError::RequestTimeout),
+            ("http://h?access_token=t", ParamsError::AccessToken),
+        ] {
+            assert_eq!(Params::parse(text), Err(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn display_and_debug_hide_the_password() {
+        let (params, _) = Params::parse("http://u:hunter2@h:1").unwrap();
+        assert_eq!(params.to_string(), "http://h:1 as u");
+        assert!(!format!("{params:?}").contains("hunter2"));
+    }
 }

@@ -1,6 +1,21 @@
 //! The only reader of the environment. Every problem is reported at once, each naming its variable.
+//!
+//! Whether the servers are there and let us in is not asked here.
 
+mod assemble;
+mod problems;
+mod reader;
+mod unknown;
+pub mod variables;
+
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::fmt;
 use std::time::Duration;
+
+pub use problems::{Problem, Problems};
 
 use crate::{clickhouse, postgres, redis};
 
@@ -14,7 +29,7 @@ pub struct Config {
     /// `None` is off.
     pub http_listen: Option<std::net::SocketAddr>,
     pub shutdown_timeout: Duration,
-    /// Things worth a warning at start: unknown parameters of a URL, unknown `*_REPLICATION_*` variables.
+    /// Worth a warning at start: unknown parameters of a URL, unknown `*_REPLICATION_*` variables.
     pub warnings: Vec<String>,
 }
 
@@ -96,6 +111,29 @@ pub struct ReconnectConfig {
     pub attempts_max: u32,
 }
 
+impl Config {
+    /// Reads the environment of the process, and warns of variables that look like ours.
+    pub fn from_env() -> Result<Config, Problems> {
+        let text = |value: OsString| value.to_string_lossy().into_owned();
+        // What is not UTF-8 shows as U+FFFD, which the reader refuses where the value matters.
+        let read = Config::from_lookup(|name| std::env::var_os(name).map(text));
+        let unknown = unknown::warnings(std::env::vars_os().map(|(name, _)| text(name)));
+        read.map(|mut config| {
+            config.warnings.extend(unknown.iter().cloned());
+            config
+        })
+        .map_err(|mut problems| {
+            problems.warnings.extend(unknown);
+            problems
+        })
+    }
+
+    /// An empty value counts as unset, but for `REPLICATION_HTTP_LISTEN`.
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Config, Problems> {
+        assemble::config(&lookup)
+    }
+}
+
 impl ServiceName {
     pub const ALL: [ServiceName; 2] = [ServiceName::Runs, ServiceName::Sessions];
 
@@ -104,5 +142,31 @@ impl ServiceName {
             ServiceName::Runs => "runs",
             ServiceName::Sessions => "sessions",
         }
+    }
+
+    /// How the service's variables begin.
+    fn prefix(self) -> &'static str {
+        match self {
+            ServiceName::Runs => "RUN",
+            ServiceName::Sessions => "SESSION",
+        }
+    }
+}
+
+/// What a service does, on one line, without secrets.
+impl fmt::Display for ServiceConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ServiceConfig { name, postgres, clickhouse, slot, publication, .. } = self;
+        write!(f, "`{}`: slot `{slot}`, publication `{publication}`, ", name.as_str())?;
+        write!(f, "from {postgres} to {clickhouse}, lock ")?;
+        match &self.lock.kind {
+            LockKind::Redis(params) => write!(f, "redis {params}")?,
+            LockKind::Postgres => f.write_str("postgres")?,
+        }
+        f.write_str(match self.strategy {
+            Strategy::Reconnect => ", strategy reconnect",
+            Strategy::Exit { .. } => ", strategy exit",
+            Strategy::Log => ", strategy log",
+        })
     }
 }

@@ -1,0 +1,396 @@
+//! Every variable that walhouse reads: the one list behind parsing, `walhouse help` and README.
+//!
+//! Only words and presets live here; nothing reads the environment. A name that begins with `*`
+//! stands for two variables, `RUN_REPLICATION_...` and `SESSION_REPLICATION_...`.
+
+use std::fmt::Write;
+
+use super::ServiceName;
+
+/// Variables that belong together, for readers of the help.
+pub struct Section {
+    pub title: &'static str,
+    pub variables: &'static [Variable],
+}
+
+pub struct Variable {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub preset: Preset,
+    /// One sentence or two, each with its full stop.
+    pub about: &'static str,
+}
+
+/// What a value may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Flag,
+    Integer {
+        min: u64,
+        max: u64,
+    },
+    Choice(&'static [&'static str]),
+    Slot,
+    Publication,
+    PostgresUrl,
+    ClickhouseUrl,
+    Host,
+    Text,
+    /// Never shown.
+    Secret,
+    Address,
+    /// Known, without any effect, and nobody will miss it.
+    Ignored,
+    /// Known, without any effect, which is worth a warning unless the value is one of these.
+    Unsupported {
+        harmless: &'static [&'static str],
+    },
+}
+
+/// What holds when a variable is unset or empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preset {
+    Unset,
+    Value(&'static str),
+    PerService {
+        runs: &'static str,
+        sessions: &'static str,
+    },
+    /// The value of another variable.
+    Variable(&'static str),
+    /// Decided in code, told in words.
+    Rule(&'static str),
+}
+
+impl Kind {
+    pub fn accepted(self) -> String {
+        match self {
+            Kind::Flag => "1, 0, true or false".into(),
+            Kind::Integer { min, max } => format!("a whole number from {min} to {max}"),
+            Kind::Choice([only]) => (*only).into(),
+            Kind::Choice(choices) => {
+                let (last, rest) = choices.split_last().expect("a choice has choices");
+                format!("{} or {last}", rest.join(", "))
+            }
+            Kind::Slot => "1 to 63 characters of a-z, 0-9 and _".into(),
+            Kind::Publication => "a name of 1 to 63 bytes".into(),
+            Kind::PostgresUrl => {
+                "postgres://user:password@host:5432/database, or libpq's key=value pairs".into()
+            }
+            Kind::ClickhouseUrl => {
+                "http://user:password@host:8123 or https://user:password@host:8443".into()
+            }
+            Kind::Host => "a host name or an IP address".into(),
+            Kind::Text | Kind::Secret => "text".into(),
+            Kind::Address => {
+                "an IP address and a port such as 127.0.0.1:9465, or nothing for off".into()
+            }
+            Kind::Ignored | Kind::Unsupported { .. } => "anything, without effect".into(),
+        }
+    }
+}
+
+impl Variable {
+    /// The real names, runs first.
+    pub fn names(&self) -> Vec<String> {
+        match self.name.strip_prefix('*') {
+            Some(rest) => {
+                ServiceName::ALL.iter().map(|s| format!("{}{rest}", s.prefix())).collect()
+            }
+            None => vec![self.name.into()],
+        }
+    }
+
+    fn is_named(&self, name: &str) -> bool {
+        match self.name.strip_prefix('*') {
+            Some(rest) => ServiceName::ALL
+                .iter()
+                .any(|service| name.strip_prefix(service.prefix()).is_some_and(|n| n == rest)),
+            None => self.name == name,
+        }
+    }
+
+    /// What the preset says, in words.
+    pub fn preset_text(&self) -> String {
+        match self.preset {
+            Preset::Unset => "unset".into(),
+            Preset::Value(value) => value.into(),
+            Preset::PerService { runs, sessions } => {
+                format!("{runs} (runs), {sessions} (sessions)")
+            }
+            Preset::Variable(name) => format!("what {name} says"),
+            Preset::Rule(text) => text.into(),
+        }
+    }
+}
+
+pub fn all() -> impl Iterator<Item = &'static Variable> {
+    SECTIONS.iter().flat_map(|section| section.variables)
+}
+
+pub fn find(name: &str) -> Option<&'static Variable> {
+    all().find(|variable| variable.is_named(name))
+}
+
+/// README's tables of variables, one for each section.
+pub fn markdown_table() -> String {
+    let mut out = String::new();
+    for section in SECTIONS {
+        let _ = writeln!(out, "### {}\n", section.title);
+        out.push_str("| Variable | Default | Accepted | What it does |\n|---|---|---|---|\n");
+        for variable in section.variables {
+            let names: Vec<String> = variable.names().iter().map(|n| format!("`{n}`")).collect();
+            let _ = writeln!(
+                out,
+                "| {} | {} | {} | {} |",
+                names.join("<br>"),
+                variable.preset_text(),
+                variable.kind.accepted(),
+                variable.about
+            );
+        }
+        out.push('\n');
+    }
+    out.truncate(out.trim_end().len());
+    out.push('\n');
+    out
+}
+
+const fn variable(name: &'static str, kind: Kind, preset: Preset, about: &'static str) -> Variable {
+    Variable { name, kind, preset, about }
+}
+
+const fn flag(name: &'static str, preset: &'static str, about: &'static str) -> Variable {
+    variable(name, Kind::Flag, Preset::Value(preset), about)
+}
+
+/// The bounds refuse what can only be a slip; they are no tuning advice.
+const fn integer(
+    name: &'static str,
+    (min, max): (u64, u64),
+    preset: &'static str,
+    about: &'static str,
+) -> Variable {
+    variable(name, Kind::Integer { min, max }, Preset::Value(preset), about)
+}
+
+const fn ignored(name: &'static str, about: &'static str) -> Variable {
+    variable(name, Kind::Ignored, Preset::Unset, about)
+}
+
+const fn unsupported(
+    name: &'static str,
+    harmless: &'static [&'static str],
+    about: &'static str,
+) -> Variable {
+    variable(name, Kind::Unsupported { harmless }, Preset::Unset, about)
+}
+
+const HOUR_MS: u64 = 3_600_000;
+const LOG_LEVELS: Kind = Kind::Choice(&["log", "error", "warn", "info", "debug"]);
+
+#[rustfmt::skip] // A variable reads best as two short lines: name and bounds, then its sentence.
+pub const SECTIONS: &[Section] = &[
+    Section { title: "What is replicated, from where, to where", variables: &[
+        flag("*_REPLICATION_ENABLED", "0",
+            "Turns the service on; it also needs its ClickHouse URL."),
+        variable("*_REPLICATION_CLICKHOUSE_URL", Kind::ClickhouseUrl, Preset::Unset,
+            "ClickHouse, its HTTP interface. Unset turns the service off. \
+             Tables live in database `trigger_dev`."),
+        variable("DATABASE_URL", Kind::PostgresUrl, Preset::Unset,
+            "Postgres, reached directly: logical replication does not go through a pooler."),
+        variable("RUN_REPLICATION_DATABASE_URL", Kind::PostgresUrl,
+            Preset::Variable("RUN_REPLICATION_LEGACY_DATABASE_URL"),
+            "Postgres for runs alone."),
+        variable("RUN_REPLICATION_LEGACY_DATABASE_URL", Kind::PostgresUrl,
+            Preset::Variable("DATABASE_URL"),
+            "The same under the name that trigger.dev gives it."),
+        variable("SESSION_REPLICATION_DATABASE_URL", Kind::PostgresUrl,
+            Preset::Variable("DATABASE_URL"),
+            "Postgres for sessions alone."),
+        variable("*_REPLICATION_SLOT_NAME", Kind::Slot,
+            Preset::PerService {
+                runs: "task_runs_to_clickhouse_v1",
+                sessions: "sessions_to_clickhouse_v1",
+            },
+            "The replication slot; created when it is missing on a first start."),
+        variable("*_REPLICATION_PUBLICATION_NAME", Kind::Publication,
+            Preset::PerService {
+                runs: "task_runs_to_clickhouse_v1_publication",
+                sessions: "sessions_to_clickhouse_v1_publication",
+            },
+            "The publication; created when it is missing."),
+        flag("REPLICATION_CREATE_TABLES", "1",
+            "Creates missing tables in ClickHouse; 0 expects them to exist."),
+        flag("RUN_REPLICATION_DISABLE_PAYLOAD_INSERT", "0",
+            "Leaves `raw_task_runs_payload_v1` alone."),
+        flag("RUN_REPLICATION_DISABLE_ERROR_FINGERPRINTING", "0",
+            "Leaves the column `error_fingerprint` empty."),
+    ]},
+    Section { title: "Reading and confirming", variables: &[
+        flag("REPLICATION_BINARY", "1",
+            "Asks Postgres for binary values where it can send them; 0 asks for text."),
+        integer("*_REPLICATION_ACK_INTERVAL_SECONDS", (1, 3600), "10",
+            "Tells Postgres at least this often how far ClickHouse has durably come."),
+        integer("REPLICATION_RECEIVE_TIMEOUT_MS", (100, HOUR_MS), "30000",
+            "Silence of Postgres for this long, keepalives included, ends the connection."),
+    ]},
+    Section { title: "Flushing", variables: &[
+        integer("*_REPLICATION_FLUSH_BATCH_SIZE", (1, 10_000_000), "100",
+            "A batch of this many rows is flushed at once."),
+        integer("*_REPLICATION_FLUSH_INTERVAL_MS", (1, HOUR_MS), "1000",
+            "A smaller batch is flushed when its first row is this old."),
+        variable("*_REPLICATION_MAX_FLUSH_CONCURRENCY", Kind::Integer { min: 1, max: 256 },
+            Preset::PerService { runs: "2", sessions: "1" },
+            "Batches in flight to ClickHouse side by side, each on a thread of its own."),
+        integer("*_REPLICATION_MAX_BUFFER_BYTES", (65_536, 1 << 40), "67108864",
+            "Rows held in memory; when full, reading waits and nothing is dropped."),
+        integer("*_REPLICATION_INSERT_MAX_RETRIES", (1, 1000), "3",
+            "Attempts at one insert before the outage is reported; attempts go on after that."),
+        integer("*_REPLICATION_INSERT_BASE_DELAY_MS", (1, HOUR_MS), "100",
+            "Wait before the second attempt at an insert; doubles with each further one."),
+        integer("*_REPLICATION_INSERT_MAX_DELAY_MS", (1, HOUR_MS), "2000",
+            "Longest wait between two attempts at an insert."),
+        variable("*_REPLICATION_INSERT_STRATEGY", Kind::Choice(&["insert", "insert_async"]),
+            Preset::Value("insert"),
+            "Inserts directly, or through ClickHouse's asynchronous inserts. \
+             Either way the insert is awaited before it counts."),
+        flag("*_REPLICATION_KEEP_ALIVE_ENABLED", "0",
+            "Keeps HTTP connections to ClickHouse open between inserts."),
+        variable("*_REPLICATION_KEEP_ALIVE_IDLE_SOCKET_TTL_MS",
+            Kind::Integer { min: 1, max: HOUR_MS }, Preset::Unset,
+            "Closes a kept connection after this long without use; keep it below the server's \
+             `keep_alive_timeout`."),
+        integer("*_REPLICATION_MAX_OPEN_CONNECTIONS", (1, 10_000), "10",
+            "Most HTTP connections to ClickHouse."),
+    ]},
+    Section { title: "Who may run: the leader lock", variables: &[
+        variable("REPLICATION_LEADER_LOCK", Kind::Choice(&["redis", "postgres"]),
+            Preset::Rule("redis if a Redis host is set, else postgres"),
+            "Where the lock lives. Beside trigger.dev's own replication it must be redis."),
+        integer("*_REPLICATION_LEADER_LOCK_TIMEOUT_MS", (100, HOUR_MS), "30000",
+            "Life of the lock without an extension."),
+        integer("*_REPLICATION_LEADER_LOCK_EXTEND_INTERVAL_MS", (1, HOUR_MS), "10000",
+            "The lock is extended this often; less than half of its life."),
+        integer("*_REPLICATION_LEADER_LOCK_ADDITIONAL_TIME_MS", (0, HOUR_MS), "10000",
+            "The lock is tried for its life and this long, then anew after a wait."),
+        integer("*_REPLICATION_LEADER_LOCK_RETRY_INTERVAL_MS", (1, HOUR_MS), "500",
+            "Wait between two tries for the lock."),
+        variable("RUN_REPLICATION_REDIS_HOST", Kind::Host, Preset::Variable("REDIS_HOST"),
+            "Redis, for both services."),
+        variable("RUN_REPLICATION_REDIS_PORT", Kind::Integer { min: 1, max: 65_535 },
+            Preset::Variable("REDIS_PORT"),
+            "Its port."),
+        variable("RUN_REPLICATION_REDIS_USERNAME", Kind::Text,
+            Preset::Variable("REDIS_USERNAME"),
+            "Its user, where it has users."),
+        variable("RUN_REPLICATION_REDIS_PASSWORD", Kind::Secret,
+            Preset::Variable("REDIS_PASSWORD"),
+            "Its password."),
+        variable("RUN_REPLICATION_REDIS_TLS_DISABLED", Kind::Flag,
+            Preset::Variable("REDIS_TLS_DISABLED"),
+            "Speaks to Redis without TLS."),
+        variable("REDIS_HOST", Kind::Host, Preset::Unset,
+            "Used where `RUN_REPLICATION_REDIS_HOST` is unset."),
+        integer("REDIS_PORT", (1, 65_535), "6379", "Likewise."),
+        variable("REDIS_USERNAME", Kind::Text, Preset::Unset, "Likewise."),
+        variable("REDIS_PASSWORD", Kind::Secret, Preset::Unset, "Likewise."),
+        flag("REDIS_TLS_DISABLED", "0", "Likewise."),
+    ]},
+    Section { title: "When a stream ends unasked", variables: &[
+        variable("*_REPLICATION_ERROR_STRATEGY", Kind::Choice(&["reconnect", "exit", "log"]),
+            Preset::Value("reconnect"),
+            "Tries again after a wait; or ends the process for a supervisor to start it anew; \
+             or leaves the stream down and the process up."),
+        integer("REPLICATION_RECONNECT_INITIAL_DELAY_MS", (1, HOUR_MS), "1000",
+            "First wait of strategy reconnect; doubles with each further one."),
+        integer("REPLICATION_RECONNECT_MAX_DELAY_MS", (1, HOUR_MS), "60000",
+            "Longest wait of strategy reconnect."),
+        integer("REPLICATION_RECONNECT_MAX_ATTEMPTS", (0, u32::MAX as u64), "0",
+            "Attempts in a row before the service is stopped for good; 0 is without limit."),
+        integer("*_REPLICATION_EXIT_DELAY_MS", (0, HOUR_MS), "5000",
+            "Longest time for draining under strategy exit."),
+        integer("*_REPLICATION_EXIT_CODE", (0, 255), "1",
+            "Exit code under strategy exit."),
+    ]},
+    Section { title: "The process", variables: &[
+        integer("REPLICATION_SHUTDOWN_TIMEOUT_MS", (1, HOUR_MS), "30000",
+            "Longest time for draining after SIGTERM or SIGINT; a second signal ends at once."),
+        variable("REPLICATION_HTTP_LISTEN", Kind::Address, Preset::Value("127.0.0.1:9465"),
+            "Health and metrics over HTTP; set but empty is off."),
+        variable("*_REPLICATION_LOG_LEVEL", LOG_LEVELS, Preset::Value("info"),
+            "What the service logs; log is the same as info."),
+        variable("*_REPLICATION_CLICKHOUSE_LOG_LEVEL", LOG_LEVELS, Preset::Value("info"),
+            "What its ClickHouse client logs."),
+    ]},
+    Section { title: "Known from trigger.dev, without effect here", variables: &[
+        ignored("*_REPLICATION_WAIT_FOR_ASYNC_INSERT",
+            "An insert is always awaited: nothing is confirmed before it is durable."),
+        unsupported("RUN_REPLICATION_MAX_POISON_STRIPS_PER_BATCH", &[],
+            "A row that ClickHouse refuses is kept in full in a dead-letter table."),
+        unsupported("RUN_REPLICATION_RUN_OPS_DATABASE_URL", &[],
+            "Runs are replicated from one source; a second one is not read."),
+        unsupported("RUN_REPLICATION_NEW_ENABLED", &["0", "disabled"],
+            "Runs are replicated from one source; a second one is not read."),
+        unsupported("RUN_REPLICATION_NEW_SLOT_NAME", &[],
+            "Runs are replicated from one source; a second one is not read."),
+        unsupported("RUN_REPLICATION_NEW_PUBLICATION_NAME", &[],
+            "Runs are replicated from one source; a second one is not read."),
+        unsupported("RUN_REPLICATION_NEW_ORIGIN_GENERATION", &[],
+            "Runs are replicated from one source; a second one is not read."),
+        variable("RUN_REPLICATION_LEGACY_ORIGIN_GENERATION", Kind::Choice(&["0"]),
+            Preset::Value("0"),
+            "Only 0: versions are WAL positions, which rows of a higher generation would outrank."),
+        ignored("RUN_REPLICATION_REDIS_READER_HOST", "The lock is read where it is written."),
+        ignored("RUN_REPLICATION_REDIS_READER_PORT", "Likewise."),
+        ignored("REDIS_READER_HOST", "Likewise."),
+        ignored("REDIS_READER_PORT", "Likewise."),
+    ]},
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_name_is_listed_once_and_found() {
+        let mut seen = BTreeSet::new();
+        for variable in all() {
+            for name in variable.names() {
+                assert!(seen.insert(name.clone()), "{name} is listed twice");
+                assert_eq!(find(&name).map(|found| found.name), Some(variable.name));
+            }
+        }
+        assert!(seen.contains("RUN_REPLICATION_FLUSH_BATCH_SIZE"));
+        assert!(seen.contains("SESSION_REPLICATION_FLUSH_BATCH_SIZE"));
+        assert!(find("RUN_REPLICATION_").is_none());
+        assert!(find("*_REPLICATION_ENABLED").is_none());
+    }
+
+    #[test]
+    fn presets_name_known_variables_and_sentences_end() {
+        for variable in all() {
+            if let Preset::Variable(name) = variable.preset {
+                assert!(find(name).is_some(), "{} falls back on {name}", variable.name);
+            }
+            assert!(variable.about.ends_with('.'), "{}", variable.name);
+            assert!(!variable.about.contains('|'), "{} would break the table", variable.name);
+        }
+    }
+
+    #[test]
+    fn markdown_has_a_row_for_every_variable() {
+        let text = markdown_table();
+        for variable in all() {
+            for name in variable.names() {
+                assert!(text.contains(&format!("`{name}`")), "{name}");
+            }
+        }
+        assert!(
+            text.contains("| `REDIS_PORT` | 6379 | a whole number from 1 to 65535 | Likewise. |")
+        );
+        assert!(text.ends_with("|\n"));
+    }
+}
