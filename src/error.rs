@@ -67,6 +67,12 @@ impl Error {
         self.kind
     }
 
+    /// What it was made [`because`](Error::because) of, for a caller that must look closer than the
+    /// kind, such as at the SQLSTATE.
+    pub fn cause(&self) -> Option<&(dyn StdError + Send + Sync + 'static)> {
+        self.source.as_deref()
+    }
+
     pub fn hint_text(&self) -> Option<&str> {
         self.hint.as_deref()
     }
