@@ -1,6 +1,8 @@
 //! walhouse replicates Postgres tables into ClickHouse through logical replication.
 
 pub mod error;
+pub mod health;
+pub mod metrics;
 pub mod secret;
 
 pub mod wal;

@@ -1,5 +1,8 @@
 //! Everything said to Redis: the leader lock.
 
+mod connection;
+pub mod lock;
 pub mod params;
 
+pub use lock::{Extended, Holder, RedisLock};
 pub use params::Params;

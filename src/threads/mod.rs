@@ -1,1 +1,3 @@
 //! (room threads)
+
+pub mod http;

@@ -1,0 +1,310 @@
+//! What `/healthz` says: a board on which the coordinator of each service writes its state.
+//!
+//! It judges nothing but whether an operator should look; the metrics' state follows it, so that
+//! the two never differ.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use serde_json::{Map, Value, json};
+
+use crate::metrics::{Metrics, State};
+
+/// Up to this attempt backing off is weather. With the default delays it is reached after seconds,
+/// so a restart of a server stays unnoticed and a failover that drags on does not.
+const ATTEMPTS_HEALTHY: u32 = 3;
+
+/// What a service is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServiceHealth {
+    Starting,
+    /// Another instance leads.
+    StandingBy,
+    Streaming,
+    /// Waiting for the next attempt; `since` is when the stream ended, or was first tried for.
+    BackingOff {
+        attempt: u32,
+        /// It has not streamed yet since the process started.
+        first: bool,
+        since: Instant,
+    },
+    Draining,
+    /// It will not stream again in this process.
+    Stopped {
+        reason: String,
+    },
+    /// It waits for an operator.
+    Failed {
+        reason: String,
+        hint: Option<String>,
+    },
+}
+
+/// The board.
+#[derive(Debug)]
+pub struct Health {
+    metrics: Arc<Metrics>,
+    services: Mutex<Vec<Entry>>,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    name: String,
+    health: ServiceHealth,
+    since: Instant,
+    since_unix_seconds: u64,
+    /// Attempts since it last streamed or stood by. One that is only starting proves nothing.
+    attempts: u32,
+    last_error: Option<(String, u64)>,
+}
+
+impl Health {
+    /// All services of `metrics`, starting.
+    pub fn new(metrics: Arc<Metrics>) -> Health {
+        let entry = |name: &str| Entry {
+            name: name.to_owned(),
+            health: ServiceHealth::Starting,
+            since: Instant::now(),
+            since_unix_seconds: unix_seconds(),
+            attempts: 0,
+            last_error: None,
+        };
+        let services = metrics.services().iter().map(|service| entry(service.name())).collect();
+        Health { metrics, services: Mutex::new(services) }
+    }
+
+    /// Saying the same again changes nothing, not even since when it holds.
+    pub fn publish(&self, service: &str, health: ServiceHealth) {
+        self.metrics.service(service).set_state(health.state());
+        self.change(service, |entry| {
+            match &health {
+                ServiceHealth::BackingOff { attempt, .. } => entry.attempts = *attempt,
+                ServiceHealth::Streaming | ServiceHealth::StandingBy => entry.attempts = 0,
+                ServiceHealth::Starting
+                | ServiceHealth::Draining
+                | ServiceHealth::Stopped { .. }
+                | ServiceHealth::Failed { .. } => {}
+            }
+            if entry.health.state() != health.state() {
+                entry.since = Instant::now();
+                entry.since_unix_seconds = unix_seconds();
+            }
+            entry.health = health;
+        });
+    }
+
+    /// The last error of a service, one line, to be shown with its time. It may well be healthy.
+    pub fn report_error(&self, service: &str, error: impl Into<String>) {
+        let error = (error.into(), unix_seconds());
+        self.change(service, |entry| entry.last_error = Some(error));
+    }
+
+    fn change(&self, service: &str, change: impl FnOnce(&mut Entry)) {
+        let mut services = self.services.lock();
+        let entry = services.iter_mut().find(|entry| entry.name == service);
+        change(entry.expect("the service is on the board"));
+    }
+
+    /// The status code and the JSON of `/healthz`.
+    pub fn healthz(&self) -> (u16, String) {
+        let now = Instant::now();
+        let entries = self.services.lock().clone();
+        let reasons: Vec<String> = entries.iter().filter_map(|e| e.unhealthy(now)).collect();
+        let services: Map<String, Value> =
+            entries.iter().map(|entry| (entry.name.clone(), entry.to_json(now))).collect();
+        let (code, status) = if reasons.is_empty() { (200, "ok") } else { (503, "unhealthy") };
+        let mut body =
+            json!({ "status": status, "reasons": reasons, "services": services }).to_string();
+        body.push('\n');
+        (code, body)
+    }
+}
+
+impl ServiceHealth {
+    pub fn state(&self) -> State {
+        match self {
+            ServiceHealth::Starting => State::Starting,
+            ServiceHealth::StandingBy => State::StandingBy,
+            ServiceHealth::Streaming => State::Streaming,
+            ServiceHealth::BackingOff { .. } => State::BackingOff,
+            ServiceHealth::Draining => State::Draining,
+            ServiceHealth::Stopped { .. } => State::Stopped,
+            ServiceHealth::Failed { .. } => State::Failed,
+        }
+    }
+}
+
+impl Entry {
+    /// Why somebody should look, or nothing.
+    fn unhealthy(&self, now: Instant) -> Option<String> {
+        let Entry { name, attempts, .. } = self;
+        let with_cause = |text: String| match &self.last_error {
+            Some((error, _)) => format!("{text}: {error}"),
+            None => text,
+        };
+        match &self.health {
+            ServiceHealth::Streaming | ServiceHealth::StandingBy | ServiceHealth::Draining => None,
+            ServiceHealth::Starting | ServiceHealth::BackingOff { .. }
+                if *attempts <= ATTEMPTS_HEALTHY =>
+            {
+                None
+            }
+            ServiceHealth::Starting => {
+                Some(with_cause(format!("`{name}` is starting again after {attempts} attempts")))
+            }
+            ServiceHealth::BackingOff { attempt, first, since } => {
+                let seconds = now.saturating_duration_since(*since).as_secs();
+                let what = if *first { "has not streamed yet" } else { "does not stream" };
+                Some(with_cause(format!("`{name}` {what}: attempt {attempt}, for {seconds} s")))
+            }
+            ServiceHealth::Stopped { reason } => Some(format!("`{name}` is stopped: {reason}")),
+            ServiceHealth::Failed { reason, .. } => Some(format!("`{name}` failed: {reason}")),
+        }
+    }
+
+    fn to_json(&self, now: Instant) -> Value {
+        let mut json = json!({
+            "state": self.health.state().as_str(),
+            "healthy": self.unhealthy(now).is_none(),
+            "since_unix_seconds": self.since_unix_seconds,
+            "for_seconds": now.saturating_duration_since(self.since).as_secs(),
+        });
+        match &self.health {
+            ServiceHealth::BackingOff { attempt, first, since } => {
+                json["attempt"] = json!(attempt);
+                json["has_streamed"] = json!(!first);
+                let down = now.saturating_duration_since(*since).as_secs();
+                json["down_for_seconds"] = json!(down);
+            }
+            ServiceHealth::Stopped { reason } => json["reason"] = json!(reason),
+            ServiceHealth::Failed { reason, hint } => {
+                json["reason"] = json!(reason);
+                json["hint"] = json!(hint);
+            }
+            ServiceHealth::Starting
+            | ServiceHealth::StandingBy
+            | ServiceHealth::Streaming
+            | ServiceHealth::Draining => {}
+        }
+        if let Some((error, at_unix_seconds)) = &self.last_error {
+            json["last_error"] = json!({ "error": error, "at_unix_seconds": at_unix_seconds });
+        }
+        json
+    }
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backing_off(attempt: u32) -> ServiceHealth {
+        ServiceHealth::BackingOff { attempt, first: false, since: Instant::now() }
+    }
+
+    /// Publishes the states of `runs` one after the other; `sessions` streams.
+    fn check(states: &[(ServiceHealth, u16)]) -> Value {
+        let health = Health::new(Arc::new(Metrics::new(&["runs", "sessions"])));
+        health.publish("sessions", ServiceHealth::Streaming);
+        let mut body = String::new();
+        for (state, expected) in states {
+            health.publish("runs", state.clone());
+            let (code, text) = health.healthz();
+            assert_eq!(code, *expected, "{state:?}: {text}");
+            body = text;
+        }
+        serde_json::from_str(&body).unwrap()
+    }
+
+    #[test]
+    fn working_waiting_and_ending_are_healthy() {
+        check(&[
+            (ServiceHealth::Starting, 200),
+            (ServiceHealth::StandingBy, 200),
+            (ServiceHealth::Streaming, 200),
+            (ServiceHealth::Draining, 200),
+        ]);
+    }
+
+    #[test]
+    fn first_attempts_are_healthy_and_later_ones_are_not() {
+        let json = check(&[
+            (backing_off(1), 200),
+            (backing_off(3), 200),
+            (backing_off(4), 503),
+            (ServiceHealth::Streaming, 200),
+            (backing_off(1), 200),
+        ]);
+        assert_eq!(json["services"]["runs"]["attempt"], 1);
+        assert_eq!(json["services"]["runs"]["has_streamed"], true);
+    }
+
+    #[test]
+    fn starting_again_does_not_hide_a_long_outage() {
+        let json = check(&[
+            (backing_off(9), 503),
+            (ServiceHealth::Starting, 503),
+            (backing_off(10), 503),
+            (ServiceHealth::Starting, 503),
+        ]);
+        assert_eq!(json["reasons"], json!(["`runs` is starting again after 10 attempts"]));
+        assert_eq!(json["services"]["runs"]["healthy"], false);
+        assert_eq!(json["services"]["sessions"]["healthy"], true);
+        check(&[
+            (backing_off(9), 503),
+            (ServiceHealth::StandingBy, 200),
+            (ServiceHealth::Starting, 200),
+        ]);
+    }
+
+    #[test]
+    fn the_end_of_a_service_is_told_with_reason_and_hint() {
+        let reason = "slot `s` is gone".to_owned();
+        let hint = Some("Run: SELECT 1".to_owned());
+        let json = check(&[(ServiceHealth::Failed { reason: reason.clone(), hint }, 503)]);
+        assert_eq!(json["status"], "unhealthy");
+        assert_eq!(json["reasons"], json!(["`runs` failed: slot `s` is gone"]));
+        assert_eq!(json["services"]["runs"]["hint"], "Run: SELECT 1");
+        let json = check(&[(ServiceHealth::Stopped { reason }, 503)]);
+        assert_eq!(json["reasons"], json!(["`runs` is stopped: slot `s` is gone"]));
+    }
+
+    #[test]
+    fn last_error_is_shown_and_explains_an_outage() {
+        let health = Health::new(Arc::new(Metrics::new(&["runs"])));
+        health.report_error("runs", "connect to postgres: \"refused\"\nby peer");
+        let (code, body) = health.healthz();
+        assert_eq!(code, 200);
+        assert!(body.contains(r#""error":"connect to postgres: \"refused\"\nby peer""#), "{body}");
+        health.publish("runs", backing_off(4));
+        let json: Value = serde_json::from_str(&health.healthz().1).unwrap();
+        let reason = json["reasons"][0].as_str().unwrap();
+        assert!(
+            reason.starts_with("`runs` does not stream: attempt 4, for 0 s: connect"),
+            "{reason}"
+        );
+    }
+
+    #[test]
+    fn the_same_again_keeps_since() {
+        let health = Health::new(Arc::new(Metrics::new(&["runs"])));
+        let since = health.services.lock()[0].since;
+        health.publish("runs", ServiceHealth::Starting);
+        assert_eq!(health.services.lock()[0].since, since);
+        health.publish("runs", ServiceHealth::Streaming);
+        assert!(since <= health.services.lock()[0].since);
+    }
+
+    #[test]
+    fn metrics_show_the_same_state() {
+        let metrics = Arc::new(Metrics::new(&["runs"]));
+        let health = Health::new(Arc::clone(&metrics));
+        health.publish("runs", backing_off(2));
+        let line = r#"walhouse_state{service="runs",state="backing_off"} 1"#;
+        assert!(metrics.encode().lines().any(|l| l == line), "{}", metrics.encode());
+    }
+}

@@ -1,0 +1,288 @@
+//! The leader lock in Redis, in the very form trigger.dev's own replication uses, so that the two
+//! exclude each other: a key named after the slot, whose value is random per acquire and whose life
+//! is limited.
+//!
+//! It is advice. The slot is the fence: Postgres lets one walsender hold it. This file neither
+//! waits nor judges time for its caller; when to extend and when to give up is for the lease.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::connection::{Command, Connection, Lua};
+use super::params::Params;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Take the key if it is free, or if it is ours since an acquire whose answer was lost.
+const TAKE: &str = "\
+local held = redis.call('get', KEYS[1])
+if held and held ~= ARGV[1] then return 0 end
+redis.call('set', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1";
+
+/// Renew the key if it is ours; if it is gone and ARGV[3] allows, take it again.
+const EXTEND: &str = "\
+local held = redis.call('get', KEYS[1])
+if held == ARGV[1] then
+  redis.call('set', KEYS[1], ARGV[1], 'PX', ARGV[2])
+  return 1
+end
+if not held and ARGV[3] == 'retake' then
+  redis.call('set', KEYS[1], ARGV[1], 'PX', ARGV[2])
+  return 2
+end
+return 0";
+
+const RELEASE: &str = "\
+if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end
+return 0";
+
+const LOOK: &str = "return { redis.call('get', KEYS[1]), redis.call('pttl', KEYS[1]) }";
+
+/// One contender for the lock of one slot.
+pub struct RedisLock {
+    key: String,
+    connection: Connection,
+    take: Lua,
+    extend: Lua,
+    release: Lua,
+    look: Lua,
+    hold: Hold,
+}
+
+/// What we know of the key. Every value that may be in Redis is kept until Redis denies it, so that
+/// we never wait for our own orphan.
+#[derive(Debug)]
+enum Hold {
+    None,
+    /// The answer to a request was lost: the key may be ours.
+    Unsure {
+        value: String,
+    },
+    /// Ours, at least until `expires_at` unless Redis forgets it.
+    Held {
+        value: String,
+        expires_at: Instant,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extended {
+    /// It was ours all the time.
+    Yes,
+    /// The key was gone within our term (Redis came back empty) and nobody had taken it: it is
+    /// ours again.
+    Retaken,
+    /// Another holds it, or our term was over before it could be taken again.
+    Lost,
+}
+
+/// Who holds the key, as Redis says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    Nobody,
+    Us { left: Duration },
+    Another { left: Duration },
+}
+
+impl RedisLock {
+    /// `key_prefix` is `runs-replication:` or `sessions-replication:`. No I/O yet.
+    pub fn new(params: &Params, key_prefix: &str, slot: &str) -> RedisLock {
+        RedisLock {
+            // The client and the lock of the source system each add the same words: twice is right.
+            key: format!(
+                "{key_prefix}logical-replication-client:logical-replication-client:{slot}"
+            ),
+            connection: Connection::new(params),
+            take: Lua::new(TAKE),
+            extend: Lua::new(EXTEND),
+            release: Lua::new(RELEASE),
+            look: Lua::new(LOOK),
+            hold: Hold::None,
+        }
+    }
+
+    /// Trusts the certificate authorities of this PEM file, and no others. Without it those of the
+    /// system count, or of the variables SSL_CERT_FILE and SSL_CERT_DIR.
+    pub fn with_ca_file(mut self, path: &Path) -> Result<RedisLock> {
+        self.connection.trust_ca_file(path)?;
+        Ok(self)
+    }
+
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Tries once. The lock lives for `term` from the moment Redis heard of it: count from before
+    /// the call. After an error we may or may not hold it; a later `try_acquire` or `release` of
+    /// ours knows.
+    pub fn try_acquire(&mut self, term: Duration, deadline: Instant) -> Result<bool> {
+        let asked_at = Instant::now();
+        let value = match std::mem::replace(&mut self.hold, Hold::None) {
+            Hold::None => random_value()?,
+            Hold::Unsure { value } | Hold::Held { value, .. } => value,
+        };
+        let command = Command {
+            doing: "acquire leader lock",
+            lua: &self.take,
+            key: &self.key,
+            args: &[&value, &millis(term)],
+            deadline,
+        };
+        match self.connection.run::<u8>(&command) {
+            Ok(1) => {
+                self.hold = Hold::Held { value, expires_at: asked_at + term };
+                Ok(true)
+            }
+            Ok(_) => Ok(false),
+            Err(error) => {
+                self.hold = Hold::Unsure { value };
+                Err(error)
+            }
+        }
+    }
+
+    /// After an error nothing is known: try again until the lease is over.
+    pub fn extend(&mut self, term: Duration, deadline: Instant) -> Result<Extended> {
+        let Hold::Held { value, expires_at } = &self.hold else {
+            return Ok(Extended::Lost);
+        };
+        let (value, expires_at) = (value.clone(), *expires_at);
+        let asked_at = Instant::now();
+        // Beyond our term another may have led and left already.
+        let gone = if asked_at < expires_at { "retake" } else { "leave" };
+        let command = Command {
+            doing: "extend leader lock",
+            lua: &self.extend,
+            key: &self.key,
+            args: &[&value, &millis(term), gone],
+            deadline,
+        };
+        match self.connection.run::<u8>(&command)? {
+            1 => {
+                self.hold = Hold::Held { value, expires_at: asked_at + term };
+                Ok(Extended::Yes)
+            }
+            2 if Instant::now() < expires_at => {
+                self.hold = Hold::Held { value, expires_at: asked_at + term };
+                Ok(Extended::Retaken)
+            }
+            // Ours again, but too late to say that nobody led in between.
+            2 => {
+                self.hold = Hold::Unsure { value };
+                Ok(Extended::Lost)
+            }
+            _ => {
+                self.hold = Hold::None;
+                Ok(Extended::Lost)
+            }
+        }
+    }
+
+    /// Gives the lock up if it is ours, or may be. After an error it ends with its term, or with a
+    /// later release.
+    pub fn release(&mut self, deadline: Instant) -> Result<()> {
+        let value = match std::mem::replace(&mut self.hold, Hold::None) {
+            Hold::None => return Ok(()),
+            Hold::Unsure { value } | Hold::Held { value, .. } => value,
+        };
+        let command = Command {
+            doing: "release leader lock",
+            lua: &self.release,
+            key: &self.key,
+            args: &[&value],
+            deadline,
+        };
+        match self.connection.run::<u8>(&command) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                self.hold = Hold::Unsure { value };
+                Err(error)
+            }
+        }
+    }
+
+    /// For status pages: reads, changes nothing.
+    pub fn holder(&mut self, deadline: Instant) -> Result<Holder> {
+        let command = Command {
+            doing: "look at leader lock",
+            lua: &self.look,
+            key: &self.key,
+            args: &[],
+            deadline,
+        };
+        let (found, left_ms) = self.connection.run::<(Option<Vec<u8>>, i64)>(&command)?;
+        let Some(found) = found else {
+            return Ok(Holder::Nobody);
+        };
+        // A key without an end (-1) was not set by us or by the source system.
+        let left = u64::try_from(left_ms).map_or(Duration::MAX, Duration::from_millis);
+        let ours = match &self.hold {
+            Hold::None => false,
+            Hold::Unsure { value } | Hold::Held { value, .. } => found == value.as_bytes(),
+        };
+        Ok(if ours { Holder::Us { left } } else { Holder::Another { left } })
+    }
+}
+
+/// 16 bytes from the operating system, as hex.
+fn random_value() -> Result<String> {
+    let mut bytes = [0u8; 16];
+    rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes).map_err(|_| {
+        Error::new(ErrorKind::Setup, "draw a value for the leader lock")
+            .because("the operating system gives no random bytes")
+    })?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Redis takes no life of zero.
+fn millis(term: Duration) -> String {
+    term.as_millis().max(1).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lock_for(key_prefix: &str, slot: &str) -> RedisLock {
+        let params = Params {
+            host: "redis.example".to_owned(),
+            port: 6379,
+            username: None,
+            password: None,
+            tls: false,
+        };
+        RedisLock::new(&params, key_prefix, slot)
+    }
+
+    #[test]
+    fn keys_are_those_of_the_source_system() {
+        assert_eq!(
+            lock_for("runs-replication:", "task_runs_to_clickhouse_v1").key(),
+            "runs-replication:logical-replication-client:logical-replication-client:\
+             task_runs_to_clickhouse_v1"
+        );
+        assert_eq!(
+            lock_for("sessions-replication:", "sessions_to_clickhouse_v1").key(),
+            "sessions-replication:logical-replication-client:logical-replication-client:\
+             sessions_to_clickhouse_v1"
+        );
+    }
+
+    #[test]
+    fn values_are_16_random_bytes_as_hex() {
+        let (a, b) = (random_value().unwrap(), random_value().unwrap());
+        for value in [&a, &b] {
+            assert_eq!(value.len(), 32);
+            assert!(value.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c)));
+        }
+        assert_ne!(a, b);
+    }
+
+    #[test]
+    fn nothing_held_is_nothing_to_extend_or_release() {
+        let mut lock = lock_for("runs-replication:", "s");
+        let now = Instant::now();
+        assert_eq!(lock.extend(Duration::from_secs(1), now).unwrap(), Extended::Lost);
+        lock.release(now).unwrap();
+    }
+}
