@@ -1,0 +1,201 @@
+"""The embedded ClickHouse engine: every statement runs in a session of its own.
+
+A session is a fresh connection (0.15 ms), so that no setting, database or temporary table of one
+request is seen by another. The engine releases Python's lock while it works: statements of
+different connections run side by side.
+"""
+
+import os
+import re
+
+import chdb
+from chdb import _chdb
+
+from . import sql
+
+CODE = re.compile(r"Code: (\d+)\. DB::(?:Net)?Exception: ")
+VERSION_TAIL = re.compile(r"\s*\(version [^()]*(?:\([^()]*\))?\)\.?\s*\Z")
+NAME_TAIL = re.compile(r"\s*\(([A-Z][A-Z0-9_]+)\)\.?\s*\Z")
+SETTING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")
+
+# What the detour through a file (see `Session.insert`) adds to messages.
+INFILE_TRACES = re.compile(
+    r":? \(in file/uri [^)]*\)|: While executing File(?:: data for INSERT was parsed from file)?"
+)
+
+
+class EngineError(Exception):
+    """What the engine answers instead of a result: code, name, and the text as a server has it."""
+
+    codes = {"STD_EXCEPTION": 1001}
+    names = {1001: "STD_EXCEPTION"}
+    version = "unknown"
+
+    def __init__(self, code, name, message):
+        self.code = code
+        self.name = name
+        self.text = (
+            f"Code: {code}. DB::Exception: {message} ({name}) "
+            f"(version {self.version} (official build))\n"
+        )
+        super().__init__(self.text)
+
+    @classmethod
+    def named(cls, name, message):
+        """An error that the front finds itself."""
+        return cls(cls.codes.get(name, 1001), name, message)
+
+    @classmethod
+    def from_exception(cls, error):
+        """Undoes the embedded engine's nesting: it repeats code, name and version per layer."""
+        if isinstance(error, EngineError):
+            return error
+        if isinstance(error, UnicodeDecodeError) and isinstance(error.object, bytes):
+            text = error.object.decode("utf-8", "replace")
+        else:
+            text = str(error)
+        found = CODE.search(text)
+        if not found:
+            return cls(1001, "STD_EXCEPTION", text)
+        code = int(found.group(1))
+        message = INFILE_TRACES.sub("", text[found.end() :])
+        while nested := CODE.match(message):
+            message = message[nested.end() :]
+        while True:
+            shorter = VERSION_TAIL.sub("", message)
+            tail = NAME_TAIL.search(shorter)
+            if tail and tail.group(1) in cls.codes:
+                shorter = shorter[: tail.start()]
+            if shorter == message:
+                break
+            message = shorter
+        return cls(code, cls.names.get(code, "UNKNOWN_EXCEPTION"), message)
+
+
+class Outcome:
+    """Bytes of the answer and the numbers of the summary header."""
+
+    def __init__(self, body=b"", **summary):
+        self.body = body
+        self.summary = summary
+
+
+class Engine:
+    def __init__(self, path):
+        # Signals belong to the program that embeds the engine.
+        _chdb.set_signal_handlers_enabled(0)
+        self.path = path
+        # Kept open: the engine lives as long as one connection does.
+        self.keeper = chdb.connect(path)
+        EngineError.version = self._rows("SELECT version()")[0][0]
+        numbered = self._rows(
+            "SELECT number, errorCodeToName(toInt32(number)) FROM numbers(1, 1100)"
+            " WHERE errorCodeToName(toInt32(number)) != ''"
+        )
+        EngineError.names = {int(code): name for code, name in numbered}
+        EngineError.codes = {name: int(code) for code, name in numbered}
+        formats = self._rows("SELECT name, content_type FROM system.formats")
+        self.formats = {name.lower(): name for name, _ in formats}
+        self.content_types = {name: content for name, content in formats if content}
+        self.timezone = self._rows("SELECT timezone()")[0][0]
+
+    def _rows(self, statement):
+        text = self.keeper.query(statement, "TabSeparatedRaw").bytes().decode()
+        return [line.split("\t") for line in text.splitlines()]
+
+    def session(self, database, settings, parameters):
+        return Session(self.path, database, settings, parameters)
+
+    def close(self):
+        self.keeper.close()
+
+
+class Session:
+    """One statement's connection, with its settings in place; use it as a context manager."""
+
+    def __init__(self, path, database, settings, parameters):
+        self.connection = chdb.connect(path)
+        try:
+            # The embedded engine's session default, unlike a server's: `1` would be a query.
+            changes = ["implicit_select=0"]
+            # `readonly` last: it forbids changing the others.
+            for name in sorted(settings, key=lambda name: name == "readonly"):
+                if not SETTING_NAME.match(name):
+                    raise EngineError.named("UNKNOWN_SETTING", f"Unknown setting '{name}'.")
+                changes.append(f"{name}={sql.literal(settings[name])}")
+            for name, value in parameters.items():
+                if not SETTING_NAME.match(name):
+                    raise EngineError.named("BAD_QUERY_PARAMETER", f"Bad parameter name '{name}'")
+                changes.append(f"param_{name}={sql.literal(value)}")
+            if database:
+                self.query(f"USE {sql.identifier(database)}".encode(), "Null")
+            self.query(("SET " + ", ".join(changes)).encode(), "Null")
+        except BaseException:
+            self.connection.close()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.connection.close()
+
+    def query(self, statement, format):
+        try:
+            result = self.connection.query(statement, format)
+        except Exception as error:
+            raise EngineError.from_exception(error) from None
+        return Outcome(
+            result.bytes(),
+            read_rows=result.storage_rows_read(),
+            read_bytes=result.storage_bytes_read(),
+            written_rows=result.rows_written(),
+            written_bytes=result.bytes_written(),
+            result_rows=result.rows_read(),
+            result_bytes=result.bytes_read(),
+            elapsed_ns=int(result.elapsed() * 1e9),
+        )
+
+    def insert(self, insert, pieces):
+        """Runs an INSERT over the data in `pieces`.
+
+        Through FROM INFILE and not the binding's streaming insert: that one (chdb 4.4) swallows
+        whatever fails behind the parser (constraints, views, too many parts), and data inside the
+        statement is cut at blank lines.
+        """
+        with BodyFile(pieces) as path:
+            statement = b" ".join(
+                (
+                    # The line breaks keep a comment at the end of a part from hiding the next.
+                    insert.head + b"\n",
+                    f"FROM INFILE {sql.literal(path)} COMPRESSION 'none'".encode(),
+                    insert.settings + b"\n",
+                    b"FORMAT " + sql.identifier(insert.format).encode(),
+                )
+            )
+            outcome = self.query(statement, "Null")
+        written = outcome.summary
+        written["read_rows"] = written["written_rows"]
+        written["read_bytes"] = written["written_bytes"]
+        return outcome
+
+
+class BodyFile:
+    """The body of an INSERT where the engine can read it; gone with the process, however it ends."""
+
+    def __init__(self, pieces):
+        self.file = open(os.memfd_create("insert"), "wb", buffering=0)
+        try:
+            for piece in pieces:
+                view = memoryview(piece)
+                while view:
+                    view = view[self.file.write(view) :]
+        except BaseException:
+            self.file.close()
+            raise
+
+    def __enter__(self):
+        return f"/proc/self/fd/{self.file.fileno()}"
+
+    def __exit__(self, *_):
+        self.file.close()
