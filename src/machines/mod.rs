@@ -1,1 +1,25 @@
-//! (room machines)
+//! The decisions, as small machines: what happened goes in, what is to be done comes out.
+//!
+//! Nothing here reads a clock, a channel, a random source or the environment: `now` is an argument
+//! and jitter comes from a [`prng::Prng`] that the caller seeds. So hours of bad weather are played
+//! in milliseconds, and a failing run is repeated from its seed.
+
+use std::time::{Duration, Instant};
+
+pub mod backoff;
+pub mod batches;
+pub mod confirm;
+pub mod lease;
+pub mod lifecycle;
+pub mod lineage;
+pub mod prng;
+pub mod progress;
+pub mod salvage;
+pub mod status;
+pub mod supervisor;
+
+/// `at + wait`, or far in the future where that would overflow: no setting may panic a machine.
+fn after(at: Instant, wait: Duration) -> Instant {
+    const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+    at.checked_add(wait).or_else(|| at.checked_add(FAR)).unwrap_or(at)
+}

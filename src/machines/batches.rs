@@ -1,0 +1,191 @@
+//! When the batch that is being gathered should leave.
+//!
+//! It only counts; the rows live with the caller. A batch may end inside a transaction: what is
+//! then confirmed is [`super::progress`]'s concern.
+
+use std::time::{Duration, Instant};
+
+use super::after;
+
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub rows_max: usize,
+    /// Of one batch. Memory is this times the flushers and one more for the open batch.
+    pub bytes_max: usize,
+    pub age_max: Duration,
+}
+
+/// Paces the cuts: a quiet table's row leaves at once, a busy one's rows travel together.
+///
+/// A cut always waits for a free flusher. Until then rows go on gathering, past `rows_max` too:
+/// larger inserts are what a slow ClickHouse needs. Only `bytes_max` stops the reading.
+#[derive(Debug)]
+pub struct Batches {
+    limits: Limits,
+    open: Option<Open>,
+    last_cut_at: Option<Instant>,
+    draining: bool,
+}
+
+/// What has been gathered since the last cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Open {
+    pub rows: usize,
+    pub bytes: usize,
+    pub opened_at: Instant,
+}
+
+impl Batches {
+    pub fn new(limits: Limits) -> Batches {
+        Batches { limits, open: None, last_cut_at: None, draining: false }
+    }
+
+    /// `rows` more rows of `bytes` were added to the open batch.
+    pub fn push(&mut self, now: Instant, rows: usize, bytes: usize) {
+        let open = self.open.get_or_insert(Open { rows: 0, bytes: 0, opened_at: now });
+        open.rows = open.rows.saturating_add(rows);
+        open.bytes = open.bytes.saturating_add(bytes);
+    }
+
+    /// Whether to cut now. `flushers_free` counts those that would take the batch at once.
+    pub fn ready(&self, now: Instant, flushers_free: usize) -> bool {
+        let Some(open) = &self.open else { return false };
+        let due = self.draining
+            || self.limits.rows_max <= open.rows
+            || self.limits.bytes_max <= open.bytes
+            || self.due_at(open) <= now;
+        0 < flushers_free && due
+    }
+
+    /// Whether to stop receiving until the open batch has been cut.
+    pub fn is_full(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| self.limits.bytes_max <= open.bytes)
+    }
+
+    /// When `ready` is next worth asking; it may be in the past. `None` while there is nothing to
+    /// cut, and while no flusher is free: then it is a flush's end that wakes the caller, not time.
+    pub fn deadline(&self, flushers_free: usize) -> Option<Instant> {
+        let open = self.open.as_ref().filter(|_| 0 < flushers_free)?;
+        Some(self.due_at(open))
+    }
+
+    /// The open batch was handed to a flusher; the next one begins empty.
+    pub fn cut(&mut self, now: Instant) -> Option<Open> {
+        let open = self.open.take()?;
+        self.last_cut_at = Some(now);
+        Some(open)
+    }
+
+    /// The stream is ending: what is gathered leaves as soon as a flusher is free.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    pub fn open(&self) -> Option<Open> {
+        self.open
+    }
+
+    /// An interval after the last cut; after silence that has passed, so at once. Never later than
+    /// `age_max` after the first row, because the last cut came before that row.
+    fn due_at(&self, open: &Open) -> Instant {
+        self.last_cut_at.map_or(open.opened_at, |at| after(at, self.limits.age_max))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits =
+        Limits { rows_max: 100, bytes_max: 1_000, age_max: Duration::from_millis(50) };
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn the_first_row_after_silence_leaves_at_once() {
+        let t0 = Instant::now();
+        let mut batches = Batches::new(LIMITS);
+        assert!(!batches.ready(t0, 1), "nothing to cut");
+        batches.push(t0, 1, 10);
+        assert!(batches.ready(t0, 1));
+        assert_eq!(batches.cut(t0), Some(Open { rows: 1, bytes: 10, opened_at: t0 }));
+        assert_eq!(batches.cut(t0), None);
+        batches.push(t0 + ms(50), 1, 10);
+        assert!(batches.ready(t0 + ms(50), 1), "an interval of silence has passed");
+    }
+
+    #[test]
+    fn later_rows_travel_together_at_the_interval() {
+        let t0 = Instant::now();
+        let mut batches = Batches::new(LIMITS);
+        batches.push(t0, 1, 1);
+        batches.cut(t0);
+        batches.push(t0 + ms(10), 1, 1);
+        batches.push(t0 + ms(40), 1, 1);
+        assert_eq!(batches.deadline(1), Some(t0 + ms(50)));
+        assert!(!batches.ready(t0 + ms(49), 1));
+        assert!(batches.ready(t0 + ms(50), 1));
+    }
+
+    #[test]
+    fn rows_bytes_and_draining_cut_before_the_interval() {
+        let t0 = Instant::now();
+        let mut batches = Batches::new(LIMITS);
+        batches.push(t0, 1, 1);
+        batches.cut(t0);
+        batches.push(t0, 99, 1);
+        assert!(!batches.ready(t0, 1));
+        batches.push(t0, 1, 1);
+        assert!(batches.ready(t0, 1), "rows");
+        assert!(!batches.is_full(), "rows alone do not stop the reading");
+        batches.cut(t0);
+        batches.push(t0, 1, 1_000);
+        assert!(batches.ready(t0, 1) && batches.is_full(), "bytes");
+        batches.cut(t0);
+        batches.push(t0, 1, 1);
+        assert!(!batches.ready(t0, 1));
+        batches.drain();
+        assert!(batches.ready(t0, 1), "draining");
+    }
+
+    #[test]
+    fn a_cut_waits_for_a_free_flusher_without_spinning() {
+        let t0 = Instant::now();
+        let mut batches = Batches::new(LIMITS);
+        batches.push(t0, 500, 2_000);
+        batches.drain();
+        assert!(!batches.ready(t0 + ms(500), 0));
+        assert_eq!(batches.deadline(0), None);
+        assert!(batches.is_full());
+        assert!(batches.ready(t0 + ms(500), 1));
+    }
+
+    /// Goal: no row waits longer than `age_max` while a flusher is free, and cuts that no limit
+    /// forces are an interval apart.
+    #[test]
+    fn rows_leave_in_time_and_cuts_keep_their_distance() {
+        for seed in 0..500 {
+            let mut prng = crate::machines::prng::Prng::from_seed(seed);
+            let mut now = Instant::now();
+            let mut batches = Batches::new(LIMITS);
+            let mut last_cut = None;
+            for _ in 0..200 {
+                let next = now + ms(prng.below(40));
+                while let Some(at) = batches.deadline(1).filter(|&at| at <= next) {
+                    now = now.max(at);
+                    assert!(batches.ready(now, 1), "seed {seed}: a deadline without a cause");
+                    let open = batches.cut(now).unwrap();
+                    assert!(now - open.opened_at <= LIMITS.age_max, "seed {seed}: late");
+                    if let Some(before) = last_cut {
+                        assert!(LIMITS.age_max <= now - before, "seed {seed}: hasty");
+                    }
+                    last_cut = Some(now);
+                }
+                now = next;
+                batches.push(now, 1, 1);
+            }
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! The lifecycle of one service: everything its coordinator decides, and nothing it does.
+//!
+//! ```text
+//!        lock busy, Redis unreachable
+//!      +------------------------------+
+//!      v                              |
+//!   Waiting ----- deadline -----> Acquiring -- stop --> Withdrawing --+
+//!    ^    ^                           | acquired             answer,  |
+//!    |    |  strategy reconnect       v                      deadline |
+//!    |    +---------------------- Starting                            |
+//!    |    |     session ended         | stream started               |
+//!    |    +---------------------- Streaming                           |
+//!    |                                |                               |
+//!    | session ended                  +-- ended: log ----> Down       |
+//!    | (after a lost lock)            |                     | stop    |
+//!    |                                +-- ended: exit, -----|---------+
+//!    |                                |   gave up, halted   |         |
+//!    +------ Draining <-- lock lost --+                     v         v
+//!               |    <---- stop ------+        stop +-> Stopped(outcome)
+//!               +--- session ended (after a stop), wedged ---^
+//! ```
+//!
+//! Starting and Streaming leave by the same doors. A stop ends Waiting and Down at once.
+//!
+//! The rules:
+//!
+//! - Any end of a session that was not asked for goes through the strategy, the first start's too.
+//! - Not getting the lock, losing it, or not reaching Redis is never an error: the service stands
+//!   by, under every strategy.
+//! - `Remedy::Halt` (gap, fork, foreign cluster) stops the service for good whatever the strategy,
+//!   `exit` included: the next process would find the same and a restart loop mends nothing. The
+//!   other services go on; [`super::supervisor`] ends the process when none is left.
+//! - Every `LockAcquired` is followed by exactly one `ReleaseLock`, after the session has ended; a
+//!   lock that was lost is released too, because for a margin it is still ours in Redis, and a
+//!   release only ever deletes our own. Only a wedged session keeps it: then the term frees it.
+//! - A drain ends twice: at its deadline the session is told to give up the work in hand, and when
+//!   it still has not ended a grace later the process must exit: a thread cannot be killed.
+//!
+//! Late messages are expected (a lease may be lost while its session ends by itself), so every
+//! pair of state and input has an answer; most such answers are to do nothing.
+
+use std::time::{Duration, Instant};
+
+use super::after;
+use super::backoff::Backoff;
+use super::prng::Prng;
+use crate::error::Remedy;
+
+#[derive(Debug)]
+pub struct Params {
+    pub strategy: Strategy,
+    /// How often a standby asks for the lock.
+    pub retry_every: Duration,
+    /// A stream that has run this long is healthy, even if no row came.
+    pub healthy_after: Duration,
+    /// How long a session may drain once its lock is lost: the margin of the lease.
+    pub handover: Duration,
+    /// How long an abandoned session may take to end when a stop was asked for.
+    pub stop_grace: Duration,
+    /// The same after a lost lock. Longer than the longest single wait of a session's threads, so
+    /// that only a wedged one exceeds it.
+    pub wedged_after: Duration,
+}
+
+/// What to do when a session ends that was not told to.
+#[derive(Debug)]
+pub enum Strategy {
+    Reconnect(Backoff),
+    Exit { delay: Duration, code: u8 },
+    Log,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Waiting {
+        until: Instant,
+        why: Why,
+    },
+    /// The lock was asked for; the answer is bounded in time by who asks.
+    Acquiring,
+    /// Stopped while asking: the answer may still be a lock, which then must be released.
+    Withdrawing {
+        deadline: Instant,
+    },
+    Starting,
+    Streaming {
+        since: Instant,
+        healthy: bool,
+    },
+    Draining {
+        deadline: Instant,
+        then: Then,
+        /// At the first deadline the session was told to give up; this is the second.
+        abandoned: bool,
+    },
+    /// Strategy `log`: the stream stays down, the process up.
+    Down,
+    Stopped(Outcome),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// Another instance leads, or nobody was asked yet.
+    Standby,
+    /// Redis did not answer; a standby that cannot see who leads.
+    LockUnreachable,
+    Backoff {
+        attempt: u32,
+    },
+}
+
+/// What a drain is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    StandBy,
+    Stop,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input {
+    DeadlineReached,
+    LockAcquired,
+    LockBusy,
+    /// No verdict: Redis is unreachable.
+    LockFailed,
+    LockLost,
+    StreamStarted,
+    /// Rows of this session became durable *and* were confirmed, so that no later session meets
+    /// them again. A keepalive's confirmation is not progress: it comes with the first bytes.
+    Progressed,
+    /// All threads of the session have been joined.
+    SessionEnded {
+        remedy: Remedy,
+    },
+    /// May come again with an earlier deadline.
+    StopRequested {
+        deadline: Instant,
+    },
+}
+
+/// Something to do. Actions are done in order; a release is done before a later acquire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Try once. Answer with `LockAcquired`, `LockBusy` or `LockFailed`.
+    AcquireLock,
+    ReleaseLock,
+    /// Answer with `StreamStarted` in time, and with `SessionEnded` always.
+    StartSession,
+    /// Receive no more, flush and confirm what is complete, end.
+    DrainSession {
+        deadline: Instant,
+    },
+    /// Give up the work in hand, end. What was not confirmed is streamed again.
+    AbandonSession,
+    /// Always the last action. `DrainTimedOut`: do not join the service's threads.
+    Finished(Outcome),
+}
+
+/// How a service ended for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Stopped because it was told to.
+    Clean,
+    /// A thread is wedged; the process has to exit.
+    DrainTimedOut,
+    /// `attempts_max` is used up.
+    GaveUp,
+    /// An operator must decide.
+    Halted,
+    /// Strategy `exit`: let the other services drain for `delay`, then exit with `code`.
+    Exit { delay: Duration, code: u8 },
+}
+
+#[derive(Debug)]
+pub struct Lifecycle {
+    state: State,
+    params: Params,
+    prng: Prng,
+}
+
+impl Lifecycle {
+    /// Begins with a deadline that is due: the first lock is asked for at once.
+    pub fn new(now: Instant, params: Params, prng: Prng) -> Lifecycle {
+        Lifecycle { state: State::Waiting { until: now, why: Why::Standby }, params, prng }
+    }
+
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// When `DeadlineReached` is next worth sending. Sending it early is harmless.
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            State::Waiting { until, .. } => Some(until),
+            State::Withdrawing { deadline } | State::Draining { deadline, .. } => Some(deadline),
+            State::Acquiring
+            | State::Starting
+            | State::Streaming { .. }
+            | State::Down
+            | State::Stopped(_) => None,
+        }
+    }
+
+    pub fn step(&mut self, now: Instant, input: Input) -> Vec<Action> {
+        if input == Input::DeadlineReached && self.deadline().is_none_or(|at| now < at) {
+            return vec![];
+        }
+        let (state, actions) = self.transition(now, input);
+        self.state = state;
+        actions
+    }
+
+    fn transition(&mut self, now: Instant, input: Input) -> (State, Vec<Action>) {
+        use Action::*;
+        use Input::*;
+        use State::*;
+
+        match (self.state, input) {
+            (Waiting { .. }, DeadlineReached) => (Acquiring, vec![AcquireLock]),
+            (Waiting { .. } | Down, StopRequested { .. }) => {
+                (Stopped(Outcome::Clean), vec![Finished(Outcome::Clean)])
+            }
+
+            (Acquiring, LockAcquired) => (Starting, vec![StartSession]),
+            (Acquiring, LockBusy) => (self.stand_by(now, Why::Standby), vec![]),
+            (Acquiring, LockFailed) => (self.stand_by(now, Why::LockUnreachable), vec![]),
+            (Acquiring, StopRequested { deadline }) => {
+                let deadline = after(deadline.max(now), self.params.stop_grace);
+                (Withdrawing { deadline }, vec![])
+            }
+
+            (Withdrawing { .. }, LockAcquired) => {
+                (Stopped(Outcome::Clean), vec![ReleaseLock, Finished(Outcome::Clean)])
+            }
+            (Withdrawing { .. }, LockBusy | LockFailed) => {
+                (Stopped(Outcome::Clean), vec![Finished(Outcome::Clean)])
+            }
+            (Withdrawing { deadline: before }, StopRequested { deadline }) => {
+                let deadline = after(deadline.max(now), self.params.stop_grace).min(before);
+                (Withdrawing { deadline }, vec![])
+            }
+            (Withdrawing { .. }, DeadlineReached) => wedged(),
+
+            (Starting, StreamStarted) => (Streaming { since: now, healthy: false }, vec![]),
+            (Streaming { since, .. }, Progressed) => {
+                self.settle();
+                (Streaming { since, healthy: true }, vec![])
+            }
+            (state @ (Starting | Streaming { .. }), LockLost) => {
+                self.settle_if_old(now, state);
+                let deadline = after(now, self.params.handover);
+                let draining = Draining { deadline, then: Then::StandBy, abandoned: false };
+                (draining, vec![DrainSession { deadline }])
+            }
+            (Starting | Streaming { .. }, StopRequested { deadline }) => {
+                let draining = Draining { deadline, then: Then::Stop, abandoned: false };
+                (draining, vec![DrainSession { deadline }])
+            }
+            (state @ (Starting | Streaming { .. }), SessionEnded { remedy: Remedy::Strategy }) => {
+                self.settle_if_old(now, state);
+                self.unasked_end(now)
+            }
+            (
+                Starting | Streaming { .. } | Draining { then: Then::StandBy, .. },
+                SessionEnded { remedy: Remedy::Halt },
+            ) => (Stopped(Outcome::Halted), vec![ReleaseLock, Finished(Outcome::Halted)]),
+
+            (draining @ Draining { .. }, Progressed) => {
+                self.settle();
+                (draining, vec![])
+            }
+            (Draining { then: Then::StandBy, .. }, SessionEnded { remedy: Remedy::Strategy }) => {
+                (self.stand_by(now, Why::Standby), vec![ReleaseLock])
+            }
+            // Whatever ended it, it was told to end; the next start finds what stands in its way.
+            (Draining { then: Then::Stop, .. }, SessionEnded { .. }) => {
+                (Stopped(Outcome::Clean), vec![ReleaseLock, Finished(Outcome::Clean)])
+            }
+            (Draining { deadline: before, abandoned, .. }, StopRequested { deadline }) => {
+                let asked = if abandoned {
+                    after(deadline.max(now), self.params.stop_grace)
+                } else {
+                    deadline
+                };
+                (Draining { deadline: asked.min(before), then: Then::Stop, abandoned }, vec![])
+            }
+            (Draining { then, abandoned: false, .. }, DeadlineReached) => {
+                let grace = match then {
+                    Then::StandBy => self.params.wedged_after,
+                    Then::Stop => self.params.stop_grace,
+                };
+                let deadline = after(now, grace);
+                (Draining { deadline, then, abandoned: true }, vec![AbandonSession])
+            }
+            (Draining { abandoned: true, .. }, DeadlineReached) => wedged(),
+
+            // A lock that came after its question was given up is nobody's: give it back.
+            (state @ (Waiting { .. } | Down | Stopped(_)), LockAcquired) => {
+                (state, vec![ReleaseLock])
+            }
+            // Late: the lock or the session that this speaks of has ended, or is ending.
+            (
+                state,
+                LockAcquired
+                | LockBusy
+                | LockFailed
+                | LockLost
+                | StreamStarted
+                | Progressed
+                | SessionEnded { .. },
+            ) => (state, vec![]),
+            // Already stopped; and `step` lets no deadline through that is not there.
+            (state, StopRequested { .. } | DeadlineReached) => (state, vec![]),
+        }
+    }
+
+    /// A session ended that was not told to.
+    fn unasked_end(&mut self, now: Instant) -> (State, Vec<Action>) {
+        let outcome = match &mut self.params.strategy {
+            Strategy::Reconnect(backoff) => match backoff.next(&mut self.prng) {
+                Some(wait) => {
+                    let why = Why::Backoff { attempt: backoff.attempts() };
+                    let waiting = State::Waiting { until: after(now, wait), why };
+                    return (waiting, vec![Action::ReleaseLock]);
+                }
+                None => Outcome::GaveUp,
+            },
+            Strategy::Exit { delay, code } => Outcome::Exit { delay: *delay, code: *code },
+            Strategy::Log => return (State::Down, vec![Action::ReleaseLock]),
+        };
+        (State::Stopped(outcome), vec![Action::ReleaseLock, Action::Finished(outcome)])
+    }
+
+    fn stand_by(&self, now: Instant, why: Why) -> State {
+        State::Waiting { until: after(now, self.params.retry_every), why }
+    }
+
+    /// The stream is healthy: the next failure is a first one.
+    fn settle(&mut self) {
+        if let Strategy::Reconnect(backoff) = &mut self.params.strategy {
+            backoff.reset();
+        }
+    }
+
+    fn settle_if_old(&mut self, now: Instant, state: State) {
+        if let State::Streaming { since, .. } = state
+            && self.params.healthy_after <= now.saturating_duration_since(since)
+        {
+            self.settle();
+        }
+    }
+}
+
+/// The lock is not released: whatever is stuck may still act under it.
+fn wedged() -> (State, Vec<Action>) {
+    let outcome = Outcome::DrainTimedOut;
+    (State::Stopped(outcome), vec![Action::Finished(outcome)])
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,316 @@
+//! Whether a stream may go on from where the last one ended, or would pass over a gap or a fork.
+//!
+//! A pure verdict, given at every start and reconnect, from the row of `walhouse_state`, the slot,
+//! `IDENTIFY_SYSTEM` and the timeline history. It reads and writes nothing.
+//!
+//! ```text
+//!               timeline 1 ----------+------- upper? ------- confirmed?     the dead branch
+//!                                    | fork
+//!               timeline 2           +------------------------------->      the live one
+//! ```
+//!
+//! - ClickHouse holds no commit that ends above `upper`. A fork at or above it has spared them all,
+//!   even where `confirmed` lies higher: an idle stream confirms WAL that holds no row of ours.
+//! - What the dead branch confirmed above the fork says nothing about the live one, so there the
+//!   slot may be at the fork at most.
+//!
+//! What it cannot see: two standbys that were promoted apart to the same timeline number, and a
+//! server restored from a snapshot that has since written past what was confirmed. Archiving
+//! prevents the first; both keep the system identifier and the timeline.
+
+use std::fmt;
+
+use crate::error::{Error, ErrorKind};
+use crate::wal::Lsn;
+
+/// What the row of `walhouse_state` says: where the last stream of this service and slot was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct State {
+    pub system_identifier: u64,
+    pub timeline: u32,
+    pub confirmed: Lsn,
+    /// Bounds the commits that may be in ClickHouse, on this timeline.
+    pub upper: Lsn,
+    /// Added to every LSN on the way to `_version`.
+    pub shift: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    pub confirmed_flush: Lsn,
+    pub restart_lsn: Lsn,
+    /// Postgres has removed WAL that the slot needs; it can never be streamed from again.
+    pub invalidated: bool,
+}
+
+/// What `IDENTIFY_SYSTEM` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Server {
+    pub system_identifier: u64,
+    pub timeline: u32,
+    /// How far its WAL is flushed to disk; nothing above was ever streamed by it.
+    pub wal_end: Lsn,
+}
+
+/// A line of the timeline history: `timeline` was left at `switch_lsn`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Switch {
+    pub timeline: u32,
+    pub switch_lsn: Lsn,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Neither state nor slot: create the slot, then record `State::adopting` it.
+    FirstStart,
+    /// A slot without state, from another replicator or from a start that was cut short: record
+    /// this before the first flush, then stream from the slot.
+    TakeOver {
+        record: State,
+    },
+    /// Stream from the slot; where there is something to record, after it was recorded.
+    Continue {
+        record: Option<State>,
+    },
+    /// Changes between were never streamed to us.
+    Gap {
+        confirmed: Option<Lsn>,
+        why: Gap,
+    },
+    /// ClickHouse holds, or may hold, rows that this server never had.
+    Diverged {
+        state: State,
+        server: Server,
+        why: Fork,
+    },
+    ForeignCluster {
+        expected: u64,
+        found: u64,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gap {
+    SlotMissing,
+    SlotInvalidated,
+    /// Someone else moved it, or dropped it and created it again. Where a fork lies below what we
+    /// confirmed, `held` is the fork.
+    SlotAhead {
+        confirmed_flush: Lsn,
+        held: Lsn,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fork {
+    /// The server's timeline left ours here, below `upper`.
+    Below { fork: Lsn },
+    /// The server is on an older timeline than ClickHouse, or on one that does not descend from
+    /// ours. Where the two parted is not known.
+    NotAncestor,
+    /// Same timeline, but less WAL than was confirmed: it was restored from an earlier time.
+    WentBack,
+}
+
+impl State {
+    /// Recorded when a slot is first used. Who wrote to ClickHouse before us may have written
+    /// past what it confirmed, but never past the server's WAL.
+    pub fn adopting(server: &Server, confirmed_flush: Lsn) -> State {
+        State {
+            system_identifier: server.system_identifier,
+            timeline: server.timeline,
+            confirmed: confirmed_flush,
+            upper: confirmed_flush.max(server.wal_end),
+            shift: 0,
+        }
+    }
+
+    /// The shift with which a stream that begins at `restart_lsn` outranks every row that this
+    /// state may have left in ClickHouse, once an operator has accepted a gap or a new cluster.
+    pub fn shift_to_outrank(&self, restart_lsn: Lsn) -> u64 {
+        let highest_version = self.upper.0.saturating_add(self.shift);
+        self.shift.max(highest_version.saturating_sub(restart_lsn.0))
+    }
+}
+
+/// `history` is the server's, of the timelines before its own; it may be empty when the server is
+/// on the state's timeline.
+///
+/// The graver comes first: a fork is reported before a missing slot, because accepting a gap
+/// forgets the state from which the fork can be told.
+pub fn judge(
+    state: Option<&State>,
+    slot: Option<&Slot>,
+    server: &Server,
+    history: &[Switch],
+) -> Verdict {
+    let Some(state) = state else {
+        return match slot {
+            None => Verdict::FirstStart,
+            Some(slot) if slot.invalidated => {
+                Verdict::Gap { confirmed: None, why: Gap::SlotInvalidated }
+            }
+            Some(slot) => {
+                Verdict::TakeOver { record: State::adopting(server, slot.confirmed_flush) }
+            }
+        };
+    };
+    if server.system_identifier != state.system_identifier {
+        let (expected, found) = (state.system_identifier, server.system_identifier);
+        return Verdict::ForeignCluster { expected, found };
+    }
+    let diverged = |why| Verdict::Diverged { state: *state, server: *server, why };
+    let held = if server.timeline == state.timeline {
+        if server.wal_end < state.confirmed {
+            return diverged(Fork::WentBack);
+        }
+        state.confirmed
+    } else {
+        // Timelines are numbered upwards, so a newer one is never in an older one's history. Of two
+        // lines for one timeline the lower is the cautious one.
+        let switches = history.iter().filter(|switch| switch.timeline == state.timeline);
+        match switches.map(|switch| switch.switch_lsn).min() {
+            Some(fork) if state.timeline < server.timeline => {
+                if fork < state.upper {
+                    return diverged(Fork::Below { fork });
+                }
+                state.confirmed.min(fork)
+            }
+            Some(_) | None => return diverged(Fork::NotAncestor),
+        }
+    };
+    let gap = |why| Verdict::Gap { confirmed: Some(state.confirmed), why };
+    match slot {
+        None => gap(Gap::SlotMissing),
+        Some(slot) if slot.invalidated => gap(Gap::SlotInvalidated),
+        Some(slot) if held < slot.confirmed_flush => {
+            gap(Gap::SlotAhead { confirmed_flush: slot.confirmed_flush, held })
+        }
+        Some(_) if server.timeline == state.timeline => Verdict::Continue { record: None },
+        Some(_) => {
+            let record = State { timeline: server.timeline, confirmed: held, ..*state };
+            Verdict::Continue { record: Some(record) }
+        }
+    }
+}
+
+impl Verdict {
+    /// The error that stops the service, if it must not go on.
+    pub fn into_error(self, service: &str, slot: &str) -> Option<Error> {
+        let hint = match self {
+            Verdict::FirstStart | Verdict::TakeOver { .. } | Verdict::Continue { .. } => {
+                return None;
+            }
+            // There is no state to delete, and nothing known to be missing but what WAL is gone.
+            Verdict::Gap { confirmed: None, .. } => format!(
+                "Run on Postgres: SELECT pg_drop_replication_slot({}); then start again and \
+                 backfill what changed while it was unusable.",
+                literal(slot)
+            ),
+            Verdict::Gap { why: Gap::SlotInvalidated, .. } => format!(
+                "Changes are missing from ClickHouse. To accept the gap, run on Postgres: SELECT \
+                 pg_drop_replication_slot({}); run on ClickHouse: {}; start again and backfill \
+                 what changed since.",
+                literal(slot),
+                forget(service, slot)
+            ),
+            Verdict::Gap { .. } => format!(
+                "Changes are missing from ClickHouse. To accept the gap, run on ClickHouse: {}; \
+                 start again and backfill what changed since.",
+                forget(service, slot)
+            ),
+            Verdict::Diverged { why: Fork::Below { .. } | Fork::WentBack, .. } => format!(
+                "ClickHouse may hold rows that this server lost, and they outrank newer ones \
+                 while its LSNs are lower. Connect to the server that has them, or empty the \
+                 target tables, run on ClickHouse: {}; start again and backfill.",
+                forget(service, slot)
+            ),
+            Verdict::Diverged { why: Fork::NotAncestor, .. } => format!(
+                "This may be an old primary that came back: check DATABASE_URL first. If it is the \
+                 right server, empty the target tables, run on ClickHouse: {}; start again and \
+                 backfill.",
+                forget(service, slot)
+            ),
+            Verdict::ForeignCluster { .. } => format!(
+                "Check DATABASE_URL first. If the cluster was replaced, empty the target tables, \
+                 because their rows may outrank those of the new cluster, run on ClickHouse: {}; \
+                 start again and backfill.",
+                forget(service, slot)
+            ),
+        };
+        let doing = format!("resume service `{service}` from slot `{slot}`");
+        Some(Error::new(ErrorKind::Lineage, doing).because(self.to_string()).hint(hint))
+    }
+}
+
+/// What was found, as the cause of an error.
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Verdict::FirstStart => f.write_str("first start: neither state nor slot"),
+            Verdict::TakeOver { record } => {
+                write!(f, "slot without state: taken over at {}", record.confirmed)
+            }
+            Verdict::Continue { record: None } => f.write_str("same timeline as before"),
+            Verdict::Continue { record: Some(state) } => {
+                write!(f, "timeline {} descends from ours and spared every row", state.timeline)
+            }
+            Verdict::Gap { confirmed, why } => match (why, confirmed) {
+                (Gap::SlotMissing, Some(at)) => {
+                    write!(f, "gap: the slot is missing, expected one at {at} or below")
+                }
+                (Gap::SlotMissing, None) => f.write_str("gap: the slot is missing"),
+                (Gap::SlotInvalidated, Some(at)) => {
+                    write!(f, "gap: the slot was invalidated, expected WAL from {at} on")
+                }
+                (Gap::SlotInvalidated, None) => f.write_str("gap: the slot was invalidated"),
+                (Gap::SlotAhead { confirmed_flush, held }, _) => write!(
+                    f,
+                    "gap: the slot was moved or created again: expected it at {held} or below, \
+                     got {confirmed_flush}"
+                ),
+            },
+            Verdict::Diverged { state, server, why } => match why {
+                Fork::Below { fork } => {
+                    let certain = if *fork < state.confirmed { "has" } else { "may have" };
+                    write!(
+                        f,
+                        "diverged: timeline {} left timeline {} at {fork}, but ClickHouse \
+                         {certain} been written up to {}",
+                        server.timeline, state.timeline, state.upper
+                    )
+                }
+                Fork::NotAncestor => write!(
+                    f,
+                    "diverged: expected timeline {} or a descendant of it, got timeline {}",
+                    state.timeline, server.timeline
+                ),
+                Fork::WentBack => write!(
+                    f,
+                    "diverged: the server went back in time: expected WAL up to {} at least, got \
+                     {}",
+                    state.confirmed, server.wal_end
+                ),
+            },
+            Verdict::ForeignCluster { expected, found } => {
+                write!(f, "foreign cluster: expected system identifier {expected}, got {found}")
+            }
+        }
+    }
+}
+
+fn forget(service: &str, slot: &str) -> String {
+    format!(
+        "DELETE FROM walhouse_state WHERE service = {} AND slot = {}",
+        literal(service),
+        literal(slot)
+    )
+}
+
+/// For names, which both servers read alike: neither takes a backslash in the name of a slot.
+fn literal(name: &str) -> String {
+    format!("'{}'", name.replace('\\', "").replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests;

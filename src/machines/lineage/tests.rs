@@ -1,0 +1,251 @@
+//! Tables of what was found and what follows, and every small world there is.
+
+use super::*;
+
+const STATE: State =
+    State { system_identifier: 7, timeline: 2, confirmed: Lsn(100), upper: Lsn(90), shift: 5 };
+const SLOT: Slot = Slot { confirmed_flush: Lsn(100), restart_lsn: Lsn(50), invalidated: false };
+const SERVER: Server = Server { system_identifier: 7, timeline: 2, wal_end: Lsn(120) };
+
+fn switch(timeline: u32, switch_lsn: u64) -> Switch {
+    Switch { timeline, switch_lsn: Lsn(switch_lsn) }
+}
+
+fn on_timeline(timeline: u32, history: &[Switch]) -> Verdict {
+    judge(Some(&STATE), Some(&SLOT), &Server { timeline, ..SERVER }, history)
+}
+
+fn diverged(timeline: u32, why: Fork) -> Verdict {
+    Verdict::Diverged { state: STATE, server: Server { timeline, ..SERVER }, why }
+}
+
+fn gap(why: Gap) -> Verdict {
+    Verdict::Gap { confirmed: Some(STATE.confirmed), why }
+}
+
+#[test]
+fn without_state_a_slot_is_taken_over_and_none_is_a_first_start() {
+    assert_eq!(judge(None, None, &SERVER, &[]), Verdict::FirstStart);
+    let record =
+        State { confirmed: Lsn(100), upper: Lsn(120), shift: 0, system_identifier: 7, timeline: 2 };
+    assert_eq!(judge(None, Some(&SLOT), &SERVER, &[]), Verdict::TakeOver { record });
+    let lost = Slot { invalidated: true, ..SLOT };
+    assert_eq!(
+        judge(None, Some(&lost), &SERVER, &[]),
+        Verdict::Gap { confirmed: None, why: Gap::SlotInvalidated }
+    );
+}
+
+#[test]
+fn the_same_timeline_goes_on_with_a_slot_at_or_behind_the_state() {
+    for confirmed_flush in [0, 99, 100] {
+        let slot = Slot { confirmed_flush: Lsn(confirmed_flush), ..SLOT };
+        let verdict = judge(Some(&STATE), Some(&slot), &SERVER, &[switch(1, 10)]);
+        assert_eq!(verdict, Verdict::Continue { record: None });
+    }
+}
+
+#[test]
+fn a_slot_that_is_missing_invalidated_or_ahead_is_a_gap() {
+    assert_eq!(judge(Some(&STATE), None, &SERVER, &[]), gap(Gap::SlotMissing));
+    let lost = Slot { invalidated: true, ..SLOT };
+    assert_eq!(judge(Some(&STATE), Some(&lost), &SERVER, &[]), gap(Gap::SlotInvalidated));
+    let ahead = Slot { confirmed_flush: Lsn(101), ..SLOT };
+    assert_eq!(
+        judge(Some(&STATE), Some(&ahead), &SERVER, &[]),
+        gap(Gap::SlotAhead { confirmed_flush: Lsn(101), held: Lsn(100) })
+    );
+}
+
+#[test]
+fn another_cluster_is_foreign_whatever_else_is_true() {
+    let server = Server { system_identifier: 8, timeline: 1, wal_end: Lsn(0) };
+    for slot in [None, Some(&SLOT)] {
+        assert_eq!(
+            judge(Some(&STATE), slot, &server, &[]),
+            Verdict::ForeignCluster { expected: 7, found: 8 }
+        );
+    }
+}
+
+#[test]
+fn a_fork_at_or_above_upper_goes_on_and_is_recorded() {
+    let record = |timeline, confirmed| Verdict::Continue {
+        record: Some(State { timeline, confirmed: Lsn(confirmed), ..STATE }),
+    };
+    assert_eq!(on_timeline(3, &[switch(1, 10), switch(2, 110)]), record(3, 100));
+    // Through two promotions; only where ours was left matters.
+    assert_eq!(on_timeline(4, &[switch(2, 100), switch(3, 100)]), record(4, 100));
+    // An idle stream had confirmed WAL above the fork that held no row of ours.
+    let slot = Slot { confirmed_flush: Lsn(90), ..SLOT };
+    let server = Server { timeline: 3, wal_end: Lsn(91), ..SERVER };
+    let verdict = judge(Some(&STATE), Some(&slot), &server, &[switch(2, 90)]);
+    assert_eq!(verdict, record(3, 90));
+    // What was recorded is what the next start goes on from.
+    let Verdict::Continue { record: Some(next) } = verdict else { panic!("{verdict:?}") };
+    assert_eq!(
+        judge(Some(&next), Some(&slot), &server, &[switch(2, 90)]),
+        Verdict::Continue { record: None }
+    );
+}
+
+#[test]
+fn a_fork_below_upper_is_diverged_even_without_a_slot() {
+    let expected = diverged(3, Fork::Below { fork: Lsn(89) });
+    assert_eq!(on_timeline(3, &[switch(2, 89)]), expected);
+    let server = Server { timeline: 3, ..SERVER };
+    assert_eq!(judge(Some(&STATE), None, &server, &[switch(2, 89)]), expected);
+    let twice = [switch(2, 95), switch(2, 89)];
+    assert_eq!(on_timeline(3, &twice), expected, "the lower of two lines counts");
+}
+
+#[test]
+fn a_slot_above_the_fork_was_moved_on_the_new_timeline() {
+    // 95 is below what was confirmed, but on the branch that died.
+    let slot = Slot { confirmed_flush: Lsn(95), ..SLOT };
+    let server = Server { timeline: 3, ..SERVER };
+    assert_eq!(
+        judge(Some(&STATE), Some(&slot), &server, &[switch(2, 92)]),
+        gap(Gap::SlotAhead { confirmed_flush: Lsn(95), held: Lsn(92) })
+    );
+}
+
+#[test]
+fn an_older_or_unrelated_timeline_is_diverged() {
+    assert_eq!(on_timeline(1, &[]), diverged(1, Fork::NotAncestor));
+    assert_eq!(on_timeline(3, &[]), diverged(3, Fork::NotAncestor));
+    assert_eq!(on_timeline(3, &[switch(1, 500)]), diverged(3, Fork::NotAncestor));
+    // A history that contradicts itself proves nothing.
+    assert_eq!(on_timeline(1, &[switch(2, 500)]), diverged(1, Fork::NotAncestor));
+}
+
+#[test]
+fn a_server_with_less_wal_than_was_confirmed_went_back_in_time() {
+    let server = Server { wal_end: Lsn(99), ..SERVER };
+    let why = Fork::WentBack;
+    let expected = Verdict::Diverged { state: STATE, server, why };
+    assert_eq!(judge(Some(&STATE), Some(&SLOT), &server, &[]), expected);
+    let server = Server { wal_end: Lsn(100), ..SERVER };
+    let verdict = judge(Some(&STATE), Some(&SLOT), &server, &[]);
+    assert_eq!(verdict, Verdict::Continue { record: None });
+}
+
+#[test]
+fn a_shift_lets_the_new_stream_outrank_the_old_rows() {
+    assert_eq!(STATE.shift_to_outrank(Lsn(1_000)), 5, "it already does, and never shrinks");
+    assert_eq!(STATE.shift_to_outrank(Lsn(10)), 85);
+    let state = State { upper: Lsn(u64::MAX), ..STATE };
+    assert_eq!(state.shift_to_outrank(Lsn(1)), u64::MAX - 1, "total");
+}
+
+#[test]
+fn every_refusal_says_what_happened_and_what_to_do() {
+    let below = Fork::Below { fork: Lsn(0x1_0000_0089) };
+    for (verdict, cause, hint) in [
+        (
+            gap(Gap::SlotMissing),
+            "gap: the slot is missing, expected one at 0/64 or below",
+            "DELETE FROM walhouse_state WHERE service = 'runs' AND slot = 's''1'",
+        ),
+        (
+            gap(Gap::SlotInvalidated),
+            "gap: the slot was invalidated, expected WAL from 0/64 on",
+            "SELECT pg_drop_replication_slot('s''1')",
+        ),
+        (
+            Verdict::Gap { confirmed: None, why: Gap::SlotInvalidated },
+            "gap: the slot was invalidated",
+            "SELECT pg_drop_replication_slot('s''1')",
+        ),
+        (
+            gap(Gap::SlotAhead { confirmed_flush: Lsn(0x65), held: Lsn(0x64) }),
+            "gap: the slot was moved or created again: expected it at 0/64 or below, got 0/65",
+            "DELETE FROM walhouse_state",
+        ),
+        (
+            diverged(3, below),
+            "diverged: timeline 3 left timeline 2 at 1/89, but ClickHouse may have been \
+             written up to 0/5A",
+            "empty the target tables",
+        ),
+        (
+            diverged(1, Fork::NotAncestor),
+            "diverged: expected timeline 2 or a descendant of it, got timeline 1",
+            "check DATABASE_URL",
+        ),
+        (
+            diverged(2, Fork::WentBack),
+            "diverged: the server went back in time: expected WAL up to 0/64 at least, got \
+             0/78",
+            "empty the target tables",
+        ),
+        (
+            Verdict::ForeignCluster { expected: 7, found: 8 },
+            "foreign cluster: expected system identifier 7, got 8",
+            "Check DATABASE_URL",
+        ),
+    ] {
+        let error = verdict.into_error("runs", "s'1").unwrap();
+        assert_eq!(error.kind(), ErrorKind::Lineage);
+        let line = error.to_string();
+        assert_eq!(line, format!("resume service `runs` from slot `s'1`: {cause}"));
+        let said = error.hint_text().unwrap();
+        assert!(said.contains(hint) && said.ends_with('.') && !said.contains('\n'), "{said}");
+    }
+    let go = [
+        Verdict::FirstStart,
+        Verdict::TakeOver { record: STATE },
+        Verdict::Continue { record: None },
+    ];
+    assert!(go.into_iter().all(|verdict| verdict.into_error("runs", "s").is_none()));
+}
+
+/// Goal: whenever the verdict is to go on, nothing is missing and nothing dead is kept; and
+/// whenever both hold for certain on a known branch, it does go on.
+/// Method: every small world there is: where our timeline was left, what was confirmed, where
+/// commits are, which of them reached ClickHouse, where the slot is.
+#[test]
+fn going_on_neither_loses_a_commit_nor_keeps_a_dead_one() {
+    const END: u64 = 6;
+    let mut went_on = 0;
+    for fork in 0..=END {
+        for same_timeline in [true, false] {
+            for confirmed in 0..=END {
+                // What reached ClickHouse is all that was confirmed, and some above it.
+                for reached in 0..=END {
+                    for slot_at in 0..=END {
+                        for commits in 0..1u32 << END {
+                            let ours = |at: u64| commits >> (at - 1) & 1 == 1;
+                            let landed = |at| ours(at) && at <= reached.max(confirmed);
+                            let upper = (1..=END).filter(|&at| landed(at)).max().unwrap_or(0);
+                            let state = State {
+                                confirmed: Lsn(confirmed),
+                                upper: Lsn(upper),
+                                timeline: 1,
+                                ..STATE
+                            };
+                            let timeline = if same_timeline { 1 } else { 2 };
+                            let server = Server { timeline, wal_end: Lsn(END), ..SERVER };
+                            let slot = Slot { confirmed_flush: Lsn(slot_at), ..SLOT };
+                            let history =
+                                if same_timeline { vec![] } else { vec![switch(1, fork)] };
+                            let verdict = judge(Some(&state), Some(&slot), &server, &history);
+                            // On the live branch a commit of its own may be anywhere.
+                            let shared = if same_timeline { END } else { fork };
+                            let missing =
+                                (1..=slot_at).any(|at| shared < at || (ours(at) && !landed(at)));
+                            let dead = (1..=END).any(|at| landed(at) && shared < at);
+                            let goes_on = matches!(verdict, Verdict::Continue { .. });
+                            let world = (fork, confirmed, reached, slot_at, commits, timeline);
+                            assert!(!goes_on || !(missing || dead), "{world:?}: {verdict:?}");
+                            let known = slot_at <= confirmed.min(shared) && !dead;
+                            assert!(goes_on || !known, "{world:?}: {verdict:?}");
+                            went_on += u32::from(goes_on);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(0 < went_on);
+}
