@@ -1,5 +1,13 @@
 //! Everything said to ClickHouse: inserts, tables, state, refused rows.
 
+pub mod client;
+pub mod lookup;
 pub mod params;
+pub mod refusal;
+pub mod refused;
+pub mod state;
+pub mod tables;
 
+pub use client::{Client, InsertError};
 pub use params::Params;
+pub use refusal::Refusal;

@@ -1,0 +1,197 @@
+//! `walhouse_state`: how far each slot has come, as ClickHouse itself remembers it.
+//!
+//! One row per service and slot counts: the one with the highest revision. Revisions grow by one
+//! with each attempt to write, from what was read at the start; that is enough because only the
+//! holder of the leader lock, with the slot active, writes. What the numbers mean for a start or a
+//! confirmation is decided elsewhere.
+
+use std::time::Instant;
+
+use super::client::{Client, InsertError, quote_bytes};
+use super::refused::string_block;
+use super::tables::ensure_database;
+use crate::error::{Error, ErrorKind, Result};
+use crate::wal::Lsn;
+
+pub const STATE_TABLE: &str = "walhouse_state";
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateRow {
+    pub service: String,
+    pub slot: String,
+    /// Of the Postgres cluster, as IDENTIFY_SYSTEM prints it.
+    pub system_identifier: String,
+    pub timeline: u32,
+    pub confirmed: Lsn,
+    /// No commit whose end lies above this can be in ClickHouse.
+    pub upper: Lsn,
+    /// Added to every LSN on the way to `_version`.
+    pub version_shift: u64,
+    /// Who wrote it: host and process.
+    pub instance: String,
+    /// 0 before the first write; [`write`] moves it.
+    pub revision: u64,
+}
+
+/// Makes the table if it is missing.
+pub fn ensure(client: &mut Client, create: bool, deadline: Instant) -> Result<()> {
+    ensure_own(client, STATE_TABLE, &state_ddl(client), create, deadline)
+}
+
+fn state_ddl(client: &Client) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS {} (
+    service String,
+    slot String,
+    system_identifier String,
+    timeline UInt32,
+    confirmed_lsn UInt64,
+    upper_lsn UInt64,
+    version_shift UInt64,
+    instance String,
+    written_at DateTime64(3) DEFAULT now64(3),
+    revision UInt64
+) ENGINE = ReplacingMergeTree(revision)
+ORDER BY (service, slot)",
+        client.qualified(STATE_TABLE)
+    )
+}
+
+/// A table of our own: like the target tables, made only when that is allowed.
+pub(super) fn ensure_own(
+    client: &mut Client,
+    table: &str,
+    ddl: &str,
+    create: bool,
+    deadline: Instant,
+) -> Result<()> {
+    let sql = format!(
+        "SELECT count() FROM system.tables WHERE database = {} AND name = {}",
+        quote_bytes(client.database().as_bytes()),
+        quote_bytes(table.as_bytes())
+    );
+    if client.query(&sql, deadline)? == [[Some("1".to_owned())]] {
+        return Ok(());
+    }
+    if !create {
+        return Err(Error::new(
+            ErrorKind::Setup,
+            format!("find table {}", client.qualified(table)),
+        )
+        .because("it does not exist, and tables are not to be created")
+        .hint(format!("Run: {ddl}")));
+    }
+    ensure_database(client, deadline)?;
+    client.execute(ddl, deadline)
+}
+
+/// What was written last for this service and slot; `None` if nothing was.
+pub fn read(
+    client: &mut Client,
+    service: &str,
+    slot: &str,
+    deadline: Instant,
+) -> Result<Option<StateRow>> {
+    let sql = format!(
+        "SELECT system_identifier, timeline, confirmed_lsn, upper_lsn, version_shift, instance, \
+         revision FROM {} WHERE service = {} AND slot = {} ORDER BY revision DESC LIMIT 1",
+        client.qualified(STATE_TABLE),
+        quote_bytes(service.as_bytes()),
+        quote_bytes(slot.as_bytes())
+    );
+    let rows = client.query(&sql, deadline)?;
+    let Some(row) = rows.first() else {
+        return Ok(None);
+    };
+    parse(service, slot, row).map(Some).ok_or_else(|| {
+        let table = client.qualified(STATE_TABLE);
+        Error::new(ErrorKind::Protocol, format!("read the state of slot `{slot}` from {table}"))
+            .because("its columns do not hold what walhouse writes")
+    })
+}
+
+fn parse(service: &str, slot: &str, row: &[Option<String>]) -> Option<StateRow> {
+    let [system_identifier, timeline, confirmed, upper, version_shift, instance, revision] = row
+    else {
+        return None;
+    };
+    Some(StateRow {
+        service: service.to_owned(),
+        slot: slot.to_owned(),
+        system_identifier: system_identifier.clone()?,
+        timeline: timeline.as_ref()?.parse().ok()?,
+        confirmed: Lsn(confirmed.as_ref()?.parse().ok()?),
+        upper: Lsn(upper.as_ref()?.parse().ok()?),
+        version_shift: version_shift.as_ref()?.parse().ok()?,
+        instance: instance.clone()?,
+        revision: revision.as_ref()?.parse().ok()?,
+    })
+}
+
+/// Writes the row and waits until ClickHouse has it. `revision` grows even when the outcome is
+/// unknown: were it used again with other numbers, which of the two rows counts would be chance.
+pub fn write(client: &mut Client, row: &mut StateRow, deadline: Instant) -> Result<()> {
+    row.revision += 1;
+    const COLUMNS: [&str; 9] = [
+        "service",
+        "slot",
+        "system_identifier",
+        "timeline",
+        "confirmed_lsn",
+        "upper_lsn",
+        "version_shift",
+        "instance",
+        "revision",
+    ];
+    let numbers = [
+        u64::from(row.timeline).to_string(),
+        row.confirmed.0.to_string(),
+        row.upper.0.to_string(),
+        row.version_shift.to_string(),
+        row.revision.to_string(),
+    ];
+    let [timeline, confirmed, upper, version_shift, revision] = &numbers;
+    let values = [
+        &row.service,
+        &row.slot,
+        &row.system_identifier,
+        timeline,
+        confirmed,
+        upper,
+        version_shift,
+        &row.instance,
+        revision,
+    ]
+    .map(|text| text.as_bytes().to_vec());
+    let block = string_block(&COLUMNS, &[values.to_vec()]);
+    client
+        .insert(STATE_TABLE, &COLUMNS, &[("async_insert", "0")], &block, deadline)
+        .map_err(InsertError::into_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(values: [&str; 7]) -> Vec<Option<String>> {
+        values.iter().map(|value| Some((*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn numbers_of_the_whole_range_are_read_exactly() {
+        let max = u64::MAX.to_string();
+        let state = parse("runs", "s", &row(["7", "4294967295", &max, &max, &max, "i", &max]))
+            .expect("each column fits");
+        assert_eq!((state.confirmed, state.timeline), (Lsn(u64::MAX), u32::MAX));
+        assert_eq!((state.version_shift, state.revision), (u64::MAX, u64::MAX));
+    }
+
+    #[test]
+    fn a_row_of_another_shape_is_refused() {
+        assert_eq!(parse("runs", "s", &row(["7", "-1", "0", "0", "0", "i", "1"])), None);
+        assert_eq!(parse("runs", "s", &[]), None);
+        let mut null = row(["7", "1", "0", "0", "0", "i", "1"]);
+        null[2] = None;
+        assert_eq!(parse("runs", "s", &null), None);
+    }
+}

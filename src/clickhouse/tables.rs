@@ -1,0 +1,382 @@
+//! The target tables: how they are made when they are missing, and what they look like when they
+//! are there.
+//!
+//! A table that exists is used as it is and never altered. Which columns are written is not decided
+//! here: the services match their mapping against the [`TableShape`].
+
+use std::time::Instant;
+
+use super::client::{Client, quote_bytes, quote_name};
+use crate::error::{Error, ErrorKind, Result};
+
+/// A target table we know how to make.
+#[derive(Debug, Clone, Copy)]
+pub struct Definition {
+    pub name: &'static str,
+    /// Between `CREATE TABLE IF NOT EXISTS db.name (` and the end.
+    body: &'static str,
+}
+
+/// A table as ClickHouse describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableShape {
+    /// In the table's order.
+    pub columns: Vec<ColumnShape>,
+    pub engine: String,
+    pub engine_full: String,
+    /// As ClickHouse prints it: `organization_id, project_id, ...`.
+    pub sorting_key: String,
+    /// Sentences for the log: what this table cannot give that ours would.
+    pub warnings: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ColumnShape {
+    pub name: String,
+    pub type_text: String,
+    /// Empty, `DEFAULT`, `MATERIALIZED`, `ALIAS` or `EPHEMERAL`.
+    pub default_kind: String,
+}
+
+pub const TASK_RUNS: Definition = Definition {
+    name: "task_runs_v2",
+    body: "
+    environment_id String,
+    organization_id String,
+    project_id String,
+    run_id String,
+    environment_type LowCardinality(String),
+    friendly_id String,
+    attempt UInt8 DEFAULT 1,
+    engine LowCardinality(String),
+    status LowCardinality(String),
+    task_identifier String,
+    queue String,
+    schedule_id String,
+    batch_id String,
+    root_run_id String,
+    parent_run_id String,
+    depth UInt8 DEFAULT 0,
+    span_id String,
+    trace_id String,
+    idempotency_key String,
+    created_at DateTime64(3),
+    queue_timestamp Nullable(DateTime64(3)),
+    updated_at DateTime64(3),
+    started_at Nullable(DateTime64(3)),
+    executed_at Nullable(DateTime64(3)),
+    completed_at Nullable(DateTime64(3)),
+    delay_until Nullable(DateTime64(3)),
+    queued_at Nullable(DateTime64(3)),
+    expired_at Nullable(DateTime64(3)),
+    expiration_ttl String,
+    usage_duration_ms UInt32 DEFAULT 0,
+    cost_in_cents Float64 DEFAULT 0,
+    base_cost_in_cents Float64 DEFAULT 0,
+    output JSON(max_dynamic_paths=1024),
+    error JSON(max_dynamic_paths=64),
+    tags Array(String) CODEC(ZSTD(1)),
+    task_version String CODEC(LZ4),
+    sdk_version String CODEC(LZ4),
+    cli_version String CODEC(LZ4),
+    machine_preset LowCardinality(String) CODEC(LZ4),
+    is_test UInt8 DEFAULT 0,
+    _version UInt64,
+    _is_deleted UInt8 DEFAULT 0,
+    concurrency_key String DEFAULT '',
+    bulk_action_group_ids Array(String) DEFAULT [],
+    worker_queue String DEFAULT '',
+    max_duration_in_seconds Nullable(UInt32) DEFAULT NULL,
+    idempotency_key_user String DEFAULT '',
+    idempotency_key_scope String DEFAULT '',
+    output_text String MATERIALIZED multiIf(toJSONString(output) = '{}', '', \
+        JSONExtractRaw(toJSONString(output), 'data') != '', \
+        JSONExtractRaw(toJSONString(output), 'data'), toJSONString(output)),
+    error_text String MATERIALIZED multiIf(toJSONString(error) = '{}', '', \
+        JSONExtractRaw(toJSONString(error), 'data') != '', \
+        JSONExtractRaw(toJSONString(error), 'data'), toJSONString(error)),
+    error_fingerprint String DEFAULT '',
+    trigger_source LowCardinality(String) DEFAULT '',
+    root_trigger_source LowCardinality(String) DEFAULT '',
+    is_warm_start Nullable(UInt8) DEFAULT NULL,
+    task_kind LowCardinality(String) DEFAULT '',
+    region String DEFAULT '',
+    plan_type LowCardinality(String) DEFAULT '',
+    external_deployment_id String DEFAULT '',
+    INDEX idx_tags tags TYPE tokenbf_v1(32768, 3, 0) GRANULARITY 4,
+    INDEX idx_output_text output_text TYPE ngrambf_v1(3, 131072, 3, 0) GRANULARITY 4,
+    INDEX idx_error_text error_text TYPE ngrambf_v1(3, 131072, 3, 0) GRANULARITY 4,
+    INDEX idx_error_fingerprint error_fingerprint TYPE bloom_filter GRANULARITY 4
+) ENGINE = ReplacingMergeTree(_version, _is_deleted)
+PARTITION BY toYYYYMM(created_at)
+ORDER BY (organization_id, project_id, environment_id, created_at, run_id)",
+};
+
+/// Payloads have a version here, so that a redelivered row does not stand there twice and a deleted
+/// run takes its payload along. Upstream's plain MergeTree is taken as it is, without both.
+pub const PAYLOADS: Definition = Definition {
+    name: "raw_task_runs_payload_v1",
+    body: "
+    run_id String,
+    created_at DateTime64(3),
+    payload JSON(max_dynamic_paths=1024),
+    _version UInt64,
+    _is_deleted UInt8 DEFAULT 0
+) ENGINE = ReplacingMergeTree(_version, _is_deleted)
+PARTITION BY toYYYYMM(created_at)
+ORDER BY (run_id)",
+};
+
+pub const SESSIONS: Definition = Definition {
+    name: "sessions_v1",
+    body: "
+    environment_id String,
+    organization_id String,
+    project_id String,
+    session_id String,
+    environment_type LowCardinality(String),
+    friendly_id String,
+    external_id String DEFAULT '',
+    type LowCardinality(String),
+    task_identifier String DEFAULT '',
+    tags Array(String) CODEC(ZSTD(1)),
+    metadata JSON(max_dynamic_paths=256),
+    closed_at Nullable(DateTime64(3)),
+    closed_reason String DEFAULT '',
+    expires_at Nullable(DateTime64(3)),
+    created_at DateTime64(3),
+    updated_at DateTime64(3),
+    _version UInt64,
+    _is_deleted UInt8 DEFAULT 0,
+    is_test UInt8 DEFAULT 0
+) ENGINE = ReplacingMergeTree(_version, _is_deleted)
+PARTITION BY toYYYYMM(created_at)
+ORDER BY (organization_id, project_id, environment_id, created_at, session_id)",
+};
+
+impl Definition {
+    /// The whole statement. `JSON` needs the setting `enable_json_type` before ClickHouse 25.3; the
+    /// client sends it along.
+    pub fn ddl(&self, database: &str) -> String {
+        let name = format!("{}.{}", quote_name(database), quote_name(self.name));
+        format!("CREATE TABLE IF NOT EXISTS {name} ({}", self.body)
+    }
+}
+
+impl TableShape {
+    pub fn column(&self, name: &str) -> Option<&ColumnShape> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+}
+
+impl ColumnShape {
+    /// MATERIALIZED and ALIAS columns refuse to be inserted (code 44).
+    pub fn is_insertable(&self) -> bool {
+        matches!(self.default_kind.as_str(), "" | "DEFAULT" | "EPHEMERAL")
+    }
+}
+
+/// The table's shape. A missing table is made when `create` says so, and its database with it.
+pub fn ensure(
+    client: &mut Client,
+    table: &Definition,
+    create: bool,
+    deadline: Instant,
+) -> Result<TableShape> {
+    if let Some(shape) = read_shape(client, table.name, deadline)? {
+        return Ok(shape);
+    }
+    let ddl = table.ddl(client.database());
+    if !create {
+        let doing = format!("find table {}", client.qualified(table.name));
+        return Err(Error::new(ErrorKind::Setup, doing)
+            .because("it does not exist, and tables are not to be created")
+            .hint(format!("Run: {ddl}")));
+    }
+    ensure_database(client, deadline)?;
+    client.execute(&ddl, deadline).map_err(|e| match (e.kind(), e.hint_text()) {
+        (ErrorKind::Setup, Some(hint)) => {
+            let hint = format!("{hint} Or run: {ddl}");
+            e.hint(hint)
+        }
+        (ErrorKind::Setup, None) => e.hint(format!("Run: {ddl}")),
+        _ => e,
+    })?;
+    log::info!("table {} created", client.qualified(table.name));
+    read_shape(client, table.name, deadline)?.ok_or_else(|| {
+        Error::new(ErrorKind::Setup, format!("find table {}", client.qualified(table.name)))
+            .because("it was created, but `system.columns` does not show it to this user")
+            .hint("Run as an administrator: GRANT SHOW ON <database>.*")
+    })
+}
+
+/// Our database, made if it is missing. Asks first: the statement needs a privilege of its own,
+/// even with IF NOT EXISTS.
+pub(super) fn ensure_database(client: &mut Client, deadline: Instant) -> Result<()> {
+    let sql = format!(
+        "SELECT count() FROM system.databases WHERE name = {}",
+        quote_bytes(client.database().as_bytes())
+    );
+    if client.query(&sql, deadline)? != [[Some("0".to_owned())]] {
+        return Ok(());
+    }
+    let ddl = format!("CREATE DATABASE IF NOT EXISTS {}", quote_name(client.database()));
+    client.execute(&ddl, deadline)
+}
+
+/// `None`: there is no such table, or none that this user may see.
+pub fn read_shape(
+    client: &mut Client,
+    table: &str,
+    deadline: Instant,
+) -> Result<Option<TableShape>> {
+    let database = quote_bytes(client.database().as_bytes());
+    let name = quote_bytes(table.as_bytes());
+    let sql = format!(
+        "SELECT engine, engine_full, sorting_key FROM system.tables \
+         WHERE database = {database} AND name = {name}"
+    );
+    let tables = texts(client.query(&sql, deadline)?);
+    let Some([engine, engine_full, sorting_key]) = tables.first().map(Vec::as_slice) else {
+        return Ok(None);
+    };
+    let sql = format!(
+        "SELECT name, type, default_kind FROM system.columns \
+         WHERE database = {database} AND table = {name} ORDER BY position"
+    );
+    let columns = texts(client.query(&sql, deadline)?)
+        .into_iter()
+        .filter_map(|row| {
+            let [name, type_text, default_kind] = <[String; 3]>::try_from(row).ok()?;
+            Some(ColumnShape { name, type_text, default_kind })
+        })
+        .collect();
+    let mut shape = TableShape {
+        columns,
+        engine: engine.clone(),
+        engine_full: engine_full.clone(),
+        sorting_key: sorting_key.clone(),
+        warnings: Vec::new(),
+    };
+    shape.warnings = warnings(table, &shape);
+    Ok(Some(shape))
+}
+
+fn texts(rows: Vec<super::client::TextRow>) -> Vec<Vec<String>> {
+    rows.into_iter().map(|row| row.into_iter().map(Option::unwrap_or_default).collect()).collect()
+}
+
+fn warnings(table: &str, shape: &TableShape) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let engine = &shape.engine;
+    if engine == "Distributed" || engine.ends_with("View") || engine == "Buffer" {
+        warnings.push(format!(
+            "`{table}` is a {engine}: the tables behind it must be \
+             ReplacingMergeTree(_version, _is_deleted)"
+        ));
+    } else if !engine.ends_with("ReplacingMergeTree") {
+        warnings.push(format!(
+            "`{table}` is a {engine}, not a ReplacingMergeTree(_version, _is_deleted): redelivered \
+             rows stay twice, updates and deletes stay beside the older row"
+        ));
+    } else {
+        let arguments = engine_arguments(&shape.engine_full);
+        if !arguments.contains(&"_version") {
+            warnings.push(format!(
+                "`{table}` does not choose the latest row by `_version`: an older row may win"
+            ));
+        } else if !arguments.contains(&"_is_deleted") {
+            warnings.push(format!(
+                "`{table}` does not know `_is_deleted`: FINAL shows deleted rows, filter them out"
+            ));
+        }
+    }
+    for name in ["created_at"] {
+        if let Some(column) = shape.column(name)
+            && !column.type_text.starts_with("DateTime64(3")
+        {
+            warnings.push(format!(
+                "column `{name}` of `{table}` is {}, not DateTime64(3): deletes that know only the \
+                 key may not find their row",
+                column.type_text
+            ));
+        }
+    }
+    warnings
+}
+
+/// `a`, `b` of `ReplacingMergeTree(a, b) PARTITION BY ...`, or of the replicated spelling with a
+/// path and a replica in front.
+fn engine_arguments(engine_full: &str) -> Vec<&str> {
+    let Some((_, rest)) = engine_full.split_once('(') else {
+        return Vec::new();
+    };
+    // `{shard}` and quotes may stand in a path, but no parenthesis closes before the arguments end.
+    let inside = rest.split(')').next().unwrap_or_default();
+    inside.split(',').map(|argument| argument.trim().trim_matches('`')).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(engine: &str, engine_full: &str) -> TableShape {
+        TableShape {
+            columns: vec![ColumnShape {
+                name: "created_at".to_owned(),
+                type_text: "DateTime64(3)".to_owned(),
+                default_kind: String::new(),
+            }],
+            engine: engine.to_owned(),
+            engine_full: engine_full.to_owned(),
+            sorting_key: String::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn every_spelling_of_our_engine_is_content() {
+        for (engine, full) in [
+            ("ReplacingMergeTree", "ReplacingMergeTree(_version, _is_deleted) PARTITION BY (x)"),
+            (
+                "ReplicatedReplacingMergeTree",
+                "ReplicatedReplacingMergeTree('/t/{uuid}/{shard}', '{replica}', _version, \
+                 _is_deleted) ORDER BY a",
+            ),
+            (
+                "SharedReplacingMergeTree",
+                "SharedReplacingMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}', \
+                 _version, _is_deleted)",
+            ),
+        ] {
+            assert_eq!(warnings("t", &shape(engine, full)), [] as [String; 0]);
+        }
+    }
+
+    #[test]
+    fn an_engine_that_keeps_old_rows_is_warned_about() {
+        let count = |engine: &str, full: &str| warnings("t", &shape(engine, full)).len();
+        assert_eq!(count("MergeTree", "MergeTree ORDER BY run_id"), 1);
+        assert_eq!(count("ReplacingMergeTree", "ReplacingMergeTree ORDER BY run_id"), 1);
+        assert_eq!(count("ReplacingMergeTree", "ReplacingMergeTree(_version) ORDER BY a"), 1);
+        assert_eq!(count("Distributed", "Distributed('c', 'd', 't')"), 1);
+    }
+
+    #[test]
+    fn a_coarser_created_at_is_warned_about() {
+        let mut table = shape("ReplacingMergeTree", "ReplacingMergeTree(_version, _is_deleted)");
+        table.columns[0].type_text = "DateTime".to_owned();
+        assert_eq!(warnings("t", &table).len(), 1);
+    }
+
+    #[test]
+    fn computed_columns_are_not_inserted() {
+        let column = |kind: &str| ColumnShape {
+            name: String::new(),
+            type_text: String::new(),
+            default_kind: kind.to_owned(),
+        };
+        assert!(column("").is_insertable() && column("DEFAULT").is_insertable());
+        assert!(!column("MATERIALIZED").is_insertable() && !column("ALIAS").is_insertable());
+    }
+}
