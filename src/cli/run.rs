@@ -1,11 +1,16 @@
-//! `walhouse run`: says what is configured.
+//! `walhouse run`: replicates until told to stop.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use super::logging;
 use crate::config::Config;
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::threads::http::HttpServer;
+use crate::threads::supervisor;
 
-/// Logs warnings and the services as they are configured, those that are off with the reason.
+/// Runs the enabled services. Returns when all have ended, with the code the process exits with.
 pub fn run(config: Config) -> ExitCode {
     logging::init(&config);
     for warning in &config.warnings {
@@ -17,5 +22,35 @@ pub fn run(config: Config) -> ExitCode {
     for (name, reason) in &config.off {
         log::info!("service `{}` is off: {reason}", name.as_str());
     }
-    ExitCode::SUCCESS
+    let (signal, signals) = supervisor::signals();
+    let handler = move || {
+        // Full: the signals before this one are not even heard yet.
+        let _ = signal.try_send(());
+    };
+    if let Err(error) = ctrlc::set_handler(handler) {
+        log::error!("listen for signals: {error}");
+        return ExitCode::FAILURE;
+    }
+    let names: Vec<&str> = config.services.iter().map(|service| service.name.as_str()).collect();
+    let metrics = Arc::new(Metrics::new(&names));
+    let health = Arc::new(Health::new(Arc::clone(&metrics)));
+    let http = match config.http_listen {
+        None => None,
+        Some(at) => match HttpServer::start(at, Arc::clone(&metrics), Arc::clone(&health)) {
+            Ok(server) => {
+                log::info!("metrics and health on http://{}", server.local_addr());
+                Some(server)
+            }
+            Err(error) => {
+                log::error!("{error}");
+                if let Some(hint) = error.hint_text() {
+                    log::error!("  hint: {hint}");
+                }
+                return ExitCode::FAILURE;
+            }
+        },
+    };
+    let code = supervisor::run(config, &metrics, &health, &signals);
+    drop(http);
+    ExitCode::from(code)
 }

@@ -36,6 +36,17 @@ impl Frames {
         self.bytes.len()
     }
 
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Where a part of this block begins; `None` if it is of another block.
+    #[inline]
+    pub fn place_of(&self, part: &[u8]) -> Option<u32> {
+        let start = part.as_ptr().addr().checked_sub(self.bytes.as_ptr().addr())?;
+        (start + part.len() <= self.bytes.len()).then(|| u32::try_from(start).ok())?
+    }
+
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }

@@ -17,13 +17,29 @@ impl ColumnSpec {
     }
 }
 
+/// What the table at hand takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shape {
+    /// Columns that the table does not have are filled like the others and left out when encoding.
+    pub present: Vec<bool>,
+    pub json: JsonForm,
+}
+
+/// How a JSON document travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JsonForm {
+    /// As a column of type `JSON` that holds text: it is parsed under the settings of the INSERT.
+    Typed,
+    /// As a `String` that the server casts, with the cast's own rules: all that 24.8 knows.
+    Text,
+}
+
 /// Rows in columns. A mapping fills one column after the other and closes each row with
 /// [`Block::end_row`].
 #[derive(Debug)]
 pub struct Block {
     specs: &'static [ColumnSpec],
-    /// Columns that the table does not have are filled like the others and left out when encoding.
-    present: Vec<bool>,
+    shape: Shape,
     values: Vec<Values>,
     rows: usize,
     /// The column that the next `put_*` fills.
@@ -31,10 +47,10 @@ pub struct Block {
 }
 
 impl Block {
-    pub fn new(specs: &'static [ColumnSpec], present: &[bool]) -> Block {
-        assert_eq!(specs.len(), present.len());
+    pub fn new(specs: &'static [ColumnSpec], shape: &Shape) -> Block {
+        assert_eq!(specs.len(), shape.present.len());
         let values = specs.iter().map(|spec| Values::new(spec.kind)).collect();
-        Block { specs, present: present.to_vec(), values, rows: 0, next: 0 }
+        Block { specs, shape: shape.clone(), values, rows: 0, next: 0 }
     }
 
     pub fn rows(&self) -> usize {
@@ -43,7 +59,23 @@ impl Block {
 
     /// The columns that are sent, by index.
     pub fn sent(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.specs.len()).filter(|&i| self.present[i])
+        (0..self.specs.len()).filter(|&i| self.shape.present[i])
+    }
+
+    pub fn is_present(&self, column: usize) -> bool {
+        self.shape.present[column]
+    }
+
+    pub fn json_form(&self) -> JsonForm {
+        self.shape.json
+    }
+
+    /// A value of a text or JSON column.
+    pub fn text(&self, column: usize, row: usize) -> &[u8] {
+        match &self.values[column] {
+            Values::Strings(strings) => strings.at(row),
+            other => unreachable!("{other:?} holds no text"),
+        }
     }
 
     pub fn spec(&self, column: usize) -> ColumnSpec {

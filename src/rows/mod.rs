@@ -2,7 +2,8 @@
 
 pub mod block;
 pub mod column;
+pub mod document;
 pub mod native;
 
-pub use block::{Block, ColumnSpec};
+pub use block::{Block, ColumnSpec, JsonForm, Shape};
 pub use column::Kind;

@@ -1,10 +1,15 @@
 //! ClickHouse's Native format: a block of rows, column by column.
 //!
-//! Strings stand for `LowCardinality(String)` and `JSON` columns as well; the server casts them.
+//! Strings stand for `LowCardinality(String)` columns as well; the server casts them. Documents go
+//! as type `JSON`, whose text is parsed under the INSERT's settings; cast from `String` those would
+//! be ignored, and a document with a key twice refused.
 //! Numbers are always sent in the very type named, since the server narrows silently.
 
-use super::block::Block;
-use super::column::Values;
+use super::block::{Block, JsonForm};
+use super::column::{Kind, Values};
+
+/// The serialization of a `JSON` column in which each value is the text of its document.
+const JSON_AS_TEXT: u64 = 1;
 
 /// Appends the rows of `block` named by `order` as one Native block. The columns in `blanked` are
 /// JSON columns that are sent as `{}`.
@@ -14,7 +19,12 @@ pub fn encode(block: &Block, order: &[usize], blanked: &[usize], out: &mut Vec<u
     for column in block.sent() {
         let spec = block.spec(column);
         put_string(out, spec.name.as_bytes());
-        put_string(out, spec.kind.native_type().as_bytes());
+        if spec.kind == Kind::Json && block.json_form() == JsonForm::Typed {
+            put_string(out, b"JSON");
+            out.extend_from_slice(&JSON_AS_TEXT.to_le_bytes());
+        } else {
+            put_string(out, spec.kind.native_type().as_bytes());
+        }
         if blanked.contains(&column) {
             order.iter().for_each(|_| put_string(out, b"{}"));
         } else {
@@ -89,8 +99,7 @@ fn put_varint(out: &mut Vec<u8>, mut n: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rows::block::ColumnSpec;
-    use crate::rows::column::Kind;
+    use crate::rows::block::{ColumnSpec, Shape};
 
     const SPECS: &[ColumnSpec] = &[
         ColumnSpec::new("id", Kind::String),
@@ -100,8 +109,8 @@ mod tests {
         ColumnSpec::new("doc", Kind::Json),
     ];
 
-    fn block(present: &[bool]) -> Block {
-        let mut block = Block::new(SPECS, present);
+    fn block(present: &[bool], json: JsonForm) -> Block {
+        let mut block = Block::new(SPECS, &Shape { present: present.to_vec(), json });
         for (id, n, tags, at) in [("b", 2, &["x", "y"][..], None), ("a", 1, &[], Some(-1))] {
             block.put_str(id.as_bytes());
             block.put_u32(n);
@@ -119,7 +128,7 @@ mod tests {
 
     #[test]
     fn columns_follow_each_other_in_the_order_of_the_selection() {
-        let block = block(&[true; 5]);
+        let block = block(&[true; 5], JsonForm::Typed);
         let order = block.sorted_by(&[0]);
         assert_eq!(order, [1, 0]);
         let mut out = Vec::new();
@@ -132,14 +141,14 @@ mod tests {
             b"\x02at\x17Nullable(DateTime64(3))\x00\x01",
             &(-1_i64).to_le_bytes(),
             &[0; 8],
-            b"\x03doc\x06String\x02{}\x02{}",
+            b"\x03doc\x04JSON\x01\0\0\0\0\0\0\0\x02{}\x02{}",
         ]);
         assert_eq!(out, expected);
     }
 
     #[test]
     fn a_column_the_table_lacks_is_left_out() {
-        let block = block(&[true, false, false, false, true]);
+        let block = block(&[true, false, false, false, true], JsonForm::Text);
         let mut out = Vec::new();
         encode(&block, &[0], &[], &mut out);
         assert_eq!(out, b"\x02\x01\x02id\x06String\x01b\x03doc\x06String\x07{\"k\":1}");

@@ -1,3 +1,34 @@
-//! (room threads)
+//! The threads: each file is one, or what two of them share. They wait, step a machine, and act.
 
+pub mod batch;
+pub mod batcher;
+pub mod confirmer;
+pub mod coordinator;
+pub mod flusher;
 pub mod http;
+pub mod landing;
+pub mod lease_watch;
+pub mod lock_keeper;
+pub mod outage;
+pub mod position;
+pub mod prepare;
+pub mod session;
+pub mod shared;
+pub mod supervisor;
+pub mod wal_reader;
+
+use std::thread::{Builder, JoinHandle};
+
+use crate::machines::lifecycle::Outcome;
+
+/// How one service ended for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Finished {
+    pub service: usize,
+    pub outcome: Outcome,
+}
+
+/// A thread with a name. That the system has no thread left at start is not survivable.
+pub fn spawn_named(name: String, work: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    Builder::new().name(name).spawn(work).expect("the system has room for a few threads")
+}

@@ -1,0 +1,147 @@
+//! From folded changes to the blocks of the target tables.
+//!
+//! In two steps, because between them others are asked: [`wanted`] says what the batch lacks,
+//! [`assemble`] writes the blocks from what was found. Neither asks anyone itself.
+
+use hashbrown::HashMap;
+
+use super::fold::{EntryKind, Folded};
+use super::mapping::{BareKey, Mapping, Notes, Stamp, Target, ValueError};
+use super::source::{Places, Row};
+use crate::rows::{Block, Shape};
+use crate::wal::Datum;
+
+/// What a batch lacks.
+#[derive(Debug, Default)]
+pub struct Wanted {
+    /// Entries with TOASTed values that the stream did not send.
+    pub rereads: Vec<usize>,
+    /// The columns of those values, over all entries.
+    pub places: Places,
+    /// Tombstones of which only the key is known.
+    pub lookups: Vec<usize>,
+}
+
+impl Wanted {
+    pub fn is_empty(&self) -> bool {
+        self.rereads.is_empty() && self.lookups.is_empty()
+    }
+}
+
+/// What was found for [`Wanted`].
+#[derive(Debug, Default)]
+pub struct Found {
+    /// By entry: the values of `Wanted::places`, in order, in text format. An entry that is not
+    /// here is of a row that is gone, whose tombstone is still to come.
+    pub values: HashMap<usize, Vec<Option<Vec<u8>>>>,
+    /// By entry: every sorting key under which ClickHouse has the row.
+    pub keys: HashMap<usize, Vec<BareKey>>,
+}
+
+#[derive(Debug)]
+pub struct Assembled {
+    pub blocks: Vec<Block>,
+    pub notes: Notes,
+    /// Rows left out because Postgres no longer has them.
+    pub rows_gone: u64,
+    /// Tombstones left out because ClickHouse never had the row.
+    pub tombstones_of_nothing: u64,
+}
+
+pub fn wanted(mapping: &dyn Mapping, folded: &Folded<'_>) -> Wanted {
+    let mut wanted = Wanted::default();
+    let mut row = Row::of(mapping.source());
+    let mut sorting = Places::default();
+    mapping.source().key.sorting().into_iter().for_each(|place| sorting.add(place));
+    for (index, entry) in folded.entries.iter().enumerate() {
+        let needs = match entry.kind {
+            EntryKind::LookUp => {
+                wanted.lookups.push(index);
+                continue;
+            }
+            EntryKind::Tombstone => {
+                let unknown = folded.has_unchanged(index)
+                    && !folded.load(index, &mut row).intersection(sorting).is_empty();
+                if unknown {
+                    wanted.lookups.push(index);
+                }
+                continue;
+            }
+            EntryKind::Insert => mapping.needs(true),
+            EntryKind::Update if entry.superseded => continue,
+            EntryKind::Update => mapping.needs(false),
+        };
+        if folded.has_unchanged(index) {
+            let missing = folded.load(index, &mut row).intersection(needs);
+            if !missing.is_empty() {
+                wanted.rereads.push(index);
+                wanted.places = wanted.places.union(missing);
+            }
+        }
+    }
+    wanted
+}
+
+/// `shapes` says, table by table, what the target takes; `shift` is added to every LSN.
+pub fn assemble(
+    mapping: &dyn Mapping,
+    folded: &Folded<'_>,
+    wanted: &Wanted,
+    found: &Found,
+    shapes: &[Shape],
+    shift: u64,
+) -> Result<Assembled, ValueError> {
+    let targets = mapping.targets();
+    let blocks = targets.iter().zip(shapes).map(|(t, shape)| Block::new(t.columns, shape));
+    let mut assembled = Assembled {
+        blocks: blocks.collect(),
+        notes: Notes::default(),
+        rows_gone: 0,
+        tombstones_of_nothing: 0,
+    };
+    let deletes = targets.iter().zip(shapes).skip(1).all(|(t, shape)| takes_deletes(t, shape));
+    let mut rereads = wanted.rereads.iter().copied().peekable();
+    let mut lookups = wanted.lookups.iter().copied().peekable();
+    let mut row = Row::of(mapping.source());
+
+    for (index, entry) in folded.entries.iter().enumerate() {
+        let version = entry.lsn.0.checked_add(shift).expect("versions stay within u64");
+        let stamp = |row, first| Stamp { version, deleted: false, row, first };
+        let stamp = match entry.kind {
+            EntryKind::Insert => stamp(!entry.superseded, true),
+            EntryKind::Update if entry.superseded => continue,
+            EntryKind::Update => stamp(true, false),
+            EntryKind::Tombstone | EntryKind::LookUp => {
+                Stamp { version, deleted: true, row: true, first: deletes }
+            }
+        };
+        let Assembled { blocks, notes, .. } = &mut assembled;
+        if lookups.next_if_eq(&index).is_some() {
+            let keys = found.keys.get(&index).map_or(&[][..], Vec::as_slice);
+            for key in keys {
+                mapping.append(&key.row(mapping.source()), stamp, blocks, notes)?;
+            }
+            assembled.tombstones_of_nothing += u64::from(keys.is_empty());
+            continue;
+        }
+        folded.load(index, &mut row);
+        if rereads.next_if_eq(&index).is_some() {
+            let Some(values) = found.values.get(&index) else {
+                assembled.rows_gone += 1;
+                continue;
+            };
+            for (place, value) in wanted.places.iter().zip(values) {
+                if row.values[place] == Datum::Unchanged {
+                    row.values[place] = value.as_deref().map_or(Datum::Null, Datum::Text);
+                }
+            }
+        }
+        mapping.append(&row, stamp, blocks, notes)?;
+    }
+    Ok(assembled)
+}
+
+/// Whether the table can hold a tombstone at all (a payload table made by another tool cannot).
+pub fn takes_deletes(target: &Target, shape: &Shape) -> bool {
+    shape.present[target.version] && shape.present[target.is_deleted]
+}

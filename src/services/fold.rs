@@ -1,0 +1,325 @@
+//! Folds the changes of a batch: the latest row of each key, tombstones for what went away, and
+//! what must still be asked of Postgres or ClickHouse before the rows are whole.
+//!
+//! Pure: it reads messages and says what is missing; it asks nobody.
+
+use hashbrown::HashMap;
+
+use super::source::{Places, Plan, Row, Source};
+use crate::wal::pgoutput::{Message, Old};
+use crate::wal::{Datum, DecodeError, Lsn, Tuple};
+
+/// One INSERT, UPDATE or DELETE of the stream.
+#[derive(Debug, Clone, Copy)]
+pub struct Change<'a> {
+    pub message: &'a [u8],
+    pub lsn: Lsn,
+    pub xid: u32,
+    pub plan: &'a Plan,
+}
+
+/// The rows a batch comes to.
+#[derive(Debug)]
+pub struct Folded<'a> {
+    pub entries: Vec<Entry<'a>>,
+    pub inserts: u64,
+    pub updates: u64,
+    pub deletes: u64,
+}
+
+#[derive(Debug)]
+pub struct Entry<'a> {
+    pub id: &'a [u8],
+    pub lsn: Lsn,
+    pub xid: u32,
+    pub kind: EntryKind,
+    /// A later change of the same key took its place.
+    pub superseded: bool,
+    plan: &'a Plan,
+    /// The new row; of a tombstone the old one; of a look-up the key alone.
+    image: Tuple<'a>,
+    /// Where the columns are that the image leaves out.
+    older: Older<'a>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryKind {
+    /// The first row of its key: an INSERT, or an UPDATE that gave the row a new key.
+    Insert,
+    Update,
+    Tombstone,
+    /// A tombstone of which only the key is known: ClickHouse must be asked for its sorting key.
+    LookUp,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Older<'a> {
+    Nowhere,
+    Row(Tuple<'a>),
+    Entry(usize),
+}
+
+pub fn fold<'a>(
+    source: &Source,
+    changes: impl IntoIterator<Item = Change<'a>>,
+) -> Result<Folded<'a>, DecodeError> {
+    let mut fold = Fold {
+        source,
+        latest: HashMap::new(),
+        folded: Folded { entries: Vec::new(), inserts: 0, updates: 0, deletes: 0 },
+    };
+    for change in changes {
+        fold.push(change)?;
+    }
+    Ok(fold.folded)
+}
+
+struct Fold<'a, 's> {
+    source: &'s Source,
+    /// The last entry of each id.
+    latest: HashMap<&'a [u8], usize>,
+    folded: Folded<'a>,
+}
+
+impl<'a> Fold<'a, '_> {
+    fn push(&mut self, change: Change<'a>) -> Result<(), DecodeError> {
+        match Message::parse(change.message)? {
+            Message::Insert { new, .. } => {
+                change.plan.check(&new)?;
+                self.folded.inserts += 1;
+                let id = self.id_of(change.plan, &new)?.ok_or(NO_ID)?;
+                self.supersede(id);
+                self.add(change, id, EntryKind::Insert, new, Older::Nowhere);
+            }
+            Message::Update { old, new, .. } => {
+                change.plan.check(&new)?;
+                self.folded.updates += 1;
+                self.update(change, old, new)?;
+            }
+            Message::Delete { old, .. } => {
+                self.folded.deletes += 1;
+                self.delete(change, old)?;
+            }
+            Message::Begin { .. }
+            | Message::Commit { .. }
+            | Message::Relation(_)
+            | Message::Truncate { .. }
+            | Message::Ignored => {
+                return Err(DecodeError::BadValue { context: "change that changes no row" });
+            }
+        }
+        Ok(())
+    }
+
+    fn update(
+        &mut self,
+        change: Change<'a>,
+        old: Old<'a>,
+        new: Tuple<'a>,
+    ) -> Result<(), DecodeError> {
+        let plan = change.plan;
+        let old_id = match old {
+            Old::None => None,
+            Old::Key(tuple) | Old::Row(tuple) => {
+                plan.check(&tuple)?;
+                self.id_of(plan, &tuple)?
+            }
+        };
+        let id = self.id_of(plan, &new)?.or(old_id).ok_or(NO_ID)?;
+        if let Some(old_id) = old_id
+            && old_id != id
+        {
+            return self.change_key(change, old_id, id, old, new);
+        }
+
+        let before = self.row_of(id);
+        let older = match (old, before) {
+            (Old::Row(row), _) => Older::Row(row),
+            (_, Some(entry)) => Older::Entry(entry),
+            _ => Older::Nowhere,
+        };
+        // A row under another sorting key is another row to ClickHouse: the old one must go.
+        let moved = match older {
+            Older::Row(row) => self.sorting_differs(plan, &row, plan, &new),
+            Older::Entry(entry) => {
+                let before = &self.folded.entries[entry];
+                self.sorting_differs(before.plan, &before.image, plan, &new)
+            }
+            Older::Nowhere => false,
+        };
+        self.supersede(id);
+        if moved {
+            match older {
+                Older::Row(row) => self.add(change, id, EntryKind::Tombstone, row, Older::Nowhere),
+                Older::Entry(entry) => self.add_tombstone_of(change, id, entry),
+                Older::Nowhere => unreachable!("nothing to have moved from"),
+            }
+        }
+        self.add(change, id, EntryKind::Update, new, older);
+        Ok(())
+    }
+
+    /// The key of a row changed: the row of the old key goes, one of the new key comes.
+    fn change_key(
+        &mut self,
+        change: Change<'a>,
+        old_id: &'a [u8],
+        id: &'a [u8],
+        old: Old<'a>,
+        new: Tuple<'a>,
+    ) -> Result<(), DecodeError> {
+        let before = self.row_of(old_id);
+        let older = match (old, before) {
+            (Old::Row(row), _) => Older::Row(row),
+            (_, Some(entry)) => Older::Entry(entry),
+            _ => Older::Nowhere,
+        };
+        self.remove(change, old_id, old)?;
+        self.supersede(id);
+        self.add(change, id, EntryKind::Insert, new, older);
+        Ok(())
+    }
+
+    fn delete(&mut self, change: Change<'a>, old: Old<'a>) -> Result<(), DecodeError> {
+        let (Old::Key(tuple) | Old::Row(tuple)) = old else {
+            return Err(NO_ID);
+        };
+        change.plan.check(&tuple)?;
+        let id = self.id_of(change.plan, &tuple)?.ok_or(NO_ID)?;
+        self.remove(change, id, old)
+    }
+
+    fn remove(
+        &mut self,
+        change: Change<'a>,
+        id: &'a [u8],
+        old: Old<'a>,
+    ) -> Result<(), DecodeError> {
+        let before = self.row_of(id);
+        self.supersede(id);
+        match (old, before) {
+            (Old::Row(row), _) => self.add(change, id, EntryKind::Tombstone, row, Older::Nowhere),
+            (Old::Key(_), Some(entry)) => self.add_tombstone_of(change, id, entry),
+            (Old::Key(key), None) => self.add(change, id, EntryKind::LookUp, key, Older::Nowhere),
+            (Old::None, _) => return Err(NO_ID),
+        }
+        Ok(())
+    }
+
+    fn add_tombstone_of(&mut self, change: Change<'a>, id: &'a [u8], entry: usize) {
+        let Entry { plan, image, older, .. } = self.folded.entries[entry];
+        self.add(Change { plan, ..change }, id, EntryKind::Tombstone, image, older);
+    }
+
+    fn add(
+        &mut self,
+        change: Change<'a>,
+        id: &'a [u8],
+        kind: EntryKind,
+        image: Tuple<'a>,
+        older: Older<'a>,
+    ) {
+        let Change { lsn, xid, plan, .. } = change;
+        self.latest.insert(id, self.folded.entries.len());
+        let superseded = false;
+        self.folded.entries.push(Entry { id, lsn, xid, kind, superseded, plan, image, older });
+    }
+
+    /// The live row that the batch already holds for this id.
+    fn row_of(&self, id: &[u8]) -> Option<usize> {
+        let entry = *self.latest.get(id)?;
+        match self.folded.entries[entry].kind {
+            EntryKind::Insert | EntryKind::Update => Some(entry),
+            EntryKind::Tombstone | EntryKind::LookUp => None,
+        }
+    }
+
+    fn supersede(&mut self, id: &[u8]) {
+        if let Some(entry) = self.row_of(id) {
+            self.folded.entries[entry].superseded = true;
+        }
+    }
+
+    fn id_of(&self, plan: &Plan, tuple: &Tuple<'a>) -> Result<Option<&'a [u8]>, DecodeError> {
+        match plan.value(tuple, self.source.key.id) {
+            Some(Datum::Text(id) | Datum::Binary(id)) => Ok(Some(id)),
+            Some(Datum::Unchanged) => Ok(None),
+            Some(Datum::Null) | None => Err(NO_ID),
+        }
+    }
+
+    fn sorting_differs(
+        &self,
+        old_plan: &Plan,
+        old: &Tuple<'_>,
+        new_plan: &Plan,
+        new: &Tuple<'_>,
+    ) -> bool {
+        self.source.key.sorting().iter().any(|&place| {
+            match (old_plan.value(old, place), new_plan.value(new, place)) {
+                (_, Some(Datum::Unchanged)) => false,
+                (old, new) => old != new,
+            }
+        })
+    }
+}
+
+const NO_ID: DecodeError = DecodeError::BadValue { context: "row without its key column" };
+
+impl<'a> Folded<'a> {
+    /// Loads an entry's columns into `row`, and says which the batch does not hold.
+    pub fn load<'r>(&self, entry: usize, row: &mut Row<'r>) -> Places
+    where
+        'a: 'r,
+    {
+        let mut at = &self.entries[entry];
+        row.clear();
+        fill(row, at.plan, &at.image, |_| true);
+        let mut missing = missing(row);
+        while !missing.is_empty() {
+            match at.older {
+                Older::Nowhere => break,
+                Older::Row(tuple) => {
+                    fill(row, at.plan, &tuple, |had| had == Datum::Unchanged);
+                    missing = self::missing(row);
+                    break;
+                }
+                Older::Entry(older) => {
+                    at = &self.entries[older];
+                    fill(row, at.plan, &at.image, |had| had == Datum::Unchanged);
+                    missing = self::missing(row);
+                }
+            }
+        }
+        missing
+    }
+
+    pub fn has_unchanged(&self, entry: usize) -> bool {
+        self.entries[entry].image.has_unchanged()
+    }
+}
+
+/// Sets the places whose present value `replace` says may go.
+fn fill<'a>(
+    row: &mut Row<'a>,
+    plan: &Plan,
+    tuple: &Tuple<'a>,
+    replace: impl Fn(Datum<'_>) -> bool,
+) {
+    for (place, datum) in plan.values(tuple) {
+        if replace(row.values[place]) {
+            row.values[place] = datum;
+            row.types[place] = plan.type_of(place);
+        }
+    }
+}
+
+fn missing(row: &Row<'_>) -> Places {
+    let mut places = Places::default();
+    for (place, datum) in row.values.iter().enumerate() {
+        if *datum == Datum::Unchanged {
+            places.add(place);
+        }
+    }
+    places
+}

@@ -1,0 +1,297 @@
+//! What a batch of changes comes to, seen through the sessions mapping.
+
+use hashbrown::HashMap;
+
+use super::assemble::{Assembled, Found, Wanted, assemble, wanted};
+use super::fold::{Change, Folded, fold};
+use super::mapping::{BareKey, Mapping};
+use super::sessions::Sessions;
+use super::source::Plan;
+use crate::rows::column::Values;
+use crate::rows::{JsonForm, Shape};
+use crate::wal::testing::{self, V};
+use crate::wal::{Lsn, Oid, value::oid};
+
+const TABLE: Oid = Oid(16_400);
+
+fn shapes() -> [Shape; 1] {
+    [Shape { present: vec![true; 19], json: JsonForm::Typed }]
+}
+
+fn plan() -> Plan {
+    let source = Sessions.source();
+    let columns: Vec<_> = source
+        .columns
+        .iter()
+        .map(|column| {
+            let type_oid = match column.kind {
+                super::source::SourceKind::Text => oid::TEXT,
+                super::source::SourceKind::Timestamp => oid::TIMESTAMP,
+                super::source::SourceKind::Json => oid::JSONB,
+                super::source::SourceKind::TextArray => oid::TEXT_ARRAY,
+                super::source::SourceKind::Bool => oid::BOOL,
+                super::source::SourceKind::Int => oid::INT4,
+                super::source::SourceKind::Float => oid::FLOAT8,
+            };
+            (column.name, type_oid)
+        })
+        .collect();
+    Plan::new(source, &testing::relation_of(TABLE.0, "Session", &columns)).unwrap()
+}
+
+/// A session's tuple: id, organization, metadata; the rest is constant.
+fn session<'a>(id: &'a str, organization: &'a str, metadata: V<'a>) -> Vec<V<'a>> {
+    let text = V::Text;
+    vec![
+        text(id),
+        text("friendly"),
+        V::Null,
+        text("chat"),
+        text("project"),
+        text("environment"),
+        text("PRODUCTION"),
+        text(organization),
+        text("task"),
+        text("{b,a}"),
+        metadata,
+        V::Null,
+        V::Null,
+        V::Null,
+        text("2024-01-01 00:00:00"),
+        text("2024-01-02 00:00:00"),
+        text("f"),
+    ]
+}
+
+fn key_of(id: &str) -> Vec<V<'_>> {
+    let mut values = vec![V::Null; 17];
+    values[0] = V::Text(id);
+    values
+}
+
+/// Folds messages whose LSNs are 1, 2, 3...
+fn folded<'a>(plan: &'a Plan, messages: &'a [Vec<u8>]) -> Folded<'a> {
+    let changes =
+        (1..).zip(messages).map(|(lsn, message)| Change { message, lsn: Lsn(lsn), xid: 1, plan });
+    fold(Sessions.source(), changes).unwrap()
+}
+
+/// The rows as `id/organization@version metadata`, with `-` in front of a tombstone.
+fn rows(assembled: &Assembled) -> Vec<String> {
+    let block = &assembled.blocks[0];
+    let text = |column: usize, row: usize| match block.values(column) {
+        Values::Strings(strings) => String::from_utf8_lossy(strings.at(row)).into_owned(),
+        other => panic!("{other:?}"),
+    };
+    let (Values::U64(versions), Values::U8(deleted)) = (block.values(17), block.values(18)) else {
+        panic!("version columns have their types");
+    };
+    let mut rows: Vec<_> = (0..block.rows())
+        .map(|row| {
+            let sign = if deleted[row] == 1 { "-" } else { "" };
+            let (id, organization) = (text(3, row), text(1, row));
+            format!("{sign}{id}/{organization}@{} {}", versions[row], text(10, row))
+        })
+        .collect();
+    rows.sort();
+    rows
+}
+
+#[track_caller]
+fn check(messages: &[Vec<u8>], expected: &[&str]) {
+    let plan = plan();
+    let folded = folded(&plan, messages);
+    let wanted = wanted(&Sessions, &folded);
+    assert!(wanted.is_empty(), "{wanted:?}");
+    let found = Found::default();
+    let assembled = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 0).unwrap();
+    assert_eq!(rows(&assembled), expected);
+}
+
+fn insert(id: &str, metadata: &str) -> Vec<u8> {
+    testing::insert(TABLE, &session(id, "org", V::Text(metadata)))
+}
+
+fn update(id: &str, metadata: V<'_>) -> Vec<u8> {
+    testing::update(TABLE, None, &session(id, "org", metadata))
+}
+
+#[test]
+fn the_latest_row_of_a_key_wins() {
+    check(
+        &[insert("a", "1"), insert("b", "2"), update("a", V::Text("3")), update("a", V::Text("4"))],
+        &[r#"a/org@4 {"data":4}"#, r#"b/org@2 {"data":2}"#],
+    );
+}
+
+#[test]
+fn unchanged_values_are_carried_through_any_number_of_updates() {
+    check(
+        &[insert("a", "1"), update("a", V::Unchanged), update("a", V::Unchanged)],
+        &[r#"a/org@3 {"data":1}"#],
+    );
+}
+
+#[test]
+fn unchanged_values_come_from_the_old_row_first() {
+    let old = session("a", "org", V::Text("7"));
+    let new = session("a", "org", V::Unchanged);
+    check(&[testing::update(TABLE, Some((b'O', &old)), &new)], &[r#"a/org@1 {"data":7}"#]);
+}
+
+#[test]
+fn a_deleted_row_becomes_a_tombstone_with_its_last_image() {
+    let full = testing::delete(TABLE, b'O', &session("a", "org", V::Text("1")));
+    check(&[full], &[r#"-a/org@1 {"data":1}"#]);
+    let by_key = testing::delete(TABLE, b'K', &key_of("a"));
+    check(&[insert("a", "1"), update("a", V::Unchanged), by_key], &[r#"-a/org@3 {"data":1}"#]);
+}
+
+#[test]
+fn a_row_that_comes_back_outranks_its_tombstone() {
+    let delete = testing::delete(TABLE, b'K', &key_of("a"));
+    check(
+        &[insert("a", "1"), delete.clone(), insert("a", "2"), delete, insert("a", "3")],
+        &[r#"-a/org@2 {"data":1}"#, r#"-a/org@4 {"data":2}"#, r#"a/org@5 {"data":3}"#],
+    );
+}
+
+#[test]
+fn a_changed_key_leaves_a_tombstone_and_carries_its_values() {
+    let new = session("b", "org", V::Unchanged);
+    let change = testing::update(TABLE, Some((b'K', &key_of("a"))), &new);
+    check(&[insert("a", "1"), change], &[r#"-a/org@2 {"data":1}"#, r#"b/org@2 {"data":1}"#]);
+    let old = session("a", "org", V::Text("9"));
+    let change = testing::update(TABLE, Some((b'O', &old)), &new);
+    check(&[change], &[r#"-a/org@1 {"data":9}"#, r#"b/org@1 {"data":9}"#]);
+}
+
+#[test]
+fn swapped_keys_keep_both_rows() {
+    // Within a transaction: a -> x, b -> a, x -> b, under REPLICA IDENTITY FULL.
+    let full = |old: &str, new: &str, value: &str| {
+        let old = session(old, "org", V::Text(value));
+        testing::update(TABLE, Some((b'O', &old)), &session(new, "org", V::Text(value)))
+    };
+    check(
+        &[full("a", "x", "1"), full("b", "a", "2"), full("x", "b", "1")],
+        &[
+            r#"-a/org@1 {"data":1}"#,
+            r#"-b/org@2 {"data":2}"#,
+            r#"-x/org@3 {"data":1}"#,
+            r#"a/org@2 {"data":2}"#,
+            r#"b/org@3 {"data":1}"#,
+        ],
+    );
+}
+
+#[test]
+fn a_row_that_moves_to_another_sorting_key_leaves_a_tombstone() {
+    let old = session("a", "org", V::Text("1"));
+    let new = session("a", "org2", V::Text("1"));
+    let full = testing::update(TABLE, Some((b'O', &old)), &new);
+    check(&[full], &[r#"-a/org@1 {"data":1}"#, r#"a/org2@1 {"data":1}"#]);
+    let plain = testing::update(TABLE, None, &new);
+    check(&[insert("a", "1"), plain], &[r#"-a/org@2 {"data":1}"#, r#"a/org2@2 {"data":1}"#]);
+}
+
+#[test]
+fn rows_without_an_organization_are_counted_not_written() {
+    let plan = plan();
+    let messages = [
+        testing::insert(TABLE, &session("a", "", V::Null)),
+        testing::delete(TABLE, b'K', &key_of("a")),
+    ];
+    let folded = folded(&plan, &messages);
+    let found = Found::default();
+    let assembled = assemble(&Sessions, &folded, &Wanted::default(), &found, &shapes(), 0).unwrap();
+    assert!(rows(&assembled).is_empty());
+    assert_eq!(assembled.notes.rows_without_owner, 0, "it was deleted in the same batch");
+
+    let folded = self::folded(&plan, &messages[..1]);
+    let assembled = assemble(&Sessions, &folded, &Wanted::default(), &found, &shapes(), 0).unwrap();
+    assert_eq!(assembled.notes.rows_without_owner, 1);
+}
+
+#[test]
+fn values_the_batch_lacks_are_asked_for_once() {
+    let plan = plan();
+    let messages =
+        [update("a", V::Unchanged), update("a", V::Unchanged), update("b", V::Unchanged)];
+    let folded = folded(&plan, &messages);
+    let wanted = wanted(&Sessions, &folded);
+    assert_eq!(wanted.rereads, [1, 2]);
+    assert_eq!(wanted.places.iter().collect::<Vec<_>>(), [10]);
+
+    // `b` is gone from Postgres: its DELETE is still to come.
+    let found =
+        Found { values: HashMap::from([(1, vec![Some(b"5".to_vec())])]), keys: HashMap::new() };
+    let assembled = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 100).unwrap();
+    assert_eq!(rows(&assembled), [r#"a/org@102 {"data":5}"#]);
+    assert_eq!(assembled.rows_gone, 1);
+}
+
+#[test]
+fn a_key_changed_with_unchanged_values_is_reread_under_its_new_key() {
+    let plan = plan();
+    let new = session("b", "org", V::Unchanged);
+    let messages =
+        [update("a", V::Unchanged), testing::update(TABLE, Some((b'K', &key_of("a"))), &new)];
+    let folded = folded(&plan, &messages);
+    let wanted = wanted(&Sessions, &folded);
+    let [entry] = wanted.rereads[..] else { panic!("{wanted:?}") };
+    assert_eq!(folded.entries[entry].id, b"b");
+}
+
+#[test]
+fn a_tombstone_of_an_unknown_row_is_looked_up() {
+    let plan = plan();
+    let messages = [testing::delete(TABLE, b'K', &key_of("a")), insert("a", "1")];
+    let folded = folded(&plan, &messages);
+    let wanted = wanted(&Sessions, &folded);
+    assert_eq!(wanted.lookups, [0]);
+    let key = |organization: &str| {
+        BareKey::new(
+            b"a".to_vec(),
+            organization.as_bytes().to_vec(),
+            b"p".to_vec(),
+            b"e".to_vec(),
+            1_704_067_200_123,
+        )
+    };
+    let found = Found {
+        values: HashMap::new(),
+        keys: HashMap::from([(0, vec![key("org1"), key("org2")])]),
+    };
+    let assembled = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 0).unwrap();
+    assert_eq!(
+        rows(&assembled),
+        [r#"-a/org1@1 {"data":null}"#, r#"-a/org2@1 {"data":null}"#, r#"a/org@2 {"data":1}"#]
+    );
+    let Values::I64(created) = assembled.blocks[0].values(14) else { panic!() };
+    assert_eq!(created[0], 1_704_067_200_123);
+
+    let assembled = assemble(&Sessions, &folded, &wanted, &Found::default(), &shapes(), 0).unwrap();
+    assert_eq!(assembled.tombstones_of_nothing, 1);
+}
+
+#[test]
+fn a_tuple_of_another_width_is_refused() {
+    let plan = plan();
+    let message = testing::insert(TABLE, &[V::Text("a")]);
+    let change = Change { message: &message, lsn: Lsn(1), xid: 1, plan: &plan };
+    assert!(fold(Sessions.source(), [change]).is_err());
+}
+
+#[test]
+fn a_relation_without_a_mapped_column_or_with_another_type_is_refused_by_name() {
+    let relation = testing::relation_of(1, "Session", &[("id", oid::TEXT)]);
+    let error = Plan::new(Sessions.source(), &relation).unwrap_err().to_string();
+    assert_eq!(error, r#"relation "public"."Session" has no column `friendlyId`"#);
+    let relation = testing::relation_of(1, "Session", &[("id", oid::INT4)]);
+    let error = Plan::new(Sessions.source(), &relation).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        r#"column `id` of relation "public"."Session": expected text or an enum, got type oid 23"#
+    );
+}

@@ -1,0 +1,370 @@
+//! `public."TaskRun"` -> `task_runs_v2` and, for its payload, `raw_task_runs_payload_v1`.
+
+use super::mapping::{Mapping, Notes, Reader, Stamp, Target, ValueError};
+use super::source::{KeyColumns, Places, Row, Source, SourceColumn, SourceKind};
+use super::{annotations, document, fingerprint};
+use crate::rows::{Block, ColumnSpec, Kind};
+
+#[derive(Debug)]
+pub struct Runs {
+    /// Write the payload of new runs to its own table.
+    pub payloads: bool,
+    /// Compute `error_fingerprint`.
+    pub fingerprints: bool,
+}
+
+/// Names the source's columns and their places, in one list.
+macro_rules! source_columns {
+    ($($make:ident $place:ident $name:literal $kind:ident,)*) => {
+        #[expect(non_camel_case_types, clippy::upper_case_acronyms, reason = "names of places")]
+        enum Place { $($place,)* }
+        mod place {
+            $(pub const $place: usize = super::Place::$place as usize;)*
+        }
+        static COLUMNS: &[SourceColumn] = &[
+            $(SourceColumn::$make($name, SourceKind::$kind),)*
+        ];
+    };
+}
+
+source_columns! {
+    new ID "id" Text,
+    new ORGANIZATION "organizationId" Text,
+    new PROJECT "projectId" Text,
+    new ENVIRONMENT "runtimeEnvironmentId" Text,
+    new ENVIRONMENT_TYPE "environmentType" Text,
+    new CREATED_AT "createdAt" Timestamp,
+    new UPDATED_AT "updatedAt" Timestamp,
+    new QUEUE_TIMESTAMP "queueTimestamp" Timestamp,
+    new STATUS "status" Text,
+    new STATUS_REASON "statusReason" Text,
+    new FRIENDLY_ID "friendlyId" Text,
+    new ATTEMPT_NUMBER "attemptNumber" Int,
+    new ENGINE "engine" Text,
+    new TASK_IDENTIFIER "taskIdentifier" Text,
+    new QUEUE "queue" Text,
+    new SCHEDULE_ID "scheduleId" Text,
+    new BATCH_ID "batchId" Text,
+    new COMPLETED_AT "completedAt" Timestamp,
+    new STARTED_AT "startedAt" Timestamp,
+    new EXECUTED_AT "executedAt" Timestamp,
+    new DELAY_UNTIL "delayUntil" Timestamp,
+    new QUEUED_AT "queuedAt" Timestamp,
+    new EXPIRED_AT "expiredAt" Timestamp,
+    new USAGE_DURATION "usageDurationMs" Int,
+    new COST "costInCents" Float,
+    new BASE_COST "baseCostInCents" Float,
+    new PAYLOAD "payload" Text,
+    new PAYLOAD_TYPE "payloadType" Text,
+    new OUTPUT "output" Text,
+    new OUTPUT_TYPE "outputType" Text,
+    new ERROR "error" Json,
+    new TAGS "runTags" TextArray,
+    new TASK_VERSION "taskVersion" Text,
+    new SDK_VERSION "sdkVersion" Text,
+    new CLI_VERSION "cliVersion" Text,
+    new MACHINE_PRESET "machinePreset" Text,
+    new ROOT_RUN_ID "rootTaskRunId" Text,
+    new PARENT_RUN_ID "parentTaskRunId" Text,
+    new DEPTH "depth" Int,
+    new SPAN_ID "spanId" Text,
+    new TRACE_ID "traceId" Text,
+    new IDEMPOTENCY_KEY "idempotencyKey" Text,
+    new IDEMPOTENCY_KEY_OPTIONS "idempotencyKeyOptions" Json,
+    new TTL "ttl" Text,
+    new IS_TEST "isTest" Bool,
+    new CONCURRENCY_KEY "concurrencyKey" Text,
+    new BULK_ACTION_GROUP_IDS "bulkActionGroupIds" TextArray,
+    new MASTER_QUEUE "masterQueue" Text,
+    optional REGION "region" Text,
+    new PLAN_TYPE "planType" Text,
+    new MAX_DURATION "maxDurationInSeconds" Int,
+    new ANNOTATIONS "annotations" Json,
+    new IS_WARM_START "isWarmStart" Bool,
+}
+
+static SOURCE: Source = Source {
+    schema: "public",
+    table: "TaskRun",
+    columns: COLUMNS,
+    key: KeyColumns {
+        id: place::ID,
+        organization: place::ORGANIZATION,
+        project: place::PROJECT,
+        environment: place::ENVIRONMENT,
+        created_at: place::CREATED_AT,
+    },
+};
+
+const TASK_RUNS_V2: &str = "task_runs_v2";
+const PAYLOADS_V1: &str = "raw_task_runs_payload_v1";
+
+static TARGETS: [Target; 2] = [
+    Target {
+        table: TASK_RUNS_V2,
+        columns: &[
+            ColumnSpec::new("environment_id", Kind::String),
+            ColumnSpec::new("organization_id", Kind::String),
+            ColumnSpec::new("project_id", Kind::String),
+            ColumnSpec::new("run_id", Kind::String),
+            ColumnSpec::new("updated_at", Kind::Millis),
+            ColumnSpec::new("created_at", Kind::Millis),
+            ColumnSpec::new("queue_timestamp", Kind::NullableMillis),
+            ColumnSpec::new("status", Kind::String),
+            ColumnSpec::new("environment_type", Kind::String),
+            ColumnSpec::new("friendly_id", Kind::String),
+            ColumnSpec::new("attempt", Kind::UInt8),
+            ColumnSpec::new("engine", Kind::String),
+            ColumnSpec::new("task_identifier", Kind::String),
+            ColumnSpec::new("queue", Kind::String),
+            ColumnSpec::new("schedule_id", Kind::String),
+            ColumnSpec::new("batch_id", Kind::String),
+            ColumnSpec::new("completed_at", Kind::NullableMillis),
+            ColumnSpec::new("started_at", Kind::NullableMillis),
+            ColumnSpec::new("executed_at", Kind::NullableMillis),
+            ColumnSpec::new("delay_until", Kind::NullableMillis),
+            ColumnSpec::new("queued_at", Kind::NullableMillis),
+            ColumnSpec::new("expired_at", Kind::NullableMillis),
+            ColumnSpec::new("usage_duration_ms", Kind::UInt32),
+            ColumnSpec::new("cost_in_cents", Kind::Float64),
+            ColumnSpec::new("base_cost_in_cents", Kind::Float64),
+            ColumnSpec::new("output", Kind::Json),
+            ColumnSpec::new("error", Kind::Json),
+            ColumnSpec::new("error_fingerprint", Kind::String),
+            ColumnSpec::new("tags", Kind::StringArray),
+            ColumnSpec::new("task_version", Kind::String),
+            ColumnSpec::new("sdk_version", Kind::String),
+            ColumnSpec::new("cli_version", Kind::String),
+            ColumnSpec::new("machine_preset", Kind::String),
+            ColumnSpec::new("root_run_id", Kind::String),
+            ColumnSpec::new("parent_run_id", Kind::String),
+            ColumnSpec::new("depth", Kind::UInt8),
+            ColumnSpec::new("span_id", Kind::String),
+            ColumnSpec::new("trace_id", Kind::String),
+            ColumnSpec::new("idempotency_key", Kind::String),
+            ColumnSpec::new("idempotency_key_user", Kind::String),
+            ColumnSpec::new("idempotency_key_scope", Kind::String),
+            ColumnSpec::new("expiration_ttl", Kind::String),
+            ColumnSpec::new("is_test", Kind::UInt8),
+            ColumnSpec::new("_version", Kind::UInt64),
+            ColumnSpec::new("_is_deleted", Kind::UInt8),
+            ColumnSpec::new("concurrency_key", Kind::String),
+            ColumnSpec::new("bulk_action_group_ids", Kind::StringArray),
+            ColumnSpec::new("worker_queue", Kind::String),
+            ColumnSpec::new("region", Kind::String),
+            ColumnSpec::new("plan_type", Kind::String),
+            ColumnSpec::new("max_duration_in_seconds", Kind::NullableUInt32),
+            ColumnSpec::new("trigger_source", Kind::String),
+            ColumnSpec::new("root_trigger_source", Kind::String),
+            ColumnSpec::new("task_kind", Kind::String),
+            ColumnSpec::new("is_warm_start", Kind::NullableUInt8),
+            ColumnSpec::new("external_deployment_id", Kind::String),
+        ],
+        order_by: &[1, 2, 0, 5, 3],
+        documents: &[25, 26],
+        optional: &[6, 48, 49, 55],
+        id: 3,
+        version: 43,
+        is_deleted: 44,
+    },
+    Target {
+        table: PAYLOADS_V1,
+        columns: &[
+            ColumnSpec::new("run_id", Kind::String),
+            ColumnSpec::new("created_at", Kind::Millis),
+            ColumnSpec::new("payload", Kind::Json),
+            ColumnSpec::new("_version", Kind::UInt64),
+            ColumnSpec::new("_is_deleted", Kind::UInt8),
+        ],
+        order_by: &[0],
+        documents: &[2],
+        optional: &[3, 4],
+        id: 0,
+        version: 3,
+        is_deleted: 4,
+    },
+];
+
+impl Mapping for Runs {
+    fn source(&self) -> &'static Source {
+        &SOURCE
+    }
+
+    fn targets(&self) -> &'static [Target] {
+        if self.payloads { &TARGETS } else { &TARGETS[..1] }
+    }
+
+    fn needs(&self, first: bool) -> Places {
+        let all = Places::first(SOURCE.columns.len());
+        // Updates leave the payload table alone, so a payload they did not send is not missed.
+        if first && self.payloads { all } else { all.without(place::PAYLOAD) }
+    }
+
+    fn append(
+        &self,
+        row: &Row<'_>,
+        stamp: Stamp,
+        blocks: &mut [Block],
+        notes: &mut Notes,
+    ) -> Result<(), ValueError> {
+        let from = Reader::new(&SOURCE, row, TASK_RUNS_V2, stamp.version, notes);
+        let owned = !from.text(place::ORGANIZATION).is_empty()
+            // A tombstone made of a key alone knows no environment type.
+            && (stamp.deleted || !from.text(place::ENVIRONMENT_TYPE).is_empty());
+        if !owned {
+            // A row that was never written needs no tombstone either.
+            notes.rows_without_owner += u64::from(stamp.row && !stamp.deleted);
+            return Ok(());
+        }
+        if stamp.row {
+            self.append_run(from, stamp, &mut blocks[0])?;
+        }
+        if let Some(block) = blocks.get_mut(1)
+            && stamp.first
+        {
+            let from = Reader::new(&SOURCE, row, PAYLOADS_V1, stamp.version, notes);
+            append_payload(from, stamp, block)?;
+        }
+        Ok(())
+    }
+}
+
+impl Runs {
+    fn append_run(
+        &self,
+        mut from: Reader<'_, '_>,
+        stamp: Stamp,
+        to: &mut Block,
+    ) -> Result<(), ValueError> {
+        to.put_str(from.text(place::ENVIRONMENT));
+        to.put_str(from.text(place::ORGANIZATION));
+        to.put_str(from.text(place::PROJECT));
+        to.put_str(from.text(place::ID));
+        to.put_millis(from.millis(place::UPDATED_AT)?);
+        to.put_millis(from.millis(place::CREATED_AT)?);
+        to.put_nullable_millis(from.millis_or_null(place::QUEUE_TIMESTAMP)?);
+        to.put_str(from.text(place::STATUS));
+        to.put_str(from.text(place::ENVIRONMENT_TYPE));
+        to.put_str(from.text(place::FRIENDLY_ID));
+        to.put_u8(from.unsigned(place::ATTEMPT_NUMBER, 1)?);
+        to.put_str(from.text(place::ENGINE));
+        to.put_str(from.text(place::TASK_IDENTIFIER));
+        to.put_str(from.text(place::QUEUE));
+        to.put_str(from.text(place::SCHEDULE_ID));
+        to.put_str(from.text(place::BATCH_ID));
+        to.put_nullable_millis(from.millis_or_null(place::COMPLETED_AT)?);
+        to.put_nullable_millis(from.millis_or_null(place::STARTED_AT)?);
+        to.put_nullable_millis(from.millis_or_null(place::EXECUTED_AT)?);
+        to.put_nullable_millis(from.millis_or_null(place::DELAY_UNTIL)?);
+        to.put_nullable_millis(from.millis_or_null(place::QUEUED_AT)?);
+        to.put_nullable_millis(from.millis_or_null(place::EXPIRED_AT)?);
+        to.put_u32(from.unsigned(place::USAGE_DURATION, 0)?);
+        to.put_f64(from.float(place::COST)?);
+        to.put_f64(from.float(place::BASE_COST)?);
+        put_document(&mut from, place::OUTPUT, place::OUTPUT_TYPE, to);
+        let error = from.json(place::ERROR)?;
+        let outcome = to.put_json(|out| document::append_jsonb(error, out));
+        from.keep_lost(place::ERROR, &outcome, error);
+        let fingerprint = if self.fingerprints {
+            fingerprint::error_fingerprint(error, from.text(place::STATUS))
+        } else {
+            String::new()
+        };
+        to.put_str(fingerprint.as_bytes());
+        to.put_str_array(|items| from.each_text(place::TAGS, |tag| items.push(tag)))?;
+        to.put_str(from.text(place::TASK_VERSION));
+        to.put_str(from.text(place::SDK_VERSION));
+        to.put_str(from.text(place::CLI_VERSION));
+        to.put_str(from.text(place::MACHINE_PRESET));
+        to.put_str(from.text(place::ROOT_RUN_ID));
+        to.put_str(from.text(place::PARENT_RUN_ID));
+        to.put_u8(from.unsigned(place::DEPTH, 0)?);
+        to.put_str(from.text(place::SPAN_ID));
+        to.put_str(from.text(place::TRACE_ID));
+        to.put_str(from.text(place::IDEMPOTENCY_KEY));
+        let options = annotations::idempotency_options(from.json(place::IDEMPOTENCY_KEY_OPTIONS)?);
+        to.put_str(options.key.as_bytes());
+        to.put_str(options.scope.as_bytes());
+        to.put_str(from.text(place::TTL));
+        to.put_u8(u8::from(from.boolean(place::IS_TEST)?.unwrap_or(false)));
+        to.put_u64(stamp.version);
+        to.put_u8(u8::from(stamp.deleted));
+        to.put_str(from.text(place::CONCURRENCY_KEY));
+        to.put_str_array(|items| {
+            from.each_text(place::BULK_ACTION_GROUP_IDS, |id| items.push(id))
+        })?;
+        to.put_str(annotations::worker_queue(from.text(place::MASTER_QUEUE)));
+        to.put_str(from.text(place::REGION));
+        to.put_str(from.text(place::PLAN_TYPE));
+        to.put_nullable_u32(from.unsigned_or_null(place::MAX_DURATION)?);
+        let derived = annotations::derive(
+            from.json(place::ANNOTATIONS)?,
+            from.text_or_null(place::STATUS_REASON),
+        );
+        to.put_str(derived.trigger_source.as_bytes());
+        to.put_str(derived.root_trigger_source.as_bytes());
+        to.put_str(derived.task_kind.as_bytes());
+        to.put_nullable_u8(from.boolean(place::IS_WARM_START)?.map(u8::from));
+        to.put_str(derived.external_deployment_id.as_bytes());
+        to.end_row();
+        Ok(())
+    }
+}
+
+fn append_payload(
+    mut from: Reader<'_, '_>,
+    stamp: Stamp,
+    to: &mut Block,
+) -> Result<(), ValueError> {
+    to.put_str(from.text(place::ID));
+    to.put_millis(from.millis(place::CREATED_AT)?);
+    if stamp.deleted {
+        to.put_json(|out| out.extend_from_slice(b"{}"));
+    } else {
+        put_document(&mut from, place::PAYLOAD, place::PAYLOAD_TYPE, to);
+    }
+    to.put_u64(stamp.version);
+    to.put_u8(u8::from(stamp.deleted));
+    to.end_row();
+    Ok(())
+}
+
+fn put_document(from: &mut Reader<'_, '_>, place: usize, type_place: usize, to: &mut Block) {
+    let text = from.text_or_null(place);
+    let content_type = from.text(type_place);
+    let outcome = to.put_json(|out| document::append_document(text, content_type, out));
+    from.keep_lost(place, &outcome, text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn special_columns_are_where_the_tables_say() {
+        let name = |target: &Target, at: usize| target.columns[at].name;
+        let [runs, payloads] = &TARGETS;
+        let names = |target, places: &[usize]| {
+            places.iter().map(|&at| name(target, at)).collect::<Vec<_>>()
+        };
+        assert_eq!(runs.columns.len(), 56);
+        assert_eq!(
+            names(runs, runs.order_by),
+            ["organization_id", "project_id", "environment_id", "created_at", "run_id"]
+        );
+        assert_eq!(names(runs, runs.documents), ["output", "error"]);
+        assert_eq!(
+            names(runs, runs.optional),
+            ["queue_timestamp", "region", "plan_type", "external_deployment_id"]
+        );
+        assert_eq!(names(payloads, payloads.optional), ["_version", "_is_deleted"]);
+        assert_eq!(names(payloads, payloads.documents), ["payload"]);
+        for target in &TARGETS {
+            assert_eq!(target.id_name(), "run_id");
+            assert_eq!(name(target, target.version), "_version");
+            assert_eq!(name(target, target.is_deleted), "_is_deleted");
+        }
+        assert_eq!(SOURCE.columns[place::ANNOTATIONS].name, "annotations");
+        assert_eq!(SOURCE.columns[place::IS_WARM_START].name, "isWarmStart");
+    }
+}

@@ -1,0 +1,171 @@
+//! `public."Session"` -> `sessions_v1`.
+
+use super::document;
+use super::mapping::{Mapping, Notes, Reader, Stamp, Target, ValueError};
+use super::source::{KeyColumns, Places, Row, Source, SourceColumn, SourceKind};
+use crate::rows::{Block, ColumnSpec, Kind};
+
+#[derive(Debug)]
+pub struct Sessions;
+
+/// Places in [`SOURCE`].
+mod place {
+    pub const ID: usize = 0;
+    pub const FRIENDLY_ID: usize = 1;
+    pub const EXTERNAL_ID: usize = 2;
+    pub const TYPE: usize = 3;
+    pub const PROJECT: usize = 4;
+    pub const ENVIRONMENT: usize = 5;
+    pub const ENVIRONMENT_TYPE: usize = 6;
+    pub const ORGANIZATION: usize = 7;
+    pub const TASK_IDENTIFIER: usize = 8;
+    pub const TAGS: usize = 9;
+    pub const METADATA: usize = 10;
+    pub const CLOSED_AT: usize = 11;
+    pub const CLOSED_REASON: usize = 12;
+    pub const EXPIRES_AT: usize = 13;
+    pub const CREATED_AT: usize = 14;
+    pub const UPDATED_AT: usize = 15;
+    pub const IS_TEST: usize = 16;
+}
+
+static SOURCE: Source = Source {
+    schema: "public",
+    table: "Session",
+    columns: &[
+        SourceColumn::new("id", SourceKind::Text),
+        SourceColumn::new("friendlyId", SourceKind::Text),
+        SourceColumn::new("externalId", SourceKind::Text),
+        SourceColumn::new("type", SourceKind::Text),
+        SourceColumn::new("projectId", SourceKind::Text),
+        SourceColumn::new("runtimeEnvironmentId", SourceKind::Text),
+        SourceColumn::new("environmentType", SourceKind::Text),
+        SourceColumn::new("organizationId", SourceKind::Text),
+        SourceColumn::new("taskIdentifier", SourceKind::Text),
+        SourceColumn::new("tags", SourceKind::TextArray),
+        SourceColumn::new("metadata", SourceKind::Json),
+        SourceColumn::new("closedAt", SourceKind::Timestamp),
+        SourceColumn::new("closedReason", SourceKind::Text),
+        SourceColumn::new("expiresAt", SourceKind::Timestamp),
+        SourceColumn::new("createdAt", SourceKind::Timestamp),
+        SourceColumn::new("updatedAt", SourceKind::Timestamp),
+        SourceColumn::optional("isTest", SourceKind::Bool),
+    ],
+    key: KeyColumns {
+        id: place::ID,
+        organization: place::ORGANIZATION,
+        project: place::PROJECT,
+        environment: place::ENVIRONMENT,
+        created_at: place::CREATED_AT,
+    },
+};
+
+const SESSIONS_V1: &str = "sessions_v1";
+
+static TARGETS: [Target; 1] = [Target {
+    table: SESSIONS_V1,
+    columns: &[
+        ColumnSpec::new("environment_id", Kind::String),
+        ColumnSpec::new("organization_id", Kind::String),
+        ColumnSpec::new("project_id", Kind::String),
+        ColumnSpec::new("session_id", Kind::String),
+        ColumnSpec::new("environment_type", Kind::String),
+        ColumnSpec::new("friendly_id", Kind::String),
+        ColumnSpec::new("external_id", Kind::String),
+        ColumnSpec::new("type", Kind::String),
+        ColumnSpec::new("task_identifier", Kind::String),
+        ColumnSpec::new("tags", Kind::StringArray),
+        ColumnSpec::new("metadata", Kind::Json),
+        ColumnSpec::new("closed_at", Kind::NullableMillis),
+        ColumnSpec::new("closed_reason", Kind::String),
+        ColumnSpec::new("expires_at", Kind::NullableMillis),
+        ColumnSpec::new("created_at", Kind::Millis),
+        ColumnSpec::new("updated_at", Kind::Millis),
+        ColumnSpec::new("is_test", Kind::UInt8),
+        ColumnSpec::new("_version", Kind::UInt64),
+        ColumnSpec::new("_is_deleted", Kind::UInt8),
+    ],
+    order_by: &[1, 2, 0, 14, 3],
+    documents: &[10],
+    optional: &[16],
+    id: 3,
+    version: 17,
+    is_deleted: 18,
+}];
+
+impl Mapping for Sessions {
+    fn source(&self) -> &'static Source {
+        &SOURCE
+    }
+
+    fn targets(&self) -> &'static [Target] {
+        &TARGETS
+    }
+
+    fn needs(&self, _first: bool) -> Places {
+        Places::first(SOURCE.columns.len())
+    }
+
+    fn append(
+        &self,
+        row: &Row<'_>,
+        stamp: Stamp,
+        blocks: &mut [Block],
+        notes: &mut Notes,
+    ) -> Result<(), ValueError> {
+        if !stamp.row {
+            return Ok(());
+        }
+        let mut from = Reader::new(&SOURCE, row, SESSIONS_V1, stamp.version, notes);
+        if from.text(place::ORGANIZATION).is_empty() {
+            // A row that was never written needs no tombstone either.
+            notes.rows_without_owner += u64::from(!stamp.deleted);
+            return Ok(());
+        }
+        let to = &mut blocks[0];
+        to.put_str(from.text(place::ENVIRONMENT));
+        to.put_str(from.text(place::ORGANIZATION));
+        to.put_str(from.text(place::PROJECT));
+        to.put_str(from.text(place::ID));
+        to.put_str(from.text(place::ENVIRONMENT_TYPE));
+        to.put_str(from.text(place::FRIENDLY_ID));
+        to.put_str(from.text(place::EXTERNAL_ID));
+        to.put_str(from.text(place::TYPE));
+        to.put_str(from.text(place::TASK_IDENTIFIER));
+        to.put_str_array(|items| from.each_text(place::TAGS, |tag| items.push(tag)))?;
+        let metadata = from.json(place::METADATA)?;
+        let outcome = to.put_json(|out| document::append_jsonb(metadata, out));
+        from.keep_lost(place::METADATA, &outcome, metadata);
+        to.put_nullable_millis(from.millis_or_null(place::CLOSED_AT)?);
+        to.put_str(from.text(place::CLOSED_REASON));
+        to.put_nullable_millis(from.millis_or_null(place::EXPIRES_AT)?);
+        to.put_millis(from.millis(place::CREATED_AT)?);
+        to.put_millis(from.millis(place::UPDATED_AT)?);
+        to.put_u8(u8::from(from.boolean(place::IS_TEST)?.unwrap_or(false)));
+        to.put_u64(stamp.version);
+        to.put_u8(u8::from(stamp.deleted));
+        to.end_row();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn special_columns_are_where_the_table_says() {
+        let target = &TARGETS[0];
+        let names =
+            |places: &[usize]| places.iter().map(|&at| target.columns[at].name).collect::<Vec<_>>();
+        assert_eq!(
+            names(target.order_by),
+            ["organization_id", "project_id", "environment_id", "created_at", "session_id"]
+        );
+        assert_eq!(names(target.documents), ["metadata"]);
+        assert_eq!(names(target.optional), ["is_test"]);
+        assert_eq!(names(&[target.version, target.is_deleted]), ["_version", "_is_deleted"]);
+        assert_eq!(target.id_name(), "session_id");
+        assert_eq!(SOURCE.columns[place::IS_TEST].name, "isTest");
+    }
+}

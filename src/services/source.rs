@@ -1,0 +1,243 @@
+//! The source table of a service, and how a relation's columns meet it.
+
+use std::fmt;
+
+use crate::wal::value::oid;
+use crate::wal::{Datum, DecodeError, Oid, Relation, Tuple};
+
+/// A table of Postgres and the columns of it that a mapping reads.
+#[derive(Debug)]
+pub struct Source {
+    pub schema: &'static str,
+    pub table: &'static str,
+    pub columns: &'static [SourceColumn],
+    pub key: KeyColumns,
+}
+
+#[derive(Debug)]
+pub struct SourceColumn {
+    pub name: &'static str,
+    pub kind: SourceKind,
+    /// Older databases do not have it; it then reads as null.
+    pub optional: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceKind {
+    Text,
+    Int,
+    Float,
+    Bool,
+    Timestamp,
+    Json,
+    TextArray,
+}
+
+/// Where the columns stand that identify a row, as indexes into [`Source::columns`].
+#[derive(Debug, Clone, Copy)]
+pub struct KeyColumns {
+    pub id: usize,
+    pub organization: usize,
+    pub project: usize,
+    pub environment: usize,
+    pub created_at: usize,
+}
+
+impl KeyColumns {
+    /// The columns that, beside the id, make the sorting key of the target table.
+    pub fn sorting(&self) -> [usize; 4] {
+        [self.organization, self.project, self.environment, self.created_at]
+    }
+}
+
+impl SourceColumn {
+    pub const fn new(name: &'static str, kind: SourceKind) -> SourceColumn {
+        SourceColumn { name, kind, optional: false }
+    }
+
+    pub const fn optional(name: &'static str, kind: SourceKind) -> SourceColumn {
+        SourceColumn { name, kind, optional: true }
+    }
+}
+
+impl SourceKind {
+    fn accepts(self, type_oid: Oid) -> bool {
+        let is = |oids: &[Oid]| oids.contains(&type_oid);
+        match self {
+            // Enums and domains over text have oids of their own and read as text.
+            SourceKind::Text => {
+                is(&[oid::TEXT, oid::VARCHAR, oid::BPCHAR]) || oid::FIRST_USER <= type_oid
+            }
+            SourceKind::Int => is(&[oid::INT2, oid::INT4, oid::INT8]),
+            SourceKind::Float => is(&[oid::FLOAT4, oid::FLOAT8]),
+            SourceKind::Bool => is(&[oid::BOOL]),
+            SourceKind::Timestamp => is(&[oid::TIMESTAMP, oid::TIMESTAMPTZ]),
+            SourceKind::Json => is(&[oid::JSON, oid::JSONB]),
+            SourceKind::TextArray => is(&[oid::TEXT_ARRAY, oid::VARCHAR_ARRAY]),
+        }
+    }
+}
+
+impl fmt::Display for SourceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SourceKind::Text => "text or an enum",
+            SourceKind::Int => "integer",
+            SourceKind::Float => "double precision",
+            SourceKind::Bool => "boolean",
+            SourceKind::Timestamp => "timestamp",
+            SourceKind::Json => "jsonb",
+            SourceKind::TextArray => "text[]",
+        })
+    }
+}
+
+/// How the columns of one version of the relation stand to the columns of the source.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// For each column of the relation: its place in [`Source::columns`].
+    places: Vec<Option<usize>>,
+    /// For each column of the source: its type, where the relation has it.
+    types: Vec<Option<Oid>>,
+}
+
+/// The relation does not have what the mapping needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PlanError {
+    MissingColumn { relation: String, column: &'static str },
+    WrongType { relation: String, column: &'static str, expected: SourceKind, got: Oid },
+}
+
+impl fmt::Display for PlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PlanError::MissingColumn { relation, column } => {
+                write!(f, "relation {relation} has no column `{column}`")
+            }
+            PlanError::WrongType { relation, column, expected, got } => {
+                write!(
+                    f,
+                    "column `{column}` of relation {relation}: expected {expected}, got type oid {}",
+                    got.0
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for PlanError {}
+
+impl Plan {
+    pub fn new(source: &Source, relation: &Relation) -> Result<Plan, PlanError> {
+        let named = || format!("\"{}\".\"{}\"", relation.namespace, relation.name);
+        let mut types = vec![None; source.columns.len()];
+        let mut places = Vec::with_capacity(relation.columns.len());
+        for column in &relation.columns {
+            let place = source.columns.iter().position(|wanted| wanted.name == column.name);
+            if let Some(place) = place {
+                let wanted = &source.columns[place];
+                if !wanted.kind.accepts(column.type_oid) {
+                    return Err(PlanError::WrongType {
+                        relation: named(),
+                        column: wanted.name,
+                        expected: wanted.kind,
+                        got: column.type_oid,
+                    });
+                }
+                types[place] = Some(column.type_oid);
+            }
+            places.push(place);
+        }
+        for (wanted, found) in source.columns.iter().zip(&types) {
+            if found.is_none() && !wanted.optional {
+                return Err(PlanError::MissingColumn { relation: named(), column: wanted.name });
+            }
+        }
+        Ok(Plan { places, types })
+    }
+
+    pub fn type_of(&self, place: usize) -> Option<Oid> {
+        self.types[place]
+    }
+
+    /// The tuple's values by place; columns that no mapping reads are passed over.
+    pub fn values<'a>(&self, tuple: &Tuple<'a>) -> impl Iterator<Item = (usize, Datum<'a>)> {
+        self.places.iter().zip(tuple.datums()).filter_map(|(place, datum)| Some(((*place)?, datum)))
+    }
+
+    pub fn value<'a>(&self, tuple: &Tuple<'a>, place: usize) -> Option<Datum<'a>> {
+        self.values(tuple).find(|(at, _)| *at == place).map(|(_, datum)| datum)
+    }
+
+    /// A tuple of another width belongs to another version of the relation.
+    pub fn check(&self, tuple: &Tuple<'_>) -> Result<(), DecodeError> {
+        if tuple.columns() == self.places.len() {
+            Ok(())
+        } else {
+            Err(DecodeError::BadValue { context: "tuple column count against its relation" })
+        }
+    }
+}
+
+/// One row of the source: a datum for each of [`Source::columns`].
+#[derive(Debug)]
+pub struct Row<'a> {
+    pub values: Vec<Datum<'a>>,
+    /// The type of each value, for the formats that depend on it.
+    pub types: Vec<Option<Oid>>,
+}
+
+impl<'a> Row<'a> {
+    pub fn of(source: &Source) -> Row<'a> {
+        Row {
+            values: vec![Datum::Null; source.columns.len()],
+            types: vec![None; source.columns.len()],
+        }
+    }
+
+    pub fn clear(&mut self) {
+        self.values.fill(Datum::Null);
+    }
+}
+
+/// A set of places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Places(u128);
+
+impl Places {
+    /// The first `count` places.
+    pub fn first(count: usize) -> Places {
+        let mut places = Places::default();
+        (0..count).for_each(|place| places.add(place));
+        places
+    }
+
+    pub fn add(&mut self, place: usize) {
+        assert!(place < 128, "a source has fewer than 128 columns");
+        self.0 |= 1 << place;
+    }
+
+    pub fn without(self, place: usize) -> Places {
+        Places(self.0 & !(1 << place))
+    }
+
+    pub fn has(self, place: usize) -> bool {
+        self.0 >> place & 1 == 1
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub fn union(self, other: Places) -> Places {
+        Places(self.0 | other.0)
+    }
+
+    pub fn intersection(self, other: Places) -> Places {
+        Places(self.0 & other.0)
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = usize> {
+        (0..128).filter(move |&place| self.has(place))
+    }
+}

@@ -1,0 +1,36 @@
+//! What travels from the batcher to a flusher: changes as they came, not yet looked into.
+
+use std::sync::Arc;
+
+use crate::machines::progress::Cut;
+use crate::postgres::frames::Frames;
+use crate::services::source::Plan;
+use crate::wal::{Lsn, PgTime};
+
+/// The changes of one flush, in the order of the wire.
+#[derive(Debug)]
+pub struct Batch {
+    pub cut: Cut,
+    /// The blocks that the changes lie in.
+    pub frames: Vec<Arc<Frames>>,
+    pub changes: Vec<ChangeAt>,
+    /// The versions of the relation that the changes were written under.
+    pub plans: Vec<Arc<Plan>>,
+    /// When the transactions that end in this batch were committed.
+    pub commit_times: Vec<PgTime>,
+    /// Memory held.
+    pub bytes: usize,
+}
+
+/// Where a change lies: kept small, since a batch may hold a million.
+#[derive(Debug, Clone, Copy)]
+pub struct ChangeAt {
+    pub lsn: Lsn,
+    pub xid: u32,
+    /// Index into `Batch::frames`.
+    pub frame: u32,
+    pub start: u32,
+    pub length: u32,
+    /// Index into `Batch::plans`.
+    pub plan: u32,
+}

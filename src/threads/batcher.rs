@@ -1,0 +1,298 @@
+//! `batcher/<service>`: cuts the stream into batches and keeps account of what is durable.
+//!
+//! It reads only what decides about order: transactions, relations, keepalives. Rows stay the
+//! bytes they came as until a flusher takes them, so that this one thread keeps up with Postgres.
+//!
+//! Batcher and flushers form a cycle of channels, in which nobody may block on a send: a batch is
+//! cut only when a flusher is free to take it, and while too much is held nothing is received.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, never, select};
+
+use super::batch::{Batch, ChangeAt};
+use super::position::Position;
+use super::shared::{Pace, Shared};
+use crate::error::{Error, ErrorKind, Result};
+use crate::machines::batches::{Batches, Limits};
+use crate::machines::progress::{BatchId, Progress};
+use crate::metrics::ServiceMetrics;
+use crate::postgres::frames::Frames;
+use crate::services::source::{Plan, Source};
+use crate::wal::copy_both::FromServer;
+use crate::wal::pgoutput::Message;
+use crate::wal::{Lsn, Oid, PgTime, Relation};
+
+/// How often a drain is noticed while nothing else happens.
+const NOTICE_EVERY: std::time::Duration = std::time::Duration::from_millis(50);
+
+pub struct Batcher<'a> {
+    pub service: &'static str,
+    pub source: &'static Source,
+    /// The table's oid in the catalog, to tell a renamed table from another one.
+    pub table_oid: Oid,
+    pub limits: Limits,
+    pub flushers: usize,
+    pub resume: Lsn,
+    pub shared: &'a Shared,
+    pub metrics: &'a ServiceMetrics,
+    pub position: &'a Position,
+}
+
+/// The ends of the channels that this thread holds.
+pub struct Channels {
+    /// Closed by the reader when the stream has ended.
+    pub frames: Receiver<Frames>,
+    pub batches: Sender<Batch>,
+    pub flushed: Receiver<BatchId>,
+}
+
+/// What a relation's changes are to us.
+enum Known {
+    Ours(u32),
+    Other,
+}
+
+struct State<'a> {
+    with: Batcher<'a>,
+    batches: Batches,
+    progress: Progress,
+    open: Open,
+    relations: HashMap<Oid, Known>,
+    plans: Vec<Arc<Plan>>,
+    /// Of the open transaction.
+    xid: u32,
+    in_flight: Vec<(BatchId, usize)>,
+    next_batch: BatchId,
+}
+
+/// The batch that is being gathered.
+#[derive(Default)]
+struct Open {
+    frames: Vec<Arc<Frames>>,
+    changes: Vec<ChangeAt>,
+    commit_times: Vec<PgTime>,
+    bytes: usize,
+}
+
+/// Runs until the reader has hung up and everything it sent is durable, or the session is given up.
+pub fn run(with: Batcher<'_>, channels: Channels) -> Result<()> {
+    let Channels { frames, batches, flushed } = channels;
+    let mut state = State {
+        batches: Batches::new(with.limits),
+        progress: Progress::resume(with.resume),
+        open: Open::default(),
+        relations: HashMap::new(),
+        plans: Vec::new(),
+        xid: 0,
+        in_flight: Vec::new(),
+        next_batch: BatchId(0),
+        with,
+    };
+    let (never, mut hung_up) = (never(), false);
+    loop {
+        if state.with.shared.pace() == Pace::Abandoned {
+            return Ok(());
+        }
+        let now = Instant::now();
+        if hung_up {
+            state.batches.drain();
+        }
+        while state.batches.ready(now, state.flushers_free()) {
+            let batch = state.cut(now);
+            // A free flusher means room in the channel; without flushers the session is over.
+            if batches.send(batch).is_err() {
+                return Ok(());
+            }
+        }
+        state.publish();
+        if hung_up && state.progress.unflushed_rows() == 0 {
+            return Ok(());
+        }
+        let full = hung_up || state.batches.is_full();
+        let receive_from = if full { &never } else { &frames };
+        let soon = now + NOTICE_EVERY;
+        let wake_at = state.batches.deadline(state.flushers_free()).map_or(soon, |at| at.min(soon));
+        select! {
+            recv(receive_from) -> block => match block {
+                Ok(block) => state.on_frames(Instant::now(), block)?,
+                Err(_) => hung_up = true,
+            },
+            recv(flushed) -> id => match id {
+                Ok(id) => state.on_flushed(id)?,
+                // Flushers end before us only by failing.
+                Err(_) => return Ok(()),
+            },
+            default(wake_at.saturating_duration_since(now)) => {}
+        }
+    }
+}
+
+impl State<'_> {
+    fn flushers_free(&self) -> usize {
+        self.with.flushers.saturating_sub(self.in_flight.len())
+    }
+
+    fn on_frames(&mut self, now: Instant, frames: Frames) -> Result<()> {
+        let bytes = frames.bytes_len();
+        let frames = Arc::new(frames);
+        let before = self.open.changes.len();
+        let frame = u32::try_from(self.open.frames.len()).map_err(|e| bug(e.to_string()))?;
+        for data in frames.messages() {
+            match FromServer::parse(data).map_err(|e| self.malformed(e))? {
+                FromServer::PrimaryKeepalive { wal_end, .. } => self.progress.on_keepalive(wal_end),
+                FromServer::XLogData { wal_start, payload, .. } => {
+                    let start = frames.place_of(payload).ok_or_else(|| bug("payload elsewhere"))?;
+                    self.on_message(wal_start, payload, frame, start)?;
+                }
+            }
+        }
+        let rows = self.open.changes.len() - before;
+        if 0 < rows {
+            self.open.frames.push(frames);
+            self.open.bytes += bytes;
+            self.batches.push(now, rows, bytes);
+        }
+        Ok(())
+    }
+
+    fn on_message(&mut self, lsn: Lsn, payload: &[u8], frame: u32, start: u32) -> Result<()> {
+        // Changes are by far the most; their rows are looked at by a flusher.
+        if let [b'I' | b'U' | b'D', a, b, c, d, ..] = *payload {
+            let oid = Oid(u32::from_be_bytes([a, b, c, d]));
+            match self.relations.get(&oid) {
+                Some(Known::Ours(plan)) => {
+                    self.progress.on_row()?;
+                    let length = u32::try_from(payload.len()).map_err(|e| bug(e.to_string()))?;
+                    let change = ChangeAt { lsn, xid: self.xid, frame, start, length, plan: *plan };
+                    self.open.changes.push(change);
+                }
+                Some(Known::Other) => {
+                    self.with.metrics.changes_ignored.inc();
+                }
+                None => {
+                    return Err(Error::new(ErrorKind::Protocol, self.doing())
+                        .because(format!("change of relation {} before its description", oid.0)));
+                }
+            }
+            return Ok(());
+        }
+        match Message::parse(payload).map_err(|e| self.malformed(e))? {
+            Message::Begin { commit_lsn, xid, .. } => {
+                self.xid = xid;
+                self.progress.on_begin(commit_lsn)?;
+            }
+            Message::Commit { end_lsn, commit_time, .. } => {
+                self.progress.on_commit(end_lsn)?;
+                self.with.metrics.transactions.inc();
+                if !self.open.changes.is_empty() {
+                    self.open.commit_times.push(commit_time);
+                }
+            }
+            Message::Relation(relation) => self.on_relation(relation)?,
+            Message::Truncate { relations, .. } => self.on_truncate(&relations),
+            Message::Ignored => {}
+            Message::Insert { .. } | Message::Update { .. } | Message::Delete { .. } => {
+                return Err(bug("a change has a relation"));
+            }
+        }
+        Ok(())
+    }
+
+    fn on_relation(&mut self, relation: Relation) -> Result<()> {
+        let source = self.with.source;
+        let ours = relation.namespace == source.schema && relation.name == source.table;
+        if !ours && relation.oid == self.with.table_oid {
+            return Err(Error::new(ErrorKind::Protocol, self.doing())
+                .because(format!(
+                    "table \"{}\".\"{}\" is now called \"{}\".\"{}\"",
+                    source.schema, source.table, relation.namespace, relation.name
+                ))
+                .hint("Give the table its name back; walhouse maps it by name."));
+        }
+        let known = if ours {
+            let plan = Plan::new(source, &relation).map_err(|e| {
+                Error::new(ErrorKind::Protocol, self.doing()).because(e).hint(
+                    "The table changed in a way that this version does not map. Undo the change, \
+                     or install a version that knows it; nothing was skipped.",
+                )
+            })?;
+            let found = self.plans.iter().position(|known| **known == plan);
+            let place = found.unwrap_or_else(|| {
+                self.plans.push(Arc::new(plan));
+                self.plans.len() - 1
+            });
+            Known::Ours(u32::try_from(place).map_err(|e| bug(e.to_string()))?)
+        } else {
+            if !self.relations.contains_key(&relation.oid) {
+                log::warn!(
+                    "{}: the publication also sends table \"{}\".\"{}\", which is ignored",
+                    self.with.service,
+                    relation.namespace,
+                    relation.name
+                );
+            }
+            Known::Other
+        };
+        self.relations.insert(relation.oid, known);
+        Ok(())
+    }
+
+    fn on_truncate(&mut self, relations: &[Oid]) {
+        let ours = |oid: &Oid| matches!(self.relations.get(oid), Some(Known::Ours(_)));
+        if relations.iter().any(ours) {
+            self.with.metrics.truncates.inc();
+            self.with.metrics.truncates_ignored.inc();
+            log::error!(
+                "{}: TRUNCATE of \"{}\".\"{}\" was not applied: its rows stay in ClickHouse",
+                self.with.service,
+                self.with.source.schema,
+                self.with.source.table
+            );
+        }
+    }
+
+    fn cut(&mut self, now: Instant) -> Batch {
+        self.batches.cut(now);
+        let cut = self.progress.on_batch_cut();
+        let Open { frames, changes, commit_times, bytes } = std::mem::take(&mut self.open);
+        self.in_flight.push((cut.id, bytes));
+        self.next_batch = BatchId(cut.id.0 + 1);
+        self.with.position.set_upper(cut.upper);
+        Batch { cut, frames, changes, plans: self.plans.clone(), commit_times, bytes }
+    }
+
+    fn on_flushed(&mut self, id: BatchId) -> Result<()> {
+        self.progress.on_flushed(id)?;
+        self.with.position.set_rows_flushed();
+        self.in_flight.retain(|(in_flight, _)| *in_flight != id);
+        // Ids are handed out in order, so all below the oldest in flight are durable.
+        let oldest = self.in_flight.iter().map(|(id, _)| *id).min();
+        self.with.shared.set_durable_below(oldest.unwrap_or(self.next_batch));
+        Ok(())
+    }
+
+    /// Says how far things are, for the confirmer and the metrics.
+    fn publish(&self) {
+        let (received, flushed) = (self.progress.received(), self.progress.flushed());
+        self.with.position.set_progress(received, flushed);
+        self.with.metrics.received.set(received);
+        self.with.metrics.flushed.set(flushed);
+        let held: usize = self.in_flight.iter().map(|(_, bytes)| bytes).sum();
+        self.with.metrics.unflushed_bytes.set((held + self.open.bytes) as u64);
+    }
+
+    fn doing(&self) -> String {
+        format!("read the stream of service `{}`", self.with.service)
+    }
+
+    fn malformed(&self, cause: crate::wal::DecodeError) -> Error {
+        Error::new(ErrorKind::Protocol, self.doing()).because(cause)
+    }
+}
+
+fn bug(cause: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Bug, "batch the stream").because(cause.into())
+}

@@ -1,0 +1,106 @@
+//! `confirmer/<service>`: writes the state row to ClickHouse, and only then lets Postgres be told.
+//!
+//! A thread of its own, so that neither the batcher nor the reader waits for ClickHouse.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{RecvTimeoutError, Sender};
+
+use super::coordinator::Event;
+use super::position::Position;
+use super::shared::{Pace, Shared};
+use crate::clickhouse::Client;
+use crate::clickhouse::state::{self, StateRow};
+use crate::error::Result;
+use crate::machines::confirm::{Confirm, Marks};
+use crate::machines::lifecycle::Input;
+use crate::metrics::ServiceMetrics;
+
+/// How often the end of a session is noticed while nothing else happens.
+const NOTICE_EVERY: Duration = Duration::from_millis(200);
+/// The last row of a session that was given up gets one short try: without it `upper` is only
+/// looser than it could be.
+const LAST_TRY: Duration = Duration::from_secs(2);
+
+pub struct Confirmer<'a> {
+    pub service: &'static str,
+    pub client: Client,
+    pub row: StateRow,
+    pub machine: Confirm,
+    pub request_timeout: Duration,
+    pub shared: &'a Shared,
+    pub position: &'a Position,
+    pub metrics: &'a ServiceMetrics,
+    pub events: &'a Sender<Event>,
+    /// Set when no flush will begin any more.
+    pub ending: &'a AtomicBool,
+}
+
+/// Runs until the session has ended and its last row is written, or given up.
+pub fn run(mut with: Confirmer<'_>) -> Result<()> {
+    let mut failures = 0_u32;
+    let mut told_of = with.machine.recorded().confirmed;
+    loop {
+        let ending = with.ending.load(Ordering::Acquire);
+        let now = Instant::now();
+        with.machine.on_flushed(with.position.flushed());
+        if let Some(upper) = with.position.upper() {
+            with.machine.on_batch(upper);
+        }
+        if with.position.take_asked() {
+            with.machine.on_reply_requested();
+        }
+        if ending {
+            with.machine.on_end();
+            if with.machine.is_settled() {
+                return Ok(());
+            }
+        }
+        let Some(marks) = with.machine.next_write(now) else {
+            let soon = now + NOTICE_EVERY;
+            let wake_at = with.machine.deadline(now).map_or(soon, |at| at.min(soon));
+            match with.position.pokes().recv_deadline(wake_at) {
+                Ok(()) | Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => unreachable!("position holds a sender"),
+            }
+        };
+        match with.write(marks, now, ending) {
+            Ok(()) => {
+                if 0 < failures {
+                    log::warn!("{}: state is recorded again", with.service);
+                    failures = 0;
+                }
+                let recorded = with.machine.on_written(Instant::now());
+                with.shared.set_reserved(recorded.upper);
+                with.position.set_confirmed(recorded.confirmed);
+                with.metrics.on_confirmed(recorded.confirmed);
+                if told_of < recorded.confirmed && with.position.take_rows_flushed() {
+                    // A full inbox has more important things in it.
+                    let _ = with.events.try_send(Event::Lifecycle(Input::Progressed));
+                }
+                told_of = recorded.confirmed;
+            }
+            Err(error) => {
+                failures = failures.saturating_add(1);
+                if failures.is_power_of_two() {
+                    log::warn!("{}: {error}; nothing is confirmed until it is", with.service);
+                }
+                with.machine.on_write_failed(Instant::now());
+                if ending && with.shared.pace() == Pace::Abandoned {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+impl Confirmer<'_> {
+    fn write(&mut self, marks: Marks, now: Instant, ending: bool) -> Result<()> {
+        let abandoned = self.shared.pace() == Pace::Abandoned;
+        let timeout = if ending && abandoned { LAST_TRY } else { self.request_timeout };
+        self.row.confirmed = marks.confirmed;
+        self.row.upper = marks.upper;
+        state::write(&mut self.client, &mut self.row, now + timeout)
+    }
+}

@@ -1,0 +1,343 @@
+//! `coordinator/<service>`: drives the lifecycle of one service. It waits for what happens or for
+//! the machine's deadline, steps the machine, and does what it says; it never blocks on anything
+//! else.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use super::lease_watch::LeaseWatch;
+use super::lock_keeper::{self, LeaderLock, Request};
+use super::session::{self, Session};
+use super::{Finished, spawn_named};
+use crate::config::{ServiceConfig, Strategy};
+use crate::error::{Error, ErrorKind, Remedy};
+use crate::health::{Health, ServiceHealth};
+use crate::machines::backoff::{Backoff, Limits};
+use crate::machines::lease;
+use crate::machines::lifecycle::{self, Action, Input, Lifecycle, Outcome, State, Then, Why};
+use crate::machines::prng::Prng;
+use crate::metrics::ServiceMetrics;
+
+/// What reaches a coordinator.
+#[derive(Debug)]
+pub enum Event {
+    Lifecycle(Input),
+    /// The session's own thread is about to end; `None` when it was told to.
+    SessionEnded(Option<Error>),
+}
+
+/// The stream thread, the lock keeper and the supervisor each send at most a few at a time.
+const EVENTS_MAX: usize = 16;
+
+/// A stream that has run this long is healthy, even if no row came.
+const HEALTHY_AFTER: Duration = Duration::from_secs(30);
+/// How long an abandoned session may take to end: its threads wait at most for one request.
+const STOP_GRACE: Duration = Duration::from_secs(3);
+/// Far above the longest single wait of any thread.
+const WEDGED_AFTER: Duration = Duration::from_secs(120);
+
+pub struct Coordinator {
+    pub config: Arc<ServiceConfig>,
+    pub metrics: Arc<ServiceMetrics>,
+    pub health: Arc<Health>,
+    /// Where the supervisor hears how the service ended.
+    pub finished: Sender<Finished>,
+    pub index: usize,
+}
+
+/// A running coordinator.
+pub struct Handle {
+    pub events: Sender<Event>,
+    pub thread: JoinHandle<()>,
+}
+
+impl Coordinator {
+    pub fn spawn(self) -> Handle {
+        let (events, inbox) = bounded(EVENTS_MAX);
+        let to_self = events.clone();
+        let name = format!("coordinator/{}", self.config.name.as_str());
+        let thread = spawn_named(name, move || self.run(&inbox, &to_self));
+        Handle { events, thread }
+    }
+
+    fn run(self, inbox: &Receiver<Event>, to_self: &Sender<Event>) {
+        // A coordinator that panics must not leave the process waiting for it.
+        let mut end = EndGuard {
+            finished: self.finished.clone(),
+            said: Finished { service: self.index, outcome: Outcome::DrainTimedOut },
+        };
+        let service = self.config.name.as_str();
+        let now = Instant::now();
+        let machine = Lifecycle::new(now, self.params(), Prng::from_seed(fastrand::u64(..)));
+        let lease = Arc::new(LeaseWatch::default());
+        let (requests, keeper) = self.spawn_lock_keeper(to_self.clone(), Arc::clone(&lease));
+        let mut running = Running {
+            service,
+            machine,
+            requests,
+            to_self: to_self.clone(),
+            session: None,
+            lease,
+            last_error: None,
+            has_streamed: false,
+            ended_at: now,
+            with: self,
+        };
+        running.publish();
+        let outcome = running.drive(inbox);
+        let Running { requests, .. } = running;
+        drop(requests);
+        // A wedged session may hold anything; the process is about to exit.
+        if outcome != Outcome::DrainTimedOut && keeper.join().is_err() {
+            log::error!("{service}: the lock keeper panicked");
+        }
+        end.said.outcome = outcome;
+    }
+
+    fn params(&self) -> lifecycle::Params {
+        let config = &self.config;
+        let strategy = match config.strategy {
+            Strategy::Reconnect => lifecycle::Strategy::Reconnect(Backoff::new(Limits {
+                delay_min: config.reconnect.delay_min,
+                delay_max: config.reconnect.delay_max,
+                attempts_max: config.reconnect.attempts_max,
+            })),
+            Strategy::Exit { delay, code } => lifecycle::Strategy::Exit { delay, code },
+            Strategy::Log => lifecycle::Strategy::Log,
+        };
+        let lease =
+            lease::Params::new(config.lock.term, config.lock.extend_every, config.lock.retry_every);
+        lifecycle::Params {
+            strategy,
+            retry_every: config.lock.retry_every,
+            healthy_after: HEALTHY_AFTER,
+            handover: lease.margin,
+            stop_grace: STOP_GRACE,
+            wedged_after: WEDGED_AFTER,
+        }
+    }
+
+    fn spawn_lock_keeper(
+        &self,
+        events: Sender<Event>,
+        lease: Arc<LeaseWatch>,
+    ) -> (Sender<Request>, JoinHandle<()>) {
+        let (requests, inbox) = lock_keeper::requests();
+        let config = Arc::clone(&self.config);
+        let prefix = format!("{}-replication:", config.name.as_str());
+        let lock = LeaderLock::new(&config.lock, &prefix, &config.slot, &config.postgres);
+        let service = config.name.as_str();
+        let thread = spawn_named(format!("lock_keeper/{service}"), move || {
+            lock_keeper::run(service, &config.lock, lock, &lease, &inbox, &events);
+        });
+        (requests, thread)
+    }
+}
+
+/// Tells the supervisor how the service ended, whatever happened.
+struct EndGuard {
+    finished: Sender<Finished>,
+    said: Finished,
+}
+
+impl Drop for EndGuard {
+    fn drop(&mut self) {
+        // The supervisor outlives its services.
+        let _ = self.finished.send(self.said);
+    }
+}
+
+struct Running {
+    with: Coordinator,
+    service: &'static str,
+    machine: Lifecycle,
+    requests: Sender<Request>,
+    to_self: Sender<Event>,
+    session: Option<Session>,
+    lease: Arc<LeaseWatch>,
+    last_error: Option<(String, Option<String>)>,
+    has_streamed: bool,
+    /// When the last stream ended, or the first was tried for.
+    ended_at: Instant,
+}
+
+impl Running {
+    fn drive(&mut self, inbox: &Receiver<Event>) -> Outcome {
+        loop {
+            let event = match self.machine.deadline() {
+                Some(at) => inbox.recv_deadline(at),
+                None => inbox.recv().map_err(RecvTimeoutError::from),
+            };
+            let input = match event {
+                Ok(Event::Lifecycle(input)) => input,
+                Ok(Event::SessionEnded(error)) => self.on_session_ended(error),
+                Err(RecvTimeoutError::Timeout) => Input::DeadlineReached,
+                Err(RecvTimeoutError::Disconnected) => {
+                    unreachable!("the coordinator holds a sender of its own inbox")
+                }
+            };
+            let before = self.machine.state();
+            let actions = self.machine.step(Instant::now(), input);
+            if self.machine.state() != before {
+                self.report(before);
+                self.publish();
+            }
+            for action in actions {
+                if let Some(outcome) = self.perform(action) {
+                    return outcome;
+                }
+            }
+        }
+    }
+
+    fn perform(&mut self, action: Action) -> Option<Outcome> {
+        match action {
+            Action::AcquireLock => self.request(Request::Acquire),
+            Action::ReleaseLock => {
+                self.with.metrics.is_leader.lower();
+                self.request(Request::Release);
+            }
+            Action::StartSession => {
+                self.with.metrics.is_leader.raise();
+                self.session = Some(session::spawn(
+                    Arc::clone(&self.with.config),
+                    Arc::clone(&self.with.metrics),
+                    Arc::clone(&self.lease),
+                    self.to_self.clone(),
+                ));
+            }
+            Action::DrainSession { deadline } => {
+                log::debug!(
+                    "{}: draining for at most {:.1} s",
+                    self.service,
+                    deadline.saturating_duration_since(Instant::now()).as_secs_f64()
+                );
+                if let Some(session) = &self.session {
+                    session.drain();
+                }
+            }
+            Action::AbandonSession => {
+                if let Some(session) = &self.session {
+                    session.abandon();
+                }
+            }
+            Action::Finished(outcome) => return Some(outcome),
+        }
+        None
+    }
+
+    fn request(&self, request: Request) {
+        // The keeper ends only when this channel closes, and takes requests in bounded time.
+        if self.requests.send(request).is_err() {
+            log::error!("{}: the lock keeper has ended", self.service);
+        }
+    }
+
+    fn on_session_ended(&mut self, error: Option<Error>) -> Input {
+        if matches!(self.machine.state(), State::Streaming { .. } | State::Draining { .. }) {
+            self.ended_at = Instant::now();
+            self.has_streamed = true;
+        }
+        let ended = match self.session.take() {
+            Some(session) => session.join(),
+            None => Ok(()),
+        };
+        let error = match ended {
+            Ok(()) => error,
+            Err(panic) => Some(panic),
+        };
+        let Some(error) = error else {
+            return Input::SessionEnded { remedy: Remedy::Strategy };
+        };
+        log::error!("{}: {error}", self.service);
+        if let Some(hint) = error.hint_text() {
+            log::error!("{}:   hint: {hint}", self.service);
+        }
+        self.with.health.report_error(self.service, error.to_string());
+        self.last_error = Some((error.to_string(), error.hint_text().map(str::to_owned)));
+        if error.kind() == ErrorKind::Bug {
+            log::error!("{}: this is a bug of walhouse; please report it", self.service);
+        }
+        Input::SessionEnded { remedy: error.remedy() }
+    }
+
+    /// One line for each change of state that an operator would want to know of.
+    fn report(&self, before: State) {
+        let service = self.service;
+        match self.machine.state() {
+            State::Waiting { until, why: Why::Backoff { attempt } } => {
+                let wait = until.saturating_duration_since(Instant::now());
+                log::warn!(
+                    "{service}: reconnecting in {:.1} s (attempt {attempt})",
+                    wait.as_secs_f64()
+                );
+                self.with.metrics.reconnects.inc();
+            }
+            State::Streaming { .. } if matches!(before, State::Starting) => {
+                log::info!("{service}: streaming");
+            }
+            State::Draining { then: Then::StandBy, abandoned: false, .. } => {
+                log::warn!("{service}: no longer leading; finishing the work in hand");
+            }
+            State::Draining { then: Then::Stop, abandoned: false, .. } => {
+                log::info!("{service}: stopping; finishing the work in hand");
+            }
+            State::Draining { abandoned: true, .. } => {
+                log::warn!("{service}: out of time; giving up the work in hand");
+            }
+            State::Down => {
+                log::error!("{service}: the stream stays down (error strategy `log`)");
+            }
+            State::Stopped(Outcome::GaveUp) => {
+                log::error!("{service}: stopped: the allowed reconnect attempts are used up");
+            }
+            State::Stopped(Outcome::Halted) => {
+                log::error!("{service}: stopped until an operator has decided");
+            }
+            State::Stopped(Outcome::Exit { delay, code }) => log::error!(
+                "{service}: exiting with code {code} within {:.1} s (error strategy `exit`)",
+                delay.as_secs_f64()
+            ),
+            State::Stopped(Outcome::DrainTimedOut) => {
+                log::error!("{service}: a thread does not end; exiting");
+            }
+            State::Stopped(Outcome::Clean) => log::info!("{service}: stopped"),
+            State::Waiting { .. }
+            | State::Acquiring
+            | State::Withdrawing { .. }
+            | State::Starting
+            | State::Streaming { .. } => {}
+        }
+    }
+
+    fn publish(&self) {
+        let failed = || {
+            let (reason, hint) = self.last_error.clone().unwrap_or_default();
+            ServiceHealth::Failed { reason, hint }
+        };
+        let health = match self.machine.state() {
+            State::Waiting { why: Why::Backoff { attempt }, .. } => ServiceHealth::BackingOff {
+                attempt,
+                first: !self.has_streamed,
+                since: self.ended_at,
+            },
+            State::Waiting { .. } => ServiceHealth::StandingBy,
+            // Asking for the lock is part of standing by, or of the backoff before it.
+            State::Acquiring => return,
+            State::Starting => ServiceHealth::Starting,
+            State::Streaming { .. } => ServiceHealth::Streaming,
+            State::Draining { .. } | State::Withdrawing { .. } => ServiceHealth::Draining,
+            State::Stopped(Outcome::Clean) => {
+                ServiceHealth::Stopped { reason: "told to stop".to_owned() }
+            }
+            State::Down
+            | State::Stopped(
+                Outcome::GaveUp | Outcome::Halted | Outcome::Exit { .. } | Outcome::DrainTimedOut,
+            ) => failed(),
+        };
+        self.with.health.publish(self.service, health);
+    }
+}

@@ -1,0 +1,314 @@
+//! `flusher-<n>/<service>`: makes a batch durable in ClickHouse, however long that takes.
+//!
+//! ```text
+//!   fold -> ask Postgres or ClickHouse for what the batch lacks -> assemble -> insert -> told
+//! ```
+//!
+//! All tables of a batch are durable, and every refused row kept, before the batch counts. Dying on
+//! any line here is harmless: what was not told is streamed again, under the same versions.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::batch::Batch;
+use super::landing::Landing;
+use super::outage::{Delays, retry};
+use super::shared::Shared;
+use crate::clickhouse::lookup::find_sort_keys;
+use crate::clickhouse::refused::{self, RefusedPart, RefusedRow};
+use crate::clickhouse::{self, Client};
+use crate::error::{Error, ErrorKind, Result};
+use crate::machines::progress::BatchId;
+use crate::metrics::ServiceMetrics;
+use crate::postgres;
+use crate::postgres::reread::{Request, Reread, reread};
+use crate::postgres::source_table::TableName;
+use crate::postgres::sql::Sql;
+use crate::rows::Shape;
+use crate::services::assemble::{Assembled, Found, Wanted, assemble, wanted};
+use crate::services::fold::{Change, Folded, fold};
+use crate::services::mapping::{BareKey, Kept, Mapping};
+use crate::wal::PgTime;
+
+/// How soon values are asked for again when their transaction is not yet visible.
+const VISIBLE_EVERY: Duration = Duration::from_millis(20);
+/// One statement against Postgres.
+const SQL_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub struct Flusher<'a> {
+    pub service: &'static str,
+    pub mapping: &'static dyn Mapping,
+    /// By target table.
+    pub shapes: &'a [Shape],
+    pub version_shift: u64,
+    pub clickhouse: &'a clickhouse::Params,
+    pub postgres: &'a postgres::Params,
+    pub application_name: &'a str,
+    pub delays: Delays,
+    pub reread_bytes_max: usize,
+    pub shared: &'a Shared,
+    pub metrics: &'a ServiceMetrics,
+}
+
+/// Runs until the batcher hangs up or the session is given up.
+pub fn run(with: &Flusher<'_>, batches: &Receiver<Batch>, flushed: &Sender<BatchId>) -> Result<()> {
+    let mut open = Open {
+        client: Client::connect(with.clickhouse)?,
+        sql: None,
+        landings: with.mapping.targets().iter().map(|t| Landing::new(t, with.metrics)).collect(),
+        with,
+    };
+    while let Ok(batch) = batches.recv() {
+        let id = batch.cut.id;
+        match open.flush(batch) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Stopped => return Ok(()),
+            Err(error) => {
+                with.metrics.batches_failed.inc();
+                return Err(error);
+            }
+        }
+        if flushed.send(id).is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+struct Open<'a> {
+    with: &'a Flusher<'a>,
+    client: Client,
+    /// Opened when a value must be read again, which with REPLICA IDENTITY FULL is never.
+    sql: Option<Sql>,
+    landings: Vec<Landing<'a>>,
+}
+
+impl Open<'_> {
+    fn flush(&mut self, batch: Batch) -> Result<()> {
+        let (with, started_at) = (self.with, Instant::now());
+        let Batch { cut, frames, changes, plans, commit_times, .. } = batch;
+        let doing = || format!("map the changes of service `{}`", with.service);
+        let folded = {
+            let changes = changes.iter().map(|at| {
+                let bytes = frames[at.frame as usize].bytes();
+                let start = at.start as usize;
+                Change {
+                    message: &bytes[start..start + at.length as usize],
+                    lsn: at.lsn,
+                    xid: at.xid,
+                    plan: &plans[at.plan as usize],
+                }
+            });
+            fold(with.mapping.source(), changes)
+                .map_err(|e| Error::new(ErrorKind::Protocol, doing()).because(e))?
+        };
+        let wanted = wanted(with.mapping, &folded);
+        let mut found = Found::default();
+        if !wanted.rereads.is_empty() {
+            found.values = self.reread(&folded, &wanted)?;
+        }
+        if !wanted.lookups.is_empty() {
+            // An INSERT that the DELETE ends may be in an earlier batch still on its way.
+            with.shared.wait_for_batches_before(cut.id)?;
+            found.keys = self.look_up(&folded, &wanted)?;
+        }
+        let assembled =
+            assemble(with.mapping, &folded, &wanted, &found, with.shapes, with.version_shift)
+                .map_err(|e| Error::new(ErrorKind::Protocol, doing()).because(e))?;
+        self.count(&folded, &wanted, &assembled);
+        drop(folded);
+        // The bytes they came in are not needed any more; a block may be as large.
+        drop((found, changes, frames));
+
+        with.shared.wait_for_reservation(cut.upper)?;
+        let mut refused = kept_rows(with.service, assembled.notes.kept);
+        for (landing, block) in self.landings.iter_mut().zip(&assembled.blocks) {
+            landing.land(with, &mut self.client, block, &mut refused)?;
+        }
+        self.keep(&refused)?;
+        with.metrics.batches_flushed.inc();
+        with.metrics.batch_rows.observe(cut.rows as f64);
+        with.metrics.flush_duration.observe_duration(started_at.elapsed());
+        let now = PgTime::of(SystemTime::now());
+        for committed_at in commit_times {
+            with.metrics.replication_lag.observe_duration(committed_at.age(now));
+        }
+        Ok(())
+    }
+
+    /// Reads values that the stream left out. They may be newer than the change; then the change
+    /// that made them so is still to come.
+    fn reread(
+        &mut self,
+        folded: &Folded<'_>,
+        wanted: &Wanted,
+    ) -> Result<hashbrown::HashMap<usize, Vec<Option<Vec<u8>>>>> {
+        let with = self.with;
+        let source = with.mapping.source();
+        let table = TableName::new(source.schema, source.table);
+        let columns: Vec<&str> =
+            wanted.places.iter().map(|place| source.columns[place].name).collect();
+        let mut xids: Vec<u32> = folded.entries.iter().map(|entry| entry.xid).collect();
+        xids.sort_unstable();
+        xids.dedup();
+        let mut keys: Vec<&[u8]> =
+            wanted.rereads.iter().map(|&entry| folded.entries[entry].id).collect();
+        keys.sort_unstable();
+        keys.dedup();
+
+        let mut values = std::collections::HashMap::new();
+        let mut rest = keys.as_slice();
+        while !rest.is_empty() {
+            let request = Request {
+                table: &table,
+                key_column: source.columns[source.key.id].name,
+                columns: &columns,
+                keys: rest,
+                xids: &xids,
+                bytes_max: with.reread_bytes_max,
+            };
+            let sql = &mut self.sql;
+            let answer = retry(
+                with.shared,
+                with.delays,
+                with.service,
+                &with.metrics.insert_outage,
+                || {},
+                || ask(sql, with, &request),
+                |error| error.kind() == ErrorKind::Setup,
+            )?;
+            match answer {
+                Reread::Rows(rows) => {
+                    values.extend(rows.found);
+                    rest = rest.get(rows.answered..).unwrap_or_default();
+                }
+                Reread::NotYetVisible { .. } => {
+                    with.shared.pause(Instant::now() + VISIBLE_EVERY)?
+                }
+            }
+        }
+        with.metrics.toast_rereads.inc_by(keys.len() as u64);
+        // A key may stand behind several entries of the batch only if its row came back to life.
+        let by_entry = wanted
+            .rereads
+            .iter()
+            .filter_map(|&entry| Some((entry, values.get(folded.entries[entry].id)?.clone())));
+        Ok(by_entry.collect())
+    }
+
+    /// Finds under which sorting keys ClickHouse has the rows of bare tombstones.
+    fn look_up(
+        &mut self,
+        folded: &Folded<'_>,
+        wanted: &Wanted,
+    ) -> Result<hashbrown::HashMap<usize, Vec<BareKey>>> {
+        let with = self.with;
+        let target = &with.mapping.targets()[0];
+        let ids: Vec<&[u8]> =
+            wanted.lookups.iter().map(|&entry| folded.entries[entry].id).collect();
+        let client = &mut self.client;
+        let timeout = with.clickhouse.request_timeout;
+        let keys = retry(
+            with.shared,
+            with.delays,
+            with.service,
+            &with.metrics.insert_outage,
+            || {},
+            || {
+                let deadline = Instant::now() + timeout;
+                find_sort_keys(client, target.table, target.id_name(), &ids, deadline)
+            },
+            |_| false,
+        )?;
+        with.metrics.deletes_looked_up.inc_by(ids.len() as u64);
+        let mut by_entry = hashbrown::HashMap::new();
+        for &entry in &wanted.lookups {
+            let id = folded.entries[entry].id;
+            let keys = keys.iter().filter(|key| key.id == id).map(|key| {
+                BareKey::new(
+                    key.id.clone(),
+                    key.organization_id.clone(),
+                    key.project_id.clone(),
+                    key.environment_id.clone(),
+                    key.created_at_ms,
+                )
+            });
+            by_entry.insert(entry, keys.collect());
+        }
+        Ok(by_entry)
+    }
+
+    fn count(&self, folded: &Folded<'_>, wanted: &Wanted, assembled: &Assembled) {
+        let metrics = self.with.metrics;
+        metrics.inserts.inc_by(folded.inserts);
+        metrics.updates.inc_by(folded.updates);
+        metrics.deletes.inc_by(folded.deletes);
+        metrics.rows_without_owner.inc_by(assembled.notes.rows_without_owner);
+        metrics.toast_rows_gone.inc_by(assembled.rows_gone);
+        metrics.deletes_unresolved.inc_by(assembled.tombstones_of_nothing);
+        for kept in &assembled.notes.kept {
+            metrics.adjusted_values(kept.column).inc();
+        }
+        if !wanted.is_empty() {
+            log::debug!(
+                "{}: {} rows read again, {} tombstones looked up",
+                self.with.service,
+                wanted.rereads.len(),
+                wanted.lookups.len()
+            );
+        }
+    }
+
+    /// Keeps what ClickHouse would not take in full, before the batch counts as flushed.
+    fn keep(&mut self, rows: &[RefusedRow]) -> Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let (with, client) = (self.with, &mut self.client);
+        let timeout = with.clickhouse.request_timeout;
+        retry(
+            with.shared,
+            with.delays,
+            with.service,
+            &with.metrics.insert_outage,
+            || {},
+            || refused::write(client, rows, Instant::now() + timeout),
+            |_| false,
+        )?;
+        log::warn!(
+            "{}: {} values or rows that ClickHouse does not take as they are were kept in \
+             `walhouse_refused_rows`",
+            with.service,
+            rows.len()
+        );
+        Ok(())
+    }
+}
+
+fn ask(sql: &mut Option<Sql>, with: &Flusher<'_>, request: &Request<'_>) -> Result<Reread> {
+    let deadline = Instant::now() + SQL_TIMEOUT;
+    let mut open = match sql.take().filter(Sql::is_usable) {
+        Some(open) => open,
+        None => Sql::connect(with.postgres, with.application_name, deadline)?,
+    };
+    let answer = reread(&mut open, request, deadline);
+    // After an error a fresh connection is the safe one.
+    if answer.is_ok() {
+        *sql = Some(open);
+    }
+    answer
+}
+
+fn kept_rows(service: &str, kept: Vec<Kept>) -> Vec<RefusedRow> {
+    let row = |kept: Kept| RefusedRow {
+        service: service.to_owned(),
+        table: kept.table.to_owned(),
+        key: kept.key,
+        version: kept.version,
+        what: RefusedPart::Column(kept.column.to_owned()),
+        error: kept.reason,
+        document: kept.document,
+    };
+    kept.into_iter().map(row).collect()
+}

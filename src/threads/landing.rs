@@ -1,0 +1,238 @@
+//! Lands one block in one table: retried for ever, and where rows themselves are refused, by
+//! [`Salvage`]'s plan.
+
+use std::time::Instant;
+
+use super::flusher::Flusher;
+use super::outage::{retry, wait};
+use crate::clickhouse::Client;
+use crate::clickhouse::client::InsertError;
+use crate::clickhouse::refusal::Refusal;
+use crate::clickhouse::refused::{RefusedPart, RefusedRow};
+use crate::error::Result;
+use crate::machines::salvage::{Documents, Salvage, Step, Streak};
+use crate::metrics::{Flag, ServiceMetrics, TableMetrics};
+use crate::rows::column::Values;
+use crate::rows::{Block, document, native};
+use crate::services::mapping::Target;
+
+/// This many rows refused as a whole, with nothing landing in between, and it is the table that is
+/// wrong, not the rows.
+const REFUSED_IN_A_ROW_MAX: u32 = 10;
+
+/// What a flusher keeps for one table from block to block.
+pub struct Landing<'a> {
+    target: &'static Target,
+    metrics: TableMetrics,
+    streak: Streak,
+    /// How often in a row the table took nothing at all.
+    suspended: u32,
+    outage: &'a Flag,
+    /// Reused, so that a batch does not allocate its size again.
+    body: Vec<u8>,
+}
+
+/// How an insert ended that was not put off.
+enum Outcome {
+    Landed,
+    Refused(Refusal),
+}
+
+impl<'a> Landing<'a> {
+    pub fn new(target: &'static Target, metrics: &'a ServiceMetrics) -> Landing<'a> {
+        Landing {
+            target,
+            metrics: metrics.table(target.table),
+            streak: Streak::new(REFUSED_IN_A_ROW_MAX),
+            suspended: 0,
+            outage: &metrics.insert_outage,
+            body: Vec::new(),
+        }
+    }
+
+    /// Returns when every row of the block is durable or in `kept`.
+    pub fn land(
+        &mut self,
+        with: &Flusher<'_>,
+        client: &mut Client,
+        block: &Block,
+        kept: &mut Vec<RefusedRow>,
+    ) -> Result<()> {
+        if block.rows() == 0 {
+            return Ok(());
+        }
+        let order = block.sorted_by(self.target.order_by);
+        loop {
+            match self.insert(with, client, block, &order, &[])? {
+                Outcome::Landed => {
+                    self.on_landed(order.len());
+                    return Ok(());
+                }
+                Outcome::Refused(refusal) => {
+                    let found = kept.len();
+                    match self.salvage(with, client, block, &order, refusal, kept)? {
+                        None => return Ok(()),
+                        // It is the table. What was kept on the way is kept again next time.
+                        Some(refusal) => {
+                            kept.truncate(found);
+                            self.wait_out(with, refusal)?;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lands the good rows of a refused block. `Some` when the table takes no rows at all.
+    fn salvage(
+        &mut self,
+        with: &Flusher<'_>,
+        client: &mut Client,
+        block: &Block,
+        order: &[usize],
+        refusal: Refusal,
+        kept: &mut Vec<RefusedRow>,
+    ) -> Result<Option<Refusal>> {
+        log::warn!(
+            "{}: `{}` refused {} rows: {refusal}; landing the rest",
+            with.service,
+            self.target.table,
+            order.len()
+        );
+        let mut last = refusal;
+        let documents: Vec<usize> =
+            self.target.documents.iter().copied().filter(|&at| block.is_present(at)).collect();
+        let mut plan = Salvage::of(order.len(), documents.len(), &mut self.streak);
+        loop {
+            let (rows, blanked) = match plan.step() {
+                Step::Suspend => return Ok(Some(last)),
+                Step::Done { refused } => {
+                    for at in refused {
+                        self.metrics.refused_rows.inc();
+                        kept.push(self.kept_row(with, block, order[at], &last));
+                    }
+                    return Ok(None);
+                }
+                Step::Insert(range) => (&order[range], vec![]),
+                Step::Blank { row, documents: which } => {
+                    let blanked = match which {
+                        Documents::One(at) => vec![documents[at]],
+                        Documents::All => documents.clone(),
+                    };
+                    (&order[row..=row], blanked)
+                }
+            };
+            match self.insert(with, client, block, rows, &blanked)? {
+                Outcome::Landed => {
+                    plan.on_landed(&mut self.streak);
+                    self.on_landed(rows.len());
+                    for &column in &blanked {
+                        self.metrics.refused_rows.inc();
+                        kept.push(self.kept_document(with, block, rows[0], column, &last));
+                    }
+                }
+                Outcome::Refused(refusal) => {
+                    last = refusal;
+                    plan.on_refused(&mut self.streak);
+                }
+            }
+        }
+    }
+
+    fn insert(
+        &mut self,
+        with: &Flusher<'_>,
+        client: &mut Client,
+        block: &Block,
+        rows: &[usize],
+        blanked: &[usize],
+    ) -> Result<Outcome> {
+        self.body.clear();
+        native::encode(block, rows, blanked, &mut self.body);
+        let columns = native::column_names(block);
+        let (table, body, retries) = (self.target.table, &self.body, &self.metrics.insert_retries);
+        retry(
+            with.shared,
+            with.delays,
+            with.service,
+            self.outage,
+            || {
+                retries.inc();
+            },
+            || {
+                let deadline = Instant::now() + with.clickhouse.request_timeout;
+                match client.insert(table, &columns, &[], body, deadline) {
+                    Ok(()) => Ok(Outcome::Landed),
+                    Err(InsertError::Data(refusal)) => Ok(Outcome::Refused(refusal)),
+                    Err(InsertError::Retry(error)) => Err(error),
+                }
+            },
+            |_| false,
+        )
+    }
+
+    /// The table refuses everything: wait as for any outage, so that its rows stay in Postgres.
+    fn wait_out(&mut self, with: &Flusher<'_>, refusal: Refusal) -> Result<()> {
+        self.suspended = self.suspended.saturating_add(1);
+        self.outage.raise();
+        if self.suspended.is_power_of_two() {
+            let (service, table) = (with.service, self.target.table);
+            log::error!(
+                "{service}: outage: `{table}` refuses every row: {refusal}; nothing is dropped, \
+                 attempt {}",
+                self.suspended
+            );
+            log::error!(
+                "{service}:   hint: Compare the table's columns and constraints with those in README."
+            );
+        }
+        with.shared.pause(Instant::now() + wait(with.delays, self.suspended))
+    }
+
+    fn on_landed(&mut self, rows: usize) {
+        self.metrics.rows_inserted.inc_by(rows as u64);
+        self.streak.on_landed();
+        if 0 < self.suspended {
+            self.suspended = 0;
+            self.outage.lower();
+            log::warn!("`{}` takes rows again", self.target.table);
+        }
+    }
+
+    fn kept_document(
+        &self,
+        with: &Flusher<'_>,
+        block: &Block,
+        row: usize,
+        column: usize,
+        refusal: &Refusal,
+    ) -> RefusedRow {
+        RefusedRow {
+            what: RefusedPart::Column(block.spec(column).name.to_owned()),
+            document: block.text(column, row).to_vec(),
+            ..self.kept_row(with, block, row, refusal)
+        }
+    }
+
+    fn kept_row(
+        &self,
+        with: &Flusher<'_>,
+        block: &Block,
+        row: usize,
+        refusal: &Refusal,
+    ) -> RefusedRow {
+        let version = match block.values(self.target.version) {
+            Values::U64(versions) => versions[row],
+            other => unreachable!("{other:?}"),
+        };
+        RefusedRow {
+            service: with.service.to_owned(),
+            table: self.target.table.to_owned(),
+            key: block.text(self.target.id, row).to_vec(),
+            version,
+            what: RefusedPart::Row,
+            error: refusal.to_string(),
+            document: document::row_as_json(block, row),
+        }
+    }
+}

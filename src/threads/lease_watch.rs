@@ -1,0 +1,65 @@
+//! Until when we may act as the leader, for threads that do not hear of the lock in time: one that
+//! was paused (SIGSTOP, a frozen VM), or one that acts while the lock keeper waits for an answer.
+
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+/// Written by the lock keeper, read before anything is written or confirmed.
+#[derive(Debug, Default)]
+pub struct LeaseWatch(Mutex<Option<Term>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Term {
+    lost_at: Instant,
+    /// From here on another instance may lead.
+    over_at: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    Held,
+    /// Finish the work in hand.
+    Lost,
+    /// Another instance may lead: write nothing more.
+    Over,
+}
+
+impl LeaseWatch {
+    pub fn set(&self, lost_at: Instant, margin: Duration) {
+        let over_at = lost_at.checked_add(margin).unwrap_or(lost_at);
+        *self.0.lock() = Some(Term { lost_at, over_at });
+    }
+
+    pub fn standing(&self, now: Instant) -> Standing {
+        match *self.0.lock() {
+            Some(term) if now < term.lost_at => Standing::Held,
+            Some(term) if now < term.over_at => Standing::Lost,
+            // Without a term nothing was promised to us.
+            Some(_) | None => Standing::Over,
+        }
+    }
+
+    /// The lock was released: its session has ended.
+    pub fn clear(&self) {
+        *self.0.lock() = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_passes_from_held_through_lost_to_over() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let watch = LeaseWatch::default();
+        assert_eq!(watch.standing(now), Standing::Over);
+        watch.set(now + second, second);
+        assert_eq!(watch.standing(now), Standing::Held);
+        assert_eq!(watch.standing(now + second), Standing::Lost);
+        assert_eq!(watch.standing(now + 2 * second), Standing::Over);
+        watch.clear();
+        assert_eq!(watch.standing(now), Standing::Over);
+    }
+}

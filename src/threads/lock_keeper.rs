@@ -1,0 +1,240 @@
+//! `lock_keeper/<service>`: acquires, extends and releases the leader lock, and says `LockLost` in
+//! time to stop before another instance may start.
+//!
+//! It only decides who tries: the slot itself admits one walsender at a time.
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use super::coordinator::Event;
+use super::lease_watch::LeaseWatch;
+use crate::config::{LockConfig, LockKind};
+use crate::error::Result;
+use crate::machines::lease::{self, Lease, Standing};
+use crate::machines::lifecycle::Input;
+use crate::postgres::advisory_lock::AdvisoryLock;
+use crate::redis::lock::{Extended, RedisLock};
+use crate::{postgres, redis};
+
+/// One request to Redis or Postgres, when the lease does not set a nearer end.
+const TRY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the coordinator asks for. `Acquire` is answered with one input; closing the channel
+/// releases the lock and ends the thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    Acquire,
+    Release,
+}
+
+/// Requests under way: an acquire and the release that follows it.
+const REQUESTS_MAX: usize = 4;
+
+pub fn requests() -> (Sender<Request>, Receiver<Request>) {
+    bounded(REQUESTS_MAX)
+}
+
+/// The leader lock, wherever it lives.
+pub enum LeaderLock {
+    Redis(RedisLock),
+    Postgres { params: Box<postgres::Params>, slot: String, held: Option<AdvisoryLock> },
+}
+
+enum Extension {
+    Ours,
+    Taken,
+}
+
+impl LeaderLock {
+    pub fn new(
+        config: &LockConfig,
+        key_prefix: &str,
+        slot: &str,
+        postgres: &postgres::Params,
+    ) -> LeaderLock {
+        match &config.kind {
+            LockKind::Redis(params) => LeaderLock::redis(params, key_prefix, slot),
+            LockKind::Postgres => LeaderLock::Postgres {
+                params: Box::new(postgres.clone()),
+                slot: slot.to_owned(),
+                held: None,
+            },
+        }
+    }
+
+    fn redis(params: &redis::Params, key_prefix: &str, slot: &str) -> LeaderLock {
+        LeaderLock::Redis(RedisLock::new(params, key_prefix, slot))
+    }
+
+    fn try_acquire(&mut self, term: Duration, deadline: Instant) -> Result<bool> {
+        match self {
+            LeaderLock::Redis(lock) => lock.try_acquire(term, deadline),
+            LeaderLock::Postgres { params, slot, held } => {
+                *held = AdvisoryLock::try_acquire(params, slot, term, deadline)?;
+                Ok(held.is_some())
+            }
+        }
+    }
+
+    fn extend(&mut self, term: Duration, deadline: Instant) -> Result<Extension> {
+        match self {
+            LeaderLock::Redis(lock) => match lock.extend(term, deadline)? {
+                Extended::Lost => Ok(Extension::Taken),
+                Extended::Yes | Extended::Retaken => Ok(Extension::Ours),
+            },
+            LeaderLock::Postgres { held, .. } => match held {
+                Some(lock) => lock.extend(deadline).map(|()| Extension::Ours),
+                None => Ok(Extension::Taken),
+            },
+        }
+    }
+
+    fn release(&mut self, deadline: Instant) -> Result<()> {
+        match self {
+            LeaderLock::Redis(lock) => lock.release(deadline),
+            LeaderLock::Postgres { held, .. } => match held.take() {
+                Some(lock) => lock.release(deadline),
+                None => Ok(()),
+            },
+        }
+    }
+}
+
+pub fn run(
+    service: &'static str,
+    config: &LockConfig,
+    mut lock: LeaderLock,
+    watch: &LeaseWatch,
+    requests: &Receiver<Request>,
+    events: &Sender<Event>,
+) {
+    let params = lease::Params::new(config.term, config.extend_every, config.retry_every);
+    let mut lease: Option<Lease> = None;
+    let mut keeper = Keeper { service, params, watch, standing_by_since: None, said: false };
+    loop {
+        // A lost lease stays until it is released, so that the lock is not left to its term.
+        let deadline = lease.as_ref().and_then(Lease::deadline);
+        let request = match deadline {
+            Some(at) => requests.recv_deadline(at),
+            None => requests.recv().map_err(RecvTimeoutError::from),
+        };
+        let now = Instant::now();
+        match request {
+            Ok(Request::Acquire) => {
+                let input = keeper.acquire(now, config, &mut lock, &mut lease);
+                if events.send(Event::Lifecycle(input)).is_err() {
+                    break;
+                }
+            }
+            Ok(Request::Release) => {
+                lease = None;
+                keeper.release(&mut lock);
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                if let Some(held) = &mut lease
+                    && keeper.keep(held, &mut lock)
+                    && events.send(Event::Lifecycle(Input::LockLost)).is_err()
+                {
+                    break;
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    if lease.is_some() {
+        keeper.release(&mut lock);
+    }
+}
+
+struct Keeper<'a> {
+    service: &'static str,
+    params: lease::Params,
+    watch: &'a LeaseWatch,
+    standing_by_since: Option<Instant>,
+    /// Whether this time of standing by was told.
+    said: bool,
+}
+
+impl Keeper<'_> {
+    fn acquire(
+        &mut self,
+        asked_at: Instant,
+        config: &LockConfig,
+        lock: &mut LeaderLock,
+        lease: &mut Option<Lease>,
+    ) -> Input {
+        let service = self.service;
+        match lock.try_acquire(self.params.term, asked_at + TRY_TIMEOUT) {
+            Ok(true) => {
+                log::info!("{service}: leader lock acquired");
+                let acquired = Lease::acquired(asked_at, self.params);
+                self.watch.set(acquired.lost_at(), self.params.margin);
+                *lease = Some(acquired);
+                self.standing_by_since = None;
+                self.said = false;
+                Input::LockAcquired
+            }
+            Ok(false) => {
+                let since = *self.standing_by_since.get_or_insert(asked_at);
+                let patience = config.term + config.additional;
+                if !self.said {
+                    log::info!("{service}: another instance leads; standing by");
+                    self.said = true;
+                } else if patience <= asked_at.saturating_duration_since(since) {
+                    // Longer than a dead leader's lock can live: somebody is alive and leads.
+                    log::debug!("{service}: still standing by");
+                    self.standing_by_since = Some(asked_at);
+                }
+                Input::LockBusy
+            }
+            Err(error) => {
+                if !self.said {
+                    log::warn!("{service}: {error}; standing by until the lock can be asked for");
+                    self.said = true;
+                }
+                Input::LockFailed
+            }
+        }
+    }
+
+    /// Extends the lease if it is due; true when it is lost.
+    fn keep(&self, lease: &mut Lease, lock: &mut LeaderLock) -> bool {
+        let service = self.service;
+        let asked_at = Instant::now();
+        match lease.standing(asked_at) {
+            Standing::Held { .. } => return false,
+            Standing::Lost => {
+                log::warn!("{service}: leader lock lost: it could not be extended in time");
+                return true;
+            }
+            Standing::ExtendDue => {}
+        }
+        match lock.extend(self.params.term, lease.try_deadline(asked_at)) {
+            Ok(Extension::Ours) => {
+                lease.on_extended(asked_at);
+                self.watch.set(lease.lost_at(), self.params.margin);
+            }
+            Ok(Extension::Taken) => lease.on_taken(),
+            Err(error) => {
+                log::warn!("{service}: {error}; trying again within the term of the lock");
+                lease.on_extend_failed(Instant::now());
+            }
+        }
+        if lease.standing(Instant::now()) == Standing::Lost {
+            log::warn!("{service}: leader lock lost");
+            return true;
+        }
+        false
+    }
+
+    fn release(&self, lock: &mut LeaderLock) {
+        self.watch.clear();
+        match lock.release(Instant::now() + TRY_TIMEOUT) {
+            Ok(()) => log::info!("{}: leader lock released", self.service),
+            Err(error) => {
+                log::warn!("{}: {error}; the lock ends with its term", self.service);
+            }
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! How far the session is: written by the batcher and the reader, read by the confirmer, and the
+//! other way for what is confirmed. Single numbers that only grow, so no lock is needed.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::wal::Lsn;
+
+#[derive(Debug)]
+pub struct Position {
+    received: AtomicU64,
+    flushed: AtomicU64,
+    /// No commit above this can have a row in ClickHouse.
+    upper: AtomicU64,
+    /// Rows became durable since the confirmer last looked.
+    rows_flushed: AtomicBool,
+    /// Postgres asked for a reply since the confirmer last looked.
+    asked: AtomicBool,
+    confirmed: AtomicU64,
+    /// Wakes the confirmer. One place is enough: a second poke says nothing new.
+    poke: Sender<()>,
+    pokes: Receiver<()>,
+}
+
+impl Position {
+    pub fn new(confirmed: Lsn) -> Position {
+        let (poke, pokes) = bounded(1);
+        Position {
+            received: AtomicU64::new(confirmed.0),
+            flushed: AtomicU64::new(confirmed.0),
+            upper: AtomicU64::new(0),
+            rows_flushed: AtomicBool::new(false),
+            asked: AtomicBool::new(false),
+            confirmed: AtomicU64::new(confirmed.0),
+            poke,
+            pokes,
+        }
+    }
+
+    pub fn received(&self) -> Lsn {
+        Lsn(self.received.load(Ordering::Acquire))
+    }
+
+    pub fn flushed(&self) -> Lsn {
+        Lsn(self.flushed.load(Ordering::Acquire))
+    }
+
+    pub fn confirmed(&self) -> Lsn {
+        Lsn(self.confirmed.load(Ordering::Acquire))
+    }
+
+    /// `None` until a batch was cut.
+    pub fn upper(&self) -> Option<Lsn> {
+        Some(Lsn(self.upper.load(Ordering::Acquire))).filter(|upper| Lsn(0) < *upper)
+    }
+
+    pub fn set_progress(&self, received: Lsn, flushed: Lsn) {
+        self.received.store(received.0, Ordering::Release);
+        if self.flushed.swap(flushed.0, Ordering::AcqRel) != flushed.0 {
+            self.poke();
+        }
+    }
+
+    pub fn set_upper(&self, upper: Lsn) {
+        if self.upper.fetch_max(upper.0, Ordering::AcqRel) < upper.0 {
+            self.poke();
+        }
+    }
+
+    pub fn set_rows_flushed(&self) {
+        self.rows_flushed.store(true, Ordering::Release);
+    }
+
+    pub fn take_rows_flushed(&self) -> bool {
+        self.rows_flushed.swap(false, Ordering::AcqRel)
+    }
+
+    pub fn ask(&self) {
+        self.asked.store(true, Ordering::Release);
+        self.poke();
+    }
+
+    pub fn take_asked(&self) -> bool {
+        self.asked.swap(false, Ordering::AcqRel)
+    }
+
+    pub fn set_confirmed(&self, confirmed: Lsn) {
+        self.confirmed.fetch_max(confirmed.0, Ordering::AcqRel);
+    }
+
+    pub fn poke(&self) {
+        // Full means that a poke waits already.
+        let _ = self.poke.try_send(());
+    }
+
+    pub fn pokes(&self) -> &Receiver<()> {
+        &self.pokes
+    }
+}

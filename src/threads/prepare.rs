@@ -1,0 +1,380 @@
+//! What a session does before rows may come: the tables, the publication, the slot, and whether
+//! going on would pass over a gap or a fork. Runs on the session's own thread; nothing is confirmed
+//! here.
+
+use std::time::{Duration, Instant};
+
+use super::shared::{Pace, Shared, stopped};
+use crate::clickhouse::state::{self, StateRow};
+use crate::clickhouse::tables::{self, Definition, TableShape};
+use crate::clickhouse::{Client, refused};
+use crate::config::{ServiceConfig, ServiceName};
+use crate::error::{Error, ErrorKind, Result};
+use crate::machines::lineage::{self, Verdict};
+use crate::postgres::connection::{Connection, StartupOptions};
+use crate::postgres::publication::{self, Ensured, Wanted};
+use crate::postgres::server::Server;
+use crate::postgres::slot::{self, SlotVerdict};
+use crate::postgres::source_table::{SourceTable, TableName};
+use crate::postgres::sql::Sql;
+use crate::postgres::stream::Stream;
+use crate::rows::{JsonForm, Shape};
+use crate::services::mapping::{Mapping, Target};
+use crate::services::runs::Runs;
+use crate::services::sessions::Sessions;
+use crate::wal::{Lsn, Oid};
+
+/// A stream that is running, and all that the threads must know to take it on.
+pub struct Prepared {
+    pub stream: Stream,
+    pub source_oid: Oid,
+    pub mapping: &'static dyn Mapping,
+    /// By target table.
+    pub shapes: Vec<Shape>,
+    /// As it is recorded in ClickHouse.
+    pub state: StateRow,
+    pub client: Client,
+    /// How often the walsender must hear from us.
+    pub status_every: Duration,
+    /// Everything up to here is durable.
+    pub resume: Lsn,
+}
+
+/// A step against Postgres takes this long at most, beside the time to connect.
+const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+/// Creating a slot waits for the transactions that are running.
+const CREATE_SLOT_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long a walsender that was told to go may take.
+const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A new session's state rows outrank whatever an old leader, stopped in the middle of a write,
+/// may still send.
+const REVISION_LEAP: u64 = 1 << 20;
+
+pub fn prepare(config: &ServiceConfig, shared: &Shared) -> Result<Prepared> {
+    let go_on = || match shared.pace() {
+        Pace::Running => Ok(()),
+        Pace::Draining | Pace::Abandoned => Err(stopped()),
+    };
+    let mapping = mapping(config);
+    let (mut client, shapes) = prepare_clickhouse(config, mapping)?;
+    go_on()?;
+
+    let connect_deadline = || Instant::now() + config.postgres.connect_timeout;
+    let application_name = application_name(config);
+    let mut sql = Sql::connect(&config.postgres, &application_name, connect_deadline())?;
+    let server = Server::inspect(&mut sql, step())?;
+    server.check_wal_level()?;
+    let table = prepare_source(config, mapping, &mut sql)?;
+    go_on()?;
+
+    let options = StartupOptions {
+        application_name: application_name.clone(),
+        replication: true,
+        options: vec![
+            ("DateStyle".to_owned(), "ISO".to_owned()),
+            ("TimeZone".to_owned(), "UTC".to_owned()),
+            ("extra_float_digits".to_owned(), "3".to_owned()),
+            ("client_encoding".to_owned(), "UTF8".to_owned()),
+        ],
+        receive_timeout: config.receive_timeout,
+    };
+    let mut connection = Connection::connect(&config.postgres, &options, connect_deadline())?;
+    // First, so that nobody moves the slot between being judged and being streamed from.
+    let freed = slot::terminate_stale_walsender(
+        &mut sql,
+        &config.slot,
+        &application_name,
+        Instant::now() + TAKE_OVER_TIMEOUT,
+    )?;
+    if let Some(pid) = freed {
+        let service = config.name.as_str();
+        log::warn!("{service}: ended stale walsender {pid} that held slot `{}`", config.slot);
+    }
+    let mut row = judge(config, &mut client, &mut sql, &mut connection)?;
+    let resume = row.confirmed;
+    let timeout = config.clickhouse.request_timeout;
+    go_on()?;
+    state::write(&mut client, &mut row, Instant::now() + timeout)?;
+    let stream = Stream::start(connection, &config.slot, &config.publication, config.binary)?;
+    Ok(Prepared {
+        stream,
+        source_oid: Oid(table.oid),
+        mapping,
+        shapes,
+        state: row,
+        client,
+        status_every: status_every(config.ack_interval, server.wal_sender_timeout),
+        resume,
+    })
+}
+
+/// The name under which Postgres shows our sessions; it is how a stale walsender is known as ours.
+pub fn application_name(config: &ServiceConfig) -> String {
+    format!("walhouse/{}", config.slot)
+}
+
+/// At least three times within the walsender's patience.
+fn status_every(ack_interval: Duration, wal_sender_timeout: Option<Duration>) -> Duration {
+    match wal_sender_timeout {
+        Some(timeout) => ack_interval.min(timeout / 3),
+        None => ack_interval,
+    }
+}
+
+fn step() -> Instant {
+    Instant::now() + STEP_TIMEOUT
+}
+
+fn mapping(config: &ServiceConfig) -> &'static dyn Mapping {
+    match config.name {
+        ServiceName::Sessions => &Sessions,
+        ServiceName::Runs => match (config.payload_insert, config.error_fingerprint) {
+            (true, true) => &Runs { payloads: true, fingerprints: true },
+            (true, false) => &Runs { payloads: true, fingerprints: false },
+            (false, true) => &Runs { payloads: false, fingerprints: true },
+            (false, false) => &Runs { payloads: false, fingerprints: false },
+        },
+    }
+}
+
+fn prepare_clickhouse(
+    config: &ServiceConfig,
+    mapping: &'static dyn Mapping,
+) -> Result<(Client, Vec<Shape>)> {
+    let mut client = Client::connect(&config.clickhouse)?;
+    let deadline = || Instant::now() + config.clickhouse.request_timeout;
+    let json = json_form(&client.ping(deadline())?);
+    let mut shapes = Vec::new();
+    for target in mapping.targets() {
+        let definition = definition(target)?;
+        let shape = tables::ensure(&mut client, definition, config.create_tables, deadline())?;
+        for warning in &shape.warnings {
+            log::warn!("{}: {warning}", config.name.as_str());
+        }
+        shapes.push(Shape { present: present_columns(target, &shape)?, json });
+    }
+    state::ensure(&mut client, config.create_tables, deadline())?;
+    refused::ensure(&mut client, config.create_tables, deadline())?;
+    Ok((client, shapes))
+}
+
+/// 24.8 knows documents in a Native block only as strings to be cast.
+fn json_form(version: &str) -> JsonForm {
+    let year = version.split('.').next().and_then(|year| year.parse::<u32>().ok());
+    if year.is_some_and(|year| year < 25) { JsonForm::Text } else { JsonForm::Typed }
+}
+
+fn definition(target: &Target) -> Result<&'static Definition> {
+    [&tables::TASK_RUNS, &tables::PAYLOADS, &tables::SESSIONS]
+        .into_iter()
+        .find(|definition| definition.name == target.table)
+        .ok_or_else(|| {
+            Error::new(ErrorKind::Bug, format!("find the definition of `{}`", target.table))
+        })
+}
+
+/// Which of the mapping's columns the table takes. One that the first form of the table already
+/// had must be there; later ones may be missing.
+fn present_columns(target: &Target, shape: &TableShape) -> Result<Vec<bool>> {
+    let takes = |name: &str| shape.column(name).is_some_and(|column| column.is_insertable());
+    for (at, column) in target.columns.iter().enumerate() {
+        if !target.optional.contains(&at) && !takes(column.name) {
+            return Err(Error::new(ErrorKind::Setup, format!("check table `{}`", target.table))
+                .because(format!("it has no column `{}` that takes values", column.name))
+                .hint(format!(
+                    "Run on ClickHouse: ALTER TABLE {} ADD COLUMN `{}` {}",
+                    target.table,
+                    column.name,
+                    column.kind.native_type()
+                )));
+        }
+    }
+    Ok(target.columns.iter().map(|column| takes(column.name)).collect())
+}
+
+fn prepare_source(
+    config: &ServiceConfig,
+    mapping: &'static dyn Mapping,
+    sql: &mut Sql,
+) -> Result<SourceTable> {
+    let (service, source) = (config.name.as_str(), mapping.source());
+    let name = TableName::new(source.schema, source.table);
+    let table = SourceTable::inspect(sql, &name, step())?;
+    let old_row = table.old_row(source.columns[source.key.id].name)?;
+    if let Some(note) = old_row.note() {
+        log::info!("{service}: {note}");
+    }
+    let columns: Vec<&str> = source
+        .columns
+        .iter()
+        .filter(|column| !column.optional || table.column(column.name).is_some())
+        .map(|column| column.name)
+        .collect();
+    let wanted = Wanted { publication: &config.publication, table: &table, columns: &columns };
+    if publication::ensure(sql, &wanted, step())? == Ensured::Created {
+        log::info!("{service}: publication `{}` created", config.publication);
+    }
+    Ok(table)
+}
+
+/// Compares what was recorded with the server and its slot. Creates the slot on a first start.
+/// Returns the row to record before anything is flushed.
+fn judge(
+    config: &ServiceConfig,
+    client: &mut Client,
+    sql: &mut Sql,
+    connection: &mut Connection,
+) -> Result<StateRow> {
+    let service = config.name.as_str();
+    let timeout = config.clickhouse.request_timeout;
+    let recorded = state::read(client, service, &config.slot, Instant::now() + timeout)?;
+    let identity = connection.identify_system(step())?;
+    let doing = || format!("identify the server of service `{service}`");
+    let server = lineage::Server {
+        system_identifier: identity.system_id.parse().map_err(|_| {
+            Error::new(ErrorKind::Protocol, doing()).because("its system identifier is no number")
+        })?,
+        timeline: identity.timeline,
+        wal_end: identity.xlogpos,
+    };
+    let state = recorded.as_ref().map(of_row).transpose()?;
+    let history = match &state {
+        Some(state) if state.timeline < server.timeline => connection
+            .timeline_history(server.timeline, step())?
+            .into_iter()
+            .map(|line| lineage::Switch { timeline: line.timeline, switch_lsn: line.switch })
+            .collect(),
+        Some(_) | None => Vec::new(),
+    };
+    let slot = look_at_slot(config, sql)?;
+    let verdict = lineage::judge(state.as_ref(), slot.as_ref(), &server, &history);
+    log::debug!("{service}: {verdict}");
+    if let Some(error) = verdict.into_error(service, &config.slot) {
+        return Err(error);
+    }
+    let record = match verdict {
+        Verdict::FirstStart => {
+            let confirmed = slot::create(sql, &config.slot, Instant::now() + CREATE_SLOT_TIMEOUT)?;
+            log::info!("{service}: slot `{}` created at {confirmed}", config.slot);
+            lineage::State::adopting(&server, confirmed)
+        }
+        Verdict::TakeOver { record } => {
+            log::info!(
+                "{service}: slot `{}` was there without a recorded state: taken over at {}",
+                config.slot,
+                record.confirmed
+            );
+            record
+        }
+        Verdict::Continue { record: Some(record) } => {
+            log::warn!(
+                "{service}: now on timeline {}, which has every row that ClickHouse has",
+                record.timeline
+            );
+            record
+        }
+        Verdict::Continue { record: None } => state.ok_or_else(|| bug("go on without a state"))?,
+        Verdict::Gap { .. } | Verdict::Diverged { .. } | Verdict::ForeignCluster { .. } => {
+            return Err(bug("go on although the lineage is broken"));
+        }
+    };
+    Ok(StateRow {
+        service: service.to_owned(),
+        slot: config.slot.clone(),
+        system_identifier: record.system_identifier.to_string(),
+        timeline: record.timeline,
+        confirmed: record.confirmed,
+        upper: record.upper,
+        version_shift: record.shift,
+        instance: instance(),
+        revision: recorded.map_or(0, |row| row.revision).saturating_add(REVISION_LEAP),
+    })
+}
+
+fn of_row(row: &StateRow) -> Result<lineage::State> {
+    Ok(lineage::State {
+        system_identifier: row.system_identifier.parse().map_err(|_| {
+            Error::new(ErrorKind::Protocol, format!("read the state of slot `{}`", row.slot))
+                .because("its system identifier is no number")
+        })?,
+        timeline: row.timeline,
+        confirmed: row.confirmed,
+        upper: row.upper,
+        shift: row.version_shift,
+    })
+}
+
+fn look_at_slot(config: &ServiceConfig, sql: &mut Sql) -> Result<Option<lineage::Slot>> {
+    let Some(found) = slot::inspect(sql, &config.slot, step())? else { return Ok(None) };
+    let wrong = |cause: String, hint: &str| {
+        Err(Error::new(ErrorKind::Setup, format!("check slot `{}`", config.slot))
+            .because(cause)
+            .hint(hint))
+    };
+    const OTHER_NAME: &str =
+        "Give this service a slot of its own: *_REPLICATION_SLOT_NAME; or drop the slot.";
+    let invalidated = match slot::verdict(sql, &found) {
+        SlotVerdict::Usable => false,
+        SlotVerdict::Invalidated { reason } => {
+            log::error!(
+                "{}: slot `{}` is invalidated: {reason}",
+                config.name.as_str(),
+                config.slot
+            );
+            true
+        }
+        SlotVerdict::InCreation => {
+            return Err(Error::new(ErrorKind::SlotBusy, format!("check slot `{}`", config.slot))
+                .because("another session is still creating it"));
+        }
+        SlotVerdict::Physical => return wrong("it is a physical slot".to_owned(), OTHER_NAME),
+        SlotVerdict::WrongPlugin { plugin } => {
+            return wrong(format!("expected plugin `pgoutput`, got `{plugin}`"), OTHER_NAME);
+        }
+        SlotVerdict::OtherDatabase { database } => {
+            return wrong(format!("it belongs to database `{database}`"), OTHER_NAME);
+        }
+        SlotVerdict::Temporary => return wrong("it is a temporary slot".to_owned(), OTHER_NAME),
+        SlotVerdict::OnStandby => {
+            return wrong(
+                "this server is a standby that keeps a copy of the slot".to_owned(),
+                "Connect to the primary: name all hosts in the database URL.",
+            );
+        }
+    };
+    let confirmed_flush = found.confirmed_flush_lsn.unwrap_or(Lsn(0));
+    Ok(Some(lineage::Slot {
+        confirmed_flush,
+        restart_lsn: found.restart_lsn.unwrap_or(confirmed_flush),
+        invalidated,
+    }))
+}
+
+/// Which process wrote a state row, for people who look at the table.
+fn instance() -> String {
+    format!("pid {}", std::process::id())
+}
+
+fn bug(doing: &str) -> Error {
+    Error::new(ErrorKind::Bug, doing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_go_to_old_servers_as_text() {
+        assert_eq!(json_form("24.8.1.1"), JsonForm::Text);
+        assert_eq!(json_form("26.9.2.1"), JsonForm::Typed);
+        assert_eq!(json_form("unknown"), JsonForm::Typed);
+    }
+
+    #[test]
+    fn the_walsender_hears_from_us_three_times_within_its_patience() {
+        let s = Duration::from_secs;
+        assert_eq!(status_every(s(10), Some(s(60))), s(10));
+        assert_eq!(status_every(s(10), Some(s(3))), s(1));
+        assert_eq!(status_every(s(10), None), s(10));
+    }
+}

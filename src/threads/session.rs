@@ -1,0 +1,289 @@
+//! One attempt, from the lock to its end: makes the channels, runs the threads, joins them in the
+//! order in which the data flows, and says why it ended.
+//!
+//! ```text
+//!  wal_reader --Frames--> batcher --Batch--> flusher x N --BatchId--> batcher
+//!       ^                    |
+//!       |                    v
+//!       +-- confirmed -- confirmer
+//! ```
+//!
+//! Channels belong to the session: what a dead attempt still says has nowhere to arrive.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{JoinHandle, Scope, ScopedJoinHandle};
+
+use crossbeam_channel::{Sender, bounded};
+
+use super::batcher::{self, Batcher};
+use super::confirmer::{self, Confirmer};
+use super::coordinator::Event;
+use super::flusher::{self, Flusher};
+use super::lease_watch::LeaseWatch;
+use super::outage::Delays;
+use super::position::Position;
+use super::prepare::{self, Prepared};
+use super::shared::{PanicGuard, Shared, stopped};
+use super::spawn_named;
+use super::wal_reader::{self, WalReader};
+use crate::config::ServiceConfig;
+use crate::error::{Error, ErrorKind, Result};
+use crate::machines::batches::Limits;
+use crate::machines::confirm::{self, Confirm, Marks};
+use crate::machines::lifecycle::Input;
+use crate::machines::status;
+use crate::metrics::ServiceMetrics;
+use crate::wal::Lsn;
+
+/// Blocks of at most 256 KiB between reader and batcher; more would only hide where the rows wait.
+const BLOCKS_MAX: usize = 4;
+/// How much WAL *upper* is reserved ahead, so that no flush waits for a state row of its own.
+const AHEAD_BYTES: u64 = 16 * 1024 * 1024;
+/// The pause after a state row that could not be written.
+const STATE_RETRY_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// A running session, as its coordinator sees it.
+pub struct Session {
+    shared: Arc<Shared>,
+    thread: JoinHandle<()>,
+}
+
+impl Session {
+    /// Receive no more, make what is complete durable and confirmed, end. The deadline is kept by
+    /// the lifecycle, which then abandons.
+    pub fn drain(&self) {
+        self.shared.drain();
+    }
+
+    /// Give up the work in hand and end.
+    pub fn abandon(&self) {
+        self.shared.abandon();
+    }
+
+    pub fn join(self) -> Result<()> {
+        self.thread.join().map_err(|_| Error::new(ErrorKind::Bug, "run a session; it panicked"))
+    }
+}
+
+/// Answers with `StreamStarted` once rows may come, and always with `SessionEnded`.
+pub fn spawn(
+    config: Arc<ServiceConfig>,
+    metrics: Arc<ServiceMetrics>,
+    lease: Arc<LeaseWatch>,
+    events: Sender<Event>,
+) -> Session {
+    // What is reserved is known once the state was read; until then no flush runs.
+    let shared = Arc::new(Shared::new(Lsn(0), lease));
+    let of_thread = Arc::clone(&shared);
+    let name = format!("session/{}", config.name.as_str());
+    let thread = spawn_named(name, move || {
+        let end = EndGuard { events: &events, error: None, told: false };
+        run(&config, &metrics, &events, &of_thread, end);
+    });
+    Session { shared, thread }
+}
+
+/// Tells the end of the session, also when its thread panics.
+struct EndGuard<'a> {
+    events: &'a Sender<Event>,
+    error: Option<Error>,
+    told: bool,
+}
+
+impl EndGuard<'_> {
+    fn tell(mut self, error: Option<Error>) {
+        self.error = error;
+        self.told = true;
+        drop(self);
+    }
+}
+
+impl Drop for EndGuard<'_> {
+    fn drop(&mut self) {
+        let error = match self.told {
+            true => self.error.take(),
+            false => Some(Error::new(ErrorKind::Bug, "run a session; it panicked")),
+        };
+        // The coordinator outlives its sessions and goes on reading its inbox.
+        let _ = self.events.send(Event::SessionEnded(error));
+    }
+}
+
+fn run(
+    config: &ServiceConfig,
+    metrics: &ServiceMetrics,
+    events: &Sender<Event>,
+    shared: &Shared,
+    end: EndGuard<'_>,
+) {
+    let result = prepare::prepare(config, shared).and_then(|prepared| {
+        if events.send(Event::Lifecycle(Input::StreamStarted)).is_err() {
+            return Err(stopped());
+        }
+        stream(config, metrics, events, shared, prepared);
+        Ok(())
+    });
+    let error = match result {
+        Ok(()) => shared.take_failure(),
+        Err(error) => shared.take_failure().or(Some(error)),
+    };
+    end.tell(error.filter(|error| error.kind() != ErrorKind::Stopped));
+}
+
+fn stream(
+    config: &ServiceConfig,
+    metrics: &ServiceMetrics,
+    events: &Sender<Event>,
+    shared: &Shared,
+    prepared: Prepared,
+) {
+    let service = config.name.as_str();
+    let Prepared { stream, source_oid, mapping, shapes, state, client, status_every, resume } =
+        prepared;
+    let marks = Marks { confirmed: state.confirmed, upper: state.upper };
+    let version_shift = state.version_shift;
+    shared.set_reserved(marks.upper);
+    let position = Position::new(resume);
+    let ending = AtomicBool::new(false);
+    let application_name = prepare::application_name(config);
+
+    let (to_batcher, blocks) = bounded(BLOCKS_MAX);
+    // One place for each flusher: a batch is cut only for a flusher that is free.
+    let (to_flushers, batches) = bounded(config.flush.concurrency);
+    let (to_batcher_back, flushed) = bounded(config.flush.concurrency);
+    let (settled_sender, settled) = bounded::<()>(0);
+
+    let reader = WalReader {
+        slot: &config.slot,
+        stream,
+        params: status::Params { every: status_every, receive_timeout: config.receive_timeout },
+        shared,
+        position: &position,
+    };
+    let batcher = Batcher {
+        service,
+        source: mapping.source(),
+        table_oid: source_oid,
+        limits: limits(config),
+        flushers: config.flush.concurrency,
+        resume,
+        shared,
+        metrics,
+        position: &position,
+    };
+    let flusher = Flusher {
+        service,
+        mapping,
+        shapes: &shapes,
+        version_shift,
+        clickhouse: &config.clickhouse,
+        postgres: &config.postgres,
+        application_name: &application_name,
+        delays: Delays {
+            min: config.flush.delay_min,
+            max: config.flush.delay_max,
+            outage_after: config.flush.retries_before_outage,
+        },
+        reread_bytes_max: limits(config).bytes_max,
+        shared,
+        metrics,
+    };
+    let confirmer = Confirmer {
+        service,
+        client,
+        row: state,
+        machine: Confirm::resume(
+            marks,
+            confirm::Params {
+                every: config.ack_interval,
+                retry_every: STATE_RETRY_EVERY,
+                ahead_bytes: AHEAD_BYTES,
+            },
+        ),
+        request_timeout: config.clickhouse.request_timeout,
+        shared,
+        position: &position,
+        metrics,
+        events,
+        ending: &ending,
+    };
+
+    std::thread::scope(|scope| {
+        let part = Part { scope, service, shared };
+        let flusher = &flusher;
+        let reader =
+            part.spawn("wal_reader", move || wal_reader::run(reader, to_batcher, &settled));
+        let confirmer = part.spawn("confirmer", move || confirmer::run(confirmer));
+        let flushers: Vec<_> = (0..config.flush.concurrency)
+            .map(|n| {
+                let (batches, flushed) = (batches.clone(), to_batcher_back.clone());
+                part.spawn(&format!("flusher-{n}"), move || {
+                    flusher::run(flusher, &batches, &flushed)
+                })
+            })
+            .collect();
+        // Theirs are the only ends now: the batcher hears of it when all flushers are gone.
+        drop((batches, to_batcher_back));
+        let channels = batcher::Channels { frames: blocks, batches: to_flushers, flushed };
+        let batcher = part.spawn("batcher", move || batcher::run(batcher, channels));
+
+        // In the order of the data: each one ends because the one before it hung up.
+        part.join(batcher);
+        flushers.into_iter().for_each(|flusher| part.join(flusher));
+        ending.store(true, Ordering::Release);
+        position.poke();
+        part.join(confirmer);
+        drop(settled_sender);
+        part.join(reader);
+    });
+}
+
+/// A batch's share of the memory: each flusher may hold one, one is being gathered, and one is on
+/// its way between reader and batcher.
+fn limits(config: &ServiceConfig) -> Limits {
+    Limits {
+        rows_max: config.flush.rows_max,
+        bytes_max: (config.flush.buffer_bytes_max / (config.flush.concurrency + 2)).max(1),
+        age_max: config.flush.age_max,
+    }
+}
+
+/// Spawns and joins the threads of a session; what goes wrong in one ends them all.
+struct Part<'scope, 'env> {
+    scope: &'scope Scope<'scope, 'env>,
+    service: &'static str,
+    shared: &'env Shared,
+}
+
+impl<'scope> Part<'scope, '_> {
+    fn spawn(
+        &self,
+        name: &str,
+        work: impl FnOnce() -> Result<()> + Send + 'scope,
+    ) -> Option<ScopedJoinHandle<'scope, ()>> {
+        let shared = self.shared;
+        let builder = std::thread::Builder::new().name(format!("{name}/{}", self.service));
+        let spawned = builder.spawn_scoped(self.scope, move || {
+            let _guard = PanicGuard(shared);
+            if let Err(error) = work() {
+                shared.fail(error);
+            }
+        });
+        match spawned {
+            Ok(handle) => Some(handle),
+            Err(error) => {
+                self.shared.fail(
+                    Error::new(ErrorKind::Unreachable, format!("start thread `{name}`"))
+                        .because(error),
+                );
+                None
+            }
+        }
+    }
+
+    fn join(&self, handle: Option<ScopedJoinHandle<'scope, ()>>) {
+        // A panic was told by the guard.
+        let _ = handle.map(ScopedJoinHandle::join);
+    }
+}

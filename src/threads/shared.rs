@@ -1,0 +1,227 @@
+//! What the threads of one session see of each other beside their channels: how to end, and the
+//! two gates a flush may have to wait at.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::lease_watch::{LeaseWatch, Standing};
+use crate::error::{Error, ErrorKind, Result};
+use crate::machines::progress::BatchId;
+use crate::wal::Lsn;
+
+/// How far the session's end has come. It only moves on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pace {
+    Running,
+    /// Receive no more; flush and confirm what is complete.
+    Draining,
+    /// Give up the work in hand; what was not confirmed is streamed again.
+    Abandoned,
+}
+
+/// Shared by the threads of one session, and dropped with it.
+#[derive(Debug)]
+pub struct Shared {
+    state: Mutex<State>,
+    moved: Condvar,
+    lease: Arc<LeaseWatch>,
+}
+
+/// How often a thread that waits at a gate looks at the lease.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+#[derive(Debug)]
+struct State {
+    pace: Pace,
+    /// The first error of any thread; what follows it is its consequence.
+    failure: Option<Error>,
+    /// Every batch below this is durable.
+    durable_below: BatchId,
+    /// The *upper* LSN that a durable state row already admits to.
+    reserved: Lsn,
+}
+
+impl Shared {
+    pub fn new(reserved: Lsn, lease: Arc<LeaseWatch>) -> Shared {
+        let state =
+            State { pace: Pace::Running, failure: None, durable_below: BatchId(0), reserved };
+        Shared { state: Mutex::new(state), moved: Condvar::new(), lease }
+    }
+
+    pub fn pace(&self) -> Pace {
+        let mut state = self.state.lock();
+        self.look_at_lease(&mut state);
+        state.pace
+    }
+
+    /// What the lock keeper says, seen here first by whoever acts: a process that was stopped for a
+    /// while must not write what it had in hand.
+    fn look_at_lease(&self, state: &mut State) {
+        let pace = match self.lease.standing(Instant::now()) {
+            Standing::Held => return,
+            Standing::Lost => Pace::Draining,
+            Standing::Over => Pace::Abandoned,
+        };
+        if state.pace < pace {
+            state.pace = pace;
+            self.moved.notify_all();
+        }
+    }
+
+    pub fn drain(&self) {
+        self.hurry(Pace::Draining);
+    }
+
+    pub fn abandon(&self) {
+        self.hurry(Pace::Abandoned);
+    }
+
+    fn hurry(&self, pace: Pace) {
+        let mut state = self.state.lock();
+        state.pace = state.pace.max(pace);
+        self.moved.notify_all();
+    }
+
+    /// Ends the session for this reason, unless it already ends for another.
+    pub fn fail(&self, error: Error) {
+        let mut state = self.state.lock();
+        state.pace = Pace::Abandoned;
+        if state.failure.is_none() && error.kind() != ErrorKind::Stopped {
+            state.failure = Some(error);
+        }
+        self.moved.notify_all();
+    }
+
+    pub fn take_failure(&self) -> Option<Error> {
+        self.state.lock().failure.take()
+    }
+
+    pub fn set_durable_below(&self, id: BatchId) {
+        let mut state = self.state.lock();
+        state.durable_below = state.durable_below.max(id);
+        self.moved.notify_all();
+    }
+
+    pub fn set_reserved(&self, reserved: Lsn) {
+        let mut state = self.state.lock();
+        state.reserved = reserved;
+        self.moved.notify_all();
+    }
+
+    /// Waits until every batch before `id` is durable.
+    pub fn wait_for_batches_before(&self, id: BatchId) -> Result<()> {
+        self.wait_until(|state| id <= state.durable_below)
+    }
+
+    /// Waits until a durable state row admits that commits up to `upper` may be in ClickHouse.
+    pub fn wait_for_reservation(&self, upper: Lsn) -> Result<()> {
+        self.wait_until(|state| upper <= state.reserved)
+    }
+
+    /// Waits out `until`, or less when the session is abandoned.
+    pub fn pause(&self, until: Instant) -> Result<()> {
+        let mut state = self.state.lock();
+        loop {
+            self.look_at_lease(&mut state);
+            if state.pace == Pace::Abandoned {
+                return Err(stopped());
+            }
+            let now = Instant::now();
+            if until <= now {
+                return Ok(());
+            }
+            self.moved.wait_until(&mut state, until.min(now + LOOK_EVERY));
+        }
+    }
+
+    /// No deadline of its own: what it waits for is another thread of the session, and every way
+    /// in which that thread can end abandons the session and wakes this one.
+    fn wait_until(&self, reached: impl Fn(&State) -> bool) -> Result<()> {
+        let mut state = self.state.lock();
+        while !reached(&state) {
+            self.look_at_lease(&mut state);
+            if state.pace == Pace::Abandoned {
+                return Err(stopped());
+            }
+            self.moved.wait_for(&mut state, LOOK_EVERY);
+        }
+        Ok(())
+    }
+}
+
+/// The session was abandoned: not a failure of its own.
+pub fn stopped() -> Error {
+    Error::new(ErrorKind::Stopped, "give up the work in hand")
+}
+
+/// Abandons the session if its thread panics, so that nobody waits for it.
+pub struct PanicGuard<'a>(pub &'a Shared);
+
+impl Drop for PanicGuard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(Error::new(ErrorKind::Bug, "run a thread of the session").because(
+                format!(
+                    "thread `{}` panicked",
+                    std::thread::current().name().unwrap_or("without a name")
+                ),
+            ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shared(reserved: Lsn) -> Shared {
+        let lease = LeaseWatch::default();
+        lease.set(Instant::now() + Duration::from_secs(3600), Duration::ZERO);
+        Shared::new(reserved, Arc::new(lease))
+    }
+
+    #[test]
+    fn a_lease_that_is_over_abandons_whoever_acts() {
+        let lease = Arc::new(LeaseWatch::default());
+        let now = Instant::now();
+        lease.set(now + Duration::from_secs(3600), Duration::ZERO);
+        let shared = Shared::new(Lsn(0), Arc::clone(&lease));
+        assert_eq!(shared.pace(), Pace::Running);
+        lease.set(now, Duration::from_secs(3600));
+        assert_eq!(shared.pace(), Pace::Draining);
+        lease.set(now, Duration::ZERO);
+        assert!(shared.wait_for_reservation(Lsn(1)).is_err());
+        assert_eq!(shared.pace(), Pace::Abandoned);
+    }
+
+    #[test]
+    fn the_first_failure_is_the_reason() {
+        let shared = shared(Lsn(0));
+        shared.fail(stopped());
+        shared.fail(Error::new(ErrorKind::Protocol, "first"));
+        shared.fail(Error::new(ErrorKind::Protocol, "second"));
+        assert_eq!(shared.take_failure().expect("it failed").to_string(), "first");
+        assert_eq!(shared.pace(), Pace::Abandoned);
+        shared.drain();
+        assert_eq!(shared.pace(), Pace::Abandoned, "the pace only moves on");
+    }
+
+    #[test]
+    fn gates_open_for_those_who_wait_and_fail_when_abandoned() {
+        let shared = shared(Lsn(10));
+        assert!(shared.wait_for_reservation(Lsn(10)).is_ok());
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| shared.wait_for_batches_before(BatchId(2)));
+            shared.set_durable_below(BatchId(1));
+            shared.set_durable_below(BatchId(2));
+            assert!(waiting.join().expect("no panic").is_ok());
+            let waiting = scope.spawn(|| shared.wait_for_reservation(Lsn(11)));
+            let pausing = scope.spawn(|| shared.pause(Instant::now() + Duration::from_secs(3600)));
+            shared.abandon();
+            assert!(waiting.join().expect("no panic").is_err());
+            assert!(pausing.join().expect("no panic").is_err());
+        });
+    }
+}

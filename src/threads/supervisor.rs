@@ -1,0 +1,113 @@
+//! The main thread: starts a coordinator for each service, hears signals and ends, and says with
+//! which code the process exits.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, never, select};
+
+use super::coordinator::{Coordinator, Event, Handle};
+use super::{Finished, spawn_named};
+use crate::config::Config;
+use crate::health::Health;
+use crate::machines::lifecycle;
+use crate::machines::supervisor::{Action, Input, Params, Supervisor};
+use crate::metrics::Metrics;
+
+/// How long past their deadline services are waited for; more than a lifecycle's own grace.
+const BACKSTOP: Duration = Duration::from_secs(5);
+/// More than anyone sends before being told that it is heard.
+const SIGNALS_MAX: usize = 4;
+
+/// Signals on their way to the main thread.
+pub fn signals() -> (Sender<()>, Receiver<()>) {
+    bounded(SIGNALS_MAX)
+}
+
+/// Runs all services to their end; the exit code.
+pub fn run(
+    config: Config,
+    metrics: &Arc<Metrics>,
+    health: &Arc<Health>,
+    signals: &Receiver<()>,
+) -> u8 {
+    let services = config.services.len();
+    let (finished, ends) = bounded(services);
+    let mut handles: Vec<Option<Handle>> = Vec::new();
+    for (index, service) in config.services.into_iter().enumerate() {
+        let coordinator = Coordinator {
+            metrics: metrics.service(service.name.as_str()),
+            config: Arc::new(service),
+            health: Arc::clone(health),
+            finished: finished.clone(),
+            index,
+        };
+        handles.push(Some(coordinator.spawn()));
+    }
+    let params = Params { shutdown_timeout: config.shutdown_timeout, backstop: BACKSTOP };
+    let mut machine = Supervisor::new(services, params);
+    let far = || Instant::now() + Duration::from_secs(3600);
+    let never = never();
+    let mut signals = signals;
+    loop {
+        let wake_at = machine.deadline().unwrap_or_else(far);
+        let input = select! {
+            recv(signals) -> signal => match signal {
+                Ok(()) => {
+                    log::info!("signal received");
+                    Input::Signal
+                }
+                Err(_) => {
+                    signals = &never;
+                    continue;
+                }
+            },
+            recv(ends) -> end => match end {
+                Ok(Finished { service, outcome }) => {
+                    join(handles.get_mut(service).and_then(Option::take), outcome);
+                    Input::ServiceFinished { service, outcome }
+                }
+                Err(_) => unreachable!("the main thread holds a sender of its own"),
+            },
+            default(wake_at.saturating_duration_since(Instant::now())) => Input::DeadlineReached,
+        };
+        for action in machine.step(Instant::now(), input) {
+            match action {
+                Action::StopServices { deadline } => {
+                    let stop = Event::Lifecycle(lifecycle::Input::StopRequested { deadline });
+                    for handle in handles.iter().flatten() {
+                        tell(handle, stop_of(&stop));
+                    }
+                }
+                Action::Exit { code } => return code,
+            }
+        }
+    }
+}
+
+fn stop_of(event: &Event) -> Event {
+    match event {
+        Event::Lifecycle(input) => Event::Lifecycle(*input),
+        Event::SessionEnded(_) => unreachable!("only inputs are told to all"),
+    }
+}
+
+/// A coordinator reads its inbox at all times; the thread keeps the main one free all the same.
+fn tell(handle: &Handle, event: Event) {
+    let events = handle.events.clone();
+    if let Err(full) = events.try_send(event) {
+        spawn_named("stop".to_owned(), move || {
+            let _ = events.send(full.into_inner());
+        });
+    }
+}
+
+fn join(handle: Option<Handle>, outcome: lifecycle::Outcome) {
+    // A wedged service's threads do not end; the process does.
+    if outcome != lifecycle::Outcome::DrainTimedOut
+        && let Some(handle) = handle
+        && handle.thread.join().is_err()
+    {
+        log::error!("a coordinator panicked");
+    }
+}

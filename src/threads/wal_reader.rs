@@ -1,0 +1,156 @@
+//! `wal_reader/<service>`: owns the replication socket.
+//!
+//! It reads large blocks and hands them on whole; it looks into them only for keepalives that ask
+//! for a reply. While the batcher is full it reads nothing, and goes on telling the walsender that
+//! we live.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender};
+
+use super::position::Position;
+use super::shared::{Pace, Shared};
+use crate::error::{Error, ErrorKind, Result};
+use crate::machines::status::{Due, Params, Status};
+use crate::postgres::frames::Frames;
+use crate::postgres::stream::{ReadOutcome, Stream};
+use crate::wal::copy_both::{FromServer, StandbyStatusUpdate};
+
+/// How often a stop, and a confirmation, is noticed while the stream is silent.
+const NOTICE_EVERY: Duration = Duration::from_millis(25);
+/// How long the server may take to acknowledge the end of the stream.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
+
+pub struct WalReader<'a> {
+    pub slot: &'a str,
+    pub stream: Stream,
+    pub params: Params,
+    pub shared: &'a Shared,
+    pub position: &'a Position,
+}
+
+/// Runs until the stream or the session ends. `frames` is closed as soon as no more will come;
+/// `settled` closes when everything that can be confirmed has been.
+pub fn run(mut with: WalReader<'_>, frames: Sender<Frames>, settled: &Receiver<()>) -> Result<()> {
+    let now = Instant::now();
+    let mut status = Status::new(now, with.position.confirmed(), with.params);
+    while with.shared.pace() == Pace::Running {
+        let now = with.report(&mut status)?;
+        let wait = status.deadline(now).saturating_duration_since(now).min(NOTICE_EVERY);
+        match with.stream.read(wait)? {
+            ReadOutcome::Nothing => {}
+            ReadOutcome::Partial => status.on_heard(Instant::now()),
+            ReadOutcome::Ended => {
+                return Err(Error::new(
+                    ErrorKind::Unreachable,
+                    format!("stream from slot `{}`", with.slot),
+                )
+                .because("the server ended the stream: it is shutting down"));
+            }
+            ReadOutcome::Frames(block) => {
+                status.on_heard(Instant::now());
+                if asks_for_reply(&block) {
+                    status.on_reply_requested();
+                    with.position.ask();
+                }
+                if !with.hand_on(block, &frames, &mut status)? {
+                    break;
+                }
+            }
+        }
+    }
+    drop(frames);
+    with.drain(status, settled)
+}
+
+impl WalReader<'_> {
+    /// Blocks until the batcher has room. False when the session ends instead.
+    fn hand_on(
+        &mut self,
+        mut block: Frames,
+        frames: &Sender<Frames>,
+        status: &mut Status,
+    ) -> Result<bool> {
+        let mut paused = false;
+        loop {
+            match frames.send_timeout(block, NOTICE_EVERY) {
+                Ok(()) => {
+                    if paused {
+                        status.on_heard(Instant::now());
+                    }
+                    return Ok(true);
+                }
+                Err(SendTimeoutError::Disconnected(_)) => return Ok(false),
+                Err(SendTimeoutError::Timeout(back)) => {
+                    if self.shared.pace() != Pace::Running {
+                        return Ok(false);
+                    }
+                    // The silence that follows is ours.
+                    paused = true;
+                    status.on_paused();
+                    self.report(status)?;
+                    block = back;
+                }
+            }
+        }
+    }
+
+    /// Nothing more is read; the walsender is kept content until the last confirmation is told.
+    fn drain(mut self, mut status: Status, settled: &Receiver<()>) -> Result<()> {
+        status.on_paused();
+        loop {
+            if self.shared.pace() == Pace::Abandoned {
+                // Nothing is owed to a stream that is given up; closing it frees the slot.
+                break;
+            }
+            self.report(&mut status)?;
+            match settled.recv_timeout(NOTICE_EVERY) {
+                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        self.report(&mut status)?;
+        // The slot remembers what was told; an end out of order is made good by the next start.
+        if let Err(error) = self.stream.finish(Instant::now() + FINISH_TIMEOUT) {
+            log::debug!("end of the stream from slot `{}`: {error}", self.slot);
+        }
+        Ok(())
+    }
+
+    /// Sends what is due. Returns the moment it looked.
+    fn report(&mut self, status: &mut Status) -> Result<Instant> {
+        let now = Instant::now();
+        status.on_published(self.position.confirmed());
+        match status.due(now) {
+            Due::Nothing => {}
+            Due::LinkDead => {
+                return Err(Error::new(
+                    ErrorKind::Unreachable,
+                    format!("stream from slot `{}`", self.slot),
+                )
+                .because("no sign of life from the walsender within the receive timeout"));
+            }
+            Due::Update(update) => {
+                let message = StandbyStatusUpdate {
+                    written: self.position.received().max(update.confirmed),
+                    flushed: update.confirmed,
+                    applied: update.confirmed,
+                    reply_requested: update.reply_requested,
+                };
+                self.stream.send_status(&message, SystemTime::now())?;
+                status.on_sent(now, update);
+            }
+        }
+        Ok(now)
+    }
+}
+
+fn asks_for_reply(block: &Frames) -> bool {
+    // Malformed messages are the batcher's to refuse.
+    block.messages().any(|data| {
+        matches!(
+            FromServer::parse(data),
+            Ok(FromServer::PrimaryKeepalive { reply_requested: true, .. })
+        )
+    })
+}
