@@ -265,7 +265,7 @@ fn every_method_of_authentication_lets_in_who_knows_the_password() {
     refused(&server.params("nobody"), setup, "does not exist", "Create the role \"nobody\"");
     refused(&server.params("u_nologin"), setup, "not permitted to log in", "LOGIN");
     let hint = "ALTER ROLE \"u \"\"x\" REPLICATION; (on Amazon RDS: GRANT rds_replication TO";
-    refused(&server.params("u \"x"), setup, "replication role", hint);
+    refused(&server.params("u \"x"), setup, "(42501)", hint);
     let mut params = server.params("u_scram");
     params.database = "nowhere".to_owned();
     refused(&params, setup, "does not exist", "database URL");
@@ -559,7 +559,7 @@ fn pooler_and_stranger_in_between_are_told_apart() {
     answer.extend(body);
     let mut params = server.params("postgres");
     params.hosts = vec![host("127.0.0.1", scripted(answer))];
-    refused(&params, ErrorKind::Setup, "unsupported startup parameter", "poolers");
+    refused(&params, ErrorKind::Setup, "unsupported startup parameter", "a pooler");
     params.hosts = vec![host("127.0.0.1", scripted(b"HTTP/1.1 400 Bad Request\r\n\r\n".into()))];
     refused(&params, ErrorKind::Protocol, "expected a message of Postgres", "");
     params.ssl_mode = SslMode::Require;
@@ -956,7 +956,10 @@ fn slot_that_cannot_be_streamed_says_why() {
     drop(holder);
 
     not_started(&server, "missing", ErrorKind::Setup, "42704");
-    not_started(&server, "No \"Such'", ErrorKind::Setup, "42704");
+    // No slot can have such a name. Some builds say so by a syntax error, but none reads on.
+    let connection = connect(&server.params("postgres")).unwrap();
+    let error = Stream::start(connection, "s\" LOGICAL 0/0 --'", "p", true).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Setup, "{error}");
     admin.execute("SELECT pg_create_physical_replication_slot('physical')", &[]).unwrap();
     not_started(&server, "physical", ErrorKind::Setup, "55000");
     admin

@@ -132,9 +132,9 @@ fn protocol(
     Error::new(ErrorKind::Protocol, dialogue.doing()).because(cause)
 }
 
-/// The hash of the server's certificate as `tls-server-end-point` (RFC 5929) takes it: with the hash
-/// of the certificate's own signature, SHA-256 in place of weaker ones. `None` when in doubt, since a
-/// wrong one makes the server refuse us.
+/// The hash of the server's certificate as `tls-server-end-point` (RFC 5929) takes it: with the
+/// hash of the certificate's own signature, SHA-256 in place of weaker ones. `None` when in doubt,
+/// since a wrong one makes the server refuse us.
 fn end_point_hash(certificate: &CertificateDer<'static>) -> Option<Vec<u8>> {
     if !tls::is_readable(certificate) {
         return None;

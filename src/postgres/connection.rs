@@ -23,8 +23,9 @@ use crate::wal::wire::{DecodeError, Wire};
 /// A farewell is a courtesy and may not hold anybody up.
 const FAREWELL_MAX: Duration = Duration::from_millis(500);
 
-pub(super) const POOLER_HINT: &str = "Connect to Postgres itself: poolers such as PgBouncer, Supavisor or RDS \
-                           Proxy do not carry replication.";
+pub(super) const POOLER_HINT: &str = "Connect to Postgres itself: this looks like a pooler \
+                                      (PgBouncer, Supavisor, RDS Proxy) that does not carry \
+                                      replication.";
 
 #[derive(Debug, Clone)]
 pub struct StartupOptions {

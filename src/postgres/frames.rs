@@ -1,7 +1,7 @@
 //! Cuts what comes from the socket into Postgres's frames: a tag, a length, a body.
 //!
-//! The frames of a stream are not looked at one by one: a run of whole CopyData frames leaves as one
-//! block, to be handed to another thread in one move. Total: no bytes can panic it.
+//! The frames of a stream are not looked at one by one: a run of whole CopyData frames leaves as
+//! one block, to be handed to another thread in one move. Total: no bytes can panic it.
 
 use std::fmt;
 

@@ -1,4 +1,5 @@
-//! The socket to Postgres, TCP or Unix, plain or under TLS, where every read and write ends in time.
+//! The socket to Postgres, TCP or Unix, plain or under TLS, where every read and write ends in
+//! time.
 //!
 //! Knows nothing of Postgres's messages. One thread uses it; another may only shut it down.
 

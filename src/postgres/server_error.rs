@@ -50,7 +50,8 @@ impl ServerError {
     pub fn kind(&self) -> ErrorKind {
         let class = self.sqlstate.get(..2).unwrap_or_default();
         match (class, self.sqlstate.as_str()) {
-            // A client that talks to a pooler or to a foreign server will not get further by retrying.
+            // A client that talks to a pooler or to a foreign server will not get further by
+            // retrying.
             (_, "08P01") => ErrorKind::Setup,
             (_, "55006") => ErrorKind::SlotBusy,
             // Limits that only a restart with other settings moves, such as max_replication_slots.

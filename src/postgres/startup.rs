@@ -340,8 +340,8 @@ fn endpoints(host: &Host, deadline: Instant) -> io::Result<Vec<Endpoint>> {
     if let Ok(address) = host.name.parse::<IpAddr>() {
         return Ok(vec![Endpoint::Tcp(SocketAddr::new(address, host.port))]);
     }
-    // The resolver takes no deadline, so it has a thread of its own, which may outlive our patience:
-    // it ends by itself when the resolver gives up.
+    // The resolver takes no deadline, so it has a thread of its own, which may outlive our
+    // patience: it ends by itself when the resolver gives up.
     let (sender, receiver) = crossbeam_channel::bounded(1);
     let name = (host.name.clone(), host.port);
     std::thread::Builder::new().name("resolve".to_owned()).spawn(move || {

@@ -1,4 +1,5 @@
-//! The replication stream of one slot: START_REPLICATION, blocks of messages in, status updates out.
+//! The replication stream of one slot: START_REPLICATION, blocks of messages in, status updates
+//! out.
 //!
 //! Does not look into the messages and decides nothing about what may be confirmed. One thread uses
 //! it; a `ShutdownHandle` taken before wakes that thread.

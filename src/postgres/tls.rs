@@ -1,8 +1,8 @@
 //! TLS as libpq's `sslmode`, `sslrootcert`, `sslcert` and `sslkey` mean it, on rustls.
 //!
-//! rustls is stricter than libpq's OpenSSL in places that real servers hit; each leniency below says
-//! which. Not done: revocation lists, `ssl_min_protocol_version`, names in the common name only, and
-//! X.509 version 1 certificates where the chain is verified.
+//! rustls is stricter than libpq's OpenSSL in places that real servers hit; each leniency below
+//! says which. Not done: revocation lists, `ssl_min_protocol_version`, names in the common name
+//! only, and X.509 version 1 certificates where the chain is verified.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +22,8 @@ use rustls::{
 use super::params::{Params, SslMode};
 use crate::error::{Error, ErrorKind, Result};
 
-/// What a TLS connection to this server must satisfy. For `disable` there is none, which is an error.
+/// What a TLS connection to this server must satisfy. For `disable` there is none, which is an
+/// error.
 pub fn client_config(params: &Params) -> Result<Arc<ClientConfig>> {
     let provider = Arc::new(ring::default_provider());
     let verifier = verifier(params, &provider)?;
@@ -63,7 +64,8 @@ fn verifier(params: &Params, provider: &CryptoProvider) -> Result<Verifier> {
         }
         (SslMode::VerifyFull, None) => Trust::roots_of_the_system()?,
         (SslMode::VerifyFull, Some(path)) if is_system(path) => Trust::roots_of_the_system()?,
-        // Everybody can get a certificate of a public authority, so without the name it says nothing.
+        // Everybody can get a certificate of a public authority, so without the name it says
+        // nothing.
         (_, Some(path)) if is_system(path) => {
             return Err(Error::new(
                 ErrorKind::Setup,
@@ -157,8 +159,8 @@ impl ServerCertVerifier for Verifier {
             return Ok(ServerCertVerified::assertion());
         };
         let certificate = ParsedCertificate::try_from(end_entity)?;
-        // Servers that send only their own certificate are common, and libpq takes the missing links
-        // from the root file.
+        // Servers that send only their own certificate are common, and libpq takes the missing
+        // links from the root file.
         let mut chain = intermediates.to_vec();
         chain.extend(pinned.iter().cloned());
         let verdict = verify_server_cert_signed_by_trust_anchor(
@@ -170,8 +172,8 @@ impl ServerCertVerifier for Verifier {
         );
         match verdict {
             Ok(()) => {}
-            // A self-signed certificate with CA:TRUE, as `openssl req -x509` makes it, is refused as
-            // a server's own. Being named itself in the root file is trust enough, in its days.
+            // A self-signed certificate with CA:TRUE, as `openssl req -x509` makes it, is refused
+            // as a server's own. Being named itself in the root file is trust enough, in its days.
             Err(error) if pinned.contains(end_entity) && !is_out_of_date(&error) => {}
             Err(error) => return Err(error),
         }
@@ -211,9 +213,9 @@ impl ServerCertVerifier for Verifier {
 }
 
 impl Verifier {
-    /// A certificate that rustls cannot read (X.509 version 1) has no key to check a signature with.
-    /// Without a check of the chain that proves nothing about the server anyway. For all others the
-    /// signature is checked in every mode: channel binding rests on it.
+    /// A certificate that rustls cannot read (X.509 version 1) has no key to check a signature
+    /// with. Without a check of the chain that proves nothing about the server anyway. For all
+    /// others the signature is checked in every mode: channel binding rests on it.
     fn lets_pass_unread(&self, certificate: &CertificateDer<'_>) -> bool {
         matches!(self.trust, Trust::Anyone) && !is_readable(certificate)
     }
