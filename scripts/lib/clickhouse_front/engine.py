@@ -181,7 +181,7 @@ class Session:
 
 
 class BodyFile:
-    """The body of an INSERT where the engine can read it; gone with the process, however it ends."""
+    """An INSERT's body where the engine can read it; gone with the process, however that ends."""
 
     def __init__(self, pieces):
         self.file = open(os.memfd_create("insert"), "wb", buffering=0)
