@@ -1,0 +1,129 @@
+//! The leader lock in Postgres: a session advisory lock on a connection of its own.
+//!
+//! It is held for as long as the session lives, so there is nothing to forget: a process that dies
+//! frees it at once. A client that merely falls silent (network cut, machine gone) is given up by
+//! the server between `term` and `term + term/4` after it was last heard of, never earlier: whoever
+//! has had no successful `extend` for `term` must already have stopped. That rests on the server's
+//! TCP settings, which are asked for here; on Linux they hold.
+//!
+//! The lock only decides who tries. Postgres's slot is the fence.
+
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+
+use super::Params;
+use super::sql::{Sql, SqlError, protocol};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Ours among all who use advisory locks. The key is the beginning of the SHA-256 of this and the
+/// slot's name; changing it would let an old and a new version lead at the same time.
+const NAMESPACE: &str = "walhouse leader lock of slot ";
+const APPLICATION_NAME: &str = "walhouse-leader-lock";
+
+/// Held from `try_acquire` until it is released, dropped, or the connection ends.
+pub struct AdvisoryLock {
+    sql: Sql,
+    slot: String,
+    backend_pid: i32,
+}
+
+impl AdvisoryLock {
+    /// `None` when another session holds the lock.
+    pub fn try_acquire(
+        params: &Params,
+        slot: &str,
+        term: Duration,
+        deadline: Instant,
+    ) -> Result<Option<AdvisoryLock>> {
+        let doing = format!("acquire leader lock of slot `{slot}`");
+        let mut sql = Sql::connect(params, APPLICATION_NAME, deadline)?;
+        // A vanished client is looked for from half the term on, in eighths; whether the server's
+        // system counts probes or time, it comes to the term. A session may be idle for ever.
+        let seconds = |part: Duration| part.as_secs().max(1);
+        let settings = format!(
+            "SET tcp_keepalives_idle = {}; SET tcp_keepalives_interval = {};
+             SET tcp_keepalives_count = 4; SET tcp_user_timeout = {};
+             SET idle_session_timeout = 0;",
+            seconds(term / 2),
+            seconds(term / 8),
+            term.as_millis(),
+        );
+        sql.execute(&doing, &settings, deadline)?;
+        let rows = sql.rows(
+            &doing,
+            &format!("SELECT pg_try_advisory_lock({}), pg_backend_pid()", key(slot)),
+            deadline,
+        )?;
+        let read = || -> std::result::Result<(bool, i32), SqlError> {
+            let row = rows.first().ok_or_else(|| protocol("expected one row"))?;
+            Ok((row.bool(0)?, row.parse(1)?))
+        };
+        let (is_held, backend_pid) = read().map_err(|error| error.doing(doing))?;
+        Ok(is_held.then(|| AdvisoryLock { sql, slot: slot.to_owned(), backend_pid }))
+    }
+
+    /// Proves that the session and the lock are still there. After an error the lock is lost, or
+    /// cannot be told from lost: drop it and acquire anew.
+    pub fn extend(&mut self, deadline: Instant) -> Result<()> {
+        let doing = format!("extend leader lock of slot `{}`", self.slot);
+        let key = key(&self.slot);
+        // How Postgres splits a key of 64 bits in this view.
+        let (high, low) = ((key >> 32) as u32, key as u32);
+        let rows = self.sql.rows(
+            &doing,
+            &format!(
+                "SELECT pg_backend_pid(), EXISTS (SELECT 1 FROM pg_locks
+                   WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND granted
+                     AND classid = {high} AND objid = {low} AND objsubid = 1
+                     AND database = (SELECT oid FROM pg_database
+                                     WHERE datname = current_database()))"
+            ),
+            deadline,
+        )?;
+        let read = || -> std::result::Result<(i32, bool), SqlError> {
+            let row = rows.first().ok_or_else(|| protocol("expected one row"))?;
+            Ok((row.parse(0)?, row.bool(1)?))
+        };
+        let (backend_pid, is_held) = read().map_err(|error| error.doing(&doing))?;
+        if backend_pid != self.backend_pid {
+            return Err(Error::new(ErrorKind::Setup, doing)
+                .because("a pooler has given the session to another server process")
+                .hint("Connect to Postgres directly, not through a pooler."));
+        }
+        if !is_held {
+            return Err(
+                Error::new(ErrorKind::Unreachable, doing).because("the session no longer holds it")
+            );
+        }
+        Ok(())
+    }
+
+    /// Frees it at once. Dropping does too, as soon as the server sees the connection end.
+    pub fn release(mut self, deadline: Instant) -> Result<()> {
+        let doing = format!("release leader lock of slot `{}`", self.slot);
+        let unlock = format!("SELECT pg_advisory_unlock({})", key(&self.slot));
+        self.sql.execute(&doing, &unlock, deadline)
+    }
+}
+
+fn key(slot: &str) -> i64 {
+    let digest = Sha256::new().chain_update(NAMESPACE).chain_update(slot).finalize();
+    let mut first = [0; 8];
+    for (to, from) in first.iter_mut().zip(digest) {
+        *to = from;
+    }
+    i64::from_be_bytes(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_stay_what_they_are() {
+        // Another version of this program must find the same lock.
+        assert_eq!(key("task_runs_to_clickhouse_v1"), -6_258_854_659_879_232_813);
+        assert_ne!(key("a"), key("b"));
+    }
+}

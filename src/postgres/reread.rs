@@ -1,0 +1,221 @@
+//! Values that an update left in TOAST and the stream did not carry: read them from the table.
+//!
+//! The stream can be ahead of what a query sees: a commit is streamed once it is in the WAL, and
+//! becomes visible a little later, with synchronous replication as late as the standby answers.
+//! A row read before that is the one from before the transaction, and carrying its values on would
+//! bring old data back. So nothing is handed out until every transaction that the changes came from
+//! is visible in the very snapshot that is read.
+//!
+//! What is read may be newer than the change; then the change that made it so is still to come.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use super::source_table::TableName;
+use super::sql::{Row, Sql, SqlError, ident, literal, protocol};
+use crate::error::Result;
+
+/// Rows may hold large values, and an answer is read whole; between two statements the memory they
+/// took so far is looked at.
+const KEYS_PER_STATEMENT: usize = 100;
+
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    pub table: &'a TableName,
+    pub key_column: &'a str,
+    pub columns: &'a [&'a str],
+    /// In the text output format, without duplicates.
+    pub keys: &'a [&'a [u8]],
+    /// The top-level transactions that the changes came from, as in their Begin messages.
+    pub xids: &'a [u32],
+    /// Stop, between statements, once the values take this much.
+    pub bytes_max: usize,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Reread {
+    Rows(Rows),
+    /// Nothing was read: ask again a little later.
+    NotYetVisible {
+        transactions: usize,
+    },
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Rows {
+    /// Per key the columns asked for, in the text output format; `None` is NULL.
+    pub found: HashMap<Vec<u8>, Vec<Option<Vec<u8>>>>,
+    /// How many of the keys, from the first, this answers. One that is answered and not found has
+    /// been deleted since. The rest did not fit into `bytes_max`: ask again for them.
+    pub answered: usize,
+}
+
+/// All keys are read in one snapshot.
+pub fn reread(sql: &mut Sql, request: &Request, deadline: Instant) -> Result<Reread> {
+    read_in_snapshot(sql, request, deadline).map_err(|error| {
+        if sql.is_usable() {
+            // Else every later statement would be refused. If it fails, the next one says so.
+            let _ = sql.try_rows("ROLLBACK", deadline);
+        }
+        error.doing(format!("read unchanged values again from table `{}`", request.table))
+    })
+}
+
+fn read_in_snapshot(
+    sql: &mut Sql,
+    request: &Request,
+    deadline: Instant,
+) -> std::result::Result<Reread, SqlError> {
+    let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT pg_current_snapshot()";
+    let rows = sql.try_rows(begin, deadline)?;
+    let snapshot = rows
+        .first()
+        .ok_or_else(|| protocol("expected one row with the snapshot"))?
+        .required(0)
+        .map(Snapshot::parse)?
+        .ok_or_else(|| protocol("expected a snapshot such as 10:20:10,14"))?;
+    let transactions = request.xids.iter().filter(|xid| !snapshot.is_ended(**xid)).count();
+    if transactions > 0 {
+        sql.try_rows("ROLLBACK", deadline)?;
+        return Ok(Reread::NotYetVisible { transactions });
+    }
+    let mut rows = Rows { found: HashMap::with_capacity(request.keys.len()), answered: 0 };
+    let mut bytes = 0;
+    for keys in request.keys.chunks(KEYS_PER_STATEMENT) {
+        if bytes >= request.bytes_max && rows.answered > 0 {
+            break;
+        }
+        for row in sql.try_rows(&select(request, keys)?, deadline)? {
+            let (key, values) = read_row(&row, request.columns.len())?;
+            bytes += values.iter().flatten().map(Vec::len).sum::<usize>();
+            rows.found.insert(key, values);
+        }
+        rows.answered += keys.len();
+    }
+    sql.try_rows("COMMIT", deadline)?;
+    Ok(Reread::Rows(rows))
+}
+
+fn select(request: &Request, keys: &[&[u8]]) -> std::result::Result<String, SqlError> {
+    let key_column = ident(request.key_column);
+    let mut statement = format!("SELECT {key_column}");
+    for column in request.columns {
+        statement.push_str(", ");
+        statement.push_str(&ident(column));
+    }
+    statement.push_str(&format!(" FROM {} WHERE {key_column} IN (", request.table.quoted()));
+    for (i, key) in keys.iter().enumerate() {
+        // Neither can have come from Postgres as text.
+        let key = std::str::from_utf8(key)
+            .ok()
+            .filter(|key| !key.contains('\0'))
+            .ok_or_else(|| protocol("a key is not UTF-8 text"))?;
+        if i > 0 {
+            statement.push(',');
+        }
+        // Without a type of its own, the literal takes that of the column.
+        statement.push_str(&literal(key));
+    }
+    statement.push(')');
+    Ok(statement)
+}
+
+type KeyAndValues = (Vec<u8>, Vec<Option<Vec<u8>>>);
+
+fn read_row(row: &Row, columns: usize) -> std::result::Result<KeyAndValues, SqlError> {
+    let key = row.required(0)?.as_bytes().to_vec();
+    let values = (1..=columns).map(|i| Ok(row.text(i)?.map(|text| text.as_bytes().to_vec())));
+    Ok((key, values.collect::<std::result::Result<_, SqlError>>()?))
+}
+
+/// As `pg_snapshot` prints it: every transaction below `xmax` has ended, but for those running.
+#[derive(Debug, PartialEq, Eq)]
+struct Snapshot {
+    xmax: u64,
+    /// In ascending order.
+    running: Vec<u64>,
+}
+
+impl Snapshot {
+    fn parse(text: &str) -> Option<Snapshot> {
+        let mut parts = text.split(':');
+        let (xmin, xmax, running) = (parts.next()?, parts.next()?, parts.next()?);
+        let xmin: u64 = xmin.parse().ok()?;
+        let xmax: u64 = xmax.parse().ok()?;
+        let running = match running {
+            "" => Vec::new(),
+            all => all.split(',').map(|xid| xid.parse().ok()).collect::<Option<Vec<u64>>>()?,
+        };
+        let is_sound = parts.next().is_none() && xmin <= xmax && running.is_sorted();
+        is_sound.then_some(Snapshot { xmax, running })
+    }
+
+    /// Ended before the snapshot was taken. The stream only names transactions that committed, so
+    /// ended means visible.
+    fn is_ended(&self, xid: u32) -> bool {
+        // The stream has the low half of the number. A transaction that it can still name is at
+        // most half the circle away from now, on either side.
+        let distance = (xid.wrapping_sub(self.xmax as u32)).cast_signed();
+        match self.xmax.checked_add_signed(i64::from(distance)) {
+            Some(full) => full < self.xmax && self.running.binary_search(&full).is_err(),
+            // Before the first transaction of the cluster.
+            None => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_has_ended_when_it_is_below_xmax_and_not_running() {
+        let snapshot = Snapshot::parse("10:20:10,14").unwrap();
+        let ended: Vec<u32> = (8..23).filter(|xid| snapshot.is_ended(*xid)).collect();
+        assert_eq!(ended, [8, 9, 11, 12, 13, 15, 16, 17, 18, 19]);
+        assert!(Snapshot::parse("20:20:").unwrap().is_ended(19));
+        assert!(!Snapshot::parse("20:20:").unwrap().is_ended(20));
+    }
+
+    #[test]
+    fn the_epoch_is_that_of_the_snapshot_on_both_sides_of_the_wrap() {
+        let epoch = 1_u64 << 32;
+        let snapshot = Snapshot { xmax: epoch + 5, running: vec![epoch - 1, epoch + 3] };
+        assert!(snapshot.is_ended(4));
+        assert!(!snapshot.is_ended(3));
+        assert!(!snapshot.is_ended(u32::MAX), "the last one before the wrap is running");
+        assert!(snapshot.is_ended(u32::MAX - 1));
+        assert!(!snapshot.is_ended(5), "the next one has not ended");
+
+        let before = Snapshot { xmax: epoch - 2, running: Vec::new() };
+        assert!(!before.is_ended(7), "one beyond the wrap is still to come");
+        assert!(before.is_ended(u32::MAX - 2));
+    }
+
+    #[test]
+    fn text_that_is_no_snapshot_is_refused() {
+        for text in ["", "1", "1:2", "2:1:", "1:2:3:4", "a:2:", "1:2:x", "1:9:4,3", "-1:2:"] {
+            assert_eq!(Snapshot::parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn every_name_and_key_is_quoted() {
+        let table = TableName::new("s\"1", "t");
+        let request = Request {
+            table: &table,
+            key_column: "i\"d",
+            columns: &["a", "b c"],
+            keys: &[],
+            xids: &[],
+            bytes_max: 1,
+        };
+        assert_eq!(
+            select(&request, &[b"x'y", "\u{e9}\\".as_bytes()]).unwrap(),
+            "SELECT \"i\"\"d\", \"a\", \"b c\" FROM \"s\"\"1\".\"t\" WHERE \"i\"\"d\" IN \
+             ('x''y', E'\u{e9}\\\\')"
+        );
+        assert!(select(&request, &[b"\xff"]).is_err());
+        assert!(select(&request, &[b"a\0b"]).is_err());
+    }
+}

@@ -1,0 +1,64 @@
+//! Which server this is and whether it can decode logically.
+
+use std::time::{Duration, Instant};
+
+use super::sql::{Sql, SqlError};
+use crate::error::{Error, ErrorKind, Result};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    pub version_num: u32,
+    /// The cluster: the same on its physical standbys, another after `initdb`.
+    pub system_identifier: u64,
+    /// On a standby, that of the last restart point.
+    pub timeline: u32,
+    pub in_recovery: bool,
+    pub wal_level: String,
+    /// `None` is off.
+    pub wal_sender_timeout: Option<Duration>,
+}
+
+impl Server {
+    pub fn inspect(sql: &mut Sql, deadline: Instant) -> Result<Server> {
+        let doing = "identify the server";
+        // The control file's timeline is that of the last checkpoint: right after a promotion it is
+        // still the old one, so a primary is asked which file it writes to.
+        let rows = sql.rows(
+            doing,
+            "SELECT current_setting('server_version_num'),
+                    (SELECT system_identifier FROM pg_control_system()),
+                    CASE WHEN pg_is_in_recovery()
+                         THEN (SELECT to_hex(timeline_id) FROM pg_control_checkpoint())
+                         ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END,
+                    pg_is_in_recovery(), current_setting('wal_level'),
+                    (SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout')",
+            deadline,
+        )?;
+        let read = || -> std::result::Result<Server, SqlError> {
+            let row = rows.first().ok_or_else(|| super::sql::protocol("expected one row"))?;
+            let timeout_ms: u64 = row.parse(5)?;
+            Ok(Server {
+                version_num: row.parse(0)?,
+                system_identifier: row.parse(1)?,
+                timeline: u32::from_str_radix(row.required(2)?, 16)
+                    .map_err(|_| super::sql::protocol("expected a timeline in hexadecimal"))?,
+                in_recovery: row.bool(3)?,
+                wal_level: row.required(4)?.to_owned(),
+                wal_sender_timeout: (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms)),
+            })
+        };
+        read().map_err(|error| error.doing(doing))
+    }
+
+    pub fn check_wal_level(&self) -> Result<()> {
+        if self.wal_level == "logical" {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Setup, "check `wal_level`")
+            .because(format!("expected `logical`, got `{}`", self.wal_level))
+            .hint(WAL_LEVEL_HINT))
+    }
+}
+
+pub const WAL_LEVEL_HINT: &str = "Run: ALTER SYSTEM SET wal_level = 'logical'; and restart \
+     Postgres (on RDS set rds.logical_replication = 1 in the parameter group and reboot).";

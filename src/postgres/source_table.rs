@@ -1,0 +1,336 @@
+//! What the source table is: its columns, its key, and what it puts into the WAL about old rows.
+//!
+//! Reads the catalog only. Whether a column is of a type that its target takes is for the mapping
+//! to say.
+
+use std::fmt;
+use std::time::Instant;
+
+use serde_json::Value;
+
+use super::sql::{Sql, ident, literal, protocol};
+use crate::error::{Error, ErrorKind, Result};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TableName {
+    pub schema: String,
+    pub name: String,
+}
+
+impl TableName {
+    pub fn new(schema: impl Into<String>, name: impl Into<String>) -> TableName {
+        TableName { schema: schema.into(), name: name.into() }
+    }
+
+    /// As it stands in a statement.
+    pub fn quoted(&self) -> String {
+        format!("{}.{}", ident(&self.schema), ident(&self.name))
+    }
+}
+
+/// For people: not fit for a statement.
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.schema, self.name)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceTable {
+    pub name: TableName,
+    pub oid: u32,
+    pub kind: TableKind,
+    pub owner: String,
+    /// Our role may read all of it, which re-reading needs.
+    pub is_readable: bool,
+    pub primary_key: Vec<String>,
+    /// In the order of the table, without dropped ones.
+    pub columns: Vec<Column>,
+    /// The tables that hold the rows: itself, or the leaf partitions.
+    pub parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableKind {
+    Ordinary,
+    Partitioned,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Column {
+    pub name: String,
+    pub number: i16,
+    pub type_oid: u32,
+    pub type_name: String,
+    pub is_not_null: bool,
+    pub is_enum: bool,
+    /// Such columns are not streamed unless the publication says so.
+    pub is_generated: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    pub name: TableName,
+    pub identity: ReplicaIdentity,
+    /// The columns of the index that the identity rests on; empty without one.
+    pub identity_columns: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplicaIdentity {
+    Default,
+    Nothing,
+    Full,
+    Index,
+}
+
+/// What an update or a delete tells us about the old row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OldRow {
+    Whole,
+    KeyOnly,
+}
+
+impl OldRow {
+    pub fn note(self) -> Option<&'static str> {
+        match self {
+            OldRow::Whole => None,
+            OldRow::KeyOnly => Some(
+                "replica identity is the key: values that an update leaves in TOAST are read \
+                 again from the table; REPLICA IDENTITY FULL would stream them",
+            ),
+        }
+    }
+}
+
+impl SourceTable {
+    pub fn inspect(sql: &mut Sql, name: &TableName, deadline: Instant) -> Result<SourceTable> {
+        let doing = format!("inspect table `{name}`");
+        let rows = sql.rows(&doing, &query(name), deadline)?;
+        let Some(row) = rows.first() else {
+            return Err(Error::new(ErrorKind::Setup, doing)
+                .because(format!("the table is not in database `{}`", sql.about().database))
+                .hint("Check the database name in the database URL."));
+        };
+        let value = row.json(0).map_err(|error| error.doing(&doing))?;
+        match text(&value, "relkind") {
+            Some("r" | "p") => {}
+            _ => {
+                return Err(Error::new(ErrorKind::Setup, doing)
+                    .because("it is not a table, so it cannot be published"));
+            }
+        }
+        if text(&value, "relpersistence") != Some("p") {
+            return Err(Error::new(ErrorKind::Setup, doing)
+                .because("changes of an unlogged or temporary table are not in the WAL")
+                .hint(format!("Run: ALTER TABLE {} SET LOGGED;", name.quoted())));
+        }
+        read(name, &value)
+            .ok_or_else(|| protocol("the catalog's answer has an unexpected form").doing(doing))
+    }
+
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// Re-reading values needs it; the stream alone does not.
+    pub fn check_readable(&self, role: &str) -> Result<()> {
+        if self.is_readable {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Setup, format!("check privileges on table `{}`", self.name))
+            .because(format!("role `{role}` may not read it"))
+            .hint(format!("Run: GRANT SELECT ON {} TO {};", self.name.quoted(), ident(role))))
+    }
+
+    /// Refuses a replica identity under which an update or delete does not name `key`.
+    pub fn old_row(&self, key: &str) -> Result<OldRow> {
+        let mut all = OldRow::Whole;
+        for part in &self.parts {
+            let cause = match part.identity {
+                ReplicaIdentity::Full => continue,
+                ReplicaIdentity::Nothing => "replica identity is NOTHING".to_owned(),
+                ReplicaIdentity::Default if part.identity_columns.is_empty() => {
+                    "replica identity is DEFAULT and there is no primary key".to_owned()
+                }
+                ReplicaIdentity::Index if part.identity_columns.is_empty() => {
+                    "the index of its replica identity was dropped".to_owned()
+                }
+                ReplicaIdentity::Default | ReplicaIdentity::Index
+                    if !part.identity_columns.iter().any(|column| column == key) =>
+                {
+                    format!(
+                        "replica identity is ({}), without the key `{key}`",
+                        part.identity_columns.join(", ")
+                    )
+                }
+                ReplicaIdentity::Default | ReplicaIdentity::Index => {
+                    all = OldRow::KeyOnly;
+                    continue;
+                }
+            };
+            return Err(Error::new(
+                ErrorKind::Setup,
+                format!("check replica identity of table `{}`", part.name),
+            )
+            .because(cause)
+            .hint(format!("Run: ALTER TABLE {} REPLICA IDENTITY FULL;", part.name.quoted())));
+        }
+        Ok(all)
+    }
+}
+
+fn query(name: &TableName) -> String {
+    format!(
+        "WITH target AS (
+           SELECT c.* FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+           WHERE n.nspname = {schema} AND c.relname = {name}
+         ), part AS (
+           SELECT t.oid FROM target t WHERE t.relkind <> 'p'
+           UNION ALL
+           SELECT p.relid FROM target t, pg_partition_tree(t.oid) p
+           WHERE t.relkind = 'p' AND p.isleaf
+         )
+         SELECT row_to_json(answer) FROM (SELECT
+           t.oid::int8 AS oid, t.relkind, t.relpersistence, pg_get_userbyid(t.relowner) AS owner,
+           has_table_privilege(t.oid, 'SELECT') AS is_readable,
+           (SELECT json_agg(a.attname ORDER BY k.n)
+              FROM pg_index i
+              CROSS JOIN unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, n)
+              JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+             WHERE i.indrelid = t.oid AND i.indisprimary AND k.n <= i.indnkeyatts) AS primary_key,
+           (SELECT json_agg(json_build_object(
+                'name', a.attname, 'number', a.attnum, 'type_oid', a.atttypid::int8,
+                'type_name', y.typname, 'is_not_null', a.attnotnull,
+                'is_enum', y.typtype = 'e', 'is_generated', a.attgenerated <> '')
+                ORDER BY a.attnum)
+              FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
+             WHERE a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
+           (SELECT json_agg(json_build_object(
+                'schema', n.nspname, 'name', c.relname, 'identity', c.relreplident,
+                'identity_columns',
+                (SELECT json_agg(a.attname ORDER BY k.n)
+                   FROM pg_index i
+                   CROSS JOIN unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, n)
+                   JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+                  WHERE i.indrelid = c.oid AND i.indisvalid AND i.indislive AND i.indimmediate
+                    AND k.n <= i.indnkeyatts
+                    AND CASE c.relreplident WHEN 'd' THEN i.indisprimary
+                                            WHEN 'i' THEN i.indisreplident ELSE false END)))
+              FROM part p JOIN pg_class c ON c.oid = p.oid
+              JOIN pg_namespace n ON n.oid = c.relnamespace) AS parts
+         FROM target t) answer",
+        schema = literal(&name.schema),
+        name = literal(&name.name),
+    )
+}
+
+fn read(name: &TableName, value: &Value) -> Option<SourceTable> {
+    let columns = list(value, "columns").iter().map(|column| {
+        Some(Column {
+            name: text(column, "name")?.to_owned(),
+            number: i16::try_from(column.get("number")?.as_i64()?).ok()?,
+            type_oid: u32::try_from(column.get("type_oid")?.as_u64()?).ok()?,
+            type_name: text(column, "type_name")?.to_owned(),
+            is_not_null: column.get("is_not_null")?.as_bool()?,
+            is_enum: column.get("is_enum")?.as_bool()?,
+            is_generated: column.get("is_generated")?.as_bool()?,
+        })
+    });
+    let parts = list(value, "parts").iter().map(|part| {
+        Some(Part {
+            name: TableName::new(text(part, "schema")?, text(part, "name")?),
+            identity: match text(part, "identity")? {
+                "d" => ReplicaIdentity::Default,
+                "n" => ReplicaIdentity::Nothing,
+                "f" => ReplicaIdentity::Full,
+                "i" => ReplicaIdentity::Index,
+                _ => return None,
+            },
+            identity_columns: names(part, "identity_columns"),
+        })
+    });
+    Some(SourceTable {
+        name: name.clone(),
+        oid: u32::try_from(value.get("oid")?.as_u64()?).ok()?,
+        kind: match text(value, "relkind")? {
+            "p" => TableKind::Partitioned,
+            _ => TableKind::Ordinary,
+        },
+        owner: text(value, "owner")?.to_owned(),
+        is_readable: value.get("is_readable")?.as_bool()?,
+        primary_key: names(value, "primary_key"),
+        columns: columns.collect::<Option<_>>()?,
+        parts: parts.collect::<Option<_>>()?,
+    })
+}
+
+fn text<'a>(value: &'a Value, field: &str) -> Option<&'a str> {
+    value.get(field)?.as_str()
+}
+
+/// An aggregate over no rows is NULL.
+fn list<'a>(value: &'a Value, field: &str) -> &'a [Value] {
+    value.get(field).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+fn names(value: &Value, field: &str) -> Vec<String> {
+    list(value, field).iter().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(identity: ReplicaIdentity, identity_columns: &[&str]) -> SourceTable {
+        let name = TableName::new("public", "Task\"Run");
+        SourceTable {
+            name: name.clone(),
+            oid: 1,
+            kind: TableKind::Ordinary,
+            owner: "owner".into(),
+            is_readable: true,
+            primary_key: vec!["id".into()],
+            columns: Vec::new(),
+            parts: vec![Part {
+                name,
+                identity,
+                identity_columns: identity_columns.iter().map(|name| (*name).into()).collect(),
+            }],
+        }
+    }
+
+    #[test]
+    fn an_identity_that_names_the_key_is_enough() {
+        let old_row = |identity, columns: &[&str]| table(identity, columns).old_row("id").unwrap();
+        assert_eq!(old_row(ReplicaIdentity::Full, &[]), OldRow::Whole);
+        assert_eq!(old_row(ReplicaIdentity::Default, &["id"]), OldRow::KeyOnly);
+        assert_eq!(old_row(ReplicaIdentity::Index, &["x", "id"]), OldRow::KeyOnly);
+    }
+
+    #[test]
+    fn an_identity_without_the_key_is_refused_with_the_sql_that_mends_it() {
+        for (identity, columns) in [
+            (ReplicaIdentity::Nothing, &[][..]),
+            (ReplicaIdentity::Default, &[]),
+            (ReplicaIdentity::Default, &["other"]),
+            (ReplicaIdentity::Index, &[]),
+            (ReplicaIdentity::Index, &["friendlyId"]),
+        ] {
+            let error = table(identity, columns).old_row("id").unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Setup);
+            assert_eq!(
+                error.hint_text(),
+                Some("Run: ALTER TABLE \"public\".\"Task\"\"Run\" REPLICA IDENTITY FULL;")
+            );
+        }
+    }
+
+    #[test]
+    fn an_answer_of_another_form_is_no_table() {
+        let name = TableName::new("public", "t");
+        for json in ["null", "{}", "{\"oid\":-1}", "{\"columns\":[{}]}"] {
+            assert_eq!(read(&name, &json.parse().unwrap()), None, "{json}");
+        }
+    }
+}

@@ -1,0 +1,417 @@
+//! Ordinary SQL: one blocking connection whose every call ends by its deadline.
+//!
+//! Statements go by the simple protocol, so values come in Postgres's text output format, the one
+//! logical decoding uses; everything put into a statement is quoted by [`literal`] and [`ident`].
+//!
+//! How long a call can take, whatever the server does: on TCP the deadline itself, then the
+//! connection is given up. On a Unix socket the server has to answer just before each statement
+//! and then ends the statement itself at the deadline; only a server that is stopped (SIGSTOP)
+//! within a statement can hold us longer. Name resolution is cut off at the deadline.
+//!
+//! The `postgres` crate logs whole statements, keys included, at level debug: a logger must keep
+//! the targets `tokio_postgres` and `postgres` at info or above.
+
+use std::error::Error as _;
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use postgres::config::{SslMode as Negotiate, SslNegotiation};
+use postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
+
+pub use sql_error::SqlError;
+
+use connector::Deadline;
+use hosts::{addresses, knock, name_of, refused_by_all, share};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::postgres::Params;
+use crate::postgres::params::{Host, TargetSession};
+
+mod connector;
+mod hosts;
+mod sql_error;
+
+/// What decides how values look as text. The replication connection asks for the same, so that a
+/// value read from the table equals the one that was streamed.
+pub const OUTPUT_SETTINGS: [(&str, &str); 5] = [
+    ("datestyle", "ISO, MDY"),
+    ("timezone", "UTC"),
+    ("intervalstyle", "postgres"),
+    ("extra_float_digits", "3"),
+    ("bytea_output", "hex"),
+];
+
+/// The server ends a statement of ours after this long even when we are gone, unless the caller's
+/// deadline is further away.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+/// A client-side deadline leaves the server this much time to say itself that it gave up.
+const ANSWER_MARGIN: Duration = Duration::from_millis(500);
+/// Closing a connection waits for the network at most this long.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_PROBES: u32 = 3;
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
+
+const VERSION_NUM_MIN: u32 = 140_000;
+
+/// A session on one server.
+pub struct Sql {
+    /// Taken out only to be dropped.
+    client: Option<Client>,
+    deadline: Deadline,
+    link: LinkKind,
+    is_broken: bool,
+    statement_timeout: Duration,
+    about: About,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LinkKind {
+    Tcp,
+    /// The deadline cannot cut a read here, see the header of this file.
+    Unix,
+}
+
+/// What the server said about itself and the session at the start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    /// As in `server_version_num`, such as 150020.
+    pub version_num: u32,
+    pub in_recovery: bool,
+    pub backend_pid: i32,
+    pub database: String,
+    pub role: String,
+}
+
+impl Sql {
+    /// Tries all hosts and all their addresses, each with a fair share of the time left.
+    pub fn connect(params: &Params, application_name: &str, deadline: Instant) -> Result<Sql> {
+        let doing = || format!("connect to Postgres database `{}`", params.database);
+        if params.hosts.is_empty() {
+            return Err(Error::new(ErrorKind::Setup, doing()).because("no host is set"));
+        }
+        let mut refused: Vec<(String, SqlError)> = Vec::new();
+        for (i, host) in params.hosts.iter().enumerate() {
+            let until = share(deadline, params.hosts.len() - i);
+            let addresses = match addresses(host, until) {
+                Ok(addresses) => addresses,
+                Err(error) => {
+                    refused.push((host.name.clone(), error));
+                    continue;
+                }
+            };
+            for (j, address) in addresses.iter().enumerate() {
+                let mut until = share(until, addresses.len() - j);
+                if !params.connect_timeout.is_zero() {
+                    until = until.min(Instant::now() + params.connect_timeout);
+                }
+                match Sql::connect_one(params, host, *address, application_name, until)? {
+                    Ok(sql) => return Ok(sql),
+                    Err(error) => refused.push((name_of(host, *address), error)),
+                }
+            }
+        }
+        Err(refused_by_all(refused, doing()))
+    }
+
+    /// The outer error is about our own settings, so that no other host can help.
+    fn connect_one(
+        params: &Params,
+        host: &Host,
+        address: Option<IpAddr>,
+        application_name: &str,
+        until: Instant,
+    ) -> Result<std::result::Result<Sql, SqlError>> {
+        let waited = until.saturating_duration_since(Instant::now());
+        if waited.is_zero() {
+            return Ok(Err(SqlError::new(ErrorKind::Unreachable, "no time left to try it")));
+        }
+        let mut config = Client::configure();
+        config
+            .user(&params.user)
+            .dbname(&params.database)
+            .application_name(application_name)
+            .port(host.port)
+            .connect_timeout(waited)
+            .keepalives(true)
+            .keepalives_idle(KEEPALIVE_IDLE)
+            .keepalives_interval(KEEPALIVE_INTERVAL)
+            .keepalives_retries(KEEPALIVE_PROBES)
+            .tcp_user_timeout(TCP_USER_TIMEOUT)
+            .notice_callback(|notice| {
+                log::debug!("notice from Postgres severity={}", notice.severity());
+            });
+        if let Some(password) = &params.password {
+            config.password(password.expose());
+        }
+        if let Some(options) = &params.options {
+            config.options(options);
+        }
+        let deadline = Deadline::new(until);
+        let (link, client) = match address {
+            Some(address) => {
+                // With direct negotiation our connector gets the socket first: see its file.
+                config
+                    .host(&host.name)
+                    .hostaddr(address)
+                    .ssl_mode(Negotiate::Require)
+                    .ssl_negotiation(SslNegotiation::Direct);
+                let connector = connector::connector(params, &deadline)?;
+                (LinkKind::Tcp, config.connect(connector))
+            }
+            None => {
+                if let Err(error) = knock(host, until) {
+                    return Ok(Err(error));
+                }
+                config.host_path(&host.name).ssl_mode(Negotiate::Disable);
+                (LinkKind::Unix, config.connect(NoTls))
+            }
+        };
+        let client = match client {
+            Ok(client) => client,
+            Err(error) => return Ok(Err(SqlError::read(&error, waited))),
+        };
+        let about = About {
+            version_num: 0,
+            in_recovery: false,
+            backend_pid: 0,
+            database: params.database.clone(),
+            role: params.user.clone(),
+        };
+        let mut sql = Sql {
+            client: Some(client),
+            deadline,
+            link,
+            is_broken: false,
+            statement_timeout: STATEMENT_TIMEOUT,
+            about,
+        };
+        Ok(sql.begin_session(params.target, until).map(|()| sql))
+    }
+
+    fn begin_session(
+        &mut self,
+        target: TargetSession,
+        until: Instant,
+    ) -> std::result::Result<(), SqlError> {
+        let mut settings: Vec<String> = OUTPUT_SETTINGS
+            .iter()
+            .map(|(name, value)| format!("SET {name} = {}", literal(value)))
+            .collect();
+        settings.extend([
+            // Nothing that a user has created is called by accident.
+            "SET search_path = pg_catalog".to_owned(),
+            // A policy that hides rows has to be an error: hidden would look deleted.
+            "SET row_security = off".to_owned(),
+            format!("SET statement_timeout = {}", STATEMENT_TIMEOUT.as_millis()),
+            "SET lock_timeout = '10s'".to_owned(),
+            "SET idle_in_transaction_session_timeout = '60s'".to_owned(),
+            "SET tcp_keepalives_idle = 10".to_owned(),
+            "SET tcp_keepalives_interval = 5".to_owned(),
+            "SET tcp_keepalives_count = 3".to_owned(),
+            "SELECT current_setting('server_version_num'), pg_is_in_recovery(),
+                    current_setting('transaction_read_only')::bool, pg_backend_pid(),
+                    current_database(), current_user"
+                .to_owned(),
+        ]);
+        let rows = self.try_rows(&settings.join("; "), until)?;
+        let row = rows.first().ok_or_else(|| protocol("expected one row about the session"))?;
+        self.about = About {
+            version_num: row.parse(0)?,
+            in_recovery: row.bool(1)?,
+            backend_pid: row.parse(3)?,
+            database: row.required(4)?.to_owned(),
+            role: row.required(5)?.to_owned(),
+        };
+        if self.about.version_num < VERSION_NUM_MIN {
+            return Err(SqlError::new(
+                ErrorKind::Setup,
+                format!("expected Postgres 14 or newer, got {}", self.about.version_num / 10_000),
+            ));
+        }
+        match (target, self.about.in_recovery, row.bool(2)?) {
+            (TargetSession::Any, _, _) | (TargetSession::ReadWrite, false, false) => Ok(()),
+            (TargetSession::ReadWrite, true, _) => {
+                Err(SqlError::new(ErrorKind::Unreachable, "server is a standby")
+                    .with_hint("List all hosts in the database URL, so that the primary is found."))
+            }
+            (TargetSession::ReadWrite, false, true) => {
+                let hint = format!(
+                    "Run: ALTER ROLE {} SET default_transaction_read_only = off;",
+                    ident(&self.about.role)
+                );
+                Err(SqlError::new(ErrorKind::Setup, "session is read-only").with_hint(hint))
+            }
+        }
+    }
+
+    pub fn about(&self) -> &About {
+        &self.about
+    }
+
+    /// False once the connection is known to be of no further use.
+    pub fn is_usable(&self) -> bool {
+        !self.is_broken && self.client.as_ref().is_some_and(|client| !client.is_closed())
+    }
+
+    /// The rows of all statements in `sql`, which may be several.
+    pub fn rows(&mut self, doing: &str, sql: &str, deadline: Instant) -> Result<Vec<Row>> {
+        self.try_rows(sql, deadline).map_err(|error| error.doing(doing))
+    }
+
+    pub fn execute(&mut self, doing: &str, sql: &str, deadline: Instant) -> Result<()> {
+        self.rows(doing, sql, deadline).map(drop)
+    }
+
+    /// Like [`Sql::rows`], for callers that tell one SQLSTATE from another.
+    pub fn try_rows(
+        &mut self,
+        sql: &str,
+        deadline: Instant,
+    ) -> std::result::Result<Vec<Row>, SqlError> {
+        let waited = deadline.saturating_duration_since(Instant::now());
+        if waited.is_zero() {
+            return Err(SqlError::new(ErrorKind::Unreachable, "no time left to ask"));
+        }
+        if !self.is_usable() {
+            return Err(SqlError::new(ErrorKind::Unreachable, "connection closed"));
+        }
+        let done = self.ask(sql, waited, deadline);
+        if let Err(error) = &done {
+            self.is_broken |= error.is_fatal;
+        }
+        done
+    }
+
+    fn ask(
+        &mut self,
+        sql: &str,
+        waited: Duration,
+        deadline: Instant,
+    ) -> std::result::Result<Vec<Row>, SqlError> {
+        self.deadline.set(deadline);
+        let client = self.client.as_mut().expect("the client is there until the drop");
+        let read = |error: postgres::Error| SqlError::read(&error, waited);
+        let statement_timeout = match self.link {
+            LinkKind::Unix => {
+                // The crate's own timeout is an error without a cause.
+                client.is_valid(waited).map_err(|error| match error.source() {
+                    None if !error.is_closed() => no_answer(waited),
+                    _ => read(error),
+                })?;
+                waited
+            }
+            LinkKind::Tcp if waited > STATEMENT_TIMEOUT => waited.saturating_sub(ANSWER_MARGIN),
+            LinkKind::Tcp => STATEMENT_TIMEOUT,
+        };
+        if statement_timeout != self.statement_timeout {
+            // Zero would be without end.
+            let millis = statement_timeout.as_millis().max(1);
+            client.batch_execute(&format!("SET statement_timeout = {millis}")).map_err(read)?;
+            self.statement_timeout = statement_timeout;
+        }
+        let messages = client.simple_query(sql).map_err(read)?;
+        let rows = messages.into_iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(Row(row)),
+            _ => None,
+        });
+        Ok(rows.collect())
+    }
+}
+
+impl Drop for Sql {
+    fn drop(&mut self) {
+        // The client says goodbye as it is dropped; a dead network must not hold that up.
+        self.deadline.set(Instant::now() + CLOSE_TIMEOUT);
+        if self.link == LinkKind::Unix && self.is_broken {
+            // It first waits for the answers it is owed, here without a deadline. If there can be
+            // no thread, the closure is dropped in this one.
+            let client = self.client.take();
+            let _ = thread::Builder::new().name("close".into()).spawn(move || drop(client));
+        }
+    }
+}
+
+/// One row, its values as text.
+#[derive(Debug)]
+pub struct Row(SimpleQueryRow);
+
+impl Row {
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// `None` is NULL.
+    pub fn text(&self, column: usize) -> std::result::Result<Option<&str>, SqlError> {
+        self.0.try_get(column).map_err(|_| protocol(format!("read column {column} as UTF-8 text")))
+    }
+
+    pub fn required(&self, column: usize) -> std::result::Result<&str, SqlError> {
+        self.text(column)?.ok_or_else(|| protocol(format!("expected column {column}, got NULL")))
+    }
+
+    pub fn bool(&self, column: usize) -> std::result::Result<bool, SqlError> {
+        Ok(self.required(column)? == "t")
+    }
+
+    pub fn parse<T: FromStr>(&self, column: usize) -> std::result::Result<T, SqlError> {
+        let text = self.required(column)?;
+        text.parse().map_err(|_| protocol(format!("column {column} has an unexpected form")))
+    }
+
+    pub fn parse_nullable<T: FromStr>(
+        &self,
+        column: usize,
+    ) -> std::result::Result<Option<T>, SqlError> {
+        match self.text(column)? {
+            Some(_) => self.parse(column).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// A row or an object that Postgres has written as JSON.
+    pub fn json(&self, column: usize) -> std::result::Result<serde_json::Value, SqlError> {
+        self.parse(column)
+    }
+}
+
+/// Quotes a name.
+pub fn ident(name: &str) -> String {
+    postgres_protocol::escape::escape_identifier(name)
+}
+
+/// Quotes a value.
+pub fn literal(value: &str) -> String {
+    postgres_protocol::escape::escape_literal(value)
+}
+
+pub(super) fn protocol(cause: impl Display) -> SqlError {
+    // The connection itself is fine.
+    SqlError { is_fatal: false, ..SqlError::new(ErrorKind::Protocol, cause.to_string()) }
+}
+
+fn no_answer(waited: Duration) -> SqlError {
+    let text = format!("no answer within {:.1}s", waited.as_secs_f64());
+    SqlError::new(ErrorKind::Unreachable, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_values_are_quoted() {
+        assert_eq!(ident("a\"b"), "\"a\"\"b\"");
+        assert_eq!(literal("a'b"), "'a''b'");
+        assert_eq!(literal("a\\b"), " E'a\\\\b'");
+    }
+}
