@@ -1,13 +1,20 @@
 //! Everything said to Postgres: the replication connection, ordinary SQL, publication and slot.
 
 pub mod advisory_lock;
+mod auth;
+pub mod connection;
+pub mod frames;
+mod link;
 pub mod params;
 pub mod publication;
 pub mod reread;
 pub mod server;
+pub mod server_error;
 pub mod slot;
 pub mod source_table;
 pub mod sql;
+mod startup;
+pub mod stream;
 pub mod tls;
 
 pub use connection::{Connection, StartupOptions};

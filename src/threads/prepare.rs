@@ -16,7 +16,7 @@ use crate::postgres::publication::{self, Ensured, Wanted};
 use crate::postgres::server::Server;
 use crate::postgres::slot::{self, SlotVerdict};
 use crate::postgres::source_table::{SourceTable, TableName};
-use crate::postgres::sql::Sql;
+use crate::postgres::sql::{OUTPUT_SETTINGS, Sql};
 use crate::postgres::stream::Stream;
 use crate::rows::{JsonForm, Shape};
 use crate::services::mapping::{Mapping, Target};
@@ -71,12 +71,12 @@ pub fn prepare(config: &ServiceConfig, shared: &Shared, first: bool) -> Result<P
     let options = StartupOptions {
         application_name: application_name.clone(),
         replication: true,
-        options: vec![
-            ("DateStyle".to_owned(), "ISO".to_owned()),
-            ("TimeZone".to_owned(), "UTC".to_owned()),
-            ("extra_float_digits".to_owned(), "3".to_owned()),
-            ("client_encoding".to_owned(), "UTF8".to_owned()),
-        ],
+        // The same as for ordinary SQL, so that a value reads the same streamed and read again.
+        options: OUTPUT_SETTINGS
+            .iter()
+            .chain(&[("client_encoding", "UTF8")])
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
         receive_timeout: config.receive_timeout,
     };
     let mut connection = Connection::connect(&config.postgres, &options, connect_deadline())?;

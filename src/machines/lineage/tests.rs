@@ -197,7 +197,9 @@ fn every_refusal_says_what_happened_and_what_to_do() {
         Verdict::TakeOver { record: STATE },
         Verdict::Continue { record: None },
     ];
-    assert!(go.into_iter().all(|verdict| verdict.into_error("runs", "s", "walhouse_state").is_none()));
+    assert!(
+        go.into_iter().all(|verdict| verdict.into_error("runs", "s", "walhouse_state").is_none())
+    );
 }
 
 /// Goal: whenever the verdict is to go on, nothing is missing and nothing dead is kept; and
