@@ -59,7 +59,7 @@ pub fn wanted(mapping: &dyn Mapping, folded: &Folded<'_>) -> Wanted {
                 wanted.lookups.push(index);
                 continue;
             }
-            EntryKind::Tombstone => {
+            EntryKind::Moved | EntryKind::Tombstone => {
                 let unknown = folded.has_unchanged(index)
                     && !folded.load(index, &mut row).intersection(sorting).is_empty();
                 if unknown {
@@ -111,6 +111,8 @@ pub fn assemble(
             EntryKind::Insert => stamp(!entry.superseded, true),
             EntryKind::Update if entry.superseded => continue,
             EntryKind::Update => stamp(true, false),
+            // What the first version brought belongs to the key, which stays.
+            EntryKind::Moved => Stamp { version, deleted: true, row: true, first: false },
             EntryKind::Tombstone | EntryKind::LookUp => {
                 Stamp { version, deleted: true, row: true, first: deletes }
             }

@@ -5,6 +5,7 @@ use hashbrown::HashMap;
 use super::assemble::{Assembled, Found, Wanted, assemble, wanted};
 use super::fold::{Change, Folded, fold};
 use super::mapping::{BareKey, Mapping};
+use super::runs::Runs;
 use super::sessions::Sessions;
 use super::source::Plan;
 use crate::rows::column::Values;
@@ -19,7 +20,11 @@ fn shapes() -> [Shape; 1] {
 }
 
 fn plan() -> Plan {
-    let source = Sessions.source();
+    plan_of(&Sessions)
+}
+
+fn plan_of(mapping: &dyn Mapping) -> Plan {
+    let source = mapping.source();
     let columns: Vec<_> = source
         .columns
         .iter()
@@ -36,7 +41,7 @@ fn plan() -> Plan {
             (column.name, type_oid)
         })
         .collect();
-    Plan::new(source, &testing::relation_of(TABLE.0, "Session", &columns)).unwrap()
+    Plan::new(source, &testing::relation_of(TABLE.0, source.table, &columns)).unwrap()
 }
 
 /// A session's tuple: id, organization, metadata; the rest is constant.
@@ -294,4 +299,54 @@ fn a_relation_without_a_mapped_column_or_with_another_type_is_refused_by_name() 
         error,
         r#"column `id` of relation "public"."Session": expected text or an enum, got type oid 23"#
     );
+}
+
+/// A run's tuple: only what a row cannot be written without.
+fn run<'a>(organization: &'a str, payload: V<'a>) -> Vec<V<'a>> {
+    let value = |column: &super::source::SourceColumn| match column.name {
+        "id" => V::Text("a"),
+        "organizationId" => V::Text(organization),
+        "payload" => payload,
+        "environmentType" => V::Text("PRODUCTION"),
+        "createdAt" | "updatedAt" => V::Text("2024-01-01 00:00:00"),
+        _ => V::Null,
+    };
+    RUNS.source().columns.iter().map(value).collect()
+}
+
+const RUNS: Runs = Runs { payloads: true, fingerprints: false };
+
+#[test]
+fn a_run_that_moves_to_another_sorting_key_keeps_its_payload() {
+    let plan = plan_of(&RUNS);
+    let shapes: Vec<Shape> = RUNS
+        .targets()
+        .iter()
+        .map(|t| Shape { present: vec![true; t.columns.len()], json: JsonForm::Typed })
+        .collect();
+    let moves = testing::update(
+        TABLE,
+        Some((b'O', &run("org", V::Text("{}")))),
+        &run("org2", V::Unchanged),
+    );
+    let delete = testing::delete(TABLE, b'O', &run("org2", V::Text("{}")));
+    for (messages, tombstones) in [(vec![moves.clone()], [1, 0]), (vec![moves, delete], [2, 1])] {
+        let changes = (1..).zip(&messages).map(|(lsn, message)| Change {
+            message,
+            lsn: Lsn(lsn),
+            xid: 1,
+            plan: &plan,
+        });
+        let folded = fold(RUNS.source(), changes).unwrap();
+        let wanted = wanted(&RUNS, &folded);
+        assert!(wanted.is_empty(), "{wanted:?}");
+        let assembled = assemble(&RUNS, &folded, &wanted, &Found::default(), &shapes, 0).unwrap();
+        let deleted = |table: usize| match assembled.blocks[table]
+            .values(RUNS.targets()[table].is_deleted)
+        {
+            Values::U8(deleted) => deleted.iter().filter(|deleted| **deleted == 1).count(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!([deleted(0), deleted(1)], tombstones, "a deleted run has no payload");
+    }
 }
