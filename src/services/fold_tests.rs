@@ -25,22 +25,8 @@ fn plan() -> Plan {
 
 fn plan_of(mapping: &dyn Mapping) -> Plan {
     let source = mapping.source();
-    let columns: Vec<_> = source
-        .columns
-        .iter()
-        .map(|column| {
-            let type_oid = match column.kind {
-                super::source::SourceKind::Text => oid::TEXT,
-                super::source::SourceKind::Timestamp => oid::TIMESTAMP,
-                super::source::SourceKind::Json => oid::JSONB,
-                super::source::SourceKind::TextArray => oid::TEXT_ARRAY,
-                super::source::SourceKind::Bool => oid::BOOL,
-                super::source::SourceKind::Int => oid::INT4,
-                super::source::SourceKind::Float => oid::FLOAT8,
-            };
-            (column.name, type_oid)
-        })
-        .collect();
+    let columns: Vec<_> =
+        source.columns.iter().map(|column| (column.name, column.kind.a_type())).collect();
     Plan::new(source, &testing::relation_of(TABLE.0, source.table, &columns)).unwrap()
 }
 
@@ -341,12 +327,11 @@ fn a_run_that_moves_to_another_sorting_key_keeps_its_payload() {
         let wanted = wanted(&RUNS, &folded);
         assert!(wanted.is_empty(), "{wanted:?}");
         let assembled = assemble(&RUNS, &folded, &wanted, &Found::default(), &shapes, 0).unwrap();
-        let deleted = |table: usize| match assembled.blocks[table]
-            .values(RUNS.targets()[table].is_deleted)
-        {
-            Values::U8(deleted) => deleted.iter().filter(|deleted| **deleted == 1).count(),
-            other => panic!("{other:?}"),
-        };
+        let deleted =
+            |table: usize| match assembled.blocks[table].values(RUNS.targets()[table].is_deleted) {
+                Values::U8(deleted) => deleted.iter().filter(|deleted| **deleted == 1).count(),
+                other => panic!("{other:?}"),
+            };
         assert_eq!([deleted(0), deleted(1)], tombstones, "a deleted run has no payload");
     }
 }
