@@ -7,6 +7,7 @@
 //! All tables of a batch are durable, and every refused row kept, before the batch counts. Dying on
 //! any line here is harmless: what was not told is streamed again, under the same versions.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -35,6 +36,9 @@ use crate::wal::PgTime;
 const VISIBLE_EVERY: Duration = Duration::from_millis(20);
 /// One statement against Postgres.
 const SQL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Then the session ends. A Postgres that shuts down lets nobody in any more and waits for its
+/// walsenders to be told that all is flushed; to wait for it in turn would last for ever.
+const REREAD_ATTEMPTS_MAX: u32 = 3;
 
 pub struct Flusher<'a> {
     pub service: &'static str,
@@ -169,14 +173,18 @@ impl Open<'_> {
                 bytes_max: with.reread_bytes_max,
             };
             let sql = &mut self.sql;
+            let attempts = Cell::new(0);
             let answer = retry(
                 with.shared,
                 with.delays,
                 with.service,
                 &with.metrics.insert_outage,
                 || {},
-                || ask(sql, with, &request),
-                |error| error.kind() == ErrorKind::Setup,
+                || {
+                    attempts.set(attempts.get() + 1);
+                    ask(sql, with, &request)
+                },
+                |error| error.kind() == ErrorKind::Setup || REREAD_ATTEMPTS_MAX <= attempts.get(),
             )?;
             match answer {
                 Reread::Rows(rows) => {
@@ -311,4 +319,91 @@ fn kept_rows(service: &str, kept: Vec<Kept>) -> Vec<RefusedRow> {
         document: kept.document,
     };
     kept.into_iter().map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::sync::Arc;
+
+    use crossbeam_channel::bounded;
+
+    use super::*;
+    use crate::machines::progress::Progress;
+    use crate::metrics::Metrics;
+    use crate::postgres::frames::Frames;
+    use crate::rows::JsonForm;
+    use crate::services::sessions::Sessions;
+    use crate::services::source::Plan;
+    use crate::threads::batch::ChangeAt;
+    use crate::threads::lease_watch::LeaseWatch;
+    use crate::wal::testing::{self, V};
+    use crate::wal::{Lsn, Oid};
+
+    /// An UPDATE of one row that leaves every value but the key in TOAST.
+    fn batch() -> Batch {
+        let source = Sessions.source();
+        let columns: Vec<_> =
+            source.columns.iter().map(|column| (column.name, column.kind.a_type())).collect();
+        let plan = Plan::new(source, &testing::relation_of(1, source.table, &columns)).unwrap();
+        let mut values = vec![V::Unchanged; columns.len()];
+        values[source.key.id] = V::Text("a");
+        let message = testing::update(Oid(1), None, &values);
+        let change = ChangeAt {
+            lsn: Lsn(1),
+            xid: 3,
+            frame: 0,
+            start: 0,
+            length: u32::try_from(message.len()).unwrap(),
+            plan: 0,
+        };
+        Batch {
+            cut: Progress::resume(Lsn(0)).on_batch_cut(),
+            bytes: message.len(),
+            frames: vec![Arc::new(Frames::from_bytes(message))],
+            changes: vec![change],
+            plans: vec![Arc::new(plan)],
+            commit_times: vec![],
+        }
+    }
+
+    #[test]
+    fn a_postgres_that_lets_nobody_in_ends_the_session() {
+        // The port of a listener that is gone refuses.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let url = format!("postgres://u@127.0.0.1:{port}/d?sslmode=disable");
+        let (postgres, _) = postgres::Params::parse(&url).unwrap();
+        let (clickhouse, _) =
+            clickhouse::Params::parse(&format!("http://127.0.0.1:{port}")).unwrap();
+        let lease = LeaseWatch::default();
+        lease.set(Instant::now() + Duration::from_secs(3600), Duration::ZERO);
+        let shared = Shared::new(Lsn(0), Arc::new(lease));
+        let metrics = Metrics::new(&["sessions"]);
+        let shapes = [Shape { present: vec![true; 19], json: JsonForm::Typed }];
+        let with = Flusher {
+            service: "sessions",
+            mapping: &Sessions,
+            shapes: &shapes,
+            version_shift: 0,
+            clickhouse: &clickhouse,
+            postgres: &postgres,
+            application_name: "test",
+            delays: Delays {
+                min: Duration::from_millis(1),
+                max: Duration::from_millis(1),
+                outage_after: 1,
+            },
+            reread_bytes_max: 1,
+            shared: &shared,
+            metrics: &metrics.service("sessions"),
+        };
+        let (to_flusher, batches) = bounded(1);
+        let (told, flushed) = bounded(1);
+        to_flusher.send(batch()).unwrap();
+        // Its channel stays open: only the error ends it.
+        let error = run(&with, &batches, &told).expect_err("nothing can be read again");
+        assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+        assert!(flushed.is_empty(), "the batch must be streamed again");
+        assert!(!metrics.encode().contains("insert_outage{service=\"sessions\"} 1"));
+    }
 }
