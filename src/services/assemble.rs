@@ -3,6 +3,8 @@
 //! In two steps, because between them others are asked: [`wanted`] says what the batch lacks,
 //! [`assemble`] writes the blocks from what was found. Neither asks anyone itself.
 
+use std::ops::Range;
+
 use hashbrown::HashMap;
 
 use super::fold::{EntryKind, Folded};
@@ -82,7 +84,8 @@ pub fn wanted(mapping: &dyn Mapping, folded: &Folded<'_>) -> Wanted {
     wanted
 }
 
-/// `shapes` says, table by table, what the target takes; `shift` is added to every LSN.
+/// Writes the blocks of the entries in `part`; the parts may land in any order. `shapes` says, table
+/// by table, what the target takes; `shift` is added to every LSN.
 pub fn assemble(
     mapping: &dyn Mapping,
     folded: &Folded<'_>,
@@ -90,6 +93,7 @@ pub fn assemble(
     found: &Found,
     shapes: &[Shape],
     shift: u64,
+    part: Range<usize>,
 ) -> Result<Assembled, ValueError> {
     let targets = mapping.targets();
     let blocks = targets.iter().zip(shapes).map(|(t, shape)| Block::new(t.columns, shape));
@@ -100,11 +104,12 @@ pub fn assemble(
         tombstones_of_nothing: 0,
     };
     let deletes = targets.iter().zip(shapes).skip(1).all(|(t, shape)| takes_deletes(t, shape));
-    let mut rereads = wanted.rereads.iter().copied().peekable();
-    let mut lookups = wanted.lookups.iter().copied().peekable();
+    let before = |index: &usize| *index < part.start;
+    let mut rereads = wanted.rereads.iter().copied().skip_while(before).peekable();
+    let mut lookups = wanted.lookups.iter().copied().skip_while(before).peekable();
     let mut row = Row::of(mapping.source());
 
-    for (index, entry) in folded.entries.iter().enumerate() {
+    for (index, entry) in folded.entries.iter().enumerate().take(part.end).skip(part.start) {
         let version = entry.lsn.0.checked_add(shift).expect("versions stay within u64");
         let stamp = |row, first| Stamp { version, deleted: false, row, first };
         let stamp = match entry.kind {

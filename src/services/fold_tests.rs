@@ -13,6 +13,7 @@ use crate::rows::{JsonForm, Shape};
 use crate::wal::testing::{self, V};
 use crate::wal::{Lsn, Oid, value::oid};
 
+const ALL: std::ops::Range<usize> = 0..usize::MAX;
 const TABLE: Oid = Oid(16_400);
 
 fn shapes() -> [Shape; 1] {
@@ -95,7 +96,7 @@ fn check(messages: &[Vec<u8>], expected: &[&str]) {
     let wanted = wanted(&Sessions, &folded);
     assert!(wanted.is_empty(), "{wanted:?}");
     let found = Found::default();
-    let assembled = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 0).unwrap();
+    let assembled = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 0, ALL).unwrap();
     assert_eq!(rows(&assembled), expected);
 }
 
@@ -195,12 +196,14 @@ fn rows_without_an_organization_are_counted_not_written() {
     ];
     let folded = folded(&plan, &messages);
     let found = Found::default();
-    let assembled = assemble(&Sessions, &folded, &Wanted::default(), &found, &shapes(), 0).unwrap();
+    let assembled =
+        assemble(&Sessions, &folded, &Wanted::default(), &found, &shapes(), 0, ALL).unwrap();
     assert!(rows(&assembled).is_empty());
     assert_eq!(assembled.notes.rows_without_owner, 0, "it was deleted in the same batch");
 
     let folded = self::folded(&plan, &messages[..1]);
-    let assembled = assemble(&Sessions, &folded, &Wanted::default(), &found, &shapes(), 0).unwrap();
+    let assembled =
+        assemble(&Sessions, &folded, &Wanted::default(), &found, &shapes(), 0, ALL).unwrap();
     assert_eq!(assembled.notes.rows_without_owner, 1);
 }
 
@@ -217,9 +220,41 @@ fn values_the_batch_lacks_are_asked_for_once() {
     // `b` is gone from Postgres: its DELETE is still to come.
     let found =
         Found { values: HashMap::from([(1, vec![Some(b"5".to_vec())])]), keys: HashMap::new() };
-    let assembled = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 100).unwrap();
+    let assembled = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 100, ALL).unwrap();
     assert_eq!(rows(&assembled), [r#"a/org@102 {"data":5}"#]);
     assert_eq!(assembled.rows_gone, 1);
+}
+
+#[test]
+fn parts_of_a_batch_come_to_what_the_whole_does() {
+    let plan = plan();
+    let messages = [
+        update("a", V::Unchanged),
+        testing::delete(TABLE, b'K', &key_of("b")),
+        insert("c", "1"),
+        testing::delete(TABLE, b'K', &key_of("d")),
+        update("e", V::Unchanged),
+    ];
+    let folded = folded(&plan, &messages);
+    let wanted = wanted(&Sessions, &folded);
+    let key = |id: &str| {
+        let text = |text: &str| text.as_bytes().to_vec();
+        vec![BareKey::new(text(id), text("org"), text("project"), text("environment"), 0)]
+    };
+    let found = Found {
+        values: HashMap::from([0, 4].map(|entry| (entry, vec![Some(b"5".to_vec())]))),
+        keys: HashMap::from([(1, key("b")), (3, key("d"))]),
+    };
+    let of = |part| {
+        let part = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 0, part).unwrap();
+        assert_eq!(part.tombstones_of_nothing + part.rows_gone, 0);
+        rows(&part)
+    };
+    for cut in 0..=messages.len() {
+        let mut parts = [of(0..cut), of(cut..messages.len())].concat();
+        parts.sort();
+        assert_eq!(parts, of(ALL), "cut at {cut}");
+    }
 }
 
 #[test]
@@ -254,7 +289,7 @@ fn a_tombstone_of_an_unknown_row_is_looked_up() {
         values: HashMap::new(),
         keys: HashMap::from([(0, vec![key("org1"), key("org2")])]),
     };
-    let assembled = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 0).unwrap();
+    let assembled = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 0, ALL).unwrap();
     assert_eq!(
         rows(&assembled),
         [r#"-a/org1@1 {"data":null}"#, r#"-a/org2@1 {"data":null}"#, r#"a/org@2 {"data":1}"#]
@@ -262,7 +297,8 @@ fn a_tombstone_of_an_unknown_row_is_looked_up() {
     let Values::I64(created) = assembled.blocks[0].values(14) else { panic!() };
     assert_eq!(created[0], 1_704_067_200_123);
 
-    let assembled = assemble(&Sessions, &folded, &wanted, &Found::default(), &shapes(), 0).unwrap();
+    let assembled =
+        assemble(&Sessions, &folded, &wanted, &Found::default(), &shapes(), 0, ALL).unwrap();
     assert_eq!(assembled.tombstones_of_nothing, 1);
 }
 
@@ -326,7 +362,8 @@ fn a_run_that_moves_to_another_sorting_key_keeps_its_payload() {
         let folded = fold(RUNS.source(), changes).unwrap();
         let wanted = wanted(&RUNS, &folded);
         assert!(wanted.is_empty(), "{wanted:?}");
-        let assembled = assemble(&RUNS, &folded, &wanted, &Found::default(), &shapes, 0).unwrap();
+        let assembled =
+            assemble(&RUNS, &folded, &wanted, &Found::default(), &shapes, 0, ALL).unwrap();
         let deleted =
             |table: usize| match assembled.blocks[table].values(RUNS.targets()[table].is_deleted) {
                 Values::U8(deleted) => deleted.iter().filter(|deleted| **deleted == 1).count(),
