@@ -599,7 +599,7 @@ fn refused_rows_are_kept_in_full_and_once() {
 // ---- lookups ----
 
 #[test]
-fn live_sorting_keys_are_found_by_id_alone() {
+fn sorting_keys_are_found_by_id_alone_dead_or_alive() {
     let mut place = place();
     tables::ensure(&mut place.client, &tables::SESSIONS, true, soon()).unwrap();
     let odd: &[u8] = b"it's \\ `odd`\n\t\xff\0";
@@ -642,7 +642,9 @@ fn live_sorting_keys_are_found_by_id_alone() {
     };
     let mut expected = vec![
         key(b"live", "p", 1_700_000_000_123),
+        key(b"gone", "p", 5),
         key(b"back", "p", 5),
+        key(b"moved", "p1", 5),
         key(b"moved", "p2", 6),
         key(b"split", "p1", -5),
         key(b"split", "p2", -5),
