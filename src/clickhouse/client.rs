@@ -28,7 +28,8 @@ pub enum InsertError {
     /// ClickHouse was not reached, did not answer, or cannot take any block now. The rows may be in
     /// the table or not; sending the same block again is right.
     Retry(Error),
-    /// The rows themselves were refused. The same block will be refused again; a part of it may not.
+    /// The rows themselves were refused. The same block will be refused again; a part of it may
+    /// not.
     Data(Refusal),
 }
 
