@@ -196,7 +196,8 @@ pub fn judge(
 
 impl Verdict {
     /// The error that stops the service, if it must not go on.
-    pub fn into_error(self, service: &str, slot: &str) -> Option<Error> {
+    /// `state_table` is the name of the table to forget the state from, as SQL takes it.
+    pub fn into_error(self, service: &str, slot: &str, state_table: &str) -> Option<Error> {
         let hint = match self {
             Verdict::FirstStart | Verdict::TakeOver { .. } | Verdict::Continue { .. } => {
                 return None;
@@ -212,30 +213,30 @@ impl Verdict {
                  pg_drop_replication_slot({}); run on ClickHouse: {}; start again and backfill \
                  what changed since.",
                 literal(slot),
-                forget(service, slot)
+                forget(state_table, service, slot)
             ),
             Verdict::Gap { .. } => format!(
                 "Changes are missing from ClickHouse. To accept the gap, run on ClickHouse: {}; \
                  start again and backfill what changed since.",
-                forget(service, slot)
+                forget(state_table, service, slot)
             ),
             Verdict::Diverged { why: Fork::Below { .. } | Fork::WentBack, .. } => format!(
                 "ClickHouse may hold rows that this server lost, and they outrank newer ones \
                  while its LSNs are lower. Connect to the server that has them, or empty the \
                  target tables, run on ClickHouse: {}; start again and backfill.",
-                forget(service, slot)
+                forget(state_table, service, slot)
             ),
             Verdict::Diverged { why: Fork::NotAncestor, .. } => format!(
                 "This may be an old primary that came back: check DATABASE_URL first. If it is the \
                  right server, empty the target tables, run on ClickHouse: {}; start again and \
                  backfill.",
-                forget(service, slot)
+                forget(state_table, service, slot)
             ),
             Verdict::ForeignCluster { .. } => format!(
                 "Check DATABASE_URL first. If the cluster was replaced, empty the target tables, \
                  because their rows may outrank those of the new cluster, run on ClickHouse: {}; \
                  start again and backfill.",
-                forget(service, slot)
+                forget(state_table, service, slot)
             ),
         };
         let doing = format!("resume service `{service}` from slot `{slot}`");
@@ -299,9 +300,9 @@ impl fmt::Display for Verdict {
     }
 }
 
-fn forget(service: &str, slot: &str) -> String {
+fn forget(state_table: &str, service: &str, slot: &str) -> String {
     format!(
-        "DELETE FROM walhouse_state WHERE service = {} AND slot = {}",
+        "DELETE FROM {state_table} WHERE service = {} AND slot = {}",
         literal(service),
         literal(slot)
     )

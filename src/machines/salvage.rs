@@ -10,8 +10,9 @@
 //! ```
 //!
 //! There is no budget of inserts, because giving up would lose rows or stop the stream for ever.
-//! The plan is bounded by itself: `rows_max` says how large a block may be, and k bad rows of n
-//! take at most k * (2 * log2(n) + documents + 3) inserts.
+//! The plan is bounded by itself: k bad rows of n take at most k * (2 * log2(n) + documents + 3)
+//! inserts, and a few more. A table that takes nothing is found out sooner: when no range has
+//! landed for a while, single rows from all over the block are tried to their end.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -51,6 +52,11 @@ pub enum Step {
     Suspend,
 }
 
+/// Refused inserts without any landing before single rows are tried.
+const PROBE_AFTER: u32 = 32;
+/// How many single rows then are.
+const PROBES_MAX: usize = 16;
+
 /// Which of a row's JSON columns, by their place in the order the caller chose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Documents {
@@ -67,6 +73,7 @@ pub struct Salvage {
     refused: Vec<usize>,
     landed: bool,
     suspended: bool,
+    refused_inserts: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -84,6 +91,7 @@ impl Salvage {
             refused: Vec::new(),
             landed: false,
             suspended: false,
+            refused_inserts: 0,
         };
         if 0 < rows {
             salvage.after_refusal(Try::Rows(0..rows), streak);
@@ -119,7 +127,26 @@ impl Salvage {
     pub fn on_refused(&mut self, streak: &mut Streak) {
         if let Some(tried) = self.pending.pop_front() {
             self.after_refusal(tried, streak);
+            self.refused_inserts = self.refused_inserts.saturating_add(1);
+            if self.refused_inserts == PROBE_AFTER && !self.landed {
+                self.probe();
+            }
         }
+    }
+
+    /// Takes the first row out of ranges all over the block, to be tried next.
+    fn probe(&mut self) {
+        let every = self.pending.len().div_ceil(PROBES_MAX).max(1);
+        let mut probes = Vec::new();
+        for tried in self.pending.iter_mut().step_by(every) {
+            if let Try::Rows(range) = tried
+                && 1 < range.len()
+            {
+                probes.push(Try::Rows(range.start..range.start + 1));
+                range.start += 1;
+            }
+        }
+        probes.into_iter().rev().for_each(|probe| self.pending.push_front(probe));
     }
 
     fn after_refusal(&mut self, tried: Try, streak: &mut Streak) {
@@ -267,6 +294,20 @@ mod tests {
     }
 
     #[test]
+    fn a_large_block_for_a_table_that_takes_nothing_is_given_up_after_few_inserts() {
+        let (landed, end) = run(&vec![Row::Poison; 100_000], 2, &mut Streak::new(10));
+        assert_eq!(end, Step::Suspend);
+        assert!(landed.inserts < 100, "{}", landed.inserts);
+    }
+
+    #[test]
+    fn a_large_block_of_which_every_row_has_a_bad_document_lands_without_them() {
+        let (landed, end) = run(&vec![Row::Bad(1); 5_000], 2, &mut Streak::new(10));
+        assert_eq!(end, Step::Done { refused: vec![] });
+        assert_eq!(landed.blanked.len(), 5_000);
+    }
+
+    #[test]
     fn the_streak_lasts_across_blocks_of_one_row() {
         let mut streak = Streak::new(3);
         for _ in 0..2 {
@@ -326,7 +367,7 @@ mod tests {
             assert!(refused.iter().all(|&row| block[row] == Row::Poison), "seed {seed}");
             let bad = block.iter().filter(|&&row| row != Row::Good).count();
             let depth = block.len().next_power_of_two().trailing_zeros() as usize;
-            let most = bad * (2 * depth + documents + 3);
+            let most = bad * (2 * depth + documents + 3) + 3 * PROBES_MAX;
             assert!(landed.inserts <= most, "seed {seed}: {} > {most}", landed.inserts);
         }
     }

@@ -4,19 +4,16 @@
 //! logical decoding uses; everything put into a statement is quoted by [`literal`] and [`ident`].
 //!
 //! How long a call can take, whatever the server does: on TCP the deadline itself, then the
-//! connection is given up. On a Unix socket the server is known to answer just before each
-//! statement and ends the statement itself at `statement_timeout`; only a server that is stopped
-//! (SIGSTOP) within a statement can hold us longer. Name resolution is cut off at the deadline.
+//! connection is given up. On a Unix socket the server has to answer just before each statement
+//! and then ends the statement itself at the deadline; only a server that is stopped (SIGSTOP)
+//! within a statement can hold us longer. Name resolution is cut off at the deadline.
 //!
 //! The `postgres` crate logs whole statements, keys included, at level debug: a logger must keep
 //! the targets `tokio_postgres` and `postgres` at info or above.
 
 use std::error::Error as _;
 use std::fmt::Display;
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,14 +21,17 @@ use std::time::{Duration, Instant};
 use postgres::config::{SslMode as Negotiate, SslNegotiation};
 use postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
-pub use connector::Deadline;
 pub use sql_error::SqlError;
+
+use connector::Deadline;
+use hosts::{addresses, knock, name_of, refused_by_all, share};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::Params;
 use crate::postgres::params::{Host, TargetSession};
 
 mod connector;
+mod hosts;
 mod sql_error;
 
 /// What decides how values look as text. The replication connection asks for the same, so that a
@@ -61,7 +61,8 @@ const VERSION_NUM_MIN: u32 = 140_000;
 
 /// A session on one server.
 pub struct Sql {
-    client: Client,
+    /// Taken out only to be dropped.
+    client: Option<Client>,
     deadline: Deadline,
     link: LinkKind,
     is_broken: bool,
@@ -183,7 +184,7 @@ impl Sql {
             role: params.user.clone(),
         };
         let mut sql = Sql {
-            client,
+            client: Some(client),
             deadline,
             link,
             is_broken: false,
@@ -255,7 +256,7 @@ impl Sql {
 
     /// False once the connection is known to be of no further use.
     pub fn is_usable(&self) -> bool {
-        !self.is_broken && !self.client.is_closed()
+        !self.is_broken && self.client.as_ref().is_some_and(|client| !client.is_closed())
     }
 
     /// The rows of all statements in `sql`, which may be several.
@@ -294,24 +295,27 @@ impl Sql {
         deadline: Instant,
     ) -> std::result::Result<Vec<Row>, SqlError> {
         self.deadline.set(deadline);
+        let client = self.client.as_mut().expect("the client is there until the drop");
         let read = |error: postgres::Error| SqlError::read(&error, waited);
-        if self.link == LinkKind::Unix {
-            // The crate's own timeout is an error without a cause.
-            self.client.is_valid(waited).map_err(|error| match error.source() {
-                None if !error.is_closed() => no_answer(waited),
-                _ => read(error),
-            })?;
-        }
-        let wanted = match waited > STATEMENT_TIMEOUT {
-            true => waited.saturating_sub(ANSWER_MARGIN),
-            false => STATEMENT_TIMEOUT,
+        let statement_timeout = match self.link {
+            LinkKind::Unix => {
+                // The crate's own timeout is an error without a cause.
+                client.is_valid(waited).map_err(|error| match error.source() {
+                    None if !error.is_closed() => no_answer(waited),
+                    _ => read(error),
+                })?;
+                waited
+            }
+            LinkKind::Tcp if waited > STATEMENT_TIMEOUT => waited.saturating_sub(ANSWER_MARGIN),
+            LinkKind::Tcp => STATEMENT_TIMEOUT,
         };
-        if wanted != self.statement_timeout {
-            let set = format!("SET statement_timeout = {}", wanted.as_millis());
-            self.client.batch_execute(&set).map_err(read)?;
-            self.statement_timeout = wanted;
+        if statement_timeout != self.statement_timeout {
+            // Zero would be without end.
+            let millis = statement_timeout.as_millis().max(1);
+            client.batch_execute(&format!("SET statement_timeout = {millis}")).map_err(read)?;
+            self.statement_timeout = statement_timeout;
         }
-        let messages = self.client.simple_query(sql).map_err(read)?;
+        let messages = client.simple_query(sql).map_err(read)?;
         let rows = messages.into_iter().filter_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(Row(row)),
             _ => None,
@@ -324,6 +328,12 @@ impl Drop for Sql {
     fn drop(&mut self) {
         // The client says goodbye as it is dropped; a dead network must not hold that up.
         self.deadline.set(Instant::now() + CLOSE_TIMEOUT);
+        if self.link == LinkKind::Unix && self.is_broken {
+            // It first waits for the answers it is owed, here without a deadline. If there can be
+            // no thread, the closure is dropped in this one.
+            let client = self.client.take();
+            let _ = thread::Builder::new().name("close".into()).spawn(move || drop(client));
+        }
     }
 }
 
@@ -394,109 +404,9 @@ fn no_answer(waited: Duration) -> SqlError {
     SqlError::new(ErrorKind::Unreachable, text)
 }
 
-/// The end of one of `parts` equal parts of the time that is left.
-fn share(deadline: Instant, parts: usize) -> Instant {
-    let now = Instant::now();
-    let parts = u32::try_from(parts.max(1)).unwrap_or(u32::MAX);
-    now + deadline.saturating_duration_since(now) / parts
-}
-
-/// `None` is a Unix socket.
-fn addresses(host: &Host, until: Instant) -> std::result::Result<Vec<Option<IpAddr>>, SqlError> {
-    if host.name.starts_with('/') {
-        return Ok(vec![None]);
-    }
-    if let Ok(address) = host.name.parse::<IpAddr>() {
-        return Ok(vec![Some(address)]);
-    }
-    // The resolver knows no deadline. A thread that outlives ours ends by the resolver's own.
-    let (answer, answers) = crossbeam_channel::bounded(1);
-    let (name, port) = (host.name.clone(), host.port);
-    let spawned = thread::Builder::new().name("resolve".into()).spawn(move || {
-        let found = (name.as_str(), port).to_socket_addrs().map(|all| all.collect::<Vec<_>>());
-        // Nobody may be waiting any more.
-        let _ = answer.send(found);
-    });
-    let unreachable = |cause: String| SqlError::new(ErrorKind::Unreachable, cause);
-    spawned.map_err(|error| unreachable(format!("start a thread: {error}")))?;
-    let found: Vec<SocketAddr> = answers
-        .recv_deadline(until)
-        .map_err(|_| unreachable("no answer from the name resolver in time".into()))?
-        .map_err(|error| unreachable(format!("resolve the name: {error}")))?;
-    let mut all: Vec<Option<IpAddr>> = Vec::new();
-    for address in found {
-        if !all.contains(&Some(address.ip())) {
-            all.push(Some(address.ip()));
-        }
-    }
-    match all.is_empty() {
-        true => Err(unreachable("the name has no address".into())),
-        false => Ok(all),
-    }
-}
-
-/// Sees, within the time, that somebody answers at the Unix socket: the client would wait for ever.
-fn knock(host: &Host, until: Instant) -> std::result::Result<(), SqlError> {
-    let waited = until.saturating_duration_since(Instant::now());
-    let path = Path::new(&host.name).join(format!(".s.PGSQL.{}", host.port));
-    let unreachable = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => no_answer(waited),
-        _ => SqlError::new(ErrorKind::Unreachable, error.to_string()),
-    };
-    // The question for TLS: any answer will do, and Postgres logs nothing when we leave then.
-    let mut socket = UnixStream::connect(path).map_err(unreachable)?;
-    socket.set_read_timeout(Some(waited.max(Duration::from_millis(1)))).map_err(unreachable)?;
-    socket.set_write_timeout(Some(waited.max(Duration::from_millis(1)))).map_err(unreachable)?;
-    socket.write_all(&connector::SSL_REQUEST).map_err(unreachable)?;
-    socket.read_exact(&mut [0]).map_err(unreachable)
-}
-
-fn name_of(host: &Host, address: Option<IpAddr>) -> String {
-    match address {
-        Some(address) if address.to_string() != host.name => {
-            format!("{}:{} ({address})", host.name, host.port)
-        }
-        _ => format!("{}:{}", host.name, host.port),
-    }
-}
-
-/// Setup only when every host said so: while one is merely away, trying again may help.
-fn refused_by_all(refused: Vec<(String, SqlError)>, doing: String) -> Error {
-    let first = refused.first().map_or(ErrorKind::Unreachable, |(_, error)| error.kind);
-    let same = refused.iter().all(|(_, error)| error.kind == first);
-    let kind = if same { first } else { ErrorKind::Unreachable };
-    let causes: Vec<String> =
-        refused.iter().map(|(name, error)| format!("`{name}`: {}", error.cause)).collect();
-    let error = Error::new(kind, doing).because(causes.join("; "));
-    match refused.into_iter().find_map(|(_, error)| error.hint) {
-        Some(hint) => error.hint(hint),
-        None => error,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn one_host_that_is_merely_away_makes_the_whole_worth_another_try() {
-        let away = || ("a:1".to_owned(), SqlError::new(ErrorKind::Unreachable, "refused"));
-        let wrong = || ("b:1".to_owned(), SqlError::new(ErrorKind::Setup, "no").with_hint("h"));
-        let error = refused_by_all(vec![away(), wrong()], "connect".into());
-        assert_eq!(error.kind(), ErrorKind::Unreachable);
-        assert_eq!(error.to_string(), "connect: `a:1`: refused; `b:1`: no");
-        assert_eq!(error.hint_text(), Some("h"));
-        let error = refused_by_all(vec![wrong(), wrong()], "connect".into());
-        assert_eq!(error.kind(), ErrorKind::Setup);
-    }
-
-    #[test]
-    fn the_time_left_is_shared_fairly() {
-        let now = Instant::now();
-        let end = share(now + Duration::from_secs(9), 3);
-        assert!(end <= now + Duration::from_secs(4) && end >= now + Duration::from_secs(2));
-        assert!(share(now - Duration::from_secs(1), 0) >= now);
-    }
 
     #[test]
     fn names_and_values_are_quoted() {

@@ -82,6 +82,7 @@ impl Coordinator {
             session: None,
             lease,
             last_error: None,
+            has_started: false,
             has_streamed: false,
             ended_at: now,
             with: self,
@@ -159,6 +160,7 @@ struct Running {
     session: Option<Session>,
     lease: Arc<LeaseWatch>,
     last_error: Option<(String, Option<String>)>,
+    has_started: bool,
     has_streamed: bool,
     /// When the last stream ended, or the first was tried for.
     ended_at: Instant,
@@ -207,6 +209,7 @@ impl Running {
                     Arc::clone(&self.with.metrics),
                     Arc::clone(&self.lease),
                     self.to_self.clone(),
+                    !std::mem::replace(&mut self.has_started, true),
                 ));
             }
             Action::DrainSession { deadline } => {

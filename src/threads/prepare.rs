@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::shared::{Pace, Shared, stopped};
-use crate::clickhouse::state::{self, StateRow};
+use crate::clickhouse::state::{self, STATE_TABLE, StateRow};
 use crate::clickhouse::tables::{self, Definition, TableShape};
 use crate::clickhouse::{Client, refused};
 use crate::config::{ServiceConfig, ServiceName};
@@ -16,7 +16,7 @@ use crate::postgres::publication::{self, Ensured, Wanted};
 use crate::postgres::server::Server;
 use crate::postgres::slot::{self, SlotVerdict};
 use crate::postgres::source_table::{SourceTable, TableName};
-use crate::postgres::sql::Sql;
+use crate::postgres::sql::{OUTPUT_SETTINGS, Sql};
 use crate::postgres::stream::Stream;
 use crate::rows::{JsonForm, Shape};
 use crate::services::mapping::{Mapping, Target};
@@ -50,7 +50,8 @@ const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(10);
 /// may still send.
 const REVISION_LEAP: u64 = 1 << 20;
 
-pub fn prepare(config: &ServiceConfig, shared: &Shared) -> Result<Prepared> {
+/// `first` says that nothing of the process's start has been told yet.
+pub fn prepare(config: &ServiceConfig, shared: &Shared, first: bool) -> Result<Prepared> {
     let go_on = || match shared.pace() {
         Pace::Running => Ok(()),
         Pace::Draining | Pace::Abandoned => Err(stopped()),
@@ -64,18 +65,18 @@ pub fn prepare(config: &ServiceConfig, shared: &Shared) -> Result<Prepared> {
     let mut sql = Sql::connect(&config.postgres, &application_name, connect_deadline())?;
     let server = Server::inspect(&mut sql, step())?;
     server.check_wal_level()?;
-    let table = prepare_source(config, mapping, &mut sql)?;
+    let table = prepare_source(config, mapping, &mut sql, first)?;
     go_on()?;
 
     let options = StartupOptions {
         application_name: application_name.clone(),
         replication: true,
-        options: vec![
-            ("DateStyle".to_owned(), "ISO".to_owned()),
-            ("TimeZone".to_owned(), "UTC".to_owned()),
-            ("extra_float_digits".to_owned(), "3".to_owned()),
-            ("client_encoding".to_owned(), "UTF8".to_owned()),
-        ],
+        // The same as for ordinary SQL, so that a value reads the same streamed and read again.
+        options: OUTPUT_SETTINGS
+            .iter()
+            .chain(&[("client_encoding", "UTF8")])
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
         receive_timeout: config.receive_timeout,
     };
     let mut connection = Connection::connect(&config.postgres, &options, connect_deadline())?;
@@ -196,12 +197,15 @@ fn prepare_source(
     config: &ServiceConfig,
     mapping: &'static dyn Mapping,
     sql: &mut Sql,
+    first: bool,
 ) -> Result<SourceTable> {
     let (service, source) = (config.name.as_str(), mapping.source());
     let name = TableName::new(source.schema, source.table);
     let table = SourceTable::inspect(sql, &name, step())?;
     let old_row = table.old_row(source.columns[source.key.id].name)?;
-    if let Some(note) = old_row.note() {
+    if let Some(note) = old_row.note()
+        && first
+    {
         log::info!("{service}: {note}");
     }
     let columns: Vec<&str> = source
@@ -249,7 +253,7 @@ fn judge(
     let slot = look_at_slot(config, sql)?;
     let verdict = lineage::judge(state.as_ref(), slot.as_ref(), &server, &history);
     log::debug!("{service}: {verdict}");
-    if let Some(error) = verdict.into_error(service, &config.slot) {
+    if let Some(error) = verdict.into_error(service, &config.slot, &client.qualified(STATE_TABLE)) {
         return Err(error);
     }
     let record = match verdict {

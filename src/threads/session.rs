@@ -36,8 +36,9 @@ use crate::machines::status;
 use crate::metrics::ServiceMetrics;
 use crate::wal::Lsn;
 
-/// Blocks of at most 256 KiB between reader and batcher; more would only hide where the rows wait.
-const BLOCKS_MAX: usize = 4;
+/// Blocks between reader and batcher, of 256 KiB unless a single message is larger; more would only
+/// hide where the rows wait.
+const BLOCKS_MAX: usize = 2;
 /// How much WAL *upper* is reserved ahead, so that no flush waits for a state row of its own.
 const AHEAD_BYTES: u64 = 16 * 1024 * 1024;
 /// The pause after a state row that could not be written.
@@ -72,6 +73,7 @@ pub fn spawn(
     metrics: Arc<ServiceMetrics>,
     lease: Arc<LeaseWatch>,
     events: Sender<Event>,
+    first: bool,
 ) -> Session {
     // What is reserved is known once the state was read; until then no flush runs.
     let shared = Arc::new(Shared::new(Lsn(0), lease));
@@ -79,7 +81,7 @@ pub fn spawn(
     let name = format!("session/{}", config.name.as_str());
     let thread = spawn_named(name, move || {
         let end = EndGuard { events: &events, error: None, told: false };
-        run(&config, &metrics, &events, &of_thread, end);
+        run(&config, &metrics, &events, &of_thread, first, end);
     });
     Session { shared, thread }
 }
@@ -115,9 +117,10 @@ fn run(
     metrics: &ServiceMetrics,
     events: &Sender<Event>,
     shared: &Shared,
+    first: bool,
     end: EndGuard<'_>,
 ) {
-    let result = prepare::prepare(config, shared).and_then(|prepared| {
+    let result = prepare::prepare(config, shared, first).and_then(|prepared| {
         if events.send(Event::Lifecycle(Input::StreamStarted)).is_err() {
             return Err(stopped());
         }

@@ -185,7 +185,7 @@ fn every_refusal_says_what_happened_and_what_to_do() {
             "Check DATABASE_URL",
         ),
     ] {
-        let error = verdict.into_error("runs", "s'1").unwrap();
+        let error = verdict.into_error("runs", "s'1", "walhouse_state").unwrap();
         assert_eq!(error.kind(), ErrorKind::Lineage);
         let line = error.to_string();
         assert_eq!(line, format!("resume service `runs` from slot `s'1`: {cause}"));
@@ -197,7 +197,9 @@ fn every_refusal_says_what_happened_and_what_to_do() {
         Verdict::TakeOver { record: STATE },
         Verdict::Continue { record: None },
     ];
-    assert!(go.into_iter().all(|verdict| verdict.into_error("runs", "s").is_none()));
+    assert!(
+        go.into_iter().all(|verdict| verdict.into_error("runs", "s", "walhouse_state").is_none())
+    );
 }
 
 /// Goal: whenever the verdict is to go on, nothing is missing and nothing dead is kept; and

@@ -55,7 +55,8 @@ impl SqlError {
             };
         }
         match io.kind() {
-            io::ErrorKind::TimedOut => SqlError::new(
+            // The kernel's own giving up, by TCP_USER_TIMEOUT or keepalive, speaks for itself.
+            io::ErrorKind::TimedOut if io.raw_os_error().is_none() => SqlError::new(
                 ErrorKind::Unreachable,
                 format!("no answer within {:.1}s", waited.as_secs_f64()),
             ),

@@ -1,0 +1,218 @@
+use std::collections::HashSet;
+use std::thread;
+use std::time::Instant;
+
+use walhouse::error::ErrorKind;
+use walhouse::postgres::reread::{Request, Reread, Rows, reread};
+use walhouse::postgres::source_table::TableName;
+use walhouse::postgres::sql::{Sql, literal};
+
+use super::server::{Server, database};
+use super::{connect, expect_error, params, run, soon, value, wait_until};
+
+fn name() -> TableName {
+    TableName::new("s'c\"h", "t ü")
+}
+
+fn create_table(sql: &mut Sql) {
+    run(sql, &format!(
+        "CREATE SCHEMA \"s'c\"\"h\"; CREATE TABLE {} (id text PRIMARY KEY, \"a\"\"1\" text, tags text[],
+         doc jsonb, plain json, flag bool, at timestamp(3), ratio float8, raw bytea)",
+        name().quoted()
+    ));
+}
+
+fn rows(answer: Reread) -> Rows {
+    match answer {
+        Reread::Rows(rows) => rows,
+        Reread::NotYetVisible { transactions } => panic!("{transactions} are not visible"),
+    }
+}
+
+#[test]
+fn values_come_as_logical_decoding_prints_them() {
+    let (_, mut sql) = database();
+    create_table(&mut sql);
+    let t = name().quoted();
+    let values = [
+        "a\\b\n\"",
+        "{a,\"b c\",NULL,\"\\\"\"}",
+        "{\"a\": [1, 2.50]}",
+        "{ \"b\" :1}",
+        "t",
+        "2024-01-02 03:04:05.12",
+        "0.1",
+        "\\x00ff",
+    ];
+    let list: Vec<String> = values.iter().map(|value| literal(value)).collect();
+    // What pgoutput streams in text is the oracle.
+    run(&mut sql, "CREATE PUBLICATION reread_oracle FOR ALL TABLES");
+    let slot = format!("reread_{}", value(&mut sql, "SELECT pg_backend_pid()"));
+    run(&mut sql, &format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')"));
+    run(&mut sql, &format!("INSERT INTO {t} VALUES ('k', {})", list.join(",")));
+    run(&mut sql, &format!("INSERT INTO {t} (id) VALUES ('nulls')"));
+    let streamed = sql.rows("read", &format!(
+        "SELECT encode(data, 'hex') FROM pg_logical_slot_get_binary_changes('{slot}', NULL, NULL, \
+         'proto_version', '1', 'publication_names', 'reread_oracle')"), soon()).unwrap();
+    run(&mut sql, &format!("SELECT pg_drop_replication_slot('{slot}')"));
+    let streamed: Vec<String> =
+        streamed.iter().map(|row| row.required(0).unwrap().to_owned()).collect();
+
+    let columns = ["a\"1", "tags", "doc", "plain", "flag", "at", "ratio", "raw"];
+    let request = Request {
+        table: &name(),
+        key_column: "id",
+        columns: &columns,
+        keys: &[b"k", b"nulls", b"ab'sent\\"],
+        xids: &[],
+        bytes_max: usize::MAX,
+    };
+    let answer = rows(reread(&mut sql, &request, soon()).unwrap());
+    assert_eq!(answer.answered, 3);
+    assert_eq!(answer.found.len(), 2);
+    assert_eq!(answer.found[&b"nulls"[..]], vec![None; 8]);
+    let found: Vec<&str> = answer.found[&b"k"[..]]
+        .iter()
+        .map(|value| std::str::from_utf8(value.as_ref().unwrap()).unwrap())
+        .collect();
+    assert_eq!(found, values);
+    let insert = streamed.iter().find(|message| message.starts_with("49")).unwrap();
+    for text in found {
+        let mut hex = format!("74{:08x}", text.len());
+        hex.extend(text.bytes().map(|byte| format!("{byte:02x}")));
+        assert!(insert.contains(&hex), "{text} is not in {insert}");
+    }
+}
+
+#[test]
+fn many_keys_come_from_one_snapshot_and_within_the_memory_allowed() {
+    let (_, mut sql) = database();
+    create_table(&mut sql);
+    run(
+        &mut sql,
+        &format!(
+            "INSERT INTO {} (id, \"a\"\"1\") \
+        SELECT 'k''\\' || n, repeat('x', 1000) FROM generate_series(0, 999) n",
+            name().quoted()
+        ),
+    );
+    let keys: Vec<String> = (0..1100).map(|n| format!("k'\\{n}")).collect();
+    let keys: Vec<&[u8]> = keys.iter().map(String::as_bytes).collect();
+    let request = |keys, bytes_max| Request {
+        table: TABLE.get_or_init(name),
+        key_column: "id",
+        columns: &["a\"1"],
+        keys,
+        xids: &[],
+        bytes_max,
+    };
+    static TABLE: std::sync::OnceLock<TableName> = std::sync::OnceLock::new();
+    let all = rows(reread(&mut sql, &request(&keys, usize::MAX), soon()).unwrap());
+    assert_eq!((all.found.len(), all.answered), (1000, 1100));
+
+    let mut found = HashSet::new();
+    let mut left = &keys[..];
+    let mut rounds = 0;
+    while !left.is_empty() {
+        let some = rows(reread(&mut sql, &request(left, 250_000), soon()).unwrap());
+        assert!(some.found.values().flatten().flatten().map(Vec::len).sum::<usize>() <= 350_000);
+        found.extend(some.found.into_keys());
+        left = &left[some.answered..];
+        rounds += 1;
+    }
+    assert_eq!((found.len(), rounds), (1000, 4));
+    let none = rows(reread(&mut sql, &request(&[], 0), soon()).unwrap());
+    assert_eq!((none.found.len(), none.answered), (0, 0));
+}
+
+#[test]
+fn a_refused_read_leaves_the_session_fit_for_the_next() {
+    let (_, mut sql) = database();
+    create_table(&mut sql);
+    let mut request = Request {
+        table: &name(),
+        key_column: "id",
+        columns: &["no such"],
+        keys: &[b"k"],
+        xids: &[],
+        bytes_max: 1,
+    };
+    expect_error(reread(&mut sql, &request, soon()), ErrorKind::Setup, "SQLSTATE 42703");
+    request.columns = &["doc"];
+    assert_eq!(rows(reread(&mut sql, &request, soon()).unwrap()).answered, 1);
+    request.keys = &[b"\xff"];
+    expect_error(reread(&mut sql, &request, soon()), ErrorKind::Protocol, "not UTF-8");
+    request.keys = &[b"k"];
+    assert_eq!(rows(reread(&mut sql, &request, soon()).unwrap()).answered, 1);
+}
+
+/// Goal: what is streamed before it is visible is not read as if it were.
+/// Method: a standby that does not exist makes the commit wait after its WAL is flushed.
+#[test]
+fn a_change_that_is_streamed_before_it_is_visible_is_not_read_yet() {
+    let server = Server::start(&["wal_level=logical", "synchronous_standby_names=missing"]);
+    let params = params(server.port, "postgres");
+    let mut sql = connect(&params);
+    run(&mut sql, "SET synchronous_commit = local");
+    create_table(&mut sql);
+    let t = name().quoted();
+    run(&mut sql, &format!("INSERT INTO {t} (id, flag) VALUES ('k', false)"));
+    run(
+        &mut sql,
+        "SELECT pg_create_logical_replication_slot('s', 'pgoutput'); \
+                   CREATE PUBLICATION p FOR ALL TABLES",
+    );
+
+    let update = format!("UPDATE {t} SET flag = true; INSERT INTO {t} (id) VALUES ('new')");
+    let waiting = {
+        let mut writer = connect(&params);
+        let pid = writer.about().backend_pid;
+        // Released by the cancel below; the commit itself stands.
+        let thread = thread::spawn(move || writer.execute("write", &update, soon()));
+        (pid, thread)
+    };
+    let mut xid = None;
+    wait_until("the update is streamed", || {
+        let streamed = sql
+            .rows(
+                "peek",
+                "SELECT xid FROM pg_logical_slot_peek_binary_changes('s', NULL, NULL, \
+                 'proto_version', '1', 'publication_names', 'p') \
+                 WHERE get_byte(data, 0) = ascii('U')",
+                soon(),
+            )
+            .unwrap();
+        xid = streamed.first().map(|row| row.parse::<u32>(0).unwrap());
+        xid.is_some()
+    });
+    let xid = xid.unwrap();
+    let request = Request {
+        table: &name(),
+        key_column: "id",
+        columns: &["flag"],
+        keys: &[b"k", b"new"],
+        xids: &[xid],
+        bytes_max: usize::MAX,
+    };
+    assert_eq!(
+        reread(&mut sql, &request, soon()).unwrap(),
+        Reread::NotYetVisible { transactions: 1 }
+    );
+    // What a read that does not ask would have taken for true: the old row, and a deleted one.
+    let unasked = rows(reread(&mut sql, &Request { xids: &[], ..request }, soon()).unwrap());
+    assert_eq!(unasked.found[&b"k"[..]], [Some(b"f".to_vec())]);
+    assert!(!unasked.found.contains_key(&b"new"[..]));
+
+    let started = Instant::now();
+    run(&mut sql, &format!("SELECT pg_cancel_backend({})", waiting.0));
+    let mut last = None;
+    wait_until("the transaction is visible", || {
+        last = Some(reread(&mut sql, &request, soon()).unwrap());
+        matches!(last, Some(Reread::Rows(_)))
+    });
+    let answer = rows(last.unwrap());
+    assert_eq!(answer.found[&b"k"[..]], [Some(b"t".to_vec())]);
+    assert_eq!(answer.found[&b"new"[..]], [None]);
+    waiting.1.join().unwrap().unwrap();
+    println!("visible {:?} after the release", started.elapsed());
+}
