@@ -307,6 +307,7 @@ impl Client {
             Failure::Client(other) => (ErrorKind::Protocol, other.to_string()),
         };
         let untrusted = cause.contains("invalid peer certificate");
+        let doing = format!("{doing} at `{}`", self.params.endpoint);
         let error = Error::new(kind, doing).because(cause);
         let error = if untrusted { error.hint(ROOTS_HINT) } else { error };
         // A broken connection may still hold half of a request: none of them is used again.
