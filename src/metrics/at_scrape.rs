@@ -42,7 +42,7 @@ impl Collector for AtScrape {
         gauges(
             &mut encoder,
             "seconds_since_confirmed",
-            "Time since something, or all that was read, was confirmed; absent before the first time",
+            "Time since a confirmation moved or all was confirmed; absent before the first",
             ages,
         )?;
         gauges(
