@@ -1,5 +1,5 @@
-//! walhouse replicates Postgres tables into ClickHouse through logical replication, and loses no row
-//! when anything on the way fails.
+//! walhouse replicates Postgres tables into ClickHouse through logical replication, and loses no
+//! row when anything on the way fails.
 //!
 //! A *service* is one slot, one publication and one source table; `runs` and `sessions` are built
 //! in. Each has these threads of its own:
@@ -16,10 +16,10 @@
 //!  http                      supervisor (the main thread): signals, exit code
 //! ```
 //!
-//! A [`session`](threads::session) is one attempt, from the leader lock to the end of the stream. It
-//! makes the channels and the threads of the picture and joins them in the order of the data. What
-//! to do about its end is the [`lifecycle`](machines::lifecycle)'s to say, whose table of states is
-//! the map of everything that a service can be doing.
+//! A [`session`](threads::session) is one attempt, from the leader lock to the end of the stream.
+//! It makes the channels and the threads of the picture and joins them in the order of the data.
+//! What to do about its end is for the [`lifecycle`](machines::lifecycle) to say, whose table of
+//! states is the map of everything that a service can be doing.
 //!
 //! # Promises
 //!
@@ -59,8 +59,8 @@
 //! - No bytes from outside can panic: decoding is checked, never indexed.
 //! - No wait without a deadline, no queue without a bound. In the cycle of batcher and flushers
 //!   nobody blocks on a send.
-//! - No message of a dead session has anywhere to arrive, and no thread outlives its session: for one
-//!   that does not end, the process exits.
+//! - No message of a dead session has anywhere to arrive, and no thread outlives its session: for
+//!   one that does not end, the process exits.
 //! - No async code of our own: the runtime of the ClickHouse client is hidden in its room.
 //! - No row content and no secret in a log line or an error.
 

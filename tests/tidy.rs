@@ -304,8 +304,12 @@ fn files_say_what_they_are_for_and_stay_within_their_size() {
         let is_source = source.path.starts_with("src/");
         for (number, line) in numbered(&source.text).filter(|_| is_source) {
             let width = line.chars().count();
-            // A link cannot be broken.
-            if WIDTH_MAX < width && !line.contains("https://") {
+            // Links, rows of tables and raw strings cannot be broken.
+            let is_whole = line.contains("https://")
+                || line.starts_with("//! |")
+                || line.contains("r#\"")
+                || line.contains("\"#");
+            if WIDTH_MAX < width && !is_whole {
                 found.push(format!("{}:{number}: {width} characters", source.path));
             }
         }
@@ -322,24 +326,16 @@ fn files_say_what_they_are_for_and_stay_within_their_size() {
 #[test]
 fn nothing_is_left_for_later() {
     // In two pieces, or this file would be found.
-    let words: Vec<String> = [
-        ("to", "do!"),
-        ("unimpl", "emented!"),
-        ("db", "g!("),
-        ("FIX", "ME"),
-        ("TO", "DO"),
-        ("XX", "X"),
-    ]
-    .map(|(a, b)| format!("{a}{b}"))
-    .to_vec();
+    let words: Vec<String> =
+        [("to", "do!"), ("unimpl", "emented!"), ("db", "g!("), ("FIX", "ME"), ("TO", "DO")]
+            .map(|(a, b)| format!("{a}{b}"))
+            .to_vec();
     let mut found = Vec::new();
     let mut all = src();
     all.extend(sources("tests", &[".rs", ".py"]));
     all.extend(sources("scripts", &[""]));
     for source in all.iter().filter(|source| !source.path.ends_with(".pyc")) {
         for (number, line) in numbered(&source.text) {
-            // `mktemp` wants a run of that letter.
-            let line = line.replace("XXXXXX", "");
             for word in words.iter().filter(|word| line.contains(*word)) {
                 found.push(format!("{}:{number}: {word}", source.path));
             }
