@@ -191,6 +191,9 @@ impl Keeper<'_> {
             Err(error) => {
                 if !self.said {
                     log::warn!("{service}: {error}; standing by until the lock can be asked for");
+                    if let Some(hint) = error.hint_text() {
+                        log::warn!("{service}:   hint: {hint}");
+                    }
                     self.said = true;
                 }
                 Input::LockFailed
