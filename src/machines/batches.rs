@@ -54,9 +54,7 @@ impl Batches {
     /// Whether to cut now. `flushers_free` counts those that would take the batch at once.
     pub fn ready(&self, now: Instant, flushers_free: usize) -> bool {
         let Some(open) = &self.open else { return false };
-        let due = self.draining
-            || self.limits.bytes_max <= open.bytes
-            || self.due_at(open) <= now;
+        let due = self.draining || self.limits.bytes_max <= open.bytes || self.due_at(open) <= now;
         0 < flushers_free && due
     }
 
