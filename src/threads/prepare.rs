@@ -286,10 +286,12 @@ fn judge(
             record
         }
         Verdict::Continue { record: Some(record) } => {
-            log::warn!(
-                "{service}: now on timeline {}, which has every row that ClickHouse has",
-                record.timeline
-            );
+            if state.is_some_and(|state| state.timeline != record.timeline) {
+                log::warn!(
+                    "{service}: now on timeline {}, which has every row that ClickHouse has",
+                    record.timeline
+                );
+            }
             record
         }
         Verdict::Continue { record: None } => state.ok_or_else(|| bug("go on without a state"))?,
