@@ -67,6 +67,10 @@ const OPTIONAL_SETTINGS: &[(&str, &str)] = &[
     ("input_format_try_infer_datetimes", "0"),
     // `[1, "a"]` keeps its number.
     ("input_format_json_infer_array_of_dynamic_from_array_of_different_types", "1"),
+    // Booleans and numbers in documents stay what they are.
+    ("input_format_json_read_bools_as_numbers", "0"),
+    ("input_format_json_read_bools_as_strings", "0"),
+    ("input_format_json_read_numbers_as_strings", "0"),
 ];
 
 const JSON_TYPE: &str = "enable_json_type";

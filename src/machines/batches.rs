@@ -15,6 +15,10 @@ pub struct Limits {
     pub age_max: Duration,
 }
 
+/// Enough rows shorten the interval to this part of it, not to nothing: ClickHouse pays for every
+/// insert with a part that it must merge, and a flood of rows would make hundreds a second.
+const HASTE: u32 = 10;
+
 /// Paces the cuts: a quiet table's row leaves at once, a busy one's rows travel together.
 ///
 /// A cut always waits for a free flusher. Until then rows go on gathering, past `rows_max` too:
@@ -50,10 +54,7 @@ impl Batches {
     /// Whether to cut now. `flushers_free` counts those that would take the batch at once.
     pub fn ready(&self, now: Instant, flushers_free: usize) -> bool {
         let Some(open) = &self.open else { return false };
-        let due = self.draining
-            || self.limits.rows_max <= open.rows
-            || self.limits.bytes_max <= open.bytes
-            || self.due_at(open) <= now;
+        let due = self.draining || self.limits.bytes_max <= open.bytes || self.due_at(open) <= now;
         0 < flushers_free && due
     }
 
@@ -88,7 +89,9 @@ impl Batches {
     /// An interval after the last cut; after silence that has passed, so at once. Never later than
     /// `age_max` after the first row, because the last cut came before that row.
     fn due_at(&self, open: &Open) -> Instant {
-        self.last_cut_at.map_or(open.opened_at, |at| after(at, self.limits.age_max))
+        let many = self.limits.rows_max <= open.rows;
+        let wait = if many { self.limits.age_max / HASTE } else { self.limits.age_max };
+        self.last_cut_at.map_or(open.opened_at, |at| after(at, wait))
     }
 }
 
@@ -137,9 +140,13 @@ mod tests {
         batches.cut(t0);
         batches.push(t0, 99, 1);
         assert!(!batches.ready(t0, 1));
+        assert_eq!(batches.deadline(1), Some(t0 + ms(50)));
         batches.push(t0, 1, 1);
-        assert!(batches.ready(t0, 1), "rows");
+        assert_eq!(batches.deadline(1), Some(t0 + ms(5)));
+        assert!(!batches.ready(t0 + ms(4), 1), "a flood of rows does not make a flood of inserts");
+        assert!(batches.ready(t0 + ms(5), 1), "rows");
         assert!(!batches.is_full(), "rows alone do not stop the reading");
+        let t0 = t0 + ms(5);
         batches.cut(t0);
         batches.push(t0, 1, 1_000);
         assert!(batches.ready(t0, 1) && batches.is_full(), "bytes");

@@ -18,6 +18,8 @@ use crate::error::Result;
 /// Rows may hold large values, and an answer is read whole; between two statements the memory they
 /// took so far is looked at.
 const KEYS_PER_STATEMENT: usize = 100;
+/// Before anything is known of their size.
+const KEYS_OF_FIRST_STATEMENT: usize = 4;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
@@ -80,20 +82,30 @@ fn read_in_snapshot(
         return Ok(Reread::NotYetVisible { transactions });
     }
     let mut rows = Rows { found: HashMap::with_capacity(request.keys.len()), answered: 0 };
-    let mut bytes = 0;
-    for keys in request.keys.chunks(KEYS_PER_STATEMENT) {
-        if bytes >= request.bytes_max && rows.answered > 0 {
-            break;
-        }
+    let (mut bytes, mut keys_max) = (0, KEYS_OF_FIRST_STATEMENT);
+    while let Some(rest) = request.keys.get(rows.answered..).filter(|rest| !rest.is_empty())
+        && (bytes < request.bytes_max || rows.answered == 0)
+    {
+        let keys = rest.get(..keys_max).unwrap_or(rest);
+        let before = bytes;
         for row in sql.try_rows(&select(request, keys)?, deadline)? {
             let (key, values) = read_row(&row, request.columns.len())?;
             bytes += values.iter().flatten().map(Vec::len).sum::<usize>();
             rows.found.insert(key, values);
         }
         rows.answered += keys.len();
+        let room = request.bytes_max.saturating_sub(bytes);
+        keys_max = next_keys_max(keys.len(), bytes - before, room);
     }
     sql.try_rows("COMMIT", deadline)?;
     Ok(Reread::Rows(rows))
+}
+
+/// As many keys as would fill the `room` left if their rows are as large as those just read, but no
+/// sudden leap.
+fn next_keys_max(keys: usize, bytes: usize, room: usize) -> usize {
+    let bytes_per_key = (bytes / keys.max(1)).max(1);
+    (room / bytes_per_key).min(keys.saturating_mul(4)).clamp(1, KEYS_PER_STATEMENT)
 }
 
 fn select(request: &Request, keys: &[&[u8]]) -> std::result::Result<String, SqlError> {
@@ -197,6 +209,15 @@ mod tests {
         for text in ["", "1", "1:2", "2:1:", "1:2:3:4", "a:2:", "1:2:x", "1:9:4,3", "-1:2:"] {
             assert_eq!(Snapshot::parse(text), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn large_rows_are_read_few_at_a_time() {
+        assert_eq!(next_keys_max(4, 4 << 20, 12 << 20), 12);
+        assert_eq!(next_keys_max(4, 400 << 20, 12 << 20), 1);
+        assert_eq!(next_keys_max(4, 0, 12 << 20), 16, "no leap");
+        assert_eq!(next_keys_max(64, 64, 12 << 20), KEYS_PER_STATEMENT);
+        assert_eq!(next_keys_max(1, 1, 0), 1);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! In two steps, because between them others are asked: [`wanted`] says what the batch lacks,
 //! [`assemble`] writes the blocks from what was found. Neither asks anyone itself.
 
+use std::ops::Range;
+
 use hashbrown::HashMap;
 
 use super::fold::{EntryKind, Folded};
@@ -59,7 +61,7 @@ pub fn wanted(mapping: &dyn Mapping, folded: &Folded<'_>) -> Wanted {
                 wanted.lookups.push(index);
                 continue;
             }
-            EntryKind::Tombstone => {
+            EntryKind::Moved | EntryKind::Tombstone => {
                 let unknown = folded.has_unchanged(index)
                     && !folded.load(index, &mut row).intersection(sorting).is_empty();
                 if unknown {
@@ -82,7 +84,8 @@ pub fn wanted(mapping: &dyn Mapping, folded: &Folded<'_>) -> Wanted {
     wanted
 }
 
-/// `shapes` says, table by table, what the target takes; `shift` is added to every LSN.
+/// Writes the blocks of the entries in `part`; the parts may land in any order. `shapes` says, table
+/// by table, what the target takes; `shift` is added to every LSN.
 pub fn assemble(
     mapping: &dyn Mapping,
     folded: &Folded<'_>,
@@ -90,6 +93,7 @@ pub fn assemble(
     found: &Found,
     shapes: &[Shape],
     shift: u64,
+    part: Range<usize>,
 ) -> Result<Assembled, ValueError> {
     let targets = mapping.targets();
     let blocks = targets.iter().zip(shapes).map(|(t, shape)| Block::new(t.columns, shape));
@@ -100,17 +104,20 @@ pub fn assemble(
         tombstones_of_nothing: 0,
     };
     let deletes = targets.iter().zip(shapes).skip(1).all(|(t, shape)| takes_deletes(t, shape));
-    let mut rereads = wanted.rereads.iter().copied().peekable();
-    let mut lookups = wanted.lookups.iter().copied().peekable();
+    let before = |index: &usize| *index < part.start;
+    let mut rereads = wanted.rereads.iter().copied().skip_while(before).peekable();
+    let mut lookups = wanted.lookups.iter().copied().skip_while(before).peekable();
     let mut row = Row::of(mapping.source());
 
-    for (index, entry) in folded.entries.iter().enumerate() {
+    for (index, entry) in folded.entries.iter().enumerate().take(part.end).skip(part.start) {
         let version = entry.lsn.0.checked_add(shift).expect("versions stay within u64");
         let stamp = |row, first| Stamp { version, deleted: false, row, first };
         let stamp = match entry.kind {
             EntryKind::Insert => stamp(!entry.superseded, true),
             EntryKind::Update if entry.superseded => continue,
             EntryKind::Update => stamp(true, false),
+            // What the first version brought belongs to the key, which stays.
+            EntryKind::Moved => Stamp { version, deleted: true, row: true, first: false },
             EntryKind::Tombstone | EntryKind::LookUp => {
                 Stamp { version, deleted: true, row: true, first: deletes }
             }

@@ -47,6 +47,8 @@ pub enum EntryKind {
     /// The first row of its key: an INSERT, or an UPDATE that gave the row a new key.
     Insert,
     Update,
+    /// The place that a row left when its sorting key changed. The row lives on under its key.
+    Moved,
     Tombstone,
     /// A tombstone of which only the key is known: ClickHouse must be asked for its sorting key.
     LookUp,
@@ -150,8 +152,8 @@ impl<'a> Fold<'a, '_> {
         self.supersede(id);
         if moved {
             match older {
-                Older::Row(row) => self.add(change, id, EntryKind::Tombstone, row, Older::Nowhere),
-                Older::Entry(entry) => self.add_tombstone_of(change, id, entry),
+                Older::Row(row) => self.add(change, id, EntryKind::Moved, row, Older::Nowhere),
+                Older::Entry(entry) => self.add_gone(change, id, EntryKind::Moved, entry),
                 Older::Nowhere => unreachable!("nothing to have moved from"),
             }
         }
@@ -199,16 +201,19 @@ impl<'a> Fold<'a, '_> {
         self.supersede(id);
         match (old, before) {
             (Old::Row(row), _) => self.add(change, id, EntryKind::Tombstone, row, Older::Nowhere),
-            (Old::Key(_), Some(entry)) => self.add_tombstone_of(change, id, entry),
+            (Old::Key(_), Some(entry)) => {
+                self.add_gone(change, id, EntryKind::Tombstone, entry);
+            }
             (Old::Key(key), None) => self.add(change, id, EntryKind::LookUp, key, Older::Nowhere),
             (Old::None, _) => return Err(NO_ID),
         }
         Ok(())
     }
 
-    fn add_tombstone_of(&mut self, change: Change<'a>, id: &'a [u8], entry: usize) {
+    /// Of a row whose image the batch holds.
+    fn add_gone(&mut self, change: Change<'a>, id: &'a [u8], kind: EntryKind, entry: usize) {
         let Entry { plan, image, older, .. } = self.folded.entries[entry];
-        self.add(Change { plan, ..change }, id, EntryKind::Tombstone, image, older);
+        self.add(Change { plan, ..change }, id, kind, image, older);
     }
 
     fn add(
@@ -230,7 +235,7 @@ impl<'a> Fold<'a, '_> {
         let entry = *self.latest.get(id)?;
         match self.folded.entries[entry].kind {
             EntryKind::Insert | EntryKind::Update => Some(entry),
-            EntryKind::Tombstone | EntryKind::LookUp => None,
+            EntryKind::Moved | EntryKind::Tombstone | EntryKind::LookUp => None,
         }
     }
 

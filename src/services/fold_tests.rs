@@ -5,6 +5,7 @@ use hashbrown::HashMap;
 use super::assemble::{Assembled, Found, Wanted, assemble, wanted};
 use super::fold::{Change, Folded, fold};
 use super::mapping::{BareKey, Mapping};
+use super::runs::Runs;
 use super::sessions::Sessions;
 use super::source::Plan;
 use crate::rows::column::Values;
@@ -12,6 +13,7 @@ use crate::rows::{JsonForm, Shape};
 use crate::wal::testing::{self, V};
 use crate::wal::{Lsn, Oid, value::oid};
 
+const ALL: std::ops::Range<usize> = 0..usize::MAX;
 const TABLE: Oid = Oid(16_400);
 
 fn shapes() -> [Shape; 1] {
@@ -19,24 +21,14 @@ fn shapes() -> [Shape; 1] {
 }
 
 fn plan() -> Plan {
-    let source = Sessions.source();
-    let columns: Vec<_> = source
-        .columns
-        .iter()
-        .map(|column| {
-            let type_oid = match column.kind {
-                super::source::SourceKind::Text => oid::TEXT,
-                super::source::SourceKind::Timestamp => oid::TIMESTAMP,
-                super::source::SourceKind::Json => oid::JSONB,
-                super::source::SourceKind::TextArray => oid::TEXT_ARRAY,
-                super::source::SourceKind::Bool => oid::BOOL,
-                super::source::SourceKind::Int => oid::INT4,
-                super::source::SourceKind::Float => oid::FLOAT8,
-            };
-            (column.name, type_oid)
-        })
-        .collect();
-    Plan::new(source, &testing::relation_of(TABLE.0, "Session", &columns)).unwrap()
+    plan_of(&Sessions)
+}
+
+fn plan_of(mapping: &dyn Mapping) -> Plan {
+    let source = mapping.source();
+    let columns: Vec<_> =
+        source.columns.iter().map(|column| (column.name, column.kind.a_type())).collect();
+    Plan::new(source, &testing::relation_of(TABLE.0, source.table, &columns)).unwrap()
 }
 
 /// A session's tuple: id, organization, metadata; the rest is constant.
@@ -104,7 +96,7 @@ fn check(messages: &[Vec<u8>], expected: &[&str]) {
     let wanted = wanted(&Sessions, &folded);
     assert!(wanted.is_empty(), "{wanted:?}");
     let found = Found::default();
-    let assembled = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 0).unwrap();
+    let assembled = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 0, ALL).unwrap();
     assert_eq!(rows(&assembled), expected);
 }
 
@@ -204,12 +196,14 @@ fn rows_without_an_organization_are_counted_not_written() {
     ];
     let folded = folded(&plan, &messages);
     let found = Found::default();
-    let assembled = assemble(&Sessions, &folded, &Wanted::default(), &found, &shapes(), 0).unwrap();
+    let assembled =
+        assemble(&Sessions, &folded, &Wanted::default(), &found, &shapes(), 0, ALL).unwrap();
     assert!(rows(&assembled).is_empty());
     assert_eq!(assembled.notes.rows_without_owner, 0, "it was deleted in the same batch");
 
     let folded = self::folded(&plan, &messages[..1]);
-    let assembled = assemble(&Sessions, &folded, &Wanted::default(), &found, &shapes(), 0).unwrap();
+    let assembled =
+        assemble(&Sessions, &folded, &Wanted::default(), &found, &shapes(), 0, ALL).unwrap();
     assert_eq!(assembled.notes.rows_without_owner, 1);
 }
 
@@ -226,9 +220,41 @@ fn values_the_batch_lacks_are_asked_for_once() {
     // `b` is gone from Postgres: its DELETE is still to come.
     let found =
         Found { values: HashMap::from([(1, vec![Some(b"5".to_vec())])]), keys: HashMap::new() };
-    let assembled = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 100).unwrap();
+    let assembled = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 100, ALL).unwrap();
     assert_eq!(rows(&assembled), [r#"a/org@102 {"data":5}"#]);
     assert_eq!(assembled.rows_gone, 1);
+}
+
+#[test]
+fn parts_of_a_batch_come_to_what_the_whole_does() {
+    let plan = plan();
+    let messages = [
+        update("a", V::Unchanged),
+        testing::delete(TABLE, b'K', &key_of("b")),
+        insert("c", "1"),
+        testing::delete(TABLE, b'K', &key_of("d")),
+        update("e", V::Unchanged),
+    ];
+    let folded = folded(&plan, &messages);
+    let wanted = wanted(&Sessions, &folded);
+    let key = |id: &str| {
+        let text = |text: &str| text.as_bytes().to_vec();
+        vec![BareKey::new(text(id), text("org"), text("project"), text("environment"), 0)]
+    };
+    let found = Found {
+        values: HashMap::from([0, 4].map(|entry| (entry, vec![Some(b"5".to_vec())]))),
+        keys: HashMap::from([(1, key("b")), (3, key("d"))]),
+    };
+    let of = |part| {
+        let part = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 0, part).unwrap();
+        assert_eq!(part.tombstones_of_nothing + part.rows_gone, 0);
+        rows(&part)
+    };
+    for cut in 0..=messages.len() {
+        let mut parts = [of(0..cut), of(cut..messages.len())].concat();
+        parts.sort();
+        assert_eq!(parts, of(ALL), "cut at {cut}");
+    }
 }
 
 #[test]
@@ -263,7 +289,7 @@ fn a_tombstone_of_an_unknown_row_is_looked_up() {
         values: HashMap::new(),
         keys: HashMap::from([(0, vec![key("org1"), key("org2")])]),
     };
-    let assembled = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 0).unwrap();
+    let assembled = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 0, ALL).unwrap();
     assert_eq!(
         rows(&assembled),
         [r#"-a/org1@1 {"data":null}"#, r#"-a/org2@1 {"data":null}"#, r#"a/org@2 {"data":1}"#]
@@ -271,7 +297,8 @@ fn a_tombstone_of_an_unknown_row_is_looked_up() {
     let Values::I64(created) = assembled.blocks[0].values(14) else { panic!() };
     assert_eq!(created[0], 1_704_067_200_123);
 
-    let assembled = assemble(&Sessions, &folded, &wanted, &Found::default(), &shapes(), 0).unwrap();
+    let assembled =
+        assemble(&Sessions, &folded, &wanted, &Found::default(), &shapes(), 0, ALL).unwrap();
     assert_eq!(assembled.tombstones_of_nothing, 1);
 }
 
@@ -294,4 +321,54 @@ fn a_relation_without_a_mapped_column_or_with_another_type_is_refused_by_name() 
         error,
         r#"column `id` of relation "public"."Session": expected text or an enum, got type oid 23"#
     );
+}
+
+/// A run's tuple: only what a row cannot be written without.
+fn run<'a>(organization: &'a str, payload: V<'a>) -> Vec<V<'a>> {
+    let value = |column: &super::source::SourceColumn| match column.name {
+        "id" => V::Text("a"),
+        "organizationId" => V::Text(organization),
+        "payload" => payload,
+        "environmentType" => V::Text("PRODUCTION"),
+        "createdAt" | "updatedAt" => V::Text("2024-01-01 00:00:00"),
+        _ => V::Null,
+    };
+    RUNS.source().columns.iter().map(value).collect()
+}
+
+const RUNS: Runs = Runs { payloads: true, fingerprints: false };
+
+#[test]
+fn a_run_that_moves_to_another_sorting_key_keeps_its_payload() {
+    let plan = plan_of(&RUNS);
+    let shapes: Vec<Shape> = RUNS
+        .targets()
+        .iter()
+        .map(|t| Shape { present: vec![true; t.columns.len()], json: JsonForm::Typed })
+        .collect();
+    let moves = testing::update(
+        TABLE,
+        Some((b'O', &run("org", V::Text("{}")))),
+        &run("org2", V::Unchanged),
+    );
+    let delete = testing::delete(TABLE, b'O', &run("org2", V::Text("{}")));
+    for (messages, tombstones) in [(vec![moves.clone()], [1, 0]), (vec![moves, delete], [2, 1])] {
+        let changes = (1..).zip(&messages).map(|(lsn, message)| Change {
+            message,
+            lsn: Lsn(lsn),
+            xid: 1,
+            plan: &plan,
+        });
+        let folded = fold(RUNS.source(), changes).unwrap();
+        let wanted = wanted(&RUNS, &folded);
+        assert!(wanted.is_empty(), "{wanted:?}");
+        let assembled =
+            assemble(&RUNS, &folded, &wanted, &Found::default(), &shapes, 0, ALL).unwrap();
+        let deleted =
+            |table: usize| match assembled.blocks[table].values(RUNS.targets()[table].is_deleted) {
+                Values::U8(deleted) => deleted.iter().filter(|deleted| **deleted == 1).count(),
+                other => panic!("{other:?}"),
+            };
+        assert_eq!([deleted(0), deleted(1)], tombstones, "a deleted run has no payload");
+    }
 }

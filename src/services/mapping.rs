@@ -229,7 +229,7 @@ impl<'r, 'a> Reader<'r, 'a> {
     }
 
     /// Keeps the document if `outcome` says that some of its content is not in the column.
-    pub fn keep_lost(&mut self, place: usize, outcome: &Outcome, document: Option<&[u8]>) {
+    pub fn keep_lost(&mut self, place: usize, outcome: Outcome, document: Option<&[u8]>) {
         if let (Some(document), true) = (document, outcome.lost_content()) {
             self.keep(place, outcome.to_string(), document);
         }

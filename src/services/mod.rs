@@ -10,7 +10,11 @@ pub mod fingerprint;
 pub mod fold;
 #[cfg(test)]
 mod fold_tests;
+mod json_paths;
+mod json_string;
+pub mod json_text;
 pub mod mapping;
+pub mod outcome;
 pub mod runs;
 pub mod sessions;
 pub mod source;

@@ -1,5 +1,6 @@
 //! `public."TaskRun"` -> `task_runs_v2` and, for its payload, `raw_task_runs_payload_v1`.
 
+use super::annotations::{Annotations, IdempotencyOptions};
 use super::mapping::{Mapping, Notes, Reader, Stamp, Target, ValueError};
 use super::source::{KeyColumns, Places, Row, Source, SourceColumn, SourceKind};
 use super::{annotations, document, fingerprint};
@@ -264,7 +265,7 @@ impl Runs {
         put_document(&mut from, place::OUTPUT, place::OUTPUT_TYPE, to);
         let error = from.json(place::ERROR)?;
         let outcome = to.put_json(|out| document::append_jsonb(error, out));
-        from.keep_lost(place::ERROR, &outcome, error);
+        from.keep_lost(place::ERROR, outcome, error);
         let fingerprint = if self.fingerprints {
             fingerprint::error_fingerprint(error, from.text(place::STATUS))
         } else {
@@ -282,7 +283,7 @@ impl Runs {
         to.put_str(from.text(place::SPAN_ID));
         to.put_str(from.text(place::TRACE_ID));
         to.put_str(from.text(place::IDEMPOTENCY_KEY));
-        let options = annotations::idempotency_options(from.json(place::IDEMPOTENCY_KEY_OPTIONS)?);
+        let options = IdempotencyOptions::read(from.json(place::IDEMPOTENCY_KEY_OPTIONS)?);
         to.put_str(options.key.as_bytes());
         to.put_str(options.scope.as_bytes());
         to.put_str(from.text(place::TTL));
@@ -297,15 +298,14 @@ impl Runs {
         to.put_str(from.text(place::REGION));
         to.put_str(from.text(place::PLAN_TYPE));
         to.put_nullable_u32(from.unsigned_or_null(place::MAX_DURATION)?);
-        let derived = annotations::derive(
-            from.json(place::ANNOTATIONS)?,
-            from.text_or_null(place::STATUS_REASON),
-        );
-        to.put_str(derived.trigger_source.as_bytes());
-        to.put_str(derived.root_trigger_source.as_bytes());
-        to.put_str(derived.task_kind.as_bytes());
+        let notes = from.json(place::ANNOTATIONS)?;
+        let annotations = Annotations::read(notes);
+        to.put_str(annotations.trigger_source.as_bytes());
+        to.put_str(annotations.root_trigger_source.as_bytes());
+        to.put_str(annotations.task_kind.as_bytes());
         to.put_nullable_u8(from.boolean(place::IS_WARM_START)?.map(u8::from));
-        to.put_str(derived.external_deployment_id.as_bytes());
+        let status_reason = from.text_or_null(place::STATUS_REASON);
+        to.put_str(annotations::external_deployment_id(notes, status_reason).as_bytes());
         to.end_row();
         Ok(())
     }
@@ -333,7 +333,7 @@ fn put_document(from: &mut Reader<'_, '_>, place: usize, type_place: usize, to: 
     let text = from.text_or_null(place);
     let content_type = from.text(type_place);
     let outcome = to.put_json(|out| document::append_document(text, content_type, out));
-    from.keep_lost(place, &outcome, text);
+    from.keep_lost(place, outcome, text);
 }
 
 #[cfg(test)]

@@ -135,7 +135,7 @@ impl Mapping for Sessions {
         to.put_str_array(|items| from.each_text(place::TAGS, |tag| items.push(tag)))?;
         let metadata = from.json(place::METADATA)?;
         let outcome = to.put_json(|out| document::append_jsonb(metadata, out));
-        from.keep_lost(place::METADATA, &outcome, metadata);
+        from.keep_lost(place::METADATA, outcome, metadata);
         to.put_nullable_millis(from.millis_or_null(place::CLOSED_AT)?);
         to.put_str(from.text(place::CLOSED_REASON));
         to.put_nullable_millis(from.millis_or_null(place::EXPIRES_AT)?);

@@ -78,6 +78,22 @@ impl SourceKind {
     }
 }
 
+#[cfg(test)]
+impl SourceKind {
+    /// One of the types that are accepted.
+    pub fn a_type(self) -> Oid {
+        match self {
+            SourceKind::Text => oid::TEXT,
+            SourceKind::Int => oid::INT4,
+            SourceKind::Float => oid::FLOAT8,
+            SourceKind::Bool => oid::BOOL,
+            SourceKind::Timestamp => oid::TIMESTAMP,
+            SourceKind::Json => oid::JSONB,
+            SourceKind::TextArray => oid::TEXT_ARRAY,
+        }
+    }
+}
+
 impl fmt::Display for SourceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

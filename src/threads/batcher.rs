@@ -64,6 +64,9 @@ struct State<'a> {
     plans: Vec<Arc<Plan>>,
     /// Of the open transaction.
     xid: u32,
+    /// The open transaction has changed rows of ours. Before Postgres 15 every transaction of the
+    /// database is told of; what is kept for each must be bounded by what is counted.
+    has_rows: bool,
     in_flight: Vec<(BatchId, usize)>,
     next_batch: BatchId,
 }
@@ -87,6 +90,7 @@ pub fn run(with: Batcher<'_>, channels: Channels) -> Result<()> {
         relations: HashMap::new(),
         plans: Vec::new(),
         xid: 0,
+        has_rows: false,
         in_flight: Vec::new(),
         next_batch: BatchId(0),
         with,
@@ -168,6 +172,7 @@ impl State<'_> {
                     let length = u32::try_from(payload.len()).map_err(|e| bug(e.to_string()))?;
                     let change = ChangeAt { lsn, xid: self.xid, frame, start, length, plan: *plan };
                     self.open.changes.push(change);
+                    self.has_rows = true;
                 }
                 Some(Known::Other) => {
                     self.with.metrics.changes_ignored.inc();
@@ -181,13 +186,13 @@ impl State<'_> {
         }
         match Message::parse(payload).map_err(|e| self.malformed(e))? {
             Message::Begin { commit_lsn, xid, .. } => {
-                self.xid = xid;
+                (self.xid, self.has_rows) = (xid, false);
                 self.progress.on_begin(commit_lsn)?;
             }
             Message::Commit { end_lsn, commit_time, .. } => {
                 self.progress.on_commit(end_lsn)?;
                 self.with.metrics.transactions.inc();
-                if !self.open.changes.is_empty() {
+                if self.has_rows && !self.open.changes.is_empty() {
                     self.open.commit_times.push(commit_time);
                 }
             }
@@ -295,4 +300,105 @@ impl State<'_> {
 
 fn bug(cause: impl Into<String>) -> Error {
     Error::new(ErrorKind::Bug, "batch the stream").because(cause.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crossbeam_channel::bounded;
+
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::services::mapping::Mapping;
+    use crate::services::sessions::Sessions;
+    use crate::threads::lease_watch::LeaseWatch;
+    use crate::wal::testing::{self, V};
+
+    const TABLE: Oid = Oid(16_400);
+    const SOON: Duration = Duration::from_secs(10);
+
+    fn relation() -> Vec<u8> {
+        let source = Sessions.source();
+        let columns: Vec<_> =
+            source.columns.iter().map(|column| (column.name, column.kind.a_type())).collect();
+        testing::relation(&testing::relation_of(TABLE.0, source.table, &columns))
+    }
+
+    fn insert() -> Vec<u8> {
+        testing::insert(TABLE, &[V::Null])
+    }
+
+    fn frames(messages: &[Vec<u8>]) -> Frames {
+        let mut bytes = Vec::new();
+        for message in messages {
+            bytes.push(b'd');
+            bytes.extend(u32::try_from(4 + 25 + message.len()).unwrap().to_be_bytes());
+            bytes.push(b'w');
+            bytes.extend([0; 24]);
+            bytes.extend(message);
+        }
+        Frames::from_bytes(bytes)
+    }
+
+    fn transaction(end_lsn: u64, rows: usize) -> Vec<Vec<u8>> {
+        let mut messages = vec![testing::begin(end_lsn - 1, 0, 7)];
+        messages.extend((0..rows).map(|_| insert()));
+        messages.push(testing::commit(end_lsn - 1, end_lsn, 0));
+        messages
+    }
+
+    /// Runs the batcher with one flusher, which `play` is.
+    fn with_batcher(
+        limits: Limits,
+        play: impl FnOnce(Sender<Frames>, Receiver<Batch>, Sender<BatchId>),
+    ) -> Result<()> {
+        let lease = LeaseWatch::default();
+        lease.set(Instant::now() + Duration::from_secs(3600), Duration::ZERO);
+        let shared = Shared::new(Lsn(0), Arc::new(lease));
+        let metrics = Metrics::new(&["sessions"]);
+        let position = Position::new(Lsn(0));
+        let with = Batcher {
+            service: "sessions",
+            source: Sessions.source(),
+            table_oid: TABLE,
+            limits,
+            flushers: 1,
+            resume: Lsn(0),
+            shared: &shared,
+            metrics: &metrics.service("sessions"),
+            position: &position,
+        };
+        let (to_batcher, blocks) = bounded(4);
+        let (to_flusher, batches) = bounded(1);
+        let (told, flushed) = bounded(1);
+        std::thread::scope(|scope| {
+            let channels = Channels { frames: blocks, batches: to_flusher, flushed };
+            let batcher = scope.spawn(move || run(with, channels));
+            play(to_batcher, batches, told);
+            batcher.join().expect("no panic")
+        })
+    }
+
+    #[test]
+    fn transactions_without_rows_take_no_memory_while_a_flush_lasts() {
+        let limits = Limits { rows_max: 1, bytes_max: 1 << 20, age_max: Duration::from_millis(1) };
+        with_batcher(limits, |to_batcher, batches, told| {
+            to_batcher.send(frames(&[relation()])).unwrap();
+            to_batcher.send(frames(&transaction(10, 1))).unwrap();
+            let first = batches.recv_timeout(SOON).expect("cut for the free flusher");
+            let mut messages = transaction(20, 2);
+            (3..1_000).for_each(|n| messages.extend(transaction(n * 10, 0)));
+            to_batcher.send(frames(&messages)).unwrap();
+            // Taken once the batcher has room again, so after the block before it.
+            for _ in 0..5 {
+                to_batcher.send_timeout(frames(&[]), SOON).unwrap();
+            }
+            told.send(first.cut.id).unwrap();
+            let second = batches.recv_timeout(SOON).expect("cut for the free flusher");
+            assert_eq!((second.changes.len(), second.commit_times.len()), (2, 1));
+            told.send(second.cut.id).unwrap();
+        })
+        .unwrap();
+    }
 }

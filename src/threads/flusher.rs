@@ -7,6 +7,7 @@
 //! All tables of a batch are durable, and every refused row kept, before the batch counts. Dying on
 //! any line here is harmless: what was not told is streamed again, under the same versions.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -19,10 +20,10 @@ use crate::clickhouse::lookup::find_sort_keys;
 use crate::clickhouse::refused::{self, RefusedPart, RefusedRow};
 use crate::clickhouse::{self, Client};
 use crate::error::{Error, ErrorKind, Result};
-use crate::machines::progress::BatchId;
+use crate::machines::progress::{BatchId, Cut};
 use crate::metrics::ServiceMetrics;
 use crate::postgres;
-use crate::postgres::reread::{Request, Reread, reread};
+use crate::postgres::reread::{Request, Reread, Rows, reread};
 use crate::postgres::source_table::TableName;
 use crate::postgres::sql::Sql;
 use crate::rows::Shape;
@@ -33,8 +34,13 @@ use crate::wal::PgTime;
 
 /// How soon values are asked for again when their transaction is not yet visible.
 const VISIBLE_EVERY: Duration = Duration::from_millis(20);
+/// So many such waits are told of, about five seconds' worth, then twice as many.
+const INVISIBLE_TOLD_AFTER: u32 = 250;
 /// One statement against Postgres.
 const SQL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Then the session ends. A Postgres that shuts down lets nobody in any more and waits for its
+/// walsenders to be told that all is flushed; to wait for it in turn would last for ever.
+const REREAD_ATTEMPTS_MAX: u32 = 3;
 
 pub struct Flusher<'a> {
     pub service: &'static str,
@@ -76,6 +82,9 @@ pub fn run(with: &Flusher<'_>, batches: &Receiver<Batch>, flushed: &Sender<Batch
     Ok(())
 }
 
+/// Values read again, in the order of `Wanted::places`.
+type ByEntry = hashbrown::HashMap<usize, Vec<Option<Vec<u8>>>>;
+
 struct Open<'a> {
     with: &'a Flusher<'a>,
     client: Client,
@@ -104,29 +113,33 @@ impl Open<'_> {
                 .map_err(|e| Error::new(ErrorKind::Protocol, doing()).because(e))?
         };
         let wanted = wanted(with.mapping, &folded);
+        self.count(&folded, &wanted);
         let mut found = Found::default();
-        if !wanted.rereads.is_empty() {
-            found.values = self.reread(&folded, &wanted)?;
-        }
         if !wanted.lookups.is_empty() {
             // An INSERT that the DELETE ends may be in an earlier batch still on its way.
             with.shared.wait_for_batches_before(cut.id)?;
             found.keys = self.look_up(&folded, &wanted)?;
         }
-        let assembled =
-            assemble(with.mapping, &folded, &wanted, &found, with.shapes, with.version_shift)
+        let mut begin = 0;
+        let last = loop {
+            // What is read again may be many times what was streamed, so it lands in parts.
+            let (values, end) = self.reread(&folded, &wanted, begin)?;
+            found.values = values;
+            let (mapping, shift) = (with.mapping, with.version_shift);
+            let part = begin..end;
+            let part = assemble(mapping, &folded, &wanted, &found, with.shapes, shift, part)
                 .map_err(|e| Error::new(ErrorKind::Protocol, doing()).because(e))?;
-        self.count(&folded, &wanted, &assembled);
+            if end == folded.entries.len() {
+                break part;
+            }
+            found.values.clear();
+            self.land(cut, part)?;
+            begin = end;
+        };
         drop(folded);
         // The bytes they came in are not needed any more; a block may be as large.
         drop((found, changes, frames));
-
-        with.shared.wait_for_reservation(cut.upper)?;
-        let mut refused = kept_rows(with.service, assembled.notes.kept);
-        for (landing, block) in self.landings.iter_mut().zip(&assembled.blocks) {
-            landing.land(with, &mut self.client, block, &mut refused)?;
-        }
-        self.keep(&refused)?;
+        self.land(cut, last)?;
         with.metrics.batches_flushed.inc();
         with.metrics.batch_rows.observe(cut.rows as f64);
         with.metrics.flush_duration.observe_duration(started_at.elapsed());
@@ -137,13 +150,37 @@ impl Open<'_> {
         Ok(())
     }
 
-    /// Reads values that the stream left out. They may be newer than the change; then the change
-    /// that made them so is still to come.
+    /// Makes the rows durable, and keeps what was not taken.
+    fn land(&mut self, cut: Cut, part: Assembled) -> Result<()> {
+        let with = self.with;
+        with.metrics.rows_without_owner.inc_by(part.notes.rows_without_owner);
+        with.metrics.toast_rows_gone.inc_by(part.rows_gone);
+        with.metrics.deletes_unresolved.inc_by(part.tombstones_of_nothing);
+        for kept in &part.notes.kept {
+            with.metrics.adjusted_values(kept.column).inc();
+        }
+        with.shared.wait_for_reservation(cut.upper)?;
+        let mut refused = kept_rows(with.service, part.notes.kept);
+        for (landing, block) in self.landings.iter_mut().zip(&part.blocks) {
+            landing.land(with, &mut self.client, block, &mut refused)?;
+        }
+        self.keep(&refused)
+    }
+
+    /// Reads values that the stream left out, for the entries from `begin` on, until they take
+    /// their share of memory. Returns them by entry, and the first entry that still lacks its own.
+    ///
+    /// They may be newer than the change; then the change that made them so is still to come.
     fn reread(
         &mut self,
         folded: &Folded<'_>,
         wanted: &Wanted,
-    ) -> Result<hashbrown::HashMap<usize, Vec<Option<Vec<u8>>>>> {
+        begin: usize,
+    ) -> Result<(ByEntry, usize)> {
+        let entries = || wanted.rereads.iter().copied().skip_while(|entry| *entry < begin);
+        if entries().next().is_none() {
+            return Ok((ByEntry::new(), folded.entries.len()));
+        }
         let with = self.with;
         let source = with.mapping.source();
         let table = TableName::new(source.schema, source.table);
@@ -152,49 +189,72 @@ impl Open<'_> {
         let mut xids: Vec<u32> = folded.entries.iter().map(|entry| entry.xid).collect();
         xids.sort_unstable();
         xids.dedup();
-        let mut keys: Vec<&[u8]> =
-            wanted.rereads.iter().map(|&entry| folded.entries[entry].id).collect();
-        keys.sort_unstable();
-        keys.dedup();
+        let mut known = hashbrown::HashSet::new();
+        let keys: Vec<&[u8]> = entries()
+            .map(|entry| folded.entries[entry].id)
+            .filter(|id| known.insert(*id))
+            .collect();
+        let request = Request {
+            table: &table,
+            key_column: source.columns[source.key.id].name,
+            columns: &columns,
+            keys: &keys,
+            xids: &xids,
+            bytes_max: with.reread_bytes_max,
+        };
+        let rows = self.ask_until_visible(&request)?;
+        with.metrics.toast_rereads.inc_by(rows.answered as u64);
+        let not_answered: hashbrown::HashSet<&[u8]> =
+            keys.get(rows.answered..).unwrap_or_default().iter().copied().collect();
+        let end = entries().find(|entry| not_answered.contains(folded.entries[*entry].id));
+        let end = end.unwrap_or(folded.entries.len());
+        // A key may stand behind several entries of the batch only if its row came back to life.
+        let by_entry = entries()
+            .take_while(|entry| *entry < end)
+            .filter_map(|entry| Some((entry, rows.found.get(folded.entries[entry].id)?.clone())));
+        Ok((by_entry.collect(), end))
+    }
 
-        let mut values = std::collections::HashMap::new();
-        let mut rest = keys.as_slice();
-        while !rest.is_empty() {
-            let request = Request {
-                table: &table,
-                key_column: source.columns[source.key.id].name,
-                columns: &columns,
-                keys: rest,
-                xids: &xids,
-                bytes_max: with.reread_bytes_max,
-            };
-            let sql = &mut self.sql;
+    fn ask_until_visible(&mut self, request: &Request<'_>) -> Result<Rows> {
+        let (with, sql) = (self.with, &mut self.sql);
+        let mut waits = 0_u32;
+        loop {
+            let attempts = Cell::new(0);
             let answer = retry(
                 with.shared,
                 with.delays,
                 with.service,
                 &with.metrics.insert_outage,
                 || {},
-                || ask(sql, with, &request),
-                |error| error.kind() == ErrorKind::Setup,
+                || {
+                    attempts.set(attempts.get() + 1);
+                    ask(sql, with, request)
+                },
+                |error| error.kind() == ErrorKind::Setup || REREAD_ATTEMPTS_MAX <= attempts.get(),
             )?;
-            match answer {
-                Reread::Rows(rows) => {
-                    values.extend(rows.found);
-                    rest = rest.get(rows.answered..).unwrap_or_default();
-                }
-                Reread::NotYetVisible { .. } => {
-                    with.shared.pause(Instant::now() + VISIBLE_EVERY)?
-                }
+            let transactions = match answer {
+                Reread::Rows(rows) => return Ok(rows),
+                Reread::NotYetVisible { transactions } => transactions,
+            };
+            waits = waits.saturating_add(1);
+            if waits.is_multiple_of(INVISIBLE_TOLD_AFTER)
+                && (waits / INVISIBLE_TOLD_AFTER).is_power_of_two()
+            {
+                log::warn!(
+                    "{}: {transactions} transactions were streamed but are not visible yet, so \
+                     their unchanged values cannot be read again; nothing is flushed meanwhile",
+                    with.service
+                );
+                log::warn!(
+                    "{}:   hint: Their COMMIT waits for a synchronous standby. If \
+                     `synchronous_standby_names` admits `{}`, each waits for the other: take it \
+                     out, or ALTER TABLE ... REPLICA IDENTITY FULL.",
+                    with.service,
+                    with.application_name
+                );
             }
+            with.shared.pause(Instant::now() + VISIBLE_EVERY)?;
         }
-        with.metrics.toast_rereads.inc_by(keys.len() as u64);
-        // A key may stand behind several entries of the batch only if its row came back to life.
-        let by_entry = wanted
-            .rereads
-            .iter()
-            .filter_map(|&entry| Some((entry, values.get(folded.entries[entry].id)?.clone())));
-        Ok(by_entry.collect())
     }
 
     /// Finds under which sorting keys ClickHouse has the rows of bare tombstones.
@@ -239,17 +299,11 @@ impl Open<'_> {
         Ok(by_entry)
     }
 
-    fn count(&self, folded: &Folded<'_>, wanted: &Wanted, assembled: &Assembled) {
+    fn count(&self, folded: &Folded<'_>, wanted: &Wanted) {
         let metrics = self.with.metrics;
         metrics.inserts.inc_by(folded.inserts);
         metrics.updates.inc_by(folded.updates);
         metrics.deletes.inc_by(folded.deletes);
-        metrics.rows_without_owner.inc_by(assembled.notes.rows_without_owner);
-        metrics.toast_rows_gone.inc_by(assembled.rows_gone);
-        metrics.deletes_unresolved.inc_by(assembled.tombstones_of_nothing);
-        for kept in &assembled.notes.kept {
-            metrics.adjusted_values(kept.column).inc();
-        }
         if !wanted.is_empty() {
             log::debug!(
                 "{}: {} rows read again, {} tombstones looked up",
@@ -311,4 +365,91 @@ fn kept_rows(service: &str, kept: Vec<Kept>) -> Vec<RefusedRow> {
         document: kept.document,
     };
     kept.into_iter().map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::sync::Arc;
+
+    use crossbeam_channel::bounded;
+
+    use super::*;
+    use crate::machines::progress::Progress;
+    use crate::metrics::Metrics;
+    use crate::postgres::frames::Frames;
+    use crate::rows::JsonForm;
+    use crate::services::sessions::Sessions;
+    use crate::services::source::Plan;
+    use crate::threads::batch::ChangeAt;
+    use crate::threads::lease_watch::LeaseWatch;
+    use crate::wal::testing::{self, V};
+    use crate::wal::{Lsn, Oid};
+
+    /// An UPDATE of one row that leaves every value but the key in TOAST.
+    fn batch() -> Batch {
+        let source = Sessions.source();
+        let columns: Vec<_> =
+            source.columns.iter().map(|column| (column.name, column.kind.a_type())).collect();
+        let plan = Plan::new(source, &testing::relation_of(1, source.table, &columns)).unwrap();
+        let mut values = vec![V::Unchanged; columns.len()];
+        values[source.key.id] = V::Text("a");
+        let message = testing::update(Oid(1), None, &values);
+        let change = ChangeAt {
+            lsn: Lsn(1),
+            xid: 3,
+            frame: 0,
+            start: 0,
+            length: u32::try_from(message.len()).unwrap(),
+            plan: 0,
+        };
+        Batch {
+            cut: Progress::resume(Lsn(0)).on_batch_cut(),
+            bytes: message.len(),
+            frames: vec![Arc::new(Frames::from_bytes(message))],
+            changes: vec![change],
+            plans: vec![Arc::new(plan)],
+            commit_times: vec![],
+        }
+    }
+
+    #[test]
+    fn a_postgres_that_lets_nobody_in_ends_the_session() {
+        // The port of a listener that is gone refuses.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let url = format!("postgres://u@127.0.0.1:{port}/d?sslmode=disable");
+        let (postgres, _) = postgres::Params::parse(&url).unwrap();
+        let (clickhouse, _) =
+            clickhouse::Params::parse(&format!("http://127.0.0.1:{port}")).unwrap();
+        let lease = LeaseWatch::default();
+        lease.set(Instant::now() + Duration::from_secs(3600), Duration::ZERO);
+        let shared = Shared::new(Lsn(0), Arc::new(lease));
+        let metrics = Metrics::new(&["sessions"]);
+        let shapes = [Shape { present: vec![true; 19], json: JsonForm::Typed }];
+        let with = Flusher {
+            service: "sessions",
+            mapping: &Sessions,
+            shapes: &shapes,
+            version_shift: 0,
+            clickhouse: &clickhouse,
+            postgres: &postgres,
+            application_name: "test",
+            delays: Delays {
+                min: Duration::from_millis(1),
+                max: Duration::from_millis(1),
+                outage_after: 1,
+            },
+            reread_bytes_max: 1,
+            shared: &shared,
+            metrics: &metrics.service("sessions"),
+        };
+        let (to_flusher, batches) = bounded(1);
+        let (told, flushed) = bounded(1);
+        to_flusher.send(batch()).unwrap();
+        // Its channel stays open: only the error ends it.
+        let error = run(&with, &batches, &told).expect_err("nothing can be read again");
+        assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+        assert!(flushed.is_empty(), "the batch must be streamed again");
+        assert!(!metrics.encode().contains("insert_outage{service=\"sessions\"} 1"));
+    }
 }

@@ -240,6 +240,9 @@ fn stream(
         drop(settled_sender);
         part.join(reader);
     });
+    // What a session was in the middle of ends with it, however it ended.
+    metrics.insert_outage.lower();
+    metrics.unflushed_bytes.set(0);
 }
 
 /// A batch's share of the memory: each flusher may hold one, one is being gathered, and one is on

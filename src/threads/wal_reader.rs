@@ -128,7 +128,11 @@ impl WalReader<'_> {
                     ErrorKind::Unreachable,
                     format!("stream from slot `{}`", self.slot),
                 )
-                .because("no sign of life from the walsender within the receive timeout"));
+                .because("no sign of life from the walsender within the receive timeout")
+                .hint(
+                    "If it is busy with a large transaction, as the log of Postgres would show, \
+                     raise REPLICATION_RECEIVE_TIMEOUT_MS.",
+                ));
             }
             Due::Update(update) => {
                 let message = StandbyStatusUpdate {

@@ -29,7 +29,7 @@ impl PgTime {
 
     /// The inverse of [`PgTime::unix_millis`]; saturates far outside of Postgres's own range.
     pub fn from_unix_millis(millis: i64) -> PgTime {
-        PgTime((millis - EPOCH_MICROS / 1_000).saturating_mul(1_000))
+        PgTime(millis.saturating_sub(EPOCH_MICROS / 1_000).saturating_mul(1_000))
     }
 
     /// How long ago this was, by the clock given; zero if that clock is behind.
@@ -187,6 +187,13 @@ mod tests {
         ] {
             assert_eq!(Timestamp::from_text(text.as_bytes()), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn millis_far_outside_of_the_range_saturate() {
+        assert_eq!(PgTime::from_unix_millis(i64::MIN), PgTime(i64::MIN));
+        assert_eq!(PgTime::from_unix_millis(i64::MAX), PgTime(i64::MAX));
+        assert_eq!(PgTime::from_unix_millis(946_684_800_001), PgTime(1_000));
     }
 
     #[test]
