@@ -154,7 +154,7 @@ fn a_change_on_the_side_of_postgres_is_named() {
 #[test]
 fn the_workload_is_as_rich_as_it_says() {
     let stage = Stage::take();
-    let written = Workload::new(7).run(&stage.postgres, 300);
+    let written = Workload { moves: true, ..Workload::new(7) }.run(&stage.postgres, 300);
     assert_eq!(written.committed + written.rolled_back, 300);
     assert!(0 < written.rolled_back && written.reconnects == 0, "{written:?}");
     for (what, condition) in [

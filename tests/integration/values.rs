@@ -33,7 +33,7 @@ fn in_both_formats(runs: &[(&str, Value)], sessions: &[(&str, Value)], then: imp
 /// What was kept of values that did not fit: key, column, original.
 fn kept(stage: &Stage) -> Vec<[String; 3]> {
     let rows = stage.clickhouse.rows(&format!(
-        "SELECT key, column, document FROM {DATABASE}.walhouse_refused_rows FINAL \
+        "SELECT DISTINCT key, column, document FROM {DATABASE}.walhouse_refused_rows FINAL \
          ORDER BY key, column"
     ));
     let text = |value: Value| value.as_str().expect("a String").to_owned();
