@@ -1,4 +1,68 @@
-//! walhouse replicates Postgres tables into ClickHouse through logical replication.
+//! walhouse replicates Postgres tables into ClickHouse through logical replication, and loses no
+//! row when anything on the way fails.
+//!
+//! A *service* is one slot, one publication and one source table; `runs` and `sessions` are built
+//! in. Each has these threads of its own:
+//!
+//! ```text
+//!  Postgres ==> wal_reader --Frames--> batcher --Batch--> flusher x N ==> ClickHouse
+//!     ^             ^                   |   ^                  |              ^
+//!     |             |           flushed |   +----- BatchId ----+              |
+//!     |             |                   v                                     |
+//!     |             +--- confirmed -- confirmer ======= state row ============+
+//!     +== status update
+//!
+//!  lock_keeper --LockLost--> coordinator <--SessionEnded-- session (the threads above)
+//!  http                      supervisor (the main thread): signals, exit code
+//! ```
+//!
+//! A [`session`](threads::session) is one attempt, from the leader lock to the end of the stream.
+//! It makes the channels and the threads of the picture and joins them in the order of the data.
+//! What to do about its end is for the [`lifecycle`](machines::lifecycle) to say, whose table of
+//! states is the map of everything that a service can be doing.
+//!
+//! # Promises
+//!
+//! - Nothing is confirmed before it is durable: [`progress`](machines::progress) knows how far
+//!   every row has landed, [`confirm`](machines::confirm) when Postgres may be told.
+//! - Nothing is dropped: [`outage`](threads::outage) retries for ever,
+//!   [`landing`](threads::landing) and [`salvage`](machines::salvage) keep what is refused.
+//! - Replays are harmless: `_version` is the position of the change in the WAL
+//!   ([`assemble`](services::assemble)).
+//! - Nothing good is overwritten by nothing: [`fold`](services::fold) finds what the stream left
+//!   out, [`flusher`](threads::flusher) asks for the rest.
+//! - A gap or a fork is never passed over: [`lineage`](machines::lineage) judges every start.
+//! - A dead link is noticed and Postgres kept content: [`status`](machines::status).
+//! - Memory is bounded: [`batches`](machines::batches) stops the reading.
+//!
+//! # Rooms
+//!
+//! From the top to the bottom; a file uses only rooms below its own (`tests/tidy.rs` insists).
+//!
+//! | room | what lives there |
+//! |---|---|
+//! | [`cli`] | commands, log lines, exit codes |
+//! | [`threads`] | one file for each thread: wait, step a machine, act |
+//! | [`config`] | the only reader of the environment |
+//! | [`postgres`], [`clickhouse`], [`redis`] | blocking I/O with one party each, and what its errors mean |
+//! | [`services`] | source tables, target tables, the mapping between them |
+//! | [`machines`] | the decisions: what happened goes in, what is to be done comes out |
+//! | [`rows`] | columns, order, Native encoding |
+//! | [`wal`] | LSNs, times, relations, tuples and their codecs |
+//!
+//! [`error`] and [`secret`] are words for all; [`metrics`] and [`health`] are for `threads` and
+//! `cli`.
+//!
+//! # Invariants: what is absent
+//!
+//! - No clock, environment, channel or random source in `machines`, `services`, `rows` and `wal`.
+//! - No bytes from outside can panic: decoding is checked, never indexed.
+//! - No wait without a deadline, no queue without a bound. In the cycle of batcher and flushers
+//!   nobody blocks on a send.
+//! - No message of a dead session has anywhere to arrive, and no thread outlives its session: for
+//!   one that does not end, the process exits.
+//! - No async code of our own: the runtime of the ClickHouse client is hidden in its room.
+//! - No row content and no secret in a log line or an error.
 
 pub mod error;
 pub mod health;

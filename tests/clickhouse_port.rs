@@ -599,7 +599,7 @@ fn refused_rows_are_kept_in_full_and_once() {
 // ---- lookups ----
 
 #[test]
-fn live_sorting_keys_are_found_by_id_alone() {
+fn sorting_keys_are_found_by_id_alone_dead_or_alive() {
     let mut place = place();
     tables::ensure(&mut place.client, &tables::SESSIONS, true, soon()).unwrap();
     let odd: &[u8] = b"it's \\ `odd`\n\t\xff\0";
@@ -642,7 +642,9 @@ fn live_sorting_keys_are_found_by_id_alone() {
     };
     let mut expected = vec![
         key(b"live", "p", 1_700_000_000_123),
+        key(b"gone", "p", 5),
         key(b"back", "p", 5),
+        key(b"moved", "p1", 5),
         key(b"moved", "p2", 6),
         key(b"split", "p1", -5),
         key(b"split", "p2", -5),
@@ -785,6 +787,8 @@ fn scripted(answers: Vec<String>, close: bool) -> (String, Receiver<String>) {
                 }
                 let _ = stream.write_all(answer.as_bytes());
                 if close {
+                    drop(stream);
+                    let _ = heads.send("closed".to_owned());
                     break;
                 }
             }
@@ -928,8 +932,9 @@ fn a_connection_closed_while_idle_is_replaced_unnoticed() {
     let mut client = Client::connect(&params_of(endpoint)).unwrap();
     for _ in 0..20 {
         insert_one(&mut client, soon()).unwrap();
-        // The server closes right after its answer; wait until the request was counted.
         heads.recv_timeout(Duration::from_secs(5)).unwrap();
+        // Before that the connection is not idle: an insert on its way may be lost with it.
+        assert_eq!(heads.recv_timeout(Duration::from_secs(5)).unwrap(), "closed");
     }
 }
 

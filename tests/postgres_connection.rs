@@ -1,6 +1,6 @@
 //! The replication connection against a real Postgres that each test starts for itself.
 //!
-//! A test fails when it cannot start one. `WALHOUSE_TEST_POSTGRES_BIN` names another folder of
+//! A test fails when it cannot start one. `WALHOUSE_PG_BIN` names another folder of
 //! binaries than Debian's.
 
 use std::fs;
@@ -29,7 +29,7 @@ struct Server {
 }
 
 fn bin(name: &str) -> PathBuf {
-    let dir = std::env::var("WALHOUSE_TEST_POSTGRES_BIN")
+    let dir = std::env::var("WALHOUSE_PG_BIN")
         .unwrap_or_else(|_| "/usr/lib/postgresql/15/bin".to_owned());
     Path::new(&dir).join(name)
 }

@@ -1,6 +1,6 @@
 //! Ordinary SQL against a real Postgres: connecting, publication, table, slot, re-reading, lock.
 //!
-//! `PG_BIN` names another folder of server programs than that of Postgres 15.
+//! `WALHOUSE_PG_BIN` names another folder of server programs than that of Postgres 15.
 
 use std::time::{Duration, Instant};
 

@@ -28,7 +28,8 @@ pub enum InsertError {
     /// ClickHouse was not reached, did not answer, or cannot take any block now. The rows may be in
     /// the table or not; sending the same block again is right.
     Retry(Error),
-    /// The rows themselves were refused. The same block will be refused again; a part of it may not.
+    /// The rows themselves were refused. The same block will be refused again; a part of it may
+    /// not.
     Data(Refusal),
 }
 
@@ -310,6 +311,7 @@ impl Client {
             Failure::Client(other) => (ErrorKind::Protocol, other.to_string()),
         };
         let untrusted = cause.contains("invalid peer certificate");
+        let doing = format!("{doing} at `{}`", self.params.endpoint);
         let error = Error::new(kind, doing).because(cause);
         let error = if untrusted { error.hint(ROOTS_HINT) } else { error };
         // A broken connection may still hold half of a request: none of them is used again.

@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::client::{Client, quote_bytes, quote_name};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Where one live row stands. One id has several if an update moved it (a changed `created_at`).
+/// Where rows of one id stand. One id has several if an update moved it (a changed `created_at`).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SortKey {
     pub id: Vec<u8>,
@@ -27,8 +27,11 @@ const LITERAL_BYTES_MAX: usize = 128 * 1024;
 /// Far below `max_ast_elements` (50,000 by default).
 const IDS_MAX: usize = 5_000;
 
-/// Every sorting key under which one of `ids` is alive: its latest row, by `_version`, is not a
-/// tombstone. In no order; ids that are not there are not in the answer.
+/// Every sorting key under which one of `ids` has a row. In no order; ids that were never there are
+/// not in the answer.
+///
+/// Keys whose latest row is a tombstone are in it too: a process may have died after the tombstone
+/// of this table and before those of the tables beside it, and a replay must write them all.
 pub fn find_sort_keys(
     client: &mut Client,
     table: &str,
@@ -44,8 +47,7 @@ pub fn find_sort_keys(
         let sql = format!(
             "SELECT {id_name}, organization_id, project_id, environment_id, \
              toUnixTimestamp64Milli(created_at) FROM {from} WHERE {id_name} IN ({list}) \
-             GROUP BY {id_name}, organization_id, project_id, environment_id, created_at \
-             HAVING argMax(_is_deleted, _version) = 0"
+             GROUP BY {id_name}, organization_id, project_id, environment_id, created_at"
         );
         for row in client.query_bytes(&sql, deadline)? {
             keys.push(parse(row).ok_or_else(|| {

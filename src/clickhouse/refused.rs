@@ -98,9 +98,9 @@ impl InsertError {
 }
 
 fn refused_own(refusal: Refusal) -> Error {
-    Error::new(ErrorKind::DataRefused, "insert into a table of walhouse's own").because(refusal).hint(
-        "If its columns were altered, drop the table: it is made again; its rows are kept only there.",
-    )
+    Error::new(ErrorKind::DataRefused, "insert into a table of walhouse's own")
+        .because(refusal)
+        .hint("Undo what was altered in this table; it is used as it was made.")
 }
 
 /// A Native block in which every column is a String; ClickHouse converts to the columns' types.

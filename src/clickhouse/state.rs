@@ -29,7 +29,7 @@ pub struct StateRow {
     pub version_shift: u64,
     /// Who wrote it: host and process.
     pub instance: String,
-    /// 0 before the first write; [`write`] moves it.
+    /// 0 before the first write; [`write()`] moves it.
     pub revision: u64,
 }
 

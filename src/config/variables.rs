@@ -237,9 +237,9 @@ pub const SECTIONS: &[Section] = &[
     ]},
     Section { title: "Flushing", variables: &[
         integer("*_REPLICATION_FLUSH_BATCH_SIZE", (1, 10_000_000), "100",
-            "A batch of this many rows is flushed at once."),
+            "From this many rows on a batch waits for a tenth of the interval only."),
         integer("*_REPLICATION_FLUSH_INTERVAL_MS", (1, HOUR_MS), "1000",
-            "A smaller batch is flushed when its first row is this old."),
+            "A batch is flushed at the latest when its first row is this old."),
         variable("*_REPLICATION_MAX_FLUSH_CONCURRENCY", Kind::Integer { min: 1, max: 256 },
             Preset::PerService { runs: "2", sessions: "1" },
             "Batches in flight to ClickHouse side by side, each on a thread of its own."),

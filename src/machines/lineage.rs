@@ -11,6 +11,9 @@
 //!
 //! - ClickHouse holds no commit that ends above `upper`. A fork at or above it has spared them all,
 //!   even where `confirmed` lies higher: an idle stream confirms WAL that holds no row of ours.
+//!   Nothing above the server's own WAL was ever streamed, so while the timeline stays the same
+//!   `upper` comes down to its end at each start: what a session that died had reserved ahead must
+//!   not make a later fork look like a loss.
 //! - What the dead branch confirmed above the fork says nothing about the live one, so there the
 //!   slot may be at the fork at most.
 //!
@@ -186,7 +189,12 @@ pub fn judge(
         Some(slot) if held < slot.confirmed_flush => {
             gap(Gap::SlotAhead { confirmed_flush: slot.confirmed_flush, held })
         }
-        Some(_) if server.timeline == state.timeline => Verdict::Continue { record: None },
+        Some(_) if server.timeline == state.timeline => {
+            // What a session that died had reserved, this server has not even written yet.
+            let upper = state.upper.min(server.wal_end);
+            let record = (upper < state.upper).then_some(State { upper, ..*state });
+            Verdict::Continue { record }
+        }
         Some(_) => {
             let record = State { timeline: server.timeline, confirmed: held, ..*state };
             Verdict::Continue { record: Some(record) }
@@ -254,7 +262,7 @@ impl fmt::Display for Verdict {
             }
             Verdict::Continue { record: None } => f.write_str("same timeline as before"),
             Verdict::Continue { record: Some(state) } => {
-                write!(f, "timeline {} descends from ours and spared every row", state.timeline)
+                write!(f, "timeline {} has every row, none above {}", state.timeline, state.upper)
             }
             Verdict::Gap { confirmed, why } => match (why, confirmed) {
                 (Gap::SlotMissing, Some(at)) => {

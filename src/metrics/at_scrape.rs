@@ -42,7 +42,7 @@ impl Collector for AtScrape {
         gauges(
             &mut encoder,
             "seconds_since_confirmed",
-            "Time since Postgres was last told what is durable; absent before the first time",
+            "Time since a confirmation moved or all was confirmed; absent before the first",
             ages,
         )?;
         gauges(

@@ -95,7 +95,8 @@ fn find(sql: &mut Sql, wanted: &Wanted, deadline: Instant) -> Result<Option<Foun
            EXISTS (SELECT 1 FROM pg_publication_rel r
                    WHERE r.prpubid = p.oid AND r.prrelid = {oid})
            OR EXISTS (SELECT 1 FROM pg_partition_tree({oid}) f
-                      JOIN pg_class c ON c.oid = f.relid JOIN pg_namespace n ON n.oid = c.relnamespace
+                      JOIN pg_class c ON c.oid = f.relid
+                      JOIN pg_namespace n ON n.oid = c.relnamespace
                       JOIN pg_publication_tables t
                         ON t.schemaname = n.nspname AND t.tablename = c.relname
                       WHERE t.pubname = p.pubname) AS includes_family,

@@ -84,8 +84,8 @@ pub fn wanted(mapping: &dyn Mapping, folded: &Folded<'_>) -> Wanted {
     wanted
 }
 
-/// Writes the blocks of the entries in `part`; the parts may land in any order. `shapes` says, table
-/// by table, what the target takes; `shift` is added to every LSN.
+/// Writes the blocks of the entries in `part`; the parts may land in any order. `shapes` says,
+/// table by table, what the target takes; `shift` is added to every LSN.
 pub fn assemble(
     mapping: &dyn Mapping,
     folded: &Folded<'_>,

@@ -1,6 +1,6 @@
 //! Turns a JSON document of Postgres into the text of a ClickHouse JSON column, `{"data":...}`.
 //!
-//! The text passes through as it is, in one pass; only what ClickHouse would refuse or what it would
+//! The text passes through as it is, in one pass; only what ClickHouse would refuse or would
 //! read differently from `JSON.parse` is changed, and the outcome says so. Whatever the bytes, it
 //! appends exactly one JSON object. ClickHouse 25.5 and 26.9 accepted each of thousands of random
 //! ones; what 24.8 and 25.5 refuse all the same is due to how they guess the type of mixed arrays
@@ -17,8 +17,8 @@
 //!
 //! It does not rewrite fractions: their text reaches ClickHouse, which holds them as Float64, the
 //! same double that JavaScript sees. It does not look at superjson's metadata: the `json` member
-//! already is the plain form of every value. So a document whose metadata superjson rejects is kept,
-//! where the source system stores nothing.
+//! already is the plain form of every value. So a document whose metadata superjson rejects is
+//! kept, where the source system stores nothing.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -521,7 +521,8 @@ mod tests {
                 value.to_string()
             };
             let mut out = Vec::new();
-            prop_assert_eq!(append_document(Some(text.as_bytes()), JSON, &mut out), Outcome::Written);
+            let outcome = append_document(Some(text.as_bytes()), JSON, &mut out);
+            prop_assert_eq!(outcome, Outcome::Written);
             let read: Value = serde_json::from_slice(&out).unwrap();
             prop_assert_eq!(read, serde_json::json!({ "data": value }));
         }

@@ -1,5 +1,5 @@
-//! Groups errors that differ only in ids, times, paths and the like: a fingerprint of their type and
-//! message.
+//! Groups errors that differ only in ids, times, paths and the like: a fingerprint of their type
+//! and message.
 //!
 //! The fingerprint is a key in tables that other programs fill too, so it is the source system's to
 //! the bit, quirks included: the stack that runs really store (`stackTrace`) is not part of it, and
@@ -61,7 +61,10 @@ fn rules<const N: usize>(rules: [(&str, &'static str); N]) -> [Rule; N] {
 }
 
 /// What `\s` is in JavaScript, to stand in a class.
-const JS_SPACE: &str = r"\t\n\x0B\x0C\r \u{A0}\u{1680}\u{2000}-\u{200A}\u{2028}\u{2029}\u{202F}\u{205F}\u{3000}\u{FEFF}";
+const JS_SPACE: &str = concat!(
+    r"\t\n\x0B\x0C\r \u{A0}\u{1680}\u{2000}-\u{200A}",
+    r"\u{2028}\u{2029}\u{202F}\u{205F}\u{3000}\u{FEFF}"
+);
 
 fn is_js_space(c: char) -> bool {
     matches!(c,

@@ -146,7 +146,9 @@ mod tests {
         #[test]
         fn plain_len_agrees_with_the_plain_loop(
             bytes in proptest::collection::vec(
-                prop_oneof![8 => any::<u8>(), 1 => Just(b'"'), 1 => Just(b'\\'), 40 => 0x20..0xffu8],
+                prop_oneof![
+                    8 => any::<u8>(), 1 => Just(b'"'), 1 => Just(b'\\'), 40 => 0x20..0xffu8
+                ],
                 0..80,
             ),
         ) {

@@ -133,7 +133,8 @@ impl fmt::Display for PlanError {
             PlanError::WrongType { relation, column, expected, got } => {
                 write!(
                     f,
-                    "column `{column}` of relation {relation}: expected {expected}, got type oid {}",
+                    "column `{column}` of relation {relation}: expected {expected}, \
+                     got type oid {}",
                     got.0
                 )
             }

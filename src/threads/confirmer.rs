@@ -29,6 +29,8 @@ pub struct Confirmer<'a> {
     pub row: StateRow,
     pub machine: Confirm,
     pub request_timeout: Duration,
+    /// From this failure in a row on it is called an outage.
+    pub outage_after: u32,
     pub shared: &'a Shared,
     pub position: &'a Position,
     pub metrics: &'a ServiceMetrics,
@@ -41,6 +43,7 @@ pub struct Confirmer<'a> {
 pub fn run(mut with: Confirmer<'_>) -> Result<()> {
     let mut failures = 0_u32;
     let mut told_of = with.machine.recorded().confirmed;
+    with.metrics.on_confirmed(told_of);
     loop {
         let ending = with.ending.load(Ordering::Acquire);
         let now = Instant::now();
@@ -58,6 +61,11 @@ pub fn run(mut with: Confirmer<'_>) -> Result<()> {
             }
         }
         let Some(marks) = with.machine.next_write(now) else {
+            let confirmed = with.machine.recorded().confirmed;
+            if with.position.received() <= confirmed {
+                // A server that writes no WAL leaves nothing to confirm: that is no delay.
+                with.metrics.on_confirmed(confirmed);
+            }
             let soon = now + NOTICE_EVERY;
             let wake_at = with.machine.deadline(now).map_or(soon, |at| at.min(soon));
             match with.position.pokes().recv_deadline(wake_at) {
@@ -69,6 +77,9 @@ pub fn run(mut with: Confirmer<'_>) -> Result<()> {
             Ok(()) => {
                 if 0 < failures {
                     log::warn!("{}: state is recorded again", with.service);
+                    if with.outage_after <= failures {
+                        with.metrics.insert_outage.lower();
+                    }
                     failures = 0;
                 }
                 let recorded = with.machine.on_written(Instant::now());
@@ -83,8 +94,18 @@ pub fn run(mut with: Confirmer<'_>) -> Result<()> {
             }
             Err(error) => {
                 failures = failures.saturating_add(1);
+                let is_outage = with.outage_after <= failures;
+                if is_outage {
+                    with.metrics.insert_outage.raise();
+                }
                 if failures.is_power_of_two() {
-                    log::warn!("{}: {error}; nothing is confirmed until it is", with.service);
+                    let level = if is_outage { log::Level::Error } else { log::Level::Warn };
+                    log::log!(
+                        level,
+                        "{}: {error}; nothing is confirmed or dropped meanwhile, attempt \
+                         {failures}",
+                        with.service
+                    );
                 }
                 with.machine.on_write_failed(Instant::now());
                 if ending && with.shared.pace() == Pace::Abandoned {

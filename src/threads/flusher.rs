@@ -282,20 +282,22 @@ impl Open<'_> {
             |_| false,
         )?;
         with.metrics.deletes_looked_up.inc_by(ids.len() as u64);
-        let mut by_entry = hashbrown::HashMap::new();
-        for &entry in &wanted.lookups {
-            let id = folded.entries[entry].id;
-            let keys = keys.iter().filter(|key| key.id == id).map(|key| {
-                BareKey::new(
-                    key.id.clone(),
-                    key.organization_id.clone(),
-                    key.project_id.clone(),
-                    key.environment_id.clone(),
-                    key.created_at_ms,
-                )
-            });
-            by_entry.insert(entry, keys.collect());
+        // A batch may end a hundred thousand rows.
+        let mut by_id = hashbrown::HashMap::<&[u8], Vec<BareKey>>::new();
+        for key in &keys {
+            by_id.entry(&key.id).or_default().push(BareKey::new(
+                key.id.clone(),
+                key.organization_id.clone(),
+                key.project_id.clone(),
+                key.environment_id.clone(),
+                key.created_at_ms,
+            ));
         }
+        let by_entry = wanted
+            .lookups
+            .iter()
+            .filter_map(|&entry| Some((entry, by_id.get(folded.entries[entry].id)?.clone())))
+            .collect();
         Ok(by_entry)
     }
 

@@ -183,7 +183,8 @@ impl<'a> Landing<'a> {
                 self.suspended
             );
             log::error!(
-                "{service}:   hint: Compare the table's columns and constraints with those in README."
+                "{service}:   hint: Compare the table's columns and constraints with those in \
+                 README."
             );
         }
         with.shared.pause(Instant::now() + wait(with.delays, self.suspended))

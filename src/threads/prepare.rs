@@ -111,7 +111,16 @@ pub fn prepare(config: &ServiceConfig, shared: &Shared, first: bool) -> Result<P
 
 /// The name under which Postgres shows our sessions; it is how a stale walsender is known as ours.
 pub fn application_name(config: &ServiceConfig) -> String {
-    format!("walhouse/{}", config.slot)
+    application_name_of(&config.slot)
+}
+
+/// Cut as Postgres cuts it, so that what it shows is what we look for.
+fn application_name_of(slot: &str) -> String {
+    const BYTES_MAX: usize = 63;
+    let mut name = format!("walhouse/{slot}");
+    // The name of a slot is ASCII, so any place is a boundary.
+    name.truncate(name.floor_char_boundary(BYTES_MAX));
+    name
 }
 
 /// At least three times within the walsender's patience.
@@ -152,7 +161,7 @@ fn prepare_clickhouse(
         for warning in &shape.warnings {
             log::warn!("{}: {warning}", config.name.as_str());
         }
-        shapes.push(Shape { present: present_columns(target, &shape)?, json });
+        shapes.push(Shape { present: present_columns(&client, target, &shape)?, json });
     }
     state::ensure(&mut client, config.create_tables, deadline())?;
     refused::ensure(&mut client, config.create_tables, deadline())?;
@@ -176,7 +185,7 @@ fn definition(target: &Target) -> Result<&'static Definition> {
 
 /// Which of the mapping's columns the table takes. One that the first form of the table already
 /// had must be there; later ones may be missing.
-fn present_columns(target: &Target, shape: &TableShape) -> Result<Vec<bool>> {
+fn present_columns(client: &Client, target: &Target, shape: &TableShape) -> Result<Vec<bool>> {
     let takes = |name: &str| shape.column(name).is_some_and(|column| column.is_insertable());
     for (at, column) in target.columns.iter().enumerate() {
         if !target.optional.contains(&at) && !takes(column.name) {
@@ -184,7 +193,7 @@ fn present_columns(target: &Target, shape: &TableShape) -> Result<Vec<bool>> {
                 .because(format!("it has no column `{}` that takes values", column.name))
                 .hint(format!(
                     "Run on ClickHouse: ALTER TABLE {} ADD COLUMN `{}` {}",
-                    target.table,
+                    client.qualified(target.table),
                     column.name,
                     column.kind.native_type()
                 )));
@@ -207,6 +216,12 @@ fn prepare_source(
         && first
     {
         log::info!("{service}: {note}");
+    }
+    let lacks = |name: &str| table.column(name).is_none();
+    if let Some(column) = source.columns.iter().find(|c| !c.optional && lacks(c.name)) {
+        return Err(Error::new(ErrorKind::Setup, format!("check table `{name}`"))
+            .because(format!("it has no column `{}`", column.name))
+            .hint("Add the column again, or install a version that does not need it."));
     }
     let columns: Vec<&str> = source
         .columns
@@ -271,10 +286,12 @@ fn judge(
             record
         }
         Verdict::Continue { record: Some(record) } => {
-            log::warn!(
-                "{service}: now on timeline {}, which has every row that ClickHouse has",
-                record.timeline
-            );
+            if state.is_some_and(|state| state.timeline != record.timeline) {
+                log::warn!(
+                    "{service}: now on timeline {}, which has every row that ClickHouse has",
+                    record.timeline
+                );
+            }
             record
         }
         Verdict::Continue { record: None } => state.ok_or_else(|| bug("go on without a state"))?,
@@ -372,6 +389,13 @@ mod tests {
         assert_eq!(json_form("24.8.1.1"), JsonForm::Text);
         assert_eq!(json_form("26.9.2.1"), JsonForm::Typed);
         assert_eq!(json_form("unknown"), JsonForm::Typed);
+    }
+
+    #[test]
+    fn the_application_name_is_as_long_as_postgres_shows_it() {
+        assert_eq!(application_name_of("runs"), "walhouse/runs");
+        let shown = application_name_of(&"x".repeat(63));
+        assert_eq!(shown, format!("walhouse/{}", "x".repeat(54)));
     }
 
     #[test]

@@ -205,6 +205,7 @@ fn stream(
             },
         ),
         request_timeout: config.clickhouse.request_timeout,
+        outage_after: config.flush.retries_before_outage,
         shared,
         position: &position,
         metrics,

@@ -102,7 +102,10 @@ proptest! {
 
     #[test]
     fn tuples_come_back_as_they_were(
-        values in prop::collection::vec(prop::option::of(prop::collection::vec(any::<u8>(), 0..20)), 0..30),
+        values in prop::collection::vec(
+            prop::option::of(prop::collection::vec(any::<u8>(), 0..20)),
+            0..30,
+        ),
     ) {
         let built: Vec<V<'_>> =
             values.iter().map(|v| v.as_deref().map_or(V::Null, V::Binary)).collect();

@@ -38,7 +38,7 @@ pub fn database() -> (walhouse::postgres::Params, Sql) {
 }
 
 pub fn bin() -> PathBuf {
-    let folder = std::env::var_os("PG_BIN").unwrap_or("/usr/lib/postgresql/15/bin".into());
+    let folder = std::env::var_os("WALHOUSE_PG_BIN").unwrap_or("/usr/lib/postgresql/15/bin".into());
     PathBuf::from(folder)
 }
 

@@ -46,6 +46,20 @@ fn the_same_timeline_goes_on_with_a_slot_at_or_behind_the_state() {
 }
 
 #[test]
+fn what_a_dead_session_reserved_ahead_does_not_make_a_later_fork_a_loss() {
+    let loose = State { upper: Lsn(1_000), ..STATE };
+    let verdict = judge(Some(&loose), Some(&SLOT), &SERVER, &[]);
+    let Verdict::Continue { record: Some(record) } = verdict else { panic!("{verdict:?}") };
+    assert_eq!(record, State { upper: SERVER.wal_end, ..STATE });
+    let promoted = Server { timeline: 3, wal_end: Lsn(140), ..SERVER };
+    let verdict = judge(Some(&record), Some(&SLOT), &promoted, &[switch(2, 130)]);
+    assert!(matches!(verdict, Verdict::Continue { .. }), "{verdict:?}");
+    // Where both died together it is not known what had been streamed.
+    let verdict = judge(Some(&loose), Some(&SLOT), &promoted, &[switch(2, 130)]);
+    assert!(matches!(verdict, Verdict::Diverged { .. }), "{verdict:?}");
+}
+
+#[test]
 fn a_slot_that_is_missing_invalidated_or_ahead_is_a_gap() {
     assert_eq!(judge(Some(&STATE), None, &SERVER, &[]), gap(Gap::SlotMissing));
     let lost = Slot { invalidated: true, ..SLOT };

@@ -1,4 +1,4 @@
-//! The transport under the `postgres` client: plain or TLS, with a deadline on every read and write.
+//! The transport under the `postgres` client: plain or TLS, with a deadline on each read and write.
 //!
 //! The client has no read timeout: when the server falls silent in the middle of a query, it waits
 //! for ever. It does let a TLS connector choose the stream, and with direct negotiation it hands

@@ -1,5 +1,5 @@
-//! Which addresses a host list means, how the time is shared among them, and what it means when none
-//! of them takes us.
+//! Which addresses a host list means, how the time is shared among them, and what it means when
+//! none of them takes us.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};

@@ -1,4 +1,4 @@
-//! What a refused or broken statement means: the SQLSTATE, our kind, and a text without row content.
+//! What a refused or broken statement means: SQLSTATE, our kind, and a text without row content.
 
 use std::error::Error as _;
 use std::io;
