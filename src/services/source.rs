@@ -108,6 +108,24 @@ impl fmt::Display for SourceKind {
     }
 }
 
+/// Names the columns of a source and their places, in one list.
+macro_rules! source_columns {
+    ($columns:ident, $($make:ident $place:ident $name:literal $kind:ident,)*) => {
+        #[expect(non_camel_case_types, clippy::upper_case_acronyms, reason = "names of places")]
+        enum Place { $($place,)* }
+        mod place {
+            $(pub(super) const $place: usize = super::Place::$place as usize;)*
+        }
+        static $columns: &[$crate::services::source::SourceColumn] = &[
+            $($crate::services::source::SourceColumn::$make(
+                $name,
+                $crate::services::source::SourceKind::$kind,
+            ),)*
+        ];
+    };
+}
+pub(super) use source_columns;
+
 /// How the columns of one version of the relation stand to the columns of the source.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Plan {
