@@ -21,6 +21,9 @@ pub struct Wanted<'a> {
     pub columns: &'a [&'a str],
 }
 
+/// The last is not required: it is counted, not applied.
+const ACTIONS: &str = "'insert, update, delete, truncate'";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ensured {
     Created,
@@ -51,7 +54,6 @@ pub fn ensure(sql: &mut Sql, wanted: &Wanted, deadline: Instant) -> Result<Ensur
 }
 
 /// The statement that makes it, for `ensure` and for people who have the rights that we lack.
-/// Truncates are not asked of a publication that is there, but seen where they are published.
 pub fn create_statement(wanted: &Wanted) -> String {
     let via_root = match wanted.table.kind {
         TableKind::Ordinary => "",
@@ -60,7 +62,7 @@ pub fn create_statement(wanted: &Wanted) -> String {
     };
     format!(
         "CREATE PUBLICATION {} FOR TABLE {} \
-         WITH (publish = 'insert, update, delete, truncate'{via_root})",
+         WITH (publish = {ACTIONS}{via_root})",
         ident(wanted.publication),
         wanted.table.name.quoted()
     )
