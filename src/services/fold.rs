@@ -276,8 +276,8 @@ impl<'a> Fold<'a, '_> {
     ) -> bool {
         self.source.key.sorting().iter().any(|&place| {
             match (old_plan.value(old, place), new_plan.value(new, place)) {
-                (_, Some(Datum::Unchanged)) => false,
-                (old, new) => old != new,
+                (_, Some(Datum::Unchanged)) | (None, _) | (_, None) => false,
+                (Some(old), Some(new)) => old != new,
             }
         })
     }
@@ -314,7 +314,8 @@ impl<'a> Folded<'a> {
     }
 
     pub fn has_unchanged(&self, entry: usize) -> bool {
-        self.entries[entry].image.has_unchanged()
+        let Entry { image, plan, .. } = &self.entries[entry];
+        image.has_unchanged() || !plan.unknown().is_empty()
     }
 }
 
@@ -329,6 +330,11 @@ fn fill<'a>(
         if replace(row.values[place]) {
             row.values[place] = datum;
             row.types[place] = plan.type_of(place);
+        }
+    }
+    for place in plan.unknown().iter() {
+        if replace(row.values[place]) {
+            row.values[place] = Datum::Unchanged;
         }
     }
 }

@@ -339,6 +339,47 @@ fn a_relation_without_a_mapped_column_or_with_another_type_is_refused_by_name() 
     );
 }
 
+#[test]
+fn what_a_past_version_of_the_relation_lacks_is_read_again() {
+    let source = Sessions.source();
+    let columns = |missing: &str, retyped: &str| -> Vec<_> {
+        let columns = source.columns.iter().filter(|column| column.name != missing);
+        let kind = |column: &super::source::SourceColumn| match column.name == retyped {
+            true => oid::BOOL,
+            false => column.kind.a_type(),
+        };
+        columns.map(|column| (column.name, kind(column))).collect()
+    };
+    let relation = testing::relation_of(TABLE.0, "Session", &columns("closedReason", "metadata"));
+    assert!(Plan::new(source, &relation).is_err());
+    let plan = Plan::of_the_past(source, &relation).unwrap();
+    let mut values = session("a", "org", V::Text("t"));
+    values.remove(12);
+    let mut other = session("b", "org", V::Text("t"));
+    other.remove(12);
+    let messages = [
+        testing::insert(TABLE, &values),
+        testing::update(TABLE, None, &values),
+        testing::insert(TABLE, &other),
+        testing::delete(TABLE, b'O', &other),
+    ];
+    let folded = folded(&plan, &messages);
+    let wanted = wanted(&Sessions, &folded);
+    assert!(wanted.rereads.contains(&1) && wanted.lookups.is_empty(), "{wanted:?}");
+    let names: Vec<_> = wanted.places.iter().map(|place| source.columns[place].name).collect();
+    assert_eq!(names, ["metadata", "closedReason"]);
+    let found = Found {
+        values: HashMap::from([(1, vec![Some(b"5".to_vec()), Some(b"done".to_vec())])]),
+        keys: HashMap::new(),
+    };
+    let assembled = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 0, ALL).unwrap();
+    assert_eq!(rows(&assembled), [r#"-b/org@4 {"data":null}"#, r#"a/org@2 {"data":5}"#]);
+    assert_eq!(assembled.blocks[0].text(12, 0), b"done");
+
+    let without_id = testing::relation_of(TABLE.0, "Session", &columns("id", ""));
+    assert!(Plan::of_the_past(source, &without_id).is_err());
+}
+
 /// A run's tuple: only what a row cannot be written without.
 fn run<'a>(organization: &'a str, payload: V<'a>) -> Vec<V<'a>> {
     let value = |column: &super::source::SourceColumn| match column.name {
