@@ -110,7 +110,7 @@ fn every_insert_strategy_and_batch_size_delivers() {
             .expect("it is always there")
     };
     for (name, strategy, size, interval_ms, batches_at_least) in [
-        ("each", "insert", 1, 10, 10.0),
+        ("each", "insert", 1, 10, 3.0),
         ("ten", "insert", 10, 200, 2.0),
         ("age", "insert", 100_000, 500, 1.0),
         ("async", "insert_async", 10, 50, 1.0),

@@ -69,7 +69,8 @@ impl Postgres {
             ("max_wal_size", "256MB"),
             ("max_wal_senders", "20"),
             ("max_replication_slots", "20"),
-            ("wal_sender_timeout", "20s"),
+            // Far from asking for a reply, which would be answered with a confirmation.
+            ("wal_sender_timeout", "120s"),
             ("deadlock_timeout", "50ms"),
         ];
         let settings =
