@@ -51,6 +51,7 @@ pub fn ensure(sql: &mut Sql, wanted: &Wanted, deadline: Instant) -> Result<Ensur
 }
 
 /// The statement that makes it, for `ensure` and for people who have the rights that we lack.
+/// Truncates are not asked of a publication that is there, but seen where they are published.
 pub fn create_statement(wanted: &Wanted) -> String {
     let via_root = match wanted.table.kind {
         TableKind::Ordinary => "",
@@ -58,7 +59,8 @@ pub fn create_statement(wanted: &Wanted) -> String {
         TableKind::Partitioned => ", publish_via_partition_root = true",
     };
     format!(
-        "CREATE PUBLICATION {} FOR TABLE {} WITH (publish = 'insert, update, delete'{via_root})",
+        "CREATE PUBLICATION {} FOR TABLE {} \
+         WITH (publish = 'insert, update, delete, truncate'{via_root})",
         ident(wanted.publication),
         wanted.table.name.quoted()
     )
@@ -178,7 +180,9 @@ fn check(found: &Found, wanted: &Wanted) -> Result<()> {
                 named(true).join(", "),
                 named(false).join(", ")
             ),
-            format!("ALTER PUBLICATION {publication} SET (publish = 'insert, update, delete');"),
+            format!(
+                "ALTER PUBLICATION {publication} SET (publish = 'insert, update, delete, truncate');"
+            ),
         );
     }
     if member.has_row_filter {
@@ -311,7 +315,7 @@ mod tests {
 
         let (line, hint) = refusal(TableKind::Ordinary, |found| found.delete = false).unwrap();
         assert!(line.ends_with("current [insert, update], missing [delete]"), "{line}");
-        assert!(hint.contains("SET (publish = 'insert, update, delete')"), "{hint}");
+        assert!(hint.contains("SET (publish = 'insert, update, delete, truncate')"), "{hint}");
 
         let filter = |found: &mut Found| found.tables[0].has_row_filter = true;
         assert!(refusal(TableKind::Ordinary, filter).unwrap().0.contains("row filter"));

@@ -201,13 +201,27 @@ impl<'a> Fold<'a, '_> {
         self.supersede(id);
         match (old, before) {
             (Old::Row(row), _) => self.add(change, id, EntryKind::Tombstone, row, Older::Nowhere),
-            (Old::Key(_), Some(entry)) => {
+            (Old::Key(_), Some(entry)) if self.is_known_from_its_start(entry) => {
                 self.add_gone(change, id, EntryKind::Tombstone, entry);
             }
-            (Old::Key(key), None) => self.add(change, id, EntryKind::LookUp, key, Older::Nowhere),
+            // Also of a row that the batch only updates: it may have moved without our seeing it,
+            // and ClickHouse knows where it still is.
+            (Old::Key(key), _) => self.add(change, id, EntryKind::LookUp, key, Older::Nowhere),
             (Old::None, _) => return Err(NO_ID),
         }
         Ok(())
+    }
+
+    /// Whether the batch saw every sorting key that the row has had.
+    fn is_known_from_its_start(&self, entry: usize) -> bool {
+        let mut at = &self.folded.entries[entry];
+        loop {
+            match (at.kind, at.older) {
+                (EntryKind::Insert, _) | (_, Older::Row(_)) => return true,
+                (_, Older::Entry(older)) => at = &self.folded.entries[older],
+                (_, Older::Nowhere) => return false,
+            }
+        }
     }
 
     /// Of a row whose image the batch holds.

@@ -303,6 +303,22 @@ fn a_tombstone_of_an_unknown_row_is_looked_up() {
 }
 
 #[test]
+fn a_row_that_the_batch_only_updates_is_looked_up_when_it_is_deleted() {
+    let plan = plan();
+    let by_key = || testing::delete(TABLE, b'K', &key_of("a"));
+    let lookups = |messages: &[Vec<u8>]| wanted(&Sessions, &folded(&plan, messages)).lookups;
+    // It may have come from another sorting key.
+    assert_eq!(lookups(&[update("a", V::Text("1")), update("a", V::Text("2")), by_key()]), [2]);
+    let moved = testing::update(TABLE, None, &session("a", "org2", V::Text("2")));
+    assert_eq!(lookups(&[update("a", V::Text("1")), moved.clone(), by_key()]), [3]);
+    // What the batch has from its start, or with its old row, it knows.
+    assert_eq!(lookups(&[insert("a", "1"), moved.clone(), by_key()]), [] as [usize; 0]);
+    let old = session("a", "org", V::Text("1"));
+    let full = testing::update(TABLE, Some((b'O', &old)), &session("a", "org2", V::Text("2")));
+    assert_eq!(lookups(&[full, by_key()]), [] as [usize; 0]);
+}
+
+#[test]
 fn a_tuple_of_another_width_is_refused() {
     let plan = plan();
     let message = testing::insert(TABLE, &[V::Text("a")]);
