@@ -181,7 +181,8 @@ fn check(found: &Found, wanted: &Wanted) -> Result<()> {
                 named(false).join(", ")
             ),
             format!(
-                "ALTER PUBLICATION {publication} SET (publish = 'insert, update, delete, truncate');"
+                "ALTER PUBLICATION {publication} \
+                 SET (publish = 'insert, update, delete, truncate');"
             ),
         );
     }

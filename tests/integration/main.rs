@@ -59,6 +59,8 @@ mod refused;
 mod replicates;
 /// The source table changes under the stream.
 mod schema_changes;
+/// Each party killed, stopped, slow or cut off under load, alone and at random; gaps and forks.
+mod survives;
 /// Target tables made by somebody else.
 mod tables;
 /// Single values at and beyond the edges of what a column holds.
