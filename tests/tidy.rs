@@ -449,7 +449,7 @@ fn readme_names_every_metric_and_no_other() {
     assert!(10 < real.len(), "metrics have names: {text}");
     let readme = read("README.md");
     let told: BTreeSet<&str> = (readme.split('`'))
-        .map(|word| identifier(word))
+        .map(identifier)
         .filter(|word| word.starts_with("walhouse_"))
         .filter(|word| !["walhouse_state", "walhouse_refused_rows"].contains(word))
         .collect();

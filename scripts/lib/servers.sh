@@ -87,7 +87,8 @@ process_began() {
 launch() {
     local dir=$1 pid
     shift
-    setsid "$@" >>"$dir/log" 2>&1 </dev/null &
+    # 7 and 8: what a script may have kept of its output, to be closed when it ends.
+    setsid "$@" >>"$dir/log" 2>&1 </dev/null 7>&- 8>&- &
     pid=$!
     disown "$pid" 2>/dev/null || true
     echo "$pid $(process_began "$pid" || echo 0)" >"$dir/pid"
@@ -362,15 +363,16 @@ pg_start() {
     } | as_pg_user tee "$dir/data/walhouse.conf" >/dev/null || return 1
     : >>"$dir/log"
     [ "$(id -u)" != 0 ] || chown "$(pg_user)" "$dir/log"
-    # 9: see with_cache_lock. pg_ctl itself waits until the server accepts connections.
+    # Before the start: who is interrupted in it stops what is there by then.
+    echo "$version" >"$dir/version"
+    echo "$port" >"$dir/port"
+    # 7 and 8: see launch. 9: see with_cache_lock. pg_ctl itself waits until the server accepts connections.
     pg_run "$home" pg_ctl -D "$dir/data" -l "$dir/log" -w -t "$SERVERS_READY_SECONDS" start \
-        >/dev/null 9>&- </dev/null || {
+        >/dev/null 7>&- 8>&- 9>&- </dev/null || {
         tail -n 20 "$dir/log" >&2
         fail "start Postgres $version in $dir: see $dir/log"
         return 1
     }
-    echo "$version" >"$dir/version"
-    echo "$port" >"$dir/port"
     SERVER_PORT=$port
     SERVER_URL=postgresql://postgres${PG_PASSWORD:+:$PG_PASSWORD}@127.0.0.1:$port/postgres
     say "ready: Postgres $version on 127.0.0.1:$port accepts connections (pg_ctl waited)"

@@ -21,7 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 const NAMESPACE: &str = "walhouse leader lock of slot ";
 const APPLICATION_NAME: &str = "walhouse-leader-lock";
 
-/// Held from `try_acquire` until it is released, dropped, or the connection ends.
+/// Held from a `try_lock` that succeeds until it is released, dropped, or the connection ends.
 pub struct AdvisoryLock {
     sql: Sql,
     slot: String,
@@ -36,6 +36,17 @@ impl AdvisoryLock {
         term: Duration,
         deadline: Instant,
     ) -> Result<Option<AdvisoryLock>> {
+        let mut lock = AdvisoryLock::connect(params, slot, term, deadline)?;
+        Ok(lock.try_lock(deadline)?.then_some(lock))
+    }
+
+    /// A session that may ask for the lock as often as it likes; it does not hold it yet.
+    pub fn connect(
+        params: &Params,
+        slot: &str,
+        term: Duration,
+        deadline: Instant,
+    ) -> Result<AdvisoryLock> {
         let doing = format!("acquire leader lock of slot `{slot}`");
         let mut sql = Sql::connect(params, APPLICATION_NAME, deadline)?;
         // A vanished client is looked for from half the term on, in eighths; whether the server's
@@ -50,9 +61,17 @@ impl AdvisoryLock {
             term.as_millis(),
         );
         sql.execute(&doing, &settings, deadline)?;
-        let rows = sql.rows(
+        let backend_pid = sql.about().backend_pid;
+        Ok(AdvisoryLock { sql, slot: slot.to_owned(), backend_pid })
+    }
+
+    /// False when another session holds it. One that is held must not be asked for again: Postgres
+    /// counts.
+    pub fn try_lock(&mut self, deadline: Instant) -> Result<bool> {
+        let doing = format!("acquire leader lock of slot `{}`", self.slot);
+        let rows = self.sql.rows(
             &doing,
-            &format!("SELECT pg_try_advisory_lock({}), pg_backend_pid()", key(slot)),
+            &format!("SELECT pg_try_advisory_lock({}), pg_backend_pid()", key(&self.slot)),
             deadline,
         )?;
         let read = || -> std::result::Result<(bool, i32), SqlError> {
@@ -60,7 +79,8 @@ impl AdvisoryLock {
             Ok((row.bool(0)?, row.parse(1)?))
         };
         let (is_held, backend_pid) = read().map_err(|error| error.doing(doing))?;
-        Ok(is_held.then(|| AdvisoryLock { sql, slot: slot.to_owned(), backend_pid }))
+        self.backend_pid = backend_pid;
+        Ok(is_held)
     }
 
     /// Proves that the session and the lock are still there. After an error the lock is lost, or

@@ -21,6 +21,9 @@ pub struct Wanted<'a> {
     pub columns: &'a [&'a str],
 }
 
+/// The last is not required: it is counted, not applied.
+const ACTIONS: &str = "'insert, update, delete, truncate'";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ensured {
     Created,
@@ -58,7 +61,8 @@ pub fn create_statement(wanted: &Wanted) -> String {
         TableKind::Partitioned => ", publish_via_partition_root = true",
     };
     format!(
-        "CREATE PUBLICATION {} FOR TABLE {} WITH (publish = 'insert, update, delete'{via_root})",
+        "CREATE PUBLICATION {} FOR TABLE {} \
+         WITH (publish = {ACTIONS}{via_root})",
         ident(wanted.publication),
         wanted.table.name.quoted()
     )
@@ -178,7 +182,10 @@ fn check(found: &Found, wanted: &Wanted) -> Result<()> {
                 named(true).join(", "),
                 named(false).join(", ")
             ),
-            format!("ALTER PUBLICATION {publication} SET (publish = 'insert, update, delete');"),
+            format!(
+                "ALTER PUBLICATION {publication} \
+                 SET (publish = 'insert, update, delete, truncate');"
+            ),
         );
     }
     if member.has_row_filter {
@@ -311,7 +318,7 @@ mod tests {
 
         let (line, hint) = refusal(TableKind::Ordinary, |found| found.delete = false).unwrap();
         assert!(line.ends_with("current [insert, update], missing [delete]"), "{line}");
-        assert!(hint.contains("SET (publish = 'insert, update, delete')"), "{hint}");
+        assert!(hint.contains("SET (publish = 'insert, update, delete, truncate')"), "{hint}");
 
         let filter = |found: &mut Found| found.tables[0].has_row_filter = true;
         assert!(refusal(TableKind::Ordinary, filter).unwrap().0.contains("row filter"));

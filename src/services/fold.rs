@@ -201,13 +201,27 @@ impl<'a> Fold<'a, '_> {
         self.supersede(id);
         match (old, before) {
             (Old::Row(row), _) => self.add(change, id, EntryKind::Tombstone, row, Older::Nowhere),
-            (Old::Key(_), Some(entry)) => {
+            (Old::Key(_), Some(entry)) if self.is_known_from_its_start(entry) => {
                 self.add_gone(change, id, EntryKind::Tombstone, entry);
             }
-            (Old::Key(key), None) => self.add(change, id, EntryKind::LookUp, key, Older::Nowhere),
+            // Also of a row that the batch only updates: it may have moved without our seeing it,
+            // and ClickHouse knows where it still is.
+            (Old::Key(key), _) => self.add(change, id, EntryKind::LookUp, key, Older::Nowhere),
             (Old::None, _) => return Err(NO_ID),
         }
         Ok(())
+    }
+
+    /// Whether the batch saw every sorting key that the row has had.
+    fn is_known_from_its_start(&self, entry: usize) -> bool {
+        let mut at = &self.folded.entries[entry];
+        loop {
+            match (at.kind, at.older) {
+                (EntryKind::Insert, _) | (_, Older::Row(_)) => return true,
+                (_, Older::Entry(older)) => at = &self.folded.entries[older],
+                (_, Older::Nowhere) => return false,
+            }
+        }
     }
 
     /// Of a row whose image the batch holds.
@@ -262,8 +276,8 @@ impl<'a> Fold<'a, '_> {
     ) -> bool {
         self.source.key.sorting().iter().any(|&place| {
             match (old_plan.value(old, place), new_plan.value(new, place)) {
-                (_, Some(Datum::Unchanged)) => false,
-                (old, new) => old != new,
+                (_, Some(Datum::Unchanged)) | (None, _) | (_, None) => false,
+                (Some(old), Some(new)) => old != new,
             }
         })
     }
@@ -300,7 +314,8 @@ impl<'a> Folded<'a> {
     }
 
     pub fn has_unchanged(&self, entry: usize) -> bool {
-        self.entries[entry].image.has_unchanged()
+        let Entry { image, plan, .. } = &self.entries[entry];
+        image.has_unchanged() || !plan.unknown().is_empty()
     }
 }
 
@@ -315,6 +330,11 @@ fn fill<'a>(
         if replace(row.values[place]) {
             row.values[place] = datum;
             row.types[place] = plan.type_of(place);
+        }
+    }
+    for place in plan.unknown().iter() {
+        if replace(row.values[place]) {
+            row.values[place] = Datum::Unchanged;
         }
     }
 }

@@ -319,6 +319,22 @@ fn a_version_beyond_its_type_is_refused() {
 }
 
 #[test]
+fn a_row_that_the_batch_only_updates_is_looked_up_when_it_is_deleted() {
+    let plan = plan();
+    let by_key = || testing::delete(TABLE, b'K', &key_of("a"));
+    let lookups = |messages: &[Vec<u8>]| wanted(&Sessions, &folded(&plan, messages)).lookups;
+    // It may have come from another sorting key.
+    assert_eq!(lookups(&[update("a", V::Text("1")), update("a", V::Text("2")), by_key()]), [2]);
+    let moved = testing::update(TABLE, None, &session("a", "org2", V::Text("2")));
+    assert_eq!(lookups(&[update("a", V::Text("1")), moved.clone(), by_key()]), [3]);
+    // What the batch has from its start, or with its old row, it knows.
+    assert_eq!(lookups(&[insert("a", "1"), moved.clone(), by_key()]), [] as [usize; 0]);
+    let old = session("a", "org", V::Text("1"));
+    let full = testing::update(TABLE, Some((b'O', &old)), &session("a", "org2", V::Text("2")));
+    assert_eq!(lookups(&[full, by_key()]), [] as [usize; 0]);
+}
+
+#[test]
 fn a_tuple_of_another_width_is_refused() {
     let plan = plan();
     let message = testing::insert(TABLE, &[V::Text("a")]);
@@ -337,6 +353,47 @@ fn a_relation_without_a_mapped_column_or_with_another_type_is_refused_by_name() 
         error,
         r#"column `id` of relation "public"."Session": expected text or an enum, got type oid 23"#
     );
+}
+
+#[test]
+fn what_a_past_version_of_the_relation_lacks_is_read_again() {
+    let source = Sessions.source();
+    let columns = |missing: &str, retyped: &str| -> Vec<_> {
+        let columns = source.columns.iter().filter(|column| column.name != missing);
+        let kind = |column: &super::source::SourceColumn| match column.name == retyped {
+            true => oid::BOOL,
+            false => column.kind.a_type(),
+        };
+        columns.map(|column| (column.name, kind(column))).collect()
+    };
+    let relation = testing::relation_of(TABLE.0, "Session", &columns("closedReason", "metadata"));
+    assert!(Plan::new(source, &relation).is_err());
+    let plan = Plan::of_the_past(source, &relation).unwrap();
+    let mut values = session("a", "org", V::Text("t"));
+    values.remove(12);
+    let mut other = session("b", "org", V::Text("t"));
+    other.remove(12);
+    let messages = [
+        testing::insert(TABLE, &values),
+        testing::update(TABLE, None, &values),
+        testing::insert(TABLE, &other),
+        testing::delete(TABLE, b'O', &other),
+    ];
+    let folded = folded(&plan, &messages);
+    let wanted = wanted(&Sessions, &folded);
+    assert!(wanted.rereads.contains(&1) && wanted.lookups.is_empty(), "{wanted:?}");
+    let names: Vec<_> = wanted.places.iter().map(|place| source.columns[place].name).collect();
+    assert_eq!(names, ["metadata", "closedReason"]);
+    let found = Found {
+        values: HashMap::from([(1, vec![Some(b"5".to_vec()), Some(b"done".to_vec())])]),
+        keys: HashMap::new(),
+    };
+    let assembled = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 0, ALL).unwrap();
+    assert_eq!(rows(&assembled), [r#"-b/org@4 {"data":null}"#, r#"a/org@2 {"data":5}"#]);
+    assert_eq!(assembled.blocks[0].text(12, 0), b"done");
+
+    let without_id = testing::relation_of(TABLE.0, "Session", &columns("id", ""));
+    assert!(Plan::of_the_past(source, &without_id).is_err());
 }
 
 /// A run's tuple: only what a row cannot be written without.

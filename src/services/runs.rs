@@ -2,7 +2,7 @@
 
 use super::annotations::{Annotations, IdempotencyOptions};
 use super::mapping::{Mapping, Notes, Reader, Stamp, Target, ValueError};
-use super::source::{KeyColumns, Places, Row, Source, SourceColumn, SourceKind};
+use super::source::{KeyColumns, Places, Row, Source, source_columns};
 use super::{annotations, document, fingerprint};
 use crate::rows::{Block, ColumnSpec, Kind};
 
@@ -14,21 +14,7 @@ pub struct Runs {
     pub fingerprints: bool,
 }
 
-/// Names the source's columns and their places, in one list.
-macro_rules! source_columns {
-    ($($make:ident $place:ident $name:literal $kind:ident,)*) => {
-        #[expect(non_camel_case_types, clippy::upper_case_acronyms, reason = "names of places")]
-        enum Place { $($place,)* }
-        mod place {
-            $(pub const $place: usize = super::Place::$place as usize;)*
-        }
-        static COLUMNS: &[SourceColumn] = &[
-            $(SourceColumn::$make($name, SourceKind::$kind),)*
-        ];
-    };
-}
-
-source_columns! {
+source_columns! { COLUMNS,
     new ID "id" Text,
     new ORGANIZATION "organizationId" Text,
     new PROJECT "projectId" Text,

@@ -2,55 +2,36 @@
 
 use super::document;
 use super::mapping::{Mapping, Notes, Reader, Stamp, Target, ValueError};
-use super::source::{KeyColumns, Places, Row, Source, SourceColumn, SourceKind};
+use super::source::{KeyColumns, Places, Row, Source, source_columns};
 use crate::rows::{Block, ColumnSpec, Kind};
 
 #[derive(Debug)]
 pub struct Sessions;
 
-/// Places in [`SOURCE`].
-mod place {
-    pub const ID: usize = 0;
-    pub const FRIENDLY_ID: usize = 1;
-    pub const EXTERNAL_ID: usize = 2;
-    pub const TYPE: usize = 3;
-    pub const PROJECT: usize = 4;
-    pub const ENVIRONMENT: usize = 5;
-    pub const ENVIRONMENT_TYPE: usize = 6;
-    pub const ORGANIZATION: usize = 7;
-    pub const TASK_IDENTIFIER: usize = 8;
-    pub const TAGS: usize = 9;
-    pub const METADATA: usize = 10;
-    pub const CLOSED_AT: usize = 11;
-    pub const CLOSED_REASON: usize = 12;
-    pub const EXPIRES_AT: usize = 13;
-    pub const CREATED_AT: usize = 14;
-    pub const UPDATED_AT: usize = 15;
-    pub const IS_TEST: usize = 16;
+source_columns! { COLUMNS,
+    new ID "id" Text,
+    new FRIENDLY_ID "friendlyId" Text,
+    new EXTERNAL_ID "externalId" Text,
+    new TYPE "type" Text,
+    new PROJECT "projectId" Text,
+    new ENVIRONMENT "runtimeEnvironmentId" Text,
+    new ENVIRONMENT_TYPE "environmentType" Text,
+    new ORGANIZATION "organizationId" Text,
+    new TASK_IDENTIFIER "taskIdentifier" Text,
+    new TAGS "tags" TextArray,
+    new METADATA "metadata" Json,
+    new CLOSED_AT "closedAt" Timestamp,
+    new CLOSED_REASON "closedReason" Text,
+    new EXPIRES_AT "expiresAt" Timestamp,
+    new CREATED_AT "createdAt" Timestamp,
+    new UPDATED_AT "updatedAt" Timestamp,
+    optional IS_TEST "isTest" Bool,
 }
 
 static SOURCE: Source = Source {
     schema: "public",
     table: "Session",
-    columns: &[
-        SourceColumn::new("id", SourceKind::Text),
-        SourceColumn::new("friendlyId", SourceKind::Text),
-        SourceColumn::new("externalId", SourceKind::Text),
-        SourceColumn::new("type", SourceKind::Text),
-        SourceColumn::new("projectId", SourceKind::Text),
-        SourceColumn::new("runtimeEnvironmentId", SourceKind::Text),
-        SourceColumn::new("environmentType", SourceKind::Text),
-        SourceColumn::new("organizationId", SourceKind::Text),
-        SourceColumn::new("taskIdentifier", SourceKind::Text),
-        SourceColumn::new("tags", SourceKind::TextArray),
-        SourceColumn::new("metadata", SourceKind::Json),
-        SourceColumn::new("closedAt", SourceKind::Timestamp),
-        SourceColumn::new("closedReason", SourceKind::Text),
-        SourceColumn::new("expiresAt", SourceKind::Timestamp),
-        SourceColumn::new("createdAt", SourceKind::Timestamp),
-        SourceColumn::new("updatedAt", SourceKind::Timestamp),
-        SourceColumn::optional("isTest", SourceKind::Bool),
-    ],
+    columns: COLUMNS,
     key: KeyColumns {
         id: place::ID,
         organization: place::ORGANIZATION,

@@ -61,7 +61,7 @@ impl SourceColumn {
 }
 
 impl SourceKind {
-    fn accepts(self, type_oid: Oid) -> bool {
+    pub fn accepts(self, type_oid: Oid) -> bool {
         let is = |oids: &[Oid]| oids.contains(&type_oid);
         match self {
             // Enums and domains over text have oids of their own and read as text.
@@ -108,6 +108,24 @@ impl fmt::Display for SourceKind {
     }
 }
 
+/// Names the columns of a source and their places, in one list.
+macro_rules! source_columns {
+    ($columns:ident, $($make:ident $place:ident $name:literal $kind:ident,)*) => {
+        #[expect(non_camel_case_types, clippy::upper_case_acronyms, reason = "names of places")]
+        enum Place { $($place,)* }
+        mod place {
+            $(pub(super) const $place: usize = super::Place::$place as usize;)*
+        }
+        static $columns: &[$crate::services::source::SourceColumn] = &[
+            $($crate::services::source::SourceColumn::$make(
+                $name,
+                $crate::services::source::SourceKind::$kind,
+            ),)*
+        ];
+    };
+}
+pub(super) use source_columns;
+
 /// How the columns of one version of the relation stand to the columns of the source.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -115,6 +133,8 @@ pub struct Plan {
     places: Vec<Option<usize>>,
     /// For each column of the source: its type, where the relation has it.
     types: Vec<Option<Oid>>,
+    /// Columns of the source that this version of the relation does not have as they are now.
+    unknown: Places,
 }
 
 /// The relation does not have what the mapping needs.
@@ -145,32 +165,61 @@ impl fmt::Display for PlanError {
 impl std::error::Error for PlanError {}
 
 impl Plan {
+    /// For a relation that must have every column, each of its type.
     pub fn new(source: &Source, relation: &Relation) -> Result<Plan, PlanError> {
+        let (plan, refusal) = Plan::match_up(source, relation);
+        refusal.map_or(Ok(plan), Err)
+    }
+
+    /// For a version of the relation that is past: what its rows do not have is still to be read
+    /// from the table as it is now. Only the key it must have.
+    pub fn of_the_past(source: &Source, relation: &Relation) -> Result<Plan, PlanError> {
+        match Plan::match_up(source, relation) {
+            (plan, Some(refusal)) if plan.unknown.has(source.key.id) => Err(refusal),
+            (plan, _) => Ok(plan),
+        }
+    }
+
+    /// The plan, and the first reason why the relation is not what it should be.
+    fn match_up(source: &Source, relation: &Relation) -> (Plan, Option<PlanError>) {
         let named = || format!("\"{}\".\"{}\"", relation.namespace, relation.name);
+        let (mut unknown, mut refusal) = (Places::default(), None);
         let mut types = vec![None; source.columns.len()];
         let mut places = Vec::with_capacity(relation.columns.len());
         for column in &relation.columns {
-            let place = source.columns.iter().position(|wanted| wanted.name == column.name);
-            if let Some(place) = place {
-                let wanted = &source.columns[place];
-                if !wanted.kind.accepts(column.type_oid) {
-                    return Err(PlanError::WrongType {
+            let mut place = source.columns.iter().position(|wanted| wanted.name == column.name);
+            if let Some(at) = place {
+                let wanted = &source.columns[at];
+                if wanted.kind.accepts(column.type_oid) {
+                    types[at] = Some(column.type_oid);
+                } else {
+                    refusal.get_or_insert_with(|| PlanError::WrongType {
                         relation: named(),
                         column: wanted.name,
                         expected: wanted.kind,
                         got: column.type_oid,
                     });
+                    unknown.add(at);
+                    place = None;
                 }
-                types[place] = Some(column.type_oid);
             }
             places.push(place);
         }
-        for (wanted, found) in source.columns.iter().zip(&types) {
-            if found.is_none() && !wanted.optional {
-                return Err(PlanError::MissingColumn { relation: named(), column: wanted.name });
+        for (at, (wanted, found)) in source.columns.iter().zip(&types).enumerate() {
+            if found.is_none() && !wanted.optional && !unknown.has(at) {
+                refusal.get_or_insert_with(|| PlanError::MissingColumn {
+                    relation: named(),
+                    column: wanted.name,
+                });
+                unknown.add(at);
             }
         }
-        Ok(Plan { places, types })
+        (Plan { places, types, unknown }, refusal)
+    }
+
+    /// The columns whose values its rows do not have.
+    pub fn unknown(&self) -> Places {
+        self.unknown
     }
 
     pub fn type_of(&self, place: usize) -> Option<Oid> {

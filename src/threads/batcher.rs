@@ -33,6 +33,8 @@ pub struct Batcher<'a> {
     pub source: &'static Source,
     /// The table's oid in the catalog, to tell a renamed table from another one.
     pub table_oid: Oid,
+    /// Up to here the WAL was written when the catalog had the table as it should be.
+    pub table_checked_at: Lsn,
     pub limits: Limits,
     pub flushers: usize,
     pub resume: Lsn,
@@ -64,6 +66,7 @@ struct State<'a> {
     plans: Vec<Arc<Plan>>,
     /// Of the open transaction.
     xid: u32,
+    commit_lsn: Lsn,
     /// The open transaction has changed rows of ours. Before Postgres 15 every transaction of the
     /// database is told of; what is kept for each must be bounded by what is counted.
     has_rows: bool,
@@ -90,6 +93,7 @@ pub fn run(with: Batcher<'_>, channels: Channels) -> Result<()> {
         relations: HashMap::new(),
         plans: Vec::new(),
         xid: 0,
+        commit_lsn: Lsn(0),
         has_rows: false,
         in_flight: Vec::new(),
         next_batch: BatchId(0),
@@ -186,7 +190,7 @@ impl State<'_> {
         }
         match Message::parse(payload).map_err(|e| self.malformed(e))? {
             Message::Begin { commit_lsn, xid, .. } => {
-                (self.xid, self.has_rows) = (xid, false);
+                (self.xid, self.commit_lsn, self.has_rows) = (xid, commit_lsn, false);
                 self.progress.on_begin(commit_lsn)?;
             }
             Message::Commit { end_lsn, commit_time, .. } => {
@@ -208,7 +212,10 @@ impl State<'_> {
 
     fn on_relation(&mut self, relation: Relation) -> Result<()> {
         let source = self.with.source;
-        let ours = relation.namespace == source.schema && relation.name == source.table;
+        // What was undone before this session began does not hinder it for ever.
+        let is_past = self.commit_lsn < self.with.table_checked_at;
+        let named = relation.namespace == source.schema && relation.name == source.table;
+        let ours = named || is_past && relation.oid == self.with.table_oid;
         if !ours && relation.oid == self.with.table_oid {
             return Err(Error::new(ErrorKind::Protocol, self.doing())
                 .because(format!(
@@ -218,7 +225,11 @@ impl State<'_> {
                 .hint("Give the table its name back; walhouse maps it by name."));
         }
         let known = if ours {
-            let plan = Plan::new(source, &relation).map_err(|e| {
+            let plan = match is_past {
+                true => Plan::of_the_past(source, &relation),
+                false => Plan::new(source, &relation),
+            };
+            let plan = plan.map_err(|e| {
                 Error::new(ErrorKind::Protocol, self.doing()).because(e).hint(
                     "The table changed in a way that this version does not map. Undo the change, \
                      or install a version that knows it; nothing was skipped.",
@@ -362,6 +373,7 @@ mod tests {
             service: "sessions",
             source: Sessions.source(),
             table_oid: TABLE,
+            table_checked_at: Lsn(0),
             limits,
             flushers: 1,
             resume: Lsn(0),

@@ -90,10 +90,15 @@ impl Coordinator {
         running.publish();
         let outcome = running.drive(inbox);
         let Running { requests, .. } = running;
-        drop(requests);
-        // A wedged session may hold anything; the process is about to exit.
-        if outcome != Outcome::DrainTimedOut && keeper.join().is_err() {
-            log::error!("{service}: the lock keeper panicked");
+        if outcome == Outcome::DrainTimedOut {
+            // Whatever is stuck may still act under the lock: it ends with its term. The process is
+            // about to exit.
+            std::mem::forget(requests);
+        } else {
+            drop(requests);
+            if keeper.join().is_err() {
+                log::error!("{service}: the lock keeper panicked");
+            }
         }
         end.said.outcome = outcome;
     }

@@ -38,7 +38,13 @@ pub fn requests() -> (Sender<Request>, Receiver<Request>) {
 /// The leader lock, wherever it lives.
 pub enum LeaderLock {
     Redis(RedisLock),
-    Postgres { params: Box<postgres::Params>, slot: String, held: Option<AdvisoryLock> },
+    /// The connection stays while we stand by, so that asking twice a second costs a query and not
+    /// a session.
+    Postgres {
+        params: Box<postgres::Params>,
+        slot: String,
+        session: Option<AdvisoryLock>,
+    },
 }
 
 enum Extension {
@@ -58,7 +64,7 @@ impl LeaderLock {
             LockKind::Postgres => LeaderLock::Postgres {
                 params: Box::new(postgres.clone()),
                 slot: slot.to_owned(),
-                held: None,
+                session: None,
             },
         }
     }
@@ -70,9 +76,15 @@ impl LeaderLock {
     fn try_acquire(&mut self, term: Duration, deadline: Instant) -> Result<bool> {
         match self {
             LeaderLock::Redis(lock) => lock.try_acquire(term, deadline),
-            LeaderLock::Postgres { params, slot, held } => {
-                *held = AdvisoryLock::try_acquire(params, slot, term, deadline)?;
-                Ok(held.is_some())
+            LeaderLock::Postgres { params, slot, session } => {
+                // After an error it is dropped, and made anew the next time.
+                let mut lock = match session.take() {
+                    Some(lock) => lock,
+                    None => AdvisoryLock::connect(params, slot, term, deadline)?,
+                };
+                let held = lock.try_lock(deadline)?;
+                *session = Some(lock);
+                Ok(held)
             }
         }
     }
@@ -83,7 +95,7 @@ impl LeaderLock {
                 Extended::Lost => Ok(Extension::Taken),
                 Extended::Yes | Extended::Retaken => Ok(Extension::Ours),
             },
-            LeaderLock::Postgres { held, .. } => match held {
+            LeaderLock::Postgres { session, .. } => match session {
                 Some(lock) => lock.extend(deadline).map(|()| Extension::Ours),
                 None => Ok(Extension::Taken),
             },
@@ -93,7 +105,7 @@ impl LeaderLock {
     fn release(&mut self, deadline: Instant) -> Result<()> {
         match self {
             LeaderLock::Redis(lock) => lock.release(deadline),
-            LeaderLock::Postgres { held, .. } => match held.take() {
+            LeaderLock::Postgres { session, .. } => match session.take() {
                 Some(lock) => lock.release(deadline),
                 None => Ok(()),
             },

@@ -22,12 +22,16 @@ use crate::rows::{JsonForm, Shape};
 use crate::services::mapping::{Mapping, Target};
 use crate::services::runs::Runs;
 use crate::services::sessions::Sessions;
+use crate::services::source::Source;
 use crate::wal::{Lsn, Oid};
 
 /// A stream that is running, and all that the threads must know to take it on.
 pub struct Prepared {
     pub stream: Stream,
     pub source_oid: Oid,
+    /// The table was looked at when the WAL ended here: what it was called before, and which
+    /// columns it had, is past.
+    pub source_checked_at: Lsn,
     pub mapping: &'static dyn Mapping,
     /// By target table.
     pub shapes: Vec<Shape>,
@@ -80,6 +84,8 @@ pub fn prepare(config: &ServiceConfig, shared: &Shared, first: bool) -> Result<P
         receive_timeout: config.receive_timeout,
     };
     let mut connection = Connection::connect(&config.postgres, &options, connect_deadline())?;
+    // After the look at the table. What changed just then is found when values are read again.
+    let source_checked_at = connection.identify_system(step())?.xlogpos;
     // First, so that nobody moves the slot between being judged and being streamed from.
     let freed = slot::terminate_stale_walsender(
         &mut sql,
@@ -100,6 +106,7 @@ pub fn prepare(config: &ServiceConfig, shared: &Shared, first: bool) -> Result<P
     Ok(Prepared {
         stream,
         source_oid: Oid(table.oid),
+        source_checked_at,
         mapping,
         shapes,
         state: row,
@@ -223,6 +230,7 @@ fn prepare_source(
             .because(format!("it has no column `{}`", column.name))
             .hint("Add the column again, or install a version that does not need it."));
     }
+    check_types(&table, source)?;
     let columns: Vec<&str> = source
         .columns
         .iter()
@@ -234,6 +242,21 @@ fn prepare_source(
         log::info!("{service}: publication `{}` created", config.publication);
     }
     Ok(table)
+}
+
+fn check_types(table: &SourceTable, source: &Source) -> Result<()> {
+    for column in source.columns {
+        let found = table.column(column.name);
+        if let Some(found) = found.filter(|found| !column.kind.accepts(Oid(found.type_oid))) {
+            return Err(Error::new(ErrorKind::Setup, format!("check table `{}`", table.name))
+                .because(format!(
+                    "its column `{}` is {}, expected {}",
+                    column.name, found.type_name, column.kind
+                ))
+                .hint("Give the column its type back, or install a version that knows this one."));
+        }
+    }
+    Ok(())
 }
 
 /// Compares what was recorded with the server and its slot. Creates the slot on a first start.

@@ -142,8 +142,8 @@ fn stream(
     prepared: Prepared,
 ) {
     let service = config.name.as_str();
-    let Prepared { stream, source_oid, mapping, shapes, state, client, status_every, resume } =
-        prepared;
+    let Prepared { stream, source_oid, source_checked_at, .. } = prepared;
+    let Prepared { mapping, shapes, state, client, status_every, resume, .. } = prepared;
     let marks = Marks { confirmed: state.confirmed, upper: state.upper };
     let version_shift = state.version_shift;
     shared.set_reserved(marks.upper);
@@ -168,6 +168,7 @@ fn stream(
         service,
         source: mapping.source(),
         table_oid: source_oid,
+        table_checked_at: source_checked_at,
         limits: limits(config),
         flushers: config.flush.concurrency,
         resume,

@@ -120,7 +120,9 @@ fn many_keys_come_from_one_snapshot_and_within_the_memory_allowed() {
         left = &left[some.answered..];
         rounds += 1;
     }
-    assert_eq!((found.len(), rounds), (1000, 4));
+    assert_eq!(found.len(), 1000);
+    // A megabyte in quarters, each approached with care.
+    assert!((4..=6).contains(&rounds), "{rounds}");
     let none = rows(reread(&mut sql, &request(&[], 0), soon()).unwrap());
     assert_eq!((none.found.len(), none.answered), (0, 0));
 }

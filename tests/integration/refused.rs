@@ -1,0 +1,138 @@
+//! Rows and values that ClickHouse refuses.
+
+use serde_json::{Value, json};
+
+use crate::support::clickhouse::DATABASE;
+use crate::support::oracle::{Scope, assert_same, compare};
+use crate::support::postgres::insert;
+use crate::support::program::Program;
+use crate::support::sample;
+use crate::support::stage::Stage;
+
+const REFUSED: &str = r#"walhouse_refused_rows_total{service="runs",table="task_runs_v2"}"#;
+const OUTAGE: &str = r#"walhouse_insert_outage{service="runs"}"#;
+
+fn add_constraint(stage: &Stage, check: &str) {
+    stage.clickhouse.execute(&format!(
+        "ALTER TABLE {DATABASE}.task_runs_v2 ADD CONSTRAINT refuse CHECK {check}"
+    ));
+}
+
+fn drop_constraint(stage: &Stage) {
+    let sql = format!("ALTER TABLE {DATABASE}.task_runs_v2 DROP CONSTRAINT refuse");
+    stage.clickhouse.execute(&sql);
+}
+
+/// In one transaction, so in few batches.
+fn insert_runs(stage: &Stage, prefix: &str, count: u32, values: impl Fn(u32) -> Value) {
+    let mut client = stage.postgres.client();
+    let mut transaction = client.transaction().unwrap();
+    for n in 0..count {
+        let row = sample::with(sample::full_run(&format!("{prefix}{n:02}")), values(n));
+        insert(&mut transaction, "TaskRun", &row).unwrap();
+    }
+    transaction.commit().unwrap();
+}
+
+fn start(stage: &Stage) -> Program {
+    let settings = stage
+        .settings_runs()
+        // After a first row, a transaction is one batch.
+        .with("RUN_REPLICATION_FLUSH_INTERVAL_MS", 2000)
+        .with("RUN_REPLICATION_FLUSH_BATCH_SIZE", 1000)
+        // So that a kill makes everything come again.
+        .with("RUN_REPLICATION_ACK_INTERVAL_SECONDS", 3600);
+    let mut program = Program::start(&settings);
+    program.wait_streaming(&["runs"]);
+    program
+}
+
+fn kept(stage: &Stage) -> Vec<Vec<Value>> {
+    stage.clickhouse.rows(&format!(
+        "SELECT key, column, document FROM {DATABASE}.walhouse_refused_rows FINAL \
+         ORDER BY key, column"
+    ))
+}
+
+#[test]
+fn a_refused_row_is_kept_in_full_and_the_others_land() {
+    let stage = Stage::take();
+    let mut program = start(&stage);
+    // The first batch is confirmed at once, those after it an hour later.
+    insert_runs(&stage, "first", 1, |_| json!({}));
+    stage.settle(&mut program, &["runs"]);
+    add_constraint(&stage, "queue != 'poison'");
+    insert_runs(&stage, "r", 40, |n| json!({"queue": if n % 13 == 5 { "poison" } else { "good" }}));
+    stage.settle(&mut program, &["runs"]);
+    let lost = ["r05", "r18", "r31"];
+    let check = |program: &mut Program| {
+        let report = compare(&stage.postgres, &stage.clickhouse, Scope::RUNS);
+        assert_eq!(report.names(), lost.map(|id| format!("task_runs_v2 {id} lost")), "{report}");
+        let kept = kept(&stage);
+        assert_eq!(kept.len(), 3);
+        for (row, id) in kept.iter().zip(lost) {
+            assert_eq!((&row[0], &row[1]), (&json!(id), &json!("")));
+            let document: Value = serde_json::from_str(row[2].as_str().unwrap()).unwrap();
+            for (column, value) in [
+                ("run_id", json!(id)),
+                ("queue", json!("poison")),
+                ("tags", json!(["z last", "a first", "ü \"quoted\", with comma"])),
+            ] {
+                assert_eq!(document[column], value, "{document}");
+            }
+        }
+        assert_eq!(program.metric(REFUSED), Some(3.0));
+        assert_eq!(program.metric(OUTAGE), Some(0.0));
+    };
+    check(&mut program);
+    // A replay refuses the same rows again, and keeps them once.
+    program.kill();
+    let mut program = start(&stage);
+    stage.settle(&mut program, &["runs"]);
+    check(&mut program);
+    program.stop();
+}
+
+#[test]
+fn a_refused_document_is_kept_and_its_row_lands_without_it() {
+    let stage = Stage::take();
+    let mut program = start(&stage);
+    add_constraint(&stage, "position(toJSONString(output), 'poison') = 0");
+    insert_runs(
+        &stage,
+        "r",
+        30,
+        |n| json!({"output": if n == 7 { "{\"poison\":[1]}" } else { "{\"good\":1}" }}),
+    );
+    stage.settle(&mut program, &["runs"]);
+    let report = compare(&stage.postgres, &stage.clickhouse, Scope::RUNS);
+    assert_eq!(report.names(), ["task_runs_v2 r07 output"], "{report}");
+    let kept = kept(&stage);
+    assert_eq!(kept.len(), 1);
+    assert_eq!((&kept[0][0], &kept[0][1]), (&json!("r07"), &json!("output")));
+    assert!(kept[0][2].as_str().unwrap().contains("{\"poison\":[1]}"), "{}", kept[0][2]);
+    program.stop();
+}
+
+/// Goal: a table that takes nothing is an outage; its rows stay in Postgres until it is mended.
+#[test]
+fn a_table_that_refuses_everything_is_an_outage() {
+    let stage = Stage::take();
+    let mut program = start(&stage);
+    insert_runs(&stage, "before", 3, |_| json!({}));
+    stage.settle(&mut program, &["runs"]);
+    add_constraint(&stage, "length(queue) = 0");
+    insert_runs(&stage, "during", 40, |_| json!({}));
+    let committed = stage.postgres.flush_lsn();
+    program.wait_metric(OUTAGE, |outage| outage == 1.0);
+    program.wait_for_log("refuses every row");
+    let flushed = program.metric(r#"walhouse_flushed_lsn{service="runs"}"#);
+    assert!(flushed.is_some_and(|lsn| lsn < committed as f64), "{flushed:?}");
+    assert_eq!(kept(&stage), [] as [Vec<Value>; 0], "nothing drains into the table of the refused");
+    drop_constraint(&stage);
+    stage.settle(&mut program, &["runs"]);
+    assert_eq!(assert_same(&stage.postgres, &stage.clickhouse, Scope::RUNS), 2 * 43);
+    program.wait_metric(OUTAGE, |outage| outage == 0.0);
+    assert_eq!(kept(&stage), [] as [Vec<Value>; 0]);
+    program.stop();
+}
