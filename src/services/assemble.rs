@@ -11,7 +11,7 @@ use super::fold::{EntryKind, Folded};
 use super::mapping::{BareKey, Mapping, Notes, Stamp, Target, ValueError};
 use super::source::{Places, Row};
 use crate::rows::{Block, Shape};
-use crate::wal::Datum;
+use crate::wal::{Datum, DecodeError};
 
 /// What a batch lacks.
 #[derive(Debug, Default)]
@@ -110,7 +110,8 @@ pub fn assemble(
     let mut row = Row::of(mapping.source());
 
     for (index, entry) in folded.entries.iter().enumerate().take(part.end).skip(part.start) {
-        let version = entry.lsn.0.checked_add(shift).expect("versions stay within u64");
+        // An LSN of the stream may be anything; wrapped around, its row would lose to older ones.
+        let version = entry.lsn.0.checked_add(shift).ok_or_else(|| version_error(targets))?;
         let stamp = |row, first| Stamp { version, deleted: false, row, first };
         let stamp = match entry.kind {
             EntryKind::Insert => stamp(!entry.superseded, true),
@@ -146,6 +147,12 @@ pub fn assemble(
         mapping.append(&row, stamp, blocks, notes)?;
     }
     Ok(assembled)
+}
+
+fn version_error(targets: &[Target]) -> ValueError {
+    let column = targets.first().map_or("", |target| target.columns[target.version].name);
+    let cause = DecodeError::BadValue { context: "LSN of a change plus the version shift" };
+    ValueError { column, cause }
 }
 
 /// Whether the table can hold a tombstone at all (a payload table made by another tool cannot).

@@ -303,6 +303,22 @@ fn a_tombstone_of_an_unknown_row_is_looked_up() {
 }
 
 #[test]
+fn a_version_beyond_its_type_is_refused() {
+    let (plan, message) = (plan(), insert("a", "1"));
+    let change = Change { message: &message, lsn: Lsn(u64::MAX - 1), xid: 1, plan: &plan };
+    let folded = fold(Sessions.source(), [change]).unwrap();
+    let with_shift = |shift| {
+        let (wanted, found) = (Wanted::default(), Found::default());
+        assemble(&Sessions, &folded, &wanted, &found, &shapes(), shift, ALL)
+    };
+    assert_eq!(rows(&with_shift(1).unwrap()).len(), 1);
+    assert_eq!(
+        with_shift(2).unwrap_err().to_string(),
+        "column `_version`: LSN of a change plus the version shift: malformed value"
+    );
+}
+
+#[test]
 fn a_row_that_the_batch_only_updates_is_looked_up_when_it_is_deleted() {
     let plan = plan();
     let by_key = || testing::delete(TABLE, b'K', &key_of("a"));
