@@ -146,7 +146,7 @@ fn a_missing_publication_is_created_once() {
         )
         .unwrap();
     let flags: Vec<bool> = (0..4).map(|i| rows[0].bool(i).unwrap()).collect();
-    assert_eq!((rows.len(), flags), (1, vec![true; 4]));
+    assert_eq!((rows.len(), flags), (1, vec![true, true, true, true]));
 }
 
 #[test]
