@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::shared::{Pace, Shared, stopped};
-use crate::clickhouse::state::{self, STATE_TABLE, StateRow};
+use crate::clickhouse::state::{self, StateRow};
 use crate::clickhouse::tables::{self, Definition, TableShape};
 use crate::clickhouse::{Client, refused};
 use crate::config::{ServiceConfig, ServiceName};
@@ -291,7 +291,7 @@ fn judge(
     let slot = look_at_slot(config, sql)?;
     let verdict = lineage::judge(state.as_ref(), slot.as_ref(), &server, &history);
     log::debug!("{service}: {verdict}");
-    if let Some(error) = verdict.into_error(service, &config.slot, &client.qualified(STATE_TABLE)) {
+    if let Some(error) = verdict.into_error(service, &config.slot) {
         return Err(error);
     }
     let record = match verdict {
