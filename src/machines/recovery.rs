@@ -6,7 +6,7 @@
 //! [`base_version`], below every change that is still to be streamed.
 //!
 //! ```text
-//!   versions ->   dead branch, old rows | base: repaired rows | base + 1: repaired deletes | stream
+//!   versions ->  old and dead rows | base: repaired rows | base + 1: repaired deletes | stream
 //! ```
 
 use super::lineage::{Fork, Server, Slot, State, Verdict};
@@ -91,6 +91,17 @@ pub fn start_over(
         upper: slot.confirmed_flush.max(server.wal_end),
         shift,
     })
+}
+
+/// What is recorded when a slot is first used and no state tells of the time before. Tables that
+/// another replicator of this cluster has written are in order with us, below its WAL's end; higher
+/// versions are of another time, and must be outranked like those of a lost state.
+pub fn first_state(highest_version: u64, server: &Server, slot: &Slot) -> Option<State> {
+    if highest_version <= server.wal_end.0 {
+        Some(State::adopting(server, slot.confirmed_flush))
+    } else {
+        start_over(None, highest_version, server, slot)
+    }
 }
 
 /// What was reserved ahead and not used does not count where the server can tell.
@@ -185,6 +196,14 @@ mod tests {
         assert_eq!(start_over(Some(&state), 0, &server, &slot).unwrap().shift, 5);
         let went_back = Server { wal_end: Lsn(99), ..server };
         assert_eq!(start_over(Some(&state), 0, &went_back, &slot).unwrap().shift, 1_006 - 160);
+    }
+
+    #[test]
+    fn a_first_state_shifts_only_for_versions_that_this_server_did_not_make() {
+        assert_eq!(first_state(70, &SERVER, &SLOT).unwrap().shift, 0);
+        let state = first_state(71, &SERVER, &SLOT).unwrap();
+        assert!(71 < base_version(&state, &SLOT), "{state:?}");
+        assert_eq!(first_state(u64::MAX, &SERVER, &SLOT), None);
     }
 
     #[test]
