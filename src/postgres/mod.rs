@@ -6,6 +6,7 @@ pub mod connection;
 pub mod frames;
 mod link;
 pub mod params;
+pub mod primary;
 pub mod publication;
 pub mod reread;
 pub mod server;

@@ -31,7 +31,7 @@ use crate::postgres::Params;
 use crate::postgres::params::{Host, TargetSession};
 
 mod connector;
-mod hosts;
+pub(super) mod hosts;
 mod sql_error;
 
 /// What decides how values look as text. The replication connection asks for the same, so that a
@@ -56,6 +56,10 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_PROBES: u32 = 3;
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What mends that only standbys are met.
+pub(super) const STANDBY_HINT: &str = "Name all hosts in the database URL, so that the primary is \
+                                       found; during a failover this passes by itself.";
 
 const VERSION_NUM_MIN: u32 = 140_000;
 
@@ -117,6 +121,17 @@ impl Sql {
             }
         }
         Err(refused_by_all(refused, doing()))
+    }
+
+    /// To the first host, which is a socket or has its address. The outer error is about our own
+    /// settings, so that no other host can help.
+    pub(super) fn connect_only(
+        params: &Params,
+        application_name: &str,
+        until: Instant,
+    ) -> Result<std::result::Result<Sql, SqlError>> {
+        let host = params.hosts.first().expect("a host was chosen");
+        Sql::connect_one(params, host, host.address, application_name, until)
     }
 
     /// The outer error is about our own settings, so that no other host can help.
@@ -238,7 +253,7 @@ impl Sql {
             (TargetSession::Any, _, _) | (TargetSession::ReadWrite, false, false) => Ok(()),
             (TargetSession::ReadWrite, true, _) => {
                 Err(SqlError::new(ErrorKind::Unreachable, "server is a standby")
-                    .with_hint("List all hosts in the database URL, so that the primary is found."))
+                    .with_hint(STANDBY_HINT))
             }
             (TargetSession::ReadWrite, false, true) => {
                 let hint = format!(

@@ -22,7 +22,7 @@ use crate::clickhouse::{self, Client};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::progress::{BatchId, Cut};
 use crate::metrics::ServiceMetrics;
-use crate::postgres;
+use crate::postgres::primary::Primary;
 use crate::postgres::reread::{Request, Reread, Rows, reread};
 use crate::postgres::source_table::TableName;
 use crate::postgres::sql::Sql;
@@ -49,7 +49,8 @@ pub struct Flusher<'a> {
     pub shapes: &'a [Shape],
     pub version_shift: u64,
     pub clickhouse: &'a clickhouse::Params,
-    pub postgres: &'a postgres::Params,
+    /// Where the stream comes from: no other server has exactly what it speaks of.
+    pub primary: &'a Primary,
     pub application_name: &'a str,
     pub delays: Delays,
     pub reread_bytes_max: usize,
@@ -346,7 +347,7 @@ fn ask(sql: &mut Option<Sql>, with: &Flusher<'_>, request: &Request<'_>) -> Resu
     let deadline = Instant::now() + SQL_TIMEOUT;
     let mut open = match sql.take().filter(Sql::is_usable) {
         Some(open) => open,
-        None => Sql::connect(with.postgres, with.application_name, deadline)?,
+        None => with.primary.sql(with.application_name, deadline)?,
     };
     let answer = reread(&mut open, request, deadline);
     // After an error a fresh connection is the safe one.
@@ -380,6 +381,8 @@ mod tests {
     use crate::machines::progress::Progress;
     use crate::metrics::Metrics;
     use crate::postgres::frames::Frames;
+    use crate::postgres::params::Params;
+    use crate::postgres::primary::Known;
     use crate::rows::JsonForm;
     use crate::services::sessions::Sessions;
     use crate::services::source::Plan;
@@ -420,7 +423,7 @@ mod tests {
         // The port of a listener that is gone refuses.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let url = format!("postgres://u@127.0.0.1:{port}/d?sslmode=disable");
-        let (postgres, _) = postgres::Params::parse(&url).unwrap();
+        let (postgres, _) = Params::parse(&url).unwrap();
         let (clickhouse, _) =
             clickhouse::Params::parse(&format!("http://127.0.0.1:{port}")).unwrap();
         let lease = LeaseWatch::default();
@@ -434,7 +437,7 @@ mod tests {
             shapes: &shapes,
             version_shift: 0,
             clickhouse: &clickhouse,
-            postgres: &postgres,
+            primary: &Primary::new(postgres, Known { system_identifier: 1, timeline: 1 }),
             application_name: "test",
             delays: Delays {
                 min: Duration::from_millis(1),

@@ -12,6 +12,7 @@ use crate::config::{ServiceConfig, ServiceName};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::lineage::{self, Verdict};
 use crate::postgres::connection::{Connection, StartupOptions};
+use crate::postgres::primary::{Known, Primary};
 use crate::postgres::publication::{self, Ensured, Wanted};
 use crate::postgres::server::Server;
 use crate::postgres::slot::{self, SlotVerdict};
@@ -42,6 +43,8 @@ pub struct Prepared {
     pub status_every: Duration,
     /// Everything up to here is durable.
     pub resume: Lsn,
+    /// The server that streams, for whatever else is asked of Postgres in this session.
+    pub primary: Primary,
 }
 
 /// A step against Postgres takes this long at most, beside the time to connect.
@@ -64,9 +67,14 @@ pub fn prepare(config: &ServiceConfig, shared: &Shared, first: bool) -> Result<P
     let (mut client, shapes) = prepare_clickhouse(config, mapping)?;
     go_on()?;
 
-    let connect_deadline = || Instant::now() + config.postgres.connect_timeout;
+    // Who does not answer at all is waited for no longer than who falls silent later.
+    let connect_timeout = config.postgres.connect_timeout.min(config.receive_timeout);
+    let connect_deadline = || Instant::now() + connect_timeout;
     let application_name = application_name(config);
-    let mut sql = Sql::connect(&config.postgres, &application_name, connect_deadline())?;
+    let known = known(config, &mut client)?;
+    let (primary, mut sql) =
+        Primary::find(&config.postgres, &application_name, known, connect_deadline(), go_on)?;
+    log::debug!("{}: the primary is `{}`", config.name.as_str(), primary.name());
     let server = Server::inspect(&mut sql, step())?;
     server.check_wal_level()?;
     let table = prepare_source(config, mapping, &mut sql, first)?;
@@ -83,9 +91,9 @@ pub fn prepare(config: &ServiceConfig, shared: &Shared, first: bool) -> Result<P
             .collect(),
         receive_timeout: config.receive_timeout,
     };
-    let mut connection = Connection::connect(&config.postgres, &options, connect_deadline())?;
+    let (mut connection, system) = primary.replication(&options, connect_deadline())?;
     // After the look at the table. What changed just then is found when values are read again.
-    let source_checked_at = connection.identify_system(step())?.xlogpos;
+    let source_checked_at = system.xlogpos;
     // First, so that nobody moves the slot between being judged and being streamed from.
     let freed = slot::terminate_stale_walsender(
         &mut sql,
@@ -113,7 +121,19 @@ pub fn prepare(config: &ServiceConfig, shared: &Shared, first: bool) -> Result<P
         client,
         status_every: status_every(config.ack_interval, server.wal_sender_timeout),
         resume,
+        primary,
     })
+}
+
+/// The server that ClickHouse's rows came from last; `None` before the first stream.
+fn known(config: &ServiceConfig, client: &mut Client) -> Result<Option<Known>> {
+    let deadline = Instant::now() + config.clickhouse.request_timeout;
+    let row = state::read(client, config.name.as_str(), &config.slot, deadline)?;
+    let state = row.as_ref().map(of_row).transpose()?;
+    Ok(state.map(|state| Known {
+        system_identifier: state.system_identifier,
+        timeline: state.timeline,
+    }))
 }
 
 /// The name under which Postgres shows our sessions; it is how a stale walsender is known as ours.

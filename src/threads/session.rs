@@ -143,7 +143,7 @@ fn stream(
 ) {
     let service = config.name.as_str();
     let Prepared { stream, source_oid, source_checked_at, .. } = prepared;
-    let Prepared { mapping, shapes, state, client, status_every, resume, .. } = prepared;
+    let Prepared { mapping, shapes, state, client, status_every, resume, primary, .. } = prepared;
     let marks = Marks { confirmed: state.confirmed, upper: state.upper };
     let version_shift = state.version_shift;
     shared.set_reserved(marks.upper);
@@ -182,7 +182,7 @@ fn stream(
         shapes: &shapes,
         version_shift,
         clickhouse: &config.clickhouse,
-        postgres: &config.postgres,
+        primary: &primary,
         application_name: &application_name,
         delays: Delays {
             min: config.flush.delay_min,

@@ -213,7 +213,7 @@ fn a_slot_that_was_dropped_is_not_made_anew_in_silence() {
 /// A session that streams from a slot and is none of ours.
 fn hold(stage: &Stage, slot: &str) -> Stream {
     let params = Params {
-        hosts: vec![Host { name: "127.0.0.1".to_owned(), port: stage.postgres.port() }],
+        hosts: vec![Host::new("127.0.0.1", stage.postgres.port())],
         user: "postgres".to_owned(),
         password: None,
         database: "postgres".to_owned(),
