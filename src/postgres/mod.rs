@@ -3,6 +3,7 @@
 pub mod advisory_lock;
 mod auth;
 pub mod connection;
+pub mod failover_slot;
 pub mod frames;
 mod link;
 pub mod params;

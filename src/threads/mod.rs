@@ -12,6 +12,7 @@ pub mod lock_keeper;
 pub mod outage;
 pub mod position;
 pub mod prepare;
+pub mod readiness;
 pub mod session;
 pub mod shared;
 pub mod supervisor;

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::readiness::Told;
 use super::shared::{Pace, Shared, stopped};
 use crate::clickhouse::state::{self, STATE_TABLE, StateRow};
 use crate::clickhouse::tables::{self, Definition, TableShape};
@@ -12,6 +13,7 @@ use crate::config::{ServiceConfig, ServiceName};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::lineage::{self, Verdict};
 use crate::postgres::connection::{Connection, StartupOptions};
+use crate::postgres::failover_slot::{self, Mark};
 use crate::postgres::primary::{Known, Primary};
 use crate::postgres::publication::{self, Ensured, Wanted};
 use crate::postgres::server::Server;
@@ -43,6 +45,8 @@ pub struct Prepared {
     pub status_every: Duration,
     /// Everything up to here is durable.
     pub resume: Lsn,
+    /// No standby can have a copy of it yet.
+    pub slot_is_new: bool,
     /// The server that streams, for whatever else is asked of Postgres in this session.
     pub primary: Primary,
 }
@@ -58,7 +62,12 @@ const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(10);
 const REVISION_LEAP: u64 = 1 << 20;
 
 /// `first` says that nothing of the process's start has been told yet.
-pub fn prepare(config: &ServiceConfig, shared: &Shared, first: bool) -> Result<Prepared> {
+pub fn prepare(
+    config: &ServiceConfig,
+    shared: &Shared,
+    first: bool,
+    told: &Told,
+) -> Result<Prepared> {
     let go_on = || match shared.pace() {
         Pace::Running => Ok(()),
         Pace::Draining | Pace::Abandoned => Err(stopped()),
@@ -105,7 +114,11 @@ pub fn prepare(config: &ServiceConfig, shared: &Shared, first: bool) -> Result<P
         let service = config.name.as_str();
         log::warn!("{service}: ended stale walsender {pid} that held slot `{}`", config.slot);
     }
+    let slot_was_there = slot::inspect(&mut sql, &config.slot, step())?.is_some();
     let mut row = judge(config, &mut client, &mut sql, &mut connection)?;
+    let wanted = config.failover;
+    let mark = failover_slot::ensure(&mut sql, &mut connection, &config.slot, wanted, step())?;
+    told.mark(config.name.as_str(), &config.slot, wanted, &mark);
     let resume = row.confirmed;
     let timeout = config.clickhouse.request_timeout;
     go_on()?;
@@ -121,6 +134,7 @@ pub fn prepare(config: &ServiceConfig, shared: &Shared, first: bool) -> Result<P
         client,
         status_every: status_every(config.ack_interval, server.wal_sender_timeout),
         resume,
+        slot_is_new: !slot_was_there || mark == Mark::Altered,
         primary,
     })
 }

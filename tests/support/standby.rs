@@ -9,10 +9,14 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use super::postgres::{Postgres, detail, give_to_server};
 use super::wait::{PATIENCE, until_true};
 use super::{free_port, reaper};
+
+/// The worker on a standby that copies slots rests up to 30 s, and needs two rounds for a new one.
+pub const SYNC_PATIENCE: Duration = Duration::from_secs(150);
 
 /// What a copy must not have, or need not have: the server makes these folders' contents anew, and
 /// slots belong to the server that has them.
@@ -104,14 +108,15 @@ impl Postgres {
         });
     }
 
-    /// From Postgres 17 on: this standby has a copy of the logical slot that outlives a promotion.
+    /// From Postgres 17 on: this standby has a copy of the logical slot that outlives a promotion,
+    /// for which somebody has to advance the slot on the primary meanwhile.
     #[track_caller]
     pub fn wait_slot_synced(&self, slot: &str) {
         let sql = format!(
             "SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{slot}'
              AND synced AND NOT temporary AND invalidation_reason IS NULL"
         );
-        until_true(format!("slot `{slot}` is synchronised to the standby"), PATIENCE, || {
+        until_true(format!("slot `{slot}` is synchronised to the standby"), SYNC_PATIENCE, || {
             self.value(&sql).as_deref() == Some("1")
         });
     }
