@@ -43,6 +43,8 @@ pub struct Primary {
     /// Of one host with one address.
     params: Params,
     identity: Known,
+    /// Silence for longer ends a session.
+    patience: Option<Duration>,
 }
 
 /// What a host name means, for those who know better than the system's resolver.
@@ -129,12 +131,17 @@ impl Primary {
         }
         let at = open.iter().position(|(of, ..)| *of == place);
         let (_, params, sql) = open.swap_remove(at.expect("what is chosen is open"));
-        Ok((Primary { params, identity }, sql))
+        Ok((Primary { params, identity, patience: None }, sql))
     }
 
     /// `params` must mean one server.
     pub fn new(params: Params, identity: Known) -> Primary {
-        Primary { params, identity }
+        Primary { params, identity, patience: None }
+    }
+
+    /// For the sessions to come: see [`Sql::set_patience`].
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = Some(patience);
     }
 
     pub fn identity(&self) -> Known {
@@ -149,6 +156,9 @@ impl Primary {
     /// Another ordinary session with the same server.
     pub fn sql(&self, application_name: &str, deadline: Instant) -> Result<Sql> {
         let mut sql = Sql::connect(&self.params, application_name, deadline)?;
+        if let Some(patience) = self.patience {
+            sql.set_patience(patience);
+        }
         let server = Server::inspect(&mut sql, deadline)?;
         let identity =
             Known { system_identifier: server.system_identifier, timeline: server.timeline };

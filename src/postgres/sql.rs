@@ -47,6 +47,8 @@ pub const OUTPUT_SETTINGS: [(&str, &str); 5] = [
 /// The server ends a statement of ours after this long even when we are gone, unless the caller's
 /// deadline is further away.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+/// A catalog that is merely slow is no dead link.
+const PATIENCE_MIN: Duration = Duration::from_secs(1);
 /// A client-side deadline leaves the server this much time to say itself that it gave up.
 const ANSWER_MARGIN: Duration = Duration::from_millis(500);
 /// Closing a connection waits for the network at most this long.
@@ -71,6 +73,7 @@ pub struct Sql {
     link: LinkKind,
     is_broken: bool,
     statement_timeout: Duration,
+    patience: Duration,
     about: About,
 }
 
@@ -204,6 +207,7 @@ impl Sql {
             link,
             is_broken: false,
             statement_timeout: STATEMENT_TIMEOUT,
+            patience: STATEMENT_TIMEOUT,
             about,
         };
         Ok(sql.begin_session(params.target, until).map(|()| sql))
@@ -265,6 +269,12 @@ impl Sql {
         }
     }
 
+    /// No answer for this long is taken for a dead link, whatever the caller's deadline; but for a
+    /// call that is allowed more than any ordinary statement takes, and so expected to.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience.max(PATIENCE_MIN).min(STATEMENT_TIMEOUT);
+    }
+
     pub fn about(&self) -> &About {
         &self.about
     }
@@ -289,7 +299,10 @@ impl Sql {
         sql: &str,
         deadline: Instant,
     ) -> std::result::Result<Vec<Row>, SqlError> {
-        let waited = deadline.saturating_duration_since(Instant::now());
+        let now = Instant::now();
+        let is_long = now + STATEMENT_TIMEOUT < deadline;
+        let deadline = if is_long { deadline } else { deadline.min(now + self.patience) };
+        let waited = deadline.saturating_duration_since(now);
         if waited.is_zero() {
             return Err(SqlError::new(ErrorKind::Unreachable, "no time left to ask"));
         }

@@ -81,8 +81,10 @@ pub fn prepare(
     let connect_deadline = || Instant::now() + connect_timeout;
     let application_name = application_name(config);
     let known = known(config, &mut client)?;
-    let (primary, mut sql) =
+    let (mut primary, mut sql) =
         Primary::find(&config.postgres, &application_name, known, connect_deadline(), go_on)?;
+    primary.set_patience(config.receive_timeout);
+    sql.set_patience(config.receive_timeout);
     log::debug!("{}: the primary is `{}`", config.name.as_str(), primary.name());
     let server = Server::inspect(&mut sql, step())?;
     server.check_wal_level()?;

@@ -47,6 +47,8 @@ mod support;
 mod documents;
 /// Promotions: who is followed, and what is taken along.
 mod failover;
+/// Links and walsenders that fall silent, and servers that stop in order.
+mod half_dead;
 /// Who streams when, and what a program leaves to the next.
 mod handover;
 /// Every replica identity and format, under load, compared in full.
