@@ -399,6 +399,8 @@ fn variables_in(text: &str) -> BTreeSet<&str> {
     text.split(|c: char| !is_word(c) && c != '*')
         .map(|word| word.trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != '*'))
         .filter(|word| word.contains("REPLICATION_"))
+        // Commands of a walsender: CREATE_, ALTER_, DROP_, READ_.
+        .filter(|word| !word.ends_with("_REPLICATION_SLOT"))
         .filter(|word| word.chars().all(|c| c.is_ascii_uppercase() || is_word(c) || c == '*'))
         .filter(|word| !word.contains(|c: char| c.is_ascii_lowercase()))
         .collect()

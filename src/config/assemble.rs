@@ -10,6 +10,7 @@ use super::{
     ServiceConfig, ServiceName, Strategy, clickhouse, redis,
 };
 use crate::clickhouse::params::InsertStrategy;
+use crate::postgres::failover_slot::Failover;
 
 /// What all services share.
 struct Shared {
@@ -137,6 +138,10 @@ fn service(reader: &mut Reader, name: ServiceName, shared: &Shared) -> Option<Se
         ServiceName::Sessions => (false, false),
     };
     let slot = reader.slot(&of(name, "SLOT_NAME"));
+    let failover = match reader.flag(&of(name, "SLOT_FAILOVER")) {
+        true => Failover::On,
+        false => Failover::Off,
+    };
     let publication = reader.publication(&of(name, "PUBLICATION_NAME"));
     let log_level = reader.log_level(&of(name, "LOG_LEVEL"));
     let clickhouse_log_level = reader.log_level(&of(name, "CLICKHOUSE_LOG_LEVEL"));
@@ -146,6 +151,7 @@ fn service(reader: &mut Reader, name: ServiceName, shared: &Shared) -> Option<Se
         clickhouse: clickhouse?,
         slot,
         publication,
+        failover,
         binary: shared.binary,
         create_tables: shared.create_tables,
         lock,

@@ -18,6 +18,7 @@ use std::time::Duration;
 pub use problems::{Problem, Problems};
 
 pub use crate::machines::recovery::GapStrategy;
+use crate::postgres::failover_slot::Failover;
 use crate::{clickhouse, postgres, redis};
 
 /// What the environment says, checked.
@@ -48,6 +49,8 @@ pub struct ServiceConfig {
     pub clickhouse: clickhouse::Params,
     pub slot: String,
     pub publication: String,
+    /// Whether the slot is marked as a failover slot, where the server knows them.
+    pub failover: Failover,
     /// Ask Postgres for binary values; `false` asks for text.
     pub binary: bool,
     pub create_tables: bool,

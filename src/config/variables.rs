@@ -214,6 +214,9 @@ pub const SECTIONS: &[Section] = &[
                 sessions: "sessions_to_clickhouse_v1",
             },
             "The replication slot; created when it is missing on a first start."),
+        flag("*_REPLICATION_SLOT_FAILOVER", "1",
+            "Marks the slot as a failover slot where the server knows them (Postgres 17 and \
+             newer), so that standbys can keep a copy; 0 takes the mark away."),
         variable("*_REPLICATION_PUBLICATION_NAME", Kind::Publication,
             Preset::PerService {
                 runs: "task_runs_to_clickhouse_v1_publication",

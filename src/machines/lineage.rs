@@ -17,6 +17,8 @@
 //! - What the dead branch confirmed above the fork says nothing about the live one, so there the
 //!   slot may be at the fork at most.
 //!
+//! What follows from the verdict is for [`super::recovery`] to say.
+//!
 //! What it cannot see: two standbys that were promoted apart to the same timeline number, and a
 //! server restored from a snapshot that has since written past what was confirmed. Archiving
 //! prevents the first; both keep the system identifier and the timeline.
@@ -208,25 +210,26 @@ impl Verdict {
                 ..
             } => (
                 ErrorKind::Lineage,
-                "REPLICATION_GAP_STRATEGY is `halt`. Set it to `repair` and \
-                 start again: the table is compared with ClickHouse and what differs is mended. \
-                 With `skip` it stays as it is."
+                "REPLICATION_GAP_STRATEGY is `halt`. Set it to `repair` and start again: the table \
+                 is compared with ClickHouse and what differs is mended. With `skip` it stays as \
+                 it is."
                     .to_owned(),
             ),
             // Not halted for good: whoever shuts it down or corrects a DNS name mends it.
             Verdict::Diverged { why: Fork::Older, .. } => (
                 ErrorKind::Setup,
                 format!(
-                    "This looks like an old primary that came back: stop it, or let DATABASE_URL name \
-                 the new one. If this is the server to follow, run `walhouse adopt {service}`."
+                    "This looks like an old primary that came back: stop it, or let DATABASE_URL \
+                     name the new one. If this is the server to follow, run `walhouse adopt \
+                     {service}`."
                 ),
             ),
             Verdict::ForeignCluster { .. } => (
                 ErrorKind::Lineage,
                 format!(
                     "Check DATABASE_URL first. If the cluster was replaced (pg_upgrade, dump and \
-                 restore), run `walhouse adopt {service}` and start again: ClickHouse is then made \
-                 equal to it."
+                     restore), run `walhouse adopt {service}` and start again: ClickHouse is then \
+                     made equal to it."
                 ),
             ),
         };

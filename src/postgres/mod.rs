@@ -3,9 +3,11 @@
 pub mod advisory_lock;
 mod auth;
 pub mod connection;
+pub mod failover_slot;
 pub mod frames;
 mod link;
 pub mod params;
+pub mod primary;
 pub mod publication;
 pub mod reread;
 pub mod server;

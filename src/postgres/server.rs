@@ -21,11 +21,14 @@ pub struct Server {
 
 impl Server {
     pub fn inspect(sql: &mut Sql, deadline: Instant) -> Result<Server> {
-        let doing = "identify the server";
+        Server::ask(sql, deadline).map_err(|error| error.doing("identify the server"))
+    }
+
+    /// [`Server::inspect`], for callers that ask several servers.
+    pub(super) fn ask(sql: &mut Sql, deadline: Instant) -> std::result::Result<Server, SqlError> {
         // The control file's timeline is that of the last checkpoint: right after a promotion it is
         // still the old one, so a primary is asked which file it writes to.
-        let rows = sql.rows(
-            doing,
+        let rows = sql.try_rows(
             "SELECT current_setting('server_version_num'),
                     (SELECT system_identifier FROM pg_control_system()),
                     CASE WHEN pg_is_in_recovery()
@@ -35,20 +38,17 @@ impl Server {
                     (SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout')",
             deadline,
         )?;
-        let read = || -> std::result::Result<Server, SqlError> {
-            let row = rows.first().ok_or_else(|| super::sql::protocol("expected one row"))?;
-            let timeout_ms: u64 = row.parse(5)?;
-            Ok(Server {
-                version_num: row.parse(0)?,
-                system_identifier: row.parse(1)?,
-                timeline: u32::from_str_radix(row.required(2)?, 16)
-                    .map_err(|_| super::sql::protocol("expected a timeline in hexadecimal"))?,
-                in_recovery: row.bool(3)?,
-                wal_level: row.required(4)?.to_owned(),
-                wal_sender_timeout: (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms)),
-            })
-        };
-        read().map_err(|error| error.doing(doing))
+        let row = rows.first().ok_or_else(|| super::sql::protocol("expected one row"))?;
+        let timeout_ms: u64 = row.parse(5)?;
+        Ok(Server {
+            version_num: row.parse(0)?,
+            system_identifier: row.parse(1)?,
+            timeline: u32::from_str_radix(row.required(2)?, 16)
+                .map_err(|_| super::sql::protocol("expected a timeline in hexadecimal"))?,
+            in_recovery: row.bool(3)?,
+            wal_level: row.required(4)?.to_owned(),
+            wal_sender_timeout: (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms)),
+        })
     }
 
     pub fn check_wal_level(&self) -> Result<()> {

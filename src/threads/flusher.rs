@@ -21,7 +21,7 @@ use crate::clickhouse::Client;
 use crate::clickhouse::lookup::find_sort_keys;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::progress::BatchId;
-use crate::postgres;
+use crate::postgres::primary::Primary;
 use crate::postgres::reread::{Request, Reread, Rows, reread};
 use crate::postgres::source_table::TableName;
 use crate::postgres::sql::Sql;
@@ -47,7 +47,8 @@ pub struct Flusher<'a> {
     /// By target table.
     pub shapes: &'a [Shape],
     pub version_shift: u64,
-    pub postgres: &'a postgres::Params,
+    /// Where the stream comes from: no other server has exactly what it speaks of.
+    pub primary: &'a Primary,
     pub application_name: &'a str,
     pub reread_bytes_max: usize,
 }
@@ -340,7 +341,7 @@ fn ask(sql: &mut Option<Sql>, with: &Flusher<'_>, request: &Request<'_>) -> Resu
     let deadline = Instant::now() + SQL_TIMEOUT;
     let mut open = match sql.take().filter(Sql::is_usable) {
         Some(open) => open,
-        None => Sql::connect(with.postgres, with.application_name, deadline)?,
+        None => with.primary.sql(with.application_name, deadline)?,
     };
     let answer = reread(&mut open, request, deadline).and_then(|answer| {
         if let Reread::Rows(rows) = &answer {
@@ -367,6 +368,8 @@ mod tests {
     use crate::machines::progress::Progress;
     use crate::metrics::Metrics;
     use crate::postgres::frames::Frames;
+    use crate::postgres::params::Params;
+    use crate::postgres::primary::Known;
     use crate::rows::JsonForm;
     use crate::services::sessions::Sessions;
     use crate::services::source::Plan;
@@ -410,7 +413,7 @@ mod tests {
         // The port of a listener that is gone refuses.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let url = format!("postgres://u@127.0.0.1:{port}/d?sslmode=disable");
-        let (postgres, _) = postgres::Params::parse(&url).unwrap();
+        let (postgres, _) = Params::parse(&url).unwrap();
         let (clickhouse, _) =
             clickhouse::Params::parse(&format!("http://127.0.0.1:{port}")).unwrap();
         let lease = LeaseWatch::default();
@@ -434,7 +437,7 @@ mod tests {
             mapping: &Sessions,
             shapes: &shapes,
             version_shift: 0,
-            postgres: &postgres,
+            primary: &Primary::new(postgres, Known { system_identifier: 1, timeline: 1 }),
             application_name: "test",
             reread_bytes_max: 1,
         };

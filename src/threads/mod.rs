@@ -13,6 +13,7 @@ pub mod lock_keeper;
 pub mod outage;
 pub mod position;
 pub mod prepare;
+pub mod readiness;
 pub mod repairer;
 pub mod resume;
 pub mod session;

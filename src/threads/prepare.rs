@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::readiness::Told;
 use super::resume::{self, Parties, Resumed};
 use super::shared::{Pace, Shared, stopped};
 use crate::clickhouse::repairs::{self, RepairRow};
@@ -13,7 +14,9 @@ use crate::clickhouse::{Client, refused};
 use crate::config::{ServiceConfig, ServiceName};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::ServiceMetrics;
-use crate::postgres::connection::{Connection, StartupOptions};
+use crate::postgres::connection::StartupOptions;
+use crate::postgres::failover_slot::{self, Mark};
+use crate::postgres::primary::{Known, Primary};
 use crate::postgres::publication::{self, Ensured, Wanted};
 use crate::postgres::server::Server;
 use crate::postgres::slot;
@@ -46,6 +49,10 @@ pub struct Prepared {
     pub status_every: Duration,
     /// Everything up to here is durable.
     pub resume: Lsn,
+    /// No standby can have a copy of it yet.
+    pub slot_is_new: bool,
+    /// The server that streams, for whatever else is asked of Postgres in this session.
+    pub primary: Primary,
 }
 
 /// A step against Postgres takes this long at most, beside the time to connect.
@@ -58,6 +65,7 @@ pub fn prepare(
     metrics: &ServiceMetrics,
     shared: &Shared,
     first: bool,
+    told: &Told,
 ) -> Result<Prepared> {
     let go_on = || match shared.pace() {
         Pace::Running => Ok(()),
@@ -67,9 +75,16 @@ pub fn prepare(
     let (mut client, shapes) = prepare_clickhouse(config, mapping)?;
     go_on()?;
 
-    let connect_deadline = || Instant::now() + config.postgres.connect_timeout;
+    // Who does not answer at all is waited for no longer than who falls silent later.
+    let connect_timeout = config.postgres.connect_timeout.min(config.receive_timeout);
+    let connect_deadline = || Instant::now() + connect_timeout;
     let application_name = application_name(config);
-    let mut sql = Sql::connect(&config.postgres, &application_name, connect_deadline())?;
+    let known = known(config, &mut client)?;
+    let (mut primary, mut sql) =
+        Primary::find(&config.postgres, &application_name, known, connect_deadline(), go_on)?;
+    primary.set_patience(config.receive_timeout);
+    sql.set_patience(config.receive_timeout);
+    log::debug!("{}: the primary is `{}`", config.name.as_str(), primary.name());
     let server = Server::inspect(&mut sql, step())?;
     server.check_wal_level()?;
     let table = prepare_source(config, mapping, &mut sql, first)?;
@@ -86,9 +101,9 @@ pub fn prepare(
             .collect(),
         receive_timeout: config.receive_timeout,
     };
-    let mut connection = Connection::connect(&config.postgres, &options, connect_deadline())?;
+    let (mut connection, system) = primary.replication(&options, connect_deadline())?;
     // After the look at the table. What changed just then is found when values are read again.
-    let source_checked_at = connection.identify_system(step())?.xlogpos;
+    let source_checked_at = system.xlogpos;
     // First, so that nobody moves the slot between being judged and being streamed from.
     let freed = slot::terminate_stale_walsender(
         &mut sql,
@@ -109,8 +124,11 @@ pub fn prepare(
         sql: &mut sql,
         connection: &mut connection,
     };
-    let Resumed { state, repair } = resume::resume(parties, go_on)?;
+    let Resumed { state, repair, slot_is_new } = resume::resume(parties, &go_on)?;
     let resume = state.confirmed;
+    let wanted = config.failover;
+    let mark = failover_slot::ensure(&mut sql, &mut connection, &config.slot, wanted, step())?;
+    told.mark(config.name.as_str(), &config.slot, wanted, &mark);
     let stream = Stream::start(connection, &config.slot, &config.publication, config.binary)?;
     Ok(Prepared {
         stream,
@@ -123,7 +141,20 @@ pub fn prepare(
         client,
         status_every: status_every(config.ack_interval, server.wal_sender_timeout),
         resume,
+        slot_is_new: slot_is_new || mark == Mark::Altered,
+        primary,
     })
+}
+
+/// The server that ClickHouse's rows came from last; `None` before the first stream.
+fn known(config: &ServiceConfig, client: &mut Client) -> Result<Option<Known>> {
+    let deadline = Instant::now() + config.clickhouse.request_timeout;
+    let row = state::read(client, config.name.as_str(), &config.slot, deadline)?;
+    let state = row.as_ref().map(resume::of_row).transpose()?;
+    Ok(state.map(|state| Known {
+        system_identifier: state.system_identifier,
+        timeline: state.timeline,
+    }))
 }
 
 /// The name under which Postgres shows our sessions; it is how a stale walsender is known as ours.

@@ -19,7 +19,7 @@ use crate::clickhouse::Client;
 use crate::clickhouse::repairs::{RepairRow, Status};
 use crate::error::{ErrorKind, Result};
 use crate::health::Health;
-use crate::postgres;
+use crate::postgres::primary::Primary;
 use crate::rows::Shape;
 use crate::services::mapping::Mapping;
 
@@ -49,7 +49,8 @@ pub struct Repairer<'a> {
     pub mapping: &'static dyn Mapping,
     /// By target table.
     pub shapes: &'a [Shape],
-    pub postgres: &'a postgres::Params,
+    /// Where the stream comes from.
+    pub primary: &'a Primary,
     pub application_name: &'a str,
     pub workers: usize,
     /// What one worker holds of the table at a time, as it comes from Postgres.

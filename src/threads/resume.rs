@@ -49,10 +49,11 @@ pub struct Resumed {
     pub state: StateRow,
     /// To be done beside the stream.
     pub repair: Option<RepairRow>,
+    pub slot_is_new: bool,
 }
 
 /// `go_on` says whether the session may still write.
-pub fn resume(mut with: Parties<'_>, go_on: impl Fn() -> Result<()>) -> Result<Resumed> {
+pub fn resume(mut with: Parties<'_>, go_on: &impl Fn() -> Result<()>) -> Result<Resumed> {
     let (service, slot_name) = (with.service(), with.config.slot.as_str());
     let recorded = state::read(with.client, service, slot_name, with.deadline())?;
     let repair = repairs::read(with.client, service, slot_name, with.deadline())?;
@@ -64,6 +65,7 @@ pub fn resume(mut with: Parties<'_>, go_on: impl Fn() -> Result<()>) -> Result<R
     let adopted = repair.as_ref().and_then(adopted);
     let course = recovery::course(&verdict, with.config.gap_strategy, &server, adopted);
     go_on()?;
+    let was_usable = slot.is_some_and(|slot| !slot.invalidated);
     let (state, repair) = match course {
         Course::Stop => {
             let error = verdict.into_error(service, slot_name);
@@ -105,7 +107,7 @@ pub fn resume(mut with: Parties<'_>, go_on: impl Fn() -> Result<()>) -> Result<R
         revision: recorded.map_or(0, |row| row.revision).saturating_add(REVISION_LEAP),
     };
     state::write(with.client, &mut row, with.deadline())?;
-    Ok(Resumed { state: row, repair })
+    Ok(Resumed { state: row, repair, slot_is_new: !was_usable })
 }
 
 impl Parties<'_> {

@@ -25,6 +25,7 @@ use super::lease_watch::LeaseWatch;
 use super::outage::Delays;
 use super::position::Position;
 use super::prepare::{self, Prepared};
+use super::readiness::{self, Readiness, Told};
 use super::repairer::{self, Repairer};
 use super::shared::{PanicGuard, Shared, stopped};
 use super::spawn_named;
@@ -37,6 +38,7 @@ use crate::machines::confirm::{self, Confirm, Marks};
 use crate::machines::lifecycle::Input;
 use crate::machines::status;
 use crate::metrics::ServiceMetrics;
+use crate::postgres::failover_slot::Failover;
 use crate::wal::Lsn;
 
 /// Blocks between reader and batcher, of 256 KiB unless a single message is larger; more would only
@@ -81,6 +83,7 @@ pub fn spawn(
     lease: Arc<LeaseWatch>,
     events: Sender<Event>,
     first: bool,
+    told: Arc<Told>,
 ) -> Session {
     // What is reserved is known once the state was read; until then no flush runs.
     let shared = Arc::new(Shared::new(Lsn(0), lease));
@@ -88,7 +91,7 @@ pub fn spawn(
     let name = format!("session/{}", config.name.as_str());
     let thread = spawn_named(name, move || {
         let end = EndGuard { events: &events, error: None, told: false };
-        run(&config, &metrics, &health, &events, &of_thread, first, end);
+        run(&config, &metrics, &health, &events, &of_thread, first, &told, end);
     });
     Session { shared, thread }
 }
@@ -126,13 +129,14 @@ fn run(
     events: &Sender<Event>,
     shared: &Shared,
     first: bool,
+    told: &Told,
     end: EndGuard<'_>,
 ) {
-    let result = prepare::prepare(config, metrics, shared, first).and_then(|prepared| {
+    let result = prepare::prepare(config, metrics, shared, first, told).and_then(|prepared| {
         if events.send(Event::Lifecycle(Input::StreamStarted)).is_err() {
             return Err(stopped());
         }
-        stream(config, metrics, health, events, shared, prepared);
+        stream(config, metrics, health, events, shared, told, prepared);
         Ok(())
     });
     let error = match result {
@@ -148,11 +152,13 @@ fn stream(
     health: &Health,
     events: &Sender<Event>,
     shared: &Shared,
+    told: &Told,
     prepared: Prepared,
 ) {
     let service = config.name.as_str();
-    let Prepared { stream, source_oid, source_checked_at, .. } = prepared;
+    let Prepared { stream, source_oid, source_checked_at, slot_is_new, .. } = prepared;
     let Prepared { mapping, shapes, state, repair, client, status_every, resume, .. } = prepared;
+    let primary = prepared.primary;
     let marks = Marks { confirmed: state.confirmed, upper: state.upper };
     let version_shift = state.version_shift;
     shared.set_reserved(marks.upper);
@@ -202,7 +208,7 @@ fn stream(
         mapping,
         shapes: &shapes,
         version_shift,
-        postgres: &config.postgres,
+        primary: &primary,
         application_name: &application_name,
         reread_bytes_max: limits(config).bytes_max,
     };
@@ -210,7 +216,7 @@ fn stream(
         ground,
         mapping,
         shapes: &shapes,
-        postgres: &config.postgres,
+        primary: &primary,
         application_name: &application_name,
         workers: config.repair_concurrency,
         page_bytes_max: limits(config).bytes_max.min(REPAIR_PAGE_BYTES_MAX),
@@ -241,11 +247,27 @@ fn stream(
         ending: &ending,
     };
 
+    let readiness = Readiness {
+        service,
+        slot: &config.slot,
+        primary: &primary,
+        application_name: &application_name,
+        is_new: slot_is_new,
+        told,
+        shared,
+    };
+
     std::thread::scope(|scope| {
         let part = Part { scope, service, shared };
         let flusher = &flusher;
         let reader =
             part.spawn("wal_reader", move || wal_reader::run(reader, to_batcher, &settled));
+        if config.failover == Failover::On {
+            part.spawn("readiness", || {
+                readiness::run(&readiness);
+                Ok(())
+            });
+        }
         let confirmer = part.spawn("confirmer", move || confirmer::run(confirmer));
         let flushers: Vec<_> = (0..config.flush.concurrency)
             .map(|n| {

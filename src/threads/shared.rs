@@ -172,6 +172,19 @@ impl Shared {
         }
     }
 
+    /// Waits out `until`, or less when the session is about to end.
+    pub fn rest(&self, until: Instant) -> Pace {
+        let mut state = self.state.lock();
+        loop {
+            self.look_at_lease(&mut state);
+            let now = Instant::now();
+            if state.pace != Pace::Running || until <= now {
+                return state.pace;
+            }
+            self.moved.wait_until(&mut state, until.min(now + LOOK_EVERY));
+        }
+    }
+
     /// No deadline of its own: what it waits for is another thread of the session, and every way
     /// in which that thread can end abandons the session and wakes this one.
     fn wait_until(&self, reached: impl Fn(&State) -> bool) -> Result<()> {
@@ -254,6 +267,10 @@ mod tests {
             shared.set_durable_below(BatchId(2));
             assert!(waiting.join().expect("no panic").is_ok());
             let waiting = scope.spawn(|| shared.wait_for_reservation(Lsn(11)));
+            let resting = scope.spawn(|| shared.rest(Instant::now() + Duration::from_secs(3600)));
+            assert_eq!(shared.rest(Instant::now()), Pace::Running);
+            shared.drain();
+            assert_eq!(resting.join().expect("no panic"), Pace::Draining);
             let pausing = scope.spawn(|| shared.pause(Instant::now() + Duration::from_secs(3600)));
             shared.abandon();
             assert!(waiting.join().expect("no panic").is_err());

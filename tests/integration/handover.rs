@@ -192,7 +192,7 @@ fn json_of(rows: Vec<Vec<serde_json::Value>>) -> String {
 /// A session that streams from a slot and is none of ours.
 fn hold(stage: &Stage, slot: &str) -> Stream {
     let params = Params {
-        hosts: vec![Host { name: "127.0.0.1".to_owned(), port: stage.postgres.port() }],
+        hosts: vec![Host::new("127.0.0.1", stage.postgres.port())],
         user: "postgres".to_owned(),
         password: None,
         database: "postgres".to_owned(),

@@ -45,6 +45,10 @@ mod support;
 
 /// JSON documents that are large, strange, or poison.
 mod documents;
+/// Promotions: who is followed, and what is taken along.
+mod failover;
+/// Links and walsenders that fall silent, and servers that stop in order.
+mod half_dead;
 /// Who streams when, and what a program leaves to the next.
 mod handover;
 /// Every replica identity and format, under load, compared in full.

@@ -17,6 +17,7 @@ pub mod reaper;
 pub mod redis;
 pub mod sample;
 pub mod stage;
+pub mod standby;
 pub mod wait;
 pub mod workload;
 

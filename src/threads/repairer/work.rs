@@ -69,7 +69,7 @@ impl<'a> Worker<'a> {
 }
 
 pub fn connect(with: &Repairer<'_>) -> Result<Sql> {
-    Sql::connect(with.postgres, with.application_name, sql_deadline())
+    with.primary.sql(with.application_name, sql_deadline())
 }
 
 pub fn sql_deadline() -> Instant {
