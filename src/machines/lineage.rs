@@ -167,10 +167,8 @@ pub fn judge(
         }
         state.confirmed
     } else {
-        // Timelines are numbered upwards, so a newer one is never in an older one's history. Of two
-        // lines for one timeline the lower is the cautious one.
-        let switches = history.iter().filter(|switch| switch.timeline == state.timeline);
-        match switches.map(|switch| switch.switch_lsn).min() {
+        // Timelines are numbered upwards, so a newer one is never in an older one's history.
+        match fork(state.timeline, history) {
             _ if server.timeline < state.timeline => return diverged(Fork::Older),
             Some(fork) if fork < state.upper => return diverged(Fork::Below { fork }),
             Some(fork) => state.confirmed.min(fork),
@@ -195,6 +193,16 @@ pub fn judge(
             Verdict::Continue { record: Some(record) }
         }
     }
+}
+
+/// Where the server left `timeline` for good; `None` if it never was on it. Not always what its line
+/// says: a standby that knows of a newer timeline and is promoted before it has come to it writes
+/// that timeline's line below the one before (seen on Postgres 15: `1 0/400FDB0`, then
+/// `2 0/40002D8`), and has nothing above the lower.
+fn fork(timeline: u32, history: &[Switch]) -> Option<Lsn> {
+    history.iter().find(|switch| switch.timeline == timeline)?;
+    let later = history.iter().filter(|switch| timeline <= switch.timeline);
+    later.map(|switch| switch.switch_lsn).min()
 }
 
 impl Verdict {

@@ -106,12 +106,17 @@ fn a_fork_at_or_above_upper_goes_on_and_is_recorded() {
 
 #[test]
 fn a_fork_below_upper_is_diverged_even_without_a_slot() {
-    let expected = diverged(3, Fork::Below { fork: Lsn(89) });
+    let below = |fork| Fork::Below { fork: Lsn(fork) };
+    let expected = diverged(3, below(89));
     assert_eq!(on_timeline(3, &[switch(2, 89)]), expected);
     let server = Server { timeline: 3, ..SERVER };
     assert_eq!(judge(Some(&STATE), None, &server, &[switch(2, 89)]), expected);
     let twice = [switch(2, 95), switch(2, 89)];
     assert_eq!(on_timeline(3, &twice), expected, "the lower of two lines counts");
+    // A standby that lagged behind the fork of a timeline it had only heard of.
+    assert_eq!(on_timeline(4, &[switch(2, 110), switch(3, 89)]), diverged(4, below(89)));
+    let through = on_timeline(4, &[switch(1, 10), switch(2, 110), switch(3, 115)]);
+    assert!(matches!(through, Verdict::Continue { .. }), "{through:?}");
 }
 
 #[test]
