@@ -65,6 +65,8 @@ replication_connects() {
     psql_here "$(url "$1")?replication=database" -c 'IDENTIFY_SYSTEM' | grep -q '|'
 }
 
+keeps_address() { [ "$(node_address "$1")" = "$ADDRESS" ]; }
+
 # A connection to the node neither comes about nor is refused.
 connecting_hangs() {
     local status=0
@@ -90,7 +92,8 @@ session_open() {
     rm "$DIR/session.in"
 }
 
-session_send() { echo "$1" >&"$SESSION_IN"; }
+# To a session that is lost it says nothing: what should come of it will not.
+session_send() { echo "$1" >&"$SESSION_IN" || true; }
 
 session_said() { grep -qx -- "$1" "$SESSION_OUT"; }
 
@@ -102,7 +105,7 @@ session_runs() { kill -0 "$SESSION" 2>/dev/null; }
 
 # psql notices at its next statement that the connection is gone.
 session_is_lost() {
-    session_send 'SELECT 1;' 2>/dev/null || true
+    session_send 'SELECT 1;' 2>/dev/null
     wait_for 10 "the session is lost" not session_runs
 }
 
@@ -129,9 +132,9 @@ check_init() {
     check 'a made node does not run' is_refused a
     check 'it starts' node_start a
     ADDRESS=$(node_address a)
+    # Without it nothing else makes sense.
     VERSION=$(node_sql a 'SHOW server_version_num')
     check 'SQL works from this machine' here_gives a 'SELECT 40 + 2' 42
-    check 'the peer address works' test -n "$(node_peer_address a)"
     check 'an error of SQL is a failure' not node_sql a 'SELECT 1/0'
     check 'replication connects' replication_connects a
     check 'wal_level is logical' gives a 'SHOW wal_level' logical
@@ -144,21 +147,21 @@ check_init() {
     check 'it waits for a reload' gives a 'SHOW work_mem' 5MB
     check 'the settings are loaded' node_reload a
     check 'the other setting is in force' becomes a 'SHOW work_mem' 6MB
-    check 'the log is there' grep -q 'ready to accept connections' "$(node_log a)"
 }
 
 # Unlogged rows survive an orderly stop and no other: they tell what a stop really was.
 check_stop() {
     local mode kept
-    node_sql a 'CREATE TABLE kept (n int); CREATE UNLOGGED TABLE orderly (n int)' >/dev/null
+    check 'a table is made' node_sql a 'CREATE TABLE kept (n int)'
+    check 'an unlogged table is made' node_sql a 'CREATE UNLOGGED TABLE orderly (n int)'
     for mode in smart fast immediate kill; do
         case $mode in
         smart | fast) kept=1 ;;
         *) kept=0 ;;
         esac
-        node_sql a 'TRUNCATE kept, orderly' >/dev/null
-        node_sql a 'INSERT INTO kept VALUES (1)' >/dev/null
-        node_sql a 'INSERT INTO orderly VALUES (1)' >/dev/null
+        check 'the tables are emptied' node_sql a 'TRUNCATE kept, orderly'
+        check 'a row is written' node_sql a 'INSERT INTO kept VALUES (1)'
+        check 'an unlogged row is written' node_sql a 'INSERT INTO orderly VALUES (1)'
         [ "$mode" != fast ] || session_open a
         check "it stops ($mode)" node_stop a "$mode"
         if [ "$mode" = fast ]; then
@@ -170,7 +173,7 @@ check_stop() {
         check "it starts after that ($mode)" node_start a
         check "no row is lost ($mode)" gives a 'SELECT count(*) FROM kept' 1
         check "it was $mode" gives a 'SELECT count(*) FROM orderly' "$kept"
-        check "its address stays ($mode)" test "$(node_address a)" = "$ADDRESS"
+        check "its address stays ($mode)" keeps_address a
         check "the address works ($mode)" here_gives a 'SELECT 1' 1
     done
 }
@@ -197,7 +200,7 @@ check_clone() {
         check 'the standby has it' becomes b \
             "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'failover' AND synced" 1
     fi
-    node_sql a 'INSERT INTO kept VALUES (2)' >/dev/null
+    check 'a row is written' node_sql a 'INSERT INTO kept VALUES (2)'
     check 'rows arrive at it' becomes b 'SELECT count(*) FROM kept' 2
 }
 
@@ -234,7 +237,7 @@ check_cut() {
     check 'its network heals' node_heal a
     check 'the session goes on' session_says 'while cut'
     check 'the row arrives at the standby' becomes b 'SELECT count(*) FROM kept' 3
-    check 'its address stays' test "$(node_address a)" = "$ADDRESS"
+    check 'its address stays' keeps_address a
     check 'the address works' here_gives a 'SELECT 1' 1
     session_close
     check 'it is cut again' node_cut a
@@ -248,7 +251,7 @@ check_cut() {
 check_signal() {
     local pid
     session_open a
-    pid=$(session_pid 2>>"$DIR/said")
+    pid=$(session_pid 2>>"$DIR/said") || pid=none
     check 'a backend is stopped' node_signal a "$pid" STOP
     session_send "SELECT 'while stopped';"
     check 'the session hangs' stays_unsaid 'while stopped' 1
@@ -281,7 +284,7 @@ check_remove() {
     check 'it starts' node_start a
     check 'it is a standby' gives a 'SELECT pg_is_in_recovery()' t
     check 'rows arrive at it' becomes a 'SELECT count(*) FROM kept' 4
-    check 'it has the address that it had' test "$(node_address a)" = "$ADDRESS"
+    check 'it has the address that it had' keeps_address a
     check 'removing a running one' node_remove a
     check 'removing a removed one is nothing' node_remove a
     check 'the other one goes on' here_gives b 'SELECT 1' 1
@@ -325,7 +328,7 @@ nothing_is_left() {
             esac
         done
         # The rules of the whole machine; another check may run.
-        [ ! -e "$DIR/nodes/b/cut" ]
+        [ ! -e "$DIR/b/cut" ]
     fi
 }
 
@@ -358,6 +361,8 @@ main() {
     nodes_choose "$BACKEND"
     nodes_begin "$DIR"
     trap on_exit EXIT
+    # Writing to a session that is lost is no end of the check.
+    trap '' PIPE
     trap 'exit 130' INT
     trap 'exit 143' TERM
     local part

@@ -13,7 +13,7 @@
 # every version, and scripts/docker-postgres-image. Settings live in the server's container at
 # /walhouse.conf, not in the data, so that a clone does not get those of its primary.
 #
-# Everything made carries the label walhouse-nodes=ID with the id that DIR/nodes/id has; that is how
+# Everything made carries the label walhouse-nodes=ID with the id that DIR/id has; that is how
 # another process finds it, and how nodes_end finds all of it and nothing else.
 #
 #   POSTGRES_IMAGE    default: postgres:$POSTGRES_VERSION, which is 15 by default
@@ -28,8 +28,8 @@ NODES_VOLUME=
 # --- the backend
 
 nodes_begin() {
-    mkdir -p "$1/nodes" || return 1
-    NODES_DIR=$(cd "$1/nodes" && pwd)
+    mkdir -p "$1" || return 1
+    NODES_DIR=$(cd "$1" && pwd)
     docker_answers || {
         fail "reach Docker: no daemon answers. Start it, or: scripts/docker-postgres-image"
         return 1
@@ -54,9 +54,13 @@ nodes_begin() {
 nodes_end() {
     local label dir things
     [ -n "$NODES_ID" ] || return 0
+    docker_answers || {
+        fail "remove what there is of $NODES_ID: no Docker daemon answers"
+        return 1
+    }
     label=label=walhouse-nodes=$NODES_ID
     for dir in "$NODES_DIR"/*/; do
-        [ ! -f "$dir/address" ] || node_log "$(basename "$dir")" >/dev/null
+        [ ! -f "$dir/address" ] || keep_log "$(basename "$dir")"
     done
     mapfile -t things < <(docker ps --all --quiet --filter "$label")
     [ ${#things[@]} = 0 ] || quietly docker rm --force --volumes "${things[@]}" || return 1
@@ -161,8 +165,9 @@ node_clone() {
 node_remove() {
     local name=$1
     [ -f "$NODES_DIR/$name/address" ] || return 0
-    node_log "$name" >/dev/null
-    quietly docker rm --force --volumes "$NODES_ID-$name" || return 1
+    keep_log "$name"
+    ! container_exists "$NODES_ID-$name" ||
+        quietly docker rm --force --volumes "$NODES_ID-$name" || return 1
     quietly docker volume rm --force "$NODES_ID-$name" || return 1
     node_heal "$name" || return 1
     say "removed: the node $name"
@@ -208,6 +213,14 @@ make_server() {
         "$NODES_IMAGE" -D "$NODES_PGDATA" || return 1
     node_set "$name"
 }
+
+# What the server said, all the time of its container: for who looks when that is gone.
+keep_log() {
+    ! container_exists "$NODES_ID-$1" ||
+        docker logs --timestamps "$NODES_ID-$1" >"$NODES_DIR/$1/log" 2>&1 || true
+}
+
+container_exists() { docker container inspect "$1" >/dev/null 2>&1; }
 
 # --- the server of a node
 
@@ -310,16 +323,6 @@ node_address() {
     cat "$NODES_DIR/$1/address" 2>/dev/null || fail "know the address of $1: there is no such node"
 }
 
-node_peer_address() { node_address "$1"; }
-
-node_log() {
-    docker logs --timestamps "$NODES_ID-$1" >"$NODES_DIR/$1/log.new" 2>&1 &&
-        mv "$NODES_DIR/$1/log.new" "$NODES_DIR/$1/log"
-    # Of a removed one the last is there.
-    rm -f "$NODES_DIR/$1/log.new"
-    echo "$NODES_DIR/$1/log"
-}
-
 # By the socket inside of the container, so that a cut does not matter.
 node_sql() {
     docker exec "$NODES_ID-$1" psql -X -q -A -t -v ON_ERROR_STOP=1 -h /tmp -U postgres \
@@ -351,20 +354,18 @@ node_heal() {
     firewall "$1" --flush && rm -f "$NODES_DIR/$1/cut"
 }
 
-# firewall NAME ARGUMENT...
+# firewall NAME ARGUMENT...: with the iptables of this machine, for images have none. Who is not root
+# but may use Docker is root in a container.
 firewall() {
-    local name=$1 pid
+    local holder=$NODES_ID-$1-net pid
     shift
-    pid=$(docker inspect --format '{{.State.Pid}}' "$NODES_ID-$name-net") || return 1
-    on_docker_host nsenter --target "$pid" --net -- iptables --wait 10 "$@"
-}
-
-# on_docker_host COMMAND...: as root. Who may use Docker is allowed to, by a container.
-on_docker_host() {
     if [ "$(id -u)" = 0 ]; then
-        "$@"
+        pid=$(docker inspect --format '{{.State.Pid}}' "$holder") || return 1
+        command -v iptables >/dev/null || install_debs iptables || return 1
+        nsenter --target "$pid" --net -- iptables --wait 10 "$@"
     else
-        quietly docker run --rm --label "walhouse-nodes=$NODES_ID" --network none --pid host --privileged \
-            --user root --entrypoint nsenter "$NODES_IMAGE" --target 1 --mount -- "$@"
+        quietly docker run --rm --label "walhouse-nodes=$NODES_ID" --network "container:$holder" \
+            --user root --cap-add NET_ADMIN --security-opt label=disable --volume /:/machine \
+            --entrypoint chroot "$NODES_IMAGE" /machine iptables --wait 10 "$@"
     fi
 }
