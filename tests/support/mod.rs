@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "every test binary uses a part of it")]
 
 pub mod clickhouse;
+pub mod database;
 pub mod document;
 pub mod http;
 pub mod oracle;
@@ -18,6 +19,7 @@ pub mod redis;
 pub mod sample;
 pub mod stage;
 pub mod wait;
+pub mod warehouse;
 pub mod workload;
 
 use std::net::TcpListener;
