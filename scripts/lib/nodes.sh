@@ -36,10 +36,8 @@
 #   node_heal NAME             packets flow again.
 #   node_address NAME          prints HOST:PORT that works from this machine and from walhouse on
 #                              it; the same through restarts and through node_remove.
-#   node_peer_address NAME     prints HOST:PORT under which the other nodes reach it.
 #   node_sql NAME SQL          one statement; prints rows, unaligned, tuples only.
 #   node_signal NAME PID SIGNAL   to a process by the id that Postgres shows.
-#   node_log NAME              prints the path of the server's log, or writes it there first.
 #
 # Variables:
 #   POSTGRES_VERSION   14 to 18 (default: 15)

@@ -9,10 +9,10 @@
 NODES_DIR=
 
 nodes_begin() {
-    mkdir -p "$1/nodes"
-    NODES_DIR=$(cd "$1/nodes" && pwd)
+    mkdir -p "$1"
+    NODES_DIR=$(cd "$1" && pwd)
     # Postgres' user passes through.
-    [ "$(id -u)" != 0 ] || chmod a+x "$1" "$NODES_DIR"
+    [ "$(id -u)" != 0 ] || chmod a+x "$NODES_DIR"
     pg_install "$POSTGRES_VERSION"
 }
 
@@ -127,10 +127,17 @@ node_start() {
 node_stop() {
     local dir
     dir=$(node_dir "$1") || return 1
-    # A frozen process does not hear that it is to end.
-    [ "${2:-fast}" = kill ] || node_resume "$1" || return 1
-    pg_stop "$dir" "${2:-fast}"
+    if [ "${2:-fast}" = kill ]; then
+        node_signal_all "$1" KILL
+        wait_for 30 "the end of all processes of $1" node_has_ended "$1"
+    else
+        # A frozen process does not hear that it is to end.
+        node_resume "$1"
+        pg_stop "$dir" "${2:-fast}"
+    fi
 }
+
+node_has_ended() { [ -z "$(node_processes "$1")" ]; }
 
 node_promote() {
     local dir
@@ -146,8 +153,8 @@ node_remove() {
     local dir=$NODES_DIR/$1 status=0
     node_heal "$1" || status=1
     if [ -d "$dir/data" ]; then
-        node_resume "$1" || true
-        pg_stop "$dir" immediate || pg_stop "$dir" kill || status=1
+        # Its data is thrown away, so it need not be asked.
+        node_stop "$1" kill || status=1
         rm -rf "$dir/data" || status=1
     fi
     return "$status"
@@ -155,19 +162,18 @@ node_remove() {
 
 # The postmaster first: it is the one that would notice what its children do.
 node_processes() {
-    local cwd data=$NODES_DIR/$1/data
-    head -n 1 "$data/postmaster.pid" 2>/dev/null || true
-    for cwd in /proc/[0-9]*/cwd; do
-        [ "$(readlink "$cwd" 2>/dev/null || true)" != "$data" ] || basename "$(dirname "$cwd")"
+    local cwd pid data=$NODES_DIR/$1/data
+    pid=$(head -n 1 "$data/postmaster.pid" 2>/dev/null || true)
+    for cwd in ${pid:+"/proc/$pid/cwd"} /proc/[0-9]*/cwd; do
+        pid=$(basename "$(dirname "$cwd")")
+        # A killed one that nobody has waited for is not there any more.
+        [ "$(readlink "$cwd" 2>/dev/null || true)" != "$data" ] || echo "$pid"
     done
 }
 
 node_signal_all() {
-    local pid data=$NODES_DIR/$1/data
-    for pid in $(node_processes "$1"); do
-        [ "$(readlink "/proc/$pid/cwd" 2>/dev/null || true)" != "$data" ] ||
-            kill "-$2" "$pid" 2>/dev/null || true
-    done
+    local pid
+    for pid in $(node_processes "$1"); do kill "-$2" "$pid" 2>/dev/null || true; done
 }
 
 # Twice: a process may have been made while the first round went by.
@@ -208,8 +214,6 @@ node_heal() {
 
 node_address() { echo "127.0.0.1:$(cat "$NODES_DIR/$1/port")"; }
 
-node_peer_address() { node_address "$1"; }
-
 node_sql() {
     local dir
     dir=$(node_dir "$1") || return 1
@@ -222,5 +226,3 @@ node_signal() {
         fail "signal process $2 of node $1: it is not one of its" || return 1
     kill "-$3" "$2"
 }
-
-node_log() { echo "$NODES_DIR/$1/log"; }

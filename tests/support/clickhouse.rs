@@ -74,7 +74,7 @@ impl Clickhouse {
         let log = OpenOptions::new().create(true).append(true).open(front.dir.join("log")).unwrap();
         let process = Command::new(python)
             .arg(SCRIPT)
-            .args(["--test-hooks", "--listen", &format!("127.0.0.1:{}", self.at.port())])
+            .args(["--test-hooks", "--listen", &format!("127.0.0.1:{}", self.warehouse.at.port())])
             .arg("--data")
             .arg(front.dir.join("data"))
             .arg("--port-file")

@@ -49,7 +49,10 @@ impl Database {
         for (host, port) in self.hosts.iter().cloned() {
             let sender = sender.clone();
             // Left to itself when it hangs: it ends with the server, or with us.
-            thread::spawn(move || sender.send(connect_to_primary(&host, port)));
+            thread::spawn(move || {
+                // Who asked may have stopped listening.
+                let _ = sender.send(connect_to_primary(&host, port));
+            });
         }
         drop(sender);
         let mut deadline = Instant::now() + CONNECT_TIMEOUT;
@@ -78,7 +81,7 @@ impl Database {
     }
 
     #[track_caller]
-    fn rows_of<const N: usize>(&self, sql: &str) -> Vec<[String; N]> {
+    pub fn rows_of<const N: usize>(&self, sql: &str) -> Vec<[String; N]> {
         let row = |row: Vec<Option<String>>| {
             let row: Vec<String> = row.into_iter().map(|value| value.expect("no null")).collect();
             row.try_into().expect("as many columns as asked for")
