@@ -11,6 +11,7 @@
 #   instance NAME [VARIABLE=VALUE...]   walhouse as it starts, no more; see await_streaming
 #   load_begin, load_end, load_grows N  the write load, and N more transactions of it
 #   opening [standby]              all of that: primary `a`, standby `b`, instance `one`, load
+#   hosts_are NAME...              what walhouse and the load are told from now on, in this order
 #   did WHAT                       what was done, for the table
 #   since_now                      the moment that times are counted from
 #   visible SECONDS                writes a row; it must be visible so soon after that moment
@@ -49,7 +50,11 @@ did() {
 
 await() { wait_for "$@" || broken "$2: not within $1 s"; }
 
-since_now() { SINCE=$(date +%s.%N); }
+# What was visible before it does not count.
+since_now() {
+    SINCE=$(date +%s.%N)
+    VISIBLE=
+}
 
 seconds_since() { awk -v a="$1" -v b="$(date +%s.%N)" 'BEGIN { printf "%.2f", b - a }'; }
 
@@ -116,6 +121,8 @@ clickhouse_again() {
 }
 
 clickhouse() { curl -fsS -m 60 --data-binary "$1" "$CLICKHOUSE"; }
+
+hosts_are() { HOSTS=("$@"); }
 
 # hosts: for the tool.
 hosts() {
@@ -209,6 +216,9 @@ log_says() { tail -n "+$(($2 + 1))" "$STAGE/instance-$1/log" | grep -qE -- "$3";
 # --- the load, the stopwatch, the comparison
 
 load_begin() {
+    # What was compared before it does not count.
+    # shellcheck disable=SC2034 # for scripts/failover and the soak
+    ROWS=
     mkdir -p "$STAGE/load"
     launch "$STAGE/load" "$DRILL_TOOL" load --postgres "$(hosts)" --seed "${DRILL_SEED:-1}" \
         --rate "${DRILL_RATE:-20}" --counts "$STAGE/load/counts"
@@ -239,11 +249,18 @@ load_end() {
 
 # visible SECONDS: how long after SINCE a row that is written now is in ClickHouse.
 visible() {
-    local limit=$1 within
+    local limit=$1 within tool
     within=$(awk -v limit="$limit" -v gone="$(seconds_since "$SINCE")" \
         'BEGIN { print limit + 60 + gone }')
     "$DRILL_TOOL" visible --postgres "$(hosts)" --clickhouse "$CLICKHOUSE" --since "$SINCE" \
-        --within "$within" >"$STAGE/visible" || true
+        --within "$within" >"$STAGE/visible" &
+    tool=$!
+    while kill -0 "$tool" 2>/dev/null; do
+        # Nothing more will come. Killed by us, it prints nothing.
+        if all_have_failed; then kill "$tool" 2>/dev/null || true; fi
+        sleep 0.2
+    done
+    wait "$tool" || true
     cat "$STAGE/visible"
     VISIBLE=$(json_value "$STAGE/visible" visible)
     case $VISIBLE in
@@ -258,12 +275,28 @@ visible() {
         fault "the first new row was visible after $VISIBLE s, allowed are $limit s"
 }
 
-# What the instances say about themselves, shortly.
+# Every instance has ended, or stopped both services for good.
+all_have_failed() {
+    local dir
+    for dir in "$STAGE"/instance-*/; do
+        launched_has_ended "$dir" || both_in_state "$(instance_of "$dir")" failed 2>/dev/null ||
+            return 1
+    done
+}
+
+instance_of() {
+    local name
+    name=$(basename "$1")
+    echo "${name#instance-}"
+}
+
+# The last errors of the instances, shortly.
 why_not() {
-    local log
-    for log in "$STAGE"/instance-*/log; do
-        sed 's/\x1b\[[0-9;]*m//g' "$log" | grep -E 'ERROR|WARN' | tail -n 2 | cut -c 26-240
-    done | tr '\n' ' '
+    local dir
+    for dir in "$STAGE"/instance-*/; do
+        sed 's/\x1b\[[0-9;]*m//g' "$dir/log" | grep -E ' (ERROR|WARN) ' | grep -v 'hint:' |
+            grep -v 'until an operator' | tail -n 1 | sed 's/^[^ ]* //' | cut -c 1-200
+    done | paste -s -d ' '
 }
 
 # compare [PATIENCE]: sets ROWS, LOST, WRONG, EXTRA and REPEATED; fails if the sides are not equal.

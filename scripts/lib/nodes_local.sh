@@ -160,15 +160,15 @@ node_remove() {
     return "$status"
 }
 
-# The postmaster first: it is the one that would notice what its children do.
+# The postmaster first: it is the one that would notice what its children do. All of them have
+# entered the data.
 node_processes() {
-    local cwd pid data=$NODES_DIR/$1/data
+    local data=$NODES_DIR/$1/data pid
     pid=$(head -n 1 "$data/postmaster.pid" 2>/dev/null || true)
-    for cwd in ${pid:+"/proc/$pid/cwd"} /proc/[0-9]*/cwd; do
-        pid=$(basename "$(dirname "$cwd")")
-        # A killed one that nobody has waited for is not there any more.
-        [ "$(readlink "$cwd" 2>/dev/null || true)" != "$data" ] || echo "$pid"
-    done
+    {
+        [ -z "$pid" ] || echo "/proc/$pid/cwd"
+        echo /proc/[0-9]*/cwd | tr ' ' '\n'
+    } | xargs find 2>/dev/null -maxdepth 0 -lname "$data" | sed 's|^/proc/\(.*\)/cwd$|\1|' || true
 }
 
 node_signal_all() {

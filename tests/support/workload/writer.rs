@@ -105,6 +105,10 @@ impl Writer {
                 && let (Ok(runs), Ok(sessions)) =
                     (self.ids(&mut client, RUNS), self.ids(&mut client, SESSIONS))
             {
+                let made = |id: &String| id.rsplit_once('-')?.1.parse::<u64>().ok();
+                let most = runs.iter().chain(&sessions).filter_map(made).max();
+                // An earlier load of the same seed may have left rows.
+                self.made = self.made.max(most.unwrap_or(0));
                 (self.runs, self.sessions) = (runs, sessions);
                 return Some(client);
             }
