@@ -290,12 +290,13 @@ instance_of() {
     echo "${name#instance-}"
 }
 
-# The last errors of the instances, shortly.
+# Why a service of an instance stopped, or else its last error, shortly.
 why_not() {
-    local dir
+    local dir errors
     for dir in "$STAGE"/instance-*/; do
-        sed 's/\x1b\[[0-9;]*m//g' "$dir/log" | grep -E ' (ERROR|WARN) ' | grep -v 'hint:' |
-            grep -v 'until an operator' | tail -n 1 | sed 's/^[^ ]* //' | cut -c 1-200
+        errors=$(sed 's/\x1b\[[0-9;]*m//g' "$dir/log" | grep -E ' ERROR ' | grep -v 'hint:' |
+            grep -v 'until an operator' | sed -E 's/^[^ ]* ERROR [^ ]*: //' | cut -c 1-200)
+        { grep 'resume service' <<<"$errors" || echo "$errors"; } | tail -n 1
     done | paste -s -d ' '
 }
 
