@@ -125,19 +125,26 @@ node_start() {
 }
 
 node_stop() {
-    local dir
+    local dir pid began
     dir=$(node_dir "$1") || return 1
     if [ "${2:-fast}" = kill ]; then
+        pid=$(head -n 1 "$dir/data/postmaster.pid" 2>/dev/null || echo 0)
+        began=$(process_began "$pid" || echo none)
         node_signal_all "$1" KILL
-        wait_for 30 "the end of all processes of $1" node_has_ended "$1"
+        wait_for 30 "the end of all processes of $1" node_has_ended "$1" "$pid" "$began" || return 1
     else
         # A frozen process does not hear that it is to end.
         node_resume "$1"
-        pg_stop "$dir" "${2:-fast}"
+        pg_stop "$dir" "${2:-fast}" || return 1
     fi
+    # Whatever was found to stop: a drill goes on from here with a server that is gone.
+    ! port_answers "$(cat "$dir/port")" || fail "stop $1: it still answers on its port"
 }
 
-node_has_ended() { [ -z "$(node_processes "$1")" ]; }
+# node_has_ended NAME PID BEGAN: not even as a zombie, whose lock file the next one would respect.
+node_has_ended() {
+    [ -z "$(node_processes "$1")" ] && [ "$(process_began "$2" || echo gone)" != "$3" ]
+}
 
 node_promote() {
     local dir
@@ -161,14 +168,15 @@ node_remove() {
 }
 
 # The postmaster first: it is the one that would notice what its children do. All of them have
-# entered the data.
+# entered the data. Also those are found whose data somebody has removed.
 node_processes() {
-    local data=$NODES_DIR/$1/data pid
-    pid=$(head -n 1 "$data/postmaster.pid" 2>/dev/null || true)
+    local data=$NODES_DIR/$1/data
     {
-        [ -z "$pid" ] || echo "/proc/$pid/cwd"
-        echo /proc/[0-9]*/cwd | tr ' ' '\n'
-    } | xargs find 2>/dev/null -maxdepth 0 -lname "$data" | sed 's|^/proc/\(.*\)/cwd$|\1|' || true
+        head -n 1 "$data/postmaster.pid" 2>/dev/null | sed 's|.*|/proc/&|'
+        echo /proc
+    } | xargs -I {} find {} -maxdepth 2 -name cwd \
+        \( -lname "$data" -o -lname "$data (deleted)" \) -printf '%h\n' 2>/dev/null |
+        sed 's|^/proc/||' | grep -vx "$BASHPID" || true
 }
 
 node_signal_all() {
