@@ -39,7 +39,7 @@ const LONG: &[(&str, &str)] = &[
 
 /// Functions of tests that may sleep. All but one poll, with a deadline.
 const SLEEPERS: &[(&str, &str)] = &[
-    ("tests/support/wait.rs", "until"),
+    ("tests/support/wait.rs", "within"),
     ("tests/support/wait.rs", "stays_true"),
     ("tests/clickhouse_port.rs", "start"),
     ("tests/http_port.rs", "until_served"),
