@@ -91,7 +91,15 @@ pub fn spawn(
     let name = format!("session/{}", config.name.as_str());
     let thread = spawn_named(name, move || {
         let end = EndGuard { events: &events, error: None, told: false };
-        run(&config, &metrics, &health, &events, &of_thread, first, &told, end);
+        let with = With {
+            config: &config,
+            metrics: &metrics,
+            health: &health,
+            events: &events,
+            shared: &of_thread,
+            told: &told,
+        };
+        run(with, first, end);
     });
     Session { shared, thread }
 }
@@ -122,21 +130,24 @@ impl Drop for EndGuard<'_> {
     }
 }
 
-fn run(
-    config: &ServiceConfig,
-    metrics: &ServiceMetrics,
-    health: &Health,
-    events: &Sender<Event>,
-    shared: &Shared,
-    first: bool,
-    told: &Told,
-    end: EndGuard<'_>,
-) {
+/// What a session stands on.
+#[derive(Clone, Copy)]
+struct With<'a> {
+    config: &'a ServiceConfig,
+    metrics: &'a ServiceMetrics,
+    health: &'a Health,
+    events: &'a Sender<Event>,
+    shared: &'a Shared,
+    told: &'a Told,
+}
+
+fn run(with: With<'_>, first: bool, end: EndGuard<'_>) {
+    let With { config, metrics, events, shared, told, .. } = with;
     let result = prepare::prepare(config, metrics, shared, first, told).and_then(|prepared| {
         if events.send(Event::Lifecycle(Input::StreamStarted)).is_err() {
             return Err(stopped());
         }
-        stream(config, metrics, health, events, shared, told, prepared);
+        stream(with, prepared);
         Ok(())
     });
     let error = match result {
@@ -146,15 +157,8 @@ fn run(
     end.tell(error.filter(|error| error.kind() != ErrorKind::Stopped));
 }
 
-fn stream(
-    config: &ServiceConfig,
-    metrics: &ServiceMetrics,
-    health: &Health,
-    events: &Sender<Event>,
-    shared: &Shared,
-    told: &Told,
-    prepared: Prepared,
-) {
+fn stream(with: With<'_>, prepared: Prepared) {
+    let With { config, metrics, health, events, shared, told } = with;
     let service = config.name.as_str();
     let Prepared { stream, source_oid, source_checked_at, slot_is_new, .. } = prepared;
     let Prepared { mapping, shapes, state, repair, client, status_every, resume, .. } = prepared;
