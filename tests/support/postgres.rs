@@ -89,7 +89,8 @@ impl Postgres {
     ) -> Postgres {
         let mut settings = base.clone();
         settings.extend(own.iter().map(|(k, v)| (k.to_string(), v.to_string())));
-        Postgres { dir, port, settings, process: None }
+        let database = Database::at_port(port);
+        Postgres { dir, port, database, settings, process: None }
     }
 
     pub(super) fn settings(&self) -> &BTreeMap<String, String> {
