@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::support::clickhouse::DATABASE;
 use crate::support::oracle::{Scope, assert_same, compare};
-use crate::support::postgres::Postgres;
+use crate::support::postgres::{Postgres, Stop};
 use crate::support::program::{Program, Settings};
 use crate::support::sample;
 use crate::support::stage::{RUNS_SLOT, SERVICES, SESSIONS_SLOT, Stage};
@@ -271,6 +271,90 @@ fn a_table_rewritten_under_a_repair_is_read_anew() {
     program.wait_for_log("sessions: repair: done");
     stage.settle(&mut program, &["sessions"]);
     assert_same(&stage.postgres, &stage.clickhouse, Scope::SESSIONS);
+    program.stop();
+}
+
+/// Goal: a standby that was behind is promoted. ClickHouse has rows, updates and deletes that the new
+/// primary never had, and the new primary uses their LSNs again. Both services mend it by
+/// themselves, under a load that goes on, and so does a second failover in the middle of it.
+#[test]
+fn a_standby_that_was_behind_is_followed_and_what_it_never_had_is_undone() {
+    let mut stage = Stage::own();
+    let mut standby = stage.postgres.start_standby();
+    let ports = [stage.postgres.port(), standby.port()];
+    let url =
+        format!("postgresql://postgres@127.0.0.1:{},127.0.0.1:{}/postgres", ports[0], ports[1]);
+    let settings = stage.settings().with("DATABASE_URL", url);
+    let mut program = Program::start(&settings);
+    program.wait_streaming(&SERVICES);
+    load(170).run(&stage.postgres, 60);
+    standby.wait_replayed(&stage.postgres);
+    for round in 0..2 {
+        // It gets nothing of what follows.
+        standby.stop(Stop::Fast);
+        load(180 + round).run(&stage.postgres, 40);
+        for table in ["TaskRun", "Session"] {
+            stage.postgres.execute(&format!("DELETE FROM \"{table}\" WHERE id LIKE 'w170-1-%'"));
+        }
+        stage.postgres.insert("Session", &sample::session(&format!("lost-{round}")));
+        stage.settle(&mut program, &SERVICES);
+        stage.postgres.stop(Stop::Immediate);
+        standby.start_again();
+        standby.promote();
+        std::mem::swap(&mut stage.postgres, &mut standby);
+        let writing = load(190 + round).start(&stage.postgres);
+        for service in SERVICES {
+            let lines = usize::try_from(round + 1).expect("a few");
+            program.wait_for_log_lines(&format!("{service}: repair: done"), lines);
+        }
+        writing.wait_for(20);
+        writing.stop();
+        assert_identical(&stage);
+        assert_eq!(stage.clickhouse.count("sessions_v1", "session_id LIKE 'lost-%'"), 0);
+        standby = stage.postgres.start_standby_with(standby.port(), &[]);
+        standby.wait_replayed(&stage.postgres);
+    }
+    program.stop();
+}
+
+/// Goal: an old primary that comes back beside the new one is never streamed from, even when it is
+/// the only one that answers; it is told to be the wrong one, and the new one is waited for.
+#[test]
+fn an_old_primary_that_comes_back_is_refused_until_it_is_adopted() {
+    let mut stage = Stage::own();
+    let standby = stage.postgres.start_standby();
+    let settings = stage.settings();
+    let mut program = Program::start(&settings);
+    program.wait_streaming(&SERVICES);
+    load(200).run(&stage.postgres, 20);
+    standby.wait_replayed(&stage.postgres);
+    program.stop();
+    standby.promote();
+    let old = std::mem::replace(&mut stage.postgres, standby);
+    let new_settings = stage.settings();
+    let mut program = Program::start(&new_settings);
+    wait_repaired(&mut program);
+    stage.postgres.insert("Session", &sample::session("new"));
+    stage.settle(&mut program, &SERVICES);
+    program.stop();
+
+    old.insert("Session", &sample::session("old"));
+    let mut program = Program::start(&settings);
+    program.wait_for_log_lines("sessions: reconnecting in", 3);
+    assert!(!program.has_ended(), "it goes on trying");
+    assert_eq!(stage.clickhouse.count("sessions_v1", "session_id = 'old'"), 0);
+    program.stop();
+
+    // An operator who wants just that can have it.
+    for service in SERVICES {
+        let output = Program::command(&settings, &["adopt", service]);
+        assert!(output.status.success(), "{output:?}");
+    }
+    let mut program = Program::start(&settings);
+    wait_repaired(&mut program);
+    stage.postgres = old;
+    assert_identical(&stage);
+    assert_eq!(stage.clickhouse.count("sessions_v1", "session_id = 'new'"), 0);
     program.stop();
 }
 

@@ -42,9 +42,12 @@ impl Database {
         self.try_client().unwrap_or_else(|| panic!("connect to Postgres at {:?}", self.hosts))
     }
 
-    /// To the primary. Of two that both write, as after a failover that left the old one running,
-    /// the one on the higher timeline is meant.
+    /// To the one server, whatever it is; of several, to the primary. Of two that both write, as
+    /// after a failover that left the old one running, the one on the higher timeline is meant.
     pub fn try_client(&self) -> Option<Client> {
+        if let [(host, port)] = self.hosts.as_slice() {
+            return connect_to(host, *port).ok();
+        }
         let (sender, found) = mpsc::channel();
         for (host, port) in self.hosts.iter().cloned() {
             let sender = sender.clone();
