@@ -13,6 +13,7 @@
 //!     +== status update
 //!
 //!  lock_keeper --LockLost--> coordinator <--SessionEnded-- session (the threads above)
+//!  lookout --PrimaryBack-------^             readiness: what a failover would be worse for
 //!  http                      supervisor (the main thread): signals, exit code
 //! ```
 //!
@@ -32,6 +33,7 @@
 //! - Nothing good is overwritten by nothing: [`fold`](services::fold) finds what the stream left
 //!   out, [`flusher`](threads::flusher) asks for the rest.
 //! - A gap or a fork is never passed over: [`lineage`](machines::lineage) judges every start.
+//! - All connections of a session meet one server, the [`primary`](postgres::primary).
 //! - A dead link is noticed and Postgres kept content: [`status`](machines::status).
 //! - Memory is bounded: [`batches`](machines::batches) stops the reading.
 //!

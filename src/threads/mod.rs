@@ -9,6 +9,7 @@ pub mod http;
 pub mod landing;
 pub mod lease_watch;
 pub mod lock_keeper;
+pub mod lookout;
 pub mod outage;
 pub mod position;
 pub mod prepare;
@@ -21,6 +22,13 @@ pub mod wal_reader;
 use std::thread::{Builder, JoinHandle};
 
 use crate::machines::lifecycle::Outcome;
+
+/// What a service remembers from one session to the next.
+#[derive(Debug, Default)]
+pub struct Memory {
+    pub told: readiness::Told,
+    pub last_seen: lookout::LastSeen,
+}
 
 /// How one service ended for good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::readiness::Told;
+use super::Memory;
 use super::shared::{Pace, Shared, stopped};
 use crate::clickhouse::state::{self, STATE_TABLE, StateRow};
 use crate::clickhouse::tables::{self, Definition, TableShape};
@@ -66,8 +66,9 @@ pub fn prepare(
     config: &ServiceConfig,
     shared: &Shared,
     first: bool,
-    told: &Told,
+    memory: &Memory,
 ) -> Result<Prepared> {
+    memory.last_seen.begin();
     let go_on = || match shared.pace() {
         Pace::Running => Ok(()),
         Pace::Draining | Pace::Abandoned => Err(stopped()),
@@ -81,8 +82,14 @@ pub fn prepare(
     let connect_deadline = || Instant::now() + connect_timeout;
     let application_name = application_name(config);
     let known = known(config, &mut client)?;
-    let (mut primary, mut sql) =
-        Primary::find(&config.postgres, &application_name, known, connect_deadline(), go_on)?;
+    memory.last_seen.set_known(known);
+    let deadline = connect_deadline();
+    let found = Primary::find(&config.postgres, &application_name, known, deadline, go_on);
+    let (mut primary, mut sql) = found.inspect_err(|error| {
+        if error.kind() == ErrorKind::Unreachable {
+            memory.last_seen.set_away();
+        }
+    })?;
     primary.set_patience(config.receive_timeout);
     sql.set_patience(config.receive_timeout);
     log::debug!("{}: the primary is `{}`", config.name.as_str(), primary.name());
@@ -120,7 +127,7 @@ pub fn prepare(
     let mut row = judge(config, &mut client, &mut sql, &mut connection)?;
     let wanted = config.failover;
     let mark = failover_slot::ensure(&mut sql, &mut connection, &config.slot, wanted, step())?;
-    told.mark(config.name.as_str(), &config.slot, wanted, &mark);
+    memory.told.mark(config.name.as_str(), &config.slot, wanted, &mark);
     let resume = row.confirmed;
     let timeout = config.clickhouse.request_timeout;
     go_on()?;

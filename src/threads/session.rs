@@ -24,10 +24,10 @@ use super::lease_watch::LeaseWatch;
 use super::outage::Delays;
 use super::position::Position;
 use super::prepare::{self, Prepared};
-use super::readiness::{self, Readiness, Told};
+use super::readiness::{self, Readiness};
 use super::shared::{PanicGuard, Shared, stopped};
-use super::spawn_named;
 use super::wal_reader::{self, WalReader};
+use super::{Memory, spawn_named};
 use crate::config::ServiceConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::batches::Limits;
@@ -76,7 +76,7 @@ pub fn spawn(
     lease: Arc<LeaseWatch>,
     events: Sender<Event>,
     first: bool,
-    told: Arc<Told>,
+    memory: Arc<Memory>,
 ) -> Session {
     // What is reserved is known once the state was read; until then no flush runs.
     let shared = Arc::new(Shared::new(Lsn(0), lease));
@@ -84,7 +84,7 @@ pub fn spawn(
     let name = format!("session/{}", config.name.as_str());
     let thread = spawn_named(name, move || {
         let end = EndGuard { events: &events, error: None, told: false };
-        run(&config, &metrics, &events, &of_thread, first, &told, end);
+        run(&config, &metrics, &events, &of_thread, first, &memory, end);
     });
     Session { shared, thread }
 }
@@ -121,14 +121,14 @@ fn run(
     events: &Sender<Event>,
     shared: &Shared,
     first: bool,
-    told: &Told,
+    memory: &Memory,
     end: EndGuard<'_>,
 ) {
-    let result = prepare::prepare(config, shared, first, told).and_then(|prepared| {
+    let result = prepare::prepare(config, shared, first, memory).and_then(|prepared| {
         if events.send(Event::Lifecycle(Input::StreamStarted)).is_err() {
             return Err(stopped());
         }
-        stream(config, metrics, events, shared, told, prepared);
+        stream(config, metrics, events, shared, memory, prepared);
         Ok(())
     });
     let error = match result {
@@ -143,7 +143,7 @@ fn stream(
     metrics: &ServiceMetrics,
     events: &Sender<Event>,
     shared: &Shared,
-    told: &Told,
+    memory: &Memory,
     prepared: Prepared,
 ) {
     let service = config.name.as_str();
@@ -225,7 +225,7 @@ fn stream(
         primary: &primary,
         application_name: &application_name,
         is_new: slot_is_new,
-        told,
+        told: &memory.told,
         shared,
     };
 
