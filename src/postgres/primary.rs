@@ -3,7 +3,7 @@
 //! A list of hosts, and a name with several addresses, may mean several servers, of which one takes
 //! writes; during a failover it is another one from moment to moment. So all of them are asked at
 //! once: one that hangs costs the others nothing, and each has the whole of the time. What their
-//! answers mean is for [`Search`] to say. From then on the session knows one address, and who
+//! answers mean is for `search` to say. From then on the session knows one address, and who
 //! answers there has to be the same cluster on the same timeline each time: neither a standby that
 //! stands in its place nor the other branch of a fork passes for it.
 //!

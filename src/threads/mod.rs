@@ -16,6 +16,7 @@ pub mod prepare;
 pub mod readiness;
 pub mod session;
 pub mod shared;
+pub mod slot_watch;
 pub mod supervisor;
 pub mod wal_reader;
 

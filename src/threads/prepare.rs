@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Memory;
 use super::shared::{Pace, Shared, stopped};
+use super::slot_watch::SlotWatch;
 use crate::clickhouse::state::{self, STATE_TABLE, StateRow};
 use crate::clickhouse::tables::{self, Definition, TableShape};
 use crate::clickhouse::{Client, refused};
@@ -124,7 +125,22 @@ pub fn prepare(
         log::warn!("{service}: ended stale walsender {pid} that held slot `{}`", config.slot);
     }
     let slot_was_there = slot::inspect(&mut sql, &config.slot, step())?.is_some();
-    let mut row = judge(config, &mut client, &mut sql, &mut connection)?;
+    let watch = SlotWatch {
+        service: config.name.as_str(),
+        slot: &config.slot,
+        primary: &primary,
+        application_name: &application_name,
+        backend_pid: sql.about().backend_pid,
+        interrupt: sql.interrupt(),
+        receive_timeout: config.receive_timeout,
+        shared,
+    };
+    let judged = std::thread::scope(|scope| {
+        let _watching = watch.begin(scope);
+        judge(config, &mut client, &mut sql, &mut connection)
+    });
+    // What a stop has cut short is no failure.
+    let mut row = judged.or_else(|error| go_on().and(Err(error)))?;
     let wanted = config.failover;
     let mark = failover_slot::ensure(&mut sql, &mut connection, &config.slot, wanted, step())?;
     memory.told.mark(config.name.as_str(), &config.slot, wanted, &mark);
