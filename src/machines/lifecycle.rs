@@ -3,8 +3,8 @@
 //! ```text
 //!        lock busy, Redis unreachable
 //!      +------------------------------+
-//!      v                              |
-//!   Waiting ----- deadline -----> Acquiring -- stop --> Withdrawing --+
+//!      v        deadline,             |
+//!   Waiting -- primary is back -> Acquiring -- stop --> Withdrawing --+
 //!    ^    ^                           | acquired             answer,  |
 //!    |    |  strategy reconnect       v                      deadline |
 //!    |    +---------------------- Starting                            |
@@ -25,6 +25,8 @@
 //! The rules:
 //!
 //! - Any end of a session that was not asked for goes through the strategy, the first start's too.
+//! - A wait before another attempt ends early when a primary is there again: `delay_max` may be a
+//!   minute, and a failover over in seconds. The count of attempts goes on all the same.
 //! - Not getting the lock, losing it, or not reaching Redis is never an error: the service stands
 //!   by, under every strategy.
 //! - `Remedy::Halt` (gap, fork, foreign cluster) stops the service for good whatever the strategy,
@@ -125,6 +127,8 @@ pub enum Input {
     /// No verdict: Redis is unreachable.
     LockFailed,
     LockLost,
+    /// Postgres was away, or was another server, and is there now.
+    PrimaryBack,
     StreamStarted,
     /// Rows of this session became durable *and* were confirmed, so that no later session meets
     /// them again. A keepalive's confirmation is not progress: it comes with the first bytes.
@@ -218,6 +222,10 @@ impl Lifecycle {
 
         match (self.state, input) {
             (Waiting { .. }, DeadlineReached) => (Acquiring, vec![AcquireLock]),
+            // What the wait was for has happened.
+            (Waiting { why: Why::Backoff { .. }, .. }, PrimaryBack) => {
+                (Acquiring, vec![AcquireLock])
+            }
             (Waiting { .. } | Down, StopRequested { .. }) => {
                 (Stopped(Outcome::Clean), vec![Finished(Outcome::Clean)])
             }
@@ -306,6 +314,7 @@ impl Lifecycle {
                 | LockBusy
                 | LockFailed
                 | LockLost
+                | PrimaryBack
                 | StreamStarted
                 | Progressed
                 | SessionEnded { .. },

@@ -3,7 +3,7 @@
 //! A list of hosts, and a name with several addresses, may mean several servers, of which one takes
 //! writes; during a failover it is another one from moment to moment. So all of them are asked at
 //! once: one that hangs costs the others nothing, and each has the whole of the time. What their
-//! answers mean is for [`Search`] to say. From then on the session knows one address, and who
+//! answers mean is for `search` to say. From then on the session knows one address, and who
 //! answers there has to be the same cluster on the same timeline each time: neither a standby that
 //! stands in its place nor the other branch of a fork passes for it.
 //!
@@ -11,6 +11,8 @@
 //! one short session on each, every time that a stream is looked for.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,6 +29,8 @@ mod search;
 
 /// A name with more addresses than this means no set of servers that anybody fails over between.
 const ADDRESSES_MAX: usize = 16;
+/// How soon a server that refused is asked again, while others are still silent.
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// How soon a stop is noticed while servers are waited for.
 const NOTICE_EVERY: Duration = Duration::from_millis(50);
 
@@ -87,8 +91,9 @@ impl Primary {
         if !params.connect_timeout.is_zero() {
             deadline = deadline.min(started_at + params.connect_timeout);
         }
-        // Room for all that may ever be said, so that nobody who is late has to wait.
+        // Room for one word of each; whoever says more waits until there is some again.
         let (answers, inbox) = bounded(params.hosts.len() * (ADDRESSES_MAX + 1));
+        let over = Over::default();
         let mut search = Search::new(known, params.hosts.len(), may_change(params), deadline);
         for at in 0..params.hosts.len() {
             let asking = Asking {
@@ -96,6 +101,7 @@ impl Primary {
                 application_name: application_name.to_owned(),
                 answers: answers.clone(),
                 deadline,
+                over: Arc::clone(&over.0),
             };
             spawn(move || asking.host(at, resolve));
         }
@@ -112,7 +118,9 @@ impl Primary {
                     let name = name_of(&params);
                     match outcome? {
                         Ok((seen, sql)) => {
-                            open.push((place, params, sql));
+                            if !seen.in_recovery {
+                                open.push((place, params, sql));
+                            }
                             search.on_seen(Instant::now(), place, name, seen);
                         }
                         Err(error) => search.on_refused(place, name, error),
@@ -224,13 +232,25 @@ struct Asked {
 
 type Outcome = std::result::Result<(Seen, Sql), SqlError>;
 
-/// What is asked of a host. Its threads end by themselves at the deadline, whoever still listens.
+/// What is asked of a host. Its threads end by themselves: soon after the search, and those whose
+/// server hangs at the deadline.
 #[derive(Clone)]
 struct Asking {
     params: Params,
     application_name: String,
     answers: Sender<Answer>,
     deadline: Instant,
+    over: Arc<AtomicBool>,
+}
+
+/// Tells, when it is dropped, that nobody listens any more.
+#[derive(Default)]
+struct Over(Arc<AtomicBool>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 impl Asking {
@@ -260,8 +280,23 @@ impl Asking {
     }
 
     fn server(self, place: Place, params: Params) {
-        let outcome = self.ask(&params);
-        let _ = self.answers.send(Answer::Asked(Box::new(Asked { place, params, outcome })));
+        loop {
+            let outcome = self.ask(&params);
+            // A refusal that a setting has to mend stays what it is.
+            let may_pass = match &outcome {
+                Ok(Ok((seen, _))) => seen.in_recovery,
+                Ok(Err(error)) => error.kind == ErrorKind::Unreachable,
+                Err(_) => false,
+            };
+            let asked = Box::new(Asked { place, params: params.clone(), outcome });
+            if self.answers.send(Answer::Asked(asked)).is_err() || !may_pass {
+                return;
+            }
+            thread::sleep(AGAIN_AFTER);
+            if self.over.load(Ordering::Acquire) || self.deadline <= Instant::now() + AGAIN_AFTER {
+                return;
+            }
+        }
     }
 
     fn ask(&self, params: &Params) -> Result<Outcome> {

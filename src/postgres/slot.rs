@@ -179,6 +179,27 @@ pub fn create(sql: &mut Sql, slot: &str, deadline: Instant) -> Result<Lsn> {
     lsn.map_err(|error| error.doing(doing))
 }
 
+/// Which transaction the backend waits for, such as for the beginning of a slot; `None` if it waits
+/// for nobody.
+pub fn blocker(sql: &mut Sql, backend_pid: i32, deadline: Instant) -> Result<Option<String>> {
+    let doing = format!("look for whom process {backend_pid} waits");
+    let query = format!(
+        "SELECT b.pid, coalesce(a.application_name, ''), coalesce(host(a.client_addr), ''),
+                to_char(a.xact_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')
+         FROM unnest(pg_blocking_pids({backend_pid})) b (pid)
+         LEFT JOIN pg_stat_activity a ON a.pid = b.pid ORDER BY a.xact_start LIMIT 1"
+    );
+    let rows = sql.rows(&doing, &query, deadline)?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let read = || -> std::result::Result<String, SqlError> {
+        let (pid, name, client) = (row.parse::<i32>(0)?, row.required(1)?, row.required(2)?);
+        let client = if client.is_empty() { "a local socket" } else { client };
+        let since = row.text(3)?.map_or_else(String::new, |at| format!(", begun {at} UTC"));
+        Ok(format!("the transaction of process {pid} (`{name}` from {client}{since})"))
+    };
+    read().map(Some).map_err(|error| error.doing(doing))
+}
+
 /// True if there was one. A slot that a walsender holds is an error of kind `SlotBusy`.
 pub fn drop(sql: &mut Sql, slot: &str, deadline: Instant) -> Result<bool> {
     let query = format!("SELECT pg_drop_replication_slot({})", literal(slot));

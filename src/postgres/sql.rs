@@ -84,6 +84,15 @@ enum LinkKind {
     Unix,
 }
 
+/// Ends a call on a session from another thread, as its deadline would; on TCP only.
+pub struct Interrupt(Deadline);
+
+impl Interrupt {
+    pub fn interrupt(&self) {
+        self.0.set(Instant::now());
+    }
+}
+
 /// What the server said about itself and the session at the start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct About {
@@ -275,6 +284,11 @@ impl Sql {
         self.patience = patience.max(PATIENCE_MIN).min(STATEMENT_TIMEOUT);
     }
 
+    /// Harmless between two calls.
+    pub fn interrupt(&self) -> Interrupt {
+        Interrupt(self.deadline.clone())
+    }
+
     pub fn about(&self) -> &About {
         &self.about
     }
@@ -324,7 +338,9 @@ impl Sql {
     ) -> std::result::Result<Vec<Row>, SqlError> {
         self.deadline.set(deadline);
         let client = self.client.as_mut().expect("the client is there until the drop");
-        let read = |error: postgres::Error| SqlError::read(&error, waited);
+        let asked_at = Instant::now();
+        // Less than was allowed, where somebody has ended the call.
+        let read = |error: postgres::Error| SqlError::read(&error, waited.min(asked_at.elapsed()));
         let statement_timeout = match self.link {
             LinkKind::Unix => {
                 // The crate's own timeout is an error without a cause.

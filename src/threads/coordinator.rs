@@ -10,9 +10,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::lease_watch::LeaseWatch;
 use super::lock_keeper::{self, LeaderLock, Request};
-use super::readiness::Told;
+use super::lookout::Lookout;
 use super::session::{self, Session};
-use super::{Finished, spawn_named};
+use super::{Finished, Memory, spawn_named};
 use crate::config::{ServiceConfig, Strategy};
 use crate::error::{Error, ErrorKind, Remedy};
 use crate::health::{Health, ServiceHealth};
@@ -84,7 +84,8 @@ impl Coordinator {
             lease,
             last_error: None,
             has_started: false,
-            told: Arc::default(),
+            memory: Arc::default(),
+            lookout: None,
             has_streamed: false,
             ended_at: now,
             with: self,
@@ -168,7 +169,9 @@ struct Running {
     lease: Arc<LeaseWatch>,
     last_error: Option<(String, Option<String>)>,
     has_started: bool,
-    told: Arc<Told>,
+    memory: Arc<Memory>,
+    /// There while the service waits to reconnect.
+    lookout: Option<Lookout>,
     has_streamed: bool,
     /// When the last stream ended, or the first was tried for.
     ended_at: Instant,
@@ -194,6 +197,7 @@ impl Running {
             if self.machine.state() != before {
                 self.report(before);
                 self.publish();
+                self.look_out();
             }
             for action in actions {
                 if let Some(outcome) = self.perform(action) {
@@ -219,7 +223,7 @@ impl Running {
                     Arc::clone(&self.lease),
                     self.to_self.clone(),
                     !std::mem::replace(&mut self.has_started, true),
-                    Arc::clone(&self.told),
+                    Arc::clone(&self.memory),
                 ));
             }
             Action::DrainSession { deadline } => {
@@ -323,6 +327,18 @@ impl Running {
             | State::Withdrawing { .. }
             | State::Starting
             | State::Streaming { .. } => {}
+        }
+    }
+
+    /// Posts a lookout for the time of a backoff.
+    fn look_out(&mut self) {
+        let waits = matches!(self.machine.state(), State::Waiting { why: Why::Backoff { .. }, .. });
+        if !waits {
+            self.lookout = None;
+        } else if self.lookout.is_none() {
+            let (params, last_seen) = (&self.with.config.postgres, &self.memory.last_seen);
+            let events = self.to_self.clone();
+            self.lookout = Some(Lookout::spawn(self.service, params, last_seen, events));
         }
     }
 

@@ -10,6 +10,7 @@ pub mod http;
 pub mod landing;
 pub mod lease_watch;
 pub mod lock_keeper;
+pub mod lookout;
 pub mod outage;
 pub mod position;
 pub mod prepare;
@@ -18,12 +19,20 @@ pub mod repairer;
 pub mod resume;
 pub mod session;
 pub mod shared;
+pub mod slot_watch;
 pub mod supervisor;
 pub mod wal_reader;
 
 use std::thread::{Builder, JoinHandle};
 
 use crate::machines::lifecycle::Outcome;
+
+/// What a service remembers from one session to the next.
+#[derive(Debug, Default)]
+pub struct Memory {
+    pub told: readiness::Told,
+    pub last_seen: lookout::LastSeen,
+}
 
 /// How one service ended for good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

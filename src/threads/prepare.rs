@@ -4,9 +4,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::readiness::Told;
+use super::Memory;
 use super::resume::{self, Parties, Resumed};
 use super::shared::{Pace, Shared, stopped};
+use super::slot_watch::SlotWatch;
 use crate::clickhouse::repairs::{self, RepairRow};
 use crate::clickhouse::state::{self, StateRow};
 use crate::clickhouse::tables::{self, Definition, TableShape};
@@ -65,8 +66,9 @@ pub fn prepare(
     metrics: &ServiceMetrics,
     shared: &Shared,
     first: bool,
-    told: &Told,
+    memory: &Memory,
 ) -> Result<Prepared> {
+    memory.last_seen.begin();
     let go_on = || match shared.pace() {
         Pace::Running => Ok(()),
         Pace::Draining | Pace::Abandoned => Err(stopped()),
@@ -80,8 +82,14 @@ pub fn prepare(
     let connect_deadline = || Instant::now() + connect_timeout;
     let application_name = application_name(config);
     let known = known(config, &mut client)?;
-    let (mut primary, mut sql) =
-        Primary::find(&config.postgres, &application_name, known, connect_deadline(), go_on)?;
+    memory.last_seen.set_known(known);
+    let deadline = connect_deadline();
+    let found = Primary::find(&config.postgres, &application_name, known, deadline, go_on);
+    let (mut primary, mut sql) = found.inspect_err(|error| {
+        if error.kind() == ErrorKind::Unreachable {
+            memory.last_seen.set_away();
+        }
+    })?;
     primary.set_patience(config.receive_timeout);
     sql.set_patience(config.receive_timeout);
     log::debug!("{}: the primary is `{}`", config.name.as_str(), primary.name());
@@ -115,20 +123,36 @@ pub fn prepare(
         let service = config.name.as_str();
         log::warn!("{service}: ended stale walsender {pid} that held slot `{}`", config.slot);
     }
-    let parties = Parties {
-        config,
-        metrics,
-        mapping,
-        shapes: &shapes,
-        client: &mut client,
-        sql: &mut sql,
-        connection: &mut connection,
+    let watch = SlotWatch {
+        service: config.name.as_str(),
+        slot: &config.slot,
+        primary: &primary,
+        application_name: &application_name,
+        backend_pid: sql.about().backend_pid,
+        interrupt: sql.interrupt(),
+        receive_timeout: config.receive_timeout,
+        shared,
     };
-    let Resumed { state, repair, slot_is_new } = resume::resume(parties, &go_on)?;
+    let resumed = std::thread::scope(|scope| {
+        let _watching = watch.begin(scope);
+        let parties = Parties {
+            config,
+            metrics,
+            mapping,
+            shapes: &shapes,
+            client: &mut client,
+            sql: &mut sql,
+            connection: &mut connection,
+        };
+        resume::resume(parties, &go_on)
+    });
+    // What a stop has cut short is no failure.
+    let resumed = resumed.or_else(|error| go_on().and(Err(error)))?;
+    let Resumed { state, repair, slot_is_new } = resumed;
     let resume = state.confirmed;
     let wanted = config.failover;
     let mark = failover_slot::ensure(&mut sql, &mut connection, &config.slot, wanted, step())?;
-    told.mark(config.name.as_str(), &config.slot, wanted, &mark);
+    memory.told.mark(config.name.as_str(), &config.slot, wanted, &mark);
     let stream = Stream::start(connection, &config.slot, &config.publication, config.binary)?;
     Ok(Prepared {
         stream,

@@ -25,11 +25,11 @@ use super::lease_watch::LeaseWatch;
 use super::outage::Delays;
 use super::position::Position;
 use super::prepare::{self, Prepared};
-use super::readiness::{self, Readiness, Told};
+use super::readiness::{self, Readiness};
 use super::repairer::{self, Repairer};
 use super::shared::{PanicGuard, Shared, stopped};
-use super::spawn_named;
 use super::wal_reader::{self, WalReader};
+use super::{Memory, spawn_named};
 use crate::config::ServiceConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::health::Health;
@@ -83,7 +83,7 @@ pub fn spawn(
     lease: Arc<LeaseWatch>,
     events: Sender<Event>,
     first: bool,
-    told: Arc<Told>,
+    memory: Arc<Memory>,
 ) -> Session {
     // What is reserved is known once the state was read; until then no flush runs.
     let shared = Arc::new(Shared::new(Lsn(0), lease));
@@ -97,7 +97,7 @@ pub fn spawn(
             health: &health,
             events: &events,
             shared: &of_thread,
-            told: &told,
+            memory: &memory,
         };
         run(with, first, end);
     });
@@ -138,12 +138,12 @@ struct With<'a> {
     health: &'a Health,
     events: &'a Sender<Event>,
     shared: &'a Shared,
-    told: &'a Told,
+    memory: &'a Memory,
 }
 
 fn run(with: With<'_>, first: bool, end: EndGuard<'_>) {
-    let With { config, metrics, events, shared, told, .. } = with;
-    let result = prepare::prepare(config, metrics, shared, first, told).and_then(|prepared| {
+    let With { config, metrics, events, shared, memory, .. } = with;
+    let result = prepare::prepare(config, metrics, shared, first, memory).and_then(|prepared| {
         if events.send(Event::Lifecycle(Input::StreamStarted)).is_err() {
             return Err(stopped());
         }
@@ -158,7 +158,7 @@ fn run(with: With<'_>, first: bool, end: EndGuard<'_>) {
 }
 
 fn stream(with: With<'_>, prepared: Prepared) {
-    let With { config, metrics, health, events, shared, told } = with;
+    let With { config, metrics, health, events, shared, memory } = with;
     let service = config.name.as_str();
     let Prepared { stream, source_oid, source_checked_at, slot_is_new, .. } = prepared;
     let Prepared { mapping, shapes, state, repair, client, status_every, resume, .. } = prepared;
@@ -257,7 +257,7 @@ fn stream(with: With<'_>, prepared: Prepared) {
         primary: &primary,
         application_name: &application_name,
         is_new: slot_is_new,
-        told,
+        told: &memory.told,
         shared,
     };
 

@@ -6,7 +6,7 @@ use crate::support::postgres::Stop;
 use crate::support::program::Program;
 use crate::support::proxy::Proxy;
 use crate::support::stage::{RUNS_SLOT, SERVICES, SESSIONS_SLOT, Stage};
-use crate::support::wait::{PATIENCE, until, until_true};
+use crate::support::wait::{PATIENCE, stays_true, until, until_true};
 use crate::support::workload::Workload;
 use crate::support::{reaper, sample};
 
@@ -78,6 +78,46 @@ fn silence_is_noticed_before_the_stream_begins() {
     until_true("the program waits for the lock", PATIENCE, || {
         stage.postgres.value(waits).as_deref() == Some("1")
     });
+    proxy.blackhole();
+    let lost_at = Instant::now();
+    program.wait_for_log("reconnecting in");
+    assert!(lost_at.elapsed() < RECEIVE_TIMEOUT + SLACK, "{:?}", lost_at.elapsed());
+    client.batch_execute("ROLLBACK").unwrap();
+    proxy.resume();
+    proxy.cut();
+    program.wait_streaming(&["runs"]);
+    program.stop();
+}
+
+/// Goal: a slot that is made waits for every transaction that is running. The operator is told for
+/// which, and a server that is gone meanwhile is noticed although it was not to be heard anyway.
+#[test]
+fn a_slot_that_waits_says_for_whom_and_notices_a_server_that_is_gone() {
+    let stage = Stage::take();
+    let proxy = Proxy::to(stage.postgres.port());
+    let settings = stage
+        .settings_runs()
+        .with("DATABASE_URL", stage.postgres.url_through(proxy.port()))
+        .with("REPLICATION_RECEIVE_TIMEOUT_MS", RECEIVE_TIMEOUT.as_millis());
+    let mut client = stage.postgres.client();
+    client.batch_execute("BEGIN; CREATE TABLE public.t ()").unwrap();
+    let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).unwrap().get(0);
+    let mut program = Program::start(&settings);
+    let line = program.wait_for_log("waits for the end of the transaction of process");
+    assert!(line.contains(&format!("process {pid} (`walhouse-tests` from 127.0.0.1")), "{line}");
+    // It may take as long as that transaction does.
+    stays_true("it waits", RECEIVE_TIMEOUT + SLACK, || program.log_lines("reconnecting") == 0);
+    assert_eq!(program.log_lines("waits for the end"), 1, "it is said once");
+
+    // A stop does not wait for it, and leaves nothing behind.
+    program.signal("TERM");
+    assert_eq!(program.wait_end(SLACK).code(), Some(0));
+    assert_eq!(program.log_lines("ERROR"), 0, "{}", program.log());
+    let slots = "SELECT count(*) FROM pg_replication_slots";
+    assert_eq!(stage.postgres.value(slots).as_deref(), Some("0"));
+
+    let mut program = Program::start(&settings);
+    program.wait_for_log("waits for the end of the transaction of process");
     proxy.blackhole();
     let lost_at = Instant::now();
     program.wait_for_log("reconnecting in");

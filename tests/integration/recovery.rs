@@ -163,6 +163,38 @@ fn a_link_that_died_in_silence_is_noticed() {
     program.stop();
 }
 
+/// Goal: an outage that outlasts several attempts does not cost a long wait on top.
+#[test]
+fn a_wait_ends_when_postgres_is_back() {
+    let stage = Stage::take();
+    let proxy = Proxy::to(stage.postgres.port());
+    let settings = stage
+        .settings_runs()
+        .with("DATABASE_URL", stage.postgres.url_through(proxy.port()))
+        .with("REPLICATION_RECONNECT_INITIAL_DELAY_MS", 600_000)
+        .with("REPLICATION_RECONNECT_MAX_DELAY_MS", 600_000);
+    let mut program = Program::start(&settings);
+    program.wait_streaming(&["runs"]);
+    // A server that is there all the while is no news: that wait is waited out.
+    stage.postgres.terminate_walsender(RUNS_SLOT);
+    program.wait_for_log("reconnecting in");
+    stays_true("it waits", Duration::from_secs(3), || program.log_lines("primary again") == 0);
+
+    proxy.refuse();
+    let looks = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'walhouse-lookout'";
+    until_true("nobody looks through the proxy", PATIENCE, || {
+        stage.postgres.value(looks).is_none()
+    });
+    // Longer than it is between two looks.
+    stays_true("it waits", Duration::from_secs(7), || program.log_lines("primary again") == 0);
+    proxy.resume();
+    program.wait_for_log("there is a primary again");
+    program.wait_streaming(&["runs"]);
+    stage.postgres.insert("TaskRun", &sample::run("a"));
+    stage.settle(&mut program, &["runs"]);
+    program.stop();
+}
+
 #[test]
 fn sigterm_wins_over_a_wait() {
     let stage = Stage::take();

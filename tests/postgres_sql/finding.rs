@@ -144,6 +144,23 @@ fn a_promotion_is_followed_and_the_old_primary_is_not_gone_back_to() {
 }
 
 #[test]
+fn a_standby_that_is_promoted_during_the_search_is_found() {
+    let primary = Server::start(&["wal_level=logical"]);
+    let standby = primary.start_standby();
+    let (_mute, hangs) = mute();
+    let searching = std::thread::spawn({
+        let params = among(&[hangs, standby.port]);
+        move || find(&params, None)
+    });
+    let mut on_standby = connect(&among(&[standby.port]));
+    run(&mut on_standby, "SELECT pg_promote(true, 20)");
+    let promoted_at = Instant::now();
+    let found = searching.join().unwrap().unwrap();
+    assert_eq!(port_of(&found), standby.port);
+    assert!(promoted_at.elapsed() < AT_ONCE, "{:?}", promoted_at.elapsed());
+}
+
+#[test]
 fn every_connection_of_a_session_meets_the_same_server_or_none() {
     let primary = Server::start(&["wal_level=logical"]);
     let standby = primary.start_standby();

@@ -257,6 +257,22 @@ fn attempts(attempts_max: u32, sessions: usize, lived: Duration, progress: bool)
 }
 
 #[test]
+fn a_primary_that_is_back_ends_the_wait_and_counts_as_an_attempt() {
+    let t0 = Instant::now();
+    let mut machine = machine(t0, reconnect(0), 1);
+    assert_eq!(machine.step(t0, PrimaryBack), [], "it waits for the lock, not for Postgres");
+    machine.step(t0, DeadlineReached);
+    for attempt in 1..=3 {
+        assert_eq!(machine.step(t0, LockAcquired), [StartSession]);
+        assert_eq!(machine.step(t0, PrimaryBack), [], "late");
+        machine.step(t0, ENDED);
+        let why = Why::Backoff { attempt };
+        assert!(matches!(machine.state(), State::Waiting { why: now, .. } if now == why));
+        assert_eq!(machine.step(t0, PrimaryBack), [AcquireLock]);
+    }
+}
+
+#[test]
 fn only_a_healthy_stream_resets_the_attempts() {
     assert_eq!(attempts(0, 4, s(29), false), [1, 2, 3, 4], "streaming alone is not health");
     assert_eq!(attempts(0, 4, s(30), false), [1, 1, 1, 1], "half a minute is");
@@ -293,7 +309,7 @@ impl World {
             8 if self.session => ENDED,
             9 if self.session && prng.below(10) == 0 => HALTED,
             // Late messages of a session or a lock that is gone.
-            10 if prng.below(4) == 0 => [LockLost, Progressed][prng.below(2) as usize],
+            10 if prng.below(4) == 0 => [LockLost, Progressed, PrimaryBack][prng.below(3) as usize],
             11 if self.locked => LockLost,
             12 if prng.below(40) == 0 => StopRequested { deadline: now + s(prng.below(30)) },
             _ => DeadlineReached,
@@ -306,7 +322,7 @@ impl World {
             LockBusy | LockFailed => self.asked = false,
             SessionEnded { .. } => self.session = false,
             StopRequested { .. } => self.stop_requested = true,
-            DeadlineReached | LockLost | StreamStarted | Progressed => (),
+            DeadlineReached | LockLost | PrimaryBack | StreamStarted | Progressed => (),
         }
     }
 

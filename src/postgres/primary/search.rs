@@ -12,6 +12,8 @@
 //!   anybody here knows of. By asking one server alone that cannot be known. So once one is found,
 //!   the others have [`OTHERS_MAX`] to object; usually all have answered by then, and there is
 //!   nothing to wait for.
+//! - Who refused is asked again while others are silent: when the old primary hangs, the standby
+//!   that is promoted meanwhile is taken at once. When all have refused the search is over.
 //! - Of several on one timeline, the first of the list: nothing tells them apart.
 
 use std::time::{Duration, Instant};
@@ -54,6 +56,7 @@ pub(super) struct Search {
     pending: usize,
     /// By host: how many of its servers are still to be heard; `None` before its name is resolved.
     silent: Vec<Option<usize>>,
+    heard: Vec<Place>,
     usable: Vec<(Place, String, Known)>,
     refused: Vec<(Place, String, SqlError)>,
     over: bool,
@@ -68,6 +71,7 @@ impl Search {
             found_at: None,
             pending: hosts,
             silent: vec![None; hosts],
+            heard: Vec::new(),
             usable: Vec::new(),
             refused: Vec::new(),
             over: false,
@@ -197,7 +201,13 @@ impl Search {
         refused.into_iter().map(|(_, name, error)| (name, error)).collect()
     }
 
+    /// A server may be heard more than once; the last word counts.
     fn heard(&mut self, place: Place) {
+        self.refused.retain(|(of, ..)| *of != place);
+        if self.heard.contains(&place) {
+            return;
+        }
+        self.heard.push(place);
         self.pending -= 1;
         if let Some(Some(silent)) = self.silent.get_mut(place.host) {
             *silent = silent.saturating_sub(1);

@@ -5,8 +5,7 @@
 //!
 //! One that is stopped (SIGSTOP), or hangs in the kernel, does not hear that it is to end, and
 //! nothing but the host's own `kill` reaches it. Then the error names it, and the next attempt
-//! tells it again; `wal_sender_timeout` does not help, because the process itself would have to
-//! notice.
+//! tells it again; `wal_sender_timeout` does not help: the process itself would have to notice.
 
 use std::thread;
 use std::time::{Duration, Instant};

@@ -10,13 +10,13 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use postgres::Socket;
 use postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
+use tokio::time::{Sleep, sleep_until};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::error::Result;
@@ -25,6 +25,9 @@ use crate::postgres::{Params, tls};
 
 /// The length of the message and the code that asks for TLS.
 pub const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xD2, 0x16, 0x2F];
+
+/// How soon a deadline that another thread has moved is noticed.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// When the call under way has to end. Shared by the caller and the stream.
 #[derive(Clone)]
@@ -154,13 +157,18 @@ impl Bounded {
         if let Poll::Ready(done) = io(Pin::new(&mut self.socket), cx) {
             return Poll::Ready(done);
         }
-        let at = self.deadline.at();
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
-        if timer.deadline() != at {
-            timer.as_mut().reset(at);
+        loop {
+            let (now, at) = (tokio::time::Instant::now(), self.deadline.at());
+            if at <= now {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            let look_at = at.min(now + LOOK_EVERY);
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(look_at)));
+            if timer.is_elapsed() || at < timer.deadline() {
+                timer.as_mut().reset(look_at);
+            }
+            ready!(timer.as_mut().poll(cx));
         }
-        ready!(timer.as_mut().poll(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 

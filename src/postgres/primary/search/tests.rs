@@ -103,6 +103,21 @@ fn standbys_alone_are_a_failover_under_way() {
 }
 
 #[test]
+fn a_standby_that_is_promoted_while_another_hangs_is_taken() {
+    let now = Instant::now();
+    let mut search = search(Some(known(CLUSTER, 1)), 2, now);
+    for _ in 0..3 {
+        search.on_seen(now, at(1), "h1".into(), STANDBY);
+        assert_eq!(search.deadline(), Some(now + Duration::from_secs(10)));
+    }
+    search.on_seen(now, at(1), "h1".into(), primary(2));
+    assert_eq!(search.deadline(), Some(now + OTHERS_MAX));
+    search.on_time(now + OTHERS_MAX);
+    assert_eq!(search.chosen(), Some((at(1), known(CLUSTER, 2))));
+    assert_eq!(refusals(search, 2), ["h0:1: no answer within 10.0s"], "it is not refused any more");
+}
+
+#[test]
 fn a_primary_that_a_failover_left_behind_is_passed_over_while_there_may_be_another() {
     let now = Instant::now();
     let mut several = search(Some(known(CLUSTER, 2)), 2, now);

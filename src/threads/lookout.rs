@@ -1,0 +1,149 @@
+//! `lookout/<service>`: while a service waits to reconnect, looks whether Postgres has come back,
+//! so that a failover that took long does not cost the whole of a long wait on top.
+//!
+//! It cuts a wait short only for news: no primary was to be found, and now one is; or another
+//! server is the primary now. A server that is there all the while, and that the attempts fail on,
+//! is left to the backoff.
+
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{RecvTimeoutError, Sender, TryRecvError, bounded};
+use parking_lot::Mutex;
+
+use super::coordinator::Event;
+use super::shared::stopped;
+use super::spawn_named;
+use crate::machines::lifecycle::Input;
+use crate::postgres::Params;
+use crate::postgres::primary::{Known, Primary};
+
+const APPLICATION_NAME: &str = "walhouse-lookout";
+/// Each look is a short session on every host.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A primary is there; it is something else that the attempts fail on.
+const LOOK_RARELY: Duration = Duration::from_secs(5);
+/// Servers that hang are given up after this, and asked again with the next look.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What the last attempt knew of the server, for those who look out for it.
+#[derive(Debug, Default)]
+pub struct LastSeen(Mutex<Sighting>);
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Sighting {
+    known: Option<Known>,
+    /// The attempt ended because there was no primary.
+    away: bool,
+}
+
+impl LastSeen {
+    /// An attempt begins, of which it is not known yet how far it will come.
+    pub fn begin(&self) {
+        self.0.lock().away = false;
+    }
+
+    pub fn set_known(&self, known: Option<Known>) {
+        self.0.lock().known = known;
+    }
+
+    pub fn set_away(&self) {
+        self.0.lock().away = true;
+    }
+}
+
+/// Ends its thread when it is dropped.
+pub struct Lookout {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Lookout {
+    pub fn spawn(
+        service: &'static str,
+        params: &Params,
+        last_seen: &LastSeen,
+        events: Sender<Event>,
+    ) -> Lookout {
+        let (stop, stops) = bounded::<()>(0);
+        let params = params.clone();
+        let Sighting { known, away } = *last_seen.0.lock();
+        let thread = spawn_named(format!("lookout/{service}"), move || {
+            let mut before = if away { Look::Nobody } else { Look::First };
+            loop {
+                let go_on = || match stops.try_recv() {
+                    Err(TryRecvError::Disconnected) => Err(stopped()),
+                    Ok(()) | Err(TryRecvError::Empty) => Ok(()),
+                };
+                let deadline = Instant::now() + LOOK_TIMEOUT;
+                let now = match Primary::find(&params, APPLICATION_NAME, known, deadline, go_on) {
+                    Ok((primary, _)) => Look::Primary(primary.identity()),
+                    Err(_) => Look::Nobody,
+                };
+                if now.is_news_after(before) {
+                    log::info!("{service}: there is a primary again; not waiting any longer");
+                    // The coordinator outlives its lookout.
+                    let _ = events.send(Event::Lifecycle(Input::PrimaryBack));
+                    return;
+                }
+                before = now;
+                let wait = if now == Look::Nobody { LOOK_EVERY } else { LOOK_RARELY };
+                match stops.recv_timeout(wait) {
+                    Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            }
+        });
+        Lookout { stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Drop for Lookout {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("a lookout panicked");
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// Nothing is known of how it was before.
+    First,
+    Nobody,
+    Primary(Known),
+}
+
+impl Look {
+    fn is_news_after(self, before: Look) -> bool {
+        match (before, self) {
+            (Look::Nobody, Look::Primary(_)) => true,
+            (Look::Primary(before), Look::Primary(now)) => before != now,
+            (Look::First, _) | (_, Look::Nobody | Look::First) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_primary_that_was_not_there_is_news() {
+        let on = |timeline| Look::Primary(Known { system_identifier: 1, timeline });
+        for (before, now, expected) in [
+            (Look::First, on(1), false),
+            (Look::First, Look::Nobody, false),
+            (Look::Nobody, Look::Nobody, false),
+            (Look::Nobody, on(1), true),
+            (on(1), on(1), false),
+            (on(1), on(2), true),
+            (on(1), Look::Nobody, false),
+        ] {
+            assert_eq!(now.is_news_after(before), expected, "{before:?}, {now:?}");
+        }
+    }
+}
