@@ -1,11 +1,12 @@
 //! `walhouse adopt <service>`: names the cluster that the service is to follow from now on.
 //!
-//! It only records the name; the next session that finds that very cluster and timeline starts over
-//! on it. So nothing happens to another one that the URL may lead to by then.
+//! It only records the name, for the state that is recorded now; the next session that finds that
+//! very cluster and timeline starts over on it. So nothing happens to another one that the URL may
+//! lead to by then, and a service that streams again meanwhile is not led away.
 
 use std::time::{Duration, Instant};
 
-use crate::clickhouse::repairs::{self, RepairRow, Status};
+use crate::clickhouse::adoptions::{self, Adoption};
 use crate::clickhouse::{Client, state};
 use crate::config::ServiceConfig;
 use crate::error::{Error, Result};
@@ -13,8 +14,6 @@ use crate::postgres::server::Server;
 use crate::postgres::sql::Sql;
 
 const SQL_TIMEOUT: Duration = Duration::from_secs(30);
-/// Above whatever a session that still runs may write meanwhile.
-const REVISION_LEAP: u64 = 1 << 30;
 
 /// What was found and done, in sentences for the operator.
 pub fn adopt(config: &ServiceConfig) -> Result<String> {
@@ -23,7 +22,7 @@ pub fn adopt(config: &ServiceConfig) -> Result<String> {
     let mut client = Client::connect(&config.clickhouse)?;
     client.ping(deadline())?;
     state::ensure(&mut client, config.create_tables, deadline())?;
-    repairs::ensure(&mut client, config.create_tables, deadline())?;
+    adoptions::ensure(&mut client, config.create_tables, deadline())?;
     let Some(state) = state::read(&mut client, service, &config.slot, deadline())? else {
         return Ok(format!(
             "{service}: nothing to adopt: slot `{}` has no recorded state yet; just start \
@@ -34,35 +33,22 @@ pub fn adopt(config: &ServiceConfig) -> Result<String> {
     let sql_deadline = Instant::now() + SQL_TIMEOUT;
     let mut sql = Sql::connect(&config.postgres, "walhouse/adopt", sql_deadline)?;
     let server = Server::inspect(&mut sql, sql_deadline)?;
-    let found = (server.system_identifier.to_string(), server.timeline);
-    if found == (state.system_identifier.clone(), state.timeline) {
+    let found = Adoption { system_identifier: server.system_identifier, timeline: server.timeline };
+    let Adoption { system_identifier, timeline } = found;
+    if (system_identifier.to_string().as_str(), timeline)
+        == (state.system_identifier.as_str(), state.timeline)
+    {
         return Ok(format!(
-            "{service}: nothing to adopt: cluster {} on timeline {} is the one it follows.",
-            found.0, found.1
+            "{service}: nothing to adopt: cluster {system_identifier} on timeline {timeline} is \
+             the one it follows."
         ));
     }
-    let last = repairs::read(&mut client, service, &config.slot, deadline())?;
-    let mut row = RepairRow {
-        service: service.to_owned(),
-        slot: config.slot.clone(),
-        status: Status::Adopted,
-        system_identifier: found.0.clone(),
-        timeline: found.1,
-        version_shift: 0,
-        base_version: 0,
-        reason: format!("adopted from cluster {}", state.system_identifier),
-        position: String::new(),
-        rows_read: 0,
-        rows_written: 0,
-        rows_buried: 0,
-        revision: last.map_or(0, |row| row.revision).saturating_add(REVISION_LEAP),
-    };
-    repairs::write(&mut client, &mut row, deadline())?;
+    adoptions::write(&mut client, &state, &found, deadline())?;
     Ok(format!(
-        "{service}: adopted cluster {} on timeline {}, instead of {} on {}.\n\
-         Start walhouse, or start it again: the whole table is then compared, and ClickHouse made \
-         equal to it; rows that this cluster does not have are marked as deleted.",
-        found.0, found.1, state.system_identifier, state.timeline
+        "{service}: adopted cluster {system_identifier} on timeline {timeline}, instead of {} on \
+         {}.\nStart walhouse, or start it again: the whole table is then compared, and ClickHouse \
+         made equal to it; rows that this cluster does not have are marked as deleted.",
+        state.system_identifier, state.timeline
     ))
 }
 

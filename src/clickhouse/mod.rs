@@ -1,5 +1,6 @@
-//! Everything said to ClickHouse: inserts, tables, state, repairs, refused rows.
+//! Everything said to ClickHouse: inserts, tables, state, repairs, adoptions, refused rows.
 
+pub mod adoptions;
 pub mod client;
 pub mod lookup;
 pub mod params;

@@ -18,7 +18,7 @@ pub struct RepairRow {
     pub service: String,
     pub slot: String,
     pub status: Status,
-    /// Of the Postgres cluster that is read, or that was adopted.
+    /// Of the Postgres cluster that is read.
     pub system_identifier: String,
     pub timeline: u32,
     pub version_shift: u64,
@@ -37,18 +37,15 @@ pub struct RepairRow {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// An operator has named the cluster; the next start begins a repair onto it.
-    Adopted,
     Running,
     Done,
 }
 
 impl Status {
-    const ALL: [Status; 3] = [Status::Adopted, Status::Running, Status::Done];
+    const ALL: [Status; 2] = [Status::Running, Status::Done];
 
     fn as_str(self) -> &'static str {
         match self {
-            Status::Adopted => "adopted",
             Status::Running => "running",
             Status::Done => "done",
         }
@@ -78,7 +75,7 @@ pub fn ensure(client: &mut Client, create: bool, deadline: Instant) -> Result<()
         "CREATE TABLE IF NOT EXISTS {} (
     service String,
     slot String,
-    status LowCardinality(String) COMMENT 'adopted, running or done',
+    status LowCardinality(String) COMMENT 'running or done',
     system_identifier String,
     timeline UInt32,
     version_shift UInt64,

@@ -29,7 +29,7 @@ pub struct Request<'a> {
     pub columns: &'a [&'a str],
     /// In the text output format, without duplicates.
     pub keys: &'a [&'a [u8]],
-    /// The top-level transactions that the changes came from, as in their Begin messages.
+    /// The top-level transactions that the changes came from, as in their Begin messages; sorted.
     pub xids: &'a [u32],
     /// Stop, between statements, once the values take this much.
     pub bytes_max: usize,
@@ -51,8 +51,11 @@ pub struct Rows {
     /// How many of the keys, from the first, this answers. One that is answered and not found has
     /// been deleted since. The rest did not fit into `bytes_max`: ask again for them.
     pub answered: usize,
-    /// What is here may come from commits up to this.
+    /// The commits that this may tell of.
     pub as_of: AsOf,
+    /// Every key was found, as one of the transactions of the request left it: there is nothing
+    /// here that the stream has not brought.
+    pub is_as_streamed: bool,
 }
 
 /// All keys are read in one snapshot.
@@ -89,16 +92,19 @@ fn read_in_snapshot(
         return Ok(Reread::NotYetVisible { transactions });
     }
     let found = HashMap::with_capacity(request.keys.len());
-    let mut rows = Rows { found, answered: 0, as_of };
+    let mut rows = Rows { found, answered: 0, as_of, is_as_streamed: true };
     let (mut bytes, mut keys_max) = (0, KEYS_OF_FIRST_STATEMENT);
     while let Some(rest) = request.keys.get(rows.answered..).filter(|rest| !rest.is_empty())
         && (bytes < request.bytes_max || rows.answered == 0)
     {
         let keys = rest.get(..keys_max).unwrap_or(rest);
         let before = bytes;
-        for row in sql.try_rows(&select(request, keys)?, deadline)? {
-            let (key, values) = read_row(&row, request.columns.len())?;
+        let found = sql.try_rows(&select(request, keys)?, deadline)?;
+        rows.is_as_streamed &= found.len() == keys.len();
+        for row in found {
+            let (key, xmin, values) = read_row(&row, request.columns.len())?;
             bytes += values.iter().flatten().map(Vec::len).sum::<usize>();
+            rows.is_as_streamed &= request.xids.binary_search(&xmin).is_ok();
             rows.found.insert(key, values);
         }
         rows.answered += keys.len();
@@ -118,7 +124,7 @@ fn next_keys_max(keys: usize, bytes: usize, room: usize) -> usize {
 
 fn select(request: &Request, keys: &[&[u8]]) -> std::result::Result<String, SqlError> {
     let key_column = ident(request.key_column);
-    let mut statement = format!("SELECT {key_column}");
+    let mut statement = format!("SELECT {key_column}, xmin");
     for column in request.columns {
         statement.push_str(", ");
         statement.push_str(&ident(column));
@@ -140,12 +146,14 @@ fn select(request: &Request, keys: &[&[u8]]) -> std::result::Result<String, SqlE
     Ok(statement)
 }
 
-type KeyAndValues = (Vec<u8>, Vec<Option<Vec<u8>>>);
+/// A key, the transaction that wrote its row, and the values.
+type Found = (Vec<u8>, u32, Vec<Option<Vec<u8>>>);
 
-fn read_row(row: &Row, columns: usize) -> std::result::Result<KeyAndValues, SqlError> {
+fn read_row(row: &Row, columns: usize) -> std::result::Result<Found, SqlError> {
     let key = row.required(0)?.as_bytes().to_vec();
-    let values = (1..=columns).map(|i| Ok(row.text(i)?.map(|text| text.as_bytes().to_vec())));
-    Ok((key, values.collect::<std::result::Result<_, SqlError>>()?))
+    let xmin = row.parse(1)?;
+    let values = (2..2 + columns).map(|i| Ok(row.text(i)?.map(|text| text.as_bytes().to_vec())));
+    Ok((key, xmin, values.collect::<std::result::Result<_, SqlError>>()?))
 }
 
 /// As `pg_snapshot` prints it: every transaction below `xmax` has ended, but for those running.
@@ -241,7 +249,7 @@ mod tests {
         };
         assert_eq!(
             select(&request, &[b"x'y", "\u{e9}\\".as_bytes()]).unwrap(),
-            "SELECT \"i\"\"d\", \"a\", \"b c\" FROM \"s\"\"1\".\"t\" WHERE \"i\"\"d\" IN \
+            "SELECT \"i\"\"d\", xmin, \"a\", \"b c\" FROM \"s\"\"1\".\"t\" WHERE \"i\"\"d\" IN \
              ('x''y', E'\u{e9}\\\\')"
         );
         assert!(select(&request, &[b"\xff"]).is_err());

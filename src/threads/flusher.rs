@@ -88,7 +88,7 @@ pub fn run(with: &Flusher<'_>, batches: &Receiver<Batch>, flushed: &Sender<Batch
 struct Values {
     /// In the order of `Wanted::places`.
     by_entry: hashbrown::HashMap<usize, Vec<Option<Vec<u8>>>>,
-    /// The commits that they may come from end here at the latest.
+    /// The commits that they may come from, beside those of the batch, end here at the latest.
     as_of: Lsn,
 }
 
@@ -223,7 +223,9 @@ impl Open<'_> {
         let by_entry = entries()
             .take_while(|entry| *entry < end)
             .filter_map(|entry| Some((entry, rows.found.get(folded.entries[entry].id)?.clone())));
-        let values = Values { by_entry: by_entry.collect(), as_of: rows.as_of.insert_lsn };
+        // A table that has moved on, or a row that is gone: that may be of a commit still to come.
+        let as_of = if rows.is_as_streamed { Lsn(0) } else { rows.as_of.insert_lsn };
+        let values = Values { by_entry: by_entry.collect(), as_of };
         Ok((values, end))
     }
 
@@ -344,7 +346,9 @@ fn ask(sql: &mut Option<Sql>, with: &Flusher<'_>, request: &Request<'_>) -> Resu
         None => with.primary.sql(with.application_name, deadline)?,
     };
     let answer = reread(&mut open, request, deadline).and_then(|answer| {
-        if let Reread::Rows(rows) = &answer {
+        if let Reread::Rows(rows) = &answer
+            && !rows.is_as_streamed
+        {
             wait_until_flushed(&mut open, with.ground.shared, rows.as_of, deadline)?;
         }
         Ok(answer)

@@ -11,7 +11,7 @@ use super::slot_watch::SlotWatch;
 use crate::clickhouse::repairs::{self, RepairRow};
 use crate::clickhouse::state::{self, StateRow};
 use crate::clickhouse::tables::{self, Definition, TableShape};
-use crate::clickhouse::{Client, refused};
+use crate::clickhouse::{Client, adoptions, refused};
 use crate::config::{ServiceConfig, ServiceName};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::ServiceMetrics;
@@ -238,6 +238,7 @@ fn prepare_clickhouse(
     state::ensure(&mut client, config.create_tables, deadline())?;
     refused::ensure(&mut client, config.create_tables, deadline())?;
     repairs::ensure(&mut client, config.create_tables, deadline())?;
+    adoptions::ensure(&mut client, config.create_tables, deadline())?;
     Ok((client, shapes))
 }
 

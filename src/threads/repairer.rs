@@ -39,8 +39,6 @@ pub use position::Position;
 /// Waits between attempts.
 const DELAYS: Delays =
     Delays { min: Duration::from_secs(1), max: Duration::from_secs(60), outage_after: 1 };
-/// How often a drain is noticed in such a wait.
-const NOTICE_EVERY: Duration = Duration::from_millis(100);
 /// One statement against Postgres.
 const SQL_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -84,7 +82,7 @@ pub fn run(with: &Repairer<'_>, row: RepairRow) -> Result<()> {
                     }
                 }
                 let until = Instant::now() + super::outage::wait(DELAYS, failures);
-                if !rest(with, until)? {
+                if !rest(with, until) {
                     break Ended::Told;
                 }
             }
@@ -102,18 +100,8 @@ pub fn run(with: &Repairer<'_>, row: RepairRow) -> Result<()> {
 }
 
 /// False when the session ends meanwhile.
-fn rest(with: &Repairer<'_>, until: Instant) -> Result<bool> {
-    let shared = with.ground.shared;
-    loop {
-        let now = Instant::now();
-        if shared.pace() != Pace::Running {
-            return Ok(false);
-        }
-        if until <= now {
-            return Ok(true);
-        }
-        shared.pause(until.min(now + NOTICE_EVERY))?;
-    }
+fn rest(with: &Repairer<'_>, until: Instant) -> bool {
+    with.ground.shared.rest(until) == Pace::Running
 }
 
 /// From where it was left to its end.

@@ -8,10 +8,10 @@
 use std::time::{Duration, Instant};
 
 use super::repairer::Position;
-use crate::clickhouse::Client;
 use crate::clickhouse::repairs::{self, RepairRow, Status};
 use crate::clickhouse::state::{self, StateRow};
 use crate::clickhouse::stored::highest_version;
+use crate::clickhouse::{Client, adoptions};
 use crate::config::ServiceConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::lineage::{self, Verdict};
@@ -62,7 +62,14 @@ pub fn resume(mut with: Parties<'_>, go_on: &impl Fn() -> Result<()>) -> Result<
     let slot = with.look_at_slot()?;
     let verdict = with.judge(before.as_ref(), slot.as_ref(), &server)?;
     log::debug!("{service}: {verdict}");
-    let adopted = repair.as_ref().and_then(adopted);
+    let adopted = match &recorded {
+        Some(row) => adoptions::read(with.client, row, with.deadline())?,
+        None => None,
+    };
+    let adopted = adopted.map(|named| Adopted {
+        system_identifier: named.system_identifier,
+        timeline: named.timeline,
+    });
     let course = recovery::course(&verdict, with.config.gap_strategy, &server, adopted);
     go_on()?;
     let was_usable = slot.is_some_and(|slot| !slot.invalidated);
@@ -375,12 +382,6 @@ pub fn of_row(row: &StateRow) -> Result<lineage::State> {
         upper: row.upper,
         shift: row.version_shift,
     })
-}
-
-fn adopted(row: &RepairRow) -> Option<Adopted> {
-    let system_identifier = row.system_identifier.parse().ok()?;
-    let adopted = Adopted { system_identifier, timeline: row.timeline };
-    (row.status == Status::Adopted).then_some(adopted)
 }
 
 /// Which process wrote a state row, for people who look at the table.

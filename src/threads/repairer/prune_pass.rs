@@ -13,11 +13,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::machines::repair::{Fate, Stored, fate_of_key, tombstone_version};
 use crate::postgres::reread::{self, Reread, reread};
 use crate::postgres::source_table::TableName;
+use crate::postgres::table_reader::AsOf;
 use crate::rows::Block;
 use crate::services::mapping::{Notes, Stamp, Target};
 use crate::services::source::Row;
 use crate::services::tombstone::{self, Key, LiveKey};
-use crate::threads::as_of::wait_until_flushed;
 use crate::threads::outage::retry;
 use crate::wal::Datum;
 
@@ -27,6 +27,13 @@ const SLICE_ROWS_MAX: u64 = 20_000;
 const LOOKUP_KEYS: usize = 500;
 /// How soon Postgres is asked again when a delete that was streamed is not yet visible there.
 const VISIBLE_EVERY: Duration = Duration::from_millis(20);
+
+/// What Postgres said of some keys.
+struct LookedUp {
+    there: Vec<bool>,
+    /// By the last snapshot; there is one for all of them unless memory did not suffice.
+    as_of: Option<AsOf>,
+}
 
 pub struct PrunePass {
     pieces: Vec<(usize, Slice)>,
@@ -64,7 +71,7 @@ impl PrunePass {
         worker: &mut Worker<'_>,
         target: usize,
         keys: &[LiveKey],
-    ) -> Result<Option<Vec<bool>>> {
+    ) -> Result<Option<LookedUp>> {
         let with = worker.with;
         let (ground, source) = (with.ground, with.mapping.source());
         let places = [
@@ -81,7 +88,7 @@ impl PrunePass {
         let table = TableName::new(source.schema, source.table);
         let unplaced = ground.shared.unplaced();
         let xids: Vec<u32> = unplaced.iter().copied().collect();
-        let mut there = vec![false; keys.len()];
+        let mut looked_up = LookedUp { there: vec![false; keys.len()], as_of: None };
         let mut rest = ids.as_slice();
         while !rest.is_empty() {
             if !worker.may_go_on() {
@@ -103,10 +110,8 @@ impl PrunePass {
                 }
             };
             ground.shared.remove_placed(&unplaced);
-            wait_until_flushed(&mut worker.sql, ground.shared, rows.as_of, sql_deadline())?;
-            ground.position.set_upper(rows.as_of.insert_lsn);
-            ground.shared.wait_for_reservation(rows.as_of.insert_lsn)?;
-            for (live, there) in keys.iter().zip(&mut there) {
+            looked_up.as_of = Some(rows.as_of);
+            for (live, there) in keys.iter().zip(&mut looked_up.there) {
                 if let Some(values) = rows.found.get(id_of(&with.mapping.targets()[target], live)) {
                     let key = key_in_postgres(with, target, &places, values)?;
                     *there = key.as_ref() == Some(&live.key);
@@ -114,7 +119,7 @@ impl PrunePass {
             }
             rest = rest.get(rows.answered..).unwrap_or_default();
         }
-        Ok(Some(there))
+        Ok(Some(looked_up))
     }
 }
 
@@ -134,16 +139,22 @@ impl Pass for PrunePass {
         let live = self.live_keys(worker, target, slice)?;
         let mut block = Block::new(target.columns, &with.shapes[*index]);
         for keys in live.chunks(LOOKUP_KEYS) {
-            let Some(there) = self.are_in_postgres(worker, *index, keys)? else {
+            let Some(looked_up) = self.are_in_postgres(worker, *index, keys)? else {
                 return Ok(Ended::Told);
             };
-            for (live, is_there) in keys.iter().zip(there) {
+            let before = block.rows();
+            for (live, is_there) in keys.iter().zip(looked_up.there) {
                 // Its content is not asked for: it decides nothing here.
                 let found = Stored { version: live.version, is_deleted: false, is_same: false };
                 if fate_of_key(self.base_version, found, is_there) == Fate::Bury {
                     let version = tombstone_version(self.base_version);
                     tombstone::append(target, &mut block, live, version);
                 }
+            }
+            if let Some(as_of) = looked_up.as_of
+                && before < block.rows()
+            {
+                worker.cover(as_of)?;
             }
         }
         let mut refused = Vec::new();

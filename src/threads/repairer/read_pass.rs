@@ -15,7 +15,6 @@ use crate::postgres::table_reader::{self, Page, Part, Request, Rows, Tid};
 use crate::rows::Block;
 use crate::services::mapping::{Notes, Stamp, Target};
 use crate::services::source::Row;
-use crate::threads::as_of::wait_until_flushed;
 use crate::threads::outage::retry;
 use crate::wal::Datum;
 
@@ -82,11 +81,6 @@ impl ReadPass {
         let with = worker.with;
         let ground = with.ground;
         let (blocks, notes) = self.blocks_of(with, rows)?;
-        // Only now: what the snapshot saw must neither be lost to a crash of the server nor go
-        // unnoticed in a fork.
-        wait_until_flushed(&mut worker.sql, ground.shared, rows.as_of, sql_deadline())?;
-        ground.position.set_upper(rows.as_of.insert_lsn);
-        ground.shared.wait_for_reservation(rows.as_of.insert_lsn)?;
         let mut written = HashSet::new();
         let mut refused = Vec::new();
         for (index, (target, block)) in with.mapping.targets().iter().zip(&blocks).enumerate() {
@@ -94,6 +88,9 @@ impl ReadPass {
             let is_wanted = |row: usize| fates[row] == Fate::Write;
             for row in (0..block.rows()).filter(|row| is_wanted(*row)) {
                 written.insert((target.table, block.text(target.id, row).to_vec()));
+            }
+            if fates.contains(&Fate::Write) {
+                worker.cover(rows.as_of)?;
             }
             let landing = &mut worker.landings[index];
             landing.land_rows(&ground, &mut worker.client, block, is_wanted, &mut refused)?;

@@ -11,6 +11,8 @@ use crate::clickhouse::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::repair::Pieces;
 use crate::postgres::sql::Sql;
+use crate::postgres::table_reader::AsOf;
+use crate::threads::as_of::wait_until_flushed;
 use crate::threads::landing::Landing;
 use crate::threads::shared::{Pace, PanicGuard};
 
@@ -60,6 +62,14 @@ impl<'a> Worker<'a> {
                 .map(|target| Landing::new(target, ground.metrics))
                 .collect(),
         })
+    }
+
+    /// To be done before anything is written of what was read: see [`crate::threads::as_of`].
+    pub fn cover(&mut self, as_of: AsOf) -> Result<()> {
+        let ground = self.with.ground;
+        wait_until_flushed(&mut self.sql, ground.shared, as_of, sql_deadline())?;
+        ground.position.set_upper(as_of.insert_lsn);
+        ground.shared.wait_for_reservation(as_of.insert_lsn)
     }
 
     /// To be asked before every page.

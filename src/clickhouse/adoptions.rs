@@ -1,0 +1,101 @@
+//! `walhouse_adoptions`: the clusters that operators have named to be followed.
+//!
+//! One row per service and slot counts: the latest. It holds for the very state that it was said
+//! of: once the state has moved on, by following the named cluster or another, it says nothing any
+//! more, so a name is good for one start over only.
+
+use std::time::Instant;
+
+use super::client::{Client, InsertError, quote_bytes};
+use super::refused::string_block;
+use super::state::{StateRow, ensure_own};
+use crate::error::{Error, ErrorKind, Result};
+
+pub const ADOPTIONS_TABLE: &str = "walhouse_adoptions";
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adoption {
+    pub system_identifier: u64,
+    pub timeline: u32,
+}
+
+/// Makes the table if it is missing.
+pub fn ensure(client: &mut Client, create: bool, deadline: Instant) -> Result<()> {
+    let ddl = format!(
+        "CREATE TABLE IF NOT EXISTS {} (
+    service String,
+    slot String,
+    system_identifier String,
+    timeline UInt32,
+    state_revision UInt64 COMMENT 'the revision in walhouse_state that it was said of',
+    adopted_at DateTime64(3) DEFAULT now64(3)
+) ENGINE = ReplacingMergeTree(adopted_at)
+ORDER BY (service, slot, state_revision)",
+        client.qualified(ADOPTIONS_TABLE)
+    );
+    ensure_own(client, ADOPTIONS_TABLE, &ddl, create, deadline)
+}
+
+/// What was said of this state; `None` if nothing was.
+pub fn read(client: &mut Client, state: &StateRow, deadline: Instant) -> Result<Option<Adoption>> {
+    let sql = format!(
+        "SELECT system_identifier, timeline FROM {} WHERE service = {} AND slot = {} AND \
+         state_revision = {} ORDER BY adopted_at DESC LIMIT 1",
+        client.qualified(ADOPTIONS_TABLE),
+        quote_bytes(state.service.as_bytes()),
+        quote_bytes(state.slot.as_bytes()),
+        state.revision
+    );
+    let rows = client.query(&sql, deadline)?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    parse(row).map(Some).ok_or_else(|| {
+        let table = client.qualified(ADOPTIONS_TABLE);
+        Error::new(ErrorKind::Protocol, format!("read what was adopted from {table}"))
+            .because("its columns do not hold what walhouse writes")
+    })
+}
+
+fn parse(row: &[Option<String>]) -> Option<Adoption> {
+    let [system_identifier, timeline] = row else { return None };
+    Some(Adoption {
+        system_identifier: system_identifier.as_ref()?.parse().ok()?,
+        timeline: timeline.as_ref()?.parse().ok()?,
+    })
+}
+
+/// Says it of this state, and waits until ClickHouse has it.
+pub fn write(
+    client: &mut Client,
+    state: &StateRow,
+    adoption: &Adoption,
+    deadline: Instant,
+) -> Result<()> {
+    const COLUMNS: [&str; 5] =
+        ["service", "slot", "system_identifier", "timeline", "state_revision"];
+    let values = [
+        state.service.clone(),
+        state.slot.clone(),
+        adoption.system_identifier.to_string(),
+        adoption.timeline.to_string(),
+        state.revision.to_string(),
+    ];
+    let block = string_block(&COLUMNS, &[values.map(String::into_bytes).to_vec()]);
+    client
+        .insert(ADOPTIONS_TABLE, &COLUMNS, &[("async_insert", "0")], &block, deadline)
+        .map_err(InsertError::into_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_of_another_shape_is_refused() {
+        let row = |values: [&str; 2]| values.map(|value| Some(value.to_owned()));
+        let adoption = Adoption { system_identifier: u64::MAX, timeline: 3 };
+        assert_eq!(parse(&row([&u64::MAX.to_string(), "3"])), Some(adoption));
+        assert_eq!(parse(&row(["7", "-1"])), None);
+        assert_eq!(parse(&[None, None]), None);
+        assert_eq!(parse(&[]), None);
+    }
+}
