@@ -213,6 +213,12 @@ fn a_change_that_is_streamed_before_it_is_visible_is_not_read_yet() {
         matches!(last, Some(Reread::Rows(_)))
     });
     let answer = rows(last.unwrap());
+    assert!(answer.is_as_streamed, "both keys are as that transaction left them");
+    let other = Request { xids: &[xid.wrapping_sub(1)], ..request };
+    let newer = rows(reread(&mut sql, &other, soon()).unwrap());
+    assert!(!newer.is_as_streamed && newer.as_of.insert_lsn >= newer.as_of.flush_lsn);
+    let gone = Request { keys: &[b"k", b"never there"], ..request };
+    assert!(!rows(reread(&mut sql, &gone, soon()).unwrap()).is_as_streamed);
     assert_eq!(answer.found[&b"k"[..]], [Some(b"t".to_vec())]);
     assert_eq!(answer.found[&b"new"[..]], [None]);
     waiting.1.join().unwrap().unwrap();
