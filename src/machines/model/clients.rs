@@ -1,5 +1,5 @@
-//! What clients do to a simulated server: transactions side by side. None waits for another, because
-//! a key that another has touched is left alone.
+//! What clients do to a simulated server: transactions side by side. None waits for another: a key
+//! that another has touched is left alone.
 
 use super::postgres::{Change, Commits, KEYS, Key, Row, Server, What};
 use crate::machines::prng::Prng;
