@@ -14,6 +14,9 @@
 //!   Nothing above the server's own WAL was ever streamed, so while the timeline stays the same
 //!   `upper` comes down to its end at each start: what a session that died had reserved ahead must
 //!   not make a later fork look like a loss.
+//! - A slot that is behind streams again, and nothing of that is confirmed before it came: if the
+//!   stream has started over since, it comes under higher versions than before, and one that was
+//!   cut short there would leave an old change on top.
 //! - What the dead branch confirmed above the fork says nothing about the live one, so there the
 //!   slot may be at the fork at most.
 //!
@@ -182,15 +185,15 @@ pub fn judge(
         Some(slot) if held < slot.confirmed_flush => {
             gap(Gap::SlotAhead { confirmed_flush: slot.confirmed_flush, held })
         }
-        Some(_) if server.timeline == state.timeline => {
-            // What a session that died had reserved, this server has not even written yet.
-            let upper = state.upper.min(server.wal_end);
-            let record = (upper < state.upper).then_some(State { upper, ..*state });
-            Verdict::Continue { record }
-        }
-        Some(_) => {
-            let record = State { timeline: server.timeline, confirmed: held, ..*state };
-            Verdict::Continue { record: Some(record) }
+        Some(slot) => {
+            let upper = match server.timeline == state.timeline {
+                // What a session that died had reserved, this server has not even written yet.
+                true => state.upper.min(server.wal_end),
+                false => state.upper,
+            };
+            let (timeline, confirmed) = (server.timeline, slot.confirmed_flush);
+            let record = State { timeline, confirmed, upper, ..*state };
+            Verdict::Continue { record: (record != *state).then_some(record) }
         }
     }
 }

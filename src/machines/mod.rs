@@ -12,6 +12,8 @@ pub mod confirm;
 pub mod lease;
 pub mod lifecycle;
 pub mod lineage;
+#[cfg(test)]
+mod model;
 pub mod prng;
 pub mod progress;
 pub mod recovery;

@@ -66,6 +66,21 @@ pub fn course(
     }
 }
 
+/// What `course` becomes where a repair is owed: one was recorded that is not finished and does
+/// not go on ([`goes_on`]). What made it necessary may not be seen a second time: a server that
+/// went back in time writes past what was confirmed, a slot that was created again looks like one
+/// that was there. So the debt is recorded first and forgotten last.
+pub fn course_in_debt(course: Course, strategy: GapStrategy) -> Course {
+    match (course, strategy) {
+        (Course::StartOver { .. } | Course::Stop, _) => course,
+        (Course::Begin | Course::Continue { .. }, GapStrategy::Halt) => Course::Stop,
+        // Skipping makes no debts: this one is of an adoption, or of another strategy.
+        (Course::Begin | Course::Continue { .. }, GapStrategy::Repair | GapStrategy::Skip) => {
+            Course::StartOver { repair: true }
+        }
+    }
+}
+
 /// What is recorded when a stream starts over on `slot`: every version from now on outranks what
 /// is in ClickHouse. `highest_version` was read from the target tables, for what no state tells of.
 /// `None`: there is no number that high.
@@ -81,7 +96,9 @@ pub fn start_over(
         None => (0, 0),
     };
     let bound = bound.max(highest_version).checked_add(1)?;
-    let shift = shift.max(bound.saturating_sub(slot.restart_lsn.0));
+    // One more at least, so that the repair of this state goes on under no other: where the state
+    // row was never written, a server without that WAL may be what is found next.
+    let shift = shift.checked_add(1)?.max(bound.saturating_sub(slot.restart_lsn.0));
     // There must be room for the WAL that is still to come.
     slot.restart_lsn.0.max(server.wal_end.0).checked_add(shift)?.checked_add(1 << 48)?;
     Some(State {
@@ -175,6 +192,18 @@ mod tests {
     }
 
     #[test]
+    fn a_debt_is_paid_before_anything_goes_on() {
+        for course in [Course::Begin, Course::Continue { record: None }] {
+            let courses = STRATEGIES.map(|strategy| course_in_debt(course, strategy));
+            let paid = Course::StartOver { repair: true };
+            assert_eq!(courses, [paid, Course::Stop, paid]);
+        }
+        for course in [Course::Stop, Course::StartOver { repair: false }] {
+            assert_eq!(STRATEGIES.map(|strategy| course_in_debt(course, strategy)), [course; 3]);
+        }
+    }
+
+    #[test]
     fn all_that_comes_outranks_all_that_was() {
         let record = start_over(Some(&STATE), 0, &SERVER, &SLOT).unwrap();
         assert_eq!(record.shift, 90 + 5 + 1 - 50);
@@ -183,9 +212,10 @@ mod tests {
         // What no state tells of counts as well.
         let record = start_over(None, 1_000, &SERVER, &SLOT).unwrap();
         assert_eq!(base_version(&record, &SLOT), 1_001);
-        // On one timeline a new slot begins above everything: nothing changes.
+        // On one timeline a new slot begins above everything: only its repair is another.
         let ahead = Slot { restart_lsn: Lsn(200), confirmed_flush: Lsn(200), ..SLOT };
-        assert_eq!(start_over(Some(&STATE), 95, &SERVER, &ahead).unwrap().shift, 5);
+        assert_eq!(start_over(Some(&STATE), 95, &SERVER, &ahead).unwrap().shift, 5 + 1);
+        assert_eq!(start_over(None, 95, &SERVER, &ahead).unwrap().shift, 1);
     }
 
     #[test]
@@ -193,7 +223,7 @@ mod tests {
         let state = State { upper: Lsn(1_000), ..STATE };
         let server = Server { timeline: 2, wal_end: Lsn(150), ..SERVER };
         let slot = Slot { restart_lsn: Lsn(160), confirmed_flush: Lsn(160), ..SLOT };
-        assert_eq!(start_over(Some(&state), 0, &server, &slot).unwrap().shift, 5);
+        assert_eq!(start_over(Some(&state), 0, &server, &slot).unwrap().shift, 5 + 1);
         let went_back = Server { wal_end: Lsn(99), ..server };
         assert_eq!(start_over(Some(&state), 0, &went_back, &slot).unwrap().shift, 1_006 - 160);
     }

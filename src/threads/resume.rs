@@ -70,24 +70,35 @@ pub fn resume(mut with: Parties<'_>, go_on: &impl Fn() -> Result<()>) -> Result<
         system_identifier: named.system_identifier,
         timeline: named.timeline,
     });
-    let course = recovery::course(&verdict, with.config.gap_strategy, &server, adopted);
+    let strategy = with.config.gap_strategy;
+    let mut course = recovery::course(&verdict, strategy, &server, adopted);
+    let owed = repair.as_ref().filter(|repair| is_owed(repair, course, before.as_ref()));
+    let mut reason = verdict.to_string();
+    if let Some(owed) = owed {
+        course = recovery::course_in_debt(course, strategy);
+        reason = format!("a repair was begun and not finished: {}", owed.reason);
+    }
     go_on()?;
     let was_usable = slot.is_some_and(|slot| !slot.invalidated);
     let (state, repair) = match course {
         Course::Stop => {
-            let error = verdict.into_error(service, slot_name);
-            return Err(error.unwrap_or_else(|| bug("stop without a reason")));
+            return Err(verdict.into_error(service, slot_name).unwrap_or_else(|| {
+                let doing = format!("resume service `{service}` from slot `{slot_name}`");
+                Error::new(ErrorKind::Lineage, doing)
+                    .because(reason)
+                    .hint("REPLICATION_GAP_STRATEGY is `halt`. Set it to `repair` and start again.")
+            }));
         }
         Course::Begin => (with.begin(&server)?, None),
         Course::Continue { record } => {
             let state = with.go_on(&verdict, record, before, slot.as_ref(), &server)?;
-            (state, repair.filter(|repair| with.is_unfinished(repair, &state)))
+            // One that is not finished and does not go on was owed, and is begun anew.
+            (state, repair.filter(|repair| repair.status == Status::Running))
         }
         Course::StartOver { repair: is_repaired } => {
             let slot = with.usable_slot(slot)?;
-            let state = with.start_over(&verdict, before.as_ref(), &slot, &server)?;
+            let state = with.start_over(&reason, before.as_ref(), &slot, &server)?;
             let revision = repair.map_or(0, |row| row.revision);
-            let reason = verdict.to_string();
             match is_repaired {
                 true => (state, Some(with.new_repair(&state, &slot, reason, revision)?)),
                 false => {
@@ -241,7 +252,7 @@ impl Parties<'_> {
 
     fn start_over(
         &mut self,
-        verdict: &Verdict,
+        reason: &str,
         before: Option<&lineage::State>,
         slot: &lineage::Slot,
         server: &lineage::Server,
@@ -250,7 +261,7 @@ impl Parties<'_> {
         let state =
             recovery::start_over(before, highest, server, slot).ok_or_else(|| self.no_room())?;
         log::warn!(
-            "{}: {verdict}; streaming from {} on timeline {}, versions shifted by {}",
+            "{}: {reason}; streaming from {} on timeline {}, versions shifted by {}",
             self.service(),
             state.confirmed,
             state.timeline,
@@ -284,22 +295,6 @@ impl Parties<'_> {
         repairs::write(self.client, &mut row, self.deadline())?;
         self.metrics.repairs.inc();
         Ok(row)
-    }
-
-    fn is_unfinished(&self, repair: &RepairRow, state: &lineage::State) -> bool {
-        if repair.status != Status::Running {
-            return false;
-        }
-        let system_identifier = repair.system_identifier.parse().unwrap_or(0);
-        let goes_on = recovery::goes_on(system_identifier, repair.version_shift, state);
-        if !goes_on {
-            log::warn!(
-                "{}: an unfinished repair is given up: the recorded state is another since: {}",
-                self.service(),
-                repair.reason
-            );
-        }
-        goes_on
     }
 
     fn highest_version(&mut self) -> Result<u64> {
@@ -368,6 +363,19 @@ impl Parties<'_> {
             invalidated,
         }))
     }
+}
+
+/// A repair that was recorded, is not finished, and does not go on under the state to come.
+fn is_owed(repair: &RepairRow, course: Course, before: Option<&lineage::State>) -> bool {
+    let state = match course {
+        Course::Continue { record } => record.as_ref().or(before).copied(),
+        Course::Begin | Course::StartOver { .. } | Course::Stop => None,
+    };
+    let goes_on = state.is_some_and(|state| {
+        let system_identifier = repair.system_identifier.parse().unwrap_or(0);
+        recovery::goes_on(system_identifier, repair.version_shift, &state)
+    });
+    repair.status == Status::Running && !goes_on
 }
 
 /// What a state row says, in numbers.

@@ -42,7 +42,10 @@ fn the_same_timeline_goes_on_with_a_slot_at_or_behind_the_state() {
     for confirmed_flush in [0, 99, 100] {
         let slot = Slot { confirmed_flush: Lsn(confirmed_flush), ..SLOT };
         let verdict = judge(Some(&STATE), Some(&slot), &SERVER, &[switch(1, 10)]);
-        assert_eq!(verdict, Verdict::Continue { record: None });
+        // What is streamed again is confirmed when it has come again.
+        let behind = State { confirmed: Lsn(confirmed_flush), ..STATE };
+        let record = (confirmed_flush < 100).then_some(behind);
+        assert_eq!(verdict, Verdict::Continue { record });
     }
 }
 

@@ -1,0 +1,250 @@
+//! A Postgres server: WAL, transactions with row locks, a table, and what a crash takes.
+
+use std::collections::BTreeMap;
+
+use crate::machines::lineage::{self, Slot, Switch};
+use crate::machines::prng::Prng;
+use crate::wal::Lsn;
+
+pub type Key = u8;
+pub const KEYS: Key = 6;
+
+/// No two changes of a run write the same value, so a value tells where it came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    pub plain: u32,
+    /// Not in the stream of an update that left it alone.
+    pub toast: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    Insert { key: Key, row: Row },
+    Update { from: Key, key: Key, row: Row, same_toast: bool },
+    Delete { key: Key },
+}
+
+impl Change {
+    /// What each key becomes.
+    pub fn effects(self) -> impl Iterator<Item = (Key, Option<Row>)> {
+        let (left, stays) = match self {
+            Change::Insert { key, row } => (None, (key, Some(row))),
+            Change::Update { from, key, row, .. } => {
+                ((from != key).then_some((from, None)), (key, Some(row)))
+            }
+            Change::Delete { key } => (None, (key, None)),
+        };
+        left.into_iter().chain([stays])
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    Change(Change),
+    Commit,
+    Abort,
+    /// A checkpoint, the running transactions, another table.
+    Other,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Record {
+    pub start: u64,
+    pub end: u64,
+    pub xid: u32,
+    pub what: What,
+}
+
+/// When a commit is on disk, and when it is seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Commits {
+    AtOnce,
+    /// synchronous_commit = off: seen before it is flushed.
+    FlushedLater,
+    /// A synchronous standby is slow: streamed before it is seen.
+    SeenLater,
+}
+
+#[derive(Debug, Clone)]
+pub struct Server {
+    pub system_identifier: u64,
+    pub timeline: u32,
+    pub history: Vec<Switch>,
+    begins_at: u64,
+    pub wal: Vec<Record>,
+    /// So many records are on disk.
+    pub flushed: usize,
+    /// Connections of an earlier one are dead.
+    pub epoch: u32,
+    pub(super) commits: Commits,
+    pub(super) next_xid: u32,
+    pub(super) open: BTreeMap<u32, Vec<Change>>,
+    /// Committed, and not seen yet.
+    pub(super) unseen: Vec<u32>,
+    pub(super) table: BTreeMap<Key, Row>,
+    pub slot: Option<Slot>,
+    /// As a crash finds it.
+    pub saved_slot: Option<Slot>,
+}
+
+impl Server {
+    pub fn new(system_identifier: u64, begins_at: u64, commits: Commits) -> Server {
+        Server {
+            system_identifier,
+            timeline: 1,
+            history: Vec::new(),
+            begins_at,
+            wal: Vec::new(),
+            flushed: 0,
+            epoch: 0,
+            commits,
+            next_xid: 1,
+            open: BTreeMap::new(),
+            unseen: Vec::new(),
+            table: BTreeMap::new(),
+            slot: None,
+            saved_slot: None,
+        }
+    }
+
+    /// What a standby that has the first `applied` records becomes when it is promoted.
+    pub fn promoted(&self, applied: usize, timeline: u32, slot: Option<Slot>) -> Server {
+        let mut new = Server { timeline, slot, saved_slot: slot, ..self.clone() };
+        new.wal.truncate(applied);
+        let switch_lsn = Lsn(new.insert_lsn());
+        new.history.push(Switch { timeline: self.timeline, switch_lsn });
+        new.recover();
+        new
+    }
+
+    /// Crash and restart: what was not flushed never was.
+    pub fn crash(&mut self, prng: &mut Prng) {
+        self.wal.truncate(self.flushed);
+        self.slot = self.saved_slot;
+        self.recover();
+        self.write(prng, 0, What::Other);
+        self.flush();
+    }
+
+    /// The same cluster from an earlier moment, on the same timeline.
+    pub fn restore(&mut self, records: usize, slot: Option<Slot>) {
+        self.wal.truncate(records);
+        (self.slot, self.saved_slot) = (slot, slot);
+        self.recover();
+    }
+
+    fn recover(&mut self) {
+        self.epoch += 1;
+        self.open.clear();
+        self.unseen.clear();
+        self.table.clear();
+        self.flush();
+        let commits: Vec<u32> =
+            self.wal.iter().filter(|r| r.what == What::Commit).map(|record| record.xid).collect();
+        commits.into_iter().for_each(|xid| self.show(xid));
+    }
+
+    pub fn insert_lsn(&self) -> u64 {
+        self.wal.last().map_or(self.begins_at, |record| record.end)
+    }
+
+    pub fn flushed_lsn(&self) -> u64 {
+        self.flushed.checked_sub(1).map_or(self.begins_at, |last| self.wal[last].end)
+    }
+
+    pub fn identity(&self) -> lineage::Server {
+        lineage::Server {
+            system_identifier: self.system_identifier,
+            timeline: self.timeline,
+            wal_end: Lsn(self.flushed_lsn()),
+        }
+    }
+
+    pub fn flush(&mut self) {
+        self.flushed = self.wal.len();
+    }
+
+    /// As a snapshot taken now sees it; `insert_lsn` is not below any commit that is seen.
+    pub fn table(&self) -> &BTreeMap<Key, Row> {
+        &self.table
+    }
+
+    /// Whether a snapshot taken now sees what became of it.
+    pub fn has_ended(&self, xid: u32) -> bool {
+        !self.open.contains_key(&xid) && !self.unseen.contains(&xid)
+    }
+
+    /// Every transaction below this has ended in a snapshot taken now.
+    pub fn xmin(&self) -> u32 {
+        let running = self.open.keys().chain(&self.unseen);
+        running.copied().min().unwrap_or(self.next_xid)
+    }
+
+    pub fn xmax(&self) -> u32 {
+        self.next_xid
+    }
+
+    pub fn changes_of(&self, xid: u32) -> impl Iterator<Item = (u64, Change)> {
+        self.wal.iter().filter_map(move |record| match record.what {
+            What::Change(change) if record.xid == xid => Some((record.start, change)),
+            What::Change(_) | What::Commit | What::Abort | What::Other => None,
+        })
+    }
+
+    /// Every value that a change of this branch has written.
+    pub fn values(&self) -> impl Iterator<Item = u32> {
+        let changes = self.wal.iter().filter_map(|record| match record.what {
+            What::Change(change) => Some(change),
+            What::Commit | What::Abort | What::Other => None,
+        });
+        let rows = changes.flat_map(|change| change.effects().filter_map(|(_, row)| row));
+        rows.flat_map(|row| [row.plain, row.toast])
+    }
+
+    pub fn write(&mut self, prng: &mut Prng, xid: u32, what: What) {
+        let page_header = if prng.below(8) == 0 { 24 } else { 0 };
+        let start = self.insert_lsn() + page_header;
+        self.wal.push(Record { start, end: start + 24 + 8 * prng.below(12), xid, what });
+    }
+
+    /// Every transaction ends, and is flushed and seen.
+    pub fn quiet(&mut self, prng: &mut Prng) {
+        self.end_before(prng, u32::MAX);
+        self.flush();
+    }
+
+    /// Transactions below `xid` end and are seen.
+    pub fn end_before(&mut self, prng: &mut Prng, xid: u32) {
+        let old: Vec<u32> = self.open.range(..xid).map(|(xid, _)| *xid).collect();
+        old.into_iter().for_each(|xid| self.end(prng, xid));
+        let (old, rest) = self.unseen.iter().partition::<Vec<u32>, _>(|unseen| **unseen < xid);
+        self.unseen = rest;
+        old.into_iter().for_each(|xid| self.show(xid));
+    }
+
+    pub(super) fn end(&mut self, prng: &mut Prng, xid: u32) {
+        let changes = self.open.remove(&xid).expect("an open transaction ends");
+        if changes.is_empty() {
+            return;
+        }
+        if prng.below(5) == 0 {
+            self.write(prng, xid, What::Abort);
+            return;
+        }
+        self.write(prng, xid, What::Commit);
+        match self.commits {
+            Commits::AtOnce | Commits::FlushedLater => self.show(xid),
+            Commits::SeenLater => self.unseen.push(xid),
+        }
+    }
+
+    pub(super) fn show(&mut self, xid: u32) {
+        let effects: Vec<_> = self.changes_of(xid).flat_map(|(_, c)| c.effects()).collect();
+        for (key, row) in effects {
+            match row {
+                Some(row) => self.table.insert(key, row),
+                None => self.table.remove(&key),
+            };
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! walhouse from its start to a stream: what it finds, what it concludes, what it writes first.
+
+use super::World;
+use super::clickhouse::Repair;
+use super::session::Session;
+use crate::machines::lineage::{self, State, Verdict};
+use crate::machines::recovery::{self, Course};
+use crate::wal::Lsn;
+
+#[derive(Debug)]
+pub enum Process {
+    Down,
+    Starting(Starting),
+    Running(Box<Session>),
+}
+
+/// It may die between any two steps.
+#[derive(Debug)]
+pub struct Starting {
+    pub server: usize,
+    pub epoch: u32,
+    step: Step,
+}
+
+#[derive(Debug)]
+enum Step {
+    /// Write that a repair is owed.
+    Owe {
+        found: lineage::Server,
+    },
+    /// Drop what cannot be used.
+    DropSlot {
+        repair: bool,
+        found: lineage::Server,
+    },
+    CreateSlot {
+        then: Then,
+        found: lineage::Server,
+    },
+    Shift {
+        repair: bool,
+        found: lineage::Server,
+    },
+    WriteRepair {
+        repair: Repair,
+        state: State,
+    },
+    WriteState {
+        state: State,
+        repair: Option<Repair>,
+    },
+    Stream {
+        state: State,
+    },
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Then {
+    Begin,
+    StartOver { repair: bool },
+}
+
+impl World {
+    pub fn walhouse_is_up(&self) -> bool {
+        !matches!(self.process, Process::Down)
+    }
+
+    /// One step of a start.
+    pub fn start(&mut self) {
+        let Process::Starting(starting) = std::mem::replace(&mut self.process, Process::Down)
+        else {
+            let (server, epoch) = (self.primary, self.primary().epoch);
+            if let Some(step) = self.judge() {
+                self.process = Process::Starting(Starting { server, epoch, step });
+            }
+            return;
+        };
+        let Starting { server, epoch, step } = starting;
+        if self.servers[server].epoch != epoch || server != self.primary {
+            return self.say(|| "walhouse: the server is gone".into());
+        }
+        self.process = match self.next_step(server, step) {
+            Next::Step(step) => Process::Starting(Starting { server, epoch, step }),
+            Next::Running(session) => Process::Running(session),
+            Next::Ended => Process::Down,
+        };
+    }
+
+    fn judge(&mut self) -> Option<Step> {
+        let found = self.primary().identity();
+        let slot = self.primary().slot;
+        let state = self.clickhouse.state;
+        let history = match &state {
+            Some(state) if state.timeline < found.timeline => self.primary().history.clone(),
+            Some(_) | None => Vec::new(),
+        };
+        let verdict = lineage::judge(state.as_ref(), slot.as_ref(), &found, &history);
+        let course = recovery::course(&verdict, self.strategy, &found, self.adopted);
+        let course = match self.design.debt_is_paid && self.owes_repair() {
+            true => recovery::course_in_debt(course, self.strategy),
+            false => course,
+        };
+        self.say(|| format!("walhouse: {found:?} {slot:?} {state:?}"));
+        self.say(|| format!("walhouse: {verdict}: {course:?}"));
+        self.seen.push(name_of(&verdict));
+        match course {
+            Course::Begin => Some(Step::CreateSlot { then: Then::Begin, found }),
+            Course::Continue { record } => {
+                let state = record.or(state).expect("to go on there is a state");
+                self.check_no_dead_row(&state);
+                Some(Step::WriteState { state, repair: None })
+            }
+            Course::StartOver { repair: true } if self.design.debt_is_recorded => {
+                Some(Step::Owe { found })
+            }
+            Course::StartOver { repair } => Some(Step::DropSlot { repair, found }),
+            Course::Stop => {
+                let is_ours = !matches!(
+                    verdict,
+                    Verdict::ForeignCluster { .. }
+                        | Verdict::Diverged { why: lineage::Fork::Older, .. }
+                );
+                if is_ours && self.design.debt_is_recorded {
+                    self.owe();
+                }
+                if self.once_in(4) {
+                    self.adopt();
+                }
+                None
+            }
+        }
+    }
+
+    /// A repair was recorded that is neither finished nor of this state.
+    fn owes_repair(&self) -> bool {
+        let Some(repair) = self.clickhouse.repair.filter(|repair| !repair.done) else {
+            return false;
+        };
+        !self
+            .clickhouse
+            .state
+            .is_some_and(|state| recovery::goes_on(repair.system_identifier, repair.shift, &state))
+    }
+
+    fn owe(&mut self) {
+        // No state has this shift.
+        let (system_identifier, shift, base) = (0, u64::MAX, 0);
+        self.clickhouse.repair =
+            Some(Repair { system_identifier, shift, base, read: 0, pruned: 0, done: false });
+        self.say(|| "walhouse: a repair is owed".into());
+    }
+
+    fn next_step(&mut self, server: usize, step: Step) -> Next {
+        Next::Step(match step {
+            Step::Owe { found } => {
+                self.owe();
+                Step::DropSlot { repair: true, found }
+            }
+            Step::DropSlot { repair, found } => {
+                let slot = self.servers[server].slot;
+                if let Some(slot) = slot.filter(|slot| !slot.invalidated) {
+                    if !repair {
+                        self.skipped = self.skipped.max(Some(slot.confirmed_flush));
+                    }
+                    Step::Shift { repair, found }
+                } else {
+                    self.servers[server].set_slot(None);
+                    Step::CreateSlot { then: Then::StartOver { repair }, found }
+                }
+            }
+            Step::CreateSlot { then, found } => {
+                // A first start brings no row that was there before its slot.
+                let acts = match then {
+                    Then::Begin => 0,
+                    Then::StartOver { .. } => self.prng.below(6),
+                };
+                let (prng, next_value) = (&mut self.prng, &mut self.next_value);
+                self.servers[server].create_slot(acts, prng, next_value);
+                let slot = self.servers[server].slot.expect("it was created");
+                self.say(|| format!("walhouse: created {slot:?}"));
+                match then {
+                    Then::Begin => {
+                        let state = State::adopting(&found, slot.confirmed_flush);
+                        Step::WriteState { state, repair: None }
+                    }
+                    Then::StartOver { repair } => {
+                        if !repair {
+                            self.skipped = self.skipped.max(Some(slot.confirmed_flush));
+                        }
+                        Step::Shift { repair, found }
+                    }
+                }
+            }
+            Step::Shift { repair, found } => return self.start_over(server, repair, &found),
+            Step::WriteRepair { repair, state } => {
+                self.say(|| format!("walhouse: {repair:?}"));
+                self.clickhouse.repair = Some(repair);
+                if self.design.repair_row_first {
+                    Step::WriteState { state, repair: None }
+                } else {
+                    Step::Stream { state }
+                }
+            }
+            Step::WriteState { state, repair } => {
+                self.say(|| format!("walhouse: {state:?}"));
+                self.clickhouse.state = Some(state);
+                self.adopted = None;
+                match repair {
+                    Some(repair) => Step::WriteRepair { repair, state },
+                    None => Step::Stream { state },
+                }
+            }
+            Step::Stream { state } => {
+                return match Session::begin(self, server, state) {
+                    Some(session) => Next::Running(Box::new(session)),
+                    None => Next::Ended,
+                };
+            }
+        })
+    }
+
+    fn start_over(&mut self, server: usize, repair: bool, found: &lineage::Server) -> Next {
+        let Some(slot) = self.servers[server].slot else { return Next::Ended };
+        let before = self.clickhouse.state;
+        let highest = self.clickhouse.highest_version();
+        let state = recovery::start_over(before.as_ref(), highest, found, &slot);
+        let mut state = state.expect("versions do not run out");
+        if !self.design.shift_is_raised {
+            state.shift = before.map_or(0, |before| before.shift) + 1;
+        }
+        if !self.design.shift_is_new && before.is_some_and(|b| b.shift + 1 == state.shift) {
+            state.shift -= 1;
+        }
+        let base = recovery::base_version(&state, &slot);
+        let State { system_identifier, shift, .. } = state;
+        let row = Repair { system_identifier, shift, base, read: 0, pruned: 0, done: !repair };
+        Next::Step(match self.design.repair_row_first {
+            true => Step::WriteRepair { repair: row, state },
+            false => Step::WriteState { state, repair: Some(row) },
+        })
+    }
+
+    /// Going on promises that this server wrote every value that ClickHouse has.
+    fn check_no_dead_row(&mut self, state: &State) {
+        let mends = self.clickhouse.repair.is_some_and(|repair| !repair.done);
+        if mends || self.skipped.is_some() {
+            return;
+        }
+        let written: Vec<u32> = self.primary().values().collect();
+        for (key, row) in self.clickhouse.table() {
+            let lives = written.contains(&row.plain) && written.contains(&row.toast);
+            self.check(lives, || format!("goes on from {state:?} with dead row {key}: {row:?}"));
+        }
+    }
+}
+
+enum Next {
+    Step(Step),
+    Running(Box<Session>),
+    Ended,
+}
+
+fn name_of(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::FirstStart => "FirstStart",
+        Verdict::TakeOver { .. } => "TakeOver",
+        Verdict::Continue { record: None } => "Continue",
+        Verdict::Continue { record: Some(_) } => "Continue recorded",
+        Verdict::Gap { why, .. } => match why {
+            lineage::Gap::SlotMissing => "SlotMissing",
+            lineage::Gap::SlotInvalidated => "SlotInvalidated",
+            lineage::Gap::SlotAhead { .. } => "SlotAhead",
+        },
+        Verdict::Diverged { why, .. } => match why {
+            lineage::Fork::Below { .. } => "Below",
+            lineage::Fork::Older => "Older",
+            lineage::Fork::NotAncestor => "NotAncestor",
+            lineage::Fork::WentBack => "WentBack",
+        },
+        Verdict::ForeignCluster { .. } => "ForeignCluster",
+    }
+}
+
+/// A read of the table whose rows may land once two things are so.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading {
+    /// Nothing above was seen.
+    pub insert_lsn: Lsn,
+    pub is_flushed: bool,
+}
