@@ -180,7 +180,7 @@ fn give_to_postgres(path: &Path) {
 }
 
 fn host(name: &str, port: u16) -> Host {
-    Host { name: name.to_owned(), port }
+    Host::new(name, port)
 }
 
 fn options() -> StartupOptions {

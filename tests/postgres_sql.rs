@@ -8,11 +8,16 @@ use walhouse::error::{ErrorKind, Result};
 use walhouse::postgres::params::{Host, Params, SslMode, TargetSession};
 use walhouse::postgres::sql::Sql;
 
+#[allow(dead_code, reason = "the integration tests use the rest")]
+#[path = "support/proxy.rs"]
+mod proxy;
 #[path = "postgres_sql/server.rs"]
 mod server;
 
 #[path = "postgres_sql/connecting.rs"]
 mod connecting;
+#[path = "postgres_sql/finding.rs"]
+mod finding;
 #[path = "postgres_sql/locking.rs"]
 mod locking;
 #[path = "postgres_sql/publishing.rs"]
@@ -28,7 +33,7 @@ fn soon() -> Instant {
 
 fn params(port: u16, database: &str) -> Params {
     Params {
-        hosts: vec![Host { name: "127.0.0.1".into(), port }],
+        hosts: vec![Host::new("127.0.0.1", port)],
         user: "postgres".into(),
         password: None,
         database: database.into(),

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use super::reader::Reader;
 use super::{
-    Config, FlushConfig, LockConfig, LockKind, Problems, ReconnectConfig, ServiceConfig,
-    ServiceName, Strategy, clickhouse, redis,
+    Config, FlushConfig, GapStrategy, LockConfig, LockKind, Problems, ReconnectConfig,
+    ServiceConfig, ServiceName, Strategy, clickhouse, redis,
 };
 use crate::clickhouse::params::InsertStrategy;
+use crate::postgres::failover_slot::Failover;
 
 /// What all services share.
 struct Shared {
@@ -17,6 +18,8 @@ struct Shared {
     binary: bool,
     create_tables: bool,
     reconnect: ReconnectConfig,
+    gap_strategy: GapStrategy,
+    repair_concurrency: usize,
     receive_timeout: Duration,
     shutdown_timeout: Duration,
 }
@@ -78,6 +81,12 @@ fn shared(reader: &mut Reader, shutdown_timeout: Duration, lock_is_needed: bool)
             delay_max: reader.millis("REPLICATION_RECONNECT_MAX_DELAY_MS"),
             attempts_max: reader.narrow("REPLICATION_RECONNECT_MAX_ATTEMPTS"),
         },
+        gap_strategy: match reader.choice("REPLICATION_GAP_STRATEGY") {
+            Some("halt") => GapStrategy::Halt,
+            Some("skip") => GapStrategy::Skip,
+            Some(_) | None => GapStrategy::Repair,
+        },
+        repair_concurrency: reader.size("REPLICATION_REPAIR_CONCURRENCY"),
         receive_timeout: reader.millis("REPLICATION_RECEIVE_TIMEOUT_MS"),
         shutdown_timeout,
     }
@@ -129,6 +138,10 @@ fn service(reader: &mut Reader, name: ServiceName, shared: &Shared) -> Option<Se
         ServiceName::Sessions => (false, false),
     };
     let slot = reader.slot(&of(name, "SLOT_NAME"));
+    let failover = match reader.flag(&of(name, "SLOT_FAILOVER")) {
+        true => Failover::On,
+        false => Failover::Off,
+    };
     let publication = reader.publication(&of(name, "PUBLICATION_NAME"));
     let log_level = reader.log_level(&of(name, "LOG_LEVEL"));
     let clickhouse_log_level = reader.log_level(&of(name, "CLICKHOUSE_LOG_LEVEL"));
@@ -138,12 +151,15 @@ fn service(reader: &mut Reader, name: ServiceName, shared: &Shared) -> Option<Se
         clickhouse: clickhouse?,
         slot,
         publication,
+        failover,
         binary: shared.binary,
         create_tables: shared.create_tables,
         lock,
         flush,
         strategy,
         reconnect: shared.reconnect,
+        gap_strategy: shared.gap_strategy,
+        repair_concurrency: shared.repair_concurrency,
         ack_interval,
         receive_timeout: shared.receive_timeout,
         shutdown_timeout: shared.shutdown_timeout,

@@ -214,6 +214,9 @@ pub const SECTIONS: &[Section] = &[
                 sessions: "sessions_to_clickhouse_v1",
             },
             "The replication slot; created when it is missing on a first start."),
+        flag("*_REPLICATION_SLOT_FAILOVER", "1",
+            "Marks the slot as a failover slot where the server knows them (Postgres 17 and \
+             newer), so that standbys can keep a copy; 0 takes the mark away."),
         variable("*_REPLICATION_PUBLICATION_NAME", Kind::Publication,
             Preset::PerService {
                 runs: "task_runs_to_clickhouse_v1_publication",
@@ -312,6 +315,15 @@ pub const SECTIONS: &[Section] = &[
             "Longest time for draining under strategy exit."),
         integer("*_REPLICATION_EXIT_CODE", (0, 255), "1",
             "Exit code under strategy exit."),
+    ]},
+    Section { title: "When changes were missed, or Postgres lost some", variables: &[
+        variable("REPLICATION_GAP_STRATEGY", Kind::Choice(&["repair", "halt", "skip"]),
+            Preset::Value("repair"),
+            "After a lost slot, or a failover that lost rows which ClickHouse has: compares the \
+             whole table and mends what differs, while the stream goes on; or stops the service; \
+             or goes on and leaves the difference."),
+        integer("REPLICATION_REPAIR_CONCURRENCY", (1, 64), "2",
+            "Connections that read the table during a repair, each a few MB at a time."),
     ]},
     Section { title: "The process", variables: &[
         integer("REPLICATION_SHUTDOWN_TIMEOUT_MS", (1, HOUR_MS), "30000",

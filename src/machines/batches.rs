@@ -89,9 +89,15 @@ impl Batches {
     /// An interval after the last cut; after silence that has passed, so at once. Never later than
     /// `age_max` after the first row, because the last cut came before that row.
     fn due_at(&self, open: &Open) -> Instant {
+        let soon = self.limits.age_max / HASTE;
         let many = self.limits.rows_max <= open.rows;
-        let wait = if many { self.limits.age_max / HASTE } else { self.limits.age_max };
-        self.last_cut_at.map_or(open.opened_at, |at| after(at, wait))
+        let wait = if many { soon } else { self.limits.age_max };
+        match self.last_cut_at {
+            Some(at) => after(at, wait),
+            // A stream begins with what has gathered while there was none. If the first row went
+            // alone, all others of it would wait out the whole interval.
+            None => after(open.opened_at, soon),
+        }
     }
 }
 
@@ -112,11 +118,21 @@ mod tests {
         let mut batches = Batches::new(LIMITS);
         assert!(!batches.ready(t0, 1), "nothing to cut");
         batches.push(t0, 1, 10);
-        assert!(batches.ready(t0, 1));
         assert_eq!(batches.cut(t0), Some(Open { rows: 1, bytes: 10, opened_at: t0 }));
         assert_eq!(batches.cut(t0), None);
         batches.push(t0 + ms(50), 1, 10);
         assert!(batches.ready(t0 + ms(50), 1), "an interval of silence has passed");
+    }
+
+    #[test]
+    fn what_a_stream_begins_with_travels_together_and_soon() {
+        let t0 = Instant::now();
+        let mut batches = Batches::new(LIMITS);
+        batches.push(t0, 1, 10);
+        assert!(!batches.ready(t0, 1), "more of the backlog is on its way");
+        batches.push(t0 + ms(3), 50, 10);
+        assert_eq!(batches.deadline(1), Some(t0 + ms(5)));
+        assert!(batches.ready(t0 + ms(5), 1));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use super::Params;
+use super::primary::Primary;
 use super::sql::{Sql, SqlError, protocol};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -48,7 +49,9 @@ impl AdvisoryLock {
         deadline: Instant,
     ) -> Result<AdvisoryLock> {
         let doing = format!("acquire leader lock of slot `{slot}`");
-        let mut sql = Sql::connect(params, APPLICATION_NAME, deadline)?;
+        // A standby would give the lock as well, to another instance than its primary does.
+        let find = Primary::find(params, APPLICATION_NAME, None, deadline, || Ok(()));
+        let (_, mut sql) = find?;
         // A vanished client is looked for from half the term on, in eighths; whether the server's
         // system counts probes or time, it comes to the term. A session may be idle for ever.
         let seconds = |part: Duration| part.as_secs().max(1);

@@ -212,6 +212,11 @@ impl Connection {
         &self.server
     }
 
+    /// Whether another query can be run.
+    pub fn is_ready(&self) -> bool {
+        self.state == State::Ready
+    }
+
     pub fn is_encrypted(&self) -> bool {
         self.link.is_tls()
     }

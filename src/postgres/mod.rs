@@ -3,9 +3,11 @@
 pub mod advisory_lock;
 mod auth;
 pub mod connection;
+pub mod failover_slot;
 pub mod frames;
 mod link;
 pub mod params;
+pub mod primary;
 pub mod publication;
 pub mod reread;
 pub mod server;
@@ -15,6 +17,7 @@ pub mod source_table;
 pub mod sql;
 mod startup;
 pub mod stream;
+pub mod table_reader;
 pub mod tls;
 
 pub use connection::{Connection, StartupOptions};

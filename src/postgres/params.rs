@@ -5,6 +5,7 @@
 //! See <https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING>.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub struct Host {
     /// A DNS name, an IP address, or an absolute path of a Unix socket directory.
     pub name: String,
     pub port: u16,
+    /// The one of its addresses that is meant, once a session has chosen it.
+    pub address: Option<IpAddr>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +85,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Parameters as they were said, in order; of several with one key the last one holds.
 type Settings = Vec<(String, String)>;
+
+impl Host {
+    /// With whatever address its name has when it is connected to.
+    pub fn new(name: impl Into<String>, port: u16) -> Host {
+        Host { name: name.into(), port, address: None }
+    }
+}
 
 impl Params {
     /// The parameters and what is worth a warning.
@@ -290,7 +300,7 @@ fn parse_hosts(names: Option<&str>, ports: Option<&str>) -> Result<Vec<Host>, Pa
             "" => PORT,
             port => port.parse().ok().filter(|n| *n > 0).ok_or(ParamsError::Port)?,
         };
-        Ok(Host { name: name.into(), port })
+        Ok(Host::new(name, port))
     };
     names.iter().copied().zip(ports.iter().cycle()).map(host).collect()
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::sql::{Sql, SqlError};
 use crate::error::{Error, ErrorKind, Result};
+use crate::wal::Lsn;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
@@ -20,11 +21,14 @@ pub struct Server {
 
 impl Server {
     pub fn inspect(sql: &mut Sql, deadline: Instant) -> Result<Server> {
-        let doing = "identify the server";
+        Server::ask(sql, deadline).map_err(|error| error.doing("identify the server"))
+    }
+
+    /// [`Server::inspect`], for callers that ask several servers.
+    pub(super) fn ask(sql: &mut Sql, deadline: Instant) -> std::result::Result<Server, SqlError> {
         // The control file's timeline is that of the last checkpoint: right after a promotion it is
         // still the old one, so a primary is asked which file it writes to.
-        let rows = sql.rows(
-            doing,
+        let rows = sql.try_rows(
             "SELECT current_setting('server_version_num'),
                     (SELECT system_identifier FROM pg_control_system()),
                     CASE WHEN pg_is_in_recovery()
@@ -34,20 +38,17 @@ impl Server {
                     (SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout')",
             deadline,
         )?;
-        let read = || -> std::result::Result<Server, SqlError> {
-            let row = rows.first().ok_or_else(|| super::sql::protocol("expected one row"))?;
-            let timeout_ms: u64 = row.parse(5)?;
-            Ok(Server {
-                version_num: row.parse(0)?,
-                system_identifier: row.parse(1)?,
-                timeline: u32::from_str_radix(row.required(2)?, 16)
-                    .map_err(|_| super::sql::protocol("expected a timeline in hexadecimal"))?,
-                in_recovery: row.bool(3)?,
-                wal_level: row.required(4)?.to_owned(),
-                wal_sender_timeout: (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms)),
-            })
-        };
-        read().map_err(|error| error.doing(doing))
+        let row = rows.first().ok_or_else(|| super::sql::protocol("expected one row"))?;
+        let timeout_ms: u64 = row.parse(5)?;
+        Ok(Server {
+            version_num: row.parse(0)?,
+            system_identifier: row.parse(1)?,
+            timeline: u32::from_str_radix(row.required(2)?, 16)
+                .map_err(|_| super::sql::protocol("expected a timeline in hexadecimal"))?,
+            in_recovery: row.bool(3)?,
+            wal_level: row.required(4)?.to_owned(),
+            wal_sender_timeout: (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms)),
+        })
     }
 
     pub fn check_wal_level(&self) -> Result<()> {
@@ -58,6 +59,25 @@ impl Server {
             .because(format!("expected `logical`, got `{}`", self.wal_level))
             .hint(WAL_LEVEL_HINT))
     }
+}
+
+/// How far the server's WAL is on its disk.
+pub fn flush_lsn(sql: &mut Sql, deadline: Instant) -> Result<Lsn> {
+    let doing = "ask how far WAL is flushed";
+    let rows = sql.rows(doing, "SELECT pg_current_wal_flush_lsn()", deadline)?;
+    let row = rows.first().ok_or_else(|| super::sql::protocol("expected one row"));
+    row.and_then(|row| row.parse(0)).map_err(|error| error.doing(doing))
+}
+
+/// Has the server put all WAL until now on its disk: by a commit of its own, of a message that
+/// nobody receives. An idle server leaves the WAL of an open transaction in memory for long.
+pub fn flush_wal(sql: &mut Sql, deadline: Instant) -> Result<()> {
+    sql.execute(
+        "have WAL flushed",
+        "BEGIN; SET LOCAL synchronous_commit = local;
+         SELECT pg_logical_emit_message(true, 'walhouse', 'flush'); COMMIT",
+        deadline,
+    )
 }
 
 pub const WAL_LEVEL_HINT: &str = "Run: ALTER SYSTEM SET wal_level = 'logical'; and restart \

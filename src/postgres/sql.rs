@@ -31,7 +31,7 @@ use crate::postgres::Params;
 use crate::postgres::params::{Host, TargetSession};
 
 mod connector;
-mod hosts;
+pub(super) mod hosts;
 mod sql_error;
 
 /// What decides how values look as text. The replication connection asks for the same, so that a
@@ -47,6 +47,8 @@ pub const OUTPUT_SETTINGS: [(&str, &str); 5] = [
 /// The server ends a statement of ours after this long even when we are gone, unless the caller's
 /// deadline is further away.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+/// A catalog that is merely slow is no dead link.
+const PATIENCE_MIN: Duration = Duration::from_secs(1);
 /// A client-side deadline leaves the server this much time to say itself that it gave up.
 const ANSWER_MARGIN: Duration = Duration::from_millis(500);
 /// Closing a connection waits for the network at most this long.
@@ -56,6 +58,10 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_PROBES: u32 = 3;
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What mends that only standbys are met.
+pub(super) const STANDBY_HINT: &str = "Name all hosts in the database URL, so that the primary is \
+                                       found; during a failover this passes by itself.";
 
 const VERSION_NUM_MIN: u32 = 140_000;
 
@@ -67,6 +73,7 @@ pub struct Sql {
     link: LinkKind,
     is_broken: bool,
     statement_timeout: Duration,
+    patience: Duration,
     about: About,
 }
 
@@ -117,6 +124,17 @@ impl Sql {
             }
         }
         Err(refused_by_all(refused, doing()))
+    }
+
+    /// To the first host, which is a socket or has its address. The outer error is about our own
+    /// settings, so that no other host can help.
+    pub(super) fn connect_only(
+        params: &Params,
+        application_name: &str,
+        until: Instant,
+    ) -> Result<std::result::Result<Sql, SqlError>> {
+        let host = params.hosts.first().expect("a host was chosen");
+        Sql::connect_one(params, host, host.address, application_name, until)
     }
 
     /// The outer error is about our own settings, so that no other host can help.
@@ -189,6 +207,7 @@ impl Sql {
             link,
             is_broken: false,
             statement_timeout: STATEMENT_TIMEOUT,
+            patience: STATEMENT_TIMEOUT,
             about,
         };
         Ok(sql.begin_session(params.target, until).map(|()| sql))
@@ -238,7 +257,7 @@ impl Sql {
             (TargetSession::Any, _, _) | (TargetSession::ReadWrite, false, false) => Ok(()),
             (TargetSession::ReadWrite, true, _) => {
                 Err(SqlError::new(ErrorKind::Unreachable, "server is a standby")
-                    .with_hint("List all hosts in the database URL, so that the primary is found."))
+                    .with_hint(STANDBY_HINT))
             }
             (TargetSession::ReadWrite, false, true) => {
                 let hint = format!(
@@ -248,6 +267,12 @@ impl Sql {
                 Err(SqlError::new(ErrorKind::Setup, "session is read-only").with_hint(hint))
             }
         }
+    }
+
+    /// No answer for this long is taken for a dead link, whatever the caller's deadline; but for a
+    /// call that is allowed more than any ordinary statement takes, and so expected to.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience.max(PATIENCE_MIN).min(STATEMENT_TIMEOUT);
     }
 
     pub fn about(&self) -> &About {
@@ -274,7 +299,10 @@ impl Sql {
         sql: &str,
         deadline: Instant,
     ) -> std::result::Result<Vec<Row>, SqlError> {
-        let waited = deadline.saturating_duration_since(Instant::now());
+        let now = Instant::now();
+        let is_long = now + STATEMENT_TIMEOUT < deadline;
+        let deadline = if is_long { deadline } else { deadline.min(now + self.patience) };
+        let waited = deadline.saturating_duration_since(now);
         if waited.is_zero() {
             return Err(SqlError::new(ErrorKind::Unreachable, "no time left to ask"));
         }

@@ -337,7 +337,7 @@ fn endpoints(host: &Host, deadline: Instant) -> io::Result<Vec<Endpoint>> {
         let path = format!("{}/.s.PGSQL.{}", host.name, host.port);
         return Ok(vec![Endpoint::Unix(path.into())]);
     }
-    if let Ok(address) = host.name.parse::<IpAddr>() {
+    if let Some(address) = host.address.or_else(|| host.name.parse::<IpAddr>().ok()) {
         return Ok(vec![Endpoint::Tcp(SocketAddr::new(address, host.port))]);
     }
     // The resolver takes no deadline, so it has a thread of its own, which may outlive our

@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::lease_watch::LeaseWatch;
 use super::lock_keeper::{self, LeaderLock, Request};
+use super::readiness::Told;
 use super::session::{self, Session};
 use super::{Finished, spawn_named};
 use crate::config::{ServiceConfig, Strategy};
@@ -83,6 +84,7 @@ impl Coordinator {
             lease,
             last_error: None,
             has_started: false,
+            told: Arc::default(),
             has_streamed: false,
             ended_at: now,
             with: self,
@@ -166,6 +168,7 @@ struct Running {
     lease: Arc<LeaseWatch>,
     last_error: Option<(String, Option<String>)>,
     has_started: bool,
+    told: Arc<Told>,
     has_streamed: bool,
     /// When the last stream ended, or the first was tried for.
     ended_at: Instant,
@@ -212,9 +215,11 @@ impl Running {
                 self.session = Some(session::spawn(
                     Arc::clone(&self.with.config),
                     Arc::clone(&self.with.metrics),
+                    Arc::clone(&self.with.health),
                     Arc::clone(&self.lease),
                     self.to_self.clone(),
                     !std::mem::replace(&mut self.has_started, true),
+                    Arc::clone(&self.told),
                 ));
             }
             Action::DrainSession { deadline } => {

@@ -1,6 +1,7 @@
 //! What the threads of one session see of each other beside their channels: how to end, and the
 //! two gates a flush may have to wait at.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,12 +42,20 @@ struct State {
     durable_below: BatchId,
     /// The *upper* LSN that a durable state row already admits to.
     reserved: Lsn,
+    /// While a repair runs: transactions with deletes of rows that ClickHouse did not have when it
+    /// was asked. The repair may have had such a row in hand.
+    unplaced: Option<BTreeSet<u32>>,
 }
 
 impl Shared {
     pub fn new(reserved: Lsn, lease: Arc<LeaseWatch>) -> Shared {
-        let state =
-            State { pace: Pace::Running, failure: None, durable_below: BatchId(0), reserved };
+        let state = State {
+            pace: Pace::Running,
+            failure: None,
+            durable_below: BatchId(0),
+            reserved,
+            unplaced: None,
+        };
         Shared { state: Mutex::new(state), moved: Condvar::new(), lease }
     }
 
@@ -110,6 +119,33 @@ impl Shared {
         self.moved.notify_all();
     }
 
+    /// From now on deletes that find no row are remembered.
+    pub fn begin_repair(&self) {
+        self.state.lock().unplaced.get_or_insert_default();
+    }
+
+    pub fn end_repair(&self) {
+        self.state.lock().unplaced = None;
+    }
+
+    /// Their deletes are about to be placed.
+    pub fn add_unplaced(&self, xids: &BTreeSet<u32>) {
+        if let Some(unplaced) = &mut self.state.lock().unplaced {
+            unplaced.extend(xids);
+        }
+    }
+
+    /// They were, or their outcome was seen otherwise.
+    pub fn remove_placed(&self, xids: &BTreeSet<u32>) {
+        if let Some(unplaced) = &mut self.state.lock().unplaced {
+            unplaced.retain(|xid| !xids.contains(xid));
+        }
+    }
+
+    pub fn unplaced(&self) -> BTreeSet<u32> {
+        self.state.lock().unplaced.clone().unwrap_or_default()
+    }
+
     /// Waits until every batch before `id` is durable.
     pub fn wait_for_batches_before(&self, id: BatchId) -> Result<()> {
         self.wait_until(|state| id <= state.durable_below)
@@ -131,6 +167,19 @@ impl Shared {
             let now = Instant::now();
             if until <= now {
                 return Ok(());
+            }
+            self.moved.wait_until(&mut state, until.min(now + LOOK_EVERY));
+        }
+    }
+
+    /// Waits out `until`, or less when the session is about to end.
+    pub fn rest(&self, until: Instant) -> Pace {
+        let mut state = self.state.lock();
+        loop {
+            self.look_at_lease(&mut state);
+            let now = Instant::now();
+            if state.pace != Pace::Running || until <= now {
+                return state.pace;
             }
             self.moved.wait_until(&mut state, until.min(now + LOOK_EVERY));
         }
@@ -218,6 +267,10 @@ mod tests {
             shared.set_durable_below(BatchId(2));
             assert!(waiting.join().expect("no panic").is_ok());
             let waiting = scope.spawn(|| shared.wait_for_reservation(Lsn(11)));
+            let resting = scope.spawn(|| shared.rest(Instant::now() + Duration::from_secs(3600)));
+            assert_eq!(shared.rest(Instant::now()), Pace::Running);
+            shared.drain();
+            assert_eq!(resting.join().expect("no panic"), Pace::Draining);
             let pausing = scope.spawn(|| shared.pause(Instant::now() + Duration::from_secs(3600)));
             shared.abandon();
             assert!(waiting.join().expect("no panic").is_err());

@@ -141,7 +141,7 @@ impl Server {
     ) -> Recording {
         let deadline = Instant::now() + PATIENCE;
         let params = Params {
-            hosts: vec![Host { name: "127.0.0.1".into(), port: self.port }],
+            hosts: vec![Host::new("127.0.0.1", self.port)],
             user: "postgres".into(),
             password: None,
             database: database.into(),

@@ -1,6 +1,6 @@
 //! The three error strategies, when Postgres ends the stream or is not there at all.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::oracle::{Scope, assert_same};
 use crate::support::program::Program;
@@ -178,4 +178,36 @@ fn sigterm_wins_over_a_wait() {
     program.signal("TERM");
     assert_eq!(program.wait_end(Duration::from_secs(5)).code(), Some(0));
     until_true("the lock is released", PATIENCE, || stage.redis.keys().is_empty());
+}
+
+/// Goal: with the settings of a user who has set none, a walsender that is killed costs less than
+/// two seconds until the next row is visible, whether the table is busy or quiet.
+#[test]
+fn a_killed_walsender_costs_less_than_two_seconds_by_default() {
+    let stage = Stage::take();
+    let mut program = Program::start(&stage.settings_of_defaults());
+    program.wait_streaming(&SERVICES);
+    // The best of three, because a test shares its machine.
+    for busy in [false, true] {
+        let mut best = Duration::MAX;
+        let load = busy.then(|| {
+            Workload { rate: Some(20.0), changes_max: 10, big_every: 0, ..Workload::new(32) }
+                .start(&stage.postgres)
+        });
+        for round in 0..3 {
+            let id = format!("{busy}-{round}");
+            stage.postgres.insert("Session", &sample::session(&format!("before-{id}")));
+            stage.settle(&mut program, &SERVICES);
+            let killed_at = Instant::now();
+            stage.postgres.terminate_walsender(SESSIONS_SLOT);
+            stage.postgres.insert("Session", &sample::session(&id));
+            until_true("the row is visible", PATIENCE, || {
+                stage.clickhouse.count("sessions_v1", &format!("session_id = '{id}'")) == 1
+            });
+            best = best.min(killed_at.elapsed());
+        }
+        assert!(best < Duration::from_secs(2), "busy {busy}: {best:?}");
+        drop(load);
+    }
+    program.stop();
 }

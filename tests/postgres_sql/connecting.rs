@@ -65,7 +65,7 @@ fn a_refusal_says_why_and_shows_no_password() {
 fn a_host_that_hangs_does_not_eat_the_time_of_the_next() {
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let host = |name: &str, port| Host { name: name.into(), port };
+    let host = |name: &str, port| Host::new(name, port);
     let mut params = params(shared().port, "postgres");
     let good = params.hosts.remove(0);
     params.hosts =
@@ -80,7 +80,7 @@ fn a_host_that_hangs_does_not_eat_the_time_of_the_next() {
     let line = error.to_string();
     assert!(line.contains("no answer within 1.0s") && line.contains("refused"), "{line}");
 
-    params.hosts.push(Host { name: "localhost".into(), port: good.port });
+    params.hosts.push(Host::new("localhost", good.port));
     Sql::connect(&params, "test", Instant::now() + Duration::from_secs(6)).unwrap();
 
     params.hosts = vec![host("name.invalid", 5432)];
@@ -100,7 +100,7 @@ fn a_standby_is_passed_over_when_writes_are_wanted() {
     assert!(identity.in_recovery && on_standby.about().in_recovery);
 
     params.target = TargetSession::ReadWrite;
-    params.hosts.push(Host { name: "127.0.0.1".into(), port: primary.port });
+    params.hosts.push(Host::new("127.0.0.1", primary.port));
     let mut on_primary = connect(&params);
     let of_primary = Identity::inspect(&mut on_primary, soon()).unwrap();
     assert!(!of_primary.in_recovery);

@@ -18,6 +18,7 @@ pub mod reaper;
 pub mod redis;
 pub mod sample;
 pub mod stage;
+pub mod standby;
 pub mod wait;
 pub mod warehouse;
 pub mod workload;

@@ -80,6 +80,23 @@ impl Postgres {
         postgres
     }
 
+    /// Over a copy of another server's data, which has no settings yet. Not started.
+    pub(super) fn of_data(
+        dir: PathBuf,
+        port: u16,
+        base: &BTreeMap<String, String>,
+        own: &[(&str, &str)],
+    ) -> Postgres {
+        let mut settings = base.clone();
+        settings.extend(own.iter().map(|(k, v)| (k.to_string(), v.to_string())));
+        let database = Database::at_port(port);
+        Postgres { dir, port, database, settings, process: None }
+    }
+
+    pub(super) fn settings(&self) -> &BTreeMap<String, String> {
+        &self.settings
+    }
+
     /// Drops whatever a test left: sessions, slots, publications, tables, and makes them anew.
     pub fn reset(&self) {
         let mut client = self.client();
@@ -267,7 +284,7 @@ static SERVER_USER: LazyLock<Option<(u32, u32)>> = LazyLock::new(|| {
     Some(of("postgres").or_else(|| of("nobody")).expect("there is a user who is not root"))
 });
 
-fn give_to_server(path: &Path) {
+pub(super) fn give_to_server(path: &Path) {
     if let Some((uid, gid)) = *SERVER_USER {
         chown(path, Some(uid), Some(gid)).unwrap();
     }

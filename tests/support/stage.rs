@@ -76,6 +76,18 @@ impl Stage {
             .with_both("*_REPLICATION_LEADER_LOCK_RETRY_INTERVAL_MS", 100)
     }
 
+    /// Both services, and all else as it is for a user who has set nothing.
+    pub fn settings_of_defaults(&self) -> Settings {
+        Settings::default()
+            .with("DATABASE_URL", self.postgres.url())
+            .with("REDIS_HOST", "127.0.0.1")
+            .with("REDIS_PORT", self.redis.port())
+            .with("REDIS_TLS_DISABLED", "true")
+            .with("REPLICATION_HTTP_LISTEN", "127.0.0.1:0")
+            .with_both("*_REPLICATION_ENABLED", 1)
+            .with_both("*_REPLICATION_CLICKHOUSE_URL", self.clickhouse.url())
+    }
+
     /// Only runs.
     pub fn settings_runs(&self) -> Settings {
         self.settings().with("SESSION_REPLICATION_ENABLED", 0)

@@ -2,6 +2,11 @@
 //!
 //! The caller holds the leader lock, so a walsender of our name is a relic of an earlier leader.
 //! Anybody else's is left alone.
+//!
+//! One that is stopped (SIGSTOP), or hangs in the kernel, does not hear that it is to end, and
+//! nothing but the host's own `kill` reaches it. Then the error names it, and the next attempt
+//! tells it again; `wal_sender_timeout` does not help, because the process itself would have to
+//! notice.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -58,7 +63,12 @@ pub fn terminate_stale_walsender(
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left <= LOOK_EVERY {
-            return Err(busy(&doing, &holder, "which has not ended in time"));
+            return Err(busy(&doing, &holder, "which was told to end and has not").hint(format!(
+                "If it stays: that process of Postgres is stopped or hangs, and no SQL can end it. \
+                 On the database host run: kill -CONT {pid}, or else kill -KILL {pid}, which \
+                 restarts Postgres.",
+                pid = holder.pid
+            )));
         }
         thread::sleep(LOOK_EVERY);
     }

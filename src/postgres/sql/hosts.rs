@@ -28,7 +28,7 @@ pub fn addresses(
     if host.name.starts_with('/') {
         return Ok(vec![None]);
     }
-    if let Ok(address) = host.name.parse::<IpAddr>() {
+    if let Some(address) = host.address.or_else(|| host.name.parse::<IpAddr>().ok()) {
         return Ok(vec![Some(address)]);
     }
     // The resolver knows no deadline. A thread that outlives ours ends by the resolver's own.
@@ -90,7 +90,11 @@ pub fn refused_by_all(refused: Vec<(String, SqlError)>, doing: String) -> Error 
     let causes: Vec<String> =
         refused.iter().map(|(name, error)| format!("`{name}`: {}", error.cause)).collect();
     let error = Error::new(kind, doing).because(causes.join("; "));
-    match refused.into_iter().find_map(|(_, error)| error.hint) {
+    // What has to be mended comes before what may pass.
+    let (mut wrong, mut away): (Vec<_>, Vec<_>) =
+        refused.into_iter().partition(|(_, error)| error.kind == ErrorKind::Setup);
+    wrong.append(&mut away);
+    match wrong.into_iter().find_map(|(_, error)| error.hint) {
         Some(hint) => error.hint(hint),
         None => error,
     }

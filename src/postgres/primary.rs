@@ -1,0 +1,300 @@
+//! Which server is the primary, and every connection of a session to that one.
+//!
+//! A list of hosts, and a name with several addresses, may mean several servers, of which one takes
+//! writes; during a failover it is another one from moment to moment. So all of them are asked at
+//! once: one that hangs costs the others nothing, and each has the whole of the time. What their
+//! answers mean is for [`Search`] to say. From then on the session knows one address, and who
+//! answers there has to be the same cluster on the same timeline each time: neither a standby that
+//! stands in its place nor the other branch of a fork passes for it.
+//!
+//! With one host and one address this is one connection, as it would be anyway. With several it is
+//! one short session on each, every time that a stream is looked for.
+
+use std::net::IpAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+
+use super::connection::{Connection, StartupOptions, SystemIdentity};
+use super::params::{Host, Params};
+use super::server::Server;
+use super::sql::{Sql, SqlError, hosts};
+use crate::error::{Error, ErrorKind, Result};
+use search::{Place, Search, Seen};
+
+mod search;
+
+/// A name with more addresses than this means no set of servers that anybody fails over between.
+const ADDRESSES_MAX: usize = 16;
+/// How soon a stop is noticed while servers are waited for.
+const NOTICE_EVERY: Duration = Duration::from_millis(50);
+
+/// The cluster and the timeline that ClickHouse's rows came from last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    pub system_identifier: u64,
+    pub timeline: u32,
+}
+
+/// One server at one address, that was a primary when it was found.
+#[derive(Debug, Clone)]
+pub struct Primary {
+    /// Of one host with one address.
+    params: Params,
+    identity: Known,
+    /// Silence for longer ends a session.
+    patience: Option<Duration>,
+}
+
+/// What a host name means, for those who know better than the system's resolver.
+pub type Resolve = fn(&Host, Instant) -> std::result::Result<Vec<Option<IpAddr>>, String>;
+
+impl Primary {
+    /// Asks every server that `params` may mean until the primary is known, and returns it with the
+    /// session that was opened for the question.
+    ///
+    /// Of several primaries the one on the highest timeline is taken; one that a failover has left
+    /// behind, by what is `known`, only where no other server can be meant. `go_on` is asked
+    /// meanwhile, and its error ends the search.
+    pub fn find(
+        params: &Params,
+        application_name: &str,
+        known: Option<Known>,
+        deadline: Instant,
+        go_on: impl Fn() -> Result<()>,
+    ) -> Result<(Primary, Sql)> {
+        let resolve: Resolve =
+            |host, until| hosts::addresses(host, until).map_err(|error| error.cause);
+        Primary::find_by(resolve, params, application_name, known, deadline, go_on)
+    }
+
+    /// [`Primary::find`] with a resolver of the caller's.
+    pub fn find_by(
+        resolve: Resolve,
+        params: &Params,
+        application_name: &str,
+        known: Option<Known>,
+        deadline: Instant,
+        go_on: impl Fn() -> Result<()>,
+    ) -> Result<(Primary, Sql)> {
+        let doing = format!("connect to Postgres database `{}`", params.database);
+        if params.hosts.is_empty() {
+            return Err(Error::new(ErrorKind::Setup, doing).because("no host is set"));
+        }
+        let started_at = Instant::now();
+        let mut deadline = deadline;
+        if !params.connect_timeout.is_zero() {
+            deadline = deadline.min(started_at + params.connect_timeout);
+        }
+        // Room for all that may ever be said, so that nobody who is late has to wait.
+        let (answers, inbox) = bounded(params.hosts.len() * (ADDRESSES_MAX + 1));
+        let mut search = Search::new(known, params.hosts.len(), may_change(params), deadline);
+        for at in 0..params.hosts.len() {
+            let asking = Asking {
+                params: params.clone(),
+                application_name: application_name.to_owned(),
+                answers: answers.clone(),
+                deadline,
+            };
+            spawn(move || asking.host(at, resolve));
+        }
+        drop(answers);
+        let mut open: Vec<(Place, Params, Sql)> = Vec::new();
+        while let Some(until) = search.deadline() {
+            go_on()?;
+            match inbox.recv_deadline(until.min(Instant::now() + NOTICE_EVERY)) {
+                Ok(Answer::Resolved { host, addresses }) => {
+                    search.on_resolved(host, params.hosts[host].to_string(), addresses);
+                }
+                Ok(Answer::Asked(asked)) => {
+                    let Asked { place, params, outcome } = *asked;
+                    let name = name_of(&params);
+                    match outcome? {
+                        Ok((seen, sql)) => {
+                            open.push((place, params, sql));
+                            search.on_seen(Instant::now(), place, name, seen);
+                        }
+                        Err(error) => search.on_refused(place, name, error),
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => search.on_time(Instant::now()),
+                Err(RecvTimeoutError::Disconnected) => search.on_end(),
+            }
+        }
+        let Some((place, identity)) = search.chosen() else {
+            let waited = started_at.elapsed();
+            return Err(hosts::refused_by_all(search.into_refused(&params.hosts, waited), doing));
+        };
+        if let Some(others) = search.others() {
+            log::warn!("{others}");
+        }
+        let at = open.iter().position(|(of, ..)| *of == place);
+        let (_, params, sql) = open.swap_remove(at.expect("what is chosen is open"));
+        Ok((Primary { params, identity, patience: None }, sql))
+    }
+
+    /// `params` must mean one server.
+    pub fn new(params: Params, identity: Known) -> Primary {
+        Primary { params, identity, patience: None }
+    }
+
+    /// For the sessions to come: see [`Sql::set_patience`].
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = Some(patience);
+    }
+
+    pub fn identity(&self) -> Known {
+        self.identity
+    }
+
+    /// `host:port`, and the address where the name is not one itself.
+    pub fn name(&self) -> String {
+        name_of(&self.params)
+    }
+
+    /// Another ordinary session with the same server.
+    pub fn sql(&self, application_name: &str, deadline: Instant) -> Result<Sql> {
+        let mut sql = Sql::connect(&self.params, application_name, deadline)?;
+        if let Some(patience) = self.patience {
+            sql.set_patience(patience);
+        }
+        let server = Server::inspect(&mut sql, deadline)?;
+        let identity =
+            Known { system_identifier: server.system_identifier, timeline: server.timeline };
+        self.check(server.in_recovery, identity)?;
+        Ok(sql)
+    }
+
+    /// A replication connection to the same server.
+    pub fn replication(
+        &self,
+        options: &StartupOptions,
+        deadline: Instant,
+    ) -> Result<(Connection, SystemIdentity)> {
+        let mut connection = Connection::connect(&self.params, options, deadline)?;
+        let answer = connection.simple_query("SELECT pg_catalog.pg_is_in_recovery()", deadline)?;
+        let in_recovery = answer.first().and_then(|rows| rows.value(0, "pg_is_in_recovery"));
+        let system = connection.identify_system(deadline)?;
+        let identity = Known {
+            system_identifier: system.system_id.parse().map_err(|_| {
+                Error::new(ErrorKind::Protocol, format!("identify the system of `{}`", self.name()))
+                    .because("its system identifier is no number")
+            })?,
+            timeline: system.timeline,
+        };
+        self.check(in_recovery != Some("f"), identity)?;
+        Ok((connection, system))
+    }
+
+    fn check(&self, in_recovery: bool, found: Known) -> Result<()> {
+        let doing = || format!("connect to `{}` again", self.name());
+        if in_recovery {
+            return Err(Error::new(ErrorKind::Unreachable, doing())
+                .because("it was a primary and is a standby now"));
+        }
+        if found != self.identity {
+            let Known { system_identifier, timeline } = self.identity;
+            return Err(Error::new(ErrorKind::Unreachable, doing()).because(format!(
+                "expected system {system_identifier} on timeline {timeline}, got {} on timeline \
+                 {}: another server has taken its place",
+                found.system_identifier, found.timeline
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// What a thread of the search has found out.
+enum Answer {
+    /// Each of the addresses is asked by a thread of its own.
+    Resolved {
+        host: usize,
+        addresses: std::result::Result<usize, String>,
+    },
+    Asked(Box<Asked>),
+}
+
+struct Asked {
+    place: Place,
+    params: Params,
+    /// The outer error is about our own settings, so that no other host can help.
+    outcome: Result<Outcome>,
+}
+
+type Outcome = std::result::Result<(Seen, Sql), SqlError>;
+
+/// What is asked of a host. Its threads end by themselves at the deadline, whoever still listens.
+#[derive(Clone)]
+struct Asking {
+    params: Params,
+    application_name: String,
+    answers: Sender<Answer>,
+    deadline: Instant,
+}
+
+impl Asking {
+    fn host(self, at: usize, resolve: Resolve) {
+        let host = self.params.hosts[at].clone();
+        let addresses = match host.address {
+            Some(address) => Ok(vec![Some(address)]),
+            None => resolve(&host, self.deadline),
+        };
+        let mut addresses = match addresses {
+            Ok(addresses) => addresses,
+            Err(cause) => {
+                let _ = self.answers.send(Answer::Resolved { host: at, addresses: Err(cause) });
+                return;
+            }
+        };
+        addresses.truncate(ADDRESSES_MAX);
+        let count = addresses.len();
+        let _ = self.answers.send(Answer::Resolved { host: at, addresses: Ok(count) });
+        for (n, address) in addresses.into_iter().enumerate() {
+            let mut params = self.params.clone();
+            params.hosts = vec![Host { address, ..host.clone() }];
+            let place = Place { host: at, address: n };
+            let asking = self.clone();
+            spawn(move || asking.server(place, params));
+        }
+    }
+
+    fn server(self, place: Place, params: Params) {
+        let outcome = self.ask(&params);
+        let _ = self.answers.send(Answer::Asked(Box::new(Asked { place, params, outcome })));
+    }
+
+    fn ask(&self, params: &Params) -> Result<Outcome> {
+        let mut sql = match Sql::connect_only(params, &self.application_name, self.deadline)? {
+            Ok(sql) => sql,
+            Err(error) => return Ok(Err(error)),
+        };
+        let server = match Server::ask(&mut sql, self.deadline) {
+            Ok(server) => server,
+            Err(error) => return Ok(Err(error)),
+        };
+        let identity =
+            Known { system_identifier: server.system_identifier, timeline: server.timeline };
+        Ok(Ok((Seen { in_recovery: server.in_recovery, identity }, sql)))
+    }
+}
+
+/// A machine that has no thread to spare answers late, and then as if that server were silent.
+fn spawn(work: impl FnOnce() + Send + 'static) {
+    let spawned = thread::Builder::new().name("find_primary".into()).spawn(work);
+    if let Err(error) = spawned {
+        log::warn!("start a thread to find the primary: {error}");
+    }
+}
+
+/// Whether another server may be met at the next attempt: among several hosts, or behind a name.
+fn may_change(params: &Params) -> bool {
+    let is_fixed = |host: &Host| {
+        host.address.is_some() || host.name.starts_with('/') || host.name.parse::<IpAddr>().is_ok()
+    };
+    params.hosts.len() != 1 || !params.hosts.iter().all(is_fixed)
+}
+
+fn name_of(params: &Params) -> String {
+    params.hosts.first().map_or_else(String::new, |host| hosts::name_of(host, host.address))
+}
