@@ -213,6 +213,9 @@ log_lines() { wc -l <"$STAGE/instance-$1/log"; }
 # log_says NAME AFTER PATTERN
 log_says() { tail -n "+$(($2 + 1))" "$STAGE/instance-$1/log" | grep -qE -- "$3"; }
 
+# Or the damage was none, and the drill has shown nothing.
+it_was_repaired() { log_says one 0 ': repair: ' || fault "it does not say that it repaired anything"; }
+
 # --- the load, the stopwatch, the comparison
 
 load_begin() {
