@@ -14,6 +14,7 @@ pub mod outage;
 pub mod position;
 pub mod prepare;
 pub mod readiness;
+pub mod rival;
 pub mod session;
 pub mod shared;
 pub mod slot_watch;
