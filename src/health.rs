@@ -57,6 +57,26 @@ struct Entry {
     /// Attempts since it last streamed or stood by. One that is only starting proves nothing.
     attempts: u32,
     last_error: Option<(String, u64)>,
+    repair: Option<RepairHealth>,
+}
+
+/// How far a repair has come.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RepairHealth {
+    /// What made it necessary.
+    pub reason: String,
+    /// `read` or `prune`.
+    pub pass: &'static str,
+    /// Of the pass, from 0 to 1.
+    pub fraction: f64,
+    pub seconds_left: Option<u64>,
+    pub pieces_done: usize,
+    pub pieces: usize,
+    pub rows_read: u64,
+    pub rows_written: u64,
+    pub rows_buried: u64,
+    /// Attempts in a row that failed, with the last error.
+    pub failing: Option<(u32, String)>,
 }
 
 impl Health {
@@ -69,6 +89,7 @@ impl Health {
             since_unix_seconds: unix_seconds(),
             attempts: 0,
             last_error: None,
+            repair: None,
         };
         let services = metrics.services().iter().map(|service| entry(service.name())).collect();
         Health { metrics, services: Mutex::new(services) }
@@ -98,6 +119,11 @@ impl Health {
     pub fn report_error(&self, service: &str, error: impl Into<String>) {
         let error = (error.into(), unix_seconds());
         self.change(service, |entry| entry.last_error = Some(error));
+    }
+
+    /// The repair under way, or that there is none.
+    pub fn publish_repair(&self, service: &str, repair: Option<RepairHealth>) {
+        self.change(service, |entry| entry.repair = repair);
     }
 
     fn change(&self, service: &str, change: impl FnOnce(&mut Entry)) {
@@ -144,7 +170,13 @@ impl Entry {
             None => text,
         };
         match &self.health {
-            ServiceHealth::Streaming | ServiceHealth::StandingBy | ServiceHealth::Draining => None,
+            ServiceHealth::Streaming => match self.repair.as_ref()?.failing.as_ref()? {
+                (attempts, error) if ATTEMPTS_HEALTHY < *attempts => Some(format!(
+                    "`{name}` streams, but its repair does not go on: attempt {attempts}: {error}"
+                )),
+                _ => None,
+            },
+            ServiceHealth::StandingBy | ServiceHealth::Draining => None,
             ServiceHealth::Starting | ServiceHealth::BackingOff { .. }
                 if *attempts <= ATTEMPTS_HEALTHY =>
             {
@@ -187,8 +219,32 @@ impl Entry {
             | ServiceHealth::Streaming
             | ServiceHealth::Draining => {}
         }
+        if let Some(repair) = &self.repair {
+            json["repair"] = repair.to_json();
+        }
         if let Some((error, at_unix_seconds)) = &self.last_error {
             json["last_error"] = json!({ "error": error, "at_unix_seconds": at_unix_seconds });
+        }
+        json
+    }
+}
+
+impl RepairHealth {
+    fn to_json(&self) -> Value {
+        let mut json = json!({
+            "reason": self.reason,
+            "pass": self.pass,
+            // Four digits are more than anybody reads.
+            "fraction": (self.fraction * 10_000.0).round() / 10_000.0,
+            "seconds_left": self.seconds_left,
+            "pieces_done": self.pieces_done,
+            "pieces": self.pieces,
+            "rows_read": self.rows_read,
+            "rows_written": self.rows_written,
+            "rows_buried": self.rows_buried,
+        });
+        if let Some((attempts, error)) = &self.failing {
+            json["failing"] = json!({ "attempts": attempts, "error": error });
         }
         json
     }
@@ -259,6 +315,34 @@ mod tests {
             (ServiceHealth::StandingBy, 200),
             (ServiceHealth::Starting, 200),
         ]);
+    }
+
+    #[test]
+    fn a_repair_is_shown_and_unhealthy_once_it_keeps_failing() {
+        let health = Health::new(Arc::new(Metrics::new(&["runs"])));
+        let repair = |failing: Option<(u32, String)>| RepairHealth {
+            reason: "gap: the slot is missing".to_owned(),
+            pass: "read",
+            fraction: 1.0 / 3.0,
+            seconds_left: Some(9),
+            pieces_done: 1,
+            pieces: 3,
+            rows_read: 10,
+            rows_written: 2,
+            rows_buried: 0,
+            failing,
+        };
+        health.publish("runs", ServiceHealth::Streaming);
+        for (failing, code) in [(None, 200), (Some(3), 200), (Some(4), 503)] {
+            let failing = failing.map(|attempts| (attempts, "no".to_owned()));
+            health.publish_repair("runs", Some(repair(failing)));
+            let (found, body) = health.healthz();
+            assert_eq!(found, code, "{body}");
+            let json: Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(json["services"]["runs"]["repair"]["fraction"], 0.3333);
+        }
+        health.publish_repair("runs", None);
+        assert!(!health.healthz().1.contains("repair"));
     }
 
     #[test]

@@ -12,6 +12,8 @@
 //!     |             +--- confirmed -- confirmer ======= state row ============+
 //!     +== status update
 //!
+//!  repairer: after a gap or a fork, reads the table and ClickHouse's keys, writes what differs
+//!
 //!  lock_keeper --LockLost--> coordinator <--SessionEnded-- session (the threads above)
 //!  lookout --PrimaryBack-------^             readiness: what a failover would be worse for
 //!  http                      supervisor (the main thread): signals, exit code
@@ -32,7 +34,9 @@
 //!   ([`assemble`](services::assemble)).
 //! - Nothing good is overwritten by nothing: [`fold`](services::fold) finds what the stream left
 //!   out, [`flusher`](threads::flusher) asks for the rest.
-//! - A gap or a fork is never passed over: [`lineage`](machines::lineage) judges every start.
+//! - A gap or a fork is never passed over: [`lineage`](machines::lineage) judges every start,
+//!   [`recovery`](machines::recovery) says what follows, [`resume`](threads::resume) does it, and
+//!   [`repairer`](threads::repairer) makes both sides equal again.
 //! - All connections of a session meet one server, the [`primary`](postgres::primary).
 //! - A dead link is noticed and Postgres kept content: [`status`](machines::status).
 //! - Memory is bounded: [`batches`](machines::batches) stops the reading.

@@ -26,6 +26,9 @@ pub use text::CONTENT_TYPE;
 /// A measured level.
 pub type Gauge = ClientGauge<u64, AtomicU64>;
 
+/// From 0 to 1.
+pub type RatioGauge = ClientGauge<f64, AtomicU64>;
+
 type Labels = Vec<(&'static str, String)>;
 
 /// Seconds; replication should live at the left end, an outage of hours must still be told from
@@ -82,6 +85,17 @@ pub struct ServiceMetrics {
     pub flushed: LsnGauge,
     confirmed: LsnGauge,
     pub unflushed_bytes: Gauge,
+
+    /// A repair is under way.
+    pub repair_running: Flag,
+    /// It keeps failing.
+    pub repair_failing: Flag,
+    pub repair_progress: RatioGauge,
+    pub repair_rows_read: Counter,
+    pub repair_rows_written: Counter,
+    pub repair_rows_buried: Counter,
+    pub repairs: Counter,
+    pub gaps_skipped: Counter,
 
     state: AtomicUsize,
     confirmed_at: ConfirmedAt,
@@ -203,6 +217,15 @@ impl ServiceMetrics {
         let flushed = gauge(r, "flushed_lsn", "WAL that is durable in ClickHouse, as bytes");
         let confirmed = gauge(r, "confirmed_lsn", "WAL that was confirmed to Postgres, as bytes");
         let unflushed = gauge(r, "unflushed_bytes", "Memory held by rows that are not yet durable");
+        let repairing =
+            gauge(r, "repair_running", "Whether the table is being compared and mended");
+        let failing = gauge(r, "repair_failing", "Whether the repair under way keeps failing");
+        let progress = Family::<Labels, RatioGauge>::default();
+        let help = "How much of the repair under way, or of the last one, is done, from 0 to 1";
+        r.register("repair_progress_ratio", help, progress.clone());
+        let repair_rows =
+            counter(r, "repair_rows", "Rows that repairs read, wrote, or marked as deleted");
+        let gaps = counter(r, "gaps", "Gaps and forks that were met, by what was done");
 
         let one = |name: &str| -> Arc<ServiceMetrics> {
             let service = || vec![("service", name.to_owned())];
@@ -233,6 +256,14 @@ impl ServiceMetrics {
                 flushed: LsnGauge(flushed.get_or_create_owned(&service())),
                 confirmed: LsnGauge(confirmed.get_or_create_owned(&service())),
                 unflushed_bytes: unflushed.get_or_create_owned(&service()),
+                repair_running: Flag(repairing.get_or_create_owned(&service())),
+                repair_failing: Flag(failing.get_or_create_owned(&service())),
+                repair_progress: progress.get_or_create_owned(&service()),
+                repair_rows_read: repair_rows.get_or_create_owned(&with("action", "read")),
+                repair_rows_written: repair_rows.get_or_create_owned(&with("action", "written")),
+                repair_rows_buried: repair_rows.get_or_create_owned(&with("action", "buried")),
+                repairs: gaps.get_or_create_owned(&with("action", "repaired")),
+                gaps_skipped: gaps.get_or_create_owned(&with("action", "skipped")),
                 state: AtomicUsize::new(State::Starting as usize),
                 confirmed_at: ConfirmedAt {
                     base: Instant::now(),

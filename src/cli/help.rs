@@ -11,6 +11,10 @@ walhouse replicates Postgres tables into ClickHouse through logical replication.
 
 Usage:
   walhouse [run]      Replicate until told to stop by SIGTERM or SIGINT
+  walhouse adopt runs|sessions
+                      Follow the cluster that DATABASE_URL leads to from now on,
+                      after pg_upgrade or a restore; the next start compares
+                      the whole table and makes ClickHouse equal to it
   walhouse help       Print this (also --help, -h)
   walhouse version    Print the version (also --version, -V)
 

@@ -2,6 +2,7 @@
 //!
 //! There is little to say on the command line: the configuration is in the environment.
 
+mod adopt;
 mod help;
 pub mod logging;
 mod run;
@@ -17,9 +18,11 @@ use crate::config::Config;
 /// The arguments or the configuration are wrong: `EX_USAGE` of sysexits(3).
 pub const EXIT_USAGE: u8 = 64;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Command {
     Run,
+    /// Of which service.
+    Adopt(String),
     Help,
     Version,
 }
@@ -31,6 +34,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok(config) => run(config),
             Err(problems) => refuse(&problems.to_string()),
         },
+        Ok(Command::Adopt(service)) => match Config::from_env() {
+            Ok(config) => adopt_service(&config, &service),
+            Err(problems) => refuse(&problems.to_string()),
+        },
         Ok(Command::Help) => print(&help::text()),
         Ok(Command::Version) => print(&format!("walhouse {}\n", env!("CARGO_PKG_VERSION"))),
         Err(refusal) => refuse(&refusal),
@@ -39,9 +46,15 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
     let mut command = None;
-    for argument in arguments {
+    let mut arguments = arguments.into_iter();
+    while let Some(argument) = arguments.next() {
         let asked = match argument.to_str() {
             Some("run") => Command::Run,
+            Some("adopt") => match arguments.next().as_ref().and_then(|name| name.to_str()) {
+                Some("help" | "--help" | "-h") => return Ok(Command::Help),
+                Some(service) => Command::Adopt(service.to_owned()),
+                None => return Err("walhouse: adopt: expected `runs` or `sessions`".into()),
+            },
             // Wins over whatever else is there: who asks for help has reason to.
             Some("help" | "--help" | "-h") => return Ok(Command::Help),
             Some("version" | "--version" | "-V") => Command::Version,
@@ -56,6 +69,20 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Strin
         }
     }
     Ok(command.unwrap_or(Command::Run))
+}
+
+fn adopt_service(config: &Config, name: &str) -> ExitCode {
+    let service = match adopt::find(&config.services, &config.off, name) {
+        Ok(service) => service,
+        Err(refusal) => return refuse(&refusal),
+    };
+    match adopt::adopt(service) {
+        Ok(text) => print(&format!("{text}\n")),
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "{}", adopt::explain(&error));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn refuse(text: &str) -> ExitCode {
@@ -87,6 +114,7 @@ mod tests {
     fn commands_are_told_apart() {
         check(&[], Ok(Command::Run));
         check(&["run"], Ok(Command::Run));
+        check(&["adopt", "runs"], Ok(Command::Adopt("runs".into())));
         for word in ["help", "--help", "-h"] {
             check(&[word], Ok(Command::Help));
             check(&["run", word], Ok(Command::Help));
@@ -101,6 +129,7 @@ mod tests {
         check(&["rnu"], Err("walhouse: `rnu` is not a command: see `walhouse help`"));
         check(&["run", "x\n"], Err("walhouse: `x\\n` is not a command: see `walhouse help`"));
         check(&[""], Err("walhouse: `` is not a command: see `walhouse help`"));
+        check(&["adopt"], Err("walhouse: adopt: expected `runs` or `sessions`"));
         check(&["run", "run"], Err("walhouse: expected one command: see `walhouse help`"));
     }
 }

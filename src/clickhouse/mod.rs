@@ -1,11 +1,13 @@
-//! Everything said to ClickHouse: inserts, tables, state, refused rows.
+//! Everything said to ClickHouse: inserts, tables, state, repairs, refused rows.
 
 pub mod client;
 pub mod lookup;
 pub mod params;
 pub mod refusal;
 pub mod refused;
+pub mod repairs;
 pub mod state;
+pub mod stored;
 pub mod tables;
 
 pub use client::{Client, InsertError};

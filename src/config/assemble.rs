@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::reader::Reader;
 use super::{
-    Config, FlushConfig, LockConfig, LockKind, Problems, ReconnectConfig, ServiceConfig,
-    ServiceName, Strategy, clickhouse, redis,
+    Config, FlushConfig, GapStrategy, LockConfig, LockKind, Problems, ReconnectConfig,
+    ServiceConfig, ServiceName, Strategy, clickhouse, redis,
 };
 use crate::clickhouse::params::InsertStrategy;
 use crate::postgres::failover_slot::Failover;
@@ -18,6 +18,8 @@ struct Shared {
     binary: bool,
     create_tables: bool,
     reconnect: ReconnectConfig,
+    gap_strategy: GapStrategy,
+    repair_concurrency: usize,
     receive_timeout: Duration,
     shutdown_timeout: Duration,
 }
@@ -79,6 +81,12 @@ fn shared(reader: &mut Reader, shutdown_timeout: Duration, lock_is_needed: bool)
             delay_max: reader.millis("REPLICATION_RECONNECT_MAX_DELAY_MS"),
             attempts_max: reader.narrow("REPLICATION_RECONNECT_MAX_ATTEMPTS"),
         },
+        gap_strategy: match reader.choice("REPLICATION_GAP_STRATEGY") {
+            Some("halt") => GapStrategy::Halt,
+            Some("skip") => GapStrategy::Skip,
+            Some(_) | None => GapStrategy::Repair,
+        },
+        repair_concurrency: reader.size("REPLICATION_REPAIR_CONCURRENCY"),
         receive_timeout: reader.millis("REPLICATION_RECEIVE_TIMEOUT_MS"),
         shutdown_timeout,
     }
@@ -150,6 +158,8 @@ fn service(reader: &mut Reader, name: ServiceName, shared: &Shared) -> Option<Se
         flush,
         strategy,
         reconnect: shared.reconnect,
+        gap_strategy: shared.gap_strategy,
+        repair_concurrency: shared.repair_concurrency,
         ack_interval,
         receive_timeout: shared.receive_timeout,
         shutdown_timeout: shared.shutdown_timeout,

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 pub use problems::{Problem, Problems};
 
+pub use crate::machines::recovery::GapStrategy;
 use crate::postgres::failover_slot::Failover;
 use crate::{clickhouse, postgres, redis};
 
@@ -57,6 +58,9 @@ pub struct ServiceConfig {
     pub flush: FlushConfig,
     pub strategy: Strategy,
     pub reconnect: ReconnectConfig,
+    pub gap_strategy: GapStrategy,
+    /// Connections that read the table during a repair.
+    pub repair_concurrency: usize,
     /// A status update is sent, and `confirmed` moved, at least this often.
     pub ack_interval: Duration,
     /// Silence of the walsender for this long ends the session.

@@ -316,6 +316,15 @@ pub const SECTIONS: &[Section] = &[
         integer("*_REPLICATION_EXIT_CODE", (0, 255), "1",
             "Exit code under strategy exit."),
     ]},
+    Section { title: "When changes were missed, or Postgres lost some", variables: &[
+        variable("REPLICATION_GAP_STRATEGY", Kind::Choice(&["repair", "halt", "skip"]),
+            Preset::Value("repair"),
+            "After a lost slot, or a failover that lost rows which ClickHouse has: compares the \
+             whole table and mends what differs, while the stream goes on; or stops the service; \
+             or goes on and leaves the difference."),
+        integer("REPLICATION_REPAIR_CONCURRENCY", (1, 64), "2",
+            "Connections that read the table during a repair, each a few MB at a time."),
+    ]},
     Section { title: "The process", variables: &[
         integer("REPLICATION_SHUTDOWN_TIMEOUT_MS", (1, HOUR_MS), "30000",
             "Longest time for draining after SIGTERM or SIGINT; a second signal ends at once."),

@@ -17,6 +17,8 @@
 //! - What the dead branch confirmed above the fork says nothing about the live one, so there the
 //!   slot may be at the fork at most.
 //!
+//! What follows from the verdict is for [`super::recovery`] to say.
+//!
 //! What it cannot see: two standbys that were promoted apart to the same timeline number, and a
 //! server restored from a snapshot that has since written past what was confirmed. Archiving
 //! prevents the first; both keep the system identifier and the timeline.
@@ -108,8 +110,11 @@ pub enum Gap {
 pub enum Fork {
     /// The server's timeline left ours here, below `upper`.
     Below { fork: Lsn },
-    /// The server is on an older timeline than ClickHouse, or on one that does not descend from
-    /// ours. Where the two parted is not known.
+    /// The server is on an older timeline than ClickHouse: an old primary that came back, or the
+    /// wrong server.
+    Older,
+    /// The server's timeline is newer and does not descend from ours. Where the two parted is not
+    /// known.
     NotAncestor,
     /// Same timeline, but less WAL than was confirmed: it was restored from an earlier time.
     WentBack,
@@ -126,13 +131,6 @@ impl State {
             upper: confirmed_flush.max(server.wal_end),
             shift: 0,
         }
-    }
-
-    /// The shift with which a stream that begins at `restart_lsn` outranks every row that this
-    /// state may have left in ClickHouse, once an operator has accepted a gap or a new cluster.
-    pub fn shift_to_outrank(&self, restart_lsn: Lsn) -> u64 {
-        let highest_version = self.upper.0.saturating_add(self.shift);
-        self.shift.max(highest_version.saturating_sub(restart_lsn.0))
     }
 }
 
@@ -169,17 +167,12 @@ pub fn judge(
         }
         state.confirmed
     } else {
-        // Timelines are numbered upwards, so a newer one is never in an older one's history. Of two
-        // lines for one timeline the lower is the cautious one.
-        let switches = history.iter().filter(|switch| switch.timeline == state.timeline);
-        match switches.map(|switch| switch.switch_lsn).min() {
-            Some(fork) if state.timeline < server.timeline => {
-                if fork < state.upper {
-                    return diverged(Fork::Below { fork });
-                }
-                state.confirmed.min(fork)
-            }
-            Some(_) | None => return diverged(Fork::NotAncestor),
+        // Timelines are numbered upwards, so a newer one is never in an older one's history.
+        match fork(state.timeline, history) {
+            _ if server.timeline < state.timeline => return diverged(Fork::Older),
+            Some(fork) if fork < state.upper => return diverged(Fork::Below { fork }),
+            Some(fork) => state.confirmed.min(fork),
+            None => return diverged(Fork::NotAncestor),
         }
     };
     let gap = |why| Verdict::Gap { confirmed: Some(state.confirmed), why };
@@ -202,53 +195,54 @@ pub fn judge(
     }
 }
 
+/// Where the server left `timeline` for good; `None` if it never was on it. Not always what its
+/// line says: a standby that knows of a newer timeline and is promoted before it has come to it
+/// writes that timeline's line below the one before (seen on Postgres 15: `1 0/400FDB0`, then
+/// `2 0/40002D8`), and has nothing above the lower.
+fn fork(timeline: u32, history: &[Switch]) -> Option<Lsn> {
+    history.iter().find(|switch| switch.timeline == timeline)?;
+    let later = history.iter().filter(|switch| timeline <= switch.timeline);
+    later.map(|switch| switch.switch_lsn).min()
+}
+
 impl Verdict {
-    /// The error that stops the service, if it must not go on.
-    /// `state_table` is the name of the table to forget the state from, as SQL takes it.
-    pub fn into_error(self, service: &str, slot: &str, state_table: &str) -> Option<Error> {
-        let hint = match self {
+    /// The error of a service that may not go on by itself.
+    pub fn into_error(self, service: &str, slot: &str) -> Option<Error> {
+        let (kind, hint) = match self {
             Verdict::FirstStart | Verdict::TakeOver { .. } | Verdict::Continue { .. } => {
                 return None;
             }
-            // There is no state to delete, and nothing known to be missing but what WAL is gone.
-            Verdict::Gap { confirmed: None, .. } => format!(
-                "Run on Postgres: SELECT pg_drop_replication_slot({}); then start again and \
-                 backfill what changed while it was unusable.",
-                literal(slot)
+            Verdict::Gap { .. }
+            | Verdict::Diverged {
+                why: Fork::Below { .. } | Fork::WentBack | Fork::NotAncestor,
+                ..
+            } => (
+                ErrorKind::Lineage,
+                "REPLICATION_GAP_STRATEGY is `halt`. Set it to `repair` and start again: the table \
+                 is compared with ClickHouse and what differs is mended. With `skip` it stays as \
+                 it is."
+                    .to_owned(),
             ),
-            Verdict::Gap { why: Gap::SlotInvalidated, .. } => format!(
-                "Changes are missing from ClickHouse. To accept the gap, run on Postgres: SELECT \
-                 pg_drop_replication_slot({}); run on ClickHouse: {}; start again and backfill \
-                 what changed since.",
-                literal(slot),
-                forget(state_table, service, slot)
+            // Not halted for good: whoever shuts it down or corrects a DNS name mends it.
+            Verdict::Diverged { why: Fork::Older, .. } => (
+                ErrorKind::Setup,
+                format!(
+                    "This looks like an old primary that came back: stop it, or let DATABASE_URL \
+                     name the new one. If this is the server to follow, run `walhouse adopt \
+                     {service}`."
+                ),
             ),
-            Verdict::Gap { .. } => format!(
-                "Changes are missing from ClickHouse. To accept the gap, run on ClickHouse: {}; \
-                 start again and backfill what changed since.",
-                forget(state_table, service, slot)
-            ),
-            Verdict::Diverged { why: Fork::Below { .. } | Fork::WentBack, .. } => format!(
-                "ClickHouse may hold rows that this server lost, and they outrank newer ones \
-                 while its LSNs are lower. Connect to the server that has them, or empty the \
-                 target tables, run on ClickHouse: {}; start again and backfill.",
-                forget(state_table, service, slot)
-            ),
-            Verdict::Diverged { why: Fork::NotAncestor, .. } => format!(
-                "This may be an old primary that came back: check DATABASE_URL first. If it is the \
-                 right server, empty the target tables, run on ClickHouse: {}; start again and \
-                 backfill.",
-                forget(state_table, service, slot)
-            ),
-            Verdict::ForeignCluster { .. } => format!(
-                "Check DATABASE_URL first. If the cluster was replaced, empty the target tables, \
-                 because their rows may outrank those of the new cluster, run on ClickHouse: {}; \
-                 start again and backfill.",
-                forget(state_table, service, slot)
+            Verdict::ForeignCluster { .. } => (
+                ErrorKind::Lineage,
+                format!(
+                    "Check DATABASE_URL first. If the cluster was replaced (pg_upgrade, dump and \
+                     restore), run `walhouse adopt {service}` and start again: ClickHouse is then \
+                     made equal to it."
+                ),
             ),
         };
         let doing = format!("resume service `{service}` from slot `{slot}`");
-        Some(Error::new(ErrorKind::Lineage, doing).because(self.to_string()).hint(hint))
+        Some(Error::new(kind, doing).because(self.to_string()).hint(hint))
     }
 }
 
@@ -289,7 +283,7 @@ impl fmt::Display for Verdict {
                         server.timeline, state.timeline, state.upper
                     )
                 }
-                Fork::NotAncestor => write!(
+                Fork::Older | Fork::NotAncestor => write!(
                     f,
                     "diverged: expected timeline {} or a descendant of it, got timeline {}",
                     state.timeline, server.timeline
@@ -306,19 +300,6 @@ impl fmt::Display for Verdict {
             }
         }
     }
-}
-
-fn forget(state_table: &str, service: &str, slot: &str) -> String {
-    format!(
-        "DELETE FROM {state_table} WHERE service = {} AND slot = {}",
-        literal(service),
-        literal(slot)
-    )
-}
-
-/// For names, which both servers read alike: neither takes a backslash in the name of a slot.
-fn literal(name: &str) -> String {
-    format!("'{}'", name.replace('\\', "").replace('\'', "''"))
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ pub mod lifecycle;
 pub mod lineage;
 pub mod prng;
 pub mod progress;
+pub mod recovery;
+pub mod repair;
 pub mod salvage;
 pub mod status;
 pub mod supervisor;

@@ -17,6 +17,7 @@ pub mod source_table;
 pub mod sql;
 mod startup;
 pub mod stream;
+pub mod table_reader;
 pub mod tls;
 
 pub use connection::{Connection, StartupOptions};

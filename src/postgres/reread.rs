@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use super::source_table::TableName;
 use super::sql::{Row, Sql, SqlError, ident, literal, protocol};
+use super::table_reader::{AS_OF, AsOf};
 use crate::error::Result;
 
 /// Rows may hold large values, and an answer is read whole; between two statements the memory they
@@ -50,6 +51,8 @@ pub struct Rows {
     /// How many of the keys, from the first, this answers. One that is answered and not found has
     /// been deleted since. The rest did not fit into `bytes_max`: ask again for them.
     pub answered: usize,
+    /// What is here may come from commits up to this.
+    pub as_of: AsOf,
 }
 
 /// All keys are read in one snapshot.
@@ -68,20 +71,25 @@ fn read_in_snapshot(
     request: &Request,
     deadline: Instant,
 ) -> std::result::Result<Reread, SqlError> {
-    let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT pg_current_snapshot()";
-    let rows = sql.try_rows(begin, deadline)?;
-    let snapshot = rows
-        .first()
-        .ok_or_else(|| protocol("expected one row with the snapshot"))?
-        .required(0)
-        .map(Snapshot::parse)?
+    // The LSNs by a statement of their own: one that takes the snapshot might read them first.
+    let begin = format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT pg_current_snapshot(); \
+         SELECT {AS_OF}"
+    );
+    let answers = sql.try_rows(&begin, deadline)?;
+    let [snapshot, as_of] = answers.as_slice() else {
+        return Err(protocol("expected one row with the snapshot and one about it"));
+    };
+    let snapshot = Snapshot::parse(snapshot.required(0)?)
         .ok_or_else(|| protocol("expected a snapshot such as 10:20:10,14"))?;
+    let as_of = AsOf::read(as_of, 0)?;
     let transactions = request.xids.iter().filter(|xid| !snapshot.is_ended(**xid)).count();
     if transactions > 0 {
         sql.try_rows("ROLLBACK", deadline)?;
         return Ok(Reread::NotYetVisible { transactions });
     }
-    let mut rows = Rows { found: HashMap::with_capacity(request.keys.len()), answered: 0 };
+    let found = HashMap::with_capacity(request.keys.len());
+    let mut rows = Rows { found, answered: 0, as_of };
     let (mut bytes, mut keys_max) = (0, KEYS_OF_FIRST_STATEMENT);
     while let Some(rest) = request.keys.get(rows.answered..).filter(|rest| !rest.is_empty())
         && (bytes < request.bytes_max || rows.answered == 0)

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::sql::{Sql, SqlError};
 use crate::error::{Error, ErrorKind, Result};
+use crate::wal::Lsn;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
@@ -58,6 +59,25 @@ impl Server {
             .because(format!("expected `logical`, got `{}`", self.wal_level))
             .hint(WAL_LEVEL_HINT))
     }
+}
+
+/// How far the server's WAL is on its disk.
+pub fn flush_lsn(sql: &mut Sql, deadline: Instant) -> Result<Lsn> {
+    let doing = "ask how far WAL is flushed";
+    let rows = sql.rows(doing, "SELECT pg_current_wal_flush_lsn()", deadline)?;
+    let row = rows.first().ok_or_else(|| super::sql::protocol("expected one row"));
+    row.and_then(|row| row.parse(0)).map_err(|error| error.doing(doing))
+}
+
+/// Has the server put all WAL until now on its disk: by a commit of its own, of a message that
+/// nobody receives. An idle server leaves the WAL of an open transaction in memory for long.
+pub fn flush_wal(sql: &mut Sql, deadline: Instant) -> Result<()> {
+    sql.execute(
+        "have WAL flushed",
+        "BEGIN; SET LOCAL synchronous_commit = local;
+         SELECT pg_logical_emit_message(true, 'walhouse', 'flush'); COMMIT",
+        deadline,
+    )
 }
 
 pub const WAL_LEVEL_HINT: &str = "Run: ALTER SYSTEM SET wal_level = 'logical'; and restart \

@@ -4,6 +4,8 @@ pub mod block;
 pub mod column;
 pub mod document;
 pub mod native;
+pub mod stored;
+mod stored_document;
 
 pub use block::{Block, ColumnSpec, JsonForm, Shape};
 pub use column::Kind;

@@ -35,6 +35,8 @@ pub struct Target {
     pub columns: &'static [ColumnSpec],
     /// The sorting key, as indexes into `columns`.
     pub order_by: &'static [usize],
+    /// What the partition is computed from, likewise.
+    pub partition_by: &'static [usize],
     /// JSON columns, in the order in which a refused row is tried with one of them blanked.
     pub documents: &'static [usize],
     /// Columns that older tables do not have.

@@ -18,3 +18,4 @@ pub mod outcome;
 pub mod runs;
 pub mod sessions;
 pub mod source;
+pub mod tombstone;

@@ -148,6 +148,7 @@ static TARGETS: [Target; 2] = [
             ColumnSpec::new("external_deployment_id", Kind::String),
         ],
         order_by: &[1, 2, 0, 5, 3],
+        partition_by: &[5],
         documents: &[25, 26],
         optional: &[6, 48, 49, 55],
         id: 3,
@@ -164,6 +165,7 @@ static TARGETS: [Target; 2] = [
             ColumnSpec::new("_is_deleted", Kind::UInt8),
         ],
         order_by: &[0],
+        partition_by: &[1],
         documents: &[2],
         optional: &[3, 4],
         id: 0,
@@ -346,6 +348,7 @@ mod tests {
         assert_eq!(names(payloads, payloads.optional), ["_version", "_is_deleted"]);
         assert_eq!(names(payloads, payloads.documents), ["payload"]);
         for target in &TARGETS {
+            assert_eq!(names(target, target.partition_by), ["created_at"]);
             assert_eq!(target.id_name(), "run_id");
             assert_eq!(name(target, target.version), "_version");
             assert_eq!(name(target, target.is_deleted), "_is_deleted");

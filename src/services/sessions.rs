@@ -67,6 +67,7 @@ static TARGETS: [Target; 1] = [Target {
         ColumnSpec::new("_is_deleted", Kind::UInt8),
     ],
     order_by: &[1, 2, 0, 14, 3],
+    partition_by: &[14],
     documents: &[10],
     optional: &[16],
     id: 3,
@@ -143,6 +144,7 @@ mod tests {
             names(target.order_by),
             ["organization_id", "project_id", "environment_id", "created_at", "session_id"]
         );
+        assert_eq!(names(target.partition_by), ["created_at"]);
         assert_eq!(names(target.documents), ["metadata"]);
         assert_eq!(names(target.optional), ["is_test"]);
         assert_eq!(names(&[target.version, target.is_deleted]), ["_version", "_is_deleted"]);

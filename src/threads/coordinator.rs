@@ -219,6 +219,7 @@ impl Running {
                 self.session = Some(session::spawn(
                     Arc::clone(&self.with.config),
                     Arc::clone(&self.with.metrics),
+                    Arc::clone(&self.with.health),
                     Arc::clone(&self.lease),
                     self.to_self.clone(),
                     !std::mem::replace(&mut self.has_started, true),

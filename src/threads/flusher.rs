@@ -8,20 +8,19 @@
 //! any line here is harmless: what was not told is streamed again, under the same versions.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender};
 
+use super::as_of::wait_until_flushed;
 use super::batch::Batch;
-use super::landing::Landing;
-use super::outage::{Delays, retry};
-use super::shared::Shared;
+use super::landing::{Ground, Landing};
+use super::outage::retry;
+use crate::clickhouse::Client;
 use crate::clickhouse::lookup::find_sort_keys;
-use crate::clickhouse::refused::{self, RefusedPart, RefusedRow};
-use crate::clickhouse::{self, Client};
 use crate::error::{Error, ErrorKind, Result};
-use crate::machines::progress::{BatchId, Cut};
-use crate::metrics::ServiceMetrics;
+use crate::machines::progress::BatchId;
 use crate::postgres::primary::Primary;
 use crate::postgres::reread::{Request, Reread, Rows, reread};
 use crate::postgres::source_table::TableName;
@@ -29,8 +28,8 @@ use crate::postgres::sql::Sql;
 use crate::rows::Shape;
 use crate::services::assemble::{Assembled, Found, Wanted, assemble, wanted};
 use crate::services::fold::{Change, Folded, fold};
-use crate::services::mapping::{BareKey, Kept, Mapping};
-use crate::wal::PgTime;
+use crate::services::mapping::{BareKey, Mapping};
+use crate::wal::{Lsn, PgTime};
 
 /// How soon values are asked for again when their transaction is not yet visible.
 const VISIBLE_EVERY: Duration = Duration::from_millis(20);
@@ -43,27 +42,28 @@ const SQL_TIMEOUT: Duration = Duration::from_secs(30);
 const REREAD_ATTEMPTS_MAX: u32 = 3;
 
 pub struct Flusher<'a> {
-    pub service: &'static str,
+    pub ground: Ground<'a>,
     pub mapping: &'static dyn Mapping,
     /// By target table.
     pub shapes: &'a [Shape],
     pub version_shift: u64,
-    pub clickhouse: &'a clickhouse::Params,
     /// Where the stream comes from: no other server has exactly what it speaks of.
     pub primary: &'a Primary,
     pub application_name: &'a str,
-    pub delays: Delays,
     pub reread_bytes_max: usize,
-    pub shared: &'a Shared,
-    pub metrics: &'a ServiceMetrics,
 }
 
 /// Runs until the batcher hangs up or the session is given up.
 pub fn run(with: &Flusher<'_>, batches: &Receiver<Batch>, flushed: &Sender<BatchId>) -> Result<()> {
     let mut open = Open {
-        client: Client::connect(with.clickhouse)?,
+        client: Client::connect(with.ground.clickhouse)?,
         sql: None,
-        landings: with.mapping.targets().iter().map(|t| Landing::new(t, with.metrics)).collect(),
+        landings: with
+            .mapping
+            .targets()
+            .iter()
+            .map(|t| Landing::new(t, with.ground.metrics))
+            .collect(),
         with,
     };
     while let Ok(batch) = batches.recv() {
@@ -72,7 +72,7 @@ pub fn run(with: &Flusher<'_>, batches: &Receiver<Batch>, flushed: &Sender<Batch
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Stopped => return Ok(()),
             Err(error) => {
-                with.metrics.batches_failed.inc();
+                with.ground.metrics.batches_failed.inc();
                 return Err(error);
             }
         }
@@ -83,8 +83,14 @@ pub fn run(with: &Flusher<'_>, batches: &Receiver<Batch>, flushed: &Sender<Batch
     Ok(())
 }
 
-/// Values read again, in the order of `Wanted::places`.
-type ByEntry = hashbrown::HashMap<usize, Vec<Option<Vec<u8>>>>;
+/// Values read again.
+#[derive(Default)]
+struct Values {
+    /// In the order of `Wanted::places`.
+    by_entry: hashbrown::HashMap<usize, Vec<Option<Vec<u8>>>>,
+    /// The commits that they may come from end here at the latest.
+    as_of: Lsn,
+}
 
 struct Open<'a> {
     with: &'a Flusher<'a>,
@@ -98,7 +104,7 @@ impl Open<'_> {
     fn flush(&mut self, batch: Batch) -> Result<()> {
         let (with, started_at) = (self.with, Instant::now());
         let Batch { cut, frames, changes, plans, commit_times, .. } = batch;
-        let doing = || format!("map the changes of service `{}`", with.service);
+        let doing = || format!("map the changes of service `{}`", with.ground.service);
         let folded = {
             let changes = changes.iter().map(|at| {
                 let bytes = frames[at.frame as usize].bytes();
@@ -118,54 +124,58 @@ impl Open<'_> {
         let mut found = Found::default();
         if !wanted.lookups.is_empty() {
             // An INSERT that the DELETE ends may be in an earlier batch still on its way.
-            with.shared.wait_for_batches_before(cut.id)?;
+            with.ground.shared.wait_for_batches_before(cut.id)?;
             found.keys = self.look_up(&folded, &wanted)?;
         }
         let mut begin = 0;
         let last = loop {
             // What is read again may be many times what was streamed, so it lands in parts.
             let (values, end) = self.reread(&folded, &wanted, begin)?;
-            found.values = values;
+            let upper = cut.upper.max(values.as_of);
+            found.values = values.by_entry;
             let (mapping, shift) = (with.mapping, with.version_shift);
             let part = begin..end;
             let part = assemble(mapping, &folded, &wanted, &found, with.shapes, shift, part)
                 .map_err(|e| Error::new(ErrorKind::Protocol, doing()).because(e))?;
             if end == folded.entries.len() {
-                break part;
+                break (upper, part);
             }
             found.values.clear();
-            self.land(cut, part)?;
+            self.land(upper, part)?;
             begin = end;
         };
         drop(folded);
         // The bytes they came in are not needed any more; a block may be as large.
         drop((found, changes, frames));
-        self.land(cut, last)?;
-        with.metrics.batches_flushed.inc();
-        with.metrics.batch_rows.observe(cut.rows as f64);
-        with.metrics.flush_duration.observe_duration(started_at.elapsed());
+        let (upper, last) = last;
+        self.land(upper, last)?;
+        with.ground.metrics.batches_flushed.inc();
+        with.ground.metrics.batch_rows.observe(cut.rows as f64);
+        with.ground.metrics.flush_duration.observe_duration(started_at.elapsed());
         let now = PgTime::of(SystemTime::now());
         for committed_at in commit_times {
-            with.metrics.replication_lag.observe_duration(committed_at.age(now));
+            with.ground.metrics.replication_lag.observe_duration(committed_at.age(now));
         }
         Ok(())
     }
 
-    /// Makes the rows durable, and keeps what was not taken.
-    fn land(&mut self, cut: Cut, part: Assembled) -> Result<()> {
+    /// Makes the rows durable, and keeps what was not taken. `upper` bounds the commits that they
+    /// come from.
+    fn land(&mut self, upper: Lsn, part: Assembled) -> Result<()> {
         let with = self.with;
-        with.metrics.rows_without_owner.inc_by(part.notes.rows_without_owner);
-        with.metrics.toast_rows_gone.inc_by(part.rows_gone);
-        with.metrics.deletes_unresolved.inc_by(part.tombstones_of_nothing);
+        with.ground.position.set_upper(upper);
+        with.ground.metrics.rows_without_owner.inc_by(part.notes.rows_without_owner);
+        with.ground.metrics.toast_rows_gone.inc_by(part.rows_gone);
+        with.ground.metrics.deletes_unresolved.inc_by(part.tombstones_of_nothing);
         for kept in &part.notes.kept {
-            with.metrics.adjusted_values(kept.column).inc();
+            with.ground.metrics.adjusted_values(kept.column).inc();
         }
-        with.shared.wait_for_reservation(cut.upper)?;
-        let mut refused = kept_rows(with.service, part.notes.kept);
+        with.ground.shared.wait_for_reservation(upper)?;
+        let mut refused = with.ground.kept_rows(part.notes.kept);
         for (landing, block) in self.landings.iter_mut().zip(&part.blocks) {
-            landing.land(with, &mut self.client, block, &mut refused)?;
+            landing.land(&with.ground, &mut self.client, block, &mut refused)?;
         }
-        self.keep(&refused)
+        with.ground.keep(&mut self.client, &refused)
     }
 
     /// Reads values that the stream left out, for the entries from `begin` on, until they take
@@ -177,10 +187,10 @@ impl Open<'_> {
         folded: &Folded<'_>,
         wanted: &Wanted,
         begin: usize,
-    ) -> Result<(ByEntry, usize)> {
+    ) -> Result<(Values, usize)> {
         let entries = || wanted.rereads.iter().copied().skip_while(|entry| *entry < begin);
         if entries().next().is_none() {
-            return Ok((ByEntry::new(), folded.entries.len()));
+            return Ok((Values::default(), folded.entries.len()));
         }
         let with = self.with;
         let source = with.mapping.source();
@@ -204,7 +214,7 @@ impl Open<'_> {
             bytes_max: with.reread_bytes_max,
         };
         let rows = self.ask_until_visible(&request)?;
-        with.metrics.toast_rereads.inc_by(rows.answered as u64);
+        with.ground.metrics.toast_rereads.inc_by(rows.answered as u64);
         let not_answered: hashbrown::HashSet<&[u8]> =
             keys.get(rows.answered..).unwrap_or_default().iter().copied().collect();
         let end = entries().find(|entry| not_answered.contains(folded.entries[*entry].id));
@@ -213,7 +223,8 @@ impl Open<'_> {
         let by_entry = entries()
             .take_while(|entry| *entry < end)
             .filter_map(|entry| Some((entry, rows.found.get(folded.entries[entry].id)?.clone())));
-        Ok((by_entry.collect(), end))
+        let values = Values { by_entry: by_entry.collect(), as_of: rows.as_of.insert_lsn };
+        Ok((values, end))
     }
 
     fn ask_until_visible(&mut self, request: &Request<'_>) -> Result<Rows> {
@@ -222,10 +233,10 @@ impl Open<'_> {
         loop {
             let attempts = Cell::new(0);
             let answer = retry(
-                with.shared,
-                with.delays,
-                with.service,
-                &with.metrics.insert_outage,
+                with.ground.shared,
+                with.ground.delays,
+                with.ground.service,
+                &with.ground.metrics.insert_outage,
                 || {},
                 || {
                     attempts.set(attempts.get() + 1);
@@ -244,17 +255,17 @@ impl Open<'_> {
                 log::warn!(
                     "{}: {transactions} transactions were streamed but are not visible yet, so \
                      their unchanged values cannot be read again; nothing is flushed meanwhile",
-                    with.service
+                    with.ground.service
                 );
                 log::warn!(
                     "{}:   hint: Their COMMIT waits for a synchronous standby. If \
                      `synchronous_standby_names` admits `{}`, each waits for the other: take it \
                      out, or ALTER TABLE ... REPLICA IDENTITY FULL.",
-                    with.service,
+                    with.ground.service,
                     with.application_name
                 );
             }
-            with.shared.pause(Instant::now() + VISIBLE_EVERY)?;
+            with.ground.shared.pause(Instant::now() + VISIBLE_EVERY)?;
         }
     }
 
@@ -268,13 +279,19 @@ impl Open<'_> {
         let target = &with.mapping.targets()[0];
         let ids: Vec<&[u8]> =
             wanted.lookups.iter().map(|&entry| folded.entries[entry].id).collect();
+        let xids = |of: &dyn Fn(usize) -> bool| {
+            let entries = wanted.lookups.iter().copied().filter(|entry| of(*entry));
+            entries.map(|entry| folded.entries[entry].xid).collect::<BTreeSet<u32>>()
+        };
+        // Before the question: a repair may land the row between the answer and now.
+        with.ground.shared.add_unplaced(&xids(&|_| true));
         let client = &mut self.client;
-        let timeout = with.clickhouse.request_timeout;
+        let timeout = with.ground.clickhouse.request_timeout;
         let keys = retry(
-            with.shared,
-            with.delays,
-            with.service,
-            &with.metrics.insert_outage,
+            with.ground.shared,
+            with.ground.delays,
+            with.ground.service,
+            &with.ground.metrics.insert_outage,
             || {},
             || {
                 let deadline = Instant::now() + timeout;
@@ -282,7 +299,7 @@ impl Open<'_> {
             },
             |_| false,
         )?;
-        with.metrics.deletes_looked_up.inc_by(ids.len() as u64);
+        with.ground.metrics.deletes_looked_up.inc_by(ids.len() as u64);
         // A batch may end a hundred thousand rows.
         let mut by_id = hashbrown::HashMap::<&[u8], Vec<BareKey>>::new();
         for key in &keys {
@@ -294,52 +311,29 @@ impl Open<'_> {
                 key.created_at_ms,
             ));
         }
-        let by_entry = wanted
+        let by_entry: hashbrown::HashMap<usize, Vec<BareKey>> = wanted
             .lookups
             .iter()
             .filter_map(|&entry| Some((entry, by_id.get(folded.entries[entry].id)?.clone())))
             .collect();
+        let unplaced = xids(&|entry| !by_entry.contains_key(&entry));
+        with.ground.shared.remove_placed(&(&xids(&|_| true) - &unplaced));
         Ok(by_entry)
     }
 
     fn count(&self, folded: &Folded<'_>, wanted: &Wanted) {
-        let metrics = self.with.metrics;
+        let metrics = self.with.ground.metrics;
         metrics.inserts.inc_by(folded.inserts);
         metrics.updates.inc_by(folded.updates);
         metrics.deletes.inc_by(folded.deletes);
         if !wanted.is_empty() {
             log::debug!(
                 "{}: {} rows read again, {} tombstones looked up",
-                self.with.service,
+                self.with.ground.service,
                 wanted.rereads.len(),
                 wanted.lookups.len()
             );
         }
-    }
-
-    /// Keeps what ClickHouse would not take in full, before the batch counts as flushed.
-    fn keep(&mut self, rows: &[RefusedRow]) -> Result<()> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let (with, client) = (self.with, &mut self.client);
-        let timeout = with.clickhouse.request_timeout;
-        retry(
-            with.shared,
-            with.delays,
-            with.service,
-            &with.metrics.insert_outage,
-            || {},
-            || refused::write(client, rows, Instant::now() + timeout),
-            |_| false,
-        )?;
-        log::warn!(
-            "{}: {} values or rows that ClickHouse does not take as they are were kept in \
-             `walhouse_refused_rows`",
-            with.service,
-            rows.len()
-        );
-        Ok(())
     }
 }
 
@@ -349,25 +343,17 @@ fn ask(sql: &mut Option<Sql>, with: &Flusher<'_>, request: &Request<'_>) -> Resu
         Some(open) => open,
         None => with.primary.sql(with.application_name, deadline)?,
     };
-    let answer = reread(&mut open, request, deadline);
+    let answer = reread(&mut open, request, deadline).and_then(|answer| {
+        if let Reread::Rows(rows) = &answer {
+            wait_until_flushed(&mut open, with.ground.shared, rows.as_of, deadline)?;
+        }
+        Ok(answer)
+    });
     // After an error a fresh connection is the safe one.
     if answer.is_ok() {
         *sql = Some(open);
     }
     answer
-}
-
-fn kept_rows(service: &str, kept: Vec<Kept>) -> Vec<RefusedRow> {
-    let row = |kept: Kept| RefusedRow {
-        service: service.to_owned(),
-        table: kept.table.to_owned(),
-        key: kept.key,
-        version: kept.version,
-        what: RefusedPart::Column(kept.column.to_owned()),
-        error: kept.reason,
-        document: kept.document,
-    };
-    kept.into_iter().map(row).collect()
 }
 
 #[cfg(test)]
@@ -378,6 +364,7 @@ mod tests {
     use crossbeam_channel::bounded;
 
     use super::*;
+    use crate::clickhouse;
     use crate::machines::progress::Progress;
     use crate::metrics::Metrics;
     use crate::postgres::frames::Frames;
@@ -388,8 +375,11 @@ mod tests {
     use crate::services::source::Plan;
     use crate::threads::batch::ChangeAt;
     use crate::threads::lease_watch::LeaseWatch;
+    use crate::threads::outage::Delays;
+    use crate::threads::position::Position;
+    use crate::threads::shared::Shared;
+    use crate::wal::Oid;
     use crate::wal::testing::{self, V};
-    use crate::wal::{Lsn, Oid};
 
     /// An UPDATE of one row that leaves every value but the key in TOAST.
     fn batch() -> Batch {
@@ -432,21 +422,24 @@ mod tests {
         let metrics = Metrics::new(&["sessions"]);
         let shapes = [Shape { present: vec![true; 19], json: JsonForm::Typed }];
         let with = Flusher {
-            service: "sessions",
+            ground: Ground {
+                service: "sessions",
+                clickhouse: &clickhouse,
+                delays: Delays {
+                    min: Duration::from_millis(1),
+                    max: Duration::from_millis(1),
+                    outage_after: 1,
+                },
+                shared: &shared,
+                position: &Position::new(Lsn(0)),
+                metrics: &metrics.service("sessions"),
+            },
             mapping: &Sessions,
             shapes: &shapes,
             version_shift: 0,
-            clickhouse: &clickhouse,
             primary: &Primary::new(postgres, Known { system_identifier: 1, timeline: 1 }),
             application_name: "test",
-            delays: Delays {
-                min: Duration::from_millis(1),
-                max: Duration::from_millis(1),
-                outage_after: 1,
-            },
             reread_bytes_max: 1,
-            shared: &shared,
-            metrics: &metrics.service("sessions"),
         };
         let (to_flusher, batches) = bounded(1);
         let (told, flushed) = bounded(1);

@@ -3,22 +3,73 @@
 
 use std::time::Instant;
 
-use super::flusher::Flusher;
-use super::outage::{retry, wait};
-use crate::clickhouse::Client;
+use super::outage::{Delays, retry, wait};
+use super::position::Position;
+use super::shared::Shared;
 use crate::clickhouse::client::InsertError;
 use crate::clickhouse::refusal::Refusal;
-use crate::clickhouse::refused::{RefusedPart, RefusedRow};
+use crate::clickhouse::refused::{self, RefusedPart, RefusedRow};
+use crate::clickhouse::{self, Client};
 use crate::error::Result;
 use crate::machines::salvage::{Documents, Salvage, Step, Streak};
 use crate::metrics::{Flag, ServiceMetrics, TableMetrics};
 use crate::rows::column::Values;
 use crate::rows::{Block, document, native};
-use crate::services::mapping::Target;
+use crate::services::mapping::{Kept, Target};
 
 /// This many rows refused as a whole, with nothing landing in between, and it is the table that is
 /// wrong, not the rows.
 const REFUSED_IN_A_ROW_MAX: u32 = 10;
+
+/// What landing rows takes, whoever lands them: a flusher or a repair.
+#[derive(Clone, Copy)]
+pub struct Ground<'a> {
+    pub service: &'static str,
+    pub clickhouse: &'a clickhouse::Params,
+    pub delays: Delays,
+    pub shared: &'a Shared,
+    pub position: &'a Position,
+    pub metrics: &'a ServiceMetrics,
+}
+
+impl Ground<'_> {
+    /// Keeps what ClickHouse would not take in full, before its batch counts as durable.
+    pub fn keep(&self, client: &mut Client, rows: &[RefusedRow]) -> Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let timeout = self.clickhouse.request_timeout;
+        retry(
+            self.shared,
+            self.delays,
+            self.service,
+            &self.metrics.insert_outage,
+            || {},
+            || refused::write(client, rows, Instant::now() + timeout),
+            |_| false,
+        )?;
+        log::warn!(
+            "{}: {} values or rows that ClickHouse does not take as they are were kept in \
+             `walhouse_refused_rows`",
+            self.service,
+            rows.len()
+        );
+        Ok(())
+    }
+
+    pub fn kept_rows(&self, kept: Vec<Kept>) -> Vec<RefusedRow> {
+        let row = |kept: Kept| RefusedRow {
+            service: self.service.to_owned(),
+            table: kept.table.to_owned(),
+            key: kept.key,
+            version: kept.version,
+            what: RefusedPart::Column(kept.column.to_owned()),
+            error: kept.reason,
+            document: kept.document,
+        };
+        kept.into_iter().map(row).collect()
+    }
+}
 
 /// What a flusher keeps for one table from block to block.
 pub struct Landing<'a> {
@@ -53,15 +104,28 @@ impl<'a> Landing<'a> {
     /// Returns when every row of the block is durable or in `kept`.
     pub fn land(
         &mut self,
-        with: &Flusher<'_>,
+        with: &Ground<'_>,
         client: &mut Client,
         block: &Block,
         kept: &mut Vec<RefusedRow>,
     ) -> Result<()> {
-        if block.rows() == 0 {
+        self.land_rows(with, client, block, |_| true, kept)
+    }
+
+    /// The same for some of its rows.
+    pub fn land_rows(
+        &mut self,
+        with: &Ground<'_>,
+        client: &mut Client,
+        block: &Block,
+        is_wanted: impl Fn(usize) -> bool,
+        kept: &mut Vec<RefusedRow>,
+    ) -> Result<()> {
+        let mut order = block.sorted_by(self.target.order_by);
+        order.retain(|row| is_wanted(*row));
+        if order.is_empty() {
             return Ok(());
         }
-        let order = block.sorted_by(self.target.order_by);
         loop {
             match self.insert(with, client, block, &order, &[])? {
                 Outcome::Landed => {
@@ -86,7 +150,7 @@ impl<'a> Landing<'a> {
     /// Lands the good rows of a refused block. `Some` when the table takes no rows at all.
     fn salvage(
         &mut self,
-        with: &Flusher<'_>,
+        with: &Ground<'_>,
         client: &mut Client,
         block: &Block,
         order: &[usize],
@@ -141,7 +205,7 @@ impl<'a> Landing<'a> {
 
     fn insert(
         &mut self,
-        with: &Flusher<'_>,
+        with: &Ground<'_>,
         client: &mut Client,
         block: &Block,
         rows: &[usize],
@@ -172,7 +236,7 @@ impl<'a> Landing<'a> {
     }
 
     /// The table refuses everything: wait as for any outage, so that its rows stay in Postgres.
-    fn wait_out(&mut self, with: &Flusher<'_>, refusal: Refusal) -> Result<()> {
+    fn wait_out(&mut self, with: &Ground<'_>, refusal: Refusal) -> Result<()> {
         self.suspended = self.suspended.saturating_add(1);
         self.outage.raise();
         if self.suspended.is_power_of_two() {
@@ -202,7 +266,7 @@ impl<'a> Landing<'a> {
 
     fn kept_document(
         &self,
-        with: &Flusher<'_>,
+        with: &Ground<'_>,
         block: &Block,
         row: usize,
         column: usize,
@@ -217,7 +281,7 @@ impl<'a> Landing<'a> {
 
     fn kept_row(
         &self,
-        with: &Flusher<'_>,
+        with: &Ground<'_>,
         block: &Block,
         row: usize,
         refusal: &Refusal,

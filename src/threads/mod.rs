@@ -1,5 +1,6 @@
 //! The threads: each file is one, or what two of them share. They wait, step a machine, and act.
 
+pub mod as_of;
 pub mod batch;
 pub mod batcher;
 pub mod confirmer;
@@ -14,6 +15,8 @@ pub mod outage;
 pub mod position;
 pub mod prepare;
 pub mod readiness;
+pub mod repairer;
+pub mod resume;
 pub mod rival;
 pub mod session;
 pub mod shared;

@@ -5,20 +5,23 @@
 use std::time::{Duration, Instant};
 
 use super::Memory;
+use super::resume::{self, Parties, Resumed};
 use super::shared::{Pace, Shared, stopped};
 use super::slot_watch::SlotWatch;
-use crate::clickhouse::state::{self, STATE_TABLE, StateRow};
+use crate::clickhouse::repairs::{self, RepairRow};
+use crate::clickhouse::state::{self, StateRow};
 use crate::clickhouse::tables::{self, Definition, TableShape};
 use crate::clickhouse::{Client, refused};
 use crate::config::{ServiceConfig, ServiceName};
 use crate::error::{Error, ErrorKind, Result};
-use crate::machines::lineage::{self, Verdict};
-use crate::postgres::connection::{Connection, StartupOptions};
+use crate::machines::recovery::Adopted;
+use crate::metrics::ServiceMetrics;
+use crate::postgres::connection::StartupOptions;
 use crate::postgres::failover_slot::{self, Mark};
 use crate::postgres::primary::{Known, Primary};
 use crate::postgres::publication::{self, Ensured, Wanted};
 use crate::postgres::server::Server;
-use crate::postgres::slot::{self, SlotVerdict};
+use crate::postgres::slot;
 use crate::postgres::source_table::{SourceTable, TableName};
 use crate::postgres::sql::{OUTPUT_SETTINGS, Sql};
 use crate::postgres::stream::Stream;
@@ -41,6 +44,8 @@ pub struct Prepared {
     pub shapes: Vec<Shape>,
     /// As it is recorded in ClickHouse.
     pub state: StateRow,
+    /// What is to be made equal while the stream runs.
+    pub repair: Option<RepairRow>,
     pub client: Client,
     /// How often the walsender must hear from us.
     pub status_every: Duration,
@@ -54,17 +59,12 @@ pub struct Prepared {
 
 /// A step against Postgres takes this long at most, beside the time to connect.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
-/// Creating a slot waits for the transactions that are running.
-const CREATE_SLOT_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long a walsender that was told to go may take.
 const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(10);
-/// A new session's state rows outrank whatever an old leader, stopped in the middle of a write,
-/// may still send.
-const REVISION_LEAP: u64 = 1 << 20;
-
 /// `first` says that nothing of the process's start has been told yet.
 pub fn prepare(
     config: &ServiceConfig,
+    metrics: &ServiceMetrics,
     shared: &Shared,
     first: bool,
     memory: &Memory,
@@ -124,7 +124,6 @@ pub fn prepare(
         let service = config.name.as_str();
         log::warn!("{service}: ended stale walsender {pid} that held slot `{}`", config.slot);
     }
-    let slot_was_there = slot::inspect(&mut sql, &config.slot, step())?.is_some();
     let watch = SlotWatch {
         service: config.name.as_str(),
         slot: &config.slot,
@@ -135,19 +134,26 @@ pub fn prepare(
         receive_timeout: config.receive_timeout,
         shared,
     };
-    let judged = std::thread::scope(|scope| {
+    let resumed = std::thread::scope(|scope| {
         let _watching = watch.begin(scope);
-        judge(config, &mut client, &mut sql, &mut connection)
+        let parties = Parties {
+            config,
+            metrics,
+            mapping,
+            shapes: &shapes,
+            client: &mut client,
+            sql: &mut sql,
+            connection: &mut connection,
+        };
+        resume::resume(parties, &go_on)
     });
     // What a stop has cut short is no failure.
-    let mut row = judged.or_else(|error| go_on().and(Err(error)))?;
+    let resumed = resumed.or_else(|error| go_on().and(Err(error)))?;
+    let Resumed { state, repair, slot_is_new } = resumed;
+    let resume = state.confirmed;
     let wanted = config.failover;
     let mark = failover_slot::ensure(&mut sql, &mut connection, &config.slot, wanted, step())?;
     memory.told.mark(config.name.as_str(), &config.slot, wanted, &mark);
-    let resume = row.confirmed;
-    let timeout = config.clickhouse.request_timeout;
-    go_on()?;
-    state::write(&mut client, &mut row, Instant::now() + timeout)?;
     let stream = Stream::start(connection, &config.slot, &config.publication, config.binary)?;
     Ok(Prepared {
         stream,
@@ -155,11 +161,12 @@ pub fn prepare(
         source_checked_at,
         mapping,
         shapes,
-        state: row,
+        state,
+        repair,
         client,
         status_every: status_every(config.ack_interval, server.wal_sender_timeout),
         resume,
-        slot_is_new: !slot_was_there || mark == Mark::Altered,
+        slot_is_new: slot_is_new || mark == Mark::Altered,
         primary,
     })
 }
@@ -167,8 +174,15 @@ pub fn prepare(
 /// The server that ClickHouse's rows came from last; `None` before the first stream.
 fn known(config: &ServiceConfig, client: &mut Client) -> Result<Option<Known>> {
     let deadline = Instant::now() + config.clickhouse.request_timeout;
-    let row = state::read(client, config.name.as_str(), &config.slot, deadline)?;
-    let state = row.as_ref().map(of_row).transpose()?;
+    let service = config.name.as_str();
+    // An operator may have named another one since, on whatever timeline.
+    let repair = repairs::read(client, service, &config.slot, deadline)?;
+    if let Some(adopted) = repair.as_ref().and_then(resume::adopted) {
+        let Adopted { system_identifier, timeline } = adopted;
+        return Ok(Some(Known { system_identifier, timeline }));
+    }
+    let row = state::read(client, service, &config.slot, deadline)?;
+    let state = row.as_ref().map(resume::of_row).transpose()?;
     Ok(state.map(|state| Known {
         system_identifier: state.system_identifier,
         timeline: state.timeline,
@@ -231,6 +245,7 @@ fn prepare_clickhouse(
     }
     state::ensure(&mut client, config.create_tables, deadline())?;
     refused::ensure(&mut client, config.create_tables, deadline())?;
+    repairs::ensure(&mut client, config.create_tables, deadline())?;
     Ok((client, shapes))
 }
 
@@ -316,150 +331,6 @@ fn check_types(table: &SourceTable, source: &Source) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Compares what was recorded with the server and its slot. Creates the slot on a first start.
-/// Returns the row to record before anything is flushed.
-fn judge(
-    config: &ServiceConfig,
-    client: &mut Client,
-    sql: &mut Sql,
-    connection: &mut Connection,
-) -> Result<StateRow> {
-    let service = config.name.as_str();
-    let timeout = config.clickhouse.request_timeout;
-    let recorded = state::read(client, service, &config.slot, Instant::now() + timeout)?;
-    let identity = connection.identify_system(step())?;
-    let doing = || format!("identify the server of service `{service}`");
-    let server = lineage::Server {
-        system_identifier: identity.system_id.parse().map_err(|_| {
-            Error::new(ErrorKind::Protocol, doing()).because("its system identifier is no number")
-        })?,
-        timeline: identity.timeline,
-        wal_end: identity.xlogpos,
-    };
-    let state = recorded.as_ref().map(of_row).transpose()?;
-    let history = match &state {
-        Some(state) if state.timeline < server.timeline => connection
-            .timeline_history(server.timeline, step())?
-            .into_iter()
-            .map(|line| lineage::Switch { timeline: line.timeline, switch_lsn: line.switch })
-            .collect(),
-        Some(_) | None => Vec::new(),
-    };
-    let slot = look_at_slot(config, sql)?;
-    let verdict = lineage::judge(state.as_ref(), slot.as_ref(), &server, &history);
-    log::debug!("{service}: {verdict}");
-    if let Some(error) = verdict.into_error(service, &config.slot, &client.qualified(STATE_TABLE)) {
-        return Err(error);
-    }
-    let record = match verdict {
-        Verdict::FirstStart => {
-            let confirmed = slot::create(sql, &config.slot, Instant::now() + CREATE_SLOT_TIMEOUT)?;
-            log::info!("{service}: slot `{}` created at {confirmed}", config.slot);
-            lineage::State::adopting(&server, confirmed)
-        }
-        Verdict::TakeOver { record } => {
-            log::info!(
-                "{service}: slot `{}` was there without a recorded state: taken over at {}",
-                config.slot,
-                record.confirmed
-            );
-            record
-        }
-        Verdict::Continue { record: Some(record) } => {
-            if state.is_some_and(|state| state.timeline != record.timeline) {
-                log::warn!(
-                    "{service}: now on timeline {}, which has every row that ClickHouse has",
-                    record.timeline
-                );
-            }
-            record
-        }
-        Verdict::Continue { record: None } => state.ok_or_else(|| bug("go on without a state"))?,
-        Verdict::Gap { .. } | Verdict::Diverged { .. } | Verdict::ForeignCluster { .. } => {
-            return Err(bug("go on although the lineage is broken"));
-        }
-    };
-    Ok(StateRow {
-        service: service.to_owned(),
-        slot: config.slot.clone(),
-        system_identifier: record.system_identifier.to_string(),
-        timeline: record.timeline,
-        confirmed: record.confirmed,
-        upper: record.upper,
-        version_shift: record.shift,
-        instance: instance(),
-        revision: recorded.map_or(0, |row| row.revision).saturating_add(REVISION_LEAP),
-    })
-}
-
-fn of_row(row: &StateRow) -> Result<lineage::State> {
-    Ok(lineage::State {
-        system_identifier: row.system_identifier.parse().map_err(|_| {
-            Error::new(ErrorKind::Protocol, format!("read the state of slot `{}`", row.slot))
-                .because("its system identifier is no number")
-        })?,
-        timeline: row.timeline,
-        confirmed: row.confirmed,
-        upper: row.upper,
-        shift: row.version_shift,
-    })
-}
-
-fn look_at_slot(config: &ServiceConfig, sql: &mut Sql) -> Result<Option<lineage::Slot>> {
-    let Some(found) = slot::inspect(sql, &config.slot, step())? else { return Ok(None) };
-    let wrong = |cause: String, hint: &str| {
-        Err(Error::new(ErrorKind::Setup, format!("check slot `{}`", config.slot))
-            .because(cause)
-            .hint(hint))
-    };
-    const OTHER_NAME: &str =
-        "Give this service a slot of its own: *_REPLICATION_SLOT_NAME; or drop the slot.";
-    let invalidated = match slot::verdict(sql, &found) {
-        SlotVerdict::Usable => false,
-        SlotVerdict::Invalidated { reason } => {
-            log::error!(
-                "{}: slot `{}` is invalidated: {reason}",
-                config.name.as_str(),
-                config.slot
-            );
-            true
-        }
-        SlotVerdict::InCreation => {
-            return Err(Error::new(ErrorKind::SlotBusy, format!("check slot `{}`", config.slot))
-                .because("another session is still creating it"));
-        }
-        SlotVerdict::Physical => return wrong("it is a physical slot".to_owned(), OTHER_NAME),
-        SlotVerdict::WrongPlugin { plugin } => {
-            return wrong(format!("expected plugin `pgoutput`, got `{plugin}`"), OTHER_NAME);
-        }
-        SlotVerdict::OtherDatabase { database } => {
-            return wrong(format!("it belongs to database `{database}`"), OTHER_NAME);
-        }
-        SlotVerdict::Temporary => return wrong("it is a temporary slot".to_owned(), OTHER_NAME),
-        SlotVerdict::OnStandby => {
-            return wrong(
-                "this server is a standby that keeps a copy of the slot".to_owned(),
-                "Connect to the primary: name all hosts in the database URL.",
-            );
-        }
-    };
-    let confirmed_flush = found.confirmed_flush_lsn.unwrap_or(Lsn(0));
-    Ok(Some(lineage::Slot {
-        confirmed_flush,
-        restart_lsn: found.restart_lsn.unwrap_or(confirmed_flush),
-        invalidated,
-    }))
-}
-
-/// Which process wrote a state row, for people who look at the table.
-fn instance() -> String {
-    format!("pid {}", std::process::id())
-}
-
-fn bug(doing: &str) -> Error {
-    Error::new(ErrorKind::Bug, doing)
 }
 
 #[cfg(test)]

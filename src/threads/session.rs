@@ -20,17 +20,20 @@ use super::batcher::{self, Batcher};
 use super::confirmer::{self, Confirmer};
 use super::coordinator::Event;
 use super::flusher::{self, Flusher};
+use super::landing::Ground;
 use super::lease_watch::LeaseWatch;
 use super::outage::Delays;
 use super::position::Position;
 use super::prepare::{self, Prepared};
 use super::readiness::{self, Readiness};
+use super::repairer::{self, Repairer};
 use super::rival::{self, Rival};
 use super::shared::{PanicGuard, Shared, stopped};
 use super::wal_reader::{self, WalReader};
 use super::{Memory, spawn_named};
 use crate::config::ServiceConfig;
 use crate::error::{Error, ErrorKind, Result};
+use crate::health::Health;
 use crate::machines::batches::Limits;
 use crate::machines::confirm::{self, Confirm, Marks};
 use crate::machines::lifecycle::Input;
@@ -44,6 +47,9 @@ use crate::wal::Lsn;
 const BLOCKS_MAX: usize = 2;
 /// How much WAL *upper* is reserved ahead, so that no flush waits for a state row of its own.
 const AHEAD_BYTES: u64 = 16 * 1024 * 1024;
+/// A page of the table as it comes from Postgres; each worker of a repair holds one, several times
+/// over on its way.
+const REPAIR_PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The pause after a state row that could not be written.
 const STATE_RETRY_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -74,6 +80,7 @@ impl Session {
 pub fn spawn(
     config: Arc<ServiceConfig>,
     metrics: Arc<ServiceMetrics>,
+    health: Arc<Health>,
     lease: Arc<LeaseWatch>,
     events: Sender<Event>,
     first: bool,
@@ -85,7 +92,15 @@ pub fn spawn(
     let name = format!("session/{}", config.name.as_str());
     let thread = spawn_named(name, move || {
         let end = EndGuard { events: &events, error: None, told: false };
-        run(&config, &metrics, &events, &of_thread, first, &memory, end);
+        let with = With {
+            config: &config,
+            metrics: &metrics,
+            health: &health,
+            events: &events,
+            shared: &of_thread,
+            memory: &memory,
+        };
+        run(with, first, end);
     });
     Session { shared, thread }
 }
@@ -116,20 +131,24 @@ impl Drop for EndGuard<'_> {
     }
 }
 
-fn run(
-    config: &ServiceConfig,
-    metrics: &ServiceMetrics,
-    events: &Sender<Event>,
-    shared: &Shared,
-    first: bool,
-    memory: &Memory,
-    end: EndGuard<'_>,
-) {
-    let result = prepare::prepare(config, shared, first, memory).and_then(|prepared| {
+/// What a session stands on.
+#[derive(Clone, Copy)]
+struct With<'a> {
+    config: &'a ServiceConfig,
+    metrics: &'a ServiceMetrics,
+    health: &'a Health,
+    events: &'a Sender<Event>,
+    shared: &'a Shared,
+    memory: &'a Memory,
+}
+
+fn run(with: With<'_>, first: bool, end: EndGuard<'_>) {
+    let With { config, metrics, events, shared, memory, .. } = with;
+    let result = prepare::prepare(config, metrics, shared, first, memory).and_then(|prepared| {
         if events.send(Event::Lifecycle(Input::StreamStarted)).is_err() {
             return Err(stopped());
         }
-        stream(config, metrics, events, shared, memory, prepared);
+        stream(with, prepared);
         Ok(())
     });
     let error = match result {
@@ -139,17 +158,12 @@ fn run(
     end.tell(error.filter(|error| error.kind() != ErrorKind::Stopped));
 }
 
-fn stream(
-    config: &ServiceConfig,
-    metrics: &ServiceMetrics,
-    events: &Sender<Event>,
-    shared: &Shared,
-    memory: &Memory,
-    prepared: Prepared,
-) {
+fn stream(with: With<'_>, prepared: Prepared) {
+    let With { config, metrics, health, events, shared, memory } = with;
     let service = config.name.as_str();
     let Prepared { stream, source_oid, source_checked_at, slot_is_new, .. } = prepared;
-    let Prepared { mapping, shapes, state, client, status_every, resume, primary, .. } = prepared;
+    let Prepared { mapping, shapes, state, repair, client, status_every, resume, .. } = prepared;
+    let primary = prepared.primary;
     let marks = Marks { confirmed: state.confirmed, upper: state.upper };
     let version_shift = state.version_shift;
     shared.set_reserved(marks.upper);
@@ -182,23 +196,41 @@ fn stream(
         metrics,
         position: &position,
     };
-    let flusher = Flusher {
+    let ground = Ground {
         service,
-        mapping,
-        shapes: &shapes,
-        version_shift,
         clickhouse: &config.clickhouse,
-        primary: &primary,
-        application_name: &application_name,
         delays: Delays {
             min: config.flush.delay_min,
             max: config.flush.delay_max,
             outage_after: config.flush.retries_before_outage,
         },
-        reread_bytes_max: limits(config).bytes_max,
         shared,
+        position: &position,
         metrics,
     };
+    let flusher = Flusher {
+        ground,
+        mapping,
+        shapes: &shapes,
+        version_shift,
+        primary: &primary,
+        application_name: &application_name,
+        reread_bytes_max: limits(config).bytes_max,
+    };
+    let repairer = Repairer {
+        ground,
+        mapping,
+        shapes: &shapes,
+        primary: &primary,
+        application_name: &application_name,
+        workers: config.repair_concurrency,
+        page_bytes_max: limits(config).bytes_max.min(REPAIR_PAGE_BYTES_MAX),
+        health,
+    };
+    if repair.is_some() {
+        // Before the first flush: no delete may be overlooked.
+        shared.begin_repair();
+    }
     let confirmer = Confirmer {
         service,
         client,
@@ -256,10 +288,14 @@ fn stream(
         drop((batches, to_batcher_back));
         let channels = batcher::Channels { frames: blocks, batches: to_flushers, flushed };
         let batcher = part.spawn("batcher", move || batcher::run(batcher, channels));
+        let repairer = &repairer;
+        let repairer =
+            repair.and_then(|row| part.spawn("repairer", move || repairer::run(repairer, row)));
 
         // In the order of the data: each one ends because the one before it hung up.
         part.join(batcher);
         flushers.into_iter().for_each(|flusher| part.join(flusher));
+        part.join(repairer);
         ending.store(true, Ordering::Release);
         position.poke();
         part.join(confirmer);

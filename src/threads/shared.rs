@@ -1,6 +1,7 @@
 //! What the threads of one session see of each other beside their channels: how to end, and the
 //! two gates a flush may have to wait at.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,12 +42,20 @@ struct State {
     durable_below: BatchId,
     /// The *upper* LSN that a durable state row already admits to.
     reserved: Lsn,
+    /// While a repair runs: transactions with deletes of rows that ClickHouse did not have when it
+    /// was asked. The repair may have had such a row in hand.
+    unplaced: Option<BTreeSet<u32>>,
 }
 
 impl Shared {
     pub fn new(reserved: Lsn, lease: Arc<LeaseWatch>) -> Shared {
-        let state =
-            State { pace: Pace::Running, failure: None, durable_below: BatchId(0), reserved };
+        let state = State {
+            pace: Pace::Running,
+            failure: None,
+            durable_below: BatchId(0),
+            reserved,
+            unplaced: None,
+        };
         Shared { state: Mutex::new(state), moved: Condvar::new(), lease }
     }
 
@@ -108,6 +117,33 @@ impl Shared {
         let mut state = self.state.lock();
         state.reserved = reserved;
         self.moved.notify_all();
+    }
+
+    /// From now on deletes that find no row are remembered.
+    pub fn begin_repair(&self) {
+        self.state.lock().unplaced.get_or_insert_default();
+    }
+
+    pub fn end_repair(&self) {
+        self.state.lock().unplaced = None;
+    }
+
+    /// Their deletes are about to be placed.
+    pub fn add_unplaced(&self, xids: &BTreeSet<u32>) {
+        if let Some(unplaced) = &mut self.state.lock().unplaced {
+            unplaced.extend(xids);
+        }
+    }
+
+    /// They were, or their outcome was seen otherwise.
+    pub fn remove_placed(&self, xids: &BTreeSet<u32>) {
+        if let Some(unplaced) = &mut self.state.lock().unplaced {
+            unplaced.retain(|xid| !xids.contains(xid));
+        }
+    }
+
+    pub fn unplaced(&self) -> BTreeSet<u32> {
+        self.state.lock().unplaced.clone().unwrap_or_default()
     }
 
     /// Waits until every batch before `id` is durable.

@@ -189,27 +189,6 @@ fn json_of(rows: Vec<Vec<serde_json::Value>>) -> String {
     serde_json::json!(rows).to_string()
 }
 
-#[test]
-fn a_slot_that_was_dropped_is_not_made_anew_in_silence() {
-    let stage = Stage::take();
-    let mut program = stage.start();
-    stage.postgres.insert("TaskRun", &sample::run("before"));
-    stage.settle(&mut program, &["runs"]);
-    program.stop();
-    stage.postgres.execute(&format!("SELECT pg_drop_replication_slot('{RUNS_SLOT}')"));
-    stage.postgres.insert("TaskRun", &sample::run("in the gap"));
-
-    let mut program = Program::start(&stage.settings());
-    program.wait_state("runs", "failed");
-    program.wait_streaming(&["sessions"]);
-    let (code, health) = program.health();
-    assert_eq!(code, 503);
-    assert!(health.to_string().contains(RUNS_SLOT), "{health}");
-    assert_eq!(stage.postgres.confirmed_flush(RUNS_SLOT), None, "it is not made again");
-    program.wait_for_log("hint:");
-    program.stop();
-}
-
 /// A session that streams from a slot and is none of ours.
 fn hold(stage: &Stage, slot: &str) -> Stream {
     let params = Params {

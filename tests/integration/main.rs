@@ -5,7 +5,7 @@
 //! | their suite and case | ours |
 //! |---|---|
 //! | client: subscribe to changes on a table | `handover::a_first_start_makes_publication_and_slot` |
-//! | client: teardown drops the slot | no such command; `handover::a_slot_that_was_dropped_is_not_made_anew_in_silence` |
+//! | client: teardown drops the slot | no such command; `repairs::a_slot_that_is_gone_is_made_anew_and_the_gap_mended` |
 //! | client: two clients on one slot must not both lead | `handover::a_second_program_stands_by_and_takes_over` |
 //! | client: self-heals once the leader releases the slot | the same |
 //! | client: a failing start must not leak connections or locks | `handover::a_busy_slot_leaks_nothing_and_is_taken_when_it_is_free` |
@@ -59,11 +59,13 @@ mod oracle_finds;
 mod recovery;
 /// Rows and values that ClickHouse refuses.
 mod refused;
+/// Changes that were missed and rows that Postgres lost: compared and mended.
+mod repairs;
 /// What a working day brings: inserts, updates, deletes, batches, metrics.
 mod replicates;
 /// The source table changes under the stream.
 mod schema_changes;
-/// Each party killed, stopped, slow or cut off under load, alone and at random; gaps and forks.
+/// Each party killed, stopped, slow or cut off under load, alone and at random.
 mod survives;
 /// Target tables made by somebody else.
 mod tables;

@@ -6,29 +6,21 @@
 //! a front in any case.
 
 use std::fs::{self, OpenOptions};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Condvar, Mutex};
-use std::time::Duration;
 
 use serde_json::Value;
 
-use super::http::{self, Answer};
-use super::reaper;
 use super::wait::{PATIENCE, until};
-
-/// Where the tables live.
-pub const DATABASE: &str = "trigger_dev";
+pub use super::warehouse::*;
+use super::{http, reaper};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/clickhouse-front");
-/// One statement of a test.
-const QUERY_TIMEOUT: Duration = Duration::from_secs(120);
 
 pub struct Clickhouse {
-    at: SocketAddr,
-    /// Credentials as headers.
-    headers: String,
+    warehouse: Warehouse,
     url: String,
     front: Option<Front>,
     _token: Option<Token>,
@@ -49,8 +41,7 @@ impl Clickhouse {
 
     pub fn start_front() -> Clickhouse {
         let mut clickhouse = Clickhouse {
-            at: SocketAddr::from(([127, 0, 0, 1], 0)),
-            headers: String::new(),
+            warehouse: Warehouse::at_port(0),
             url: String::new(),
             front: Some(Front { dir: reaper::new_dir("clickhouse"), process: None }),
             _token: None,
@@ -61,20 +52,9 @@ impl Clickhouse {
 
     fn given(text: &str) -> Clickhouse {
         let token = Token::take();
-        let url = url::Url::parse(text).expect("CLICKHOUSE_URL is a URL");
-        assert_eq!(url.scheme(), "http", "CLICKHOUSE_URL: the tests speak plain HTTP");
-        let host = url.host_str().expect("CLICKHOUSE_URL has a host");
-        let port = url.port().unwrap_or(8123);
-        let at = (host, port).to_socket_addrs().expect("CLICKHOUSE_URL resolves").next().unwrap();
-        let decoded = |text| percent_encoding::percent_decode_str(text).decode_utf8().unwrap();
-        let user = if url.username().is_empty() { "default" } else { url.username() };
-        let headers = format!(
-            "X-ClickHouse-User: {}\r\nX-ClickHouse-Key: {}\r\n",
-            decoded(user),
-            decoded(url.password().unwrap_or_default())
-        );
+        let warehouse = Warehouse::at_url(text);
         let clickhouse =
-            Clickhouse { at, headers, url: text.to_owned(), front: None, _token: Some(token) };
+            Clickhouse { warehouse, url: text.to_owned(), front: None, _token: Some(token) };
         let found = clickhouse.value(&format!("EXISTS DATABASE {DATABASE}"));
         assert_eq!(found, "0", "CLICKHOUSE_URL: the tests would drop its database `{DATABASE}`");
         clickhouse
@@ -94,7 +74,7 @@ impl Clickhouse {
         let log = OpenOptions::new().create(true).append(true).open(front.dir.join("log")).unwrap();
         let process = Command::new(python)
             .arg(SCRIPT)
-            .args(["--test-hooks", "--listen", &format!("127.0.0.1:{}", self.at.port())])
+            .args(["--test-hooks", "--listen", &format!("127.0.0.1:{}", self.warehouse.at.port())])
             .arg("--data")
             .arg(front.dir.join("data"))
             .arg("--port-file")
@@ -115,7 +95,7 @@ impl Clickhouse {
             );
             fs::read_to_string(&port_file).ok()?.trim().parse().ok()
         });
-        self.at.set_port(port);
+        self.warehouse.at.set_port(port);
         self.url = format!("http://127.0.0.1:{port}");
     }
 
@@ -163,57 +143,6 @@ impl Clickhouse {
         self.execute(&format!("DROP DATABASE IF EXISTS {DATABASE} SYNC"));
     }
 
-    /// What the server answers, whatever it is.
-    pub fn ask(&self, sql: &str, settings: &[(&str, &str)]) -> std::io::Result<Answer> {
-        let mut query = url::form_urlencoded::Serializer::new(String::new());
-        query.extend_pairs(settings);
-        let path = format!("/?{}", query.finish());
-        http::request(self.at, "POST", &path, &self.headers, sql.as_bytes(), QUERY_TIMEOUT)
-    }
-
-    #[track_caller]
-    fn answer(&self, sql: &str) -> String {
-        // A URL's server may be of a version that still has to be told.
-        let answer = self.ask(sql, &[]).unwrap_or_else(|e| panic!("{sql}: {e}"));
-        assert_eq!(answer.status, 200, "{sql}: {}", answer.text());
-        String::from_utf8(answer.body).expect("the answer is UTF-8")
-    }
-
-    #[track_caller]
-    pub fn execute(&self, sql: &str) {
-        self.answer(sql);
-    }
-
-    /// Each row as its values.
-    #[track_caller]
-    pub fn rows(&self, sql: &str) -> Vec<Vec<Value>> {
-        let text = self.answer(&format!("{sql} FORMAT JSONCompactEachRow"));
-        let parse = |line: &str| serde_json::from_str(line).expect("the server writes JSON");
-        text.lines().map(parse).collect()
-    }
-
-    /// The first column of the first row as text; a null is an empty string.
-    #[track_caller]
-    pub fn value(&self, sql: &str) -> String {
-        match self.rows(sql).into_iter().next().and_then(|row| row.into_iter().next()) {
-            Some(Value::String(text)) => text,
-            Some(Value::Null) | None => String::new(),
-            Some(other) => other.to_string(),
-        }
-    }
-
-    #[track_caller]
-    pub fn count(&self, table: &str, condition: &str) -> u64 {
-        self.value(&format!("SELECT count() FROM {DATABASE}.{table} FINAL WHERE {condition}"))
-            .parse()
-            .expect("a count is a number")
-    }
-
-    #[track_caller]
-    pub fn has_table(&self, table: &str) -> bool {
-        self.value(&format!("EXISTS TABLE {DATABASE}.{table}")) == "1"
-    }
-
     /// A fault of the front, such as `action=error&code=241&count=3`; see its `--help`.
     #[track_caller]
     pub fn add_fault(&self, fault: &str) {
@@ -239,6 +168,14 @@ impl Clickhouse {
         let answer = http::request(self.at, method, path, "", b"", QUERY_TIMEOUT).unwrap();
         assert_eq!(answer.status, 200, "{path}: {}", answer.text());
         answer.text()
+    }
+}
+
+impl Deref for Clickhouse {
+    type Target = Warehouse;
+
+    fn deref(&self) -> &Warehouse {
+        &self.warehouse
     }
 }
 

@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "every test binary uses a part of it")]
 
 pub mod clickhouse;
+pub mod database;
 pub mod document;
 pub mod http;
 pub mod oracle;
@@ -19,6 +20,7 @@ pub mod sample;
 pub mod stage;
 pub mod standby;
 pub mod wait;
+pub mod warehouse;
 pub mod workload;
 
 use std::net::TcpListener;

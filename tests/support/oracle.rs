@@ -16,9 +16,9 @@ use serde_json::Value;
 
 use tables::{Column, Kind, Table};
 
-use super::clickhouse::{Clickhouse, DATABASE};
+use super::database::Database;
 use super::document;
-use super::postgres::Postgres;
+use super::warehouse::{DATABASE, Warehouse};
 
 /// What is compared.
 #[derive(Debug, Clone, Copy)]
@@ -103,14 +103,14 @@ impl Display for Report {
 
 /// Fails with the differences, if there are any. Returns how many rows there were.
 #[track_caller]
-pub fn assert_same(postgres: &Postgres, clickhouse: &Clickhouse, scope: Scope) -> usize {
+pub fn assert_same(postgres: &Database, clickhouse: &Warehouse, scope: Scope) -> usize {
     let report = compare(postgres, clickhouse, scope);
     assert!(report.is_clean(), "{report}");
     report.rows
 }
 
 #[track_caller]
-pub fn compare(postgres: &Postgres, clickhouse: &Clickhouse, scope: Scope) -> Report {
+pub fn compare(postgres: &Database, clickhouse: &Warehouse, scope: Scope) -> Report {
     let mut report = Report::default();
     if scope.runs {
         compare_table(&tables::runs(), postgres, clickhouse, &mut report);
@@ -126,7 +126,7 @@ pub fn compare(postgres: &Postgres, clickhouse: &Clickhouse, scope: Scope) -> Re
 
 type Row = Vec<Option<String>>;
 
-fn compare_table(table: &Table, postgres: &Postgres, clickhouse: &Clickhouse, report: &mut Report) {
+fn compare_table(table: &Table, postgres: &Database, clickhouse: &Warehouse, report: &mut Report) {
     let present: BTreeSet<String> = clickhouse
         .rows(&format!(
             "SELECT name FROM system.columns WHERE database = '{DATABASE}' AND table = '{}'",
@@ -177,7 +177,7 @@ fn compare_table(table: &Table, postgres: &Postgres, clickhouse: &Clickhouse, re
     }
 }
 
-fn expected_rows(table: &Table, columns: &[&Column], postgres: &Postgres) -> BTreeMap<String, Row> {
+fn expected_rows(table: &Table, columns: &[&Column], postgres: &Database) -> BTreeMap<String, Row> {
     let list: Vec<&str> = columns.iter().map(|column| column.postgres.as_str()).collect();
     let sql = format!(
         "SELECT \"id\", {} FROM public.\"{}\" WHERE {}",
@@ -195,7 +195,7 @@ fn expected_rows(table: &Table, columns: &[&Column], postgres: &Postgres) -> BTr
 fn found_rows(
     table: &Table,
     columns: &[&Column],
-    clickhouse: &Clickhouse,
+    clickhouse: &Warehouse,
     replaces: bool,
 ) -> BTreeMap<String, Vec<Row>> {
     let list: Vec<&str> = columns.iter().map(|column| column.clickhouse.as_str()).collect();

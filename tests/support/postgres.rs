@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
+use std::ops::Deref;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -12,9 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use postgres::{Client, NoTls, SimpleQueryMessage};
-use serde_json::{Map, Value};
-
+pub use super::database::*;
 use super::wait::{PATIENCE, until, until_true};
 use super::{free_port, reaper};
 
@@ -23,6 +22,7 @@ const TABLES: &str = include_str!("../../scripts/lib/tables.sql");
 pub struct Postgres {
     dir: PathBuf,
     port: u16,
+    database: Database,
     settings: BTreeMap<String, String>,
     process: Option<Child>,
 }
@@ -39,9 +39,6 @@ pub enum Stop {
     /// SIGKILL to the postmaster.
     Kill,
 }
-
-/// Rows as text, one `None` for each null.
-pub type Rows = Vec<Vec<Option<String>>>;
 
 impl Postgres {
     /// Running, with the source tables.
@@ -75,7 +72,9 @@ impl Postgres {
         ];
         let settings =
             defaults.iter().chain(settings).map(|(k, v)| (k.to_string(), v.to_string())).collect();
-        let mut postgres = Postgres { dir, port: free_port(), settings, process: None };
+        let port = free_port();
+        let database = Database::at_port(port);
+        let mut postgres = Postgres { dir, port, database, settings, process: None };
         postgres.start_again();
         postgres.create_tables();
         postgres
@@ -90,7 +89,8 @@ impl Postgres {
     ) -> Postgres {
         let mut settings = base.clone();
         settings.extend(own.iter().map(|(k, v)| (k.to_string(), v.to_string())));
-        Postgres { dir, port, settings, process: None }
+        let database = Database::at_port(port);
+        Postgres { dir, port, database, settings, process: None }
     }
 
     pub(super) fn settings(&self) -> &BTreeMap<String, String> {
@@ -234,87 +234,13 @@ impl Postgres {
     pub fn url_through(&self, port: u16) -> String {
         format!("postgresql://postgres@127.0.0.1:{port}/postgres")
     }
+}
 
-    pub fn client(&self) -> Client {
-        self.try_client().unwrap_or_else(|| panic!("connect to Postgres\n{}", self.log()))
-    }
+impl Deref for Postgres {
+    type Target = Database;
 
-    pub fn try_client(&self) -> Option<Client> {
-        connect(self.port).ok()
-    }
-
-    /// Several statements are one transaction unless they say otherwise.
-    #[track_caller]
-    pub fn execute(&self, sql: &str) {
-        self.client().batch_execute(sql).unwrap_or_else(|e| panic!("{sql}: {}", detail(&e)));
-    }
-
-    #[track_caller]
-    pub fn rows(&self, sql: &str) -> Rows {
-        rows(&mut self.client(), sql)
-    }
-
-    #[track_caller]
-    fn rows_of<const N: usize>(&self, sql: &str) -> Vec<[String; N]> {
-        let row = |row: Vec<Option<String>>| {
-            let row: Vec<String> = row.into_iter().map(|value| value.expect("no null")).collect();
-            row.try_into().expect("as many columns as asked for")
-        };
-        self.rows(sql).into_iter().map(row).collect()
-    }
-
-    /// The first column of the first row.
-    #[track_caller]
-    pub fn value(&self, sql: &str) -> Option<String> {
-        self.rows(sql).into_iter().next()?.into_iter().next()?
-    }
-
-    /// Everything that was committed lies below it.
-    pub fn flush_lsn(&self) -> u64 {
-        parse_lsn(&self.value("SELECT pg_current_wal_flush_lsn()").expect("an LSN"))
-    }
-
-    pub fn confirmed_flush(&self, slot: &str) -> Option<u64> {
-        let sql = format!(
-            "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '{slot}'"
-        );
-        self.value(&sql).map(|lsn| parse_lsn(&lsn))
-    }
-
-    /// How many walsenders stream from the slot: 0 or 1.
-    pub fn walsenders(&self, slot: &str) -> usize {
-        self.rows(&format!(
-            "SELECT active_pid FROM pg_replication_slots WHERE slot_name = '{slot}' AND active"
-        ))
-        .len()
-    }
-
-    /// Ends the walsender that holds the slot, as a failover would.
-    pub fn terminate_walsender(&self, slot: &str) {
-        let sql = format!(
-            "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots \
-             WHERE slot_name = '{slot}' AND active"
-        );
-        until_true(format!("slot `{slot}` had a walsender to end"), PATIENCE, || {
-            self.value(&sql).as_deref() == Some("t")
-        });
-    }
-
-    #[track_caller]
-    pub fn insert(&self, table: &str, row: &Value) {
-        insert(&mut self.client(), table, row).unwrap_or_else(|e| panic!("{}", detail(&e)));
-    }
-
-    #[track_caller]
-    pub fn update(&self, table: &str, id: &str, values: &Value) {
-        let changed = update(&mut self.client(), table, id, values);
-        assert_eq!(changed.unwrap_or_else(|e| panic!("{}", detail(&e))), 1, "{table} {id}");
-    }
-
-    #[track_caller]
-    pub fn delete(&self, table: &str, id: &str) {
-        let deleted = delete(&mut self.client(), table, id);
-        assert_eq!(deleted.unwrap_or_else(|e| panic!("{}", detail(&e))), 1, "{table} {id}");
+    fn deref(&self) -> &Database {
+        &self.database
     }
 }
 
@@ -325,86 +251,6 @@ impl Drop for Postgres {
             let _ = process.wait();
         }
     }
-}
-
-pub fn connect(port: u16) -> Result<Client, postgres::Error> {
-    postgres::Config::new()
-        .host("127.0.0.1")
-        .port(port)
-        .user("postgres")
-        .dbname("postgres")
-        .application_name("walhouse-tests")
-        .connect_timeout(Duration::from_secs(5))
-        .tcp_user_timeout(Duration::from_secs(30))
-        .connect(NoTls)
-}
-
-pub fn rows(client: &mut Client, sql: &str) -> Rows {
-    let messages = client.simple_query(sql).unwrap_or_else(|e| panic!("{sql}: {}", detail(&e)));
-    let row = |message| match message {
-        SimpleQueryMessage::Row(row) => {
-            Some((0..row.len()).map(|at| row.get(at).map(str::to_owned)).collect())
-        }
-        _ => None,
-    };
-    messages.into_iter().filter_map(row).collect()
-}
-
-/// A row from a JSON object of its columns; the others take their defaults. Strings stand for
-/// whatever Postgres reads as a text: enums, timestamps, `infinity`.
-pub fn insert<C: postgres::GenericClient>(
-    client: &mut C,
-    table: &str,
-    row: &Value,
-) -> Result<(), postgres::Error> {
-    let (names, values) = columns(row);
-    let sql = format!(
-        "INSERT INTO public.\"{table}\" ({names}) \
-         SELECT {values} FROM jsonb_populate_record(NULL::public.\"{table}\", $1::text::jsonb) r"
-    );
-    client.execute(&sql, &[&row.to_string()]).map(|_| ())
-}
-
-pub fn update<C: postgres::GenericClient>(
-    client: &mut C,
-    table: &str,
-    id: &str,
-    values: &Value,
-) -> Result<u64, postgres::Error> {
-    let (names, values_of) = columns(values);
-    let sql = format!(
-        "UPDATE public.\"{table}\" SET ({names}) = (SELECT {values_of} \
-         FROM jsonb_populate_record(NULL::public.\"{table}\", $1::text::jsonb) r) WHERE \"id\" = $2"
-    );
-    client.execute(&sql, &[&values.to_string(), &id])
-}
-
-pub fn delete<C: postgres::GenericClient>(
-    client: &mut C,
-    table: &str,
-    id: &str,
-) -> Result<u64, postgres::Error> {
-    client.execute(&format!("DELETE FROM public.\"{table}\" WHERE \"id\" = $1"), &[&id])
-}
-
-fn columns(row: &Value) -> (String, String) {
-    let row: &Map<String, Value> = row.as_object().expect("a row is an object");
-    let list = |prefix: &str| {
-        let names: Vec<String> = row.keys().map(|name| format!("{prefix}\"{name}\"")).collect();
-        names.join(", ")
-    };
-    (list(""), list("r."))
-}
-
-/// What the server said; the client's own text is only `db error`.
-pub fn detail(error: &postgres::Error) -> String {
-    error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string)
-}
-
-pub fn parse_lsn(text: &str) -> u64 {
-    let (high, low) = text.split_once('/').expect("an LSN has a slash");
-    let half = |text| u64::from_str_radix(text, 16).expect("halves of an LSN are hexadecimal");
-    half(high) << 32 | half(low)
 }
 
 fn bin() -> String {

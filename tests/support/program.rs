@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -52,12 +52,7 @@ impl Program {
     /// Started, not more; see [`Program::wait_streaming`].
     pub fn start(settings: &Settings) -> Program {
         let log = reaper::new_dir("program").join("log");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_walhouse"));
-        command.env_clear().envs(&settings.0).env("RUST_BACKTRACE", "1");
-        if let Some(coverage) = std::env::var_os("LLVM_PROFILE_FILE") {
-            command.env("LLVM_PROFILE_FILE", coverage);
-        }
-        let process = command
+        let process = binary(settings)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log).unwrap())
@@ -65,6 +60,11 @@ impl Program {
             .expect("the binary was built with the tests");
         reaper::end_with_us(process.id(), "KILL");
         Program { process, log, ended: None }
+    }
+
+    /// Another command of the binary, to its end.
+    pub fn command(settings: &Settings, arguments: &[&str]) -> Output {
+        binary(settings).args(arguments).stdin(Stdio::null()).output().expect("the binary runs")
     }
 
     pub fn pid(&self) -> u32 {
@@ -206,6 +206,15 @@ impl Program {
         self.process.kill().unwrap();
         self.ended = Some(self.process.wait().unwrap());
     }
+}
+
+fn binary(settings: &Settings) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_walhouse"));
+    command.env_clear().envs(&settings.0).env("RUST_BACKTRACE", "1");
+    if let Some(coverage) = std::env::var_os("LLVM_PROFILE_FILE") {
+        command.env("LLVM_PROFILE_FILE", coverage);
+    }
+    command
 }
 
 impl Drop for Program {

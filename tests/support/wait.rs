@@ -11,19 +11,26 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 const POLL_FIRST: Duration = Duration::from_millis(2);
 const POLL_LAST: Duration = Duration::from_millis(50);
 
-/// The first value that `check` gives.
-#[track_caller]
-pub fn until<T>(what: impl Display, within: Duration, mut check: impl FnMut() -> Option<T>) -> T {
+/// The first value that `check` gives, if it comes in time.
+pub fn within<T>(limit: Duration, mut check: impl FnMut() -> Option<T>) -> Option<T> {
     let started_at = Instant::now();
     let mut poll = POLL_FIRST;
     loop {
         if let Some(value) = check() {
-            return value;
+            return Some(value);
         }
-        assert!(started_at.elapsed() < within, "waited {within:?} in vain until {what}");
+        if limit <= started_at.elapsed() {
+            return None;
+        }
         thread::sleep(poll);
         poll = (poll * 2).min(POLL_LAST);
     }
+}
+
+/// The first value that `check` gives.
+#[track_caller]
+pub fn until<T>(what: impl Display, limit: Duration, check: impl FnMut() -> Option<T>) -> T {
+    within(limit, check).unwrap_or_else(|| panic!("waited {limit:?} in vain until {what}"))
 }
 
 #[track_caller]

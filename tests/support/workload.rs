@@ -5,7 +5,8 @@
 //! What is written follows from the seed; how the connections interleave does not. Each connection
 //! mostly writes rows of its own, and some that all share. Every row version has a number of its
 //! own: in `usageDurationMs` of runs, in the metadata of sessions. A connection that breaks is made
-//! again, so the load goes on through a restart; what it wrote is then read from the database.
+//! again, so the load goes on through a restart; what it wrote is then read from the database. That
+//! may be less than it saw committed: a failover may have lost some of it.
 //!
 //! Only with `moves` a row changes a column of its sorting key: without REPLICA IDENTITY FULL the
 //! stream does not tell from where, and the row stays under its old key as well.
@@ -23,7 +24,7 @@ use std::time::Duration;
 
 use writer::Writer;
 
-use super::postgres::Postgres;
+use super::database::Database;
 use super::wait::{PATIENCE, until};
 
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +38,9 @@ pub struct Workload {
     pub changes_max: u64,
     pub moves: bool,
     pub sessions: bool,
+    /// Any error ends the connection and no more, and a server is waited for without end: for a
+    /// load that others break. Without it, what is not part of the load fails the test.
+    pub endures: bool,
 }
 
 impl Workload {
@@ -49,28 +53,29 @@ impl Workload {
             changes_max: 60,
             moves: false,
             sessions: true,
+            endures: false,
         }
     }
 
     /// Writes this many transactions and returns when they are committed or rolled back.
-    pub fn run(self, postgres: &Postgres, transactions: u64) -> Written {
+    pub fn run(self, postgres: &Database, transactions: u64) -> Written {
         let load = self.spawn(postgres, Some(transactions));
         load.join()
     }
 
     /// Writes until it is told to stop.
-    pub fn start(self, postgres: &Postgres) -> Load {
+    pub fn start(self, postgres: &Database) -> Load {
         self.spawn(postgres, None)
     }
 
-    fn spawn(self, postgres: &Postgres, transactions: Option<u64>) -> Load {
+    fn spawn(self, postgres: &Database, transactions: Option<u64>) -> Load {
         let shared = Arc::new(Shared::default());
         let writers = (0..self.connections).map(|number| {
-            let (shared, port) = (Arc::clone(&shared), postgres.port());
+            let (shared, postgres) = (Arc::clone(&shared), postgres.clone());
             let share =
                 |all: u64| all / self.connections + u64::from(number < all % self.connections);
             let transactions = transactions.map(share);
-            let writer = Writer::new(self, number, port, shared);
+            let writer = Writer::new(self, number, postgres, shared);
             thread::Builder::new()
                 .name(format!("writer-{number}"))
                 .spawn(move || writer.run(transactions))

@@ -1,6 +1,7 @@
 //! Tables of what was found and what follows, and every small world there is.
 
 use super::*;
+use crate::error::Remedy;
 
 const STATE: State =
     State { system_identifier: 7, timeline: 2, confirmed: Lsn(100), upper: Lsn(90), shift: 5 };
@@ -105,12 +106,17 @@ fn a_fork_at_or_above_upper_goes_on_and_is_recorded() {
 
 #[test]
 fn a_fork_below_upper_is_diverged_even_without_a_slot() {
-    let expected = diverged(3, Fork::Below { fork: Lsn(89) });
+    let below = |fork| Fork::Below { fork: Lsn(fork) };
+    let expected = diverged(3, below(89));
     assert_eq!(on_timeline(3, &[switch(2, 89)]), expected);
     let server = Server { timeline: 3, ..SERVER };
     assert_eq!(judge(Some(&STATE), None, &server, &[switch(2, 89)]), expected);
     let twice = [switch(2, 95), switch(2, 89)];
     assert_eq!(on_timeline(3, &twice), expected, "the lower of two lines counts");
+    // A standby that lagged behind the fork of a timeline it had only heard of.
+    assert_eq!(on_timeline(4, &[switch(2, 110), switch(3, 89)]), diverged(4, below(89)));
+    let through = on_timeline(4, &[switch(1, 10), switch(2, 110), switch(3, 115)]);
+    assert!(matches!(through, Verdict::Continue { .. }), "{through:?}");
 }
 
 #[test]
@@ -126,11 +132,11 @@ fn a_slot_above_the_fork_was_moved_on_the_new_timeline() {
 
 #[test]
 fn an_older_or_unrelated_timeline_is_diverged() {
-    assert_eq!(on_timeline(1, &[]), diverged(1, Fork::NotAncestor));
+    assert_eq!(on_timeline(1, &[]), diverged(1, Fork::Older));
     assert_eq!(on_timeline(3, &[]), diverged(3, Fork::NotAncestor));
     assert_eq!(on_timeline(3, &[switch(1, 500)]), diverged(3, Fork::NotAncestor));
     // A history that contradicts itself proves nothing.
-    assert_eq!(on_timeline(1, &[switch(2, 500)]), diverged(1, Fork::NotAncestor));
+    assert_eq!(on_timeline(1, &[switch(2, 500)]), diverged(1, Fork::Older));
 }
 
 #[test]
@@ -145,75 +151,69 @@ fn a_server_with_less_wal_than_was_confirmed_went_back_in_time() {
 }
 
 #[test]
-fn a_shift_lets_the_new_stream_outrank_the_old_rows() {
-    assert_eq!(STATE.shift_to_outrank(Lsn(1_000)), 5, "it already does, and never shrinks");
-    assert_eq!(STATE.shift_to_outrank(Lsn(10)), 85);
-    let state = State { upper: Lsn(u64::MAX), ..STATE };
-    assert_eq!(state.shift_to_outrank(Lsn(1)), u64::MAX - 1, "total");
-}
-
-#[test]
 fn every_refusal_says_what_happened_and_what_to_do() {
     let below = Fork::Below { fork: Lsn(0x1_0000_0089) };
     for (verdict, cause, hint) in [
         (
             gap(Gap::SlotMissing),
             "gap: the slot is missing, expected one at 0/64 or below",
-            "DELETE FROM walhouse_state WHERE service = 'runs' AND slot = 's''1'",
+            "REPLICATION_GAP_STRATEGY",
         ),
         (
             gap(Gap::SlotInvalidated),
             "gap: the slot was invalidated, expected WAL from 0/64 on",
-            "SELECT pg_drop_replication_slot('s''1')",
+            "REPLICATION_GAP_STRATEGY",
         ),
         (
             Verdict::Gap { confirmed: None, why: Gap::SlotInvalidated },
             "gap: the slot was invalidated",
-            "SELECT pg_drop_replication_slot('s''1')",
+            "REPLICATION_GAP_STRATEGY",
         ),
         (
             gap(Gap::SlotAhead { confirmed_flush: Lsn(0x65), held: Lsn(0x64) }),
             "gap: the slot was moved or created again: expected it at 0/64 or below, got 0/65",
-            "DELETE FROM walhouse_state",
+            "REPLICATION_GAP_STRATEGY",
         ),
         (
             diverged(3, below),
             "diverged: timeline 3 left timeline 2 at 1/89, but ClickHouse may have been \
              written up to 0/5A",
-            "empty the target tables",
+            "REPLICATION_GAP_STRATEGY",
         ),
         (
-            diverged(1, Fork::NotAncestor),
-            "diverged: expected timeline 2 or a descendant of it, got timeline 1",
-            "check DATABASE_URL",
+            diverged(3, Fork::NotAncestor),
+            "diverged: expected timeline 2 or a descendant of it, got timeline 3",
+            "REPLICATION_GAP_STRATEGY",
         ),
         (
             diverged(2, Fork::WentBack),
             "diverged: the server went back in time: expected WAL up to 0/64 at least, got \
              0/78",
-            "empty the target tables",
+            "REPLICATION_GAP_STRATEGY",
         ),
         (
             Verdict::ForeignCluster { expected: 7, found: 8 },
             "foreign cluster: expected system identifier 7, got 8",
-            "Check DATABASE_URL",
+            "walhouse adopt runs",
         ),
     ] {
-        let error = verdict.into_error("runs", "s'1", "walhouse_state").unwrap();
+        let error = verdict.into_error("runs", "s'1").unwrap();
         assert_eq!(error.kind(), ErrorKind::Lineage);
         let line = error.to_string();
         assert_eq!(line, format!("resume service `runs` from slot `s'1`: {cause}"));
         let said = error.hint_text().unwrap();
         assert!(said.contains(hint) && said.ends_with('.') && !said.contains('\n'), "{said}");
     }
+    // It may pass by itself, so it goes through the strategy.
+    let old_primary = diverged(1, Fork::Older).into_error("runs", "s").unwrap();
+    assert_eq!(old_primary.remedy(), Remedy::Strategy);
+    assert!(old_primary.hint_text().unwrap().contains("DATABASE_URL"));
     let go = [
         Verdict::FirstStart,
         Verdict::TakeOver { record: STATE },
         Verdict::Continue { record: None },
     ];
-    assert!(
-        go.into_iter().all(|verdict| verdict.into_error("runs", "s", "walhouse_state").is_none())
-    );
+    assert!(go.into_iter().all(|verdict| verdict.into_error("runs", "s").is_none()));
 }
 
 /// Goal: whenever the verdict is to go on, nothing is missing and nothing dead is kept; and

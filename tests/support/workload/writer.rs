@@ -10,13 +10,13 @@ use serde_json::json;
 
 use super::rows::{Rows, one_of};
 use super::{Shared, Workload};
-use crate::support::postgres::{self as pg, delete, detail, insert, update};
+use crate::support::database::{Database, delete, detail, insert, update};
 use crate::support::wait::PATIENCE;
 
 pub struct Writer {
     load: Workload,
     number: u64,
-    port: u16,
+    postgres: Database,
     /// Decides what is done; the rows have their own.
     rng: Rng,
     rows: Rows,
@@ -35,12 +35,12 @@ const RUNS: &str = "TaskRun";
 const SESSIONS: &str = "Session";
 
 impl Writer {
-    pub fn new(load: Workload, number: u64, port: u16, shared: Arc<Shared>) -> Writer {
+    pub fn new(load: Workload, number: u64, postgres: Database, shared: Arc<Shared>) -> Writer {
         let seed = load.seed.wrapping_mul(1000) + number;
         Writer {
             load,
             number,
-            port,
+            postgres,
             rng: Rng::with_seed(seed),
             rows: Rows::new(seed ^ 0x5eed, load.big_every, Arc::clone(&shared)),
             shared,
@@ -52,7 +52,7 @@ impl Writer {
 
     pub fn run(mut self, transactions: Option<u64>) {
         let mut client: Option<Client> = None;
-        let started_at = Instant::now();
+        let mut due = Instant::now();
         let mut done = 0;
         while !self.shared.stops_within(Duration::ZERO) && transactions.is_none_or(|n| done < n) {
             let open = client.take().or_else(|| self.connect());
@@ -72,12 +72,18 @@ impl Writer {
                     (self.runs, self.sessions) = (runs, sessions);
                     self.shared.rolled_back.fetch_add(1, Ordering::Relaxed);
                     // Deadlocks over shared rows are part of the load.
-                    let expected = open.is_closed()
+                    let expected = self.load.endures
+                        || open.is_closed()
                         || error.code().is_none_or(|code| {
                             matches!(code.code(), "40P01" | "57P01" | "57P02" | "57P03")
                         });
                     assert!(expected, "seed {}: {}", self.load.seed, detail(&error));
-                    if open.is_closed() || error.code().is_none() {
+                    if self.load.endures {
+                        eprintln!("writer {}: {}", self.number, detail(&error));
+                    }
+                    let deadlock = error.code().is_some_and(|code| code.code() == "40P01");
+                    if open.is_closed() || error.code().is_none() || self.load.endures && !deadlock
+                    {
                         self.shared.reconnects.fetch_add(1, Ordering::Relaxed);
                         done += 1;
                         continue;
@@ -86,7 +92,7 @@ impl Writer {
             }
             client = Some(open);
             done += 1;
-            self.pace(started_at, done);
+            due = self.pace(due);
         }
     }
 
@@ -95,14 +101,19 @@ impl Writer {
     fn connect(&mut self) -> Option<Client> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Ok(mut client) = pg::connect(self.port)
+            if let Some(mut client) = self.postgres.try_client()
                 && let (Ok(runs), Ok(sessions)) =
                     (self.ids(&mut client, RUNS), self.ids(&mut client, SESSIONS))
             {
+                let made = |id: &String| id.rsplit_once('-')?.1.parse::<u64>().ok();
+                let most = runs.iter().chain(&sessions).filter_map(made).max();
+                // An earlier load of the same seed may have left rows.
+                self.made = self.made.max(most.unwrap_or(0));
                 (self.runs, self.sessions) = (runs, sessions);
                 return Some(client);
             }
-            assert!(Instant::now() < deadline, "seed {}: no Postgres to write to", self.load.seed);
+            let patient = self.load.endures || Instant::now() < deadline;
+            assert!(patient, "seed {}: no Postgres to write to", self.load.seed);
             if self.shared.stops_within(Duration::from_millis(20)) {
                 return None;
             }
@@ -119,11 +130,19 @@ impl Writer {
         format!("w{}-{}-", self.load.seed, self.number)
     }
 
-    fn pace(&self, started_at: Instant, done: u64) {
-        let Some(rate) = self.load.rate else { return };
+    /// Waits for its turn, and says when it was. What an outage kept from being written does not
+    /// come all at once when it is over.
+    fn pace(&self, last: Instant) -> Instant {
+        const BEHIND_MAX: Duration = Duration::from_secs(1);
+        let Some(rate) = self.load.rate else { return last };
         let share = rate / self.load.connections as f64;
-        let due = started_at + Duration::from_secs_f64(done as f64 / share);
-        self.shared.stops_within(due.saturating_duration_since(Instant::now()));
+        let now = Instant::now();
+        let due = last + Duration::from_secs_f64(1.0 / share);
+        if now.saturating_duration_since(due) < BEHIND_MAX {
+            self.shared.stops_within(due.saturating_duration_since(now));
+            return due;
+        }
+        now
     }
 
     /// The number of changes, or `None` if it was rolled back.

@@ -1,0 +1,91 @@
+//! `walhouse adopt <service>`: names the cluster that the service is to follow from now on.
+//!
+//! It only records the name; the next session that finds that very cluster and timeline starts over
+//! on it. So nothing happens to another one that the URL may lead to by then.
+
+use std::time::{Duration, Instant};
+
+use crate::clickhouse::repairs::{self, RepairRow, Status};
+use crate::clickhouse::{Client, state};
+use crate::config::ServiceConfig;
+use crate::error::{Error, Result};
+use crate::postgres::primary::Primary;
+use crate::postgres::server::Server;
+
+const SQL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Above whatever a session that still runs may write meanwhile.
+const REVISION_LEAP: u64 = 1 << 30;
+
+/// What was found and done, in sentences for the operator.
+pub fn adopt(config: &ServiceConfig) -> Result<String> {
+    let service = config.name.as_str();
+    let deadline = || Instant::now() + config.clickhouse.request_timeout;
+    let mut client = Client::connect(&config.clickhouse)?;
+    client.ping(deadline())?;
+    state::ensure(&mut client, config.create_tables, deadline())?;
+    repairs::ensure(&mut client, config.create_tables, deadline())?;
+    let Some(state) = state::read(&mut client, service, &config.slot, deadline())? else {
+        return Ok(format!(
+            "{service}: nothing to adopt: slot `{}` has no recorded state yet; just start \
+             walhouse.",
+            config.slot
+        ));
+    };
+    let sql_deadline = Instant::now() + SQL_TIMEOUT;
+    let (_, mut sql) =
+        Primary::find(&config.postgres, "walhouse/adopt", None, sql_deadline, || Ok(()))?;
+    let server = Server::inspect(&mut sql, sql_deadline)?;
+    let found = (server.system_identifier.to_string(), server.timeline);
+    if found == (state.system_identifier.clone(), state.timeline) {
+        return Ok(format!(
+            "{service}: nothing to adopt: cluster {} on timeline {} is the one it follows.",
+            found.0, found.1
+        ));
+    }
+    let last = repairs::read(&mut client, service, &config.slot, deadline())?;
+    let mut row = RepairRow {
+        service: service.to_owned(),
+        slot: config.slot.clone(),
+        status: Status::Adopted,
+        system_identifier: found.0.clone(),
+        timeline: found.1,
+        version_shift: 0,
+        base_version: 0,
+        reason: format!("adopted from cluster {}", state.system_identifier),
+        position: String::new(),
+        rows_read: 0,
+        rows_written: 0,
+        rows_buried: 0,
+        revision: last.map_or(0, |row| row.revision).saturating_add(REVISION_LEAP),
+    };
+    repairs::write(&mut client, &mut row, deadline())?;
+    Ok(format!(
+        "{service}: adopted cluster {} on timeline {}, instead of {} on {}.\n\
+         Start walhouse, or start it again: the whole table is then compared, and ClickHouse made \
+         equal to it; rows that this cluster does not have are marked as deleted.",
+        found.0, found.1, state.system_identifier, state.timeline
+    ))
+}
+
+/// The service of that name, if it is on.
+pub fn find<'c>(
+    services: &'c [ServiceConfig],
+    off: &[(crate::config::ServiceName, String)],
+    name: &str,
+) -> std::result::Result<&'c ServiceConfig, String> {
+    if let Some(service) = services.iter().find(|service| service.name.as_str() == name) {
+        return Ok(service);
+    }
+    Err(match off.iter().find(|(service, _)| service.as_str() == name) {
+        Some((_, reason)) => format!("walhouse: service `{name}` is off: {reason}"),
+        None => format!("walhouse: `{name}` is not a service: expected `runs` or `sessions`"),
+    })
+}
+
+/// As it goes to stderr.
+pub fn explain(error: &Error) -> String {
+    match error.hint_text() {
+        Some(hint) => format!("walhouse: {error}\n  hint: {hint}"),
+        None => format!("walhouse: {error}"),
+    }
+}

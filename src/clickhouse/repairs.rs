@@ -1,0 +1,198 @@
+//! `walhouse_repairs`: what is being made equal again, and how far it has come.
+//!
+//! One row per service and slot counts: the one with the highest revision. A repair is recorded
+//! before the state that it goes with, so that a state is never without the repair that it needs;
+//! what the numbers mean for a start is decided elsewhere.
+
+use std::time::Instant;
+
+use super::client::{Client, InsertError, quote_bytes};
+use super::refused::string_block;
+use super::state::ensure_own;
+use crate::error::{Error, ErrorKind, Result};
+
+pub const REPAIRS_TABLE: &str = "walhouse_repairs";
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepairRow {
+    pub service: String,
+    pub slot: String,
+    pub status: Status,
+    /// Of the Postgres cluster that is read, or that was adopted.
+    pub system_identifier: String,
+    pub timeline: u32,
+    pub version_shift: u64,
+    /// The version of the rows it writes.
+    pub base_version: u64,
+    /// Why, for people.
+    pub reason: String,
+    /// How far it has come, in words of its own.
+    pub position: String,
+    pub rows_read: u64,
+    pub rows_written: u64,
+    pub rows_buried: u64,
+    /// 0 before the first write; [`write()`] moves it.
+    pub revision: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// An operator has named the cluster; the next start begins a repair onto it.
+    Adopted,
+    Running,
+    Done,
+}
+
+impl Status {
+    const ALL: [Status; 3] = [Status::Adopted, Status::Running, Status::Done];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Status::Adopted => "adopted",
+            Status::Running => "running",
+            Status::Done => "done",
+        }
+    }
+}
+
+/// All but `written_at`, which ClickHouse fills.
+const COLUMNS: [&str; 13] = [
+    "service",
+    "slot",
+    "status",
+    "system_identifier",
+    "timeline",
+    "version_shift",
+    "base_version",
+    "reason",
+    "position",
+    "rows_read",
+    "rows_written",
+    "rows_buried",
+    "revision",
+];
+
+/// Makes the table if it is missing.
+pub fn ensure(client: &mut Client, create: bool, deadline: Instant) -> Result<()> {
+    let ddl = format!(
+        "CREATE TABLE IF NOT EXISTS {} (
+    service String,
+    slot String,
+    status LowCardinality(String) COMMENT 'adopted, running or done',
+    system_identifier String,
+    timeline UInt32,
+    version_shift UInt64,
+    base_version UInt64,
+    reason String,
+    position String,
+    rows_read UInt64,
+    rows_written UInt64,
+    rows_buried UInt64,
+    written_at DateTime64(3) DEFAULT now64(3),
+    revision UInt64
+) ENGINE = ReplacingMergeTree(revision)
+ORDER BY (service, slot)",
+        client.qualified(REPAIRS_TABLE)
+    );
+    ensure_own(client, REPAIRS_TABLE, &ddl, create, deadline)
+}
+
+/// What was written last for this service and slot; `None` if nothing was.
+pub fn read(
+    client: &mut Client,
+    service: &str,
+    slot: &str,
+    deadline: Instant,
+) -> Result<Option<RepairRow>> {
+    let sql = format!(
+        "SELECT {} FROM {} WHERE service = {} AND slot = {} ORDER BY revision DESC LIMIT 1",
+        COLUMNS.join(", "),
+        client.qualified(REPAIRS_TABLE),
+        quote_bytes(service.as_bytes()),
+        quote_bytes(slot.as_bytes())
+    );
+    let rows = client.query(&sql, deadline)?;
+    let Some(row) = rows.into_iter().next() else { return Ok(None) };
+    parse(row).map(Some).ok_or_else(|| {
+        let table = client.qualified(REPAIRS_TABLE);
+        Error::new(ErrorKind::Protocol, format!("read the repair of slot `{slot}` from {table}"))
+            .because("its columns do not hold what walhouse writes")
+    })
+}
+
+fn parse(row: Vec<Option<String>>) -> Option<RepairRow> {
+    let row = <[String; 13]>::try_from(row.into_iter().collect::<Option<Vec<_>>>()?).ok()?;
+    let [service, slot, status, system_identifier, timeline, version_shift, base_version, ..] =
+        &row;
+    let [.., reason, position, rows_read, rows_written, rows_buried, revision] = &row;
+    Some(RepairRow {
+        service: service.clone(),
+        slot: slot.clone(),
+        status: Status::ALL.into_iter().find(|known| known.as_str() == status)?,
+        system_identifier: system_identifier.clone(),
+        timeline: timeline.parse().ok()?,
+        version_shift: version_shift.parse().ok()?,
+        base_version: base_version.parse().ok()?,
+        reason: reason.clone(),
+        position: position.clone(),
+        rows_read: rows_read.parse().ok()?,
+        rows_written: rows_written.parse().ok()?,
+        rows_buried: rows_buried.parse().ok()?,
+        revision: revision.parse().ok()?,
+    })
+}
+
+/// Writes the row and waits until ClickHouse has it. `revision` grows even when the outcome is
+/// unknown, as that of a state row does.
+pub fn write(client: &mut Client, row: &mut RepairRow, deadline: Instant) -> Result<()> {
+    row.revision += 1;
+    let values = [
+        row.service.clone(),
+        row.slot.clone(),
+        row.status.as_str().to_owned(),
+        row.system_identifier.clone(),
+        row.timeline.to_string(),
+        row.version_shift.to_string(),
+        row.base_version.to_string(),
+        row.reason.clone(),
+        row.position.clone(),
+        row.rows_read.to_string(),
+        row.rows_written.to_string(),
+        row.rows_buried.to_string(),
+        row.revision.to_string(),
+    ];
+    let block = string_block(&COLUMNS, &[values.map(String::into_bytes).to_vec()]);
+    client
+        .insert(REPAIRS_TABLE, &COLUMNS, &[("async_insert", "0")], &block, deadline)
+        .map_err(InsertError::into_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values() -> Vec<Option<String>> {
+        let max = u64::MAX.to_string();
+        ["runs", "s", "running", "7", "2", &max, &max, "gap", "p", "1", "2", "3", &max]
+            .map(|text| Some(text.to_owned()))
+            .to_vec()
+    }
+
+    #[test]
+    fn a_row_is_read_as_it_was_written() {
+        let row = parse(values()).expect("each column fits");
+        assert_eq!((row.status, row.timeline, row.base_version), (Status::Running, 2, u64::MAX));
+        assert_eq!((row.reason.as_str(), row.position.as_str()), ("gap", "p"));
+        assert_eq!((row.rows_read, row.rows_written, row.rows_buried), (1, 2, 3));
+    }
+
+    #[test]
+    fn a_row_of_another_shape_is_refused() {
+        for (at, text) in [(2, Some("paused")), (4, Some("-1")), (12, None)] {
+            let mut values = values();
+            values[at] = text.map(str::to_owned);
+            assert_eq!(parse(values), None, "{at}");
+        }
+        assert_eq!(parse(vec![]), None);
+    }
+}

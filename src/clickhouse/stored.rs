@@ -1,0 +1,329 @@
+//! Reads back what a target table has: rows by their keys, to be compared, and its keys slice by
+//! slice, to be looked up elsewhere.
+//!
+//! Latest by version, deleted ones included; FINAL would read every column of every part. Keys are
+//! asked for as tuples of the whole sorting key, so that the primary index finds them.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use super::client::{Client, quote_bytes, quote_name};
+use crate::error::{Error, ErrorKind, Result};
+use crate::rows::column::Values;
+use crate::rows::{Block, Shape, stored};
+use crate::services::mapping::Target;
+use crate::services::tombstone::{Key, LiveKey};
+
+/// The latest row of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredRow {
+    /// Of a table without versions 0: whatever is there stays.
+    pub version: u64,
+    pub is_deleted: bool,
+    /// For each column that is sent: its text; `None` is NULL.
+    pub values: Vec<Option<Vec<u8>>>,
+}
+
+/// A part of a table's keys: those of one partition that fall into one of `of` heaps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slice {
+    pub partition_id: String,
+    pub heap: u64,
+    pub of: u64,
+    /// Rows in it, about.
+    pub rows: u64,
+}
+
+/// ClickHouse parses at most `max_query_size` (256 KiB by default) of a statement.
+const LITERAL_BYTES_MAX: usize = 128 * 1024;
+const KEYS_MAX: usize = 2_000;
+
+/// What ClickHouse has for the rows of `block`, by their keys.
+pub fn rows_of(
+    client: &mut Client,
+    target: &Target,
+    block: &Block,
+    deadline: impl Fn() -> Instant,
+) -> Result<HashMap<Key, StoredRow>> {
+    let mut found = HashMap::new();
+    let has_versions = has_versions(target, |column| block.is_present(column));
+    let names = |columns: &[usize]| {
+        columns.iter().map(|&at| quote_name(target.columns[at].name)).collect::<Vec<_>>().join(", ")
+    };
+    let key = names(target.order_by);
+    let mut select: Vec<String> = target.order_by.iter().map(|&at| text_of(target, at)).collect();
+    let (version, order) = match has_versions {
+        true => ([text_of(target, target.version), text_of(target, target.is_deleted)], "DESC"),
+        false => (["'0'".to_owned(), "'0'".to_owned()], ""),
+    };
+    select.extend(version);
+    select.extend(block.sent().map(|at| text_of(target, at)));
+    let by_version = match has_versions {
+        true => format!("{key}, {} {order}", quote_name(target.columns[target.version].name)),
+        false => key.clone(),
+    };
+    for set in key_sets(target, block) {
+        let sql = format!(
+            "SELECT {} FROM {} WHERE ({key}) IN ({set}) ORDER BY {by_version} LIMIT 1 BY {key}",
+            select.join(", "),
+            client.qualified(target.table),
+        );
+        for row in client.query_bytes(&sql, deadline())? {
+            let (key, row) = read_row(target, row).ok_or_else(|| malformed(target))?;
+            found.insert(key, row);
+        }
+    }
+    Ok(found)
+}
+
+/// The key of a row, to find it in what [`rows_of`] found.
+pub fn key_of(target: &Target, block: &Block, row: usize) -> Key {
+    let text = |&at: &usize| stored::text(block.values(at), row).expect("no key column is null");
+    target.order_by.iter().map(text).collect()
+}
+
+/// Whether the table can tell versions apart and hold tombstones.
+pub fn has_versions(target: &Target, is_present: impl Fn(usize) -> bool) -> bool {
+    is_present(target.version) && is_present(target.is_deleted)
+}
+
+/// The highest version in the table; 0 of an empty one and of one without versions.
+pub fn highest_version(
+    client: &mut Client,
+    target: &Target,
+    shape: &Shape,
+    deadline: Instant,
+) -> Result<u64> {
+    if !shape.present[target.version] {
+        return Ok(0);
+    }
+    let name = quote_name(target.columns[target.version].name);
+    let sql = format!("SELECT toString(max({name})) FROM {}", client.qualified(target.table));
+    match client.query(&sql, deadline)?.as_slice() {
+        [row] => match row.as_slice() {
+            [Some(version)] => version.parse().map_err(|_| malformed(target)),
+            _ => Err(malformed(target)),
+        },
+        _ => Err(malformed(target)),
+    }
+}
+
+/// All keys of the table, cut so that each slice has about `rows_max` rows.
+pub fn slices(
+    client: &mut Client,
+    target: &Target,
+    rows_max: u64,
+    deadline: Instant,
+) -> Result<Vec<Slice>> {
+    let sql = format!(
+        "SELECT _partition_id, toString(count()) FROM {} GROUP BY _partition_id \
+         ORDER BY _partition_id",
+        client.qualified(target.table)
+    );
+    let mut slices = Vec::new();
+    for row in client.query(&sql, deadline)? {
+        let [Some(partition_id), Some(rows)] = row.as_slice() else {
+            return Err(malformed(target));
+        };
+        let rows: u64 = rows.parse().map_err(|_| malformed(target))?;
+        let of = rows.div_ceil(rows_max.max(1)).max(1);
+        slices.extend((0..of).map(|heap| Slice {
+            partition_id: partition_id.clone(),
+            heap,
+            of,
+            rows: rows / of,
+        }));
+    }
+    Ok(slices)
+}
+
+/// The keys of the slice whose latest row is alive and not above `version_max`.
+pub fn live_keys(
+    client: &mut Client,
+    target: &Target,
+    slice: &Slice,
+    version_max: u64,
+    deadline: Instant,
+) -> Result<Vec<LiveKey>> {
+    let name = |at: usize| quote_name(target.columns[at].name);
+    let (version, is_deleted) = (name(target.version), name(target.is_deleted));
+    let key: Vec<String> = target.order_by.iter().map(|&at| name(at)).collect();
+    let key = key.join(", ");
+    let mut select: Vec<String> = target.order_by.iter().map(|&at| text_of(target, at)).collect();
+    for &at in target.partition_by {
+        let value = match target.order_by.contains(&at) {
+            true => text_of(target, at),
+            false => {
+                let latest = format!("argMax({}, {version})", name(at));
+                stored::expression(target.columns[at].kind, &latest)
+            }
+        };
+        select.push(value);
+    }
+    select.push(format!("toString(max({version}))"));
+    let sql = format!(
+        "SELECT {} FROM {} WHERE _partition_id = {} AND cityHash64({}) % {} = {} GROUP BY {key} \
+         HAVING argMax({is_deleted}, {version}) = 0 AND max({version}) <= {version_max}",
+        select.join(", "),
+        client.qualified(target.table),
+        quote_bytes(slice.partition_id.as_bytes()),
+        name(target.id),
+        slice.of,
+        slice.heap,
+    );
+    let rows = client.query_bytes(&sql, deadline)?;
+    rows.into_iter()
+        .map(|row| {
+            let mut values = row.into_iter().collect::<Option<Vec<_>>>()?.into_iter();
+            let key = values.by_ref().take(target.order_by.len()).collect();
+            let partition = values.by_ref().take(target.partition_by.len()).collect();
+            let version = number(&values.next()?)?;
+            Some(LiveKey { key, partition, version })
+        })
+        .collect::<Option<_>>()
+        .ok_or_else(|| malformed(target))
+}
+
+fn text_of(target: &Target, column: usize) -> String {
+    let spec = target.columns[column];
+    stored::expression(spec.kind, &quote_name(spec.name))
+}
+
+fn read_row(target: &Target, row: Vec<Option<Vec<u8>>>) -> Option<(Key, StoredRow)> {
+    let mut values = row.into_iter();
+    let key = values.by_ref().take(target.order_by.len()).collect::<Option<Key>>()?;
+    let (version, is_deleted) = (values.next()??, values.next()??);
+    let row = StoredRow {
+        version: number(&version)?,
+        is_deleted: number(&is_deleted)? != 0,
+        values: values.collect(),
+    };
+    Some((key, row))
+}
+
+fn number(text: &[u8]) -> Option<u64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// The keys of the block as sets for `IN`, each of which fits into a statement; a single key above
+/// the limit makes a set of its own.
+///
+/// An array for each column: ClickHouse reads an array of constants at once, and a tuple of
+/// constants as an expression each, which takes 20 times as long (measured with 26.9).
+fn key_sets(target: &Target, block: &Block) -> Vec<String> {
+    let mut sets = Vec::new();
+    let (mut columns, mut bytes, mut keys) = (vec![String::new(); target.order_by.len()], 0, 0);
+    let mut close = |columns: &mut Vec<String>| {
+        let arrays: Vec<String> = target
+            .order_by
+            .iter()
+            .zip(columns.iter_mut())
+            .map(|(&at, list)| array(block.values(at), &std::mem::take(list)))
+            .collect();
+        let set = match arrays.as_slice() {
+            [only] => only.clone(),
+            several => format!("arrayZip({})", several.join(", ")),
+        };
+        sets.push(format!("SELECT arrayJoin({set})"));
+    };
+    for row in 0..block.rows() {
+        if KEYS_MAX <= keys || (0 < keys && LITERAL_BYTES_MAX <= bytes) {
+            close(&mut columns);
+            (bytes, keys) = (0, 0);
+        }
+        for (&at, list) in target.order_by.iter().zip(&mut columns) {
+            let literal = literal(block.values(at), row);
+            bytes += literal.len() + 1;
+            if !list.is_empty() {
+                list.push(',');
+            }
+            list.push_str(&literal);
+        }
+        keys += 1;
+    }
+    if 0 < keys {
+        close(&mut columns);
+    }
+    sets
+}
+
+fn array(values: &Values, list: &str) -> String {
+    match values {
+        // The ticks themselves: no text of a time, no time zone.
+        Values::I64(_) => {
+            format!("arrayMap(ticks -> reinterpret(toInt64(ticks), 'DateTime64(3)'), [{list}])")
+        }
+        _ => format!("[{list}]"),
+    }
+}
+
+fn literal(values: &Values, row: usize) -> String {
+    match values {
+        Values::Strings(strings) => quote_bytes(strings.at(row)),
+        Values::I64(ticks) => ticks[row].to_string(),
+        other => unreachable!("no table is ordered by {other:?}"),
+    }
+}
+
+fn malformed(target: &Target) -> Error {
+    Error::new(ErrorKind::Protocol, format!("read back rows of `{}`", target.table))
+        .because("the answer does not hold what was asked for")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rows::JsonForm;
+    use crate::services::mapping::Mapping;
+    use crate::services::runs::Runs;
+    use crate::services::tombstone;
+
+    fn block(target: &Target, count: usize, id: &str) -> Block {
+        let present = vec![true; target.columns.len()];
+        let mut block = Block::new(target.columns, &Shape { present, json: JsonForm::Typed });
+        for n in 0..count {
+            let text = |text: &str| text.as_bytes().to_vec();
+            let key: Vec<String> = match target.order_by.len() {
+                1 => vec![format!("{id}{n}")],
+                _ => ["o'1", "p", "e", "-5"]
+                    .map(str::to_owned)
+                    .into_iter()
+                    .chain([format!("{id}{n}")])
+                    .collect(),
+            };
+            let key = key.iter().map(|value| text(value)).collect();
+            let live = LiveKey { key, partition: vec![text("-5")], version: 0 };
+            tombstone::append(target, &mut block, &live, 1);
+        }
+        block
+    }
+
+    #[test]
+    fn keys_are_asked_for_in_arrays_of_quoted_values() {
+        let mapping = Runs { payloads: true, fingerprints: true };
+        let [runs, payloads] = mapping.targets() else { panic!("two tables") };
+        assert_eq!(
+            key_sets(runs, &block(runs, 2, "r")),
+            ["SELECT arrayJoin(arrayZip(['o\\'1','o\\'1'], ['p','p'], ['e','e'], \
+              arrayMap(ticks -> reinterpret(toInt64(ticks), 'DateTime64(3)'), [-5,-5]), \
+              ['r0','r1']))"]
+        );
+        assert_eq!(key_sets(payloads, &block(payloads, 1, "r")), ["SELECT arrayJoin(['r0'])"]);
+        assert_eq!(key_sets(runs, &block(runs, 0, "r")), [""; 0]);
+    }
+
+    #[test]
+    fn many_or_large_keys_make_several_statements() {
+        let mapping = Runs { payloads: true, fingerprints: true };
+        let [runs, payloads] = mapping.targets() else { panic!("two tables") };
+        let large = "x".repeat(1_000);
+        for (target, count, id) in [(runs, 5_000, "r"), (payloads, 4_001, "r"), (runs, 400, &large)]
+        {
+            let sets = key_sets(target, &block(target, count, id));
+            assert!(1 < sets.len());
+            assert!(sets.iter().all(|set| set.len() < 200 * 1024));
+            let named: usize = sets.iter().map(|set| set.matches(id).count()).sum();
+            assert!(count <= named, "{named}");
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! What follows from a verdict of [`super::lineage`]: go on, start over and mend, or stop.
+//!
+//! Starting over means a slot that works (the old one where it can be used), a version shift with
+//! which everything that comes outranks everything that ClickHouse has, and, unless the operator
+//! prefers to skip, a repair: the table is read and compared, and what differs is written at
+//! [`base_version`], below every change that is still to be streamed.
+//!
+//! ```text
+//!   versions ->  old and dead rows | base: repaired rows | base + 1: repaired deletes | stream
+//! ```
+
+use super::lineage::{Fork, Server, Slot, State, Verdict};
+
+/// What the operator wants when changes were missed or ClickHouse holds what Postgres lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GapStrategy {
+    /// Compare the whole table and mend what differs.
+    Repair,
+    /// Stop the service until somebody has decided.
+    Halt,
+    /// Go on and leave the difference.
+    Skip,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Course {
+    /// Create the slot, then record `State::adopting` it.
+    Begin,
+    /// Stream from the slot; where there is something to record, after it was recorded.
+    Continue { record: Option<State> },
+    /// Have a slot, record [`start_over`], and where `repair` says so compare the table.
+    StartOver { repair: bool },
+    /// The verdict's error is the service's.
+    Stop,
+}
+
+/// The server that an operator has named: `walhouse adopt`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Adopted {
+    pub system_identifier: u64,
+    pub timeline: u32,
+}
+
+pub fn course(
+    verdict: &Verdict,
+    strategy: GapStrategy,
+    server: &Server,
+    adopted: Option<Adopted>,
+) -> Course {
+    let is_adopted = adopted.is_some_and(|adopted| {
+        adopted.system_identifier == server.system_identifier && adopted.timeline == server.timeline
+    });
+    match verdict {
+        Verdict::FirstStart => Course::Begin,
+        Verdict::TakeOver { record } => Course::Continue { record: Some(*record) },
+        Verdict::Continue { record } => Course::Continue { record: *record },
+        // Another server than the one to follow, most likely: nothing but a name makes it that.
+        Verdict::ForeignCluster { .. } | Verdict::Diverged { why: Fork::Older, .. } => {
+            if is_adopted { Course::StartOver { repair: true } } else { Course::Stop }
+        }
+        Verdict::Gap { .. } | Verdict::Diverged { .. } => match strategy {
+            GapStrategy::Repair => Course::StartOver { repair: true },
+            GapStrategy::Skip => Course::StartOver { repair: false },
+            GapStrategy::Halt => Course::Stop,
+        },
+    }
+}
+
+/// What is recorded when a stream starts over on `slot`: every version from now on outranks what
+/// is in ClickHouse. `highest_version` was read from the target tables, for what no state tells of.
+/// `None`: there is no number that high.
+pub fn start_over(
+    before: Option<&State>,
+    highest_version: u64,
+    server: &Server,
+    slot: &Slot,
+) -> Option<State> {
+    let (bound, shift) = match before {
+        // A change lies below the end of its commit, so its version is lower than this.
+        Some(state) => (upper(state, server).checked_add(state.shift)?, state.shift),
+        None => (0, 0),
+    };
+    let bound = bound.max(highest_version).checked_add(1)?;
+    let shift = shift.max(bound.saturating_sub(slot.restart_lsn.0));
+    // There must be room for the WAL that is still to come.
+    slot.restart_lsn.0.max(server.wal_end.0).checked_add(shift)?.checked_add(1 << 48)?;
+    Some(State {
+        system_identifier: server.system_identifier,
+        timeline: server.timeline,
+        confirmed: slot.confirmed_flush,
+        upper: slot.confirmed_flush.max(server.wal_end),
+        shift,
+    })
+}
+
+/// What is recorded when a slot is first used and no state tells of the time before. Tables that
+/// another replicator of this cluster has written are in order with us, below its WAL's end; higher
+/// versions are of another time, and must be outranked like those of a lost state.
+pub fn first_state(highest_version: u64, server: &Server, slot: &Slot) -> Option<State> {
+    if highest_version <= server.wal_end.0 {
+        Some(State::adopting(server, slot.confirmed_flush))
+    } else {
+        start_over(None, highest_version, server, slot)
+    }
+}
+
+/// What was reserved ahead and not used does not count where the server can tell.
+fn upper(state: &State, server: &Server) -> u64 {
+    let same = state.system_identifier == server.system_identifier
+        && state.timeline == server.timeline
+        && state.confirmed <= server.wal_end;
+    if same { state.upper.0.min(server.wal_end.0) } else { state.upper.0 }
+}
+
+/// The version of rows that are read from the table while the stream runs: above all that
+/// ClickHouse has, below all changes that are still to be streamed, because those lie above
+/// `restart_lsn` by a record at least. Take it before the table's snapshot.
+pub fn base_version(state: &State, slot: &Slot) -> u64 {
+    slot.restart_lsn.0.saturating_add(state.shift)
+}
+
+/// A repair that was recorded and not finished goes on, if it still speaks of this state.
+pub fn goes_on(repair_system_identifier: u64, repair_shift: u64, state: &State) -> bool {
+    repair_system_identifier == state.system_identifier && repair_shift == state.shift
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machines::lineage::Gap;
+    use crate::wal::Lsn;
+
+    const STATE: State =
+        State { system_identifier: 7, timeline: 2, confirmed: Lsn(100), upper: Lsn(90), shift: 5 };
+    const SERVER: Server = Server { system_identifier: 7, timeline: 3, wal_end: Lsn(70) };
+    const SLOT: Slot = Slot { confirmed_flush: Lsn(60), restart_lsn: Lsn(50), invalidated: false };
+
+    const STRATEGIES: [GapStrategy; 3] =
+        [GapStrategy::Repair, GapStrategy::Halt, GapStrategy::Skip];
+
+    fn diverged(why: Fork) -> Verdict {
+        Verdict::Diverged { state: STATE, server: SERVER, why }
+    }
+
+    #[test]
+    fn gaps_and_forks_follow_the_strategy() {
+        for verdict in [
+            Verdict::Gap { confirmed: None, why: Gap::SlotInvalidated },
+            Verdict::Gap { confirmed: Some(Lsn(100)), why: Gap::SlotMissing },
+            diverged(Fork::Below { fork: Lsn(80) }),
+            diverged(Fork::NotAncestor),
+            diverged(Fork::WentBack),
+        ] {
+            let courses = STRATEGIES.map(|strategy| course(&verdict, strategy, &SERVER, None));
+            let expected = [
+                Course::StartOver { repair: true },
+                Course::Stop,
+                Course::StartOver { repair: false },
+            ];
+            assert_eq!(courses, expected, "{verdict:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_looks_wrong_is_followed_only_when_it_was_named() {
+        let named = |timeline| Some(Adopted { system_identifier: 7, timeline });
+        for verdict in [Verdict::ForeignCluster { expected: 8, found: 7 }, diverged(Fork::Older)] {
+            for strategy in STRATEGIES {
+                let course = |adopted| course(&verdict, strategy, &SERVER, adopted);
+                assert_eq!(course(None), Course::Stop, "{verdict:?} {strategy:?}");
+                assert_eq!(course(named(2)), Course::Stop, "another timeline was named");
+                assert_eq!(course(named(3)), Course::StartOver { repair: true });
+            }
+        }
+    }
+
+    #[test]
+    fn all_that_comes_outranks_all_that_was() {
+        let record = start_over(Some(&STATE), 0, &SERVER, &SLOT).unwrap();
+        assert_eq!(record.shift, 90 + 5 + 1 - 50);
+        assert_eq!((record.confirmed, record.upper, record.timeline), (Lsn(60), Lsn(70), 3));
+        assert_eq!(base_version(&record, &SLOT), 96);
+        // What no state tells of counts as well.
+        let record = start_over(None, 1_000, &SERVER, &SLOT).unwrap();
+        assert_eq!(base_version(&record, &SLOT), 1_001);
+        // On one timeline a new slot begins above everything: nothing changes.
+        let ahead = Slot { restart_lsn: Lsn(200), confirmed_flush: Lsn(200), ..SLOT };
+        assert_eq!(start_over(Some(&STATE), 95, &SERVER, &ahead).unwrap().shift, 5);
+    }
+
+    #[test]
+    fn what_was_only_reserved_raises_nothing_on_the_same_timeline() {
+        let state = State { upper: Lsn(1_000), ..STATE };
+        let server = Server { timeline: 2, wal_end: Lsn(150), ..SERVER };
+        let slot = Slot { restart_lsn: Lsn(160), confirmed_flush: Lsn(160), ..SLOT };
+        assert_eq!(start_over(Some(&state), 0, &server, &slot).unwrap().shift, 5);
+        let went_back = Server { wal_end: Lsn(99), ..server };
+        assert_eq!(start_over(Some(&state), 0, &went_back, &slot).unwrap().shift, 1_006 - 160);
+    }
+
+    #[test]
+    fn a_first_state_shifts_only_for_versions_that_this_server_did_not_make() {
+        assert_eq!(first_state(70, &SERVER, &SLOT).unwrap().shift, 0);
+        let state = first_state(71, &SERVER, &SLOT).unwrap();
+        assert!(71 < base_version(&state, &SLOT), "{state:?}");
+        assert_eq!(first_state(u64::MAX, &SERVER, &SLOT), None);
+    }
+
+    #[test]
+    fn versions_that_would_run_out_are_refused() {
+        let state = State { shift: u64::MAX - 1_000, ..STATE };
+        assert_eq!(start_over(Some(&state), 0, &SERVER, &SLOT), None);
+        assert_eq!(start_over(None, u64::MAX, &SERVER, &SLOT), None);
+    }
+
+    #[test]
+    fn an_unfinished_repair_goes_on_only_under_its_own_shift() {
+        assert!(goes_on(7, 5, &STATE));
+        assert!(!goes_on(7, 6, &STATE));
+        assert!(!goes_on(8, 5, &STATE));
+    }
+}

@@ -1,0 +1,235 @@
+//! The work of a repair: which piece is next, how far it has come, and what becomes of a row.
+//!
+//! Two passes. *Read* takes every row of the source table and writes those that ClickHouse has not,
+//! or has otherwise. *Prune* takes every key of ClickHouse and buries those that Postgres has not.
+//! Both leave alone what is newer than the base version: that came, or comes, by the stream.
+//!
+//! Work is cut into pieces that workers take in any order. What is done counts only as an unbroken
+//! run from the first, so that a repair that died goes on from there and does at most a few pieces
+//! twice, which is harmless.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// What ClickHouse has for a key: the latest by version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    pub version: u64,
+    pub is_deleted: bool,
+    /// Equal to the row as it would be written. Of a deleted one, nothing.
+    pub is_same: bool,
+}
+
+/// What becomes of a row or a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Leave,
+    /// Write the row of Postgres, at the base version.
+    Write,
+    /// Write a tombstone, one above the base version: it has to win over a row of this very repair
+    /// whose delete the stream could not place, because the row was not there yet.
+    Bury,
+}
+
+/// A row that Postgres has.
+pub fn fate_of_row(base: u64, stored: Option<Stored>) -> Fate {
+    match stored {
+        None => Fate::Write,
+        Some(stored) if base <= stored.version => Fate::Leave,
+        Some(Stored { is_deleted: false, is_same: true, .. }) => Fate::Leave,
+        Some(_) => Fate::Write,
+    }
+}
+
+/// A key that ClickHouse has.
+pub fn fate_of_key(base: u64, stored: Stored, is_in_postgres: bool) -> Fate {
+    if stored.is_deleted || is_in_postgres || tombstone_version(base) <= stored.version {
+        Fate::Leave
+    } else {
+        Fate::Bury
+    }
+}
+
+pub fn tombstone_version(base: u64) -> u64 {
+    base.saturating_add(1)
+}
+
+/// The pieces of one pass.
+#[derive(Debug)]
+pub struct Pieces {
+    /// The work that each one is, in a unit of the pass's own.
+    weights: Vec<u64>,
+    next: usize,
+    /// Pieces before this one are done.
+    done: usize,
+    /// Done behind a gap.
+    done_later: BTreeSet<usize>,
+    begun_at: Instant,
+    done_weight: u64,
+    /// Of pieces that were done before this began.
+    skipped_weight: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// From 0 to 1.
+    pub fraction: f64,
+    /// `None` while nothing is done.
+    pub left: Option<Duration>,
+}
+
+impl Pieces {
+    /// The first `done` pieces were done by an earlier run.
+    pub fn new(now: Instant, weights: Vec<u64>, done: usize) -> Pieces {
+        assert!(done <= weights.len(), "no more is done than there is");
+        let skipped_weight = weights[..done].iter().sum();
+        Pieces {
+            weights,
+            next: done,
+            done,
+            done_later: BTreeSet::new(),
+            begun_at: now,
+            done_weight: 0,
+            skipped_weight,
+        }
+    }
+
+    /// The piece to work on next; `None` when all have been taken.
+    pub fn take(&mut self) -> Option<usize> {
+        let piece = self.next;
+        if piece == self.weights.len() {
+            return None;
+        }
+        self.next += 1;
+        Some(piece)
+    }
+
+    /// True when the unbroken run of pieces that are done has grown.
+    pub fn on_done(&mut self, piece: usize) -> bool {
+        assert!(piece < self.next, "what is done was taken");
+        if piece < self.done || !self.done_later.insert(piece) {
+            return false;
+        }
+        self.done_weight += self.weights[piece];
+        let before = self.done;
+        while self.done_later.remove(&self.done) {
+            self.done += 1;
+        }
+        before < self.done
+    }
+
+    /// This many from the first are done.
+    pub fn done(&self) -> usize {
+        self.done
+    }
+
+    pub fn count(&self) -> usize {
+        self.weights.len()
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.done == self.weights.len()
+    }
+
+    pub fn estimate(&self, now: Instant) -> Estimate {
+        let total: u64 = self.weights.iter().sum();
+        let done = self.skipped_weight + self.done_weight;
+        let fraction = if total == 0 { 1.0 } else { done as f64 / total as f64 };
+        let left = (0 < self.done_weight).then(|| {
+            let passed = now.saturating_duration_since(self.begun_at);
+            passed.mul_f64((total - done) as f64 / self.done_weight as f64)
+        });
+        Estimate { fraction, left }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machines::prng::Prng;
+
+    const BASE: u64 = 100;
+
+    fn stored(version: u64, is_deleted: bool, is_same: bool) -> Stored {
+        Stored { version, is_deleted, is_same }
+    }
+
+    #[test]
+    fn a_row_is_written_unless_it_is_there_or_the_stream_has_it() {
+        for (found, expected) in [
+            (None, Fate::Write),
+            (Some(stored(99, false, true)), Fate::Leave),
+            (Some(stored(99, false, false)), Fate::Write),
+            (Some(stored(99, true, false)), Fate::Write),
+            (Some(stored(100, false, false)), Fate::Leave),
+            (Some(stored(150, true, false)), Fate::Leave),
+        ] {
+            assert_eq!(fate_of_row(BASE, found), expected, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_buried_when_postgres_has_it_no_more_and_the_stream_does_not_know_it() {
+        for (found, is_in_postgres, expected) in [
+            (stored(99, false, false), false, Fate::Bury),
+            (stored(99, false, false), true, Fate::Leave),
+            (stored(99, true, false), false, Fate::Leave),
+            // Written by this very repair, and deleted since.
+            (stored(100, false, false), false, Fate::Bury),
+            (stored(101, false, false), false, Fate::Leave),
+            (stored(150, false, false), false, Fate::Leave),
+        ] {
+            assert_eq!(fate_of_key(BASE, found, is_in_postgres), expected, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn pieces_count_only_as_an_unbroken_run() {
+        let mut pieces = Pieces::new(Instant::now(), vec![1; 4], 1);
+        assert_eq!([pieces.take(), pieces.take(), pieces.take()], [Some(1), Some(2), Some(3)]);
+        assert_eq!(pieces.take(), None);
+        assert!(!pieces.on_done(2));
+        assert_eq!(pieces.done(), 1);
+        assert!(pieces.on_done(1));
+        assert_eq!(pieces.done(), 3);
+        assert!(!pieces.on_done(2), "twice is once");
+        assert!(pieces.on_done(3) && pieces.is_done());
+    }
+
+    #[test]
+    fn the_time_left_follows_the_pace_of_this_run() {
+        let t0 = Instant::now();
+        let mut pieces = Pieces::new(t0, vec![50, 10, 20, 20], 1);
+        assert_eq!(pieces.estimate(t0).left, None);
+        let first = pieces.take().unwrap();
+        pieces.on_done(first);
+        let estimate = pieces.estimate(t0 + Duration::from_secs(10));
+        assert_eq!(estimate.left, Some(Duration::from_secs(40)));
+        assert!((estimate.fraction - 0.6).abs() < 1e-9);
+        assert_eq!(Pieces::new(t0, vec![], 0).estimate(t0).fraction, 1.0);
+    }
+
+    /// Goal: in any order, whatever is said to be done is done, and in the end all is.
+    #[test]
+    fn the_run_never_covers_what_is_not_done() {
+        for seed in 0..200 {
+            let mut prng = Prng::from_seed(seed);
+            let count = prng.below(20) as usize;
+            let mut pieces = Pieces::new(Instant::now(), vec![1; count], 0);
+            let (mut open, mut done) = (Vec::new(), vec![false; count]);
+            while !pieces.is_done() {
+                if prng.below(2) == 0
+                    && let Some(piece) = pieces.take()
+                {
+                    open.push(piece);
+                } else if !open.is_empty() {
+                    let piece = open.swap_remove(prng.below(open.len() as u64) as usize);
+                    done[piece] = true;
+                    pieces.on_done(piece);
+                }
+                assert!(done[..pieces.done()].iter().all(|done| *done), "seed {seed}");
+            }
+            assert!(done.iter().all(|done| *done), "seed {seed}");
+        }
+    }
+}

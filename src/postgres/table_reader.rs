@@ -1,0 +1,293 @@
+//! Reads a whole table, page by page, while it is being written to.
+//!
+//! The order is that of the blocks on disk: no index is needed, the disk is read once from front to
+//! back, and rows written at the same time lie together. Each page has a snapshot of its own, so no
+//! snapshot holds back VACUUM for the hours that a large table takes. A row that moves between two
+//! pages, and one that is inserted behind what was planned, may be missed: whoever uses this must
+//! hear of their changes from a slot that was there before.
+//!
+//! A statement that rewrites the table (VACUUM FULL, CLUSTER, TRUNCATE, some ALTER TABLEs) gives it
+//! another file; a page of another file than planned is refused, and the caller plans anew.
+
+use std::time::Instant;
+
+use super::source_table::TableName;
+use super::sql::{Row, Sql, SqlError, ident, literal, protocol};
+use crate::error::Result;
+use crate::wal::Lsn;
+
+/// A table that holds rows: the table itself, or a leaf partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    pub name: TableName,
+    pub oid: u32,
+    pub filenode: u32,
+    pub blocks: u32,
+}
+
+/// A place in a part: the row pointers above `block` and `offset` are still to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tid {
+    pub block: u32,
+    pub offset: u16,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    pub part: &'a Part,
+    pub columns: &'a [&'a str],
+    pub after: Tid,
+    pub end_block: u32,
+    /// Stop once the values take this much, or there are so many rows.
+    pub bytes_max: usize,
+    pub rows_max: usize,
+}
+
+#[derive(Debug)]
+pub enum Page {
+    Rows(Rows),
+    /// The part has another file than was planned, or is gone.
+    Rewritten,
+}
+
+#[derive(Debug)]
+pub struct Rows {
+    /// As text, in the order of the columns asked for, behind the row pointer.
+    rows: Vec<Row>,
+    pub as_of: AsOf,
+    /// `None` when the end was reached.
+    pub next: Option<Tid>,
+    pub bytes: usize,
+}
+
+/// Which commits a snapshot may have seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AsOf {
+    /// Every commit that the snapshot saw ends at or below this.
+    pub insert_lsn: Lsn,
+    /// What was on the server's disk by then. With `synchronous_commit = off` a commit is seen
+    /// before it is there, and a crash takes it back.
+    pub flush_lsn: Lsn,
+}
+
+/// The columns of [`AsOf`], for a statement that is run after its snapshot was taken.
+pub(super) const AS_OF: &str = "pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn()";
+
+impl AsOf {
+    pub(super) fn read(row: &Row, column: usize) -> std::result::Result<AsOf, SqlError> {
+        Ok(AsOf { insert_lsn: row.parse(column)?, flush_lsn: row.parse(column + 1)? })
+    }
+}
+
+impl Tid {
+    /// Before the first row of a block.
+    pub fn before(block: u32) -> Tid {
+        Tid { block, offset: 0 }
+    }
+
+    fn parse(text: &str) -> Option<Tid> {
+        let (block, offset) = text.strip_prefix('(')?.strip_suffix(')')?.split_once(',')?;
+        Some(Tid { block: block.parse().ok()?, offset: offset.parse().ok()? })
+    }
+}
+
+impl std::fmt::Display for Tid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "({},{})", self.block, self.offset)
+    }
+}
+
+impl Rows {
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The values of each row, in the text output format; `None` is NULL.
+    pub fn values(&self) -> impl Iterator<Item = Result<Vec<Option<&[u8]>>>> {
+        self.rows.iter().map(|row| {
+            (1..row.len())
+                .map(|column| Ok(row.text(column)?.map(str::as_bytes)))
+                .collect::<std::result::Result<_, SqlError>>()
+                .map_err(|error| error.doing("read a page of a table"))
+        })
+    }
+}
+
+/// The parts of a table and their sizes now.
+pub fn parts(sql: &mut Sql, table: &TableName, deadline: Instant) -> Result<Vec<Part>> {
+    let doing = format!("plan to read table `{table}`");
+    let query = format!(
+        "SELECT n.nspname, c.relname, c.oid::int8, pg_relation_filenode(c.oid)::int8,
+                pg_relation_size(c.oid) / current_setting('block_size')::int8
+         FROM pg_class root JOIN pg_namespace root_n ON root_n.oid = root.relnamespace
+         CROSS JOIN LATERAL (
+           SELECT root.oid WHERE root.relkind <> 'p'
+           UNION ALL
+           SELECT p.relid FROM pg_partition_tree(root.oid) p WHERE root.relkind = 'p' AND p.isleaf
+         ) part
+         JOIN pg_class c ON c.oid = part.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE root_n.nspname = {} AND root.relname = {} AND c.relkind = 'r'
+         ORDER BY c.oid",
+        literal(&table.schema),
+        literal(&table.name)
+    );
+    let read = |row: &Row| -> std::result::Result<Part, SqlError> {
+        Ok(Part {
+            name: TableName::new(row.required(0)?, row.required(1)?),
+            oid: row.parse(2)?,
+            filenode: row.parse(3)?,
+            blocks: row.parse(4)?,
+        })
+    };
+    let rows = sql.rows(&doing, &query, deadline)?;
+    rows.iter().map(|row| read(row).map_err(|error| error.doing(&doing))).collect()
+}
+
+/// The next page. It ends at a boundary of memory, not of blocks.
+pub fn page(sql: &mut Sql, request: &Request, deadline: Instant) -> Result<Page> {
+    read_in_snapshot(sql, request, deadline).or_else(|error| {
+        if sql.is_usable() {
+            // Else every later statement would be refused. If it fails, the next one says so.
+            let _ = sql.try_rows("ROLLBACK", deadline);
+        }
+        // It was dropped: a partition that was detached and is no more, say.
+        if error.is("42P01") {
+            return Ok(Page::Rewritten);
+        }
+        Err(error.doing(format!("read table `{}` from {}", request.part.name, request.after)))
+    })
+}
+
+/// Nothing is known of the size of rows at first.
+const ROWS_OF_FIRST_FETCH: usize = 1;
+
+fn read_in_snapshot(
+    sql: &mut Sql,
+    request: &Request,
+    deadline: Instant,
+) -> std::result::Result<Page, SqlError> {
+    // A cursor, so that no row is sent that does not fit; its plan is never parallel, and a scan
+    // that does not join another one begins at the front: rows come in the order of their blocks.
+    let begin = format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+         SET LOCAL synchronize_seqscans = off; SET LOCAL enable_seqscan = off;
+         DECLARE page NO SCROLL CURSOR FOR {};
+         SELECT pg_relation_filenode({}::oid)::int8, {AS_OF}",
+        select(request),
+        request.part.oid
+    );
+    let rows = sql.try_rows(&begin, deadline)?;
+    let row = rows.first().ok_or_else(|| protocol("expected one row about the snapshot"))?;
+    let filenode: Option<u32> = row.parse_nullable(0)?;
+    if filenode != Some(request.part.filenode) {
+        sql.try_rows("ROLLBACK", deadline)?;
+        return Ok(Page::Rewritten);
+    }
+    let mut page = Rows { rows: Vec::new(), as_of: AsOf::read(row, 1)?, next: None, bytes: 0 };
+    let (mut fetch, mut last) = (ROWS_OF_FIRST_FETCH, request.after);
+    while page.bytes < request.bytes_max && page.len() < request.rows_max {
+        let rows = sql.try_rows(&format!("FETCH FORWARD {fetch} FROM page"), deadline)?;
+        let is_end = rows.len() < fetch;
+        for row in rows {
+            let tid = Tid::parse(row.required(0)?).ok_or_else(|| protocol("expected a ctid"))?;
+            if tid <= last {
+                return Err(protocol("rows do not come in the order of their blocks"));
+            }
+            last = tid;
+            for column in 1..row.len() {
+                page.bytes += row.text(column)?.map_or(0, str::len);
+            }
+            page.rows.push(row);
+        }
+        if is_end {
+            sql.try_rows("COMMIT", deadline)?;
+            return Ok(Page::Rows(page));
+        }
+        fetch = next_fetch(fetch, page.len(), page.bytes, request);
+    }
+    page.next = Some(last);
+    sql.try_rows("COMMIT", deadline)?;
+    Ok(Page::Rows(page))
+}
+
+/// As many rows as would fill what is left if they are as large as those before, but no leap.
+fn next_fetch(fetch: usize, rows: usize, bytes: usize, request: &Request) -> usize {
+    let bytes_per_row = (bytes / rows.max(1)).max(1);
+    let room = request.bytes_max.saturating_sub(bytes) / bytes_per_row;
+    let left = request.rows_max.saturating_sub(rows);
+    room.min(left).min(fetch.saturating_mul(4)).max(1)
+}
+
+fn select(request: &Request) -> String {
+    let mut statement = "SELECT ctid".to_owned();
+    for column in request.columns {
+        statement.push_str(", ");
+        statement.push_str(&ident(column));
+    }
+    statement.push_str(&format!(
+        " FROM ONLY {} WHERE ctid > '{}'::tid AND ctid < '({},0)'::tid",
+        request.part.name.quoted(),
+        request.after,
+        request.end_block
+    ));
+    statement
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part() -> Part {
+        Part { name: TableName::new("s", "t\"1"), oid: 5, filenode: 6, blocks: 9 }
+    }
+
+    #[test]
+    fn row_pointers_are_read_and_ordered_as_postgres_does() {
+        assert_eq!(Tid::parse("(12,7)"), Some(Tid { block: 12, offset: 7 }));
+        for text in ["", "(1)", "1,2", "(1,2", "(-1,2)", "(1,70000)"] {
+            assert_eq!(Tid::parse(text), None, "{text}");
+        }
+        assert!(Tid::before(3) < Tid { block: 3, offset: 1 });
+        assert!(Tid { block: 2, offset: 200 } < Tid::before(3));
+        assert_eq!(Tid { block: 2, offset: 1 }.to_string(), "(2,1)");
+    }
+
+    #[test]
+    fn every_name_is_quoted() {
+        let part = part();
+        let request = Request {
+            part: &part,
+            columns: &["a", "b\"c"],
+            after: Tid { block: 1, offset: 4 },
+            end_block: 8,
+            bytes_max: 1,
+            rows_max: 1,
+        };
+        assert_eq!(
+            select(&request),
+            "SELECT ctid, \"a\", \"b\"\"c\" FROM ONLY \"s\".\"t\"\"1\" \
+             WHERE ctid > '(1,4)'::tid AND ctid < '(8,0)'::tid"
+        );
+    }
+
+    #[test]
+    fn large_rows_are_fetched_few_at_a_time() {
+        let part = part();
+        let request = |bytes_max| Request {
+            part: &part,
+            columns: &[],
+            after: Tid::before(0),
+            end_block: 1,
+            bytes_max,
+            rows_max: 100,
+        };
+        assert_eq!(next_fetch(1, 1, 64 << 20, &request(4 << 20)), 1);
+        assert_eq!(next_fetch(1, 1, 100, &request(4 << 20)), 4, "no leap");
+        assert_eq!(next_fetch(64, 85, 8500, &request(4 << 20)), 15, "no more rows than asked for");
+        assert_eq!(next_fetch(16, 21, 21 << 10, &request(31 << 10)), 10);
+    }
+}

@@ -1,0 +1,144 @@
+//! `repairer/<service>`: makes ClickHouse equal to the table again, while the stream goes on.
+//!
+//! ```text
+//!   read:   blocks of the table -> rows -> what does ClickHouse have? -> write what differs
+//!   prune:  keys of ClickHouse  -> what does Postgres have?           -> bury what is gone
+//! ```
+//!
+//! Its workers share the two passes piece by piece; how far they have come is recorded in
+//! ClickHouse, so that another instance goes on from there. It never ends the session: what stands
+//! in its way is reported and tried again, because the stream is of more use than the repair. Told
+//! to drain it stops at the next page.
+
+use std::time::{Duration, Instant};
+
+use super::landing::Ground;
+use super::outage::Delays;
+use super::shared::Pace;
+use crate::clickhouse::Client;
+use crate::clickhouse::repairs::{RepairRow, Status};
+use crate::error::{ErrorKind, Result};
+use crate::health::Health;
+use crate::postgres::primary::Primary;
+use crate::rows::Shape;
+use crate::services::mapping::Mapping;
+
+use prune_pass::PrunePass;
+use read_pass::ReadPass;
+use recorder::Recorder;
+use work::{Ended, work};
+
+mod position;
+mod prune_pass;
+mod read_pass;
+mod recorder;
+mod work;
+
+pub use position::Position;
+
+/// Waits between attempts.
+const DELAYS: Delays =
+    Delays { min: Duration::from_secs(1), max: Duration::from_secs(60), outage_after: 1 };
+/// How often a drain is noticed in such a wait.
+const NOTICE_EVERY: Duration = Duration::from_millis(100);
+/// One statement against Postgres.
+const SQL_TIMEOUT: Duration = Duration::from_secs(60);
+
+pub struct Repairer<'a> {
+    pub ground: Ground<'a>,
+    pub mapping: &'static dyn Mapping,
+    /// By target table.
+    pub shapes: &'a [Shape],
+    /// Where the stream comes from.
+    pub primary: &'a Primary,
+    pub application_name: &'a str,
+    pub workers: usize,
+    /// What one worker holds of the table at a time, as it comes from Postgres.
+    pub page_bytes_max: usize,
+    pub health: &'a Health,
+}
+
+/// Runs until the repair is done or the session ends.
+pub fn run(with: &Repairer<'_>, row: RepairRow) -> Result<()> {
+    let Ground { service, shared, metrics, .. } = with.ground;
+    let recorder = Recorder::new(with, Client::connect(with.ground.clickhouse)?, row);
+    metrics.repair_running.raise();
+    log::warn!("{service}: repair: {}", recorder.reason());
+    let mut failures = 0_u32;
+    let ended = loop {
+        match repair(with, &recorder) {
+            Ok(ended) => break ended,
+            Err(error) if error.kind() == ErrorKind::Stopped => break Ended::Told,
+            Err(error) => {
+                if recorder.take_progress() {
+                    failures = 0;
+                }
+                failures = failures.saturating_add(1);
+                recorder.on_failure(failures, &error);
+                if failures.is_power_of_two() {
+                    log::error!(
+                        "{service}: repair: {error}; attempt {failures}, the stream goes on"
+                    );
+                    if let Some(hint) = error.hint_text() {
+                        log::error!("{service}:   hint: {hint}");
+                    }
+                }
+                let until = Instant::now() + super::outage::wait(DELAYS, failures);
+                if !rest(with, until)? {
+                    break Ended::Told;
+                }
+            }
+        }
+    };
+    metrics.repair_running.lower();
+    metrics.repair_failing.lower();
+    match ended {
+        Ended::Done => recorder.finish(),
+        Ended::Told => log::info!("{service}: repair: put off; the next session goes on with it"),
+    }
+    with.health.publish_repair(service, None);
+    shared.end_repair();
+    Ok(())
+}
+
+/// False when the session ends meanwhile.
+fn rest(with: &Repairer<'_>, until: Instant) -> Result<bool> {
+    let shared = with.ground.shared;
+    loop {
+        let now = Instant::now();
+        if shared.pace() != Pace::Running {
+            return Ok(false);
+        }
+        if until <= now {
+            return Ok(true);
+        }
+        shared.pause(until.min(now + NOTICE_EVERY))?;
+    }
+}
+
+/// From where it was left to its end.
+fn repair(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Ended> {
+    loop {
+        match recorder.position() {
+            Position::Read(read) => {
+                let pass = ReadPass::plan(with, recorder.base_version(), &read)?;
+                if work(with, recorder, &pass)? == Ended::Told {
+                    return Ok(Ended::Told);
+                }
+                // A part that was rewritten has lost what was done of it: plan anew, and only what
+                // is not done is left.
+                if pass.is_complete() {
+                    recorder.enter(Position::Prune(None))?;
+                }
+            }
+            Position::Prune(done) => {
+                let pass = PrunePass::plan(with, recorder.base_version(), done.as_ref())?;
+                if work(with, recorder, &pass)? == Ended::Told {
+                    return Ok(Ended::Told);
+                }
+                recorder.record(Status::Done)?;
+                return Ok(Ended::Done);
+            }
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! The pass over ClickHouse's keys: what Postgres does not have any more gets a tombstone.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use super::position::Pruned;
+use super::recorder::Recorder;
+use super::work::{Ended, Pass, Worker, sql_deadline};
+use super::{Position, Repairer};
+use crate::clickhouse::Client;
+use crate::clickhouse::stored::{self, Slice};
+use crate::error::{Error, ErrorKind, Result};
+use crate::machines::repair::{Fate, Stored, fate_of_key, tombstone_version};
+use crate::postgres::reread::{self, Reread, reread};
+use crate::postgres::source_table::TableName;
+use crate::rows::Block;
+use crate::services::mapping::{Notes, Stamp, Target};
+use crate::services::source::Row;
+use crate::services::tombstone::{self, Key, LiveKey};
+use crate::threads::as_of::wait_until_flushed;
+use crate::threads::outage::retry;
+use crate::wal::Datum;
+
+/// The keys of a slice are held at once: some MB.
+const SLICE_ROWS_MAX: u64 = 20_000;
+/// Looked up in Postgres under one snapshot.
+const LOOKUP_KEYS: usize = 500;
+/// How soon Postgres is asked again when a delete that was streamed is not yet visible there.
+const VISIBLE_EVERY: Duration = Duration::from_millis(20);
+
+pub struct PrunePass {
+    pieces: Vec<(usize, Slice)>,
+    base_version: u64,
+}
+
+impl PrunePass {
+    pub fn plan(
+        with: &Repairer<'_>,
+        base_version: u64,
+        done: Option<&Pruned>,
+    ) -> Result<PrunePass> {
+        let mut client = Client::connect(with.ground.clickhouse)?;
+        let mut pieces = Vec::new();
+        for (index, (target, shape)) in with.mapping.targets().iter().zip(with.shapes).enumerate() {
+            // A table without them cannot forget.
+            if !stored::has_versions(target, |column| shape.present[column]) {
+                continue;
+            }
+            let deadline = Instant::now() + with.ground.clickhouse.request_timeout;
+            let slices = stored::slices(&mut client, target, SLICE_ROWS_MAX, deadline)?;
+            pieces.extend(slices.into_iter().map(|slice| (index, slice)));
+        }
+        pieces.retain(|(index, slice)| {
+            done.is_none_or(|done| {
+                (done.target, done.partition_id.as_str()) < (*index, slice.partition_id.as_str())
+            })
+        });
+        Ok(PrunePass { pieces, base_version })
+    }
+
+    /// Which of the keys Postgres has.
+    fn are_in_postgres(
+        &self,
+        worker: &mut Worker<'_>,
+        target: usize,
+        keys: &[LiveKey],
+    ) -> Result<Option<Vec<bool>>> {
+        let with = worker.with;
+        let (ground, source) = (with.ground, with.mapping.source());
+        let places = [
+            source.key.id,
+            source.key.organization,
+            source.key.project,
+            source.key.environment,
+            source.key.created_at,
+        ];
+        let columns = places.map(|place| source.columns[place].name);
+        let ids: BTreeSet<&[u8]> =
+            keys.iter().map(|live| id_of(&with.mapping.targets()[target], live)).collect();
+        let ids: Vec<&[u8]> = ids.into_iter().collect();
+        let table = TableName::new(source.schema, source.table);
+        let unplaced = ground.shared.unplaced();
+        let xids: Vec<u32> = unplaced.iter().copied().collect();
+        let mut there = vec![false; keys.len()];
+        let mut rest = ids.as_slice();
+        while !rest.is_empty() {
+            if !worker.may_go_on() {
+                return Ok(None);
+            }
+            let request = reread::Request {
+                table: &table,
+                key_column: columns[0],
+                columns: &columns,
+                keys: rest,
+                xids: &xids,
+                bytes_max: with.page_bytes_max,
+            };
+            let rows = match reread(&mut worker.sql, &request, sql_deadline())? {
+                Reread::Rows(rows) => rows,
+                Reread::NotYetVisible { .. } => {
+                    ground.shared.pause(Instant::now() + VISIBLE_EVERY)?;
+                    continue;
+                }
+            };
+            ground.shared.remove_placed(&unplaced);
+            wait_until_flushed(&mut worker.sql, ground.shared, rows.as_of, sql_deadline())?;
+            ground.position.set_upper(rows.as_of.insert_lsn);
+            ground.shared.wait_for_reservation(rows.as_of.insert_lsn)?;
+            for (live, there) in keys.iter().zip(&mut there) {
+                if let Some(values) = rows.found.get(id_of(&with.mapping.targets()[target], live)) {
+                    let key = key_in_postgres(with, target, &places, values)?;
+                    *there = key.as_ref() == Some(&live.key);
+                }
+            }
+            rest = rest.get(rows.answered..).unwrap_or_default();
+        }
+        Ok(Some(there))
+    }
+}
+
+impl Pass for PrunePass {
+    fn weights(&self) -> Vec<u64> {
+        self.pieces.iter().map(|(_, slice)| slice.rows.max(1)).collect()
+    }
+
+    fn do_piece(
+        &self,
+        worker: &mut Worker<'_>,
+        recorder: &Recorder<'_>,
+        piece: usize,
+    ) -> Result<Ended> {
+        let (index, slice) = &self.pieces[piece];
+        let (with, target) = (worker.with, &worker.with.mapping.targets()[*index]);
+        let live = self.live_keys(worker, target, slice)?;
+        let mut block = Block::new(target.columns, &with.shapes[*index]);
+        for keys in live.chunks(LOOKUP_KEYS) {
+            let Some(there) = self.are_in_postgres(worker, *index, keys)? else {
+                return Ok(Ended::Told);
+            };
+            for (live, is_there) in keys.iter().zip(there) {
+                // Its content is not asked for: it decides nothing here.
+                let found = Stored { version: live.version, is_deleted: false, is_same: false };
+                if fate_of_key(self.base_version, found, is_there) == Fate::Bury {
+                    let version = tombstone_version(self.base_version);
+                    tombstone::append(target, &mut block, live, version);
+                }
+            }
+        }
+        let mut refused = Vec::new();
+        let landing = &mut worker.landings[*index];
+        landing.land(&with.ground, &mut worker.client, &block, &mut refused)?;
+        with.ground.keep(&mut worker.client, &refused)?;
+        recorder.count_buried(block.rows());
+        Ok(Ended::Done)
+    }
+
+    fn position(&self, done: usize) -> Position {
+        // A partition counts when its last slice is done.
+        let is_last = |piece: &usize| {
+            let (target, slice) = &self.pieces[*piece];
+            self.pieces.get(piece + 1).is_none_or(|(next_target, next)| {
+                (next_target, &next.partition_id) != (target, &slice.partition_id)
+            })
+        };
+        let last = (0..done).rev().find(is_last);
+        Position::Prune(last.map(|piece| {
+            let (target, slice) = &self.pieces[piece];
+            Pruned { target: *target, partition_id: slice.partition_id.clone() }
+        }))
+    }
+}
+
+impl PrunePass {
+    fn live_keys(
+        &self,
+        worker: &mut Worker<'_>,
+        target: &Target,
+        slice: &Slice,
+    ) -> Result<Vec<LiveKey>> {
+        let ground = worker.with.ground;
+        let timeout = ground.clickhouse.request_timeout;
+        let client = &mut worker.client;
+        retry(
+            ground.shared,
+            ground.delays,
+            ground.service,
+            &ground.metrics.insert_outage,
+            || {},
+            || {
+                let deadline = Instant::now() + timeout;
+                // This repair's own rows too: the delete of one may have come before it landed.
+                stored::live_keys(client, target, slice, self.base_version, deadline)
+            },
+            |error| error.kind() != ErrorKind::Unreachable,
+        )
+    }
+}
+
+/// The row's primary key in Postgres.
+fn id_of<'l>(target: &Target, live: &'l LiveKey) -> &'l [u8] {
+    let place = target.order_by.iter().position(|&at| at == target.id);
+    &live.key[place.expect("the id is part of every sorting key")]
+}
+
+/// The key that a row of Postgres has in the target table; `None` if it has no place there.
+fn key_in_postgres(
+    with: &Repairer<'_>,
+    target: usize,
+    places: &[usize],
+    values: &[Option<Vec<u8>>],
+) -> Result<Option<Key>> {
+    let mut row = Row::of(with.mapping.source());
+    for (place, value) in places.iter().zip(values) {
+        row.values[*place] = value.as_deref().map_or(Datum::Null, Datum::Text);
+    }
+    let targets = with.mapping.targets();
+    let blocks = targets.iter().zip(with.shapes).map(|(t, shape)| Block::new(t.columns, shape));
+    let (mut blocks, mut notes) = (blocks.collect::<Vec<_>>(), Notes::default());
+    // As a tombstone, because of its values only the key is known.
+    let stamp = Stamp { version: 0, deleted: true, row: true, first: true };
+    with.mapping.append(&row, stamp, &mut blocks, &mut notes).map_err(|e| {
+        let doing = format!("map a key of service `{}`", with.ground.service);
+        Error::new(ErrorKind::Protocol, doing).because(e)
+    })?;
+    let block = &blocks[target];
+    Ok((0 < block.rows()).then(|| stored::key_of(&targets[target], block, 0)))
+}

@@ -1,0 +1,190 @@
+//! Records how far the repair is, in ClickHouse for the next session and for people to see.
+
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::{Position, Repairer};
+use crate::clickhouse::Client;
+use crate::clickhouse::repairs::{self, RepairRow, Status};
+use crate::error::{Error, Result};
+use crate::health::RepairHealth;
+use crate::machines::repair::Pieces;
+
+/// A record for each piece of a small table would be many.
+const RECORD_EVERY: Duration = Duration::from_secs(2);
+const TELL_EVERY: Duration = Duration::from_secs(30);
+
+pub struct Recorder<'a> {
+    with: &'a Repairer<'a>,
+    state: Mutex<State>,
+}
+
+struct State {
+    client: Client,
+    row: RepairRow,
+    position: Position,
+    recorded_at: Instant,
+    told_at: Instant,
+    begun_at: Instant,
+    shown: RepairHealth,
+    /// Since it was last asked for.
+    progressed: bool,
+}
+
+impl<'a> Recorder<'a> {
+    pub fn new(with: &'a Repairer<'a>, client: Client, row: RepairRow) -> Recorder<'a> {
+        let position = row.position.parse().unwrap_or_else(|_| {
+            log::warn!(
+                "{}: repair: its recorded position is not known; from the start",
+                row.service
+            );
+            Position::start()
+        });
+        let now = Instant::now();
+        let shown = RepairHealth {
+            reason: row.reason.clone(),
+            pass: position.pass(),
+            fraction: 0.0,
+            seconds_left: None,
+            pieces_done: 0,
+            pieces: 0,
+            rows_read: row.rows_read,
+            rows_written: row.rows_written,
+            rows_buried: row.rows_buried,
+            failing: None,
+        };
+        let state = State {
+            client,
+            row,
+            position,
+            recorded_at: now,
+            told_at: now,
+            begun_at: now,
+            shown,
+            progressed: false,
+        };
+        Recorder { with, state: Mutex::new(state) }
+    }
+
+    pub fn reason(&self) -> String {
+        let state = self.state.lock();
+        match state.position == Position::start() {
+            true => format!("comparing the table with ClickHouse: {}", state.row.reason),
+            false => format!("going on ({}): {}", state.position.pass(), state.row.reason),
+        }
+    }
+
+    pub fn base_version(&self) -> u64 {
+        self.state.lock().row.base_version
+    }
+
+    pub fn position(&self) -> Position {
+        self.state.lock().position.clone()
+    }
+
+    pub fn count_read(&self, rows: usize) {
+        self.with.ground.metrics.repair_rows_read.inc_by(rows as u64);
+        self.state.lock().row.rows_read += rows as u64;
+    }
+
+    pub fn count_written(&self, rows: usize) {
+        self.with.ground.metrics.repair_rows_written.inc_by(rows as u64);
+        self.state.lock().row.rows_written += rows as u64;
+    }
+
+    pub fn count_buried(&self, rows: usize) {
+        self.with.ground.metrics.repair_rows_buried.inc_by(rows as u64);
+        self.state.lock().row.rows_buried += rows as u64;
+    }
+
+    /// Everything before this place is done. Recorded now and then.
+    pub fn advance(&self, position: Position) -> Result<()> {
+        let mut state = self.state.lock();
+        state.position = position;
+        state.progressed = true;
+        state.shown.failing = None;
+        self.with.ground.metrics.repair_failing.lower();
+        if state.recorded_at.elapsed() < RECORD_EVERY {
+            return Ok(());
+        }
+        self.write(&mut state, Status::Running)
+    }
+
+    /// The next pass begins.
+    pub fn enter(&self, position: Position) -> Result<()> {
+        let mut state = self.state.lock();
+        state.position = position;
+        self.write(&mut state, Status::Running)
+    }
+
+    pub fn record(&self, status: Status) -> Result<()> {
+        self.write(&mut self.state.lock(), status)
+    }
+
+    fn write(&self, state: &mut State, status: Status) -> Result<()> {
+        state.row.status = status;
+        state.row.position = state.position.to_string();
+        let deadline = Instant::now() + self.with.ground.clickhouse.request_timeout;
+        repairs::write(&mut state.client, &mut state.row, deadline)?;
+        state.recorded_at = Instant::now();
+        Ok(())
+    }
+
+    /// Shows how far the pieces are.
+    pub fn show(&self, pieces: &Pieces) {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        let estimate = pieces.estimate(now);
+        let State { row, shown, position, .. } = &mut *state;
+        shown.pass = position.pass();
+        shown.fraction = estimate.fraction;
+        shown.seconds_left = estimate.left.map(|left| left.as_secs());
+        (shown.pieces_done, shown.pieces) = (pieces.done(), pieces.count());
+        shown.rows_read = row.rows_read;
+        shown.rows_written = row.rows_written;
+        shown.rows_buried = row.rows_buried;
+        self.with.ground.metrics.repair_progress.set(estimate.fraction);
+        self.with.health.publish_repair(self.with.ground.service, Some(shown.clone()));
+        if TELL_EVERY <= now.saturating_duration_since(state.told_at) {
+            state.told_at = now;
+            let left = estimate.left.map_or("unknown".to_owned(), |left| format!("{left:.0?}"));
+            log::info!(
+                "{}: repair: {} {:.1} %, about {left} left; {} rows read, {} written, {} marked \
+                 as deleted",
+                self.with.ground.service,
+                state.position.pass(),
+                estimate.fraction * 100.0,
+                state.row.rows_read,
+                state.row.rows_written,
+                state.row.rows_buried
+            );
+        }
+    }
+
+    /// Whether it came further since this was last asked.
+    pub fn take_progress(&self) -> bool {
+        std::mem::take(&mut self.state.lock().progressed)
+    }
+
+    pub fn on_failure(&self, failures: u32, error: &Error) {
+        let mut state = self.state.lock();
+        state.shown.failing = Some((failures, error.to_string()));
+        self.with.ground.metrics.repair_failing.raise();
+        self.with.health.publish_repair(self.with.ground.service, Some(state.shown.clone()));
+    }
+
+    pub fn finish(&self) {
+        let state = self.state.lock();
+        self.with.ground.metrics.repair_progress.set(1.0);
+        log::warn!(
+            "{}: repair: done after {:.1} s: both sides are equal again; {} rows read, {} written, \
+             {} marked as deleted",
+            self.with.ground.service,
+            state.begun_at.elapsed().as_secs_f64(),
+            state.row.rows_read,
+            state.row.rows_written,
+            state.row.rows_buried
+        );
+    }
+}

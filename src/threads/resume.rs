@@ -1,0 +1,397 @@
+//! Where a session goes on: compares what was recorded with the server and its slot, and has the
+//! course taken that follows. Runs on the session's own thread.
+//!
+//! The order of the writes is what makes a death between any two of them harmless: first the slot,
+//! then the repair, then the state. A slot without the state that goes with it is a gap, which is
+//! met by the same course again; a repair without its state is overwritten by the next.
+
+use std::time::{Duration, Instant};
+
+use super::repairer::Position;
+use crate::clickhouse::Client;
+use crate::clickhouse::repairs::{self, RepairRow, Status};
+use crate::clickhouse::state::{self, StateRow};
+use crate::clickhouse::stored::highest_version;
+use crate::config::ServiceConfig;
+use crate::error::{Error, ErrorKind, Result};
+use crate::machines::lineage::{self, Verdict};
+use crate::machines::recovery::{self, Adopted, Course};
+use crate::metrics::ServiceMetrics;
+use crate::postgres::connection::Connection;
+use crate::postgres::slot::{self, SlotVerdict};
+use crate::postgres::sql::Sql;
+use crate::rows::Shape;
+use crate::services::mapping::Mapping;
+use crate::wal::Lsn;
+
+/// A step against Postgres takes this long at most.
+const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+/// Creating a slot waits for the transactions that are running.
+const CREATE_SLOT_TIMEOUT: Duration = Duration::from_secs(300);
+/// A new session's rows outrank whatever an old leader, stopped in the middle of a write, may still
+/// send.
+const REVISION_LEAP: u64 = 1 << 20;
+
+/// Whom it talks to, and about what.
+pub struct Parties<'a> {
+    pub config: &'a ServiceConfig,
+    pub metrics: &'a ServiceMetrics,
+    pub mapping: &'static dyn Mapping,
+    /// By target table.
+    pub shapes: &'a [Shape],
+    pub client: &'a mut Client,
+    pub sql: &'a mut Sql,
+    pub connection: &'a mut Connection,
+}
+
+/// Recorded in ClickHouse; rows may come.
+pub struct Resumed {
+    pub state: StateRow,
+    /// To be done beside the stream.
+    pub repair: Option<RepairRow>,
+    pub slot_is_new: bool,
+}
+
+/// `go_on` says whether the session may still write.
+pub fn resume(mut with: Parties<'_>, go_on: &impl Fn() -> Result<()>) -> Result<Resumed> {
+    let (service, slot_name) = (with.service(), with.config.slot.as_str());
+    let recorded = state::read(with.client, service, slot_name, with.deadline())?;
+    let repair = repairs::read(with.client, service, slot_name, with.deadline())?;
+    let server = with.identify()?;
+    let before = recorded.as_ref().map(of_row).transpose()?;
+    let slot = with.look_at_slot()?;
+    let verdict = with.judge(before.as_ref(), slot.as_ref(), &server)?;
+    log::debug!("{service}: {verdict}");
+    let adopted = repair.as_ref().and_then(adopted);
+    let course = recovery::course(&verdict, with.config.gap_strategy, &server, adopted);
+    go_on()?;
+    let was_usable = slot.is_some_and(|slot| !slot.invalidated);
+    let (state, repair) = match course {
+        Course::Stop => {
+            let error = verdict.into_error(service, slot_name);
+            return Err(error.unwrap_or_else(|| bug("stop without a reason")));
+        }
+        Course::Begin => (with.begin(&server)?, None),
+        Course::Continue { record } => {
+            let state = with.go_on(&verdict, record, before, slot.as_ref(), &server)?;
+            (state, repair.filter(|repair| with.is_unfinished(repair, &state)))
+        }
+        Course::StartOver { repair: is_repaired } => {
+            let slot = with.usable_slot(slot)?;
+            let state = with.start_over(&verdict, before.as_ref(), &slot, &server)?;
+            let revision = repair.map_or(0, |row| row.revision);
+            let reason = verdict.to_string();
+            match is_repaired {
+                true => (state, Some(with.new_repair(&state, &slot, reason, revision)?)),
+                false => {
+                    with.metrics.gaps_skipped.inc();
+                    log::error!(
+                        "{service}: {reason}: skipped: what differs between Postgres and \
+                         ClickHouse stays so (REPLICATION_GAP_STRATEGY is `skip`)"
+                    );
+                    (state, None)
+                }
+            }
+        }
+    };
+    go_on()?;
+    let mut row = StateRow {
+        service: service.to_owned(),
+        slot: slot_name.to_owned(),
+        system_identifier: state.system_identifier.to_string(),
+        timeline: state.timeline,
+        confirmed: state.confirmed,
+        upper: state.upper,
+        version_shift: state.shift,
+        instance: instance(),
+        revision: recorded.map_or(0, |row| row.revision).saturating_add(REVISION_LEAP),
+    };
+    state::write(with.client, &mut row, with.deadline())?;
+    Ok(Resumed { state: row, repair, slot_is_new: !was_usable })
+}
+
+impl Parties<'_> {
+    fn service(&self) -> &'static str {
+        self.config.name.as_str()
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.config.clickhouse.request_timeout
+    }
+
+    fn identify(&mut self) -> Result<lineage::Server> {
+        let identity = self.connection.identify_system(step())?;
+        let system_identifier = identity.system_id.parse().map_err(|_| {
+            let doing = format!("identify the server of service `{}`", self.service());
+            Error::new(ErrorKind::Protocol, doing).because("its system identifier is no number")
+        })?;
+        Ok(lineage::Server {
+            system_identifier,
+            timeline: identity.timeline,
+            wal_end: identity.xlogpos,
+        })
+    }
+
+    fn judge(
+        &mut self,
+        state: Option<&lineage::State>,
+        slot: Option<&lineage::Slot>,
+        server: &lineage::Server,
+    ) -> Result<Verdict> {
+        let history = match state {
+            Some(state) if state.timeline < server.timeline => {
+                let history = self.connection.timeline_history(server.timeline, step())?;
+                let switch = |line: crate::postgres::connection::TimelineSwitch| lineage::Switch {
+                    timeline: line.timeline,
+                    switch_lsn: line.switch,
+                };
+                history.into_iter().map(switch).collect()
+            }
+            Some(_) | None => Vec::new(),
+        };
+        Ok(lineage::judge(state, slot, server, &history))
+    }
+
+    /// A first start.
+    fn begin(&mut self, server: &lineage::Server) -> Result<lineage::State> {
+        let slot = self.create_slot()?;
+        self.first_state(server, &slot)
+    }
+
+    /// ClickHouse may hold rows of a time that no state tells of.
+    fn first_state(
+        &mut self,
+        server: &lineage::Server,
+        slot: &lineage::Slot,
+    ) -> Result<lineage::State> {
+        let highest = self.highest_version()?;
+        let state = recovery::first_state(highest, server, slot).ok_or_else(|| self.no_room())?;
+        if 0 < state.shift {
+            log::warn!(
+                "{}: the target tables have versions up to {highest}, above the WAL of this \
+                 server: {} is added to those of its rows, so that they count",
+                self.service(),
+                state.shift
+            );
+        }
+        Ok(state)
+    }
+
+    fn go_on(
+        &mut self,
+        verdict: &Verdict,
+        record: Option<lineage::State>,
+        before: Option<lineage::State>,
+        slot: Option<&lineage::Slot>,
+        server: &lineage::Server,
+    ) -> Result<lineage::State> {
+        let service = self.service();
+        match (verdict, record, before) {
+            (Verdict::TakeOver { .. }, Some(_), _) => {
+                let slot = slot.ok_or_else(|| bug("take over a slot that is not there"))?;
+                log::info!(
+                    "{service}: slot `{}` was there without a recorded state: taken over at {}",
+                    self.config.slot,
+                    slot.confirmed_flush
+                );
+                self.first_state(server, slot)
+            }
+            (_, Some(record), before) => {
+                if before.is_some_and(|before| before.timeline != record.timeline) {
+                    log::warn!(
+                        "{service}: now on timeline {}, which has every row that ClickHouse has",
+                        record.timeline
+                    );
+                }
+                Ok(record)
+            }
+            (_, None, before) => before.ok_or_else(|| bug("go on without a state")),
+        }
+    }
+
+    /// The slot that is there if it can be streamed from, else a new one.
+    fn usable_slot(&mut self, slot: Option<lineage::Slot>) -> Result<lineage::Slot> {
+        match slot {
+            Some(slot) if !slot.invalidated => return Ok(slot),
+            Some(_) => {
+                slot::drop(self.sql, &self.config.slot, step())?;
+                log::warn!("{}: slot `{}` dropped", self.service(), self.config.slot);
+            }
+            None => {}
+        }
+        self.create_slot()
+    }
+
+    fn create_slot(&mut self) -> Result<lineage::Slot> {
+        let deadline = Instant::now() + CREATE_SLOT_TIMEOUT;
+        let confirmed = slot::create(self.sql, &self.config.slot, deadline)?;
+        log::info!("{}: slot `{}` created at {confirmed}", self.service(), self.config.slot);
+        self.look_at_slot()?.ok_or_else(|| {
+            Error::new(ErrorKind::SlotBusy, format!("inspect slot `{}`", self.config.slot))
+                .because("it was created, and is gone again")
+        })
+    }
+
+    fn start_over(
+        &mut self,
+        verdict: &Verdict,
+        before: Option<&lineage::State>,
+        slot: &lineage::Slot,
+        server: &lineage::Server,
+    ) -> Result<lineage::State> {
+        let highest = self.highest_version()?;
+        let state =
+            recovery::start_over(before, highest, server, slot).ok_or_else(|| self.no_room())?;
+        log::warn!(
+            "{}: {verdict}; streaming from {} on timeline {}, versions shifted by {}",
+            self.service(),
+            state.confirmed,
+            state.timeline,
+            state.shift
+        );
+        Ok(state)
+    }
+
+    fn new_repair(
+        &mut self,
+        state: &lineage::State,
+        slot: &lineage::Slot,
+        reason: String,
+        revision: u64,
+    ) -> Result<RepairRow> {
+        let mut row = RepairRow {
+            service: self.service().to_owned(),
+            slot: self.config.slot.clone(),
+            status: Status::Running,
+            system_identifier: state.system_identifier.to_string(),
+            timeline: state.timeline,
+            version_shift: state.shift,
+            base_version: recovery::base_version(state, slot),
+            reason,
+            position: Position::start().to_string(),
+            rows_read: 0,
+            rows_written: 0,
+            rows_buried: 0,
+            revision: revision.saturating_add(REVISION_LEAP),
+        };
+        repairs::write(self.client, &mut row, self.deadline())?;
+        self.metrics.repairs.inc();
+        Ok(row)
+    }
+
+    fn is_unfinished(&self, repair: &RepairRow, state: &lineage::State) -> bool {
+        if repair.status != Status::Running {
+            return false;
+        }
+        let system_identifier = repair.system_identifier.parse().unwrap_or(0);
+        let goes_on = recovery::goes_on(system_identifier, repair.version_shift, state);
+        if !goes_on {
+            log::warn!(
+                "{}: an unfinished repair is given up: the recorded state is another since: {}",
+                self.service(),
+                repair.reason
+            );
+        }
+        goes_on
+    }
+
+    fn highest_version(&mut self) -> Result<u64> {
+        let mut highest = 0;
+        for (target, shape) in self.mapping.targets().iter().zip(self.shapes) {
+            let deadline = self.deadline();
+            highest = highest.max(highest_version(self.client, target, shape, deadline)?);
+        }
+        Ok(highest)
+    }
+
+    fn no_room(&self) -> Error {
+        let doing = format!("find versions for the rows of service `{}`", self.service());
+        Error::new(ErrorKind::Lineage, doing)
+            .because("the target tables have versions so high that nothing could outrank them")
+            .hint(
+                "Whoever wrote them numbered them otherwise (origin generations of trigger.dev, \
+                 say). Empty the tables, or let the slot's service write to tables of its own.",
+            )
+    }
+
+    fn look_at_slot(&mut self) -> Result<Option<lineage::Slot>> {
+        let (config, service) = (self.config, self.service());
+        let Some(found) = slot::inspect(self.sql, &config.slot, step())? else { return Ok(None) };
+        let wrong = |cause: String, hint: &str| {
+            Err(Error::new(ErrorKind::Setup, format!("check slot `{}`", config.slot))
+                .because(cause)
+                .hint(hint))
+        };
+        const OTHER_NAME: &str =
+            "Give this service a slot of its own: *_REPLICATION_SLOT_NAME; or drop the slot.";
+        let invalidated = match slot::verdict(self.sql, &found) {
+            SlotVerdict::Usable => false,
+            SlotVerdict::Invalidated { reason } => {
+                log::error!("{service}: slot `{}` is invalidated: {reason}", config.slot);
+                true
+            }
+            SlotVerdict::InCreation => {
+                return Err(Error::new(
+                    ErrorKind::SlotBusy,
+                    format!("check slot `{}`", config.slot),
+                )
+                .because("another session is still creating it"));
+            }
+            SlotVerdict::Physical => return wrong("it is a physical slot".to_owned(), OTHER_NAME),
+            SlotVerdict::WrongPlugin { plugin } => {
+                return wrong(format!("expected plugin `pgoutput`, got `{plugin}`"), OTHER_NAME);
+            }
+            SlotVerdict::OtherDatabase { database } => {
+                return wrong(format!("it belongs to database `{database}`"), OTHER_NAME);
+            }
+            SlotVerdict::Temporary => {
+                return wrong("it is a temporary slot".to_owned(), OTHER_NAME);
+            }
+            SlotVerdict::OnStandby => {
+                return wrong(
+                    "this server is a standby that keeps a copy of the slot".to_owned(),
+                    "Connect to the primary: name all hosts in the database URL.",
+                );
+            }
+        };
+        let confirmed_flush = found.confirmed_flush_lsn.unwrap_or(Lsn(0));
+        Ok(Some(lineage::Slot {
+            confirmed_flush,
+            restart_lsn: found.restart_lsn.unwrap_or(confirmed_flush),
+            invalidated,
+        }))
+    }
+}
+
+/// What a state row says, in numbers.
+pub fn of_row(row: &StateRow) -> Result<lineage::State> {
+    Ok(lineage::State {
+        system_identifier: row.system_identifier.parse().map_err(|_| {
+            Error::new(ErrorKind::Protocol, format!("read the state of slot `{}`", row.slot))
+                .because("its system identifier is no number")
+        })?,
+        timeline: row.timeline,
+        confirmed: row.confirmed,
+        upper: row.upper,
+        shift: row.version_shift,
+    })
+}
+
+pub(super) fn adopted(row: &RepairRow) -> Option<Adopted> {
+    let system_identifier = row.system_identifier.parse().ok()?;
+    let adopted = Adopted { system_identifier, timeline: row.timeline };
+    (row.status == Status::Adopted).then_some(adopted)
+}
+
+/// Which process wrote a state row, for people who look at the table.
+fn instance() -> String {
+    format!("pid {}", std::process::id())
+}
+
+fn step() -> Instant {
+    Instant::now() + STEP_TIMEOUT
+}
+
+fn bug(doing: &str) -> Error {
+    Error::new(ErrorKind::Bug, doing)
+}
