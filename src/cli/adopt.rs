@@ -10,8 +10,8 @@ use crate::clickhouse::adoptions::{self, Adoption};
 use crate::clickhouse::{Client, state};
 use crate::config::ServiceConfig;
 use crate::error::{Error, Result};
+use crate::postgres::primary::Primary;
 use crate::postgres::server::Server;
-use crate::postgres::sql::Sql;
 
 const SQL_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -31,7 +31,8 @@ pub fn adopt(config: &ServiceConfig) -> Result<String> {
         ));
     };
     let sql_deadline = Instant::now() + SQL_TIMEOUT;
-    let mut sql = Sql::connect(&config.postgres, "walhouse/adopt", sql_deadline)?;
+    let (_, mut sql) =
+        Primary::find(&config.postgres, "walhouse/adopt", None, sql_deadline, || Ok(()))?;
     let server = Server::inspect(&mut sql, sql_deadline)?;
     let found = Adoption { system_identifier: server.system_identifier, timeline: server.timeline };
     let Adoption { system_identifier, timeline } = found;

@@ -94,7 +94,8 @@ impl Primary {
         // Room for one word of each; whoever says more waits until there is some again.
         let (answers, inbox) = bounded(params.hosts.len() * (ADDRESSES_MAX + 1));
         let over = Over::default();
-        let mut search = Search::new(known, params.hosts.len(), may_change(params), deadline);
+        let mut search =
+            Search::new(known, params.hosts.len(), Primary::may_move(params), deadline);
         for at in 0..params.hosts.len() {
             let asking = Asking {
                 params: params.clone(),
@@ -150,6 +151,15 @@ impl Primary {
     /// For the sessions to come: see [`Sql::set_patience`].
     pub fn set_patience(&mut self, patience: Duration) {
         self.patience = Some(patience);
+    }
+
+    /// Whether another server may be met another time: among several hosts, or behind a name.
+    pub fn may_move(params: &Params) -> bool {
+        let is_fixed = |host: &Host| {
+            let name = &host.name;
+            host.address.is_some() || name.starts_with('/') || name.parse::<IpAddr>().is_ok()
+        };
+        params.hosts.len() != 1 || !params.hosts.iter().all(is_fixed)
     }
 
     pub fn identity(&self) -> Known {
@@ -320,14 +330,6 @@ fn spawn(work: impl FnOnce() + Send + 'static) {
     if let Err(error) = spawned {
         log::warn!("start a thread to find the primary: {error}");
     }
-}
-
-/// Whether another server may be met at the next attempt: among several hosts, or behind a name.
-fn may_change(params: &Params) -> bool {
-    let is_fixed = |host: &Host| {
-        host.address.is_some() || host.name.starts_with('/') || host.name.parse::<IpAddr>().is_ok()
-    };
-    params.hosts.len() != 1 || !params.hosts.iter().all(is_fixed)
 }
 
 fn name_of(params: &Params) -> String {

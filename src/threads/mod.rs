@@ -17,6 +17,7 @@ pub mod prepare;
 pub mod readiness;
 pub mod repairer;
 pub mod resume;
+pub mod rival;
 pub mod session;
 pub mod shared;
 pub mod slot_watch;

@@ -14,6 +14,7 @@ use crate::clickhouse::tables::{self, Definition, TableShape};
 use crate::clickhouse::{Client, adoptions, refused};
 use crate::config::{ServiceConfig, ServiceName};
 use crate::error::{Error, ErrorKind, Result};
+use crate::machines::recovery::Adopted;
 use crate::metrics::ServiceMetrics;
 use crate::postgres::connection::StartupOptions;
 use crate::postgres::failover_slot::{self, Mark};
@@ -172,13 +173,16 @@ pub fn prepare(
 
 /// The server that ClickHouse's rows came from last; `None` before the first stream.
 fn known(config: &ServiceConfig, client: &mut Client) -> Result<Option<Known>> {
-    let deadline = Instant::now() + config.clickhouse.request_timeout;
-    let row = state::read(client, config.name.as_str(), &config.slot, deadline)?;
-    let state = row.as_ref().map(resume::of_row).transpose()?;
-    Ok(state.map(|state| Known {
-        system_identifier: state.system_identifier,
-        timeline: state.timeline,
-    }))
+    let deadline = || Instant::now() + config.clickhouse.request_timeout;
+    let row = state::read(client, config.name.as_str(), &config.slot, deadline())?;
+    let Some(row) = row else { return Ok(None) };
+    // An operator may have named another one since, on whatever timeline.
+    if let Some(adopted) = resume::adopted(client, &row, deadline())? {
+        let Adopted { system_identifier, timeline } = adopted;
+        return Ok(Some(Known { system_identifier, timeline }));
+    }
+    let state = resume::of_row(&row)?;
+    Ok(Some(Known { system_identifier: state.system_identifier, timeline: state.timeline }))
 }
 
 /// The name under which Postgres shows our sessions; it is how a stale walsender is known as ours.

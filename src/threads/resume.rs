@@ -62,16 +62,12 @@ pub fn resume(mut with: Parties<'_>, go_on: &impl Fn() -> Result<()>) -> Result<
     let slot = with.look_at_slot()?;
     let verdict = with.judge(before.as_ref(), slot.as_ref(), &server)?;
     log::debug!("{service}: {verdict}");
-    let adopted = match &recorded {
-        Some(row) => adoptions::read(with.client, row, with.deadline())?,
+    let named = match &recorded {
+        Some(row) => adopted(with.client, row, with.deadline())?,
         None => None,
     };
-    let adopted = adopted.map(|named| Adopted {
-        system_identifier: named.system_identifier,
-        timeline: named.timeline,
-    });
     let strategy = with.config.gap_strategy;
-    let mut course = recovery::course(&verdict, strategy, &server, adopted);
+    let mut course = recovery::course(&verdict, strategy, &server, named);
     let owed = repair.as_ref().filter(|repair| is_owed(repair, course, before.as_ref()));
     let mut reason = verdict.to_string();
     if let Some(owed) = owed {
@@ -390,6 +386,19 @@ pub fn of_row(row: &StateRow) -> Result<lineage::State> {
         upper: row.upper,
         shift: row.version_shift,
     })
+}
+
+/// The server that an operator has named in the place of this state's.
+pub(super) fn adopted(
+    client: &mut Client,
+    row: &StateRow,
+    deadline: Instant,
+) -> Result<Option<Adopted>> {
+    let named = adoptions::read(client, row, deadline)?;
+    Ok(named.map(|named| Adopted {
+        system_identifier: named.system_identifier,
+        timeline: named.timeline,
+    }))
 }
 
 /// Which process wrote a state row, for people who look at the table.

@@ -27,6 +27,7 @@ use super::position::Position;
 use super::prepare::{self, Prepared};
 use super::readiness::{self, Readiness};
 use super::repairer::{self, Repairer};
+use super::rival::{self, Rival};
 use super::shared::{PanicGuard, Shared, stopped};
 use super::wal_reader::{self, WalReader};
 use super::{Memory, spawn_named};
@@ -272,6 +273,8 @@ fn stream(with: With<'_>, prepared: Prepared) {
                 Ok(())
             });
         }
+        let rival = Rival { service, params: &config.postgres, primary: &primary, shared };
+        part.spawn("rival", move || rival::run(&rival));
         let confirmer = part.spawn("confirmer", move || confirmer::run(confirmer));
         let flushers: Vec<_> = (0..config.flush.concurrency)
             .map(|n| {

@@ -155,6 +155,34 @@ fn a_standby_alone_is_waited_on_until_it_is_promoted() {
     program.stop();
 }
 
+/// Goal: an old primary that nobody has stopped is left for the new one, although its stream never
+/// broke. Nobody keeps a slot here, so on the new one the gap is noticed.
+#[test]
+fn an_old_primary_that_goes_on_is_left_for_the_new_one() {
+    let stage = Stage::own();
+    // Of 17 and newer, one without copies of slots.
+    let nothing_copied: &[(&str, &str)] = match stage.postgres.version() {
+        FAILOVER_SLOTS.. => &[("sync_replication_slots", "off")],
+        _ => &[],
+    };
+    let standby = stage.postgres.start_standby_with(crate::support::free_port(), nothing_copied);
+    let settings = stage
+        .settings_runs()
+        .with("DATABASE_URL", url_of(&[stage.postgres.port(), standby.port()]))
+        .with("REPLICATION_GAP_STRATEGY", "halt");
+    let mut program = Program::start(&settings);
+    program.wait_streaming(&["runs"]);
+    stage.postgres.insert("TaskRun", &sample::run("a"));
+    stage.settle(&mut program, &["runs"]);
+    standby.wait_replayed(&stage.postgres);
+    standby.promote();
+    let line = program.wait_for_log("was promoted to timeline 2");
+    assert!(line.contains("this server is left behind on 1"), "{line}");
+    program.wait_for_log("more than one server says that it is the primary");
+    program.wait_for_log("gap: the slot is missing");
+    assert_eq!(program.wait_end(PATIENCE).code(), Some(1));
+}
+
 /// Goal: the mark on the slot follows the variable, and what a failover lacks is said once.
 #[test]
 fn the_mark_follows_the_variable_and_what_is_missing_is_told() {

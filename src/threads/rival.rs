@@ -1,0 +1,88 @@
+//! `rival/<service>`: while the stream runs, asks the hosts whether another server was promoted.
+//!
+//! An old primary that nobody has stopped goes on streaming, and its connection never breaks; what
+//! the applications write meanwhile is on the new one. The session ends, and the next one finds it.
+
+use std::time::{Duration, Instant};
+
+use super::shared::{Pace, Shared, stopped};
+use crate::error::{Error, ErrorKind, Result};
+use crate::postgres::Params;
+use crate::postgres::primary::{Known, Primary};
+
+const APPLICATION_NAME: &str = "walhouse-lookout";
+/// Each look is a short session on every host.
+const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// Hosts that hang are given up after this. A session that ends waits for it.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
+
+pub struct Rival<'a> {
+    pub service: &'static str,
+    /// As configured: all that may be the primary.
+    pub params: &'a Params,
+    pub primary: &'a Primary,
+    pub shared: &'a Shared,
+}
+
+/// Runs until the session ends, and ends it when the stream has been left behind.
+pub fn run(with: &Rival<'_>) -> Result<()> {
+    if !Primary::may_move(with.params) {
+        return Ok(());
+    }
+    while with.shared.rest(Instant::now() + LOOK_EVERY) == Pace::Running {
+        let here = with.primary.identity();
+        match with.look(here) {
+            Ok(primary) if is_ahead(primary.identity(), here) => {
+                let (service, there) = (with.service, primary.identity().timeline);
+                return Err(Error::new(
+                    ErrorKind::Unreachable,
+                    format!("stream from `{}` for service `{service}`", with.primary.name()),
+                )
+                .because(format!(
+                    "`{}` was promoted to timeline {there}, and this server is left behind on {}",
+                    primary.name(),
+                    here.timeline
+                ))
+                .hint(
+                    "Stop the old primary: what it still takes in is lost to the new one, and what \
+                     ClickHouse has of that may have to be repaired.",
+                ));
+            }
+            Ok(_) => {}
+            // A stream that runs needs no help of others.
+            Err(error) => log::debug!("{}: look for another primary: {error}", with.service),
+        }
+    }
+    Ok(())
+}
+
+impl Rival<'_> {
+    fn look(&self, here: Known) -> Result<Primary> {
+        let go_on = || match self.shared.pace() {
+            Pace::Running => Ok(()),
+            Pace::Draining | Pace::Abandoned => Err(stopped()),
+        };
+        let deadline = Instant::now() + LOOK_TIMEOUT;
+        let found = Primary::find(self.params, APPLICATION_NAME, Some(here), deadline, go_on);
+        found.map(|(primary, _)| primary)
+    }
+}
+
+/// Of the same cluster only: another one is no successor.
+fn is_ahead(there: Known, here: Known) -> bool {
+    there.system_identifier == here.system_identifier && here.timeline < there.timeline
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_later_timeline_of_the_same_cluster_is_ahead() {
+        let known = |system_identifier, timeline| Known { system_identifier, timeline };
+        assert!(is_ahead(known(1, 3), known(1, 2)));
+        assert!(!is_ahead(known(1, 2), known(1, 2)));
+        assert!(!is_ahead(known(1, 1), known(1, 2)));
+        assert!(!is_ahead(known(2, 3), known(1, 2)));
+    }
+}
