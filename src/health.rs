@@ -65,7 +65,7 @@ struct Entry {
 pub struct RepairHealth {
     /// What made it necessary.
     pub reason: String,
-    /// `read` or `prune`.
+    /// `read`, `prune`, or `catch up`: only the stream is waited for.
     pub pass: &'static str,
     /// Of the pass, from 0 to 1.
     pub fraction: f64,

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::sql::{Sql, SqlError};
+use super::table_reader::{AS_OF, AsOf};
 use crate::error::{Error, ErrorKind, Result};
 use crate::wal::Lsn;
 
@@ -67,6 +68,14 @@ pub fn flush_lsn(sql: &mut Sql, deadline: Instant) -> Result<Lsn> {
     let rows = sql.rows(doing, "SELECT pg_current_wal_flush_lsn()", deadline)?;
     let row = rows.first().ok_or_else(|| super::sql::protocol("expected one row"));
     row.and_then(|row| row.parse(0)).map_err(|error| error.doing(doing))
+}
+
+/// Where the server is: as of now.
+pub fn as_of(sql: &mut Sql, deadline: Instant) -> Result<AsOf> {
+    let doing = "ask how far WAL is written";
+    let rows = sql.rows(doing, &format!("SELECT {AS_OF}"), deadline)?;
+    let row = rows.first().ok_or_else(|| super::sql::protocol("expected one row"));
+    row.and_then(|row| AsOf::read(row, 0)).map_err(|error| error.doing(doing))
 }
 
 /// Has the server put all WAL until now on its disk: by a commit of its own, of a message that

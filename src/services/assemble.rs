@@ -22,6 +22,18 @@ pub struct Wanted {
     pub places: Places,
     /// Tombstones of which only the key is known.
     pub lookups: Vec<usize>,
+    pub updates: Updates,
+}
+
+/// What an UPDATE writes of what only a row's first version has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Updates {
+    /// Nothing: it is there.
+    #[default]
+    AsUpdates,
+    /// All of it. While the table is being read as a whole, the UPDATE may be what has moved the
+    /// row out of the reader's way.
+    AsFirst,
 }
 
 impl Wanted {
@@ -50,8 +62,8 @@ pub struct Assembled {
     pub tombstones_of_nothing: u64,
 }
 
-pub fn wanted(mapping: &dyn Mapping, folded: &Folded<'_>) -> Wanted {
-    let mut wanted = Wanted::default();
+pub fn wanted(mapping: &dyn Mapping, folded: &Folded<'_>, updates: Updates) -> Wanted {
+    let mut wanted = Wanted { updates, ..Wanted::default() };
     let mut row = Row::of(mapping.source());
     let mut sorting = Places::default();
     mapping.source().key.sorting().into_iter().for_each(|place| sorting.add(place));
@@ -71,7 +83,7 @@ pub fn wanted(mapping: &dyn Mapping, folded: &Folded<'_>) -> Wanted {
             }
             EntryKind::Insert => mapping.needs(true),
             EntryKind::Update if entry.superseded => continue,
-            EntryKind::Update => mapping.needs(false),
+            EntryKind::Update => mapping.needs(updates == Updates::AsFirst),
         };
         if folded.has_unchanged(index) {
             let missing = folded.load(index, &mut row).intersection(needs);
@@ -116,7 +128,7 @@ pub fn assemble(
         let stamp = match entry.kind {
             EntryKind::Insert => stamp(!entry.superseded, true),
             EntryKind::Update if entry.superseded => continue,
-            EntryKind::Update => stamp(true, false),
+            EntryKind::Update => stamp(true, wanted.updates == Updates::AsFirst),
             // What the first version brought belongs to the key, which stays.
             EntryKind::Moved => Stamp { version, deleted: true, row: true, first: false },
             EntryKind::Tombstone | EntryKind::LookUp => {

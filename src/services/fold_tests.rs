@@ -2,7 +2,7 @@
 
 use hashbrown::HashMap;
 
-use super::assemble::{Assembled, Found, Wanted, assemble, wanted};
+use super::assemble::{Assembled, Found, Updates, Wanted, assemble, wanted};
 use super::fold::{Change, Folded, fold};
 use super::mapping::{BareKey, Mapping};
 use super::runs::Runs;
@@ -93,7 +93,7 @@ fn rows(assembled: &Assembled) -> Vec<String> {
 fn check(messages: &[Vec<u8>], expected: &[&str]) {
     let plan = plan();
     let folded = folded(&plan, messages);
-    let wanted = wanted(&Sessions, &folded);
+    let wanted = wanted(&Sessions, &folded, Updates::AsUpdates);
     assert!(wanted.is_empty(), "{wanted:?}");
     let found = Found::default();
     let assembled = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 0, ALL).unwrap();
@@ -213,7 +213,7 @@ fn values_the_batch_lacks_are_asked_for_once() {
     let messages =
         [update("a", V::Unchanged), update("a", V::Unchanged), update("b", V::Unchanged)];
     let folded = folded(&plan, &messages);
-    let wanted = wanted(&Sessions, &folded);
+    let wanted = wanted(&Sessions, &folded, Updates::AsUpdates);
     assert_eq!(wanted.rereads, [1, 2]);
     assert_eq!(wanted.places.iter().collect::<Vec<_>>(), [10]);
 
@@ -236,7 +236,7 @@ fn parts_of_a_batch_come_to_what_the_whole_does() {
         update("e", V::Unchanged),
     ];
     let folded = folded(&plan, &messages);
-    let wanted = wanted(&Sessions, &folded);
+    let wanted = wanted(&Sessions, &folded, Updates::AsUpdates);
     let key = |id: &str| {
         let text = |text: &str| text.as_bytes().to_vec();
         vec![BareKey::new(text(id), text("org"), text("project"), text("environment"), 0)]
@@ -264,7 +264,7 @@ fn a_key_changed_with_unchanged_values_is_reread_under_its_new_key() {
     let messages =
         [update("a", V::Unchanged), testing::update(TABLE, Some((b'K', &key_of("a"))), &new)];
     let folded = folded(&plan, &messages);
-    let wanted = wanted(&Sessions, &folded);
+    let wanted = wanted(&Sessions, &folded, Updates::AsUpdates);
     let [entry] = wanted.rereads[..] else { panic!("{wanted:?}") };
     assert_eq!(folded.entries[entry].id, b"b");
 }
@@ -274,7 +274,7 @@ fn a_tombstone_of_an_unknown_row_is_looked_up() {
     let plan = plan();
     let messages = [testing::delete(TABLE, b'K', &key_of("a")), insert("a", "1")];
     let folded = folded(&plan, &messages);
-    let wanted = wanted(&Sessions, &folded);
+    let wanted = wanted(&Sessions, &folded, Updates::AsUpdates);
     assert_eq!(wanted.lookups, [0]);
     let key = |organization: &str| {
         BareKey::new(
@@ -322,7 +322,9 @@ fn a_version_beyond_its_type_is_refused() {
 fn a_row_that_the_batch_only_updates_is_looked_up_when_it_is_deleted() {
     let plan = plan();
     let by_key = || testing::delete(TABLE, b'K', &key_of("a"));
-    let lookups = |messages: &[Vec<u8>]| wanted(&Sessions, &folded(&plan, messages)).lookups;
+    let lookups = |messages: &[Vec<u8>]| {
+        wanted(&Sessions, &folded(&plan, messages), Updates::AsUpdates).lookups
+    };
     // It may have come from another sorting key.
     assert_eq!(lookups(&[update("a", V::Text("1")), update("a", V::Text("2")), by_key()]), [2]);
     let moved = testing::update(TABLE, None, &session("a", "org2", V::Text("2")));
@@ -380,7 +382,7 @@ fn what_a_past_version_of_the_relation_lacks_is_read_again() {
         testing::delete(TABLE, b'O', &other),
     ];
     let folded = folded(&plan, &messages);
-    let wanted = wanted(&Sessions, &folded);
+    let wanted = wanted(&Sessions, &folded, Updates::AsUpdates);
     assert!(wanted.rereads.contains(&1) && wanted.lookups.is_empty(), "{wanted:?}");
     let names: Vec<_> = wanted.places.iter().map(|place| source.columns[place].name).collect();
     assert_eq!(names, ["metadata", "closedReason"]);
@@ -433,7 +435,7 @@ fn a_run_that_moves_to_another_sorting_key_keeps_its_payload() {
             plan: &plan,
         });
         let folded = fold(RUNS.source(), changes).unwrap();
-        let wanted = wanted(&RUNS, &folded);
+        let wanted = wanted(&RUNS, &folded, Updates::AsUpdates);
         assert!(wanted.is_empty(), "{wanted:?}");
         let assembled =
             assemble(&RUNS, &folded, &wanted, &Found::default(), &shapes, 0, ALL).unwrap();
@@ -443,5 +445,34 @@ fn a_run_that_moves_to_another_sorting_key_keeps_its_payload() {
                 other => panic!("{other:?}"),
             };
         assert_eq!([deleted(0), deleted(1)], tombstones, "a deleted run has no payload");
+    }
+}
+
+/// While a repair reads the table, an update may be what moved a row out of its way.
+#[test]
+fn an_update_under_a_repair_brings_the_payload_too() {
+    let plan = plan_of(&RUNS);
+    let shapes: Vec<Shape> = RUNS
+        .targets()
+        .iter()
+        .map(|t| Shape { present: vec![true; t.columns.len()], json: JsonForm::Typed })
+        .collect();
+    let payload = |value| testing::update(TABLE, None, &run("org", value));
+    for (message, updates, payloads, rereads) in [
+        (payload(V::Text("{}")), Updates::AsUpdates, 0, 0),
+        (payload(V::Text("{}")), Updates::AsFirst, 1, 0),
+        (payload(V::Unchanged), Updates::AsUpdates, 0, 0),
+        (payload(V::Unchanged), Updates::AsFirst, 1, 1),
+    ] {
+        let change = Change { message: &message, lsn: Lsn(1), xid: 1, plan: &plan };
+        let folded = fold(RUNS.source(), [change]).unwrap();
+        let wanted = wanted(&RUNS, &folded, updates);
+        assert_eq!(wanted.rereads.len(), rereads, "{updates:?}");
+        let mut found = Found::default();
+        let values = wanted.places.iter().map(|_| Some(b"{}".to_vec())).collect();
+        found.values.insert(0, values);
+        let assembled = assemble(&RUNS, &folded, &wanted, &found, &shapes, 0, ALL).unwrap();
+        assert_eq!(assembled.blocks[0].rows(), 1);
+        assert_eq!(assembled.blocks[1].rows(), payloads, "{updates:?}");
     }
 }

@@ -119,7 +119,8 @@ impl Open<'_> {
             fold(with.mapping.source(), changes)
                 .map_err(|e| Error::new(ErrorKind::Protocol, doing()).because(e))?
         };
-        let wanted = wanted(with.mapping, &folded);
+        let updates = with.ground.shared.updates();
+        let wanted = wanted(with.mapping, &folded, updates);
         self.count(&folded, &wanted);
         let mut found = Found::default();
         if !wanted.lookups.is_empty() {

@@ -12,6 +12,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::as_of::wait_until_flushed;
 use super::landing::Ground;
 use super::outage::Delays;
 use super::shared::Pace;
@@ -20,6 +21,7 @@ use crate::clickhouse::repairs::{RepairRow, Status};
 use crate::error::{ErrorKind, Result};
 use crate::health::Health;
 use crate::postgres::primary::Primary;
+use crate::postgres::server::as_of;
 use crate::rows::Shape;
 use crate::services::mapping::Mapping;
 
@@ -39,6 +41,8 @@ pub use position::Position;
 /// Waits between attempts.
 const DELAYS: Delays =
     Delays { min: Duration::from_secs(1), max: Duration::from_secs(60), outage_after: 1 };
+/// How soon it is seen that the stream has come far enough.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// One statement against Postgres.
 const SQL_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -104,6 +108,24 @@ fn rest(with: &Repairer<'_>, until: Instant) -> bool {
     with.ground.shared.rest(until) == Pace::Running
 }
 
+/// Waits until the stream has come to where the table was read. A row that an update had moved out
+/// of the reader's way comes with that update, which has to bring all that a repair would
+/// ([`Updates::AsFirst`](crate::services::assemble::Updates)): so the repair is not over before.
+fn catch_up(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Ended> {
+    let shared = with.ground.shared;
+    let mut sql = work::connect(with)?;
+    let read = as_of(&mut sql, work::sql_deadline())?;
+    wait_until_flushed(&mut sql, shared, read, work::sql_deadline())?;
+    drop(sql);
+    recorder.show_catching_up();
+    while with.ground.position.flushed() < read.insert_lsn {
+        if shared.rest(Instant::now() + LOOK_EVERY) != Pace::Running {
+            return Ok(Ended::Told);
+        }
+    }
+    Ok(Ended::Done)
+}
+
 /// From where it was left to its end.
 fn repair(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Ended> {
     loop {
@@ -121,7 +143,9 @@ fn repair(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Ended> {
             }
             Position::Prune(done) => {
                 let pass = PrunePass::plan(with, recorder.base_version(), done.as_ref())?;
-                if work(with, recorder, &pass)? == Ended::Told {
+                if work(with, recorder, &pass)? == Ended::Told
+                    || catch_up(with, recorder)? == Ended::Told
+                {
                     return Ok(Ended::Told);
                 }
                 recorder.record(Status::Done)?;

@@ -10,6 +10,7 @@ use parking_lot::{Condvar, Mutex};
 use super::lease_watch::{LeaseWatch, Standing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::progress::BatchId;
+use crate::services::assemble::Updates;
 use crate::wal::Lsn;
 
 /// How far the session's end has come. It only moves on.
@@ -122,6 +123,14 @@ impl Shared {
     /// From now on deletes that find no row are remembered.
     pub fn begin_repair(&self) {
         self.state.lock().unplaced.get_or_insert_default();
+    }
+
+    /// What the stream's updates have to write beside it.
+    pub fn updates(&self) -> Updates {
+        match self.state.lock().unplaced {
+            Some(_) => Updates::AsFirst,
+            None => Updates::AsUpdates,
+        }
     }
 
     pub fn end_repair(&self) {

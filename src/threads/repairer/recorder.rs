@@ -162,6 +162,15 @@ impl<'a> Recorder<'a> {
         }
     }
 
+    /// The passes are done; the stream is waited for.
+    pub fn show_catching_up(&self) {
+        let mut state = self.state.lock();
+        state.shown.pass = "catch up";
+        state.shown.fraction = 1.0;
+        state.shown.seconds_left = None;
+        self.with.health.publish_repair(self.with.ground.service, Some(state.shown.clone()));
+    }
+
     /// Whether it came further since this was last asked.
     pub fn take_progress(&self) -> bool {
         std::mem::take(&mut self.state.lock().progressed)
