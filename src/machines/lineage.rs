@@ -196,9 +196,9 @@ pub fn judge(
     }
 }
 
-/// Where the server left `timeline` for good; `None` if it never was on it. Not always what its line
-/// says: a standby that knows of a newer timeline and is promoted before it has come to it writes
-/// that timeline's line below the one before (seen on Postgres 15: `1 0/400FDB0`, then
+/// Where the server left `timeline` for good; `None` if it never was on it. Its own line does not
+/// always say so: a standby that knows of a newer timeline and is promoted before it has come to it
+/// writes that timeline's line below the one before (seen on Postgres 15: `1 0/400FDB0`, then
 /// `2 0/40002D8`), and has nothing above the lower.
 fn fork(timeline: u32, history: &[Switch]) -> Option<Lsn> {
     history.iter().find(|switch| switch.timeline == timeline)?;

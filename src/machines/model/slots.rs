@@ -82,8 +82,8 @@ impl Server {
             .iter()
             .find(|r| matches!(r.what, What::Change(_)) && !past.contains(&r.xid))
             .map_or(u64::MAX, |record| record.start);
-        let lists = self.wal.iter().filter(|record| record.what == What::Other);
-        let last = lists.filter(|list| list.end <= first && list.end <= confirmed).next_back();
+        let mut lists = self.wal.iter().filter(|record| record.what == What::Other);
+        let last = lists.rfind(|list| list.end <= first && list.end <= confirmed);
         Lsn(last.map_or(0, |list| list.start))
     }
 }
