@@ -66,15 +66,15 @@ pub fn course(
     }
 }
 
-/// What `course` becomes where a repair is owed: one was recorded that is not finished and does
-/// not go on ([`goes_on`]). What made it necessary may not be seen a second time: a server that
-/// went back in time writes past what was confirmed, a slot that was created again looks like one
-/// that was there. So the debt is recorded first and forgotten last.
+/// What `course` becomes where a repair is owed: what was recorded of the last one, finished or
+/// not, is of another state ([`goes_on`]), or there is no state. What made it necessary may not be
+/// seen a second time: a server that went back in time writes past what was confirmed, a slot that
+/// was created again looks like one that was there. So the debt is recorded before all else.
 pub fn course_in_debt(course: Course, strategy: GapStrategy) -> Course {
     match (course, strategy) {
         (Course::StartOver { .. } | Course::Stop, _) => course,
         (Course::Begin | Course::Continue { .. }, GapStrategy::Halt) => Course::Stop,
-        // Skipping makes no debts: this one is of an adoption, or of another strategy.
+        // What was to be skipped is not known any more, so not even skipping passes it over.
         (Course::Begin | Course::Continue { .. }, GapStrategy::Repair | GapStrategy::Skip) => {
             Course::StartOver { repair: true }
         }

@@ -53,15 +53,13 @@ pub struct Design {
     pub reads_see_the_stream: bool,
     /// Starting over raises the shift above all that ClickHouse has.
     pub shift_is_raised: bool,
-    /// Starting over raises the shift in any case.
-    pub shift_is_new: bool,
     /// No insert of a dead session lands once another has begun.
     pub inserts_die_with_their_session: bool,
     /// The repair is recorded before the state it belongs to.
     pub repair_row_first: bool,
     /// That a repair is owed is recorded before anything is done about it.
     pub debt_is_recorded: bool,
-    /// An unfinished repair that does not go on is begun anew.
+    /// A repair row of another state than this means that there is a repair to begin.
     pub debt_is_paid: bool,
 }
 
@@ -72,7 +70,6 @@ pub const RIGHT: Design = Design {
     values_read_again_wait: true,
     reads_see_the_stream: true,
     shift_is_raised: true,
-    shift_is_new: true,
     inserts_die_with_their_session: true,
     repair_row_first: true,
     debt_is_recorded: true,

@@ -191,6 +191,13 @@ impl Server {
         })
     }
 
+    /// The keys of all commits that end above this.
+    pub fn keys_changed_after(&self, lsn: u64) -> Vec<Key> {
+        let later = self.wal.iter().filter(|r| r.what == What::Commit && lsn < r.end);
+        let changes = later.flat_map(|commit| self.changes_of(commit.xid));
+        changes.flat_map(|(_, change)| change.effects()).map(|(key, _)| key).collect()
+    }
+
     /// Every value that a change of this branch has written.
     pub fn values(&self) -> impl Iterator<Item = u32> {
         let changes = self.wal.iter().filter_map(|record| match record.what {

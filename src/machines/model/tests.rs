@@ -8,14 +8,13 @@ const SEEDS: u64 = 2_000;
 
 /// Each done wrong, and a seed that shows it. After a change of the model
 /// `the_first_seeds_that_find_each_fault` tells new ones.
-const FAULTS: [(&str, Design, u64); 12] = [
+const FAULTS: [(&str, Design, u64); 11] = [
     ("prune at base", Design { tombstones_above_base: false, ..RIGHT }, 1_925),
     ("no reservation", Design { reads_are_reserved: false, ..RIGHT }, 646),
     ("no flush", Design { reads_are_flushed: false, ..RIGHT }, 15),
-    ("no wait for values", Design { values_read_again_wait: false, ..RIGHT }, 3_596),
+    ("no wait for values", Design { values_read_again_wait: false, ..RIGHT }, 4_604),
     ("snapshot behind the stream", Design { reads_see_the_stream: false, ..RIGHT }, 2_973),
     ("shift not raised", Design { shift_is_raised: false, ..RIGHT }, 44),
-    ("shift of before", Design { shift_is_new: false, ..RIGHT }, 109_493),
     ("late inserts", Design { inserts_die_with_their_session: false, ..RIGHT }, 5_035),
     ("debt not recorded", Design { debt_is_recorded: false, ..RIGHT }, 28_323),
     ("debt not paid", Design { debt_is_paid: false, ..RIGHT }, 365),
@@ -82,7 +81,7 @@ fn each_fault_of_the_design_is_found() {
 #[ignore = "minutes: for a change of the algorithm or of the model"]
 fn far_more_seeds() {
     for strategy in [GapStrategy::Repair, GapStrategy::Skip, GapStrategy::Halt] {
-        holds(strategy, 100_000);
+        holds(strategy, 200_000);
     }
 }
 
@@ -92,6 +91,6 @@ fn the_first_seeds_that_find_each_fault() {
     let now = Instant::now();
     for (name, design, _) in FAULTS {
         let broken = |seed: &u64| run(*seed, now, design, GapStrategy::Repair, false).0.is_err();
-        println!("{name}: {:?}", (0..200_000).find(broken));
+        println!("{name}: {:?}", (0..400_000).find(broken));
     }
 }

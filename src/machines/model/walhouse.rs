@@ -26,6 +26,7 @@ pub struct Starting {
 enum Step {
     /// Write that a repair is owed.
     Owe {
+        repair: bool,
         found: lineage::Server,
     },
     /// Drop what cannot be used.
@@ -110,10 +111,10 @@ impl World {
                 self.check_no_dead_row(&state);
                 Some(Step::WriteState { state, repair: None })
             }
-            Course::StartOver { repair: true } if self.design.debt_is_recorded => {
-                Some(Step::Owe { found })
-            }
-            Course::StartOver { repair } => Some(Step::DropSlot { repair, found }),
+            Course::StartOver { repair } => Some(match self.design.debt_is_recorded {
+                true => Step::Owe { repair, found },
+                false => Step::DropSlot { repair, found },
+            }),
             Course::Stop => {
                 let is_ours = !matches!(
                     verdict,
@@ -131,11 +132,9 @@ impl World {
         }
     }
 
-    /// A repair was recorded that is neither finished nor of this state.
+    /// What was recorded of a start over, repair or not, is not of this state.
     fn owes_repair(&self) -> bool {
-        let Some(repair) = self.clickhouse.repair.filter(|repair| !repair.done) else {
-            return false;
-        };
+        let Some(repair) = self.clickhouse.repair else { return false };
         !self
             .clickhouse
             .state
@@ -152,9 +151,9 @@ impl World {
 
     fn next_step(&mut self, server: usize, step: Step) -> Next {
         Next::Step(match step {
-            Step::Owe { found } => {
+            Step::Owe { repair, found } => {
                 self.owe();
-                Step::DropSlot { repair: true, found }
+                Step::DropSlot { repair, found }
             }
             Step::DropSlot { repair, found } => {
                 let slot = self.servers[server].slot;
@@ -228,9 +227,6 @@ impl World {
         if !self.design.shift_is_raised {
             state.shift = before.map_or(0, |before| before.shift) + 1;
         }
-        if !self.design.shift_is_new && before.is_some_and(|b| b.shift + 1 == state.shift) {
-            state.shift -= 1;
-        }
         let base = recovery::base_version(&state, &slot);
         let State { system_identifier, shift, .. } = state;
         let row = Repair { system_identifier, shift, base, read: 0, pruned: 0, done: !repair };
@@ -240,15 +236,18 @@ impl World {
         })
     }
 
-    /// Going on promises that this server wrote every value that ClickHouse has.
+    /// Going on promises that this server wrote every value that ClickHouse has, but for what the
+    /// stream is still to replace.
     fn check_no_dead_row(&mut self, state: &State) {
         let mends = self.clickhouse.repair.is_some_and(|repair| !repair.done);
         if mends || self.skipped.is_some() {
             return;
         }
         let written: Vec<u32> = self.primary().values().collect();
+        let to_come = self.primary().keys_changed_after(state.confirmed.0);
         for (key, row) in self.clickhouse.table() {
             let lives = written.contains(&row.plain) && written.contains(&row.toast);
+            let lives = lives || to_come.contains(&key);
             self.check(lives, || format!("goes on from {state:?} with dead row {key}: {row:?}"));
         }
     }

@@ -272,12 +272,7 @@ impl World {
         let Some(skipped) = self.skipped else {
             return self.check(found == table, || format!("Postgres {table:?}\nFINAL {found:?}"));
         };
-        let server = self.primary();
-        let since = server.wal.iter().filter(|record| skipped.0 < record.end);
-        let xids: Vec<u32> =
-            since.filter(|r| r.what == super::postgres::What::Commit).map(|r| r.xid).collect();
-        let changes = xids.iter().flat_map(|xid| server.changes_of(*xid));
-        let keys: Vec<_> = changes.flat_map(|(_, c)| c.effects()).map(|(key, _)| key).collect();
+        let keys = self.primary().keys_changed_after(skipped.0);
         for key in keys {
             let (row, found) = (table.get(&key), found.get(&key));
             self.check(row == found, || format!("key {key}: Postgres {row:?}, FINAL {found:?}"));
