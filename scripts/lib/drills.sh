@@ -330,10 +330,11 @@ plant() {
     esac
 }
 
-# plant_row REPLACEMENT: the row `one` once more, otherwise and newer.
+# plant_row REPLACEMENT: the row `one` once more, otherwise and newer. It is chosen further inside, for
+# a WHERE beside a REPLACE sees what is replaced.
 plant_row() {
     clickhouse "INSERT INTO $runs SELECT * REPLACE ($1, _version + 1 AS _version)
-        FROM $runs FINAL WHERE run_id = '$one'"
+        FROM (SELECT * FROM $runs FINAL WHERE run_id = '$one')"
 }
 
 # opening [standby [VARIABLE=VALUE...]]: the latter for walhouse.
