@@ -199,6 +199,17 @@ await_streaming() { await "${2:-$PATIENCE_SECONDS}" "$1 streams both services" b
 
 await_standing_by() { await "${2:-$PATIENCE_SECONDS}" "$1 stands by" both_in_state "$1" standing_by; }
 
+# Of the instances `one` and `two`.
+one_leads_each() {
+    local service leaders
+    for service in runs sessions; do
+        leaders=0
+        if is_in_state one "$service" streaming; then leaders=1; fi
+        if is_in_state two "$service" streaming; then leaders=$((leaders + 1)); fi
+        [ "$leaders" = 1 ] || return 1
+    done
+}
+
 instance_signal() {
     local pid _
     read -r pid _ <"$STAGE/instance-$1/pid"
@@ -330,10 +341,11 @@ plant() {
     esac
 }
 
-# plant_row REPLACEMENT: the row `one` once more, otherwise and newer.
+# plant_row REPLACEMENT: the row `one` once more, otherwise and newer. It is chosen further inside, for
+# a WHERE beside a REPLACE sees what is replaced.
 plant_row() {
     clickhouse "INSERT INTO $runs SELECT * REPLACE ($1, _version + 1 AS _version)
-        FROM $runs FINAL WHERE run_id = '$one'"
+        FROM (SELECT * FROM $runs FINAL WHERE run_id = '$one')"
 }
 
 # opening [standby [VARIABLE=VALUE...]]: the latter for walhouse.
