@@ -35,6 +35,8 @@ pub enum InsertError {
 
 /// Raw bytes per compressed frame. ClickHouse writes frames of this size itself.
 const FRAME_BYTES: usize = 1 << 20;
+/// By it a query is known as ours.
+pub const QUERY_ID_PREFIX: &str = "walhouse-";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 /// Below ClickHouse's `keep_alive_timeout`: 3 s before 23.11, then 10, now 30.
@@ -489,7 +491,7 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 
 /// What the operator can find in `system.query_log`.
 fn new_query_id() -> String {
-    format!("walhouse-{:032x}", fastrand::u128(..))
+    format!("{QUERY_ID_PREFIX}{:032x}", fastrand::u128(..))
 }
 
 /// `SELECT` of `SELECT ...`: enough to know which statement it was, and nothing of its literals.

@@ -7,6 +7,7 @@ pub mod params;
 pub mod refusal;
 pub mod refused;
 pub mod repairs;
+pub mod running;
 pub mod state;
 pub mod stored;
 pub mod tables;

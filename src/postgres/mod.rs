@@ -2,6 +2,7 @@
 
 pub mod advisory_lock;
 mod auth;
+pub mod barrier;
 pub mod connection;
 pub mod failover_slot;
 pub mod frames;

@@ -30,6 +30,7 @@ use read_pass::ReadPass;
 use recorder::Recorder;
 use work::{Ended, work};
 
+mod before;
 mod position;
 mod prune_pass;
 mod read_pass;
@@ -58,6 +59,7 @@ pub struct Repairer<'a> {
     /// What one worker holds of the table at a time, as it comes from Postgres.
     pub page_bytes_max: usize,
     pub health: &'a Health,
+    pub session_begun_at: Instant,
 }
 
 /// Runs until the repair is done or the session ends.
@@ -131,6 +133,9 @@ fn repair(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Ended> {
     loop {
         match recorder.position() {
             Position::Read(read) => {
+                if before::stand_still(with)? == Ended::Told {
+                    return Ok(Ended::Told);
+                }
                 let pass = ReadPass::plan(with, recorder.base_version(), &read)?;
                 if work(with, recorder, &pass)? == Ended::Told {
                     return Ok(Ended::Told);
@@ -142,6 +147,9 @@ fn repair(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Ended> {
                 }
             }
             Position::Prune(done) => {
+                if before::stand_still(with)? == Ended::Told {
+                    return Ok(Ended::Told);
+                }
                 let pass = PrunePass::plan(with, recorder.base_version(), done.as_ref())?;
                 if work(with, recorder, &pass)? == Ended::Told
                     || catch_up(with, recorder)? == Ended::Told

@@ -1,9 +1,10 @@
 //! Where a session goes on: compares what was recorded with the server and its slot, and has the
 //! course taken that follows. Runs on the session's own thread.
 //!
-//! The order of the writes is what makes a death between any two of them harmless: first the slot,
-//! then the repair, then the state. A slot without the state that goes with it is a gap, which is
-//! met by the same course again; a repair without its state is overwritten by the next.
+//! The order of the writes is what makes a death between any two of them harmless: first the debt,
+//! a repair that goes with no state; then the slot, the repair, the state. What made a repair
+//! necessary may not be seen a second time, so whatever repair is recorded and does not go with the
+//! state is owed, and is begun anew ([`recovery::course_in_debt`]).
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use crate::clickhouse::stored::highest_version;
 use crate::clickhouse::{Client, adoptions};
 use crate::config::ServiceConfig;
 use crate::error::{Error, ErrorKind, Result};
-use crate::machines::lineage::{self, Verdict};
+use crate::machines::lineage::{self, Fork, Verdict};
 use crate::machines::recovery::{self, Adopted, Course};
 use crate::metrics::ServiceMetrics;
 use crate::postgres::connection::Connection;
@@ -70,12 +71,22 @@ pub fn resume(mut with: Parties<'_>, go_on: &impl Fn() -> Result<()>) -> Result<
     let mut course = recovery::course(&verdict, strategy, &server, named);
     let owed = repair.as_ref().filter(|repair| is_owed(repair, course, before.as_ref()));
     let mut reason = verdict.to_string();
-    if let Some(owed) = owed {
+    let is_in_debt = owed.is_some();
+    if let Some(owed) = owed
+        && matches!(course, Course::Begin | Course::Continue { .. })
+    {
         course = recovery::course_in_debt(course, strategy);
-        reason = format!("a repair was begun and not finished: {}", owed.reason);
+        reason = match owed.status {
+            Status::Running => format!("a repair was not finished: {}", owed.reason),
+            Status::Done => "the state that goes with the last repair is gone".to_owned(),
+        };
     }
     go_on()?;
     let was_usable = slot.is_some_and(|slot| !slot.invalidated);
+    let mut revision = repair.as_ref().map_or(0, |row| row.revision);
+    if !is_in_debt && makes_debt(&verdict, course) {
+        revision = with.write_repair(Status::Running, DEBT, &reason, revision)?.revision;
+    }
     let (state, repair) = match course {
         Course::Stop => {
             return Err(verdict.into_error(service, slot_name).unwrap_or_else(|| {
@@ -88,21 +99,27 @@ pub fn resume(mut with: Parties<'_>, go_on: &impl Fn() -> Result<()>) -> Result<
         Course::Begin => (with.begin(&server)?, None),
         Course::Continue { record } => {
             let state = with.go_on(&verdict, record, before, slot.as_ref(), &server)?;
-            // One that is not finished and does not go on was owed, and is begun anew.
             (state, repair.filter(|repair| repair.status == Status::Running))
         }
         Course::StartOver { repair: is_repaired } => {
             let slot = with.usable_slot(slot)?;
             let state = with.start_over(&reason, before.as_ref(), &slot, &server)?;
-            let revision = repair.map_or(0, |row| row.revision);
+            let base_version = recovery::base_version(&state, &slot);
+            let numbers = Numbers { state, base_version };
             match is_repaired {
-                true => (state, Some(with.new_repair(&state, &slot, reason, revision)?)),
+                true => {
+                    with.metrics.repairs.inc();
+                    let row = with.write_repair(Status::Running, numbers, &reason, revision)?;
+                    (state, Some(row))
+                }
                 false => {
                     with.metrics.gaps_skipped.inc();
                     log::error!(
                         "{service}: {reason}: skipped: what differs between Postgres and \
                          ClickHouse stays so (REPLICATION_GAP_STRATEGY is `skip`)"
                     );
+                    // So that it is not owed.
+                    with.write_repair(Status::Done, numbers, &reason, revision)?;
                     (state, None)
                 }
             }
@@ -266,22 +283,23 @@ impl Parties<'_> {
         Ok(state)
     }
 
-    fn new_repair(
+    fn write_repair(
         &mut self,
-        state: &lineage::State,
-        slot: &lineage::Slot,
-        reason: String,
+        status: Status,
+        numbers: Numbers,
+        reason: &str,
         revision: u64,
     ) -> Result<RepairRow> {
+        let Numbers { state, base_version } = numbers;
         let mut row = RepairRow {
             service: self.service().to_owned(),
             slot: self.config.slot.clone(),
-            status: Status::Running,
+            status,
             system_identifier: state.system_identifier.to_string(),
             timeline: state.timeline,
             version_shift: state.shift,
-            base_version: recovery::base_version(state, slot),
-            reason,
+            base_version,
+            reason: reason.to_owned(),
             position: Position::start().to_string(),
             rows_read: 0,
             rows_written: 0,
@@ -289,7 +307,6 @@ impl Parties<'_> {
             revision: revision.saturating_add(REVISION_LEAP),
         };
         repairs::write(self.client, &mut row, self.deadline())?;
-        self.metrics.repairs.inc();
         Ok(row)
     }
 
@@ -361,17 +378,49 @@ impl Parties<'_> {
     }
 }
 
-/// A repair that was recorded, is not finished, and does not go on under the state to come.
+/// What a repair goes with.
+#[derive(Clone, Copy)]
+struct Numbers {
+    state: lineage::State,
+    base_version: u64,
+}
+
+/// Of a repair that is only owed: they go with no state.
+const DEBT: Numbers = Numbers {
+    state: lineage::State {
+        system_identifier: 0,
+        timeline: 0,
+        confirmed: Lsn(0),
+        upper: Lsn(0),
+        shift: u64::MAX,
+    },
+    base_version: 0,
+};
+
+/// Something is missing or dead in ClickHouse, and whoever comes next may not see it any more.
+/// Another server than the one to follow makes none.
+fn makes_debt(verdict: &Verdict, course: Course) -> bool {
+    match course {
+        Course::StartOver { .. } => true,
+        Course::Stop => !matches!(
+            verdict,
+            Verdict::ForeignCluster { .. } | Verdict::Diverged { why: Fork::Older, .. }
+        ),
+        Course::Begin | Course::Continue { .. } => false,
+    }
+}
+
+/// A repair is recorded that does not go with the state to come.
 fn is_owed(repair: &RepairRow, course: Course, before: Option<&lineage::State>) -> bool {
     let state = match course {
         Course::Continue { record } => record.as_ref().or(before).copied(),
-        Course::Begin | Course::StartOver { .. } | Course::Stop => None,
+        Course::StartOver { .. } | Course::Stop => before.copied(),
+        Course::Begin => None,
     };
-    let goes_on = state.is_some_and(|state| {
+    !state.is_some_and(|state| {
         let system_identifier = repair.system_identifier.parse().unwrap_or(0);
         recovery::goes_on(system_identifier, repair.version_shift, &state)
-    });
-    repair.status == Status::Running && !goes_on
+    })
 }
 
 /// What a state row says, in numbers.

@@ -13,6 +13,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, Scope, ScopedJoinHandle};
+use std::time::Instant;
 
 use crossbeam_channel::{Sender, bounded};
 
@@ -144,11 +145,12 @@ struct With<'a> {
 
 fn run(with: With<'_>, first: bool, end: EndGuard<'_>) {
     let With { config, metrics, events, shared, memory, .. } = with;
+    let begun_at = Instant::now();
     let result = prepare::prepare(config, metrics, shared, first, memory).and_then(|prepared| {
         if events.send(Event::Lifecycle(Input::StreamStarted)).is_err() {
             return Err(stopped());
         }
-        stream(with, prepared);
+        stream(with, prepared, begun_at);
         Ok(())
     });
     let error = match result {
@@ -158,7 +160,7 @@ fn run(with: With<'_>, first: bool, end: EndGuard<'_>) {
     end.tell(error.filter(|error| error.kind() != ErrorKind::Stopped));
 }
 
-fn stream(with: With<'_>, prepared: Prepared) {
+fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
     let With { config, metrics, health, events, shared, memory } = with;
     let service = config.name.as_str();
     let Prepared { stream, source_oid, source_checked_at, slot_is_new, .. } = prepared;
@@ -226,6 +228,7 @@ fn stream(with: With<'_>, prepared: Prepared) {
         workers: config.repair_concurrency,
         page_bytes_max: limits(config).bytes_max.min(REPAIR_PAGE_BYTES_MAX),
         health,
+        session_begun_at,
     };
     if repair.is_some() {
         // Before the first flush: no delete may be overlooked.

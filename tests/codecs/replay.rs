@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use walhouse::rows::document::row_as_json;
 use walhouse::rows::{Block, JsonForm, Shape, native};
-use walhouse::services::assemble::{Assembled, Found, Wanted, assemble, wanted};
+use walhouse::services::assemble::{Assembled, Found, Updates, Wanted, assemble, wanted};
 use walhouse::services::fold::{Change, Folded, fold};
 use walhouse::services::mapping::{Mapping, Target, ValueError};
 use walhouse::services::runs::Runs;
@@ -119,7 +119,7 @@ impl<'a> Changes<'a> {
     }
 
     pub fn wanted(&self, folded: &Folded<'_>) -> Wanted {
-        wanted(self.mapping, folded)
+        wanted(self.mapping, folded, Updates::AsUpdates)
     }
 
     /// The blocks of a batch for which nobody needs to be asked.

@@ -1,13 +1,15 @@
 //! Seeds, and what each of them must show.
+//!
+//! `WALHOUSE_MODEL_SEEDS` runs as many (default 2,000; 200,000 take minutes), for a change of the
+//! algorithm. `WALHOUSE_MODEL_FAULTS=1` prints the first seed that shows each of [`FAULTS`], for a
+//! change of the model.
 
 use std::collections::BTreeMap;
+use std::env;
 
 use super::*;
 
-const SEEDS: u64 = 2_000;
-
-/// Each done wrong, and a seed that shows it. After a change of the model
-/// `the_first_seeds_that_find_each_fault` tells new ones.
+/// Each done wrong, and a seed that shows it.
 const FAULTS: [(&str, Design, u64); 11] = [
     ("prune at base", Design { tombstones_above_base: false, ..RIGHT }, 1_925),
     ("no reservation", Design { reads_are_reserved: false, ..RIGHT }, 646),
@@ -37,6 +39,11 @@ const VERDICTS: [&str; 12] = [
     "WentBack",
 ];
 
+fn seeds() -> u64 {
+    let asked = env::var("WALHOUSE_MODEL_SEEDS");
+    asked.map_or(2_000, |text| text.parse().expect("WALHOUSE_MODEL_SEEDS is a number"))
+}
+
 #[track_caller]
 fn holds(strategy: GapStrategy, seeds: u64) {
     let now = Instant::now();
@@ -55,17 +62,17 @@ fn holds(strategy: GapStrategy, seeds: u64) {
 
 #[test]
 fn clickhouse_equals_the_surviving_primary() {
-    holds(GapStrategy::Repair, SEEDS);
+    holds(GapStrategy::Repair, seeds());
 }
 
 #[test]
 fn skip_is_right_about_what_changes_afterwards() {
-    holds(GapStrategy::Skip, SEEDS / 4);
+    holds(GapStrategy::Skip, (seeds() / 4).max(500));
 }
 
 #[test]
 fn halt_goes_on_only_where_nothing_is_missed() {
-    holds(GapStrategy::Halt, SEEDS / 4);
+    holds(GapStrategy::Halt, (seeds() / 4).max(500));
 }
 
 #[test]
@@ -73,24 +80,11 @@ fn each_fault_of_the_design_is_found() {
     let now = Instant::now();
     for (name, design, seed) in FAULTS {
         let (result, steps) = run(seed, now, design, GapStrategy::Repair, true);
-        assert!(result.is_err(), "{name}: seed {seed} does not show it\n{}", steps.join("\n"));
-    }
-}
-
-#[test]
-#[ignore = "minutes: for a change of the algorithm or of the model"]
-fn far_more_seeds() {
-    for strategy in [GapStrategy::Repair, GapStrategy::Skip, GapStrategy::Halt] {
-        holds(strategy, 200_000);
-    }
-}
-
-#[test]
-#[ignore = "minutes: tells the seeds of `FAULTS`"]
-fn the_first_seeds_that_find_each_fault() {
-    let now = Instant::now();
-    for (name, design, _) in FAULTS {
-        let broken = |seed: &u64| run(*seed, now, design, GapStrategy::Repair, false).0.is_err();
-        println!("{name}: {:?}", (0..400_000).find(broken));
+        if env::var_os("WALHOUSE_MODEL_FAULTS").is_some() {
+            let shows = |seed: &u64| run(*seed, now, design, GapStrategy::Repair, false).0.is_err();
+            println!("{name}: {:?}", (0..400_000).find(shows));
+        } else {
+            assert!(result.is_err(), "{name}: seed {seed} does not show it\n{}", steps.join("\n"));
+        }
     }
 }

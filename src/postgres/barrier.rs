@@ -1,0 +1,71 @@
+//! Commits that are in the WAL and not yet visible: a snapshot may only be relied on once they are.
+//!
+//! A commit is streamed, and counts for where a slot begins, once it is in the WAL. It becomes
+//! visible a moment later; with synchronous replication when the standby has answered, and that can
+//! take long. From outside such a transaction looks like any other that is running.
+
+use std::time::Instant;
+
+use super::reread::Snapshot;
+use super::sql::{Sql, SqlError, protocol};
+use crate::error::Result;
+
+/// The transactions that were running at one moment, without those that have ended since.
+#[derive(Debug)]
+pub struct Barrier {
+    running: Vec<u64>,
+}
+
+/// Why transactions may be waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waiting {
+    /// None of them waits for a standby: what has not ended yet has not been committed either.
+    ForItself,
+    ForStandby,
+    /// Commits wait for standbys here, and this role may not see which do.
+    Unknown,
+}
+
+impl Barrier {
+    pub fn set(sql: &mut Sql, deadline: Instant) -> Result<Barrier> {
+        Ok(Barrier { running: snapshot(sql, deadline)?.running })
+    }
+
+    /// True once all of them have ended.
+    pub fn is_passed(&mut self, sql: &mut Sql, deadline: Instant) -> Result<bool> {
+        if !self.running.is_empty() {
+            let now = snapshot(sql, deadline)?;
+            self.running.retain(|xid| now.running.contains(xid));
+        }
+        Ok(self.running.is_empty())
+    }
+}
+
+pub fn waiting(sql: &mut Sql, deadline: Instant) -> Result<Waiting> {
+    let doing = "look for commits that wait for a standby";
+    let rows = sql.rows(
+        doing,
+        "SELECT current_setting('synchronous_standby_names') <> '',
+                EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'),
+                pg_has_role('pg_read_all_stats', 'MEMBER')",
+        deadline,
+    )?;
+    let read = || -> std::result::Result<Waiting, SqlError> {
+        let row = rows.first().ok_or_else(|| protocol("expected one row"))?;
+        Ok(match (row.bool(0)?, row.bool(1)?, row.bool(2)?) {
+            (_, true, _) => Waiting::ForStandby,
+            (false, ..) | (_, _, true) => Waiting::ForItself,
+            (true, false, false) => Waiting::Unknown,
+        })
+    };
+    read().map_err(|error| error.doing(doing))
+}
+
+fn snapshot(sql: &mut Sql, deadline: Instant) -> Result<Snapshot> {
+    let doing = "look which transactions are running";
+    let rows = sql.rows(doing, "SELECT pg_current_snapshot()", deadline)?;
+    let row = rows.first().ok_or_else(|| protocol("expected one row"));
+    let text = row.and_then(|row| row.required(0)).map_err(|error| error.doing(doing))?;
+    Snapshot::parse(text)
+        .ok_or_else(|| protocol("expected a snapshot such as 10:20:10,14").doing(doing))
+}

@@ -1,0 +1,83 @@
+//! What a pass waits for before it looks: both sides must stand still in one respect each, or what
+//! it finds equal or gone is not.
+//!
+//! - Postgres: a commit below where the slot begins may not be visible yet. It will not be
+//!   streamed, so a page that does not see it misses it for good.
+//! - ClickHouse: an insert of an earlier session, whose answer never came, may still be running. It
+//!   would land behind the comparison, with rows that a fork has made dead.
+
+use std::time::{Duration, Instant};
+
+use super::work::{Ended, connect, sql_deadline};
+use super::{LOOK_EVERY, Repairer};
+use crate::clickhouse::Client;
+use crate::clickhouse::params::InsertStrategy;
+use crate::clickhouse::running::inserts_older_than;
+use crate::error::{Error, ErrorKind, Result};
+use crate::postgres::barrier::{Barrier, Waiting, waiting};
+use crate::threads::shared::Pace;
+
+/// From the WAL to being visible takes microseconds, or the time slice of a busy machine, unless a
+/// standby has to answer. Who is running for longer has not committed.
+const VISIBLE_WITHIN: Duration = Duration::from_secs(3);
+/// Where it cannot be seen whether a commit waits for a standby.
+const UNSEEN_WITHIN: Duration = Duration::from_secs(60);
+/// Longer than any insert of ours should take; then it is an error, and tried again.
+const INSERTS_END_WITHIN: Duration = Duration::from_secs(60);
+/// What ClickHouse has taken as an asynchronous insert and not written yet, it writes within a
+/// second (`async_insert_busy_timeout_ms`).
+const ASYNC_INSERTS_END_WITHIN: Duration = Duration::from_secs(3);
+
+pub fn stand_still(with: &Repairer<'_>) -> Result<Ended> {
+    if inserts_of_others(with)? == Ended::Told {
+        return Ok(Ended::Told);
+    }
+    commits(with)
+}
+
+fn inserts_of_others(with: &Repairer<'_>) -> Result<Ended> {
+    let (ground, begun_at) = (with.ground, Instant::now());
+    let mut client = Client::connect(ground.clickhouse)?;
+    let tables: Vec<&str> = with.mapping.targets().iter().map(|target| target.table).collect();
+    if ground.clickhouse.insert_strategy == InsertStrategy::InsertAsync
+        && ground.shared.rest(begun_at + ASYNC_INSERTS_END_WITHIN) != Pace::Running
+    {
+        return Ok(Ended::Told);
+    }
+    loop {
+        let deadline = Instant::now() + ground.clickhouse.request_timeout;
+        let age = with.session_begun_at.elapsed();
+        match inserts_older_than(&mut client, &tables, age, deadline)? {
+            0 => return Ok(Ended::Done),
+            count if INSERTS_END_WITHIN <= begun_at.elapsed() => {
+                return Err(Error::new(ErrorKind::Unreachable, "wait for inserts to end")
+                    .because(format!("{count} of an earlier session are still running"))
+                    .hint("See system.processes of ClickHouse; KILL QUERY ends them."));
+            }
+            _ => {}
+        }
+        if ground.shared.rest(Instant::now() + LOOK_EVERY) != Pace::Running {
+            return Ok(Ended::Told);
+        }
+    }
+}
+
+fn commits(with: &Repairer<'_>) -> Result<Ended> {
+    let (shared, begun_at) = (with.ground.shared, Instant::now());
+    let mut sql = connect(with)?;
+    let mut barrier = Barrier::set(&mut sql, sql_deadline())?;
+    while !barrier.is_passed(&mut sql, sql_deadline())? {
+        let waited = begun_at.elapsed();
+        if VISIBLE_WITHIN <= waited {
+            match waiting(&mut sql, sql_deadline())? {
+                Waiting::ForItself => break,
+                Waiting::Unknown if UNSEEN_WITHIN <= waited => break,
+                Waiting::ForStandby | Waiting::Unknown => {}
+            }
+        }
+        if shared.rest(Instant::now() + LOOK_EVERY) != Pace::Running {
+            return Ok(Ended::Told);
+        }
+    }
+    Ok(Ended::Done)
+}
