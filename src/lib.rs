@@ -24,6 +24,27 @@
 //! What to do about its end is for the [`lifecycle`](machines::lifecycle) to say, whose table of
 //! states is the map of everything that a service can be doing.
 //!
+//! # When a thread fails
+//!
+//! Every end of a session leads to a state of the [`lifecycle`](machines::lifecycle), which
+//! `/healthz` and `walhouse_state` name, and to a line in the log. `->` is what follows from the
+//! strategy: `reconnect` backing_off, `exit` the end of the process, `log` failed.
+//!
+//! | what ends | because | state | in the log |
+//! |---|---|---|---|
+//! | session, before the stream | a server away or refusing; no primary; a slot held by another | -> | `doing: cause`, with a hint |
+//! | | a gap or fork, strategy `repair` or `skip` | streaming | `gap: ...; streaming from ...` |
+//! | | the same under `halt`; a foreign cluster | failed | `stopped until an operator has decided` |
+//! | wal_reader | the link is lost, the server ends, silence | -> | `stream from slot ...: ...` |
+//! | batcher, flusher | bytes or values that cannot be read, a changed table | -> | `read the stream ...`, `map the changes ...` |
+//! | flusher, confirmer | ClickHouse is away or refuses | streaming, `walhouse_insert_outage` | `outage: ...; nothing is dropped` |
+//! | rival | another server was promoted beside ours | -> | `... this server is left behind` |
+//! | repairer | anything | streaming, `walhouse_repair_failing` | `repair: ...; the stream goes on` |
+//! | readiness, lookout, slot_watch | anything | as it was | at level debug: they only look |
+//! | lock_keeper | the lock is lost, or Redis does not answer | draining, then standing_by | `leader lock lost`, `no longer leading` |
+//! | any | a panic | -> | `thread ... panicked`, `this is a bug of walhouse` |
+//! | any | it does not end when told to | the process exits with 1 | `a thread does not end; exiting` |
+//!
 //! # Promises
 //!
 //! - Nothing is confirmed before it is durable: [`progress`](machines::progress) knows how far

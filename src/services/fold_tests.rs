@@ -411,16 +411,17 @@ fn run<'a>(organization: &'a str, payload: V<'a>) -> Vec<V<'a>> {
     RUNS.source().columns.iter().map(value).collect()
 }
 
+fn run_shapes() -> Vec<Shape> {
+    let shape = |count| Shape { present: vec![true; count], json: JsonForm::Typed };
+    RUNS.targets().iter().map(|target| shape(target.columns.len())).collect()
+}
+
 const RUNS: Runs = Runs { payloads: true, fingerprints: false };
 
 #[test]
 fn a_run_that_moves_to_another_sorting_key_keeps_its_payload() {
     let plan = plan_of(&RUNS);
-    let shapes: Vec<Shape> = RUNS
-        .targets()
-        .iter()
-        .map(|t| Shape { present: vec![true; t.columns.len()], json: JsonForm::Typed })
-        .collect();
+    let shapes = run_shapes();
     let moves = testing::update(
         TABLE,
         Some((b'O', &run("org", V::Text("{}")))),
@@ -452,11 +453,7 @@ fn a_run_that_moves_to_another_sorting_key_keeps_its_payload() {
 #[test]
 fn an_update_under_a_repair_brings_the_payload_too() {
     let plan = plan_of(&RUNS);
-    let shapes: Vec<Shape> = RUNS
-        .targets()
-        .iter()
-        .map(|t| Shape { present: vec![true; t.columns.len()], json: JsonForm::Typed })
-        .collect();
+    let shapes = run_shapes();
     let payload = |value| testing::update(TABLE, None, &run("org", value));
     for (message, updates, payloads, rereads) in [
         (payload(V::Text("{}")), Updates::AsUpdates, 0, 0),

@@ -223,17 +223,23 @@ fn insert_sessions(postgres: &Postgres, rows: u32) {
     ));
 }
 
-/// Goal: rows that the stream had just deleted do not come back by a page that was read before.
-/// Method: every row of the table is deleted in small transactions while the repair reads it.
-#[test]
-fn rows_deleted_under_a_repair_stay_deleted() {
+/// Rows that no stream will bring: to be started with these settings, which replicate sessions.
+fn sessions_in_a_gap(rows: u32) -> (Stage, Settings) {
     let stage = Stage::own();
     let settings = stage.settings().with("RUN_REPLICATION_ENABLED", 0);
     let mut program = Program::start(&settings);
     program.wait_streaming(&["sessions"]);
     program.stop();
     stage.postgres.execute(&format!("SELECT pg_drop_replication_slot('{SESSIONS_SLOT}')"));
-    insert_sessions(&stage.postgres, 5_000);
+    insert_sessions(&stage.postgres, rows);
+    (stage, settings)
+}
+
+/// Goal: rows that the stream had just deleted do not come back by a page that was read before.
+/// Method: every row of the table is deleted in small transactions while the repair reads it.
+#[test]
+fn rows_deleted_under_a_repair_stay_deleted() {
+    let (stage, settings) = sessions_in_a_gap(5_000);
     // Each page takes a while from being read to being written.
     stage.clickhouse.add_fault("action=delay_before&ms=300&on=query");
     let mut program = Program::start(&settings);
@@ -253,13 +259,7 @@ fn rows_deleted_under_a_repair_stay_deleted() {
 /// A table that was rewritten in the middle of it is read anew.
 #[test]
 fn a_table_rewritten_under_a_repair_is_read_anew() {
-    let stage = Stage::own();
-    let settings = stage.settings().with("RUN_REPLICATION_ENABLED", 0);
-    let mut program = Program::start(&settings);
-    program.wait_streaming(&["sessions"]);
-    program.stop();
-    stage.postgres.execute(&format!("SELECT pg_drop_replication_slot('{SESSIONS_SLOT}')"));
-    insert_sessions(&stage.postgres, 30_000);
+    let (stage, settings) = sessions_in_a_gap(30_000);
     stage.postgres.execute("DELETE FROM \"Session\" WHERE random() < 0.3");
     stage.clickhouse.add_fault("action=delay_before&ms=200&on=query");
     let mut program = Program::start(&settings);

@@ -18,7 +18,6 @@ use crate::rows::Block;
 use crate::services::mapping::{Notes, Stamp, Target};
 use crate::services::source::Row;
 use crate::services::tombstone::{self, Key, LiveKey};
-use crate::threads::outage::retry;
 use crate::wal::Datum;
 
 /// The keys of a slice are held at once: some MB.
@@ -188,22 +187,10 @@ impl PrunePass {
         target: &Target,
         slice: &Slice,
     ) -> Result<Vec<LiveKey>> {
-        let ground = worker.with.ground;
-        let timeout = ground.clickhouse.request_timeout;
-        let client = &mut worker.client;
-        retry(
-            ground.shared,
-            ground.delays,
-            ground.service,
-            &ground.metrics.insert_outage,
-            || {},
-            || {
-                let deadline = Instant::now() + timeout;
-                // This repair's own rows too: the delete of one may have come before it landed.
-                stored::live_keys(client, target, slice, self.base_version, deadline)
-            },
-            |error| error.kind() != ErrorKind::Unreachable,
-        )
+        worker.ask(|client, deadline| {
+            // This repair's own rows too: the delete of one may have come before it landed.
+            stored::live_keys(client, target, slice, self.base_version, deadline())
+        })
     }
 }
 

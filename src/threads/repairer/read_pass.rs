@@ -15,7 +15,6 @@ use crate::postgres::table_reader::{self, Page, Part, Request, Rows, Tid};
 use crate::rows::Block;
 use crate::services::mapping::{Notes, Stamp, Target};
 use crate::services::source::Row;
-use crate::threads::outage::retry;
 use crate::wal::Datum;
 
 /// 8 MiB of the table without what lies in TOAST: some seconds of work, so that little is done
@@ -129,21 +128,8 @@ impl ReadPass {
         if block.rows() == 0 {
             return Ok(Vec::new());
         }
-        let ground = worker.with.ground;
-        let timeout = ground.clickhouse.request_timeout;
-        let client = &mut worker.client;
-        let found = retry(
-            ground.shared,
-            ground.delays,
-            ground.service,
-            &ground.metrics.insert_outage,
-            || {},
-            || {
-                let deadline = || std::time::Instant::now() + timeout;
-                stored::rows_of(client, target, block, deadline)
-            },
-            |error| error.kind() != ErrorKind::Unreachable,
-        )?;
+        let found =
+            worker.ask(|client, deadline| stored::rows_of(client, target, block, deadline))?;
         let has_versions = stored::has_versions(target, |column| block.is_present(column));
         let fate = |row| {
             let found = found.get(&stored::key_of(target, block, row)).map(|found| Stored {

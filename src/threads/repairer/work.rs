@@ -14,6 +14,7 @@ use crate::postgres::sql::Sql;
 use crate::postgres::table_reader::AsOf;
 use crate::threads::as_of::wait_until_flushed;
 use crate::threads::landing::Landing;
+use crate::threads::outage::retry;
 use crate::threads::shared::{Pace, PanicGuard};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +63,24 @@ impl<'a> Worker<'a> {
                 .map(|target| Landing::new(target, ground.metrics))
                 .collect(),
         })
+    }
+
+    /// Asks ClickHouse, again and again while it is away.
+    pub fn ask<T>(
+        &mut self,
+        question: impl Fn(&mut Client, &dyn Fn() -> Instant) -> Result<T>,
+    ) -> Result<T> {
+        let (ground, client) = (self.with.ground, &mut self.client);
+        let deadline = || Instant::now() + ground.clickhouse.request_timeout;
+        retry(
+            ground.shared,
+            ground.delays,
+            ground.service,
+            &ground.metrics.insert_outage,
+            || {},
+            || question(client, &deadline),
+            |error| error.kind() != ErrorKind::Unreachable,
+        )
     }
 
     /// To be done before anything is written of what was read: see [`crate::threads::as_of`].
