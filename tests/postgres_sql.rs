@@ -26,6 +26,8 @@ mod publishing;
 mod rereading;
 #[path = "postgres_sql/slots.rs"]
 mod slots;
+#[path = "postgres_sql/table_reading.rs"]
+mod table_reading;
 
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)

@@ -6,14 +6,13 @@
 
 use std::time::Instant;
 
-use super::reread::Snapshot;
 use super::sql::{Sql, SqlError, protocol};
 use crate::error::Result;
 
 /// The transactions that were running at one moment, without those that have ended since.
 #[derive(Debug)]
 pub struct Barrier {
-    running: Vec<u64>,
+    running: Vec<u32>,
 }
 
 /// Why transactions may be waited for.
@@ -28,14 +27,14 @@ pub enum Waiting {
 
 impl Barrier {
     pub fn set(sql: &mut Sql, deadline: Instant) -> Result<Barrier> {
-        Ok(Barrier { running: snapshot(sql, deadline)?.running })
+        Ok(Barrier { running: running(sql, deadline)? })
     }
 
     /// True once all of them have ended.
     pub fn is_passed(&mut self, sql: &mut Sql, deadline: Instant) -> Result<bool> {
         if !self.running.is_empty() {
-            let now = snapshot(sql, deadline)?;
-            self.running.retain(|xid| now.running.contains(xid));
+            let now = running(sql, deadline)?;
+            self.running.retain(|xid| now.contains(xid));
         }
         Ok(self.running.is_empty())
     }
@@ -61,11 +60,13 @@ pub fn waiting(sql: &mut Sql, deadline: Instant) -> Result<Waiting> {
     read().map_err(|error| error.doing(doing))
 }
 
-fn snapshot(sql: &mut Sql, deadline: Instant) -> Result<Snapshot> {
+/// By the lock that every transaction with a number holds on it until it is visible. A snapshot
+/// does not say: the newest of them lie above it.
+fn running(sql: &mut Sql, deadline: Instant) -> Result<Vec<u32>> {
     let doing = "look which transactions are running";
-    let rows = sql.rows(doing, "SELECT pg_current_snapshot()", deadline)?;
-    let row = rows.first().ok_or_else(|| protocol("expected one row"));
-    let text = row.and_then(|row| row.required(0)).map_err(|error| error.doing(doing))?;
-    Snapshot::parse(text)
-        .ok_or_else(|| protocol("expected a snapshot such as 10:20:10,14").doing(doing))
+    let query = "SELECT transactionid FROM pg_locks
+                 WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock' AND granted";
+    let rows = sql.rows(doing, query, deadline)?;
+    let xids = rows.iter().map(|row| row.parse(0)).collect::<std::result::Result<_, _>>();
+    xids.map_err(|error: SqlError| error.doing(doing))
 }

@@ -158,14 +158,14 @@ fn read_row(row: &Row, columns: usize) -> std::result::Result<Found, SqlError> {
 
 /// As `pg_snapshot` prints it: every transaction below `xmax` has ended, but for those running.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Snapshot {
+struct Snapshot {
     xmax: u64,
     /// In ascending order.
-    pub(super) running: Vec<u64>,
+    running: Vec<u64>,
 }
 
 impl Snapshot {
-    pub(super) fn parse(text: &str) -> Option<Snapshot> {
+    fn parse(text: &str) -> Option<Snapshot> {
         let mut parts = text.split(':');
         let (xmin, xmax, running) = (parts.next()?, parts.next()?, parts.next()?);
         let xmin: u64 = xmin.parse().ok()?;

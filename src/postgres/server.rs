@@ -81,12 +81,15 @@ pub fn as_of(sql: &mut Sql, deadline: Instant) -> Result<AsOf> {
 /// Has the server put all WAL until now on its disk: by a commit of its own, of a message that
 /// nobody receives. An idle server leaves the WAL of an open transaction in memory for long.
 pub fn flush_wal(sql: &mut Sql, deadline: Instant) -> Result<()> {
-    sql.execute(
-        "have WAL flushed",
-        "BEGIN; SET LOCAL synchronous_commit = local;
-         SELECT pg_logical_emit_message(true, 'walhouse', 'flush'); COMMIT",
-        deadline,
-    )
+    // A role may be read-only by default.
+    let statements = "BEGIN READ WRITE; SET LOCAL synchronous_commit = local;
+         SELECT pg_logical_emit_message(true, 'walhouse', 'flush'); COMMIT";
+    sql.execute("have WAL flushed", statements, deadline).inspect_err(|_| {
+        if sql.is_usable() {
+            // Else every later statement would be refused. If it fails, the next one says so.
+            let _ = sql.try_rows("ROLLBACK", deadline);
+        }
+    })
 }
 
 pub const WAL_LEVEL_HINT: &str = "Run: ALTER SYSTEM SET wal_level = 'logical'; and restart \

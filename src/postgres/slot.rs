@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
+use super::failover_slot::Failover;
 use super::server::WAL_LEVEL_HINT;
 use super::sql::{Sql, SqlError, ident, literal, protocol};
 use crate::error::{ErrorKind, Result};
@@ -160,12 +161,15 @@ fn read(value: &Value) -> Option<SlotState> {
 
 /// Creates the slot and returns where it begins: changes committed after that are in it.
 ///
-/// Waits until transactions that are running now have ended, so give it a far deadline. From 17 on
-/// it is a failover slot: a standby that is set up for it keeps a copy, and a promotion does not
-/// lose it. Somebody else's slot of that name is an error of kind `SlotBusy`: inspect it again.
-pub fn create(sql: &mut Sql, slot: &str, deadline: Instant) -> Result<Lsn> {
+/// Waits until transactions that are running now have ended, so give it a far deadline. Marked for
+/// failover, where the server knows that (17 and newer), a standby that is set up for it keeps a
+/// copy, and a promotion does not lose it. Somebody else's slot of that name is an error of kind `SlotBusy`: inspect it again.
+pub fn create(sql: &mut Sql, slot: &str, failover: Failover, deadline: Instant) -> Result<Lsn> {
     let doing = format!("create slot `{slot}`");
-    let options = if sql.about().version_num >= 170_000 { ", failover => true" } else { "" };
+    let options = match failover {
+        Failover::On if 170_000 <= sql.about().version_num => ", failover => true",
+        Failover::On | Failover::Off => "",
+    };
     let query = format!(
         "SELECT lsn FROM pg_create_logical_replication_slot({}, {}{options})",
         literal(slot),

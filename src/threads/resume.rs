@@ -255,7 +255,8 @@ impl Parties<'_> {
 
     fn create_slot(&mut self) -> Result<lineage::Slot> {
         let deadline = Instant::now() + CREATE_SLOT_TIMEOUT;
-        let confirmed = slot::create(self.sql, &self.config.slot, deadline)?;
+        let (name, failover) = (&self.config.slot, self.config.failover);
+        let confirmed = slot::create(self.sql, name, failover, deadline)?;
         log::info!("{}: slot `{}` created at {confirmed}", self.service(), self.config.slot);
         self.look_at_slot()?.ok_or_else(|| {
             Error::new(ErrorKind::SlotBusy, format!("inspect slot `{}`", self.config.slot))

@@ -3,6 +3,7 @@ use std::time::{Duration, Instant};
 
 use walhouse::error::ErrorKind;
 use walhouse::postgres::Params;
+use walhouse::postgres::failover_slot::Failover;
 use walhouse::postgres::server::Server as Identity;
 use walhouse::postgres::slot::{self, SlotVerdict, terminate_stale_walsender};
 use walhouse::postgres::sql::{Sql, literal};
@@ -54,7 +55,7 @@ fn a_slot_is_created_found_measured_and_dropped() {
     assert_eq!(slot::retained(&mut sql, &name, soon()).unwrap(), None);
     assert!(!slot::drop(&mut sql, &name, soon()).unwrap());
 
-    let begins = slot::create(&mut sql, &name, soon()).unwrap();
+    let begins = slot::create(&mut sql, &name, Failover::On, soon()).unwrap();
     let state = slot::inspect(&mut sql, &name, soon()).unwrap().unwrap();
     assert_eq!(state.confirmed_flush_lsn, Some(begins));
     assert!(state.restart_lsn.unwrap() <= begins && begins > Lsn(0));
@@ -71,12 +72,15 @@ fn a_slot_is_created_found_measured_and_dropped() {
     assert!(retained.bytes().unwrap() > 100_000, "{retained:?}");
 
     // The kind makes the caller look again: the other one may be as good.
-    let again = slot::create(&mut sql, &name, soon());
+    let again = slot::create(&mut sql, &name, Failover::On, soon());
     expect_error(again, ErrorKind::SlotBusy, "SQLSTATE 42710");
     assert!(slot::drop(&mut sql, &name, soon()).unwrap());
     assert_eq!(slot::inspect(&mut sql, &name, soon()).unwrap(), None);
-    let hint =
-        expect_error(slot::create(&mut sql, "No'\"\\", soon()), ErrorKind::Setup, "SQLSTATE 42602");
+    let hint = expect_error(
+        slot::create(&mut sql, "No'\"\\", Failover::On, soon()),
+        ErrorKind::Setup,
+        "SQLSTATE 42602",
+    );
     assert!(hint.contains("lower case"), "{hint}");
 }
 
@@ -123,7 +127,7 @@ fn a_slot_whose_wal_is_gone_is_invalidated() {
         "max_wal_size=32MB",
     ]);
     let mut sql = connect(&params(server.port, "postgres"));
-    slot::create(&mut sql, "s", soon()).unwrap();
+    slot::create(&mut sql, "s", Failover::On, soon()).unwrap();
     run(&mut sql, "CREATE TABLE public.t (n int)");
     for _ in 0..6 {
         run(&mut sql, "INSERT INTO public.t VALUES (1)");
@@ -143,14 +147,17 @@ fn a_server_that_is_not_set_up_is_refused_with_what_to_set() {
     let identity = Identity::inspect(&mut sql, soon()).unwrap();
     let hint = expect_error(identity.check_wal_level(), ErrorKind::Setup, "got `replica`");
     assert!(hint.contains("ALTER SYSTEM SET wal_level") && hint.contains("rds."), "{hint}");
-    let hint =
-        expect_error(slot::create(&mut sql, "s", soon()), ErrorKind::Setup, "SQLSTATE 55000");
+    let hint = expect_error(
+        slot::create(&mut sql, "s", Failover::On, soon()),
+        ErrorKind::Setup,
+        "SQLSTATE 55000",
+    );
     assert!(hint.contains("ALTER SYSTEM SET wal_level"), "{hint}");
 
     let server = Server::start(&["max_replication_slots=1", "wal_level=logical"]);
     let mut sql = connect(&params(server.port, "postgres"));
-    slot::create(&mut sql, "s", soon()).unwrap();
-    let full = slot::create(&mut sql, "other", soon());
+    slot::create(&mut sql, "s", Failover::On, soon()).unwrap();
+    let full = slot::create(&mut sql, "other", Failover::On, soon());
     let hint = expect_error(full, ErrorKind::Setup, "SQLSTATE 53400");
     assert!(hint.contains("max_replication_slots"), "{hint}");
 }
@@ -165,7 +172,11 @@ fn a_role_without_replication_is_told_what_to_grant() {
     Identity::inspect(&mut nobody, soon()).unwrap();
     let name = free_name(&mut sql);
     assert_eq!(slot::inspect(&mut nobody, &name, soon()).unwrap(), None);
-    let hint = expect_error(slot::create(&mut nobody, &name, soon()), ErrorKind::Setup, "42501");
+    let hint = expect_error(
+        slot::create(&mut nobody, &name, Failover::On, soon()),
+        ErrorKind::Setup,
+        "42501",
+    );
     assert!(hint.starts_with("Run: ALTER ROLE \"no\"\"body\" REPLICATION;"), "{hint}");
 }
 
@@ -173,7 +184,7 @@ fn a_role_without_replication_is_told_what_to_grant() {
 fn only_a_walsender_of_ours_is_ended() {
     let (params, mut sql) = database();
     let name = free_name(&mut sql);
-    slot::create(&mut sql, &name, soon()).unwrap();
+    slot::create(&mut sql, &name, Failover::On, soon()).unwrap();
     let ours = "runs-replication:o'ne";
     let free = terminate_stale_walsender(&mut sql, &name, ours, soon()).unwrap();
     assert_eq!(free, None);
@@ -202,7 +213,7 @@ fn only_a_walsender_of_ours_is_ended() {
 fn a_walsender_that_does_not_end_is_named() {
     let (params, mut sql) = database();
     let name = free_name(&mut sql);
-    slot::create(&mut sql, &name, soon()).unwrap();
+    slot::create(&mut sql, &name, Failover::On, soon()).unwrap();
     let _consumer = Consumer::start(&params, &name, "ours", &mut sql);
     let pid = slot::inspect(&mut sql, &name, soon()).unwrap().unwrap().active_pid.unwrap();
     let signal = |name: &str| {
@@ -230,7 +241,8 @@ fn a_slot_that_waits_for_a_transaction_gives_up_in_time_and_leaves_nothing() {
     let mut other = connect(&params);
     run(&mut other, "CREATE TABLE public.t (n int)");
     run(&mut other, "BEGIN; INSERT INTO public.t VALUES (1)");
-    let result = slot::create(&mut sql, &name, Instant::now() + Duration::from_millis(800));
+    let result =
+        slot::create(&mut sql, &name, Failover::On, Instant::now() + Duration::from_millis(800));
     expect_error(result, ErrorKind::Unreachable, "no answer within 0.8s");
     // The server has not noticed yet; the slot goes with that session, not with the transaction.
     let mut third = connect(&params);
