@@ -65,6 +65,8 @@ mod repairs;
 mod replicates;
 /// The source table changes under the stream.
 mod schema_changes;
+/// What is stored is told apart from what would be written.
+mod stored;
 /// Each party killed, stopped, slow or cut off under load, alone and at random.
 mod survives;
 /// Target tables made by somebody else.

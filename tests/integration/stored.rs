@@ -1,0 +1,179 @@
+//! What ClickHouse has stored is told apart from what would be written: by a repair, for every
+//! column of every target table, at the edges of what the columns hold.
+
+use std::time::{Duration, Instant};
+
+use walhouse::clickhouse::stored::{
+    StoredRow, highest_version, key_of, live_keys, rows_of, slices,
+};
+use walhouse::clickhouse::tables::{self, Definition};
+use walhouse::clickhouse::{Client, Params};
+use walhouse::rows::{Block, JsonForm, Shape, native, stored};
+use walhouse::services::mapping::{Mapping, Notes, Stamp, Target};
+use walhouse::services::runs::Runs;
+use walhouse::services::sessions::Sessions;
+use walhouse::services::source::{Row, SourceKind};
+use walhouse::services::tombstone;
+use walhouse::wal::Datum;
+
+use crate::support::stage::Stage;
+
+const RUNS: Runs = Runs { payloads: true, fingerprints: true };
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(30)
+}
+
+/// Values of each kind; the first three are usual, then it gets strange.
+fn values(kind: SourceKind) -> &'static [&'static str] {
+    match kind {
+        SourceKind::Text => &[
+            "PENDING",
+            "second",
+            "",
+            "it's a \\ \"quote\"\n\t\u{1}",
+            "\u{e9}\u{1f980}",
+            "{\"a\":{\"b\":[1,null,\"x\"]},\"c.d\":1.50,\"e\":null,\"f\":{},\"g\":1e3}",
+            "[1,{\"z\":1,\"y\":null}]",
+        ],
+        SourceKind::Int => &["1", "2", "0", "255", "7", "-1", "3"],
+        SourceKind::Float => &["0.1", "0", "-0", "1e300", "NaN", "Infinity", "5e-324"],
+        SourceKind::Bool => &["t", "f"],
+        SourceKind::Timestamp => &[
+            "2026-11-26 10:00:00.123",
+            "1970-01-01 00:00:00",
+            "1969-12-31 23:59:59.999",
+            "0001-01-01 00:00:00",
+            "9999-12-31 23:59:59.999",
+            "infinity",
+            "2024-02-29 00:00:00.5",
+        ],
+        SourceKind::Json => &[
+            "{\"message\":\"no\",\"n\":12345678901234567890}",
+            "{\"a\": 1}",
+            "{}",
+            "{\"a\":{\"b\":null},\"c\":[[1],[2.5]]}",
+            "[\"text\"]",
+            "{\"deep\":{\"er\":{\"est\":[{\"x\":1},{\"y\":\"\u{e9}\"}]}}}",
+            "\"text\"",
+        ],
+        SourceKind::TextArray => &["{}", "{a}", "{\"\",\"b:1\"}", "{\"it's\",\"\\\\\"}"],
+    }
+}
+
+/// Rows that differ from each other in as many columns as can be.
+fn fill(mapping: &dyn Mapping, rows: usize, version: u64) -> Vec<Block> {
+    let source = mapping.source();
+    let new = |target: &Target| {
+        let present = vec![true; target.columns.len()];
+        Block::new(target.columns, &Shape { present, json: JsonForm::Typed })
+    };
+    let mut blocks: Vec<Block> = mapping.targets().iter().map(new).collect();
+    let stamp = Stamp { version, deleted: false, row: true, first: true };
+    for n in 0..rows {
+        let id = format!("id ' \\ {n}");
+        let mut row = Row::of(source);
+        for (place, column) in source.columns.iter().enumerate() {
+            let all = values(column.kind);
+            row.values[place] = match column.name {
+                "id" => Datum::Text(id.as_bytes()),
+                "payloadType" | "outputType" => Datum::Text(b"application/json"),
+                // Some are null, but none that makes the row belong to nobody.
+                "organizationId" | "environmentType" => Datum::Text(b"o'\\"),
+                _ if n == rows - 1 && !column.name.ends_with("At") => Datum::Null,
+                _ => Datum::Text(all[(n + place) % all.len()].as_bytes()),
+            };
+        }
+        mapping.append(&row, stamp, &mut blocks, &mut Notes::default()).unwrap();
+    }
+    blocks
+}
+
+/// The first rows of the block.
+fn write(client: &mut Client, target: &Target, block: &Block, rows: usize) {
+    let order: Vec<usize> = (0..rows).collect();
+    let mut body = Vec::new();
+    native::encode(block, &order, &[], &mut body);
+    let names = native::column_names(block);
+    client.insert(target.table, &names, &[], &body, soon()).unwrap();
+}
+
+fn differing(target: &Target, block: &Block, row: usize, found: &StoredRow) -> Vec<&'static str> {
+    let same = |(column, value): (usize, &Option<Vec<u8>>)| {
+        let is_same = stored::is_same(block, column, row, value.as_deref());
+        (!is_same).then_some(target.columns[column].name)
+    };
+    block.sent().zip(&found.values).filter_map(same).collect()
+}
+
+#[test]
+fn what_was_written_is_the_same_and_every_other_value_another() {
+    let stage = Stage::take();
+    let (params, _) = Params::parse(&stage.clickhouse.url()).unwrap();
+    let mut client = Client::connect(&params).unwrap();
+    let definitions: [(&dyn Mapping, &[&Definition]); 2] =
+        [(&RUNS, &[&tables::TASK_RUNS, &tables::PAYLOADS]), (&Sessions, &[&tables::SESSIONS])];
+    for (mapping, definitions) in definitions {
+        let blocks = fill(mapping, 15, 5);
+        for ((target, block), definition) in mapping.targets().iter().zip(&blocks).zip(definitions)
+        {
+            tables::ensure(&mut client, definition, true, soon()).unwrap();
+            assert!(rows_of(&mut client, target, block, soon).unwrap().is_empty());
+            write(&mut client, target, block, block.rows());
+            let found = rows_of(&mut client, target, block, soon).unwrap();
+            assert_eq!(found.len(), block.rows(), "{}", target.table);
+            for row in 0..block.rows() {
+                let stored = &found[&key_of(target, block, row)];
+                assert_eq!((stored.version, stored.is_deleted), (5, false));
+                let table = target.table;
+                assert_eq!(differing(target, block, row, stored), [""; 0], "{table} {row}");
+                // Against the row of another key all is another that is not equal by chance.
+                let next = (row + 1) % block.rows();
+                let other = differing(target, block, next, stored);
+                let equal = |column: &usize| {
+                    let spec = target.columns[*column];
+                    !other.contains(&spec.name)
+                };
+                for column in block.sent().filter(equal) {
+                    let (a, b) = (
+                        stored::text(block.values(column), row),
+                        stored::text(block.values(column), next),
+                    );
+                    let document = target.documents.contains(&column);
+                    assert!(a == b || document, "{table}: {a:?} passes for {b:?}");
+                }
+            }
+            // A newer version, and a tombstone, are what is found then.
+            let newer = &fill(mapping, 15, 9)[usize::from(target.order_by.len() == 1)];
+            write(&mut client, target, newer, 3);
+            assert_eq!(highest_version(&mut client, target, shape(target), soon()).unwrap(), 9);
+            let live = all_live(&mut client, target, u64::MAX);
+            assert_eq!(live.len(), block.rows());
+            assert_eq!(all_live(&mut client, target, 5).len(), block.rows() - 3, "above it");
+            let mut graves = Block::new(target.columns, shape(target));
+            for live in &live {
+                tombstone::append(target, &mut graves, live, 10);
+            }
+            write(&mut client, target, &graves, graves.rows());
+            assert!(all_live(&mut client, target, u64::MAX).is_empty());
+            let found = rows_of(&mut client, target, block, soon).unwrap();
+            assert!(found.values().all(|row| row.is_deleted && row.version == 10));
+            assert_eq!(stage.clickhouse.count(target.table, "1"), 0, "{}", target.table);
+        }
+    }
+}
+
+fn shape(target: &Target) -> &'static Shape {
+    let present = vec![true; target.columns.len()];
+    Box::leak(Box::new(Shape { present, json: JsonForm::Typed }))
+}
+
+/// By slices of a few rows.
+fn all_live(client: &mut Client, target: &Target, version_max: u64) -> Vec<tombstone::LiveKey> {
+    let slices = slices(client, target, 4, soon()).unwrap();
+    assert!(1 < slices.len(), "{slices:?}");
+    let live = slices
+        .iter()
+        .flat_map(|slice| live_keys(client, target, slice, version_max, soon()).unwrap());
+    live.collect()
+}
