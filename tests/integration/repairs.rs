@@ -274,6 +274,29 @@ fn a_table_rewritten_under_a_repair_is_read_anew() {
     program.stop();
 }
 
+/// Goal: a repair that was recorded and belongs to no state is owed: it is begun anew although
+/// nothing else looks wrong any more, and `halt` does not pass it over either.
+#[test]
+fn a_repair_that_is_owed_is_begun_although_all_looks_well() {
+    let (stage, settings) = sessions_in_a_gap(500);
+    let halt = settings.clone().with("REPLICATION_GAP_STRATEGY", "halt");
+    assert_halts(&halt, "gap: the slot is missing", "REPLICATION_GAP_STRATEGY");
+    // Whoever looks now sees a slot that was not yet told of, or none at all.
+    stage.clickhouse.execute(&format!("TRUNCATE TABLE {DATABASE}.walhouse_state"));
+    assert_halts(&halt, "a repair was not finished: gap: the slot is missing", "`repair`");
+    let mut program = Program::start(&settings);
+    program.wait_for_log("a repair was not finished: gap: the slot is missing");
+    program.wait_for_log("sessions: repair: done");
+    stage.settle(&mut program, &["sessions"]);
+    assert_eq!(assert_same(&stage.postgres, &stage.clickhouse, Scope::SESSIONS), 500);
+    program.stop();
+    // It is paid.
+    let mut program = Program::start(&settings);
+    program.wait_streaming(&["sessions"]);
+    assert!(!program.log().contains("repair"), "{}", program.log());
+    program.stop();
+}
+
 /// Goal: a standby that was behind is promoted. ClickHouse has rows, updates and deletes that the new
 /// primary never had, and the new primary uses their LSNs again. Both services mend it by
 /// themselves, under a load that goes on, and so does a second failover in the middle of it.
