@@ -18,7 +18,9 @@ use walhouse::clickhouse::lookup::{SortKey, find_sort_keys};
 use walhouse::clickhouse::params::InsertStrategy;
 use walhouse::clickhouse::refused::{RefusedPart, RefusedRow};
 use walhouse::clickhouse::state::StateRow;
-use walhouse::clickhouse::{Client, InsertError, Params, Refusal, refusal, refused, state, tables};
+use walhouse::clickhouse::{
+    Client, InsertError, Params, Refusal, own_tables, refusal, refused, state, tables,
+};
 use walhouse::error::{Error, ErrorKind};
 use walhouse::secret::Secret;
 use walhouse::wal::Lsn;
@@ -532,12 +534,12 @@ fn the_last_revision_of_the_state_counts() {
     let mut place = place();
     let client = &mut place.client;
     assert_eq!(
-        state::ensure(client, false, soon()).unwrap_err().kind(),
+        own_tables::ensure(client, false, soon()).unwrap_err().kind(),
         ErrorKind::Setup,
         "tables are not to be created"
     );
-    state::ensure(client, true, soon()).unwrap();
-    state::ensure(client, false, soon()).unwrap();
+    own_tables::ensure(client, true, soon()).unwrap();
+    own_tables::ensure(client, false, soon()).unwrap();
     let slot = "it's \\ a `slot`";
     assert_eq!(state::read(client, "runs", slot, soon()).unwrap(), None);
     let mut row = StateRow {
@@ -567,7 +569,7 @@ fn the_last_revision_of_the_state_counts() {
 fn refused_rows_are_kept_in_full_and_once() {
     let mut place = place();
     let client = &mut place.client;
-    refused::ensure(client, true, soon()).unwrap();
+    own_tables::ensure(client, true, soon()).unwrap();
     refused::write(client, &[], soon()).unwrap();
     let row = RefusedRow {
         service: "runs".to_owned(),

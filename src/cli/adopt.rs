@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use crate::clickhouse::adoptions::{self, Adoption};
-use crate::clickhouse::{Client, state};
+use crate::clickhouse::{Client, own_tables, state};
 use crate::config::ServiceConfig;
 use crate::error::{Error, Result};
 use crate::postgres::primary::Primary;
@@ -21,8 +21,7 @@ pub fn adopt(config: &ServiceConfig) -> Result<String> {
     let deadline = || Instant::now() + config.clickhouse.request_timeout;
     let mut client = Client::connect(&config.clickhouse)?;
     client.ping(deadline())?;
-    state::ensure(&mut client, config.create_tables, deadline())?;
-    adoptions::ensure(&mut client, config.create_tables, deadline())?;
+    own_tables::ensure(&mut client, config.create_tables, deadline())?;
     let Some(state) = state::read(&mut client, service, &config.slot, deadline())? else {
         return Ok(format!(
             "{service}: nothing to adopt: slot `{}` has no recorded state yet; just start \

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::client::{Client, InsertError, quote_bytes};
 use super::refused::string_block;
-use super::state::{StateRow, ensure_own};
+use super::state::StateRow;
 use crate::error::{Error, ErrorKind, Result};
 
 pub const ADOPTIONS_TABLE: &str = "walhouse_adoptions";
@@ -19,9 +19,8 @@ pub struct Adoption {
     pub timeline: u32,
 }
 
-/// Makes the table if it is missing.
-pub fn ensure(client: &mut Client, create: bool, deadline: Instant) -> Result<()> {
-    let ddl = format!(
+pub(super) fn ddl(client: &Client) -> String {
+    format!(
         "CREATE TABLE IF NOT EXISTS {} (
     service String,
     slot String,
@@ -32,8 +31,7 @@ pub fn ensure(client: &mut Client, create: bool, deadline: Instant) -> Result<()
 ) ENGINE = ReplacingMergeTree(adopted_at)
 ORDER BY (service, slot, state_revision)",
         client.qualified(ADOPTIONS_TABLE)
-    );
-    ensure_own(client, ADOPTIONS_TABLE, &ddl, create, deadline)
+    )
 }
 
 /// What was said of this state; `None` if nothing was.

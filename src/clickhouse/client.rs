@@ -384,6 +384,10 @@ impl Transport {
     ) -> std::result::Result<T, Failure> {
         let runtime = self.runtime.as_ref().expect("runtime lives as long as the transport");
         runtime.block_on(async {
+            // The runtime stood still since the last call: one turn to hear of connections that
+            // were closed meanwhile, and one to take them out of the pool.
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
             let result = tokio::time::timeout_at(deadline.into(), request).await;
             // The connection goes back to the pool in a task of its own; let it.
             tokio::task::yield_now().await;

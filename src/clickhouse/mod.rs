@@ -3,6 +3,7 @@
 pub mod adoptions;
 pub mod client;
 pub mod lookup;
+pub mod own_tables;
 pub mod params;
 pub mod refusal;
 pub mod refused;

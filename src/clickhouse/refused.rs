@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use super::client::{Client, InsertError};
 use super::refusal::Refusal;
-use super::state::ensure_own;
 use crate::error::{Error, ErrorKind, Result};
 
 pub const REFUSED_TABLE: &str = "walhouse_refused_rows";
@@ -38,8 +37,8 @@ pub enum RefusedPart {
     Column(String),
 }
 
-pub fn ensure(client: &mut Client, create: bool, deadline: Instant) -> Result<()> {
-    let ddl = format!(
+pub(super) fn ddl(client: &Client) -> String {
+    format!(
         "CREATE TABLE IF NOT EXISTS {} (
     service LowCardinality(String),
     table LowCardinality(String),
@@ -52,8 +51,7 @@ pub fn ensure(client: &mut Client, create: bool, deadline: Instant) -> Result<()
 ) ENGINE = ReplacingMergeTree(time)
 ORDER BY (service, table, key, version, column)",
         client.qualified(REFUSED_TABLE)
-    );
-    ensure_own(client, REFUSED_TABLE, &ddl, create, deadline)
+    )
 }
 
 /// Writes the rows and waits until ClickHouse has them.

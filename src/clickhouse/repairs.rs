@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use super::client::{Client, InsertError, quote_bytes};
 use super::refused::string_block;
-use super::state::ensure_own;
 use crate::error::{Error, ErrorKind, Result};
 
 pub const REPAIRS_TABLE: &str = "walhouse_repairs";
@@ -69,9 +68,8 @@ const COLUMNS: [&str; 13] = [
     "revision",
 ];
 
-/// Makes the table if it is missing.
-pub fn ensure(client: &mut Client, create: bool, deadline: Instant) -> Result<()> {
-    let ddl = format!(
+pub(super) fn ddl(client: &Client) -> String {
+    format!(
         "CREATE TABLE IF NOT EXISTS {} (
     service String,
     slot String,
@@ -90,8 +88,7 @@ pub fn ensure(client: &mut Client, create: bool, deadline: Instant) -> Result<()
 ) ENGINE = ReplacingMergeTree(revision)
 ORDER BY (service, slot)",
         client.qualified(REPAIRS_TABLE)
-    );
-    ensure_own(client, REPAIRS_TABLE, &ddl, create, deadline)
+    )
 }
 
 /// What was written last for this service and slot; `None` if nothing was.

@@ -9,7 +9,6 @@ use std::time::Instant;
 
 use super::client::{Client, InsertError, quote_bytes};
 use super::refused::string_block;
-use super::tables::ensure_database;
 use crate::error::{Error, ErrorKind, Result};
 use crate::wal::Lsn;
 
@@ -33,12 +32,7 @@ pub struct StateRow {
     pub revision: u64,
 }
 
-/// Makes the table if it is missing.
-pub fn ensure(client: &mut Client, create: bool, deadline: Instant) -> Result<()> {
-    ensure_own(client, STATE_TABLE, &state_ddl(client), create, deadline)
-}
-
-fn state_ddl(client: &Client) -> String {
+pub(super) fn ddl(client: &Client) -> String {
     format!(
         "CREATE TABLE IF NOT EXISTS {} (
     service String,
@@ -55,34 +49,6 @@ fn state_ddl(client: &Client) -> String {
 ORDER BY (service, slot)",
         client.qualified(STATE_TABLE)
     )
-}
-
-/// A table of our own: like the target tables, made only when that is allowed.
-pub(super) fn ensure_own(
-    client: &mut Client,
-    table: &str,
-    ddl: &str,
-    create: bool,
-    deadline: Instant,
-) -> Result<()> {
-    let sql = format!(
-        "SELECT count() FROM system.tables WHERE database = {} AND name = {}",
-        quote_bytes(client.database().as_bytes()),
-        quote_bytes(table.as_bytes())
-    );
-    if client.query(&sql, deadline)? == [[Some("1".to_owned())]] {
-        return Ok(());
-    }
-    if !create {
-        return Err(Error::new(
-            ErrorKind::Setup,
-            format!("find table {}", client.qualified(table)),
-        )
-        .because("it does not exist, and tables are not to be created")
-        .hint(format!("Run: {ddl}")));
-    }
-    ensure_database(client, deadline)?;
-    client.execute(ddl, deadline)
 }
 
 /// What was written last for this service and slot; `None` if nothing was.

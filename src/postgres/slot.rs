@@ -163,7 +163,8 @@ fn read(value: &Value) -> Option<SlotState> {
 ///
 /// Waits until transactions that are running now have ended, so give it a far deadline. Marked for
 /// failover, where the server knows that (17 and newer), a standby that is set up for it keeps a
-/// copy, and a promotion does not lose it. Somebody else's slot of that name is an error of kind `SlotBusy`: inspect it again.
+/// copy, and a promotion does not lose it. Somebody else's slot of that name is an error of kind
+/// `SlotBusy`: inspect it again.
 pub fn create(sql: &mut Sql, slot: &str, failover: Failover, deadline: Instant) -> Result<Lsn> {
     let doing = format!("create slot `{slot}`");
     let options = match failover {

@@ -8,10 +8,10 @@ use super::Memory;
 use super::resume::{self, Parties, Resumed};
 use super::shared::{Pace, Shared, stopped};
 use super::slot_watch::SlotWatch;
-use crate::clickhouse::repairs::{self, RepairRow};
+use crate::clickhouse::repairs::RepairRow;
 use crate::clickhouse::state::{self, StateRow};
 use crate::clickhouse::tables::{self, Definition, TableShape};
-use crate::clickhouse::{Client, adoptions, refused};
+use crate::clickhouse::{Client, own_tables};
 use crate::config::{ServiceConfig, ServiceName};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::recovery::Adopted;
@@ -239,10 +239,7 @@ fn prepare_clickhouse(
         }
         shapes.push(Shape { present: present_columns(&client, target, &shape)?, json });
     }
-    state::ensure(&mut client, config.create_tables, deadline())?;
-    refused::ensure(&mut client, config.create_tables, deadline())?;
-    repairs::ensure(&mut client, config.create_tables, deadline())?;
-    adoptions::ensure(&mut client, config.create_tables, deadline())?;
+    own_tables::ensure(&mut client, config.create_tables, deadline())?;
     Ok((client, shapes))
 }
 
