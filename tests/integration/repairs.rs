@@ -297,6 +297,48 @@ fn a_repair_that_is_owed_is_begun_although_all_looks_well() {
     program.stop();
 }
 
+/// Goal: what only one of the two tables of a run has is mended in that table.
+/// Method: a payload without its run and a run without its payload, of runs that are gone and of
+/// runs that are there, in several months.
+#[test]
+fn each_table_of_a_run_is_mended_for_itself() {
+    let stage = Stage::own();
+    let settings = stage.settings_runs();
+    let mut program = Program::start(&settings);
+    program.wait_streaming(&["runs"]);
+    load(210).run(&stage.postgres, 30);
+    stage.settle(&mut program, &["runs"]);
+    program.stop();
+    stage.postgres.execute(&format!("SELECT pg_drop_replication_slot('{RUNS_SLOT}')"));
+    for month in ["2023-01-05", "2024-02-06", "2026-11-26"] {
+        stage.clickhouse.execute(&format!(
+            "INSERT INTO {DATABASE}.raw_task_runs_payload_v1 (run_id, created_at, payload, _version)
+             VALUES ('ghost {month}', '{month} 10:00:00.123', '{{\"data\":1}}', 5)"
+        ));
+        stage.clickhouse.execute(&format!(
+            "INSERT INTO {DATABASE}.task_runs_v2 (organization_id, project_id, environment_id,
+                 run_id, created_at, updated_at, _version)
+             VALUES ('o', 'p', 'e', 'ghost {month}', '{month} 10:00:00.123', now(), 5)"
+        ));
+        stage.clickhouse.execute(&format!(
+            "INSERT INTO {DATABASE}.raw_task_runs_payload_v1 (run_id, created_at, payload, _version)
+             VALUES ('orphan {month}', '{month} 10:00:00.123', '{{\"data\":1}}', 5)"
+        ));
+    }
+    for (table, remainder) in [("task_runs_v2", 0), ("raw_task_runs_payload_v1", 1)] {
+        stage.clickhouse.execute(&format!(
+            "ALTER TABLE {DATABASE}.{table} DELETE WHERE cityHash64(run_id) % 3 = {remainder} \
+             SETTINGS mutations_sync = 2"
+        ));
+    }
+    assert!(!compare(&stage.postgres, &stage.clickhouse, Scope::RUNS).is_clean());
+    let mut program = Program::start(&settings);
+    program.wait_for_log("runs: repair: done");
+    stage.settle(&mut program, &["runs"]);
+    assert!(0 < assert_same(&stage.postgres, &stage.clickhouse, Scope::RUNS));
+    program.stop();
+}
+
 /// Goal: a standby that was behind is promoted. ClickHouse has rows, updates and deletes that the new
 /// primary never had, and the new primary uses their LSNs again. Both services mend it by
 /// themselves, under a load that goes on, and so does a second failover in the middle of it.
