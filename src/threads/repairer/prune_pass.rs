@@ -15,7 +15,7 @@ use crate::postgres::reread::{self, Reread, reread};
 use crate::postgres::source_table::TableName;
 use crate::postgres::table_reader::AsOf;
 use crate::rows::Block;
-use crate::services::mapping::{Notes, Stamp, Target};
+use crate::services::mapping::{Notes, Stamp, Target, is_owned};
 use crate::services::source::Row;
 use crate::services::tombstone::{self, Key, LiveKey};
 use crate::threads::outage::retry;
@@ -74,16 +74,13 @@ impl PrunePass {
     ) -> Result<Option<LookedUp>> {
         let with = worker.with;
         let (ground, source) = (with.ground, with.mapping.source());
-        let places = [
-            source.key.id,
-            source.key.organization,
-            source.key.project,
-            source.key.environment,
-            source.key.created_at,
-        ];
-        let columns = places.map(|place| source.columns[place].name);
+        let mut places = vec![source.key.id];
+        places.extend(source.key.sorting());
+        let owners = with.mapping.owners().iter();
+        places.extend(owners.filter(|place| !source.key.sorting().contains(place)));
+        let columns: Vec<&str> = places.iter().map(|&place| source.columns[place].name).collect();
         let ids: BTreeSet<&[u8]> =
-            keys.iter().map(|live| id_of(&with.mapping.targets()[target], live)).collect();
+            keys.iter().map(|live| live.id(&with.mapping.targets()[target])).collect();
         let ids: Vec<&[u8]> = ids.into_iter().collect();
         let table = TableName::new(source.schema, source.table);
         let unplaced = ground.shared.unplaced();
@@ -112,7 +109,7 @@ impl PrunePass {
             ground.shared.remove_placed(&unplaced);
             looked_up.as_of = Some(rows.as_of);
             for (live, there) in keys.iter().zip(&mut looked_up.there) {
-                if let Some(values) = rows.found.get(id_of(&with.mapping.targets()[target], live)) {
+                if let Some(values) = rows.found.get(live.id(&with.mapping.targets()[target])) {
                     let key = key_in_postgres(with, target, &places, values)?;
                     *there = key.as_ref() == Some(&live.key);
                 }
@@ -207,12 +204,6 @@ impl PrunePass {
     }
 }
 
-/// The row's primary key in Postgres.
-fn id_of<'l>(target: &Target, live: &'l LiveKey) -> &'l [u8] {
-    let place = target.order_by.iter().position(|&at| at == target.id);
-    &live.key[place.expect("the id is part of every sorting key")]
-}
-
 /// The key that a row of Postgres has in the target table; `None` if it has no place there.
 fn key_in_postgres(
     with: &Repairer<'_>,
@@ -223,6 +214,10 @@ fn key_in_postgres(
     let mut row = Row::of(with.mapping.source());
     for (place, value) in places.iter().zip(values) {
         row.values[*place] = value.as_deref().map_or(Datum::Null, Datum::Text);
+    }
+    // Of an id that has come back without an owner, the stream writes nothing.
+    if !is_owned(with.mapping, &row) {
+        return Ok(None);
     }
     let targets = with.mapping.targets();
     let blocks = targets.iter().zip(with.shapes).map(|(t, shape)| Block::new(t.columns, shape));
