@@ -28,6 +28,10 @@ pub enum Waiting {
 
 impl Barrier {
     pub fn set(sql: &mut Sql, deadline: Instant) -> Result<Barrier> {
+        // A snapshot names those who run below the last that has ended; above it everybody may. So
+        // one ends first that is above them all. It is rolled back, for that waits for no standby.
+        let end_one = "BEGIN; SELECT pg_current_xact_id(); ROLLBACK";
+        sql.execute("end a transaction above those that are running", end_one, deadline)?;
         Ok(Barrier { running: snapshot(sql, deadline)?.running })
     }
 
