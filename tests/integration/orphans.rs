@@ -37,6 +37,28 @@ fn a_payload_without_its_run_goes_when_the_run_is_deleted() {
     program.stop();
 }
 
+/// Goal: ClickHouse has a payload under an id that no Postgres can have. The repair ends, and buries
+/// it.
+#[test]
+fn an_id_that_is_no_text_does_not_stop_a_repair() {
+    let stage = Stage::own();
+    let program = stage.start();
+    stage.postgres.insert("TaskRun", &sample::run("good"));
+    wait_confirmed(&stage);
+    program.stop();
+    stage.clickhouse.execute(&format!(
+        "INSERT INTO {DATABASE}.raw_task_runs_payload_v1 (run_id, created_at, payload, _version) \
+         SELECT arrayJoin(['a\\0b', unhex('ff')]), '2026-01-01', '{{}}', 1"
+    ));
+    stage.postgres.execute(&format!("SELECT pg_drop_replication_slot('{RUNS_SLOT}')"));
+    let program = stage.start();
+    until_true("`runs` has been repaired", RECOVERY, || {
+        program.log_lines("runs: repair: done") >= 1
+    });
+    assert_same(&stage.postgres, &stage.clickhouse, Scope::ALL);
+    program.stop();
+}
+
 /// Goal: in a gap a run is deleted and comes back without an owner. Neither its row nor its payload
 /// are left after the repair.
 #[test]

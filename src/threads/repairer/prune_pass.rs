@@ -79,8 +79,11 @@ impl PrunePass {
         let owners = with.mapping.owners().iter();
         places.extend(owners.filter(|place| !source.key.sorting().contains(place)));
         let columns: Vec<&str> = places.iter().map(|&place| source.columns[place].name).collect();
-        let ids: BTreeSet<&[u8]> =
-            keys.iter().map(|live| live.id(&with.mapping.targets()[target])).collect();
+        // What is no text cannot be in Postgres, and cannot be asked for either.
+        let ids: BTreeSet<&[u8]> = (keys.iter())
+            .map(|live| live.id(&with.mapping.targets()[target]))
+            .filter(|id| reread::is_text(id))
+            .collect();
         let ids: Vec<&[u8]> = ids.into_iter().collect();
         let table = TableName::new(source.schema, source.table);
         let unplaced = ground.shared.unplaced();
