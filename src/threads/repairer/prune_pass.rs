@@ -138,11 +138,11 @@ impl Pass for PrunePass {
         let (with, target) = (worker.with, &worker.with.mapping.targets()[*index]);
         let live = self.live_keys(worker, target, slice)?;
         let mut block = Block::new(target.columns, &with.shapes[*index]);
+        let mut last_as_of = None;
         for keys in live.chunks(LOOKUP_KEYS) {
             let Some(looked_up) = self.are_in_postgres(worker, *index, keys)? else {
                 return Ok(Ended::Told);
             };
-            let before = block.rows();
             for (live, is_there) in keys.iter().zip(looked_up.there) {
                 // Its content is not asked for: it decides nothing here.
                 let found = Stored { version: live.version, is_deleted: false, is_same: false };
@@ -151,11 +151,11 @@ impl Pass for PrunePass {
                     tombstone::append(target, &mut block, live, version);
                 }
             }
-            if let Some(as_of) = looked_up.as_of
-                && before < block.rows()
-            {
-                worker.cover(as_of)?;
-            }
+            last_as_of = looked_up.as_of.or(last_as_of);
+        }
+        // Also where all are there: that may be of a commit that another server never had.
+        if let Some(as_of) = last_as_of {
+            worker.cover(as_of)?;
         }
         let mut refused = Vec::new();
         let landing = &mut worker.landings[*index];
