@@ -14,6 +14,8 @@ mod proxy;
 #[path = "postgres_sql/server.rs"]
 mod server;
 
+#[path = "postgres_sql/barriers.rs"]
+mod barriers;
 #[path = "postgres_sql/connecting.rs"]
 mod connecting;
 #[path = "postgres_sql/finding.rs"]
@@ -22,6 +24,8 @@ mod finding;
 mod locking;
 #[path = "postgres_sql/publishing.rs"]
 mod publishing;
+#[path = "postgres_sql/reading.rs"]
+mod reading;
 #[path = "postgres_sql/rereading.rs"]
 mod rereading;
 #[path = "postgres_sql/slots.rs"]

@@ -221,8 +221,9 @@ instance_stop() { stop_launched "$STAGE/instance-$1" "${2:-TERM}" || broken "$1 
 # log_lines NAME: how many there are, to ask for those after it.
 log_lines() { wc -l <"$STAGE/instance-$1/log"; }
 
-# log_says NAME AFTER PATTERN
-log_says() { tail -n "+$(($2 + 1))" "$STAGE/instance-$1/log" | grep -qE -- "$3"; }
+# log_says NAME AFTER PATTERN. Without -q: a grep that leaves early would end tail, and so the whole
+# pipe, with a failure.
+log_says() { tail -n "+$(($2 + 1))" "$STAGE/instance-$1/log" | grep -E -- "$3" >/dev/null; }
 
 # Or the damage was none, and the drill has shown nothing.
 it_was_repaired() { log_says one 0 ': repair: ' || fault "it does not say that it repaired anything"; }

@@ -213,7 +213,7 @@ node_heal() {
     local dir=$NODES_DIR/$1
     [ -f "$dir/cut" ] || return 0
     while node_rules "$1" D 2>/dev/null; do :; done
-    if iptables -w 10 -S INPUT | grep -qE -- "--[sd]port $(cat "$dir/port") .*walhouse-drill"; then
+    if iptables -w 10 -S INPUT | grep -E -- "--[sd]port $(cat "$dir/port") .*walhouse-drill" >/dev/null; then
         fail "heal the network of $1: iptables still has rules for port $(cat "$dir/port")"
         return 1
     fi

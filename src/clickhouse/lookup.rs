@@ -9,7 +9,10 @@
 use std::time::Instant;
 
 use super::client::{Client, quote_bytes, quote_name};
+use super::stored::live_keys_where;
 use crate::error::{Error, ErrorKind, Result};
+use crate::services::mapping::Target;
+use crate::services::tombstone::LiveKey;
 
 /// Where rows of one id stand. One id has several if an update moved it (a changed `created_at`).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,6 +60,22 @@ pub fn find_sort_keys(
         }
     }
     Ok(keys)
+}
+
+/// The keys of `ids` whose latest row in `target` is alive. For a table beside the first, which is
+/// sorted by the id.
+pub fn find_live(
+    client: &mut Client,
+    target: &Target,
+    ids: &[&[u8]],
+    deadline: Instant,
+) -> Result<Vec<LiveKey>> {
+    let mut live = Vec::new();
+    let id_name = quote_name(target.id_name());
+    for list in literal_lists(ids) {
+        live.extend(live_keys_where(client, target, &format!("{id_name} IN ({list})"), deadline)?);
+    }
+    Ok(live)
 }
 
 fn parse(row: Vec<Option<Vec<u8>>>) -> Option<SortKey> {

@@ -145,6 +145,25 @@ pub fn live_keys(
     version_max: u64,
     deadline: Instant,
 ) -> Result<Vec<LiveKey>> {
+    let of_slice = format!(
+        "_partition_id = {} AND cityHash64({}) % {} = {}",
+        quote_bytes(slice.partition_id.as_bytes()),
+        quote_name(target.id_name()),
+        slice.of,
+        slice.heap,
+    );
+    let mut live = live_keys_where(client, target, &of_slice, deadline)?;
+    live.retain(|key| key.version <= version_max);
+    Ok(live)
+}
+
+/// The keys whose latest row, of those that meet the condition, is alive.
+pub(super) fn live_keys_where(
+    client: &mut Client,
+    target: &Target,
+    condition: &str,
+    deadline: Instant,
+) -> Result<Vec<LiveKey>> {
     let name = |at: usize| quote_name(target.columns[at].name);
     let (version, is_deleted) = (name(target.version), name(target.is_deleted));
     let key: Vec<String> = target.order_by.iter().map(|&at| name(at)).collect();
@@ -162,14 +181,10 @@ pub fn live_keys(
     }
     select.push(format!("toString(max({version}))"));
     let sql = format!(
-        "SELECT {} FROM {} WHERE _partition_id = {} AND cityHash64({}) % {} = {} GROUP BY {key} \
-         HAVING argMax({is_deleted}, {version}) = 0 AND max({version}) <= {version_max}",
+        "SELECT {} FROM {} WHERE {condition} GROUP BY {key} \
+         HAVING argMax({is_deleted}, {version}) = 0",
         select.join(", "),
         client.qualified(target.table),
-        quote_bytes(slice.partition_id.as_bytes()),
-        name(target.id),
-        slice.of,
-        slice.heap,
     );
     let rows = client.query_bytes(&sql, deadline)?;
     rows.into_iter()

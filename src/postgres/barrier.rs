@@ -40,13 +40,22 @@ impl Barrier {
     }
 }
 
-pub fn waiting(sql: &mut Sql, deadline: Instant) -> Result<Waiting> {
+/// Whether any of the barrier's transactions waits for a standby. Others do not matter: where
+/// commits wait for standbys at all, one is found waiting at almost any moment. Who waits without a
+/// transaction of its own commits a prepared one, which may be any.
+pub fn waiting(sql: &mut Sql, barrier: &Barrier, deadline: Instant) -> Result<Waiting> {
     let doing = "look for commits that wait for a standby";
+    let running: Vec<String> = barrier.running.iter().map(u32::to_string).collect();
     let rows = sql.rows(
         doing,
-        "SELECT current_setting('synchronous_standby_names') <> '',
-                EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'),
-                pg_has_role('pg_read_all_stats', 'MEMBER')",
+        &format!(
+            "SELECT current_setting('synchronous_standby_names') <> '',
+                    EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'
+                            AND (backend_xid IS NULL
+                                 OR backend_xid::text = ANY ('{{{}}}'::text[]))),
+                    pg_has_role('pg_read_all_stats', 'MEMBER')",
+            running.join(",")
+        ),
         deadline,
     )?;
     let read = || -> std::result::Result<Waiting, SqlError> {

@@ -58,6 +58,15 @@ pub struct Rows {
     pub is_as_streamed: bool,
 }
 
+/// Whether the key can have come from Postgres, and so be asked for.
+pub fn is_text(key: &[u8]) -> bool {
+    text_of(key).is_some()
+}
+
+fn text_of(key: &[u8]) -> Option<&str> {
+    std::str::from_utf8(key).ok().filter(|key| !key.contains('\0'))
+}
+
 /// All keys are read in one snapshot.
 pub fn reread(sql: &mut Sql, request: &Request, deadline: Instant) -> Result<Reread> {
     read_in_snapshot(sql, request, deadline).map_err(|error| {
@@ -131,11 +140,7 @@ fn select(request: &Request, keys: &[&[u8]]) -> std::result::Result<String, SqlE
     }
     statement.push_str(&format!(" FROM {} WHERE {key_column} IN (", request.table.quoted()));
     for (i, key) in keys.iter().enumerate() {
-        // Neither can have come from Postgres as text.
-        let key = std::str::from_utf8(key)
-            .ok()
-            .filter(|key| !key.contains('\0'))
-            .ok_or_else(|| protocol("a key is not UTF-8 text"))?;
+        let key = text_of(key).ok_or_else(|| protocol("a key is not UTF-8 text"))?;
         if i > 0 {
             statement.push(',');
         }

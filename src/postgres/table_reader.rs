@@ -164,6 +164,8 @@ pub fn page(sql: &mut Sql, request: &Request, deadline: Instant) -> Result<Page>
 
 /// Nothing is known of the size of rows at first.
 const ROWS_OF_FIRST_FETCH: usize = 1;
+/// However small the rows before were: an answer is held whole, and those that come may be large.
+const ROWS_PER_FETCH: usize = 100;
 
 fn read_in_snapshot(
     sql: &mut Sql,
@@ -219,7 +221,7 @@ fn next_fetch(fetch: usize, rows: usize, bytes: usize, request: &Request) -> usi
     let bytes_per_row = (bytes / rows.max(1)).max(1);
     let room = request.bytes_max.saturating_sub(bytes) / bytes_per_row;
     let left = request.rows_max.saturating_sub(rows);
-    room.min(left).min(fetch.saturating_mul(4)).max(1)
+    room.min(left).min(fetch.saturating_mul(4)).clamp(1, ROWS_PER_FETCH)
 }
 
 fn select(request: &Request) -> String {
@@ -283,11 +285,12 @@ mod tests {
             after: Tid::before(0),
             end_block: 1,
             bytes_max,
-            rows_max: 100,
+            rows_max: 1_000,
         };
+        assert_eq!(next_fetch(64, 85, 85, &request(4 << 20)), ROWS_PER_FETCH);
+        assert_eq!(next_fetch(64, 985, 98_500, &request(4 << 20)), 15, "no more than asked for");
         assert_eq!(next_fetch(1, 1, 64 << 20, &request(4 << 20)), 1);
         assert_eq!(next_fetch(1, 1, 100, &request(4 << 20)), 4, "no leap");
-        assert_eq!(next_fetch(64, 85, 8500, &request(4 << 20)), 15, "no more rows than asked for");
         assert_eq!(next_fetch(16, 21, 21 << 10, &request(31 << 10)), 10);
     }
 }

@@ -28,8 +28,8 @@ fn equal(ours: &Value, stored: &Value) -> bool {
     match (ours, stored) {
         (Value::Object(_), Value::Object(_)) => {
             let (mut left, mut right) = (BTreeMap::new(), BTreeMap::new());
-            collect(String::new(), ours, &mut left);
-            collect(String::new(), stored, &mut right);
+            collect(None, ours, &mut left);
+            collect(None, stored, &mut right);
             left.len() == right.len()
                 && left
                     .iter()
@@ -45,17 +45,18 @@ fn equal(ours: &Value, stored: &Value) -> bool {
 }
 
 /// The leaves of an object by their dotted paths.
-fn collect<'v>(path: String, value: &'v Value, leaves: &mut BTreeMap<String, &'v Value>) {
+fn collect<'v>(path: Option<&str>, value: &'v Value, leaves: &mut BTreeMap<String, &'v Value>) {
     match value {
         Value::Null => {}
         Value::Object(members) => {
             for (name, member) in members {
-                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-                collect(path, member, leaves);
+                // An empty name is a name too.
+                let path = path.map_or_else(|| name.clone(), |path| format!("{path}.{name}"));
+                collect(Some(&path), member, leaves);
             }
         }
         leaf => {
-            leaves.insert(path, leaf);
+            leaves.insert(path.unwrap_or_default().to_owned(), leaf);
         }
     }
 }
@@ -104,6 +105,7 @@ mod tests {
             (r#"{"a":9007199254740993}"#, r#"{"a":9007199254740992}"#),
             (r#"{"a":9007199254740993}"#, r#"{"a":9007199254740992.0}"#),
             (r#"{"a":true}"#, r#"{"a":1}"#),
+            (r#"{"d":[{"":{"a":1}}]}"#, r#"{"d":[{"a":1}]}"#),
             (r#"{"a":1}"#, "not json"),
             ("not json", "{}"),
         ] {

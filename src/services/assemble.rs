@@ -10,6 +10,7 @@ use hashbrown::HashMap;
 use super::fold::{EntryKind, Folded};
 use super::mapping::{BareKey, Mapping, Notes, Stamp, Target, ValueError};
 use super::source::{Places, Row};
+use super::tombstone::{self, LiveKey};
 use crate::rows::{Block, Shape};
 use crate::wal::{Datum, DecodeError};
 
@@ -50,6 +51,9 @@ pub struct Found {
     pub values: HashMap<usize, Vec<Option<Vec<u8>>>>,
     /// By entry: every sorting key under which ClickHouse has the row.
     pub keys: HashMap<usize, Vec<BareKey>>,
+    /// By entry that has none: what the tables beside the first still have of the row, each with
+    /// the index of its target.
+    pub strays: HashMap<usize, Vec<(usize, LiveKey)>>,
 }
 
 #[derive(Debug)]
@@ -141,7 +145,11 @@ pub fn assemble(
             for key in keys {
                 mapping.append(&key.row(mapping.source()), stamp, blocks, notes)?;
             }
-            assembled.tombstones_of_nothing += u64::from(keys.is_empty());
+            let strays = found.strays.get(&index).filter(|_| stamp.first);
+            for (target, live) in strays.into_iter().flatten() {
+                tombstone::append(&targets[*target], &mut blocks[*target], live, version);
+            }
+            assembled.tombstones_of_nothing += u64::from(keys.is_empty() && strays.is_none());
             continue;
         }
         folded.load(index, &mut row);

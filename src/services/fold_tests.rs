@@ -4,14 +4,15 @@ use hashbrown::HashMap;
 
 use super::assemble::{Assembled, Found, Updates, Wanted, assemble, wanted};
 use super::fold::{Change, Folded, fold};
-use super::mapping::{BareKey, Mapping};
+use super::mapping::{BareKey, Mapping, is_owned};
 use super::runs::Runs;
 use super::sessions::Sessions;
-use super::source::Plan;
+use super::source::{Plan, Row};
+use super::tombstone::LiveKey;
 use crate::rows::column::Values;
-use crate::rows::{JsonForm, Shape};
+use crate::rows::{JsonForm, Shape, stored};
 use crate::wal::testing::{self, V};
-use crate::wal::{Lsn, Oid, value::oid};
+use crate::wal::{Datum, Lsn, Oid, value::oid};
 
 const ALL: std::ops::Range<usize> = 0..usize::MAX;
 const TABLE: Oid = Oid(16_400);
@@ -219,7 +220,7 @@ fn values_the_batch_lacks_are_asked_for_once() {
 
     // `b` is gone from Postgres: its DELETE is still to come.
     let found =
-        Found { values: HashMap::from([(1, vec![Some(b"5".to_vec())])]), keys: HashMap::new() };
+        Found { values: HashMap::from([(1, vec![Some(b"5".to_vec())])]), ..Found::default() };
     let assembled = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 100, ALL).unwrap();
     assert_eq!(rows(&assembled), [r#"a/org@102 {"data":5}"#]);
     assert_eq!(assembled.rows_gone, 1);
@@ -244,6 +245,7 @@ fn parts_of_a_batch_come_to_what_the_whole_does() {
     let found = Found {
         values: HashMap::from([0, 4].map(|entry| (entry, vec![Some(b"5".to_vec())]))),
         keys: HashMap::from([(1, key("b")), (3, key("d"))]),
+        ..Found::default()
     };
     let of = |part| {
         let part = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 0, part).unwrap();
@@ -285,10 +287,8 @@ fn a_tombstone_of_an_unknown_row_is_looked_up() {
             1_704_067_200_123,
         )
     };
-    let found = Found {
-        values: HashMap::new(),
-        keys: HashMap::from([(0, vec![key("org1"), key("org2")])]),
-    };
+    let found =
+        Found { keys: HashMap::from([(0, vec![key("org1"), key("org2")])]), ..Found::default() };
     let assembled = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 0, ALL).unwrap();
     assert_eq!(
         rows(&assembled),
@@ -300,6 +300,46 @@ fn a_tombstone_of_an_unknown_row_is_looked_up() {
     let assembled =
         assemble(&Sessions, &folded, &wanted, &Found::default(), &shapes(), 0, ALL).unwrap();
     assert_eq!(assembled.tombstones_of_nothing, 1);
+}
+
+#[test]
+fn a_payload_without_its_run_is_buried_with_what_is_known_of_it() {
+    let mapping = Runs { payloads: true, fingerprints: true };
+    let plan = plan_of(&mapping);
+    let mut key = vec![V::Null; mapping.source().columns.len()];
+    key[mapping.source().key.id] = V::Text("a");
+    let messages = [testing::delete(TABLE, b'K', &key)];
+    let folded = folded(&plan, &messages);
+    let wanted = wanted(&mapping, &folded, Updates::AsUpdates);
+    assert_eq!(wanted.lookups, [0]);
+    let [key, partition] = [b"a", b"7"].map(|text| vec![text.to_vec()]);
+    let stray = LiveKey { key, partition, version: 1 };
+    let found = Found { strays: HashMap::from([(0, vec![(1, stray)])]), ..Found::default() };
+    let shapes: Vec<Shape> = (mapping.targets().iter())
+        .map(|target| Shape { present: vec![true; target.columns.len()], json: JsonForm::Typed })
+        .collect();
+    let assembled = assemble(&mapping, &folded, &wanted, &found, &shapes, 0, ALL).unwrap();
+    let [runs, payloads] = &assembled.blocks[..] else { panic!("two tables") };
+    assert_eq!((runs.rows(), payloads.rows(), assembled.tombstones_of_nothing), (0, 1, 0));
+    let target = &mapping.targets()[1];
+    let text = |column| String::from_utf8(stored::text(payloads.values(column), 0).unwrap());
+    assert_eq!(
+        [target.id, 1, target.version, target.is_deleted].map(|at| text(at).unwrap()),
+        ["a", "7", "1", "1"]
+    );
+}
+
+#[test]
+fn a_row_without_an_owner_is_not_one_that_is_written() {
+    let mapping = Runs { payloads: true, fingerprints: true };
+    let mut row = Row::of(mapping.source());
+    for (at, value) in mapping.owners().iter().zip(["org", "PRODUCTION"]) {
+        assert!(!is_owned(&mapping, &row));
+        row.values[*at] = Datum::Text(value.as_bytes());
+    }
+    assert!(is_owned(&mapping, &row));
+    row.values[mapping.owners()[1]] = Datum::Text(b"");
+    assert!(!is_owned(&mapping, &row));
 }
 
 #[test]
@@ -388,7 +428,7 @@ fn what_a_past_version_of_the_relation_lacks_is_read_again() {
     assert_eq!(names, ["metadata", "closedReason"]);
     let found = Found {
         values: HashMap::from([(1, vec![Some(b"5".to_vec()), Some(b"done".to_vec())])]),
-        keys: HashMap::new(),
+        ..Found::default()
     };
     let assembled = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 0, ALL).unwrap();
     assert_eq!(rows(&assembled), [r#"-b/org@4 {"data":null}"#, r#"a/org@2 {"data":5}"#]);

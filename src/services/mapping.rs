@@ -18,6 +18,9 @@ pub trait Mapping: fmt::Debug + Send + Sync {
     /// The places that must be known before a row can be written; a `first` row may need more.
     fn needs(&self, first: bool) -> Places;
 
+    /// The places that a row must have a value in, or it is not written.
+    fn owners(&self) -> &'static [usize];
+
     /// Appends what the row comes to, to the block of each target.
     fn append(
         &self,
@@ -26,6 +29,12 @@ pub trait Mapping: fmt::Debug + Send + Sync {
         blocks: &mut [Block],
         notes: &mut Notes,
     ) -> Result<(), ValueError>;
+}
+
+/// Whether a row is one that is written at all.
+pub fn is_owned(mapping: &dyn Mapping, row: &Row<'_>) -> bool {
+    let is_there = |&place: &usize| value::text(row.values[place]).is_some_and(|t| !t.is_empty());
+    mapping.owners().iter().all(is_there)
 }
 
 /// A table of ClickHouse that a service writes.

@@ -189,6 +189,10 @@ impl Mapping for Runs {
         if first && self.payloads { all } else { all.without(place::PAYLOAD) }
     }
 
+    fn owners(&self) -> &'static [usize] {
+        &[place::ORGANIZATION, place::ENVIRONMENT_TYPE]
+    }
+
     fn append(
         &self,
         row: &Row<'_>,

@@ -88,6 +88,10 @@ impl Mapping for Sessions {
         Places::first(SOURCE.columns.len())
     }
 
+    fn owners(&self) -> &'static [usize] {
+        &[place::ORGANIZATION]
+    }
+
     fn append(
         &self,
         row: &Row<'_>,

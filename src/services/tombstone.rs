@@ -15,6 +15,14 @@ pub struct LiveKey {
     pub version: u64,
 }
 
+impl LiveKey {
+    /// The row's primary key in Postgres.
+    pub fn id(&self, target: &Target) -> &[u8] {
+        let place = target.order_by.iter().position(|&at| at == target.id);
+        &self.key[place.expect("the id is part of every sorting key")]
+    }
+}
+
 /// Appends a tombstone: the key, what decides about the partition, the version; the rest is empty.
 pub fn append(target: &Target, block: &mut Block, live: &LiveKey, version: u64) {
     for (at, spec) in target.columns.iter().enumerate() {

@@ -8,7 +8,6 @@
 //! any line here is harmless: what was not told is streamed again, under the same versions.
 
 use std::cell::Cell;
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -18,7 +17,7 @@ use super::batch::Batch;
 use super::landing::{Ground, Landing};
 use super::outage::retry;
 use crate::clickhouse::Client;
-use crate::clickhouse::lookup::find_sort_keys;
+use crate::clickhouse::lookup::{find_live, find_sort_keys};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::progress::BatchId;
 use crate::postgres::primary::Primary;
@@ -26,9 +25,10 @@ use crate::postgres::reread::{Request, Reread, Rows, reread};
 use crate::postgres::source_table::TableName;
 use crate::postgres::sql::Sql;
 use crate::rows::Shape;
-use crate::services::assemble::{Assembled, Found, Wanted, assemble, wanted};
+use crate::services::assemble::{Assembled, Found, Wanted, assemble, takes_deletes, wanted};
 use crate::services::fold::{Change, Folded, fold};
 use crate::services::mapping::{BareKey, Mapping};
+use crate::services::tombstone::LiveKey;
 use crate::wal::{Lsn, PgTime};
 
 /// How soon values are asked for again when their transaction is not yet visible.
@@ -127,6 +127,7 @@ impl Open<'_> {
             // An INSERT that the DELETE ends may be in an earlier batch still on its way.
             with.ground.shared.wait_for_batches_before(cut.id)?;
             found.keys = self.look_up(&folded, &wanted)?;
+            found.strays = self.look_for_strays(&folded, &wanted, &found)?;
         }
         let mut begin = 0;
         let last = loop {
@@ -282,12 +283,6 @@ impl Open<'_> {
         let target = &with.mapping.targets()[0];
         let ids: Vec<&[u8]> =
             wanted.lookups.iter().map(|&entry| folded.entries[entry].id).collect();
-        let xids = |of: &dyn Fn(usize) -> bool| {
-            let entries = wanted.lookups.iter().copied().filter(|entry| of(*entry));
-            entries.map(|entry| folded.entries[entry].xid).collect::<BTreeSet<u32>>()
-        };
-        // Before the question: a repair may land the row between the answer and now.
-        with.ground.shared.add_unplaced(&xids(&|_| true));
         let client = &mut self.client;
         let timeout = with.ground.clickhouse.request_timeout;
         let keys = retry(
@@ -319,9 +314,46 @@ impl Open<'_> {
             .iter()
             .filter_map(|&entry| Some((entry, by_id.get(folded.entries[entry].id)?.clone())))
             .collect();
-        let unplaced = xids(&|entry| !by_entry.contains_key(&entry));
-        with.ground.shared.remove_placed(&(&xids(&|_| true) - &unplaced));
         Ok(by_entry)
+    }
+
+    /// A row may be missing in the first table and stand in another one: it was refused there, or a
+    /// session died between two parts of a batch. Its tombstone must not be forgotten for that.
+    fn look_for_strays(
+        &mut self,
+        folded: &Folded<'_>,
+        wanted: &Wanted,
+        found: &Found,
+    ) -> Result<hashbrown::HashMap<usize, Vec<(usize, LiveKey)>>> {
+        let with = self.with;
+        let missing = || wanted.lookups.iter().filter(|entry| !found.keys.contains_key(*entry));
+        let ids: Vec<&[u8]> = missing().map(|&entry| folded.entries[entry].id).collect();
+        let mut strays = hashbrown::HashMap::<usize, Vec<(usize, LiveKey)>>::new();
+        let targets = with.mapping.targets().iter().zip(with.shapes).enumerate().skip(1);
+        for (index, (target, _)) in targets.filter(|(_, (t, shape))| takes_deletes(t, shape)) {
+            if ids.is_empty() {
+                break;
+            }
+            let client = &mut self.client;
+            let timeout = with.ground.clickhouse.request_timeout;
+            let live = retry(
+                with.ground.shared,
+                with.ground.delays,
+                with.ground.service,
+                &with.ground.metrics.insert_outage,
+                || {},
+                || find_live(client, target, &ids, Instant::now() + timeout),
+                |_| false,
+            )?;
+            let by_id: hashbrown::HashMap<&[u8], &LiveKey> =
+                live.iter().map(|live| (live.id(target), live)).collect();
+            for &entry in missing() {
+                if let Some(live) = by_id.get(folded.entries[entry].id) {
+                    strays.entry(entry).or_default().push((index, (*live).clone()));
+                }
+            }
+        }
+        Ok(strays)
     }
 
     fn count(&self, folded: &Folded<'_>, wanted: &Wanted) {

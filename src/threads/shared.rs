@@ -1,7 +1,6 @@
 //! What the threads of one session see of each other beside their channels: how to end, and the
 //! two gates a flush may have to wait at.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,9 +42,8 @@ struct State {
     durable_below: BatchId,
     /// The *upper* LSN that a durable state row already admits to.
     reserved: Lsn,
-    /// While a repair runs: transactions with deletes of rows that ClickHouse did not have when it
-    /// was asked. The repair may have had such a row in hand.
-    unplaced: Option<BTreeSet<u32>>,
+    /// A repair runs, or one that was put off waits for the next session.
+    repairing: bool,
 }
 
 impl Shared {
@@ -55,7 +53,7 @@ impl Shared {
             failure: None,
             durable_below: BatchId(0),
             reserved,
-            unplaced: None,
+            repairing: false,
         };
         Shared { state: Mutex::new(state), moved: Condvar::new(), lease }
     }
@@ -120,39 +118,21 @@ impl Shared {
         self.moved.notify_all();
     }
 
-    /// From now on deletes that find no row are remembered.
+    /// From now on the stream brings whole what a page may miss.
     pub fn begin_repair(&self) {
-        self.state.lock().unplaced.get_or_insert_default();
+        self.state.lock().repairing = true;
     }
 
     /// What the stream's updates have to write beside it.
     pub fn updates(&self) -> Updates {
-        match self.state.lock().unplaced {
-            Some(_) => Updates::AsFirst,
-            None => Updates::AsUpdates,
+        match self.state.lock().repairing {
+            true => Updates::AsFirst,
+            false => Updates::AsUpdates,
         }
     }
 
     pub fn end_repair(&self) {
-        self.state.lock().unplaced = None;
-    }
-
-    /// Their deletes are about to be placed.
-    pub fn add_unplaced(&self, xids: &BTreeSet<u32>) {
-        if let Some(unplaced) = &mut self.state.lock().unplaced {
-            unplaced.extend(xids);
-        }
-    }
-
-    /// They were, or their outcome was seen otherwise.
-    pub fn remove_placed(&self, xids: &BTreeSet<u32>) {
-        if let Some(unplaced) = &mut self.state.lock().unplaced {
-            unplaced.retain(|xid| !xids.contains(xid));
-        }
-    }
-
-    pub fn unplaced(&self) -> BTreeSet<u32> {
-        self.state.lock().unplaced.clone().unwrap_or_default()
+        self.state.lock().repairing = false;
     }
 
     /// Waits until every batch before `id` is durable.

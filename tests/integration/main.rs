@@ -55,6 +55,8 @@ mod handover;
 mod identity;
 /// The comparison of both sides finds what is planted: without this, no other test says much.
 mod oracle_finds;
+/// Payloads of runs that are not there.
+mod orphans;
 /// The three error strategies, when Postgres ends the stream.
 mod recovery;
 /// Rows and values that ClickHouse refuses.

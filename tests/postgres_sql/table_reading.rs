@@ -1,13 +1,12 @@
 //! Reading a whole table page by page, and what may be relied on of what was read.
 
-use walhouse::postgres::barrier::{Barrier, Waiting, waiting};
 use walhouse::postgres::server::{as_of, flush_lsn, flush_wal};
 use walhouse::postgres::source_table::TableName;
 use walhouse::postgres::sql::Sql;
 use walhouse::postgres::table_reader::{Page, Part, Request, Rows, Tid, page, parts};
 
 use super::server::database;
-use super::{connect, run, soon, wait_until};
+use super::{connect, run, soon};
 
 fn table() -> TableName {
     TableName::new("public", "Wide \"T\"")
@@ -147,22 +146,4 @@ fn what_was_read_is_on_disk_once_its_wal_is_flushed() {
     run(&mut sql, "SET default_transaction_read_only = on");
     flush_wal(&mut sql, soon()).unwrap();
     assert!(now.insert_lsn <= flush_lsn(&mut sql, soon()).unwrap());
-}
-
-#[test]
-fn a_barrier_is_passed_when_all_that_were_running_have_ended() {
-    let (params, mut sql) = database();
-    run(&mut sql, "CREATE TABLE public.t (id int)");
-    let (mut first, mut second) = (connect(&params), connect(&params));
-    run(&mut first, "BEGIN; INSERT INTO public.t VALUES (1)");
-    // The server is shared with other tests, whose transactions end as well.
-    let mut barrier = Barrier::set(&mut sql, soon()).unwrap();
-    run(&mut second, "BEGIN; INSERT INTO public.t VALUES (2)");
-    assert!(!barrier.is_passed(&mut sql, soon()).unwrap());
-    run(&mut first, "COMMIT");
-    wait_until("who began later is not waited for", || {
-        barrier.is_passed(&mut sql, soon()).unwrap()
-    });
-    run(&mut second, "COMMIT");
-    assert_eq!(waiting(&mut sql, soon()).unwrap(), Waiting::ForItself);
 }

@@ -69,7 +69,7 @@ fn commits(with: &Repairer<'_>) -> Result<Ended> {
     while !barrier.is_passed(&mut sql, sql_deadline())? {
         let waited = begun_at.elapsed();
         if VISIBLE_WITHIN <= waited {
-            match waiting(&mut sql, sql_deadline())? {
+            match waiting(&mut sql, &barrier, sql_deadline())? {
                 Waiting::ForItself => break,
                 Waiting::Unknown if UNSEEN_WITHIN <= waited => break,
                 Waiting::ForStandby | Waiting::Unknown => {}

@@ -1,7 +1,7 @@
 //! The pass over ClickHouse's keys: what Postgres does not have any more gets a tombstone.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::position::Pruned;
 use super::recorder::Recorder;
@@ -15,7 +15,7 @@ use crate::postgres::reread::{self, Reread, reread};
 use crate::postgres::source_table::TableName;
 use crate::postgres::table_reader::AsOf;
 use crate::rows::Block;
-use crate::services::mapping::{Notes, Stamp, Target};
+use crate::services::mapping::{Notes, Stamp, Target, is_owned};
 use crate::services::source::Row;
 use crate::services::tombstone::{self, Key, LiveKey};
 use crate::wal::Datum;
@@ -24,8 +24,6 @@ use crate::wal::Datum;
 const SLICE_ROWS_MAX: u64 = 20_000;
 /// Looked up in Postgres under one snapshot.
 const LOOKUP_KEYS: usize = 500;
-/// How soon Postgres is asked again when a delete that was streamed is not yet visible there.
-const VISIBLE_EVERY: Duration = Duration::from_millis(20);
 
 /// What Postgres said of some keys.
 struct LookedUp {
@@ -72,21 +70,19 @@ impl PrunePass {
         keys: &[LiveKey],
     ) -> Result<Option<LookedUp>> {
         let with = worker.with;
-        let (ground, source) = (with.ground, with.mapping.source());
-        let places = [
-            source.key.id,
-            source.key.organization,
-            source.key.project,
-            source.key.environment,
-            source.key.created_at,
-        ];
-        let columns = places.map(|place| source.columns[place].name);
-        let ids: BTreeSet<&[u8]> =
-            keys.iter().map(|live| id_of(&with.mapping.targets()[target], live)).collect();
+        let source = with.mapping.source();
+        let mut places = vec![source.key.id];
+        places.extend(source.key.sorting());
+        let owners = with.mapping.owners().iter();
+        places.extend(owners.filter(|place| !source.key.sorting().contains(place)));
+        let columns: Vec<&str> = places.iter().map(|&place| source.columns[place].name).collect();
+        // What is no text cannot be in Postgres, and cannot be asked for either.
+        let ids: BTreeSet<&[u8]> = (keys.iter())
+            .map(|live| live.id(&with.mapping.targets()[target]))
+            .filter(|id| reread::is_text(id))
+            .collect();
         let ids: Vec<&[u8]> = ids.into_iter().collect();
         let table = TableName::new(source.schema, source.table);
-        let unplaced = ground.shared.unplaced();
-        let xids: Vec<u32> = unplaced.iter().copied().collect();
         let mut looked_up = LookedUp { there: vec![false; keys.len()], as_of: None };
         let mut rest = ids.as_slice();
         while !rest.is_empty() {
@@ -98,20 +94,19 @@ impl PrunePass {
                 key_column: columns[0],
                 columns: &columns,
                 keys: rest,
-                xids: &xids,
+                // What was to be waited for was waited for before this pass.
+                xids: &[],
                 bytes_max: with.page_bytes_max,
             };
             let rows = match reread(&mut worker.sql, &request, sql_deadline())? {
                 Reread::Rows(rows) => rows,
                 Reread::NotYetVisible { .. } => {
-                    ground.shared.pause(Instant::now() + VISIBLE_EVERY)?;
-                    continue;
+                    unreachable!("no transaction was named")
                 }
             };
-            ground.shared.remove_placed(&unplaced);
             looked_up.as_of = Some(rows.as_of);
             for (live, there) in keys.iter().zip(&mut looked_up.there) {
-                if let Some(values) = rows.found.get(id_of(&with.mapping.targets()[target], live)) {
+                if let Some(values) = rows.found.get(live.id(&with.mapping.targets()[target])) {
                     let key = key_in_postgres(with, target, &places, values)?;
                     *there = key.as_ref() == Some(&live.key);
                 }
@@ -137,11 +132,11 @@ impl Pass for PrunePass {
         let (with, target) = (worker.with, &worker.with.mapping.targets()[*index]);
         let live = self.live_keys(worker, target, slice)?;
         let mut block = Block::new(target.columns, &with.shapes[*index]);
+        let mut last_as_of = None;
         for keys in live.chunks(LOOKUP_KEYS) {
             let Some(looked_up) = self.are_in_postgres(worker, *index, keys)? else {
                 return Ok(Ended::Told);
             };
-            let before = block.rows();
             for (live, is_there) in keys.iter().zip(looked_up.there) {
                 // Its content is not asked for: it decides nothing here.
                 let found = Stored { version: live.version, is_deleted: false, is_same: false };
@@ -150,11 +145,11 @@ impl Pass for PrunePass {
                     tombstone::append(target, &mut block, live, version);
                 }
             }
-            if let Some(as_of) = looked_up.as_of
-                && before < block.rows()
-            {
-                worker.cover(as_of)?;
-            }
+            last_as_of = looked_up.as_of.or(last_as_of);
+        }
+        // Also where all are there: that may be of a commit that another server never had.
+        if let Some(as_of) = last_as_of {
+            worker.cover(as_of)?;
         }
         let mut refused = Vec::new();
         let landing = &mut worker.landings[*index];
@@ -194,12 +189,6 @@ impl PrunePass {
     }
 }
 
-/// The row's primary key in Postgres.
-fn id_of<'l>(target: &Target, live: &'l LiveKey) -> &'l [u8] {
-    let place = target.order_by.iter().position(|&at| at == target.id);
-    &live.key[place.expect("the id is part of every sorting key")]
-}
-
 /// The key that a row of Postgres has in the target table; `None` if it has no place there.
 fn key_in_postgres(
     with: &Repairer<'_>,
@@ -210,6 +199,10 @@ fn key_in_postgres(
     let mut row = Row::of(with.mapping.source());
     for (place, value) in places.iter().zip(values) {
         row.values[*place] = value.as_deref().map_or(Datum::Null, Datum::Text);
+    }
+    // Of an id that has come back without an owner, the stream writes nothing.
+    if !is_owned(with.mapping, &row) {
+        return Ok(None);
     }
     let targets = with.mapping.targets();
     let blocks = targets.iter().zip(with.shapes).map(|(t, shape)| Block::new(t.columns, shape));

@@ -195,7 +195,12 @@ impl Pass for ReadPass {
             self.land(worker, recorder, &rows)?;
             match rows.next {
                 Some(next) => after = next,
-                None => return Ok(Ended::Done),
+                None => {
+                    // Also of what wrote nothing: that a row is not here may be of a commit that
+                    // another server never had, and what is done is not read again.
+                    worker.cover(rows.as_of)?;
+                    return Ok(Ended::Done);
+                }
             }
         }
     }

@@ -83,7 +83,8 @@ impl<'a> Worker<'a> {
         )
     }
 
-    /// To be done before anything is written of what was read: see [`crate::threads::as_of`].
+    /// To be done before anything is written of what was read, and before it counts as done: see
+    /// [`crate::threads::as_of`]. A fork below is then noticed, and the repair begun anew.
     pub fn cover(&mut self, as_of: AsOf) -> Result<()> {
         let ground = self.with.ground;
         wait_until_flushed(&mut self.sql, ground.shared, as_of, sql_deadline())?;
