@@ -46,9 +46,9 @@ pub fn adopt(config: &ServiceConfig) -> Result<String> {
     adoptions::write(&mut client, &state, &found, deadline())?;
     Ok(format!(
         "{service}: adopted cluster {system_identifier} on timeline {timeline}, instead of {} on \
-         {}.\nStart walhouse now: the whole table is then compared, and ClickHouse made equal to it; \
-         rows that this cluster does not have are marked as deleted. If the service was streaming \
-         just now, stop it and say this again.",
+         {}.\nStart walhouse now: the whole table is then compared, and ClickHouse made equal to \
+         it; rows that this cluster does not have are marked as deleted. If the service was \
+         streaming just now, stop it and say this again.",
         state.system_identifier, state.timeline
     ))
 }
