@@ -155,6 +155,7 @@ pub fn prepare(
     let mark = failover_slot::ensure(&mut sql, &mut connection, &config.slot, wanted, step())?;
     memory.told.mark(config.name.as_str(), &config.slot, wanted, &mark);
     let stream = Stream::start(connection, &config.slot, &config.publication, config.binary)?;
+    check_not_moved(&mut sql, &config.slot, resume)?;
     Ok(Prepared {
         stream,
         source_oid: Oid(table.oid),
@@ -169,6 +170,19 @@ pub fn prepare(
         slot_is_new: slot_is_new || mark == Mark::Altered,
         primary,
     })
+}
+
+/// Between being judged and being held by our stream the slot was free, and somebody may have moved
+/// it. Now nobody can; and nothing that came by the stream has been looked at yet.
+fn check_not_moved(sql: &mut Sql, name: &str, judged: Lsn) -> Result<()> {
+    let found = slot::inspect(sql, name, step())?.and_then(|slot| slot.confirmed_flush_lsn);
+    if found == Some(judged) {
+        return Ok(());
+    }
+    let found = found.map_or("gone".to_owned(), |lsn| lsn.to_string());
+    Err(Error::new(ErrorKind::SlotBusy, format!("stream from slot `{name}`"))
+        .because(format!("it was moved while the stream began: expected {judged}, got {found}"))
+        .hint("Somebody else uses this slot: stop that, or give this service one of its own."))
 }
 
 /// The server that ClickHouse's rows came from last; `None` before the first stream.

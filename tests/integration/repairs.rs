@@ -339,6 +339,54 @@ fn each_table_of_a_run_is_mended_for_itself() {
     program.stop();
 }
 
+/// Goal: a slot that somebody moves just when a stream begins, after it was judged, is noticed.
+/// Method: the slot is moved at ever later moments after the next walsender has come, past a row that
+/// was written in between.
+#[test]
+fn a_slot_that_is_moved_while_a_stream_begins_is_noticed() {
+    let stage = Stage::own();
+    let settings = stage
+        .settings()
+        .with("RUN_REPLICATION_ENABLED", 0)
+        .with("REPLICATION_RECONNECT_INITIAL_DELAY_MS", 1);
+    let mut program = Program::start(&settings);
+    let mut moved = 0;
+    for round in 0..40 {
+        program.wait_streaming(&["sessions"]);
+        stage.postgres.terminate_walsender(SESSIONS_SLOT);
+        stage.postgres.insert("Session", &sample::session(&format!("row-{round}")));
+        let mut client = stage.postgres.client();
+        // It fails when the stream has the slot already.
+        let advance = format!(
+            "DO $$ BEGIN
+                 WHILE NOT EXISTS (SELECT FROM pg_stat_replication) LOOP
+                     PERFORM pg_sleep(0.002), pg_stat_clear_snapshot();
+                 END LOOP;
+                 PERFORM pg_sleep({});
+             END $$;
+             SELECT pg_replication_slot_advance('{SESSIONS_SLOT}', pg_current_wal_insert_lsn())",
+            f64::from(round) * 0.003
+        );
+        moved += u32::from(client.batch_execute(&advance).is_ok());
+        // With this one the position goes on, past what was skipped.
+        let next = format!("next-{round}");
+        stage.postgres.insert("Session", &sample::session(&next));
+        until_true(format!("row `{next}` arrived"), RECOVERY, || {
+            stage.clickhouse.count("sessions_v1", &format!("session_id = '{next}'")) == 1
+        });
+    }
+    assert!(5 <= moved, "the slot was moved {moved} times only");
+    until_true("no repair is under way", RECOVERY, || {
+        let sql =
+            format!("SELECT count() FROM {DATABASE}.walhouse_repairs FINAL WHERE status != 'done'");
+        stage.clickhouse.value(&sql) == "0"
+    });
+    stage.settle(&mut program, &["sessions"]);
+    assert_eq!(assert_same(&stage.postgres, &stage.clickhouse, Scope::SESSIONS), 80);
+    println!("moved {moved} times; {} while a stream began", program.log_lines("while the stream"));
+    program.stop();
+}
+
 /// Goal: a standby that was behind is promoted. ClickHouse has rows, updates and deletes that the new
 /// primary never had, and the new primary uses their LSNs again. Both services mend it by
 /// themselves, under a load that goes on, and so does a second failover in the middle of it.
