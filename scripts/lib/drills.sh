@@ -441,10 +441,16 @@ stage_end() {
         stop_launched "$dir" KILL || status=1
     done
     clickhouse_stop "$STAGE/clickhouse" KILL || status=1
+    if mountpoint -q "$STAGE/clickhouse/data"; then
+        # What was killed holds it for a moment longer.
+        wait_for 20 "unmounting ClickHouse's disk" quiet_umount "$STAGE/clickhouse/data" || status=1
+    fi
     redis_stop "$STAGE/redis" KILL || status=1
     nodes_end || status=1
     return "$status"
 }
+
+quiet_umount() { umount "$1" 2>/dev/null; }
 
 stop_frozen() {
     local pid _
