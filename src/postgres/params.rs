@@ -91,6 +91,11 @@ impl Host {
     pub fn new(name: impl Into<String>, port: u16) -> Host {
         Host { name: name.into(), port, address: None }
     }
+
+    /// The address, where no resolver is to be asked for it.
+    pub fn fixed_address(&self) -> Option<IpAddr> {
+        self.address.or_else(|| self.name.parse().ok())
+    }
 }
 
 impl Params {

@@ -155,10 +155,7 @@ impl Primary {
 
     /// Whether another server may be met another time: among several hosts, or behind a name.
     pub fn may_move(params: &Params) -> bool {
-        let is_fixed = |host: &Host| {
-            let name = &host.name;
-            host.address.is_some() || name.starts_with('/') || name.parse::<IpAddr>().is_ok()
-        };
+        let is_fixed = |host: &Host| host.name.starts_with('/') || host.fixed_address().is_some();
         params.hosts.len() != 1 || !params.hosts.iter().all(is_fixed)
     }
 

@@ -70,10 +70,7 @@ fn text_of(key: &[u8]) -> Option<&str> {
 /// All keys are read in one snapshot.
 pub fn reread(sql: &mut Sql, request: &Request, deadline: Instant) -> Result<Reread> {
     read_in_snapshot(sql, request, deadline).map_err(|error| {
-        if sql.is_usable() {
-            // Else every later statement would be refused. If it fails, the next one says so.
-            let _ = sql.try_rows("ROLLBACK", deadline);
-        }
+        sql.roll_back(deadline);
         error.doing(format!("read unchanged values again from table `{}`", request.table))
     })
 }

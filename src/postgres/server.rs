@@ -84,12 +84,7 @@ pub fn flush_wal(sql: &mut Sql, deadline: Instant) -> Result<()> {
     // A role may be read-only by default.
     let statements = "BEGIN READ WRITE; SET LOCAL synchronous_commit = local;
          SELECT pg_logical_emit_message(true, 'walhouse', 'flush'); COMMIT";
-    sql.execute("have WAL flushed", statements, deadline).inspect_err(|_| {
-        if sql.is_usable() {
-            // Else every later statement would be refused. If it fails, the next one says so.
-            let _ = sql.try_rows("ROLLBACK", deadline);
-        }
-    })
+    sql.execute("have WAL flushed", statements, deadline).inspect_err(|_| sql.roll_back(deadline))
 }
 
 pub const WAL_LEVEL_HINT: &str = "Run: ALTER SYSTEM SET wal_level = 'logical'; and restart \

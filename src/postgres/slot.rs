@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::failover_slot::Failover;
+use super::failover_slot::{self, Failover};
 use super::server::WAL_LEVEL_HINT;
 use super::sql::{Sql, SqlError, ident, literal, protocol};
 use crate::error::{ErrorKind, Result};
@@ -168,7 +168,7 @@ fn read(value: &Value) -> Option<SlotState> {
 pub fn create(sql: &mut Sql, slot: &str, failover: Failover, deadline: Instant) -> Result<Lsn> {
     let doing = format!("create slot `{slot}`");
     let options = match failover {
-        Failover::On if 170_000 <= sql.about().version_num => ", failover => true",
+        Failover::On if failover_slot::SINCE <= sql.about().version_num => ", failover => true",
         Failover::On | Failover::Off => "",
     };
     let query = format!(

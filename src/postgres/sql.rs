@@ -284,6 +284,14 @@ impl Sql {
         self.patience = patience.max(PATIENCE_MIN).min(STATEMENT_TIMEOUT);
     }
 
+    /// After an error within a transaction: else every later statement would be refused. If it
+    /// fails, the next one says so.
+    pub(super) fn roll_back(&mut self, deadline: Instant) {
+        if self.is_usable() {
+            let _ = self.try_rows("ROLLBACK", deadline);
+        }
+    }
+
     /// Harmless between two calls.
     pub fn interrupt(&self) -> Interrupt {
         Interrupt(self.deadline.clone())

@@ -4,7 +4,7 @@
 //! Hosts are tried in their order, not at random, and nothing is remembered between two calls.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -337,7 +337,7 @@ fn endpoints(host: &Host, deadline: Instant) -> io::Result<Vec<Endpoint>> {
         let path = format!("{}/.s.PGSQL.{}", host.name, host.port);
         return Ok(vec![Endpoint::Unix(path.into())]);
     }
-    if let Some(address) = host.address.or_else(|| host.name.parse::<IpAddr>().ok()) {
+    if let Some(address) = host.fixed_address() {
         return Ok(vec![Endpoint::Tcp(SocketAddr::new(address, host.port))]);
     }
     // The resolver takes no deadline, so it has a thread of its own, which may outlive our

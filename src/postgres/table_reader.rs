@@ -150,10 +150,7 @@ pub fn parts(sql: &mut Sql, table: &TableName, deadline: Instant) -> Result<Vec<
 /// The next page. It ends at a boundary of memory, not of blocks.
 pub fn page(sql: &mut Sql, request: &Request, deadline: Instant) -> Result<Page> {
     read_in_snapshot(sql, request, deadline).or_else(|error| {
-        if sql.is_usable() {
-            // Else every later statement would be refused. If it fails, the next one says so.
-            let _ = sql.try_rows("ROLLBACK", deadline);
-        }
+        sql.roll_back(deadline);
         // It was dropped: a partition that was detached and is no more, say.
         if error.is("42P01") {
             return Ok(Page::Rewritten);

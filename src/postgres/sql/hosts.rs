@@ -28,7 +28,7 @@ pub fn addresses(
     if host.name.starts_with('/') {
         return Ok(vec![None]);
     }
-    if let Some(address) = host.address.or_else(|| host.name.parse::<IpAddr>().ok()) {
+    if let Some(address) = host.fixed_address() {
         return Ok(vec![Some(address)]);
     }
     // The resolver knows no deadline. A thread that outlives ours ends by the resolver's own.
