@@ -6,10 +6,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::clickhouse::adoptions::{self, Adoption};
+use crate::clickhouse::adoptions;
 use crate::clickhouse::{Client, own_tables, state};
 use crate::config::ServiceConfig;
 use crate::error::{Error, Result};
+use crate::machines::recovery::Adopted;
 use crate::postgres::primary::Primary;
 use crate::postgres::server::Server;
 
@@ -33,8 +34,8 @@ pub fn adopt(config: &ServiceConfig) -> Result<String> {
     let (_, mut sql) =
         Primary::find(&config.postgres, "walhouse/adopt", None, sql_deadline, || Ok(()))?;
     let server = Server::inspect(&mut sql, sql_deadline)?;
-    let found = Adoption { system_identifier: server.system_identifier, timeline: server.timeline };
-    let Adoption { system_identifier, timeline } = found;
+    let found = Adopted { system_identifier: server.system_identifier, timeline: server.timeline };
+    let Adopted { system_identifier, timeline } = found;
     if (system_identifier.to_string().as_str(), timeline)
         == (state.system_identifier.as_str(), state.timeline)
     {

@@ -6,18 +6,13 @@
 
 use std::time::Instant;
 
-use super::client::{Client, InsertError, quote_bytes};
-use super::refused::string_block;
+use super::client::{Client, quote_bytes};
+use super::own_tables;
 use super::state::StateRow;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
+use crate::machines::recovery::Adopted;
 
 pub const ADOPTIONS_TABLE: &str = "walhouse_adoptions";
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Adoption {
-    pub system_identifier: u64,
-    pub timeline: u32,
-}
 
 pub(super) fn ddl(client: &Client) -> String {
     format!(
@@ -35,7 +30,7 @@ ORDER BY (service, slot, state_revision)",
 }
 
 /// What was said of this state; `None` if nothing was.
-pub fn read(client: &mut Client, state: &StateRow, deadline: Instant) -> Result<Option<Adoption>> {
+pub fn read(client: &mut Client, state: &StateRow, deadline: Instant) -> Result<Option<Adopted>> {
     let sql = format!(
         "SELECT system_identifier, timeline FROM {} WHERE service = {} AND slot = {} AND \
          state_revision = {} ORDER BY adopted_at DESC LIMIT 1",
@@ -46,16 +41,14 @@ pub fn read(client: &mut Client, state: &StateRow, deadline: Instant) -> Result<
     );
     let rows = client.query(&sql, deadline)?;
     let Some(row) = rows.first() else { return Ok(None) };
-    parse(row).map(Some).ok_or_else(|| {
-        let table = client.qualified(ADOPTIONS_TABLE);
-        Error::new(ErrorKind::Protocol, format!("read what was adopted from {table}"))
-            .because("its columns do not hold what walhouse writes")
-    })
+    parse(row)
+        .map(Some)
+        .ok_or_else(|| own_tables::malformed(client, ADOPTIONS_TABLE, "what was adopted"))
 }
 
-fn parse(row: &[Option<String>]) -> Option<Adoption> {
+fn parse(row: &[Option<String>]) -> Option<Adopted> {
     let [system_identifier, timeline] = row else { return None };
-    Some(Adoption {
+    Some(Adopted {
         system_identifier: system_identifier.as_ref()?.parse().ok()?,
         timeline: timeline.as_ref()?.parse().ok()?,
     })
@@ -65,7 +58,7 @@ fn parse(row: &[Option<String>]) -> Option<Adoption> {
 pub fn write(
     client: &mut Client,
     state: &StateRow,
-    adoption: &Adoption,
+    adopted: &Adopted,
     deadline: Instant,
 ) -> Result<()> {
     const COLUMNS: [&str; 5] =
@@ -73,14 +66,17 @@ pub fn write(
     let values = [
         state.service.clone(),
         state.slot.clone(),
-        adoption.system_identifier.to_string(),
-        adoption.timeline.to_string(),
+        adopted.system_identifier.to_string(),
+        adopted.timeline.to_string(),
         state.revision.to_string(),
     ];
-    let block = string_block(&COLUMNS, &[values.map(String::into_bytes).to_vec()]);
-    client
-        .insert(ADOPTIONS_TABLE, &COLUMNS, &[("async_insert", "0")], &block, deadline)
-        .map_err(InsertError::into_error)
+    own_tables::insert(
+        client,
+        ADOPTIONS_TABLE,
+        &COLUMNS,
+        &[values.map(String::into_bytes).to_vec()],
+        deadline,
+    )
 }
 
 #[cfg(test)]
@@ -90,8 +86,8 @@ mod tests {
     #[test]
     fn a_row_of_another_shape_is_refused() {
         let row = |values: [&str; 2]| values.map(|value| Some(value.to_owned()));
-        let adoption = Adoption { system_identifier: u64::MAX, timeline: 3 };
-        assert_eq!(parse(&row([&u64::MAX.to_string(), "3"])), Some(adoption));
+        let adopted = Adopted { system_identifier: u64::MAX, timeline: 3 };
+        assert_eq!(parse(&row([&u64::MAX.to_string(), "3"])), Some(adopted));
         assert_eq!(parse(&row(["7", "-1"])), None);
         assert_eq!(parse(&[None, None]), None);
         assert_eq!(parse(&[]), None);

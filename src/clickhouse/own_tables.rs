@@ -1,9 +1,10 @@
 //! The tables of walhouse's own beside the target tables: made when they are missing, if that is
-//! allowed.
+//! allowed, and written to and read from in one way.
 
 use std::time::Instant;
 
-use super::client::{Client, quote_bytes};
+use super::client::{Client, InsertError, quote_bytes};
+use super::refusal::Refusal;
 use super::tables::ensure_database;
 use super::{adoptions, refused, repairs, state};
 use crate::error::{Error, ErrorKind, Result};
@@ -39,4 +40,96 @@ pub fn ensure(client: &mut Client, create: bool, deadline: Instant) -> Result<()
         client.execute(&ddl, deadline)?;
     }
     Ok(())
+}
+
+/// Writes rows of texts and waits until ClickHouse has them.
+pub(super) fn insert(
+    client: &mut Client,
+    table: &str,
+    columns: &[&str],
+    rows: &[Vec<Vec<u8>>],
+    deadline: Instant,
+) -> Result<()> {
+    let block = string_block(columns, rows);
+    // No row can be at fault here.
+    client.insert(table, columns, &[("async_insert", "0")], &block, deadline).map_err(|e| match e {
+        InsertError::Retry(error) => error,
+        InsertError::Data(refusal) => refused_own(refusal),
+    })
+}
+
+/// What was written last for this service and slot into a table with revisions.
+pub(super) fn latest(
+    client: &mut Client,
+    table: &str,
+    columns: &[&str],
+    (service, slot): (&str, &str),
+    deadline: Instant,
+) -> Result<Option<Vec<Option<String>>>> {
+    let sql = format!(
+        "SELECT {} FROM {} WHERE service = {} AND slot = {} ORDER BY revision DESC LIMIT 1",
+        columns.join(", "),
+        client.qualified(table),
+        quote_bytes(service.as_bytes()),
+        quote_bytes(slot.as_bytes())
+    );
+    Ok(client.query(&sql, deadline)?.into_iter().next())
+}
+
+/// A row that was read does not hold what walhouse writes; `what` it was.
+pub(super) fn malformed(client: &Client, table: &str, what: &str) -> Error {
+    let table = client.qualified(table);
+    Error::new(ErrorKind::Protocol, format!("read {what} from {table}"))
+        .because("its columns do not hold what walhouse writes")
+}
+
+fn refused_own(refusal: Refusal) -> Error {
+    Error::new(ErrorKind::DataRefused, "insert into a table of walhouse's own")
+        .because(refusal)
+        .hint("Undo what was altered in this table; it is used as it was made.")
+}
+
+/// A Native block in which every column is a String; ClickHouse converts to the columns' types.
+///
+/// These small tables need no more, and so this room needs no encoder.
+fn string_block(columns: &[&str], rows: &[Vec<Vec<u8>>]) -> Vec<u8> {
+    let mut block = Vec::new();
+    put_varuint(&mut block, columns.len());
+    put_varuint(&mut block, rows.len());
+    for (index, name) in columns.iter().enumerate() {
+        put_string(&mut block, name.as_bytes());
+        put_string(&mut block, b"String");
+        for row in rows {
+            assert!(row.len() == columns.len());
+            put_string(&mut block, &row[index]);
+        }
+    }
+    block
+}
+
+fn put_string(block: &mut Vec<u8>, bytes: &[u8]) {
+    put_varuint(block, bytes.len());
+    block.extend_from_slice(bytes);
+}
+
+fn put_varuint(block: &mut Vec<u8>, mut value: usize) {
+    while value >= 0x80 {
+        block.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    block.push(value as u8);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_laid_out_by_column() {
+        let rows = [vec![b"a".to_vec(), vec![b'x'; 200]], vec![vec![], vec![0xff]]];
+        let mut expected = b"\x02\x02\x01k\x06String\x01a\x00\x03doc\x06String\xc8\x01".to_vec();
+        expected.extend([b'x'; 200]);
+        expected.extend(b"\x01\xff");
+        assert_eq!(string_block(&["k", "doc"], &rows), expected);
+    }
 }

@@ -6,9 +6,9 @@
 
 use std::time::Instant;
 
-use super::client::{Client, InsertError};
-use super::refusal::Refusal;
-use crate::error::{Error, ErrorKind, Result};
+use super::client::Client;
+use super::own_tables;
+use crate::error::Result;
 
 pub const REFUSED_TABLE: &str = "walhouse_refused_rows";
 
@@ -79,69 +79,5 @@ pub fn write(client: &mut Client, rows: &[RefusedRow], deadline: Instant) -> Res
             ]
         })
         .collect();
-    let block = string_block(&COLUMNS, &values);
-    client
-        .insert(REFUSED_TABLE, &COLUMNS, &[("async_insert", "0")], &block, deadline)
-        .map_err(InsertError::into_error)
-}
-
-impl InsertError {
-    /// For tables of our own, where no row can be at fault.
-    pub fn into_error(self) -> Error {
-        match self {
-            InsertError::Retry(error) => error,
-            InsertError::Data(refusal) => refused_own(refusal),
-        }
-    }
-}
-
-fn refused_own(refusal: Refusal) -> Error {
-    Error::new(ErrorKind::DataRefused, "insert into a table of walhouse's own")
-        .because(refusal)
-        .hint("Undo what was altered in this table; it is used as it was made.")
-}
-
-/// A Native block in which every column is a String; ClickHouse converts to the columns' types.
-///
-/// Our two small tables need no more, and so this room needs no encoder.
-pub(super) fn string_block(columns: &[&str], rows: &[Vec<Vec<u8>>]) -> Vec<u8> {
-    let mut block = Vec::new();
-    put_varuint(&mut block, columns.len());
-    put_varuint(&mut block, rows.len());
-    for (index, name) in columns.iter().enumerate() {
-        put_string(&mut block, name.as_bytes());
-        put_string(&mut block, b"String");
-        for row in rows {
-            assert!(row.len() == columns.len());
-            put_string(&mut block, &row[index]);
-        }
-    }
-    block
-}
-
-fn put_string(block: &mut Vec<u8>, bytes: &[u8]) {
-    put_varuint(block, bytes.len());
-    block.extend_from_slice(bytes);
-}
-
-fn put_varuint(block: &mut Vec<u8>, mut value: usize) {
-    while value >= 0x80 {
-        block.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    block.push(value as u8);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_block_is_laid_out_by_column() {
-        let rows = [vec![b"a".to_vec(), vec![b'x'; 200]], vec![vec![], vec![0xff]]];
-        let mut expected = b"\x02\x02\x01k\x06String\x01a\x00\x03doc\x06String\xc8\x01".to_vec();
-        expected.extend([b'x'; 200]);
-        expected.extend(b"\x01\xff");
-        assert_eq!(string_block(&["k", "doc"], &rows), expected);
-    }
+    own_tables::insert(client, REFUSED_TABLE, &COLUMNS, &values, deadline)
 }

@@ -6,9 +6,9 @@
 
 use std::time::Instant;
 
-use super::client::{Client, InsertError, quote_bytes};
-use super::refused::string_block;
-use crate::error::{Error, ErrorKind, Result};
+use super::client::Client;
+use super::own_tables;
+use crate::error::Result;
 
 pub const REPAIRS_TABLE: &str = "walhouse_repairs";
 
@@ -98,19 +98,11 @@ pub fn read(
     slot: &str,
     deadline: Instant,
 ) -> Result<Option<RepairRow>> {
-    let sql = format!(
-        "SELECT {} FROM {} WHERE service = {} AND slot = {} ORDER BY revision DESC LIMIT 1",
-        COLUMNS.join(", "),
-        client.qualified(REPAIRS_TABLE),
-        quote_bytes(service.as_bytes()),
-        quote_bytes(slot.as_bytes())
-    );
-    let rows = client.query(&sql, deadline)?;
-    let Some(row) = rows.into_iter().next() else { return Ok(None) };
+    let of = (service, slot);
+    let row = own_tables::latest(client, REPAIRS_TABLE, &COLUMNS, of, deadline)?;
+    let Some(row) = row else { return Ok(None) };
     parse(row).map(Some).ok_or_else(|| {
-        let table = client.qualified(REPAIRS_TABLE);
-        Error::new(ErrorKind::Protocol, format!("read the repair of slot `{slot}` from {table}"))
-            .because("its columns do not hold what walhouse writes")
+        own_tables::malformed(client, REPAIRS_TABLE, &format!("the repair of slot `{slot}`"))
     })
 }
 
@@ -155,10 +147,13 @@ pub fn write(client: &mut Client, row: &mut RepairRow, deadline: Instant) -> Res
         row.rows_buried.to_string(),
         row.revision.to_string(),
     ];
-    let block = string_block(&COLUMNS, &[values.map(String::into_bytes).to_vec()]);
-    client
-        .insert(REPAIRS_TABLE, &COLUMNS, &[("async_insert", "0")], &block, deadline)
-        .map_err(InsertError::into_error)
+    own_tables::insert(
+        client,
+        REPAIRS_TABLE,
+        &COLUMNS,
+        &[values.map(String::into_bytes).to_vec()],
+        deadline,
+    )
 }
 
 #[cfg(test)]

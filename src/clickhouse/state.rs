@@ -7,9 +7,9 @@
 
 use std::time::Instant;
 
-use super::client::{Client, InsertError, quote_bytes};
-use super::refused::string_block;
-use crate::error::{Error, ErrorKind, Result};
+use super::client::Client;
+use super::own_tables;
+use crate::error::Result;
 use crate::wal::Lsn;
 
 pub const STATE_TABLE: &str = "walhouse_state";
@@ -58,21 +58,20 @@ pub fn read(
     slot: &str,
     deadline: Instant,
 ) -> Result<Option<StateRow>> {
-    let sql = format!(
-        "SELECT system_identifier, timeline, confirmed_lsn, upper_lsn, version_shift, instance, \
-         revision FROM {} WHERE service = {} AND slot = {} ORDER BY revision DESC LIMIT 1",
-        client.qualified(STATE_TABLE),
-        quote_bytes(service.as_bytes()),
-        quote_bytes(slot.as_bytes())
-    );
-    let rows = client.query(&sql, deadline)?;
-    let Some(row) = rows.first() else {
-        return Ok(None);
-    };
-    parse(service, slot, row).map(Some).ok_or_else(|| {
-        let table = client.qualified(STATE_TABLE);
-        Error::new(ErrorKind::Protocol, format!("read the state of slot `{slot}` from {table}"))
-            .because("its columns do not hold what walhouse writes")
+    const COLUMNS: [&str; 7] = [
+        "system_identifier",
+        "timeline",
+        "confirmed_lsn",
+        "upper_lsn",
+        "version_shift",
+        "instance",
+        "revision",
+    ];
+    let of = (service, slot);
+    let row = own_tables::latest(client, STATE_TABLE, &COLUMNS, of, deadline)?;
+    let Some(row) = row else { return Ok(None) };
+    parse(service, slot, &row).map(Some).ok_or_else(|| {
+        own_tables::malformed(client, STATE_TABLE, &format!("the state of slot `{slot}`"))
     })
 }
 
@@ -129,10 +128,7 @@ pub fn write(client: &mut Client, row: &mut StateRow, deadline: Instant) -> Resu
         revision,
     ]
     .map(|text| text.as_bytes().to_vec());
-    let block = string_block(&COLUMNS, &[values.to_vec()]);
-    client
-        .insert(STATE_TABLE, &COLUMNS, &[("async_insert", "0")], &block, deadline)
-        .map_err(InsertError::into_error)
+    own_tables::insert(client, STATE_TABLE, &COLUMNS, &[values.to_vec()], deadline)
 }
 
 #[cfg(test)]

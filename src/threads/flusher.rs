@@ -15,7 +15,6 @@ use crossbeam_channel::{Receiver, Sender};
 use super::as_of::wait_until_flushed;
 use super::batch::Batch;
 use super::landing::{Ground, Landing};
-use super::outage::retry;
 use crate::clickhouse::Client;
 use crate::clickhouse::lookup::{find_live, find_sort_keys};
 use crate::error::{Error, ErrorKind, Result};
@@ -58,12 +57,7 @@ pub fn run(with: &Flusher<'_>, batches: &Receiver<Batch>, flushed: &Sender<Batch
     let mut open = Open {
         client: Client::connect(with.ground.clickhouse)?,
         sql: None,
-        landings: with
-            .mapping
-            .targets()
-            .iter()
-            .map(|t| Landing::new(t, with.ground.metrics))
-            .collect(),
+        landings: with.ground.landings(with.mapping.targets()),
         with,
     };
     while let Ok(batch) = batches.recv() {
@@ -130,7 +124,7 @@ impl Open<'_> {
             found.strays = self.look_for_strays(&folded, &wanted, &found)?;
         }
         let mut begin = 0;
-        let last = loop {
+        let (upper, last) = loop {
             // What is read again may be many times what was streamed, so it lands in parts.
             let (values, end) = self.reread(&folded, &wanted, begin)?;
             let upper = cut.upper.max(values.as_of);
@@ -149,7 +143,6 @@ impl Open<'_> {
         drop(folded);
         // The bytes they came in are not needed any more; a block may be as large.
         drop((found, changes, frames));
-        let (upper, last) = last;
         self.land(upper, last)?;
         with.ground.metrics.batches_flushed.inc();
         with.ground.metrics.batch_rows.observe(cut.rows as f64);
@@ -165,14 +158,13 @@ impl Open<'_> {
     /// come from.
     fn land(&mut self, upper: Lsn, part: Assembled) -> Result<()> {
         let with = self.with;
-        with.ground.position.set_upper(upper);
         with.ground.metrics.rows_without_owner.inc_by(part.notes.rows_without_owner);
         with.ground.metrics.toast_rows_gone.inc_by(part.rows_gone);
         with.ground.metrics.deletes_unresolved.inc_by(part.tombstones_of_nothing);
         for kept in &part.notes.kept {
             with.ground.metrics.adjusted_values(kept.column).inc();
         }
-        with.ground.shared.wait_for_reservation(upper)?;
+        with.ground.reserve(upper)?;
         let mut refused = with.ground.kept_rows(part.notes.kept);
         for (landing, block) in self.landings.iter_mut().zip(&part.blocks) {
             landing.land(&with.ground, &mut self.client, block, &mut refused)?;
@@ -236,12 +228,7 @@ impl Open<'_> {
         let mut waits = 0_u32;
         loop {
             let attempts = Cell::new(0);
-            let answer = retry(
-                with.ground.shared,
-                with.ground.delays,
-                with.ground.service,
-                &with.ground.metrics.insert_outage,
-                || {},
+            let answer = with.ground.retry(
                 || {
                     attempts.set(attempts.get() + 1);
                     ask(sql, with, request)
@@ -285,12 +272,7 @@ impl Open<'_> {
             wanted.lookups.iter().map(|&entry| folded.entries[entry].id).collect();
         let client = &mut self.client;
         let timeout = with.ground.clickhouse.request_timeout;
-        let keys = retry(
-            with.ground.shared,
-            with.ground.delays,
-            with.ground.service,
-            &with.ground.metrics.insert_outage,
-            || {},
+        let keys = with.ground.retry(
             || {
                 let deadline = Instant::now() + timeout;
                 find_sort_keys(client, target.table, target.id_name(), &ids, deadline)
@@ -336,15 +318,9 @@ impl Open<'_> {
             }
             let client = &mut self.client;
             let timeout = with.ground.clickhouse.request_timeout;
-            let live = retry(
-                with.ground.shared,
-                with.ground.delays,
-                with.ground.service,
-                &with.ground.metrics.insert_outage,
-                || {},
-                || find_live(client, target, &ids, Instant::now() + timeout),
-                |_| false,
-            )?;
+            let live = with
+                .ground
+                .retry(|| find_live(client, target, &ids, Instant::now() + timeout), |_| false)?;
             let by_id: hashbrown::HashMap<&[u8], &LiveKey> =
                 live.iter().map(|live| (live.id(target), live)).collect();
             for &entry in missing() {

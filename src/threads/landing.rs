@@ -10,12 +10,13 @@ use crate::clickhouse::client::InsertError;
 use crate::clickhouse::refusal::Refusal;
 use crate::clickhouse::refused::{self, RefusedPart, RefusedRow};
 use crate::clickhouse::{self, Client};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::machines::salvage::{Documents, Salvage, Step, Streak};
 use crate::metrics::{Flag, ServiceMetrics, TableMetrics};
 use crate::rows::column::Values;
 use crate::rows::{Block, document, native};
 use crate::services::mapping::{Kept, Target};
+use crate::wal::Lsn;
 
 /// This many rows refused as a whole, with nothing landing in between, and it is the table that is
 /// wrong, not the rows.
@@ -32,22 +33,35 @@ pub struct Ground<'a> {
     pub metrics: &'a ServiceMetrics,
 }
 
-impl Ground<'_> {
+impl<'a> Ground<'a> {
+    /// For one thread: what it keeps for each table.
+    pub fn landings(&self, targets: &'static [Target]) -> Vec<Landing<'a>> {
+        targets.iter().map(|target| Landing::new(target, self.metrics)).collect()
+    }
+
+    /// [`retry`] with the waits of a flush, while ClickHouse or Postgres is away.
+    pub fn retry<T>(
+        &self,
+        attempt: impl FnMut() -> Result<T>,
+        hopeless: impl Fn(&Error) -> bool,
+    ) -> Result<T> {
+        let outage = &self.metrics.insert_outage;
+        retry(self.shared, self.delays, self.service, outage, || {}, attempt, hopeless)
+    }
+
+    /// Admits that rows of commits up to `upper` may come, before any of them does.
+    pub fn reserve(&self, upper: Lsn) -> Result<()> {
+        self.position.set_upper(upper);
+        self.shared.wait_for_reservation(upper)
+    }
+
     /// Keeps what ClickHouse would not take in full, before its batch counts as durable.
     pub fn keep(&self, client: &mut Client, rows: &[RefusedRow]) -> Result<()> {
         if rows.is_empty() {
             return Ok(());
         }
         let timeout = self.clickhouse.request_timeout;
-        retry(
-            self.shared,
-            self.delays,
-            self.service,
-            &self.metrics.insert_outage,
-            || {},
-            || refused::write(client, rows, Instant::now() + timeout),
-            |_| false,
-        )?;
+        self.retry(|| refused::write(client, rows, Instant::now() + timeout), |_| false)?;
         log::warn!(
             "{}: {} values or rows that ClickHouse does not take as they are were kept in \
              `walhouse_refused_rows`",

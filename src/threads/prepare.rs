@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use super::Memory;
 use super::resume::{self, Parties, Resumed};
-use super::shared::{Pace, Shared, stopped};
+use super::shared::Shared;
 use super::slot_watch::SlotWatch;
 use crate::clickhouse::repairs::RepairRow;
 use crate::clickhouse::state::{self, StateRow};
 use crate::clickhouse::tables::{self, Definition, TableShape};
-use crate::clickhouse::{Client, own_tables};
+use crate::clickhouse::{Client, adoptions, own_tables};
 use crate::config::{ServiceConfig, ServiceName};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::recovery::Adopted;
@@ -61,6 +61,7 @@ pub struct Prepared {
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a walsender that was told to go may take.
 const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// `first` says that nothing of the process's start has been told yet.
 pub fn prepare(
     config: &ServiceConfig,
@@ -70,10 +71,7 @@ pub fn prepare(
     memory: &Memory,
 ) -> Result<Prepared> {
     memory.last_seen.begin();
-    let go_on = || match shared.pace() {
-        Pace::Running => Ok(()),
-        Pace::Draining | Pace::Abandoned => Err(stopped()),
-    };
+    let go_on = || shared.go_on();
     let mapping = mapping(config);
     let (mut client, shapes) = prepare_clickhouse(config, mapping)?;
     go_on()?;
@@ -191,7 +189,7 @@ fn known(config: &ServiceConfig, client: &mut Client) -> Result<Option<Known>> {
     let row = state::read(client, config.name.as_str(), &config.slot, deadline())?;
     let Some(row) = row else { return Ok(None) };
     // An operator may have named another one since, on whatever timeline.
-    if let Some(adopted) = resume::adopted(client, &row, deadline())? {
+    if let Some(adopted) = adoptions::read(client, &row, deadline())? {
         let Adopted { system_identifier, timeline } = adopted;
         return Ok(Some(Known { system_identifier, timeline }));
     }
@@ -221,7 +219,8 @@ fn status_every(ack_interval: Duration, wal_sender_timeout: Option<Duration>) ->
     }
 }
 
-fn step() -> Instant {
+/// Until when a step against Postgres may take.
+pub(super) fn step() -> Instant {
     Instant::now() + STEP_TIMEOUT
 }
 

@@ -8,6 +8,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::prepare::step;
 use super::repairer::Position;
 use crate::clickhouse::repairs::{self, RepairRow, Status};
 use crate::clickhouse::state::{self, StateRow};
@@ -16,7 +17,7 @@ use crate::clickhouse::{Client, adoptions};
 use crate::config::ServiceConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::lineage::{self, Fork, Verdict};
-use crate::machines::recovery::{self, Adopted, Course};
+use crate::machines::recovery::{self, Course};
 use crate::metrics::ServiceMetrics;
 use crate::postgres::connection::Connection;
 use crate::postgres::slot::{self, SlotVerdict};
@@ -25,8 +26,6 @@ use crate::rows::Shape;
 use crate::services::mapping::Mapping;
 use crate::wal::Lsn;
 
-/// A step against Postgres takes this long at most.
-const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Creating a slot waits for the transactions that are running.
 const CREATE_SLOT_TIMEOUT: Duration = Duration::from_secs(300);
 /// A new session's rows outrank whatever an old leader, stopped in the middle of a write, may still
@@ -64,7 +63,7 @@ pub fn resume(mut with: Parties<'_>, go_on: &impl Fn() -> Result<()>) -> Result<
     let verdict = with.judge(before.as_ref(), slot.as_ref(), &server)?;
     log::debug!("{service}: {verdict}");
     let named = match &recorded {
-        Some(row) => adopted(with.client, row, with.deadline())?,
+        Some(row) => adoptions::read(with.client, row, with.deadline())?,
         None => None,
     };
     let strategy = with.config.gap_strategy;
@@ -438,26 +437,9 @@ pub fn of_row(row: &StateRow) -> Result<lineage::State> {
     })
 }
 
-/// The server that an operator has named in the place of this state's.
-pub(super) fn adopted(
-    client: &mut Client,
-    row: &StateRow,
-    deadline: Instant,
-) -> Result<Option<Adopted>> {
-    let named = adoptions::read(client, row, deadline)?;
-    Ok(named.map(|named| Adopted {
-        system_identifier: named.system_identifier,
-        timeline: named.timeline,
-    }))
-}
-
 /// Which process wrote a state row, for people who look at the table.
 fn instance() -> String {
     format!("pid {}", std::process::id())
-}
-
-fn step() -> Instant {
-    Instant::now() + STEP_TIMEOUT
 }
 
 fn bug(doing: &str) -> Error {

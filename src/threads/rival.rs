@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::shared::{Pace, Shared, stopped};
+use super::shared::{Pace, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::Params;
 use crate::postgres::primary::{Known, Primary};
@@ -58,10 +58,7 @@ pub fn run(with: &Rival<'_>) -> Result<()> {
 
 impl Rival<'_> {
     fn look(&self, here: Known) -> Result<Primary> {
-        let go_on = || match self.shared.pace() {
-            Pace::Running => Ok(()),
-            Pace::Draining | Pace::Abandoned => Err(stopped()),
-        };
+        let go_on = || self.shared.go_on();
         let deadline = Instant::now() + LOOK_TIMEOUT;
         let found = Primary::find(self.params, APPLICATION_NAME, Some(here), deadline, go_on);
         found.map(|(primary, _)| primary)

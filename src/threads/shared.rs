@@ -118,6 +118,14 @@ impl Shared {
         self.moved.notify_all();
     }
 
+    /// An error once the session is to end, for work that has not begun to flush anything.
+    pub fn go_on(&self) -> Result<()> {
+        match self.pace() {
+            Pace::Running => Ok(()),
+            Pace::Draining | Pace::Abandoned => Err(stopped()),
+        }
+    }
+
     /// From now on the stream brings whole what a page may miss.
     pub fn begin_repair(&self) {
         self.state.lock().repairing = true;

@@ -14,7 +14,6 @@ use crate::postgres::sql::Sql;
 use crate::postgres::table_reader::AsOf;
 use crate::threads::as_of::wait_until_flushed;
 use crate::threads::landing::Landing;
-use crate::threads::outage::retry;
 use crate::threads::shared::{Pace, PanicGuard};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,12 +55,7 @@ impl<'a> Worker<'a> {
             with,
             sql: connect(with)?,
             client: Client::connect(ground.clickhouse)?,
-            landings: with
-                .mapping
-                .targets()
-                .iter()
-                .map(|target| Landing::new(target, ground.metrics))
-                .collect(),
+            landings: ground.landings(with.mapping.targets()),
         })
     }
 
@@ -72,15 +66,8 @@ impl<'a> Worker<'a> {
     ) -> Result<T> {
         let (ground, client) = (self.with.ground, &mut self.client);
         let deadline = || Instant::now() + ground.clickhouse.request_timeout;
-        retry(
-            ground.shared,
-            ground.delays,
-            ground.service,
-            &ground.metrics.insert_outage,
-            || {},
-            || question(client, &deadline),
-            |error| error.kind() != ErrorKind::Unreachable,
-        )
+        let hopeless = |error: &Error| error.kind() != ErrorKind::Unreachable;
+        ground.retry(|| question(client, &deadline), hopeless)
     }
 
     /// To be done before anything is written of what was read, and before it counts as done: see
@@ -88,8 +75,7 @@ impl<'a> Worker<'a> {
     pub fn cover(&mut self, as_of: AsOf) -> Result<()> {
         let ground = self.with.ground;
         wait_until_flushed(&mut self.sql, ground.shared, as_of, sql_deadline())?;
-        ground.position.set_upper(as_of.insert_lsn);
-        ground.shared.wait_for_reservation(as_of.insert_lsn)
+        ground.reserve(as_of.insert_lsn)
     }
 
     /// To be asked before every page.
