@@ -23,7 +23,7 @@ pub struct RefusedRow {
     /// Its `_version`.
     pub version: u64,
     pub what: RefusedPart,
-    /// The [`Refusal`] as text, or why we did not even send it.
+    /// The [`Refusal`](super::Refusal) as text, or why we did not even send it.
     pub error: String,
     /// The row as one JSON object, or the column's value as it came. Any bytes.
     pub document: Vec<u8>,

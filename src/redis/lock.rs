@@ -19,7 +19,7 @@ if held and held ~= ARGV[1] then return 0 end
 redis.call('set', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1";
 
-/// Renew the key if it is ours; if it is gone and ARGV[3] allows, take it again.
+/// Renew the key if it is ours; if it is gone and `ARGV[3]` allows, take it again.
 const EXTEND: &str = "\
 local held = redis.call('get', KEYS[1])
 if held == ARGV[1] then
