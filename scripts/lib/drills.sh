@@ -11,6 +11,7 @@
 #   instance NAME [VARIABLE=VALUE...]   walhouse as it starts, no more; see await_streaming
 #   load_begin, load_end, load_grows N  the write load, and N more transactions of it
 #   opening [standby]              all of that: primary `a`, standby `b`, instance `one`, load
+#   proxy NAME IP:PORT TO          what walhouse may be told of instead of TO; `order` damages it
 #   hosts_are NAME...              what walhouse and the load are told from now on, in this order
 #   did WHAT                       what was done, for the table
 #   since_now                      the moment that times are counted from
@@ -121,6 +122,25 @@ clickhouse_again() {
 }
 
 clickhouse() { curl -fsS -m 60 --data-binary "$1" "$CLICKHOUSE"; }
+
+# proxy NAME LISTEN TO: passes everything on, see `drill proxy`. `proxy_address` says where it is.
+proxy() {
+    local dir=$STAGE/proxy-$1
+    mkdir -p "$dir"
+    mkfifo "$dir/orders"
+    launch "$dir" "$DRILL_TOOL" proxy --listen "$2" --to "$3" --address "$dir/address" \
+        --orders "$dir/orders"
+    wait_for_launched "$dir" "the proxy $1 listens" test -s "$dir/address" ||
+        broken "the proxy $1 does not listen"
+}
+
+proxy_address() { cat "$STAGE/proxy-$1/address"; }
+
+# order NAME pass|tear|lose: what the proxy does with all that the server sends from now on.
+order() {
+    launched_runs "$STAGE/proxy-$1" || broken "the proxy $1 has ended"
+    echo "$2" >"$STAGE/proxy-$1/orders"
+}
 
 hosts_are() { HOSTS=("$@"); }
 
@@ -434,7 +454,7 @@ drill_ends() {
 # stage_end: stops and removes what runs below STAGE. Goes on over what does not succeed.
 stage_end() {
     local dir status=0
-    for dir in "$STAGE"/instance-*/ "$STAGE/load/"; do
+    for dir in "$STAGE"/instance-*/ "$STAGE/load/" "$STAGE"/proxy-*/; do
         [ -f "$dir/pid" ] || continue
         # Frozen, it would not hear that it is to end.
         stop_frozen "$dir"

@@ -1,7 +1,9 @@
-//! What `scripts/failover` and `scripts/soak` measure with: a write load, a stopwatch, a comparison.
+//! What `scripts/failover` and `scripts/soak` work with: a write load, a stopwatch, a comparison, a
+//! network that can be torn.
 //!
 //! It stands on the same load and comparison as the tests and uses nothing of walhouse itself. It
-//! starts and damages nothing; the scripts do. Each command prints one JSON object on stdout.
+//! starts and damages nothing by itself; the scripts do. What is asked for is printed as one JSON
+//! object on stdout.
 
 #[path = "../support"]
 mod support {
@@ -11,6 +13,7 @@ mod support {
     pub mod document;
     pub mod http;
     pub mod oracle;
+    pub mod proxy;
     pub mod sample;
     pub mod wait;
     pub mod warehouse;
@@ -20,6 +23,7 @@ mod support {
 mod arguments;
 mod compare;
 mod load;
+mod proxy;
 mod visible;
 
 use std::process::ExitCode;
@@ -38,6 +42,11 @@ visible   write a run and a session, and wait until ClickHouse has both
 compare   every column of every row of both sides
           --postgres HOSTS --clickhouse URL [--patience SECONDS]
           prints rows, lost, wrong, extra, repeated; exit code 1 unless both are equal
+proxy     pass everything on until it is killed, as a network that may be told to be a bad one
+          --listen IP:PORT --to IP:PORT --address FILE --orders FIFO
+          FILE says where it listens, for a PORT of 0 above all. Orders, one a line, are for what the
+          server sends from then on: `pass`; `tear` (all but the last byte passes, then the
+          connection is reset); `lose` (nothing passes, the connection is reset)
 
 HOSTS is HOST:PORT[,HOST:PORT...]; the primary among them is found anew for each connection.
 ";
@@ -49,6 +58,7 @@ fn main() -> ExitCode {
         "load" => load::run(&arguments),
         "visible" => visible::run(&arguments),
         "compare" => compare::run(&arguments),
+        "proxy" => proxy::run(&arguments),
         _ => Err(USAGE.to_owned()),
     });
     result.unwrap_or_else(|problem| {

@@ -1,10 +1,13 @@
-//! A TCP proxy that can be a bad network: it cuts, stalls, swallows, delays, refuses.
+//! A TCP proxy that can be a bad network: it cuts, stalls, swallows, delays, tears, refuses.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use socket2::SockRef;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
@@ -22,10 +25,15 @@ pub enum Flow {
     Blackhole,
     /// They pass this much later.
     Delay(Duration),
+    /// All but the last of them pass, then the connection is reset: amid a message.
+    Tear,
+    /// They are thrown away and the connection is reset: the other side has done what it was asked,
+    /// and nobody learns of it.
+    Lose,
 }
 
 pub struct Proxy {
-    port: u16,
+    address: SocketAddr,
     shared: Arc<Shared>,
 }
 
@@ -40,9 +48,16 @@ struct State {
     to_client: Flow,
     refuse: bool,
     closed: bool,
-    /// Both sides of each connection that is open.
-    streams: Vec<TcpStream>,
+    open: Vec<Arc<Pair>>,
     connections: usize,
+}
+
+/// Both sides of a connection that was let in.
+struct Pair {
+    client: TcpStream,
+    server: TcpStream,
+    /// It ends by a reset: without a FIN, which a shutdown would send.
+    reset: AtomicBool,
 }
 
 /// How soon a blocked pump notices a change.
@@ -51,27 +66,36 @@ const NOTICE_EVERY: Duration = Duration::from_millis(20);
 impl Proxy {
     /// Passes everything on to `127.0.0.1:port`.
     pub fn to(port: u16) -> Proxy {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let own_port = listener.local_addr().unwrap().port();
+        Proxy::between(local(0), local(port)).unwrap()
+    }
+
+    /// Listens at one address and passes everything on to another.
+    pub fn between(listen: SocketAddr, to: SocketAddr) -> std::io::Result<Proxy> {
+        let listener = TcpListener::bind(listen)?;
+        let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
-                to: SocketAddr::from(([127, 0, 0, 1], port)),
+                to,
                 to_server: Flow::Pass,
                 to_client: Flow::Pass,
                 refuse: false,
                 closed: false,
-                streams: Vec::new(),
+                open: Vec::new(),
                 connections: 0,
             }),
             changed: Condvar::new(),
         });
         let of_thread = Arc::clone(&shared);
         thread::spawn(move || of_thread.accept(&listener));
-        Proxy { port: own_port, shared }
+        Ok(Proxy { address, shared })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     pub fn port(&self) -> u16 {
-        self.port
+        self.address.port()
     }
 
     /// How many connections were let in since the start.
@@ -113,14 +137,15 @@ impl Proxy {
 
     /// Ends all connections; new ones are let in.
     pub fn cut(&self) {
-        for stream in self.shared.lock().streams.drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
+        for pair in self.shared.lock().open.drain(..) {
+            let _ = pair.client.shutdown(Shutdown::Both);
+            let _ = pair.server.shutdown(Shutdown::Both);
         }
     }
 
     /// Leads new connections to `127.0.0.1:port`, as a name that now means another server.
     pub fn redirect(&self, port: u16) {
-        self.shared.lock().to = SocketAddr::from(([127, 0, 0, 1], port));
+        self.shared.lock().to = local(port);
     }
 
     /// Ends all connections and lets none in until [`Proxy::resume`].
@@ -136,8 +161,12 @@ impl Drop for Proxy {
         self.cut();
         self.shared.changed.notify_all();
         // Wakes the thread that accepts.
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        let _ = TcpStream::connect(self.address);
     }
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 impl Shared {
@@ -169,18 +198,15 @@ impl Shared {
             stream.set_read_timeout(Some(NOTICE_EVERY))?;
             stream.set_write_timeout(Some(NOTICE_EVERY))?;
         }
+        let pair = Arc::new(Pair { client, server, reset: AtomicBool::new(false) });
         {
             let mut state = self.lock();
-            state.streams.extend([client.try_clone()?, server.try_clone()?]);
+            state.open.push(Arc::clone(&pair));
             state.connections += 1;
         }
-        let pumps = [
-            (Direction::ToServer, client.try_clone()?, server.try_clone()?),
-            (Direction::ToClient, server, client),
-        ];
-        for (direction, from, to) in pumps {
-            let shared = Arc::clone(self);
-            thread::spawn(move || shared.pump(direction, from, to));
+        for direction in [Direction::ToServer, Direction::ToClient] {
+            let (shared, pair) = (Arc::clone(self), Arc::clone(&pair));
+            thread::spawn(move || shared.pump(direction, &pair));
         }
         Ok(())
     }
@@ -194,12 +220,13 @@ impl Shared {
     }
 
     /// Until one side hangs up.
-    fn pump(&self, direction: Direction, mut from: TcpStream, mut to: TcpStream) {
+    fn pump(&self, direction: Direction, pair: &Arc<Pair>) {
+        let (mut from, to) = match direction {
+            Direction::ToServer => (&pair.client, &pair.server),
+            Direction::ToClient => (&pair.server, &pair.client),
+        };
         let mut buffer = [0; 64 * 1024];
-        loop {
-            if !self.wait_while_stalled(direction) {
-                break;
-            }
+        while self.wait_while_stalled(direction) && !pair.reset.load(Ordering::Relaxed) {
             let count = match from.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(count) => count,
@@ -209,14 +236,31 @@ impl Shared {
             match self.flow(direction) {
                 Flow::Blackhole => continue,
                 Flow::Delay(delay) => self.wait_out(direction, delay),
+                Flow::Tear => {
+                    self.send(to, &buffer[..count - 1]);
+                    pair.reset.store(true, Ordering::Relaxed);
+                    break;
+                }
+                Flow::Lose => {
+                    pair.reset.store(true, Ordering::Relaxed);
+                    break;
+                }
                 Flow::Pass | Flow::Stall => {}
             }
-            if !self.wait_while_stalled(direction) || !self.send(&mut to, &buffer[..count]) {
+            if !self.wait_while_stalled(direction) || !self.send(to, &buffer[..count]) {
                 break;
             }
         }
-        let _ = to.shutdown(Shutdown::Both);
-        let _ = from.shutdown(Shutdown::Both);
+        self.lock().open.retain(|open| !Arc::ptr_eq(open, pair));
+        if pair.reset.load(Ordering::Relaxed) {
+            // The reset is sent when the last of both pumps lets go of the sockets.
+            for stream in [&pair.client, &pair.server] {
+                let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+            }
+        } else {
+            let _ = to.shutdown(Shutdown::Both);
+            let _ = from.shutdown(Shutdown::Both);
+        }
     }
 
     /// False when the proxy is no more.
@@ -244,7 +288,7 @@ impl Shared {
         }
     }
 
-    fn send(&self, to: &mut TcpStream, mut bytes: &[u8]) -> bool {
+    fn send(&self, mut to: &TcpStream, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
             match to.write(bytes) {
                 Ok(0) => return false,
