@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::client::{Client, InsertError, quote_bytes};
 use super::refusal::Refusal;
-use super::tables::ensure_database;
+use super::tables::{ensure_database, missing};
 use super::{adoptions, refused, repairs, state};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -20,15 +20,8 @@ const TABLES: [(&str, Ddl); 4] = [
 
 /// One question, however many there are: it is asked at every reconnect.
 pub fn ensure(client: &mut Client, create: bool, deadline: Instant) -> Result<()> {
-    let names: Vec<String> = TABLES.iter().map(|(name, _)| quote_bytes(name.as_bytes())).collect();
-    let sql = format!(
-        "SELECT name FROM system.tables WHERE database = {} AND name IN ({})",
-        quote_bytes(client.database().as_bytes()),
-        names.join(", ")
-    );
-    let found = client.query(&sql, deadline)?;
-    let is_there = |name: &str| found.contains(&vec![Some(name.to_owned())]);
-    for (name, ddl) in TABLES.iter().filter(|(name, _)| !is_there(name)) {
+    let missing = missing(client, &TABLES.map(|(name, _)| name), deadline)?;
+    for (name, ddl) in TABLES.iter().filter(|(name, _)| missing.contains(name)) {
         let ddl = ddl(client);
         if !create {
             let doing = format!("find table {}", client.qualified(name));

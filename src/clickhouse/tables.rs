@@ -210,6 +210,23 @@ pub fn ensure(
     })
 }
 
+/// Those of the tables that are not there, or that this user may not see.
+pub fn missing<'a>(
+    client: &mut Client,
+    tables: &[&'a str],
+    deadline: Instant,
+) -> Result<Vec<&'a str>> {
+    let names: Vec<String> = tables.iter().map(|name| quote_bytes(name.as_bytes())).collect();
+    let sql = format!(
+        "SELECT name FROM system.tables WHERE database = {} AND name IN ({})",
+        quote_bytes(client.database().as_bytes()),
+        names.join(", ")
+    );
+    let found = client.query(&sql, deadline)?;
+    let is_there = |name: &str| found.contains(&vec![Some(name.to_owned())]);
+    Ok(tables.iter().copied().filter(|name| !is_there(name)).collect())
+}
+
 /// Our database, made if it is missing. Asks first: the statement needs a privilege of its own,
 /// even with IF NOT EXISTS.
 pub(super) fn ensure_database(client: &mut Client, deadline: Instant) -> Result<()> {

@@ -7,6 +7,10 @@
 //! is visible in the very snapshot that is read.
 //!
 //! What is read may be newer than the change; then the change that made it so is still to come.
+//!
+//! A snapshot that is older than a rewrite of the table (some ALTER TABLE, TRUNCATE) sees no row of
+//! it: Postgres' manual, "Caveats" of MVCC. So the table is locked before the snapshot is taken,
+//! and no row that is there looks deleted. The lock is the one that any SELECT takes.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -14,7 +18,7 @@ use std::time::Instant;
 use super::source_table::TableName;
 use super::sql::{Row, Sql, SqlError, ident, literal, protocol};
 use super::table_reader::{AS_OF, AsOf};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 
 /// Rows may hold large values, and an answer is read whole; between two statements the memory they
 /// took so far is looked at.
@@ -25,6 +29,8 @@ const KEYS_OF_FIRST_STATEMENT: usize = 4;
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
     pub table: &'a TableName,
+    /// The table that is meant; another one of that name is an error.
+    pub table_oid: u32,
     pub key_column: &'a str,
     pub columns: &'a [&'a str],
     /// In the text output format, without duplicates.
@@ -81,17 +87,23 @@ fn read_in_snapshot(
     deadline: Instant,
 ) -> std::result::Result<Reread, SqlError> {
     // The LSNs by a statement of their own: one that takes the snapshot might read them first.
+    let name = request.table.quoted();
     let begin = format!(
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT pg_current_snapshot(); \
-         SELECT {AS_OF}"
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE {name} IN ACCESS SHARE MODE; \
+         SELECT pg_current_snapshot(), to_regclass({})::oid::int8; SELECT {AS_OF}",
+        literal(&name)
     );
     let answers = sql.try_rows(&begin, deadline)?;
     let [snapshot, as_of] = answers.as_slice() else {
         return Err(protocol("expected one row with the snapshot and one about it"));
     };
+    let table_oid: Option<u32> = snapshot.parse_nullable(1)?;
     let snapshot = Snapshot::parse(snapshot.required(0)?)
         .ok_or_else(|| protocol("expected a snapshot such as 10:20:10,14"))?;
     let as_of = AsOf::read(as_of, 0)?;
+    if table_oid != Some(request.table_oid) {
+        return Err(SqlError::new(ErrorKind::Setup, "another table has taken its name"));
+    }
     let transactions = request.xids.iter().filter(|xid| !snapshot.is_ended(**xid)).count();
     if transactions > 0 {
         sql.try_rows("ROLLBACK", deadline)?;
@@ -243,6 +255,7 @@ mod tests {
         let table = TableName::new("s\"1", "t");
         let request = Request {
             table: &table,
+            table_oid: 1,
             key_column: "i\"d",
             columns: &["a", "b c"],
             keys: &[],

@@ -171,8 +171,10 @@ pub fn create(sql: &mut Sql, slot: &str, failover: Failover, deadline: Instant) 
         Failover::On if failover_slot::SINCE <= sql.about().version_num => ", failover => true",
         Failover::On | Failover::Off => "",
     };
+    // Each transaction that is waited for counts as a lock that is.
     let query = format!(
-        "SELECT lsn FROM pg_create_logical_replication_slot({}, {}{options})",
+        "SET LOCAL lock_timeout = 0;
+         SELECT lsn FROM pg_create_logical_replication_slot({}, {}{options})",
         literal(slot),
         literal(PLUGIN),
     );

@@ -7,7 +7,9 @@
 //! hear of their changes from a slot that was there before.
 //!
 //! A statement that rewrites the table (VACUUM FULL, CLUSTER, TRUNCATE, some ALTER TABLEs) gives it
-//! another file; a page of another file than planned is refused, and the caller plans anew.
+//! another file, and a column can be renamed or replaced without that. A page of another file, or
+//! of other columns, than planned is refused, and the caller plans anew. The table is locked, as by
+//! any SELECT, before the snapshot is taken: one that is older than a rewrite would see no rows.
 
 use std::time::Instant;
 
@@ -23,6 +25,8 @@ pub struct Part {
     pub oid: u32,
     pub filenode: u32,
     pub blocks: u32,
+    /// Names, numbers and types, to be compared.
+    columns: String,
 }
 
 /// A place in a part: the row pointers above `block` and `offset` are still to be read.
@@ -46,8 +50,8 @@ pub struct Request<'a> {
 #[derive(Debug)]
 pub enum Page {
     Rows(Rows),
-    /// The part has another file than was planned, or is gone.
-    Rewritten,
+    /// The part has another file or other columns than was planned, or is gone.
+    Changed,
 }
 
 #[derive(Debug)]
@@ -117,12 +121,20 @@ impl Rows {
     }
 }
 
+/// What [`Part::columns`] is compared with; of the table that `oid` stands for.
+fn columns_of(oid: &str) -> String {
+    format!(
+        "(SELECT string_agg(format('%s %s %s', attnum, atttypid, attname), ',' ORDER BY attnum)
+          FROM pg_attribute WHERE attrelid = {oid} AND 0 < attnum AND NOT attisdropped)"
+    )
+}
+
 /// The parts of a table and their sizes now.
 pub fn parts(sql: &mut Sql, table: &TableName, deadline: Instant) -> Result<Vec<Part>> {
     let doing = format!("plan to read table `{table}`");
     let query = format!(
         "SELECT n.nspname, c.relname, c.oid::int8, pg_relation_filenode(c.oid)::int8,
-                pg_relation_size(c.oid) / current_setting('block_size')::int8
+                pg_relation_size(c.oid) / current_setting('block_size')::int8, {}
          FROM pg_class root JOIN pg_namespace root_n ON root_n.oid = root.relnamespace
          CROSS JOIN LATERAL (
            SELECT root.oid WHERE root.relkind <> 'p'
@@ -132,6 +144,7 @@ pub fn parts(sql: &mut Sql, table: &TableName, deadline: Instant) -> Result<Vec<
          JOIN pg_class c ON c.oid = part.oid JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE root_n.nspname = {} AND root.relname = {} AND c.relkind = 'r'
          ORDER BY c.oid",
+        columns_of("c.oid"),
         literal(&table.schema),
         literal(&table.name)
     );
@@ -141,6 +154,7 @@ pub fn parts(sql: &mut Sql, table: &TableName, deadline: Instant) -> Result<Vec<
             oid: row.parse(2)?,
             filenode: row.parse(3)?,
             blocks: row.parse(4)?,
+            columns: row.required(5)?.to_owned(),
         })
     };
     let rows = sql.rows(&doing, &query, deadline)?;
@@ -151,9 +165,9 @@ pub fn parts(sql: &mut Sql, table: &TableName, deadline: Instant) -> Result<Vec<
 pub fn page(sql: &mut Sql, request: &Request, deadline: Instant) -> Result<Page> {
     read_in_snapshot(sql, request, deadline).or_else(|error| {
         sql.roll_back(deadline);
-        // It was dropped: a partition that was detached and is no more, say.
-        if error.is("42P01") {
-            return Ok(Page::Rewritten);
+        // It was dropped, such as a partition that was detached; or a column of it was.
+        if error.is("42P01") || error.is("42703") {
+            return Ok(Page::Changed);
         }
         Err(error.doing(format!("read table `{}` from {}", request.part.name, request.after)))
     })
@@ -169,24 +183,29 @@ fn read_in_snapshot(
     request: &Request,
     deadline: Instant,
 ) -> std::result::Result<Page, SqlError> {
+    // By name, as the cursor finds it: another table may have taken that.
+    let name = request.part.name.quoted();
+    let table = format!("to_regclass({})", literal(&name));
     // A cursor, so that no row is sent that does not fit; its plan is never parallel, and a scan
     // that does not join another one begins at the front: rows come in the order of their blocks.
     let begin = format!(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
          SET LOCAL synchronize_seqscans = off; SET LOCAL enable_seqscan = off;
+         LOCK TABLE ONLY {name} IN ACCESS SHARE MODE;
          DECLARE page NO SCROLL CURSOR FOR {};
-         SELECT pg_relation_filenode({}::oid)::int8, {AS_OF}",
+         SELECT pg_relation_filenode({table})::int8, {}, {AS_OF}",
         select(request),
-        request.part.oid
+        columns_of(&table),
     );
     let rows = sql.try_rows(&begin, deadline)?;
     let row = rows.first().ok_or_else(|| protocol("expected one row about the snapshot"))?;
     let filenode: Option<u32> = row.parse_nullable(0)?;
-    if filenode != Some(request.part.filenode) {
+    let columns = row.text(1)?;
+    if (filenode, columns) != (Some(request.part.filenode), Some(request.part.columns.as_str())) {
         sql.try_rows("ROLLBACK", deadline)?;
-        return Ok(Page::Rewritten);
+        return Ok(Page::Changed);
     }
-    let mut page = Rows { rows: Vec::new(), as_of: AsOf::read(row, 1)?, next: None, bytes: 0 };
+    let mut page = Rows { rows: Vec::new(), as_of: AsOf::read(row, 2)?, next: None, bytes: 0 };
     let (mut fetch, mut last) = (ROWS_OF_FIRST_FETCH, request.after);
     while page.bytes < request.bytes_max && page.len() < request.rows_max {
         let rows = sql.try_rows(&format!("FETCH FORWARD {fetch} FROM page"), deadline)?;
@@ -241,7 +260,8 @@ mod tests {
     use super::*;
 
     fn part() -> Part {
-        Part { name: TableName::new("s", "t\"1"), oid: 5, filenode: 6, blocks: 9 }
+        let name = TableName::new("s", "t\"1");
+        Part { name, oid: 5, filenode: 6, blocks: 9, columns: String::new() }
     }
 
     #[test]

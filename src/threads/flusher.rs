@@ -28,7 +28,7 @@ use crate::services::assemble::{Assembled, Found, Wanted, assemble, takes_delete
 use crate::services::fold::{Change, Folded, fold};
 use crate::services::mapping::{BareKey, Mapping};
 use crate::services::tombstone::LiveKey;
-use crate::wal::{Lsn, PgTime};
+use crate::wal::{Lsn, Oid, PgTime};
 
 /// How soon values are asked for again when their transaction is not yet visible.
 const VISIBLE_EVERY: Duration = Duration::from_millis(20);
@@ -50,6 +50,7 @@ pub struct Flusher<'a> {
     pub primary: &'a Primary,
     pub application_name: &'a str,
     pub reread_bytes_max: usize,
+    pub source_oid: Oid,
 }
 
 /// Runs until the batcher hangs up or the session is given up.
@@ -201,6 +202,7 @@ impl Open<'_> {
             .collect();
         let request = Request {
             table: &table,
+            table_oid: with.source_oid.0,
             key_column: source.columns[source.key.id].name,
             columns: &columns,
             keys: &keys,
@@ -391,7 +393,6 @@ mod tests {
     use crate::threads::outage::Delays;
     use crate::threads::position::Position;
     use crate::threads::shared::Shared;
-    use crate::wal::Oid;
     use crate::wal::testing::{self, V};
 
     /// An UPDATE of one row that leaves every value but the key in TOAST.
@@ -453,6 +454,7 @@ mod tests {
             primary: &Primary::new(postgres, Known { system_identifier: 1, timeline: 1 }),
             application_name: "test",
             reread_bytes_max: 1,
+            source_oid: Oid(1),
         };
         let (to_flusher, batches) = bounded(1);
         let (told, flushed) = bounded(1);

@@ -21,6 +21,7 @@ pub mod rival;
 pub mod session;
 pub mod shared;
 pub mod slot_watch;
+pub mod source_check;
 pub mod supervisor;
 pub mod wal_reader;
 

@@ -8,6 +8,7 @@ use super::Memory;
 use super::resume::{self, Parties, Resumed};
 use super::shared::Shared;
 use super::slot_watch::SlotWatch;
+use super::source_check;
 use crate::clickhouse::repairs::RepairRow;
 use crate::clickhouse::state::{self, StateRow};
 use crate::clickhouse::tables::{self, Definition, TableShape};
@@ -29,13 +30,12 @@ use crate::rows::{JsonForm, Shape};
 use crate::services::mapping::{Mapping, Target};
 use crate::services::runs::Runs;
 use crate::services::sessions::Sessions;
-use crate::services::source::Source;
-use crate::wal::{Lsn, Oid};
+use crate::wal::Lsn;
 
 /// A stream that is running, and all that the threads must know to take it on.
 pub struct Prepared {
     pub stream: Stream,
-    pub source_oid: Oid,
+    pub source: SourceTable,
     /// The table was looked at when the WAL ended here: what it was called before, and which
     /// columns it had, is past.
     pub source_checked_at: Lsn,
@@ -156,7 +156,7 @@ pub fn prepare(
     check_not_moved(&mut sql, &config.slot, resume)?;
     Ok(Prepared {
         stream,
-        source_oid: Oid(table.oid),
+        source: table,
         source_checked_at,
         mapping,
         shapes,
@@ -243,6 +243,14 @@ fn prepare_clickhouse(
     let mut client = Client::connect(&config.clickhouse)?;
     let deadline = || Instant::now() + config.clickhouse.request_timeout;
     let json = json_form(&client.ping(deadline())?);
+    own_tables::ensure(&mut client, config.create_tables, deadline())?;
+    let names: Vec<&str> = mapping.targets().iter().map(|target| target.table).collect();
+    let missing = tables::missing(&mut client, &names, deadline())?;
+    if !missing.is_empty() && config.create_tables {
+        // Before they are made: then nobody could tell any more.
+        let reason = format!("missing in ClickHouse, and made anew: `{}`", missing.join("`, `"));
+        resume::owe(config, &mut client, &reason)?;
+    }
     let mut shapes = Vec::new();
     for target in mapping.targets() {
         let definition = definition(target)?;
@@ -252,7 +260,6 @@ fn prepare_clickhouse(
         }
         shapes.push(Shape { present: present_columns(&client, target, &shape)?, json });
     }
-    own_tables::ensure(&mut client, config.create_tables, deadline())?;
     Ok((client, shapes))
 }
 
@@ -305,13 +312,7 @@ fn prepare_source(
     {
         log::info!("{service}: {note}");
     }
-    let lacks = |name: &str| table.column(name).is_none();
-    if let Some(column) = source.columns.iter().find(|c| !c.optional && lacks(c.name)) {
-        return Err(Error::new(ErrorKind::Setup, format!("check table `{name}`"))
-            .because(format!("it has no column `{}`", column.name))
-            .hint("Add the column again, or install a version that does not need it."));
-    }
-    check_types(&table, source)?;
+    source_check::columns(&table, source)?;
     let columns: Vec<&str> = source
         .columns
         .iter()
@@ -323,21 +324,6 @@ fn prepare_source(
         log::info!("{service}: publication `{}` created", config.publication);
     }
     Ok(table)
-}
-
-fn check_types(table: &SourceTable, source: &Source) -> Result<()> {
-    for column in source.columns {
-        let found = table.column(column.name);
-        if let Some(found) = found.filter(|found| !column.kind.accepts(Oid(found.type_oid))) {
-            return Err(Error::new(ErrorKind::Setup, format!("check table `{}`", table.name))
-                .because(format!(
-                    "its column `{}` is {}, expected {}",
-                    column.name, found.type_name, column.kind
-                ))
-                .hint("Give the column its type back, or install a version that knows this one."));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

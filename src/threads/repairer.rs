@@ -22,6 +22,7 @@ use crate::error::{ErrorKind, Result};
 use crate::health::Health;
 use crate::postgres::primary::Primary;
 use crate::postgres::server::as_of;
+use crate::postgres::source_table::SourceTable;
 use crate::rows::Shape;
 use crate::services::mapping::Mapping;
 
@@ -50,6 +51,8 @@ const SQL_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct Repairer<'a> {
     pub ground: Ground<'a>,
     pub mapping: &'static dyn Mapping,
+    /// As it was when the session began.
+    pub source: &'a SourceTable,
     /// By target table.
     pub shapes: &'a [Shape],
     /// Where the stream comes from.

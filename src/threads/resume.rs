@@ -4,7 +4,8 @@
 //! The order of the writes is what makes a death between any two of them harmless: first the debt,
 //! a repair that goes with no state; then the slot, the repair, the state. What made a repair
 //! necessary may not be seen a second time, so whatever repair is recorded and does not go with the
-//! state is owed, and is begun anew ([`recovery::course_in_debt`]).
+//! state is owed, and is begun anew ([`recovery::course_in_debt`]). What is found out before comes
+//! as a debt, too ([`owe`]).
 
 use std::time::{Duration, Instant};
 
@@ -290,22 +291,7 @@ impl Parties<'_> {
         reason: &str,
         revision: u64,
     ) -> Result<RepairRow> {
-        let Numbers { state, base_version } = numbers;
-        let mut row = RepairRow {
-            service: self.service().to_owned(),
-            slot: self.config.slot.clone(),
-            status,
-            system_identifier: state.system_identifier.to_string(),
-            timeline: state.timeline,
-            version_shift: state.shift,
-            base_version,
-            reason: reason.to_owned(),
-            position: Position::start().to_string(),
-            rows_read: 0,
-            rows_written: 0,
-            rows_buried: 0,
-            revision: revision.saturating_add(REVISION_LEAP),
-        };
+        let mut row = repair_row(self.config, status, numbers, reason, revision);
         repairs::write(self.client, &mut row, self.deadline())?;
         Ok(row)
     }
@@ -396,6 +382,46 @@ const DEBT: Numbers = Numbers {
     },
     base_version: 0,
 };
+
+fn repair_row(
+    config: &ServiceConfig,
+    status: Status,
+    numbers: Numbers,
+    reason: &str,
+    revision: u64,
+) -> RepairRow {
+    let Numbers { state, base_version } = numbers;
+    RepairRow {
+        service: config.name.as_str().to_owned(),
+        slot: config.slot.clone(),
+        status,
+        system_identifier: state.system_identifier.to_string(),
+        timeline: state.timeline,
+        version_shift: state.shift,
+        base_version,
+        reason: reason.to_owned(),
+        position: Position::start().to_string(),
+        rows_read: 0,
+        rows_written: 0,
+        rows_buried: 0,
+        revision: revision.saturating_add(REVISION_LEAP),
+    }
+}
+
+/// Records that a repair is owed where rows have been streamed before: whatever else is found, the
+/// next start begins with it.
+pub fn owe(config: &ServiceConfig, client: &mut Client, reason: &str) -> Result<()> {
+    let (service, slot) = (config.name.as_str(), config.slot.as_str());
+    let deadline = || Instant::now() + config.clickhouse.request_timeout;
+    if state::read(client, service, slot, deadline())?.is_none() {
+        return Ok(());
+    }
+    let revision = repairs::read(client, service, slot, deadline())?.map_or(0, |row| row.revision);
+    let mut row = repair_row(config, Status::Running, DEBT, reason, revision);
+    repairs::write(client, &mut row, deadline())?;
+    log::warn!("{service}: {reason}");
+    Ok(())
+}
 
 /// Something is missing or dead in ClickHouse, and whoever comes next may not see it any more.
 /// Another server than the one to follow makes none.

@@ -41,7 +41,7 @@ use crate::machines::lifecycle::Input;
 use crate::machines::status;
 use crate::metrics::ServiceMetrics;
 use crate::postgres::failover_slot::Failover;
-use crate::wal::Lsn;
+use crate::wal::{Lsn, Oid};
 
 /// Blocks between reader and batcher, of 256 KiB unless a single message is larger; more would only
 /// hide where the rows wait.
@@ -163,7 +163,7 @@ fn run(with: With<'_>, first: bool, end: EndGuard<'_>) {
 fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
     let With { config, metrics, health, events, shared, memory } = with;
     let service = config.name.as_str();
-    let Prepared { stream, source_oid, source_checked_at, slot_is_new, .. } = prepared;
+    let Prepared { stream, source, source_checked_at, slot_is_new, .. } = prepared;
     let Prepared { mapping, shapes, state, repair, client, status_every, resume, .. } = prepared;
     let primary = prepared.primary;
     let marks = Marks { confirmed: state.confirmed, upper: state.upper };
@@ -189,7 +189,7 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
     let batcher = Batcher {
         service,
         source: mapping.source(),
-        table_oid: source_oid,
+        table_oid: Oid(source.oid),
         table_checked_at: source_checked_at,
         limits: limits(config),
         flushers: config.flush.concurrency,
@@ -218,10 +218,12 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
         primary: &primary,
         application_name: &application_name,
         reread_bytes_max: limits(config).bytes_max,
+        source_oid: Oid(source.oid),
     };
     let repairer = Repairer {
         ground,
         mapping,
+        source: &source,
         shapes: &shapes,
         primary: &primary,
         application_name: &application_name,

@@ -297,6 +297,31 @@ fn a_repair_that_is_owed_is_begun_although_all_looks_well() {
     program.stop();
 }
 
+/// Goal: a target table that somebody dropped is not only made again, but filled.
+/// Method: it is gone while nobody runs; `halt` makes it, and leaves what is owed to the next start.
+#[test]
+fn a_table_that_was_dropped_is_made_anew_and_filled() {
+    let stage = Stage::own();
+    let settings = stage.settings_runs();
+    let mut program = Program::start(&settings);
+    program.wait_streaming(&["runs"]);
+    load(230).run(&stage.postgres, 30);
+    stage.settle(&mut program, &["runs"]);
+    program.stop();
+    stage.clickhouse.execute(&format!("DROP TABLE {DATABASE}.task_runs_v2 SYNC"));
+    let reason = "missing in ClickHouse, and made anew: `task_runs_v2`";
+    assert_halts(
+        &settings.clone().with("REPLICATION_GAP_STRATEGY", "halt"),
+        &format!("a repair was not finished: {reason}"),
+        "`repair`",
+    );
+    let mut program = Program::start(&settings);
+    program.wait_for_log("runs: repair: done");
+    stage.settle(&mut program, &["runs"]);
+    assert!(0 < assert_same(&stage.postgres, &stage.clickhouse, Scope::RUNS));
+    program.stop();
+}
+
 /// Goal: what only one of the two tables of a run has is mended in that table.
 /// Method: a payload without its run and a run without its payload, of runs that are gone and of
 /// runs that are there, in several months.

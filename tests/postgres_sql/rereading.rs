@@ -22,6 +22,11 @@ fn create_table(sql: &mut Sql) {
     ));
 }
 
+fn table_oid(sql: &mut Sql) -> u32 {
+    let query = format!("SELECT to_regclass({})::oid", literal(&name().quoted()));
+    value(sql, &query).parse().unwrap()
+}
+
 fn rows(answer: Reread) -> Rows {
     match answer {
         Reread::Rows(rows) => rows,
@@ -59,8 +64,10 @@ fn values_come_as_logical_decoding_prints_them() {
         streamed.iter().map(|row| row.required(0).unwrap().to_owned()).collect();
 
     let columns = ["a\"1", "tags", "doc", "plain", "flag", "at", "ratio", "raw"];
+    let table_oid = table_oid(&mut sql);
     let request = Request {
         table: &name(),
+        table_oid,
         key_column: "id",
         columns: &columns,
         keys: &[b"k", b"nulls", b"ab'sent\\"],
@@ -98,8 +105,10 @@ fn many_keys_come_from_one_snapshot_and_within_the_memory_allowed() {
     );
     let keys: Vec<String> = (0..1100).map(|n| format!("k'\\{n}")).collect();
     let keys: Vec<&[u8]> = keys.iter().map(String::as_bytes).collect();
+    let table_oid = table_oid(&mut sql);
     let request = |keys, bytes_max| Request {
         table: TABLE.get_or_init(name),
+        table_oid,
         key_column: "id",
         columns: &["a\"1"],
         keys,
@@ -131,8 +140,10 @@ fn many_keys_come_from_one_snapshot_and_within_the_memory_allowed() {
 fn a_refused_read_leaves_the_session_fit_for_the_next() {
     let (_, mut sql) = database();
     create_table(&mut sql);
+    let table_oid = table_oid(&mut sql);
     let mut request = Request {
         table: &name(),
+        table_oid,
         key_column: "id",
         columns: &["no such"],
         keys: &[b"k"],
@@ -146,6 +157,54 @@ fn a_refused_read_leaves_the_session_fit_for_the_next() {
     expect_error(reread(&mut sql, &request, soon()), ErrorKind::Protocol, "not UTF-8");
     request.keys = &[b"k"];
     assert_eq!(rows(reread(&mut sql, &request, soon()).unwrap()).answered, 1);
+}
+
+/// Goal: a row that is there never looks deleted.
+/// Method: the read has to wait for an ALTER TABLE that writes the table anew; a snapshot from before
+/// its commit would see an empty table.
+#[test]
+fn a_table_that_is_rewritten_meanwhile_keeps_its_rows() {
+    let (params, mut sql) = database();
+    create_table(&mut sql);
+    let t = name().quoted();
+    run(&mut sql, &format!("INSERT INTO {t} (id, ratio) VALUES ('k', 1)"));
+    let table_oid = table_oid(&mut sql);
+    let mut other = connect(&params);
+    run(&mut other, &format!("BEGIN; ALTER TABLE {t} ALTER COLUMN ratio TYPE numeric"));
+    let pid = sql.about().backend_pid;
+    let reading = thread::spawn(move || {
+        let request = Request {
+            table: &name(),
+            table_oid,
+            key_column: "id",
+            columns: &["ratio"],
+            keys: &[b"k"],
+            xids: &[],
+            bytes_max: usize::MAX,
+        };
+        let answer = reread(&mut sql, &request, soon());
+        (sql, answer)
+    });
+    let waits = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND wait_event_type = 'Lock'"
+    );
+    wait_until("the read waits for the lock", || value(&mut other, &waits) == "1");
+    run(&mut other, "COMMIT");
+    let (mut sql, answer) = reading.join().unwrap();
+    assert_eq!(rows(answer.unwrap()).found[&b"k"[..]], [Some(b"1".to_vec())]);
+
+    run(&mut other, &format!("ALTER TABLE {t} RENAME TO old"));
+    run(&mut other, &format!("CREATE TABLE {t} (id text, ratio numeric)"));
+    let request = Request {
+        table: &name(),
+        table_oid,
+        key_column: "id",
+        columns: &["ratio"],
+        keys: &[b"k"],
+        xids: &[],
+        bytes_max: usize::MAX,
+    };
+    expect_error(reread(&mut sql, &request, soon()), ErrorKind::Setup, "another table has taken");
 }
 
 /// Goal: what is streamed before it is visible is not read as if it were.
@@ -188,8 +247,10 @@ fn a_change_that_is_streamed_before_it_is_visible_is_not_read_yet() {
         xid.is_some()
     });
     let xid = xid.unwrap();
+    let table_oid = table_oid(&mut sql);
     let request = Request {
         table: &name(),
+        table_oid,
         key_column: "id",
         columns: &["flag"],
         keys: &[b"k", b"new"],

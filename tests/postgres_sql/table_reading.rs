@@ -37,7 +37,7 @@ fn read_all(
         };
         let rows = match page(sql, &request, soon()).unwrap() {
             Page::Rows(rows) => rows,
-            Page::Rewritten => return None,
+            Page::Changed => return None,
         };
         ids.extend(ids_of(&rows));
         pages += 1;
@@ -98,6 +98,11 @@ fn a_table_that_is_rewritten_or_gone_is_noticed_at_the_next_page() {
     let mut other = connect(&params);
     for statement in [
         "VACUUM FULL public.\"Wide \"\"T\"\"\"",
+        "ALTER TABLE public.\"Wide \"\"T\"\"\" RENAME COLUMN big TO was_big;
+         ALTER TABLE public.\"Wide \"\"T\"\"\" ADD COLUMN big text",
+        "ALTER TABLE public.\"Wide \"\"T\"\"\" RENAME TO was;
+         CREATE TABLE public.\"Wide \"\"T\"\"\" (LIKE public.was);
+         INSERT INTO public.\"Wide \"\"T\"\"\" SELECT * FROM public.was",
         "ALTER TABLE public.\"Wide \"\"T\"\"\" ALTER COLUMN big TYPE bytea USING big::bytea",
         "TRUNCATE public.\"Wide \"\"T\"\"\"",
         "DROP TABLE public.\"Wide \"\"T\"\"\"",

@@ -34,6 +34,8 @@ struct LookedUp {
 
 pub struct PrunePass {
     pieces: Vec<(usize, Slice)>,
+    /// What an earlier run did.
+    done: Option<Pruned>,
     base_version: u64,
 }
 
@@ -59,7 +61,7 @@ impl PrunePass {
                 (done.target, done.partition_id.as_str()) < (*index, slice.partition_id.as_str())
             })
         });
-        Ok(PrunePass { pieces, base_version })
+        Ok(PrunePass { pieces, done: done.cloned(), base_version })
     }
 
     /// Which of the keys Postgres has.
@@ -91,6 +93,7 @@ impl PrunePass {
             }
             let request = reread::Request {
                 table: &table,
+                table_oid: with.source.oid,
                 key_column: columns[0],
                 columns: &columns,
                 keys: rest,
@@ -168,10 +171,11 @@ impl Pass for PrunePass {
             })
         };
         let last = (0..done).rev().find(is_last);
-        Position::Prune(last.map(|piece| {
+        let last = last.map(|piece| {
             let (target, slice) = &self.pieces[piece];
             Pruned { target: *target, partition_id: slice.partition_id.clone() }
-        }))
+        });
+        Position::Prune(last.or_else(|| self.done.clone()))
     }
 }
 

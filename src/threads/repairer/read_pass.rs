@@ -15,6 +15,7 @@ use crate::postgres::table_reader::{self, Page, Part, Request, Rows, Tid};
 use crate::rows::Block;
 use crate::services::mapping::{Notes, Stamp, Target};
 use crate::services::source::Row;
+use crate::threads::source_check;
 use crate::wal::Datum;
 
 /// 8 MiB of the table without what lies in TOAST: some seconds of work, so that little is done
@@ -30,7 +31,7 @@ pub struct ReadPass {
     /// The places of the source's columns that the table has, with their names.
     columns: Vec<(usize, &'static str)>,
     base_version: u64,
-    was_rewritten: AtomicBool,
+    was_changed: AtomicBool,
 }
 
 #[derive(Clone, Copy)]
@@ -45,14 +46,18 @@ impl ReadPass {
         let source = with.mapping.source();
         let name = TableName::new(source.schema, source.table);
         let mut sql = connect(with)?;
+        let parts = table_reader::parts(&mut sql, &name, sql_deadline())?;
+        // After the parts, which know what they looked like: what changes from then on is seen by
+        // every page.
         let table = SourceTable::inspect(&mut sql, &name, sql_deadline())?;
         table.check_readable(&sql.about().role)?;
+        source_check::columns(&table, source)?;
+        source_check::still_is(&table, with.source, source)?;
         let columns = source.columns.iter().enumerate();
         let columns = columns
             .filter(|(_, column)| table.column(column.name).is_some())
             .map(|(place, column)| (place, column.name))
             .collect();
-        let parts = table_reader::parts(&mut sql, &name, sql_deadline())?;
         let of = |part: &Part| {
             let same = |done: &&PartDone| (done.oid, done.filenode) == (part.oid, part.filenode);
             done.iter().find(same).copied()
@@ -67,13 +72,13 @@ impl ReadPass {
             done,
             columns,
             base_version,
-            was_rewritten: AtomicBool::new(false),
+            was_changed: AtomicBool::new(false),
         })
     }
 
     /// All that there is was read; otherwise it has to be planned again.
     pub fn is_complete(&self) -> bool {
-        !self.was_rewritten.load(Ordering::Relaxed)
+        !self.was_changed.load(Ordering::Relaxed)
     }
 
     fn land(&self, worker: &mut Worker<'_>, recorder: &Recorder<'_>, rows: &Rows) -> Result<()> {
@@ -187,8 +192,8 @@ impl Pass for ReadPass {
             };
             let rows = match table_reader::page(&mut worker.sql, &request, sql_deadline())? {
                 Page::Rows(rows) => rows,
-                Page::Rewritten => {
-                    self.was_rewritten.store(true, Ordering::Relaxed);
+                Page::Changed => {
+                    self.was_changed.store(true, Ordering::Relaxed);
                     return Ok(Ended::Done);
                 }
             };

@@ -1,0 +1,132 @@
+//! Whether the source table has what the mapping reads: once at the start of a session, and again
+//! before a repair reads it, for what the stream is still to bring may have been written since.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::postgres::source_table::{Column, SourceTable};
+use crate::services::source::Source;
+use crate::wal::Oid;
+
+/// Every column that is needed is there, and each is of a type that is understood.
+pub fn columns(table: &SourceTable, source: &Source) -> Result<()> {
+    for column in source.columns {
+        let Some(found) = table.column(column.name) else {
+            if column.optional {
+                continue;
+            }
+            return Err(Error::new(ErrorKind::Setup, doing(table))
+                .because(format!("it has no column `{}`", column.name))
+                .hint("Add the column again, or install a version that does not need it."));
+        };
+        if !column.kind.accepts(Oid(found.type_oid)) {
+            return Err(Error::new(ErrorKind::Setup, doing(table))
+                .because(format!(
+                    "its column `{}` is {}, expected {}",
+                    column.name, found.type_name, column.kind
+                ))
+                .hint("Give the column its type back, or install a version that knows this one."));
+        }
+    }
+    Ok(())
+}
+
+/// The table is the one that it was, with every column that it had. More may have come: what is in
+/// them came after that, and by the stream.
+pub fn still_is(table: &SourceTable, before: &SourceTable, source: &Source) -> Result<()> {
+    let refuse = |cause: String| {
+        Err(Error::new(ErrorKind::Setup, doing(table)).because(cause).hint(
+            "It was changed while the service runs. The stream comes to that change, too; then \
+             the service begins anew with the table as it is.",
+        ))
+    };
+    if table.oid != before.oid {
+        return refuse("another table has taken its name".to_owned());
+    }
+    let same = |a: &Column, b: &Column| (a.number, a.type_oid) == (b.number, b.type_oid);
+    for column in source.columns {
+        let Some(had) = before.column(column.name) else { continue };
+        if !table.column(column.name).is_some_and(|has| same(has, had)) {
+            return refuse(format!("its column `{}` is not what it was", column.name));
+        }
+    }
+    Ok(())
+}
+
+fn doing(table: &SourceTable) -> String {
+    format!("check table `{}`", table.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::source_table::{TableKind, TableName};
+    use crate::services::mapping::Mapping;
+    use crate::services::sessions::Sessions;
+
+    /// With every column of sessions, numbered in their order.
+    fn table() -> SourceTable {
+        let columns = Sessions.source().columns.iter().enumerate().map(|(at, column)| {
+            let oid = (1..10_000).find(|oid| column.kind.accepts(Oid(*oid))).unwrap_or(25);
+            Column {
+                name: column.name.to_owned(),
+                number: i16::try_from(at).unwrap() + 1,
+                type_oid: oid,
+                type_name: "x".into(),
+                is_not_null: false,
+                is_enum: false,
+                is_generated: false,
+            }
+        });
+        SourceTable {
+            name: TableName::new("public", "Session"),
+            oid: 1,
+            kind: TableKind::Ordinary,
+            owner: "owner".into(),
+            is_readable: true,
+            primary_key: vec!["id".into()],
+            columns: columns.collect(),
+            parts: Vec::new(),
+        }
+    }
+
+    fn place(table: &SourceTable, name: &str) -> usize {
+        table.columns.iter().position(|column| column.name == name).unwrap()
+    }
+
+    #[test]
+    fn a_column_that_is_needed_must_be_there_and_of_its_type() {
+        let source = Sessions.source();
+        columns(&table(), source).unwrap();
+        let mut without = table();
+        let id = place(&without, "id");
+        without.columns.remove(id);
+        let error = columns(&without, source).unwrap_err();
+        assert!(error.to_string().contains("no column `id`"), "{error}");
+        let mut other = table();
+        other.columns[id].type_oid = 600;
+        assert!(columns(&other, source).unwrap_err().to_string().contains("`id` is x"));
+    }
+
+    #[test]
+    fn a_table_that_only_grew_still_is_what_it_was() {
+        let (source, before) = (Sessions.source(), table());
+        still_is(&before, &before, source).unwrap();
+        let mut grown = table();
+        grown.columns.push(Column { name: "new".into(), number: 99, ..grown.columns[0].clone() });
+        still_is(&grown, &before, source).unwrap();
+        still_is(&before, &grown, source).unwrap();
+
+        let tags = place(&before, "tags");
+        for change in [
+            |column: &mut Column| column.name = "renamed".into(),
+            |column: &mut Column| column.number += 50,
+            |column: &mut Column| column.type_oid += 1,
+        ] {
+            let mut changed = table();
+            change(&mut changed.columns[tags]);
+            let error = still_is(&changed, &before, source).unwrap_err();
+            assert!(error.to_string().contains("`tags` is not what it was"), "{error}");
+        }
+        let other = SourceTable { oid: 2, ..table() };
+        assert!(still_is(&other, &before, source).is_err());
+    }
+}
