@@ -20,7 +20,8 @@
 //!               +--- session ended (after a stop), wedged ---^
 //! ```
 //!
-//! Starting and Streaming leave by the same doors. A stop ends Waiting and Down at once.
+//! Starting and Streaming leave by the same doors, and a session that is failing by way of Draining,
+//! until its threads have ended. A stop ends Waiting and Down at once.
 //!
 //! The rules:
 //!
@@ -36,7 +37,9 @@
 //!   lock that was lost is released too, because for a margin it is still ours in Redis, and a
 //!   release only ever deletes our own. Only a wedged session keeps it: then the term frees it.
 //! - A drain ends twice: at its deadline the session is told to give up the work in hand, and when
-//!   it still has not ended a grace later the process must exit: a thread cannot be killed.
+//!   it still has not ended a grace later the process must exit: a thread cannot be killed. So it is
+//!   with a session that fails by itself, which has given up by then: a thread of it that is stuck
+//!   must not keep the lock, and look like a stream, for ever.
 //!
 //! Late messages are expected (a lease may be lost while its session ends by itself), so every
 //! pair of state and input has an answer; most such answers are to do nothing.
@@ -59,7 +62,7 @@ pub struct Params {
     pub handover: Duration,
     /// How long an abandoned session may take to end when a stop was asked for.
     pub stop_grace: Duration,
-    /// The same after a lost lock. Longer than the longest single wait of a session's threads, so
+    /// The same after a lost lock or a failure of its own. Longer than the longest single wait of a session's threads, so
     /// that only a wedged one exceeds it.
     pub wedged_after: Duration,
 }
@@ -116,6 +119,8 @@ pub enum Why {
 pub enum Then {
     StandBy,
     Stop,
+    /// The session fails by itself.
+    Strategy,
 }
 
 /// Something that happened.
@@ -133,6 +138,8 @@ pub enum Input {
     /// Rows of this session became durable *and* were confirmed, so that no later session meets
     /// them again. A keepalive's confirmation is not progress: it comes with the first bytes.
     Progressed,
+    /// A thread of the session has ended that should not have; the others are ending.
+    SessionFailing,
     /// All threads of the session have been joined.
     SessionEnded {
         remedy: Remedy,
@@ -269,8 +276,18 @@ impl Lifecycle {
                 self.settle_if_old(now, state);
                 self.unasked_end(now)
             }
+            (state @ (Starting | Streaming { .. }), SessionFailing) => {
+                self.settle_if_old(now, state);
+                let deadline = after(now, self.params.wedged_after);
+                (Draining { deadline, then: Then::Strategy, abandoned: true }, vec![])
+            }
+            (Draining { then: Then::Strategy, .. }, SessionEnded { remedy: Remedy::Strategy }) => {
+                self.unasked_end(now)
+            }
             (
-                Starting | Streaming { .. } | Draining { then: Then::StandBy, .. },
+                Starting
+                | Streaming { .. }
+                | Draining { then: Then::StandBy | Then::Strategy, .. },
                 SessionEnded { remedy: Remedy::Halt },
             ) => (Stopped(Outcome::Halted), vec![ReleaseLock, Finished(Outcome::Halted)]),
 
@@ -295,7 +312,7 @@ impl Lifecycle {
             }
             (Draining { then, abandoned: false, .. }, DeadlineReached) => {
                 let grace = match then {
-                    Then::StandBy => self.params.wedged_after,
+                    Then::StandBy | Then::Strategy => self.params.wedged_after,
                     Then::Stop => self.params.stop_grace,
                 };
                 let deadline = after(now, grace);
@@ -317,6 +334,7 @@ impl Lifecycle {
                 | PrimaryBack
                 | StreamStarted
                 | Progressed
+                | SessionFailing
                 | SessionEnded { .. },
             ) => (state, vec![]),
             // Already stopped; and `step` lets no deadline through that is not there.

@@ -302,6 +302,8 @@ impl Running {
             State::Draining { then: Then::Stop, abandoned: false, .. } => {
                 log::info!("{service}: stopping; finishing the work in hand");
             }
+            // Why is told when it has ended.
+            State::Draining { then: Then::Strategy, .. } => {}
             State::Draining { abandoned: true, .. } => {
                 log::warn!("{service}: out of time; giving up the work in hand");
             }

@@ -268,7 +268,7 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
     };
 
     std::thread::scope(|scope| {
-        let part = Part { scope, service, shared };
+        let part = Part { scope, service, shared, events };
         let flusher = &flusher;
         let reader =
             part.spawn("wal_reader", move || wal_reader::run(reader, to_batcher, &settled));
@@ -327,6 +327,22 @@ struct Part<'scope, 'env> {
     scope: &'scope Scope<'scope, 'env>,
     service: &'static str,
     shared: &'env Shared,
+    events: &'env Sender<Event>,
+}
+
+/// Tells that the session fails, once a thread of it has ended and it does.
+struct FailGuard<'a> {
+    shared: &'a Shared,
+    events: &'a Sender<Event>,
+}
+
+impl Drop for FailGuard<'_> {
+    fn drop(&mut self) {
+        if self.shared.has_failed() {
+            // One of them is enough, and a full inbox has the first.
+            let _ = self.events.try_send(Event::Lifecycle(Input::SessionFailing));
+        }
+    }
 }
 
 impl<'scope> Part<'scope, '_> {
@@ -335,9 +351,11 @@ impl<'scope> Part<'scope, '_> {
         name: &str,
         work: impl FnOnce() -> Result<()> + Send + 'scope,
     ) -> Option<ScopedJoinHandle<'scope, ()>> {
-        let shared = self.shared;
+        let (shared, events) = (self.shared, self.events);
         let builder = std::thread::Builder::new().name(format!("{name}/{}", self.service));
         let spawned = builder.spawn_scoped(self.scope, move || {
+            // Dropped in the reverse order: it hears of a panic.
+            let _told = FailGuard { shared, events };
             let _guard = PanicGuard(shared);
             if let Err(error) = work() {
                 shared.fail(error);

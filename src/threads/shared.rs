@@ -102,6 +102,10 @@ impl Shared {
         self.moved.notify_all();
     }
 
+    pub fn has_failed(&self) -> bool {
+        self.state.lock().failure.is_some()
+    }
+
     pub fn take_failure(&self) -> Option<Error> {
         self.state.lock().failure.take()
     }

@@ -204,6 +204,32 @@ fn a_drain_that_hangs_is_abandoned_then_ends_the_process() {
 }
 
 #[test]
+fn a_session_that_fails_goes_through_the_strategy_or_ends_the_process() {
+    let t0 = Instant::now();
+    check(
+        reconnect(0),
+        t0,
+        &[StreamStarted, SessionFailing, SessionFailing, ENDED],
+        &[ReleaseLock],
+        |state| matches!(state, State::Waiting { why: Why::Backoff { attempt: 1 }, .. }),
+    );
+    check(
+        reconnect(0),
+        t0,
+        &[StreamStarted, SessionFailing, HALTED],
+        &[ReleaseLock, Finished(Outcome::Halted)],
+        |state| state == State::Stopped(Outcome::Halted),
+    );
+    check(
+        reconnect(0),
+        t0,
+        &[StreamStarted, SessionFailing, DeadlineReached, ENDED],
+        &[Finished(Outcome::DrainTimedOut)],
+        |state| state == State::Stopped(Outcome::DrainTimedOut),
+    );
+}
+
+#[test]
 fn a_stop_hastens_a_drain_and_never_prolongs_it() {
     let t0 = Instant::now();
     let mut machine = machine(t0, Strategy::Log, 1);
@@ -308,6 +334,7 @@ impl World {
             7 if self.session => Progressed,
             8 if self.session => ENDED,
             9 if self.session && prng.below(10) == 0 => HALTED,
+            13 if self.session && prng.below(4) == 0 => SessionFailing,
             // Late messages of a session or a lock that is gone.
             10 if prng.below(4) == 0 => [LockLost, Progressed, PrimaryBack][prng.below(3) as usize],
             11 if self.locked => LockLost,
@@ -322,7 +349,8 @@ impl World {
             LockBusy | LockFailed => self.asked = false,
             SessionEnded { .. } => self.session = false,
             StopRequested { .. } => self.stop_requested = true,
-            DeadlineReached | LockLost | PrimaryBack | StreamStarted | Progressed => (),
+            DeadlineReached | LockLost | PrimaryBack | StreamStarted | Progressed
+            | SessionFailing => (),
         }
     }
 
