@@ -547,6 +547,7 @@ fn the_last_revision_of_the_state_counts() {
         slot: slot.to_owned(),
         system_identifier: "7312345678901234567".to_owned(),
         timeline: u32::MAX,
+        began: Lsn(7),
         confirmed: Lsn(0),
         upper: Lsn(u64::MAX),
         version_shift: u64::MAX,
@@ -559,6 +560,12 @@ fn the_last_revision_of_the_state_counts() {
         assert_eq!(state::read(client, "runs", slot, soon()).unwrap().as_ref(), Some(&row));
     }
     assert_eq!(row.revision, 3);
+    // Who has not heard of a newer row does not outrank it.
+    let mut newer = StateRow { timeline: 1, revision: state::leap(row.revision), ..row.clone() };
+    assert_eq!(state::write_unless_overtaken(client, &mut newer, soon()).unwrap(), None);
+    let by = state::write_unless_overtaken(client, &mut row, soon()).unwrap();
+    assert_eq!((by.as_ref(), row.revision), (Some(&newer), 3));
+    assert_eq!(state::read(client, "runs", slot, soon()).unwrap().as_ref(), Some(&newer));
     // Another slot and another service have states of their own.
     assert_eq!(state::read(client, "sessions", slot, soon()).unwrap(), None);
     assert_eq!(state::read(client, "runs", "slot", soon()).unwrap(), None);

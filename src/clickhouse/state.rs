@@ -1,9 +1,10 @@
 //! `walhouse_state`: how far each slot has come, as ClickHouse itself remembers it.
 //!
 //! One row per service and slot counts: the one with the highest revision. Revisions grow by one
-//! with each attempt to write, from what was read at the start; that is enough because only the
-//! holder of the leader lock, with the slot active, writes. What the numbers mean for a start or a
-//! confirmation is decided elsewhere.
+//! with each attempt to write, from above what was read at the start ([`leap`]). Only the holder of
+//! the leader lock, with the slot active, should write; two can think so where each sees a primary
+//! of its own, so whoever writes looks before ([`write_unless_overtaken`]). What the numbers mean
+//! for a start or a confirmation is decided elsewhere.
 
 use std::time::Instant;
 
@@ -13,6 +14,7 @@ use crate::error::Result;
 use crate::wal::Lsn;
 
 pub const STATE_TABLE: &str = "walhouse_state";
+const REVISION_LEAP: u64 = 1 << 20;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateRow {
@@ -21,6 +23,8 @@ pub struct StateRow {
     /// Of the Postgres cluster, as IDENTIFY_SYSTEM prints it.
     pub system_identifier: String,
     pub timeline: u32,
+    /// Where that timeline began; 0 of the first.
+    pub began: Lsn,
     pub confirmed: Lsn,
     /// No commit whose end lies above this can be in ClickHouse.
     pub upper: Lsn,
@@ -39,6 +43,7 @@ pub(super) fn ddl(client: &Client) -> String {
     slot String,
     system_identifier String,
     timeline UInt32,
+    timeline_began_lsn UInt64,
     confirmed_lsn UInt64,
     upper_lsn UInt64,
     version_shift UInt64,
@@ -58,9 +63,10 @@ pub fn read(
     slot: &str,
     deadline: Instant,
 ) -> Result<Option<StateRow>> {
-    const COLUMNS: [&str; 7] = [
+    const COLUMNS: [&str; 8] = [
         "system_identifier",
         "timeline",
+        "timeline_began_lsn",
         "confirmed_lsn",
         "upper_lsn",
         "version_shift",
@@ -76,7 +82,8 @@ pub fn read(
 }
 
 fn parse(service: &str, slot: &str, row: &[Option<String>]) -> Option<StateRow> {
-    let [system_identifier, timeline, confirmed, upper, version_shift, instance, revision] = row
+    let [system_identifier, timeline, began, confirmed, upper, version_shift, instance, revision] =
+        row
     else {
         return None;
     };
@@ -85,6 +92,7 @@ fn parse(service: &str, slot: &str, row: &[Option<String>]) -> Option<StateRow> 
         slot: slot.to_owned(),
         system_identifier: system_identifier.clone()?,
         timeline: timeline.as_ref()?.parse().ok()?,
+        began: Lsn(began.as_ref()?.parse().ok()?),
         confirmed: Lsn(confirmed.as_ref()?.parse().ok()?),
         upper: Lsn(upper.as_ref()?.parse().ok()?),
         version_shift: version_shift.as_ref()?.parse().ok()?,
@@ -93,15 +101,36 @@ fn parse(service: &str, slot: &str, row: &[Option<String>]) -> Option<StateRow> 
     })
 }
 
+/// Where a new session's revisions begin: above whatever an old leader, stopped in the middle of a
+/// write, may still send, and hardly ever where another session that read the same row begins.
+pub fn leap(revision: u64) -> u64 {
+    revision.saturating_add(REVISION_LEAP).saturating_add(fastrand::u64(..REVISION_LEAP))
+}
+
+/// [`write()`], unless another session has written since this one did; its row is returned then.
+pub fn write_unless_overtaken(
+    client: &mut Client,
+    row: &mut StateRow,
+    deadline: Instant,
+) -> Result<Option<StateRow>> {
+    let latest = read(client, &row.service, &row.slot, deadline)?;
+    if let Some(latest) = latest.filter(|latest| row.revision < latest.revision) {
+        return Ok(Some(latest));
+    }
+    write(client, row, deadline)?;
+    Ok(None)
+}
+
 /// Writes the row and waits until ClickHouse has it. `revision` grows even when the outcome is
 /// unknown: were it used again with other numbers, which of the two rows counts would be chance.
 pub fn write(client: &mut Client, row: &mut StateRow, deadline: Instant) -> Result<()> {
     row.revision += 1;
-    const COLUMNS: [&str; 9] = [
+    const COLUMNS: [&str; 10] = [
         "service",
         "slot",
         "system_identifier",
         "timeline",
+        "timeline_began_lsn",
         "confirmed_lsn",
         "upper_lsn",
         "version_shift",
@@ -110,17 +139,19 @@ pub fn write(client: &mut Client, row: &mut StateRow, deadline: Instant) -> Resu
     ];
     let numbers = [
         u64::from(row.timeline).to_string(),
+        row.began.0.to_string(),
         row.confirmed.0.to_string(),
         row.upper.0.to_string(),
         row.version_shift.to_string(),
         row.revision.to_string(),
     ];
-    let [timeline, confirmed, upper, version_shift, revision] = &numbers;
+    let [timeline, began, confirmed, upper, version_shift, revision] = &numbers;
     let values = [
         &row.service,
         &row.slot,
         &row.system_identifier,
         timeline,
+        began,
         confirmed,
         upper,
         version_shift,
@@ -135,24 +166,25 @@ pub fn write(client: &mut Client, row: &mut StateRow, deadline: Instant) -> Resu
 mod tests {
     use super::*;
 
-    fn row(values: [&str; 7]) -> Vec<Option<String>> {
+    fn row(values: [&str; 8]) -> Vec<Option<String>> {
         values.iter().map(|value| Some((*value).to_owned())).collect()
     }
 
     #[test]
     fn numbers_of_the_whole_range_are_read_exactly() {
         let max = u64::MAX.to_string();
-        let state = parse("runs", "s", &row(["7", "4294967295", &max, &max, &max, "i", &max]))
+        let state = parse("runs", "s", &row(["7", "4294967295", "9", &max, &max, &max, "i", &max]))
             .expect("each column fits");
         assert_eq!((state.confirmed, state.timeline), (Lsn(u64::MAX), u32::MAX));
+        assert_eq!(state.began, Lsn(9));
         assert_eq!((state.version_shift, state.revision), (u64::MAX, u64::MAX));
     }
 
     #[test]
     fn a_row_of_another_shape_is_refused() {
-        assert_eq!(parse("runs", "s", &row(["7", "-1", "0", "0", "0", "i", "1"])), None);
+        assert_eq!(parse("runs", "s", &row(["7", "-1", "0", "0", "0", "0", "i", "1"])), None);
         assert_eq!(parse("runs", "s", &[]), None);
-        let mut null = row(["7", "1", "0", "0", "0", "i", "1"]);
+        let mut null = row(["7", "1", "0", "0", "0", "0", "i", "1"]);
         null[2] = None;
         assert_eq!(parse("runs", "s", &null), None);
     }

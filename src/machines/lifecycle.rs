@@ -20,8 +20,8 @@
 //!               +--- session ended (after a stop), wedged ---^
 //! ```
 //!
-//! Starting and Streaming leave by the same doors, and a session that is failing by way of Draining,
-//! until its threads have ended. A stop ends Waiting and Down at once.
+//! Starting and Streaming leave by the same doors, and a session that is failing by way of
+//! Draining, until its threads have ended. A stop ends Waiting and Down at once.
 //!
 //! The rules:
 //!
@@ -32,14 +32,14 @@
 //!   by, under every strategy.
 //! - `Remedy::Halt` (gap, fork, foreign cluster) stops the service for good whatever the strategy,
 //!   `exit` included: the next process would find the same and a restart loop mends nothing. The
-//!   other services go on; [`super::supervisor`] ends the process when none is left.
+//!   other services go on, and [`super::supervisor`] keeps the process, to tell of it.
 //! - Every `LockAcquired` is followed by exactly one `ReleaseLock`, after the session has ended; a
 //!   lock that was lost is released too, because for a margin it is still ours in Redis, and a
 //!   release only ever deletes our own. Only a wedged session keeps it: then the term frees it.
 //! - A drain ends twice: at its deadline the session is told to give up the work in hand, and when
-//!   it still has not ended a grace later the process must exit: a thread cannot be killed. So it is
-//!   with a session that fails by itself, which has given up by then: a thread of it that is stuck
-//!   must not keep the lock, and look like a stream, for ever.
+//!   it still has not ended a grace later the process must exit: a thread cannot be killed. It is
+//!   the same with a session that fails by itself, which has given up by then: a thread of it that
+//!   is stuck must not keep the lock, and look like a stream, for ever.
 //!
 //! Late messages are expected (a lease may be lost while its session ends by itself), so every
 //! pair of state and input has an answer; most such answers are to do nothing.
@@ -62,8 +62,8 @@ pub struct Params {
     pub handover: Duration,
     /// How long an abandoned session may take to end when a stop was asked for.
     pub stop_grace: Duration,
-    /// The same after a lost lock or a failure of its own. Longer than the longest single wait of a session's threads, so
-    /// that only a wedged one exceeds it.
+    /// The same after a lost lock or a failure of its own. Longer than the longest single wait of a
+    /// session's threads, so that only a wedged one exceeds it.
     pub wedged_after: Duration,
 }
 
@@ -285,9 +285,7 @@ impl Lifecycle {
                 self.unasked_end(now)
             }
             (
-                Starting
-                | Streaming { .. }
-                | Draining { then: Then::StandBy | Then::Strategy, .. },
+                Starting | Streaming { .. } | Draining { then: Then::StandBy | Then::Strategy, .. },
                 SessionEnded { remedy: Remedy::Halt },
             ) => (Stopped(Outcome::Halted), vec![ReleaseLock, Finished(Outcome::Halted)]),
 

@@ -22,9 +22,10 @@
 //!
 //! What follows from the verdict is for [`super::recovery`] to say.
 //!
-//! What it cannot see: two standbys that were promoted apart to the same timeline number, and a
-//! server restored from a snapshot that has since written past what was confirmed. Archiving
-//! prevents the first; both keep the system identifier and the timeline.
+//! Two standbys that were promoted apart may take the same timeline number, where no archive told
+//! the second of the first; where the timeline began tells them apart. What it cannot see: two such
+//! that left at the very same place, and a server restored from a snapshot that has since written
+//! past what was confirmed. Both keep the system identifier and the timeline.
 
 use std::fmt;
 
@@ -36,6 +37,8 @@ use crate::wal::Lsn;
 pub struct State {
     pub system_identifier: u64,
     pub timeline: u32,
+    /// Where the timeline began: 0 of the first one, and where that is not known.
+    pub began: Lsn,
     pub confirmed: Lsn,
     /// Bounds the commits that may be in ClickHouse, on this timeline.
     pub upper: Lsn,
@@ -56,6 +59,8 @@ pub struct Slot {
 pub struct Server {
     pub system_identifier: u64,
     pub timeline: u32,
+    /// Where the timeline began: 0 of the first one, and where that is not known.
+    pub began: Lsn,
     /// How far its WAL is flushed to disk; nothing above was ever streamed by it.
     pub wal_end: Lsn,
 }
@@ -116,10 +121,10 @@ pub enum Fork {
     /// The server is on an older timeline than ClickHouse: an old primary that came back, or the
     /// wrong server.
     Older,
-    /// The server's timeline is newer and does not descend from ours. Where the two parted is not
-    /// known.
+    /// The server's timeline does not descend from ours, whatever its number. Where the two parted
+    /// is not known.
     NotAncestor,
-    /// Same timeline, but less WAL than was confirmed: it was restored from an earlier time.
+    /// Same timeline, but less WAL than was confirmed or landed: restored from an earlier time.
     WentBack,
 }
 
@@ -130,6 +135,7 @@ impl State {
         State {
             system_identifier: server.system_identifier,
             timeline: server.timeline,
+            began: server.began,
             confirmed: confirmed_flush,
             upper: confirmed_flush.max(server.wal_end),
             shift: 0,
@@ -137,8 +143,8 @@ impl State {
     }
 }
 
-/// `history` is the server's, of the timelines before its own; it may be empty when the server is
-/// on the state's timeline.
+/// `history` is the server's, of the timelines before its own; it may be empty, where it is not
+/// known, when the server is on the state's timeline.
 ///
 /// The graver comes first: a fork is reported before a missing slot, because accepting a gap
 /// forgets the state from which the fork can be told.
@@ -164,6 +170,9 @@ pub fn judge(
         return Verdict::ForeignCluster { expected, found };
     }
     let diverged = |why| Verdict::Diverged { state: *state, server: *server, why };
+    if state.timeline <= server.timeline && !is_of_branch(state, server, history) {
+        return diverged(Fork::NotAncestor);
+    }
     let held = if server.timeline == state.timeline {
         if server.wal_end < state.confirmed {
             return diverged(Fork::WentBack);
@@ -191,11 +200,47 @@ pub fn judge(
                 true => state.upper.min(server.wal_end),
                 false => state.upper,
             };
+            let began = match server.timeline == state.timeline && server.began == Lsn(0) {
+                true => state.began,
+                false => server.began,
+            };
             let (timeline, confirmed) = (server.timeline, slot.confirmed_flush);
-            let record = State { timeline, confirmed, upper, ..*state };
+            let record = State { timeline, began, confirmed, upper, ..*state };
             Verdict::Continue { record: (record != *state).then_some(record) }
         }
     }
+}
+
+/// [`judge`] once more, where a session may have ended between landing rows and recording it:
+/// `highest_version` is what ClickHouse has. Rows that came from above the server's WAL are of a
+/// time that it has gone back from.
+pub fn judge_landed(
+    verdict: Verdict,
+    state: &State,
+    server: &Server,
+    highest_version: u64,
+) -> Verdict {
+    let same = state.timeline == server.timeline && matches!(verdict, Verdict::Continue { .. });
+    match same && server.wal_end.0.saturating_add(state.shift) < highest_version {
+        true => Verdict::Diverged { state: *state, server: *server, why: Fork::WentBack },
+        false => verdict,
+    }
+}
+
+/// Whether the state's timeline is the one of that number in the server's past: it began where that
+/// began. What is not known is taken for the same.
+fn is_of_branch(state: &State, server: &Server, history: &[Switch]) -> bool {
+    let began = match server.timeline == state.timeline {
+        true => server.began,
+        false => began(history, state.timeline),
+    };
+    began == Lsn(0) || state.began == Lsn(0) || began == state.began
+}
+
+/// Where `timeline` began: where the one before it was left; 0 if there is none.
+pub fn began(history: &[Switch], timeline: u32) -> Lsn {
+    let before = history.iter().rfind(|switch| switch.timeline < timeline);
+    before.map_or(Lsn(0), |switch| switch.switch_lsn)
 }
 
 /// Where the server left `timeline` for good; `None` if it never was on it. Not always what its
@@ -286,10 +331,22 @@ impl fmt::Display for Verdict {
                         server.timeline, state.timeline, state.upper
                     )
                 }
+                Fork::NotAncestor if state.timeline == server.timeline => write!(
+                    f,
+                    "diverged: expected timeline {} that began at {}, got one of that number that \
+                     began at {}",
+                    state.timeline, state.began, server.began
+                ),
                 Fork::Older | Fork::NotAncestor => write!(
                     f,
                     "diverged: expected timeline {} or a descendant of it, got timeline {}",
                     state.timeline, server.timeline
+                ),
+                Fork::WentBack if state.confirmed <= server.wal_end => write!(
+                    f,
+                    "diverged: the server went back in time: its WAL ends at {}, and ClickHouse \
+                     has changes from above",
+                    server.wal_end
                 ),
                 Fork::WentBack => write!(
                     f,

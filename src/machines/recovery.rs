@@ -10,6 +10,7 @@
 //! ```
 
 use super::lineage::{Fork, Server, Slot, State, Verdict};
+use crate::wal::Lsn;
 
 /// What the operator wants when changes were missed or ClickHouse holds what Postgres lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +105,7 @@ pub fn start_over(
     Some(State {
         system_identifier: server.system_identifier,
         timeline: server.timeline,
+        began: server.began,
         confirmed: slot.confirmed_flush,
         upper: slot.confirmed_flush.max(server.wal_end),
         shift,
@@ -125,6 +127,7 @@ pub fn first_state(highest_version: u64, server: &Server, slot: &Slot) -> Option
 fn upper(state: &State, server: &Server) -> u64 {
     let same = state.system_identifier == server.system_identifier
         && state.timeline == server.timeline
+        && (state.began == server.began || state.began == Lsn(0))
         && state.confirmed <= server.wal_end;
     if same { state.upper.0.min(server.wal_end.0) } else { state.upper.0 }
 }
@@ -145,11 +148,17 @@ pub fn goes_on(repair_system_identifier: u64, repair_shift: u64, state: &State) 
 mod tests {
     use super::*;
     use crate::machines::lineage::Gap;
-    use crate::wal::Lsn;
 
-    const STATE: State =
-        State { system_identifier: 7, timeline: 2, confirmed: Lsn(100), upper: Lsn(90), shift: 5 };
-    const SERVER: Server = Server { system_identifier: 7, timeline: 3, wal_end: Lsn(70) };
+    const STATE: State = State {
+        system_identifier: 7,
+        timeline: 2,
+        began: Lsn(20),
+        confirmed: Lsn(100),
+        upper: Lsn(90),
+        shift: 5,
+    };
+    const SERVER: Server =
+        Server { system_identifier: 7, timeline: 3, began: Lsn(40), wal_end: Lsn(70) };
     const SLOT: Slot = Slot { confirmed_flush: Lsn(60), restart_lsn: Lsn(50), invalidated: false };
 
     const STRATEGIES: [GapStrategy; 3] =
@@ -221,9 +230,11 @@ mod tests {
     #[test]
     fn what_was_only_reserved_raises_nothing_on_the_same_timeline() {
         let state = State { upper: Lsn(1_000), ..STATE };
-        let server = Server { timeline: 2, wal_end: Lsn(150), ..SERVER };
+        let server = Server { timeline: 2, began: Lsn(20), wal_end: Lsn(150), ..SERVER };
         let slot = Slot { restart_lsn: Lsn(160), confirmed_flush: Lsn(160), ..SLOT };
         assert_eq!(start_over(Some(&state), 0, &server, &slot).unwrap().shift, 5 + 1);
+        let other = Server { began: Lsn(30), ..server };
+        assert_eq!(start_over(Some(&state), 0, &other, &slot).unwrap().shift, 1_006 - 160);
         let went_back = Server { wal_end: Lsn(99), ..server };
         assert_eq!(start_over(Some(&state), 0, &went_back, &slot).unwrap().shift, 1_006 - 160);
     }

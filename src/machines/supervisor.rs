@@ -5,8 +5,11 @@
 //!      |                                             last one ended,  ^
 //!      |                                             second signal,   |
 //!      |                                             out of time -----+
-//!      +--- last service gave up or halted: code 1 -------------------+
+//!      +--- last service gave up: code 1 -----------------------------+
 //! ```
+//!
+//! While a service waits for an operator (halted) the process stays, to say so on its HTTP port: a
+//! supervisor that starts it again and again would change nothing, and hide the reason.
 //!
 //! It does not stop threads or exit by itself, and it does not decide what a service's failure
 //! means: that is [`super::lifecycle`]'s. A service that stays down under strategy `log` is alive
@@ -61,13 +64,15 @@ pub struct Supervisor {
     state: State,
     /// By service; a service reports its end once, but be deaf to a second report.
     alive: Vec<bool>,
+    /// One of them waits for an operator.
+    halted: bool,
 }
 
 impl Supervisor {
     /// `services` are numbered from 0. A process without any has nothing to supervise.
     pub fn new(services: usize, params: Params) -> Supervisor {
         assert!(0 < services, "a process without services is refused when settings are read");
-        Supervisor { params, state: State::Running, alive: vec![true; services] }
+        Supervisor { params, state: State::Running, alive: vec![true; services], halted: false }
     }
 
     pub fn state(&self) -> State {
@@ -86,11 +91,12 @@ impl Supervisor {
         if input == Input::DeadlineReached && self.deadline().is_none_or(|at| now < at) {
             return vec![];
         }
-        if let Input::ServiceFinished { service, .. } = input {
+        if let Input::ServiceFinished { service, outcome } = input {
             match self.alive.get_mut(service) {
                 Some(alive) if *alive => *alive = false,
                 Some(_) | None => return vec![],
             }
+            self.halted |= outcome == Outcome::Halted;
         }
         let (state, actions) = self.transition(now, input);
         self.state = state;
@@ -103,6 +109,7 @@ impl Supervisor {
 
         let none_left = !self.alive.contains(&true);
         match (self.state, input) {
+            (Running, Signal) if none_left => exit(0),
             (Running, Signal) => self.stop(after(now, self.params.shutdown_timeout), 0, true),
             (Running, ServiceFinished { outcome, .. }) => match outcome {
                 // At most `delay`: with nothing left to drain there is nothing to wait for.
@@ -112,7 +119,9 @@ impl Supervisor {
                 Outcome::DrainTimedOut => {
                     self.stop(after(now, self.params.shutdown_timeout), FAILED, false)
                 }
-                Outcome::Clean | Outcome::GaveUp | Outcome::Halted if none_left => exit(FAILED),
+                Outcome::Clean | Outcome::GaveUp | Outcome::Halted if none_left && !self.halted => {
+                    exit(FAILED)
+                }
                 Outcome::Clean | Outcome::GaveUp | Outcome::Halted => (Running, vec![]),
             },
 
@@ -237,13 +246,21 @@ mod tests {
     #[test]
     fn the_last_service_alive_takes_the_process_with_it() {
         check(&[(1, finished(0, Outcome::GaveUp))], |_| vec![]);
-        check(&[(1, finished(0, Outcome::Halted)), (1, finished(0, EXIT))], |_| vec![]);
-        check(&[(1, finished(0, Outcome::Halted)), (2, finished(1, Outcome::GaveUp))], |_| {
+        check(&[(1, finished(0, Outcome::GaveUp)), (1, finished(0, EXIT))], |_| vec![]);
+        check(&[(1, finished(0, Outcome::GaveUp)), (2, finished(1, Outcome::GaveUp))], |_| {
             vec![Exit { code: 1 }]
         });
         check(&[(1, finished(0, Outcome::Halted)), (2, finished(1, EXIT))], |_| {
             vec![Exit { code: 7 }]
         });
+    }
+
+    #[test]
+    fn a_process_that_waits_for_an_operator_stays_until_it_is_told_to_stop() {
+        let halted = |service| finished(service, Outcome::Halted);
+        check(&[(1, halted(0)), (2, halted(1))], |_| vec![]);
+        check(&[(1, halted(0)), (2, finished(1, Outcome::GaveUp))], |_| vec![]);
+        check(&[(1, halted(0)), (2, halted(1)), (3, Signal)], |_| vec![Exit { code: 0 }]);
     }
 
     #[test]

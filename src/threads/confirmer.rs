@@ -12,7 +12,7 @@ use super::position::Position;
 use super::shared::{Pace, Shared};
 use crate::clickhouse::Client;
 use crate::clickhouse::state::{self, StateRow};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::machines::confirm::{Confirm, Marks};
 use crate::machines::lifecycle::Input;
 use crate::metrics::ServiceMetrics;
@@ -92,6 +92,7 @@ pub fn run(mut with: Confirmer<'_>) -> Result<()> {
                 }
                 told_of = recorded.confirmed;
             }
+            Err(error) if error.kind() == ErrorKind::SlotBusy => return Err(error),
             Err(error) => {
                 failures = failures.saturating_add(1);
                 let is_outage = with.outage_after <= failures;
@@ -122,6 +123,37 @@ impl Confirmer<'_> {
         let timeout = if ending && abandoned { LAST_TRY } else { self.request_timeout };
         self.row.confirmed = marks.confirmed;
         self.row.upper = marks.upper;
-        state::write(&mut self.client, &mut self.row, now + timeout)
+        match state::write_unless_overtaken(&mut self.client, &mut self.row, now + timeout)? {
+            None => Ok(()),
+            Some(by) => Err(self.overtaken(&by)),
+        }
+    }
+
+    /// Another session has begun since, which cannot know of what this one has flushed. Where both
+    /// stream the same history that is the same rows; where not, a repair is owed.
+    fn overtaken(&mut self, by: &StateRow) -> Error {
+        let history = |row: &StateRow| {
+            (row.system_identifier.clone(), row.timeline, row.began, row.version_shift)
+        };
+        let mut error = Error::new(ErrorKind::SlotBusy, "record the state").because(format!(
+            "another session has recorded a newer one, on timeline {}",
+            by.timeline
+        ));
+        if history(by) != history(&self.row) {
+            error = error.hint(
+                "Two instances each saw a primary of their own. Shut the old one down: until then \
+                 its clients write what is lost.",
+            );
+            let reason = format!(
+                "two sessions at once: one was still on timeline {}, and may have written last",
+                self.row.timeline
+            );
+            let of = (self.service, self.row.slot.as_str());
+            let owed = super::resume::owe(&mut self.client, of, &reason, self.request_timeout);
+            if let Err(error) = owed {
+                log::error!("{}: {error}", self.service);
+            }
+        }
+        error
     }
 }

@@ -249,7 +249,8 @@ fn prepare_clickhouse(
     if !missing.is_empty() && config.create_tables {
         // Before they are made: then nobody could tell any more.
         let reason = format!("missing in ClickHouse, and made anew: `{}`", missing.join("`, `"));
-        resume::owe(config, &mut client, &reason)?;
+        let of = (config.name.as_str(), config.slot.as_str());
+        resume::owe(&mut client, of, &reason, config.clickhouse.request_timeout)?;
     }
     let mut shapes = Vec::new();
     for target in mapping.targets() {

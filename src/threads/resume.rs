@@ -29,9 +29,6 @@ use crate::wal::Lsn;
 
 /// Creating a slot waits for the transactions that are running.
 const CREATE_SLOT_TIMEOUT: Duration = Duration::from_secs(300);
-/// A new session's rows outrank whatever an old leader, stopped in the middle of a write, may still
-/// send.
-const REVISION_LEAP: u64 = 1 << 20;
 
 /// Whom it talks to, and about what.
 pub struct Parties<'a> {
@@ -58,10 +55,13 @@ pub fn resume(mut with: Parties<'_>, go_on: &impl Fn() -> Result<()>) -> Result<
     let (service, slot_name) = (with.service(), with.config.slot.as_str());
     let recorded = state::read(with.client, service, slot_name, with.deadline())?;
     let repair = repairs::read(with.client, service, slot_name, with.deadline())?;
-    let server = with.identify()?;
+    let (server, history) = with.identify()?;
     let before = recorded.as_ref().map(of_row).transpose()?;
     let slot = with.look_at_slot()?;
-    let verdict = with.judge(before.as_ref(), slot.as_ref(), &server)?;
+    let mut verdict = lineage::judge(before.as_ref(), slot.as_ref(), &server, &history);
+    if let Some(state) = before.as_ref().filter(|state| server.wal_end < state.upper) {
+        verdict = lineage::judge_landed(verdict, state, &server, with.highest_version()?);
+    }
     log::debug!("{service}: {verdict}");
     let named = match &recorded {
         Some(row) => adoptions::read(with.client, row, with.deadline())?,
@@ -131,11 +131,12 @@ pub fn resume(mut with: Parties<'_>, go_on: &impl Fn() -> Result<()>) -> Result<
         slot: slot_name.to_owned(),
         system_identifier: state.system_identifier.to_string(),
         timeline: state.timeline,
+        began: state.began,
         confirmed: state.confirmed,
         upper: state.upper,
         version_shift: state.shift,
         instance: instance(),
-        revision: recorded.map_or(0, |row| row.revision).saturating_add(REVISION_LEAP),
+        revision: state::leap(recorded.map_or(0, |row| row.revision)),
     };
     state::write(with.client, &mut row, with.deadline())?;
     Ok(Resumed { state: row, repair, slot_is_new: !was_usable })
@@ -150,37 +151,30 @@ impl Parties<'_> {
         Instant::now() + self.config.clickhouse.request_timeout
     }
 
-    fn identify(&mut self) -> Result<lineage::Server> {
+    /// The server and its past.
+    fn identify(&mut self) -> Result<(lineage::Server, Vec<lineage::Switch>)> {
         let identity = self.connection.identify_system(step())?;
         let system_identifier = identity.system_id.parse().map_err(|_| {
             let doing = format!("identify the server of service `{}`", self.service());
             Error::new(ErrorKind::Protocol, doing).because("its system identifier is no number")
         })?;
-        Ok(lineage::Server {
-            system_identifier,
-            timeline: identity.timeline,
-            wal_end: identity.xlogpos,
-        })
-    }
-
-    fn judge(
-        &mut self,
-        state: Option<&lineage::State>,
-        slot: Option<&lineage::Slot>,
-        server: &lineage::Server,
-    ) -> Result<Verdict> {
-        let history = match state {
-            Some(state) if state.timeline < server.timeline => {
-                let history = self.connection.timeline_history(server.timeline, step())?;
-                let switch = |line: crate::postgres::connection::TimelineSwitch| lineage::Switch {
-                    timeline: line.timeline,
-                    switch_lsn: line.switch,
-                };
-                history.into_iter().map(switch).collect()
+        let timeline = identity.timeline;
+        let history = self.connection.timeline_history(timeline, step()).or_else(|error| {
+            // Somebody has removed the file. What is not known is no descent.
+            match error.kind() {
+                ErrorKind::Setup => log::warn!("{}: {error}", self.service()),
+                _ => return Err(error),
             }
-            Some(_) | None => Vec::new(),
+            Ok(Vec::new())
+        })?;
+        let switch = |line: crate::postgres::connection::TimelineSwitch| lineage::Switch {
+            timeline: line.timeline,
+            switch_lsn: line.switch,
         };
-        Ok(lineage::judge(state, slot, server, &history))
+        let history: Vec<_> = history.into_iter().map(switch).collect();
+        let began = lineage::began(&history, timeline);
+        let wal_end = identity.xlogpos;
+        Ok((lineage::Server { system_identifier, timeline, began, wal_end }, history))
     }
 
     /// A first start.
@@ -291,7 +285,8 @@ impl Parties<'_> {
         reason: &str,
         revision: u64,
     ) -> Result<RepairRow> {
-        let mut row = repair_row(self.config, status, numbers, reason, revision);
+        let of = (self.service(), self.config.slot.as_str());
+        let mut row = repair_row(of, status, numbers, reason, revision);
         repairs::write(self.client, &mut row, self.deadline())?;
         Ok(row)
     }
@@ -376,6 +371,7 @@ const DEBT: Numbers = Numbers {
     state: lineage::State {
         system_identifier: 0,
         timeline: 0,
+        began: Lsn(0),
         confirmed: Lsn(0),
         upper: Lsn(0),
         shift: u64::MAX,
@@ -384,7 +380,7 @@ const DEBT: Numbers = Numbers {
 };
 
 fn repair_row(
-    config: &ServiceConfig,
+    (service, slot): (&str, &str),
     status: Status,
     numbers: Numbers,
     reason: &str,
@@ -392,8 +388,8 @@ fn repair_row(
 ) -> RepairRow {
     let Numbers { state, base_version } = numbers;
     RepairRow {
-        service: config.name.as_str().to_owned(),
-        slot: config.slot.clone(),
+        service: service.to_owned(),
+        slot: slot.to_owned(),
         status,
         system_identifier: state.system_identifier.to_string(),
         timeline: state.timeline,
@@ -404,20 +400,24 @@ fn repair_row(
         rows_read: 0,
         rows_written: 0,
         rows_buried: 0,
-        revision: revision.saturating_add(REVISION_LEAP),
+        revision: state::leap(revision),
     }
 }
 
 /// Records that a repair is owed where rows have been streamed before: whatever else is found, the
 /// next start begins with it.
-pub fn owe(config: &ServiceConfig, client: &mut Client, reason: &str) -> Result<()> {
-    let (service, slot) = (config.name.as_str(), config.slot.as_str());
-    let deadline = || Instant::now() + config.clickhouse.request_timeout;
+pub fn owe(
+    client: &mut Client,
+    (service, slot): (&str, &str),
+    reason: &str,
+    request_timeout: Duration,
+) -> Result<()> {
+    let deadline = || Instant::now() + request_timeout;
     if state::read(client, service, slot, deadline())?.is_none() {
         return Ok(());
     }
     let revision = repairs::read(client, service, slot, deadline())?.map_or(0, |row| row.revision);
-    let mut row = repair_row(config, Status::Running, DEBT, reason, revision);
+    let mut row = repair_row((service, slot), Status::Running, DEBT, reason, revision);
     repairs::write(client, &mut row, deadline())?;
     log::warn!("{service}: {reason}");
     Ok(())
@@ -457,6 +457,7 @@ pub fn of_row(row: &StateRow) -> Result<lineage::State> {
                 .because("its system identifier is no number")
         })?,
         timeline: row.timeline,
+        began: row.began,
         confirmed: row.confirmed,
         upper: row.upper,
         shift: row.version_shift,

@@ -322,6 +322,33 @@ fn a_table_that_was_dropped_is_made_anew_and_filled() {
     program.stop();
 }
 
+/// Goal: who streams one history while another session has begun on another one, each seeing a primary
+/// of its own, learns of it, stops, and leaves what it may have written last to be repaired.
+#[test]
+fn a_session_that_another_has_overtaken_ends_and_owes_a_repair() {
+    let stage = Stage::own();
+    let settings = stage.settings_runs();
+    let mut program = Program::start(&settings);
+    program.wait_streaming(&["runs"]);
+    load(240).run(&stage.postgres, 30);
+    stage.settle(&mut program, &["runs"]);
+    // What the other one would have recorded.
+    stage.clickhouse.execute(&format!(
+        "INSERT INTO {DATABASE}.walhouse_state SELECT * REPLACE (version_shift + 1000 AS version_shift,
+             revision + 10000000 AS revision) FROM {DATABASE}.walhouse_state FINAL"
+    ));
+    let writing = load(241).start(&stage.postgres);
+    program.wait_for_log("another session has recorded a newer one, on timeline 1");
+    program.wait_for_log("runs: two sessions at once: one was still on timeline 1");
+    program.wait_for_log("a repair was not finished: two sessions at once");
+    program.wait_for_log("runs: repair: done");
+    writing.wait_for(20);
+    writing.stop();
+    stage.settle(&mut program, &["runs"]);
+    assert!(0 < assert_same(&stage.postgres, &stage.clickhouse, Scope::RUNS));
+    program.stop();
+}
+
 /// Goal: what only one of the two tables of a run has is mended in that table.
 /// Method: a payload without its run and a run without its payload, of runs that are gone and of
 /// runs that are there, in several months.
@@ -500,12 +527,16 @@ fn an_old_primary_that_comes_back_is_refused_until_it_is_adopted() {
 #[track_caller]
 fn assert_halts(settings: &Settings, why: &str, hint: &str) {
     let mut program = Program::start(settings);
-    let status = program.wait_end(PATIENCE);
-    assert_eq!(status.code(), Some(1), "{}", program.log());
+    program.wait_for_log("stopped until an operator has decided");
     let log = program.log();
     assert!(log.contains(why), "{log}");
     assert!(log.contains(hint), "{log}");
     assert!(!log.contains("sessions: streaming"), "{log}");
+    // It stays, to say so, until it is told to stop.
+    let (status, health) = program.health();
+    assert_eq!(status, 503);
+    assert!(health.to_string().contains(why), "{health}");
+    program.stop();
 }
 
 #[test]
@@ -554,10 +585,11 @@ fn another_cluster_is_followed_only_after_it_was_adopted() {
     // Its LSNs are lower than those in ClickHouse, and it has other rows.
     other.postgres.insert("TaskRun", &sample::run("of the new cluster"));
     let mut program = Program::start(&halts);
-    let status = program.wait_end(PATIENCE);
-    assert_eq!(status.code(), Some(1));
+    program.wait_for_log("runs: stopped until an operator has decided");
+    program.wait_for_log("sessions: stopped until an operator has decided");
     program.wait_for_log("foreign cluster: expected system identifier");
     program.wait_for_log("walhouse adopt runs");
+    program.stop();
     assert_eq!(other.clickhouse.count("task_runs_v2", "run_id = 'of the new cluster'"), 0);
 
     for service in SERVICES {

@@ -3,10 +3,17 @@
 use super::*;
 use crate::error::Remedy;
 
-const STATE: State =
-    State { system_identifier: 7, timeline: 2, confirmed: Lsn(100), upper: Lsn(90), shift: 5 };
+const STATE: State = State {
+    system_identifier: 7,
+    timeline: 2,
+    began: Lsn(10),
+    confirmed: Lsn(100),
+    upper: Lsn(90),
+    shift: 5,
+};
 const SLOT: Slot = Slot { confirmed_flush: Lsn(100), restart_lsn: Lsn(50), invalidated: false };
-const SERVER: Server = Server { system_identifier: 7, timeline: 2, wal_end: Lsn(120) };
+const SERVER: Server =
+    Server { system_identifier: 7, timeline: 2, began: Lsn(10), wal_end: Lsn(120) };
 
 fn switch(timeline: u32, switch_lsn: u64) -> Switch {
     Switch { timeline, switch_lsn: Lsn(switch_lsn) }
@@ -27,8 +34,7 @@ fn gap(why: Gap) -> Verdict {
 #[test]
 fn without_state_a_slot_is_taken_over_and_none_is_a_first_start() {
     assert_eq!(judge(None, None, &SERVER, &[]), Verdict::FirstStart);
-    let record =
-        State { confirmed: Lsn(100), upper: Lsn(120), shift: 0, system_identifier: 7, timeline: 2 };
+    let record = State { upper: Lsn(120), shift: 0, ..STATE };
     assert_eq!(judge(None, Some(&SLOT), &SERVER, &[]), Verdict::TakeOver { record });
     let lost = Slot { invalidated: true, ..SLOT };
     assert_eq!(
@@ -77,7 +83,7 @@ fn a_slot_that_is_missing_invalidated_or_ahead_is_a_gap() {
 
 #[test]
 fn another_cluster_is_foreign_whatever_else_is_true() {
-    let server = Server { system_identifier: 8, timeline: 1, wal_end: Lsn(0) };
+    let server = Server { system_identifier: 8, timeline: 1, began: Lsn(0), wal_end: Lsn(0) };
     for slot in [None, Some(&SLOT)] {
         assert_eq!(
             judge(Some(&STATE), slot, &server, &[]),
@@ -131,6 +137,39 @@ fn a_slot_above_the_fork_was_moved_on_the_new_timeline() {
         judge(Some(&STATE), Some(&slot), &server, &[switch(2, 92)]),
         gap(Gap::SlotAhead { confirmed_flush: Lsn(95), held: Lsn(92) })
     );
+}
+
+#[test]
+fn a_timeline_of_the_same_number_that_began_elsewhere_is_another() {
+    let began = |began| Server { began: Lsn(began), ..SERVER };
+    let judge_on = |server: &Server| judge(Some(&STATE), Some(&SLOT), server, &[]);
+    assert_eq!(judge_on(&began(10)), Verdict::Continue { record: None });
+    let twin = began(9);
+    let why = Fork::NotAncestor;
+    assert_eq!(judge_on(&twin), Verdict::Diverged { state: STATE, server: twin, why });
+    // Not known, on either side.
+    assert_eq!(judge_on(&began(0)), Verdict::Continue { record: None });
+    let unknown = State { began: Lsn(0), ..STATE };
+    let verdict = judge(Some(&unknown), Some(&SLOT), &SERVER, &[]);
+    assert_eq!(verdict, Verdict::Continue { record: Some(STATE) });
+    // One that descends from the twin.
+    let descends = |from| on_timeline(3, &[switch(1, from), switch(2, 110)]);
+    assert!(matches!(descends(10), Verdict::Continue { .. }), "{:?}", descends(10));
+    assert_eq!(descends(11), diverged(3, Fork::NotAncestor));
+}
+
+#[test]
+fn rows_from_above_the_wal_are_of_a_time_that_the_server_went_back_from() {
+    let landed = |verdict, highest| judge_landed(verdict, &STATE, &SERVER, highest);
+    let goes_on = Verdict::Continue { record: None };
+    assert_eq!(landed(goes_on, 125), goes_on, "the end of the WAL and the shift");
+    let why = Fork::WentBack;
+    let went_back = Verdict::Diverged { state: STATE, server: SERVER, why };
+    assert_eq!(landed(goes_on, 126), went_back);
+    assert!(went_back.to_string().contains("has changes from above"), "{went_back}");
+    assert_eq!(landed(gap(Gap::SlotMissing), 126), gap(Gap::SlotMissing), "repaired anyway");
+    let promoted = Server { timeline: 3, ..SERVER };
+    assert_eq!(judge_landed(goes_on, &STATE, &promoted, 126), goes_on);
 }
 
 #[test]
@@ -189,9 +228,18 @@ fn every_refusal_says_what_happened_and_what_to_do() {
             "REPLICATION_GAP_STRATEGY",
         ),
         (
+            Verdict::Diverged {
+                state: STATE,
+                server: Server { wal_end: Lsn(0x63), ..SERVER },
+                why: Fork::WentBack,
+            },
+            "diverged: the server went back in time: expected WAL up to 0/64 at least, got 0/63",
+            "REPLICATION_GAP_STRATEGY",
+        ),
+        (
             diverged(2, Fork::WentBack),
-            "diverged: the server went back in time: expected WAL up to 0/64 at least, got \
-             0/78",
+            "diverged: the server went back in time: its WAL ends at 0/78, and ClickHouse has \
+             changes from above",
             "REPLICATION_GAP_STRATEGY",
         ),
         (

@@ -14,8 +14,8 @@
 //! the real ones ([`super::lineage`], [`super::recovery`], [`super::repair`], [`super::confirm`],
 //! [`super::progress`]); [`Design`] says what is done around them, and how to do it wrong.
 //!
-//! What cannot be seen is not in the model: two timelines of one number, and a restored server that
-//! has written past what was confirmed before anyone looked.
+//! What cannot be seen is not in the model: two timelines of one number that left at one place, and
+//! a restored server that has written past what was confirmed before anyone looked.
 
 use std::time::Instant;
 

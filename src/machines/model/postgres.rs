@@ -149,13 +149,19 @@ impl Server {
     }
 
     pub fn flushed_lsn(&self) -> u64 {
-        self.flushed.checked_sub(1).map_or(self.begins_at, |last| self.wal[last].end)
+        self.end_of(self.flushed)
+    }
+
+    /// Of the first so many records.
+    pub fn end_of(&self, records: usize) -> u64 {
+        records.checked_sub(1).map_or(self.begins_at, |last| self.wal[last].end)
     }
 
     pub fn identity(&self) -> lineage::Server {
         lineage::Server {
             system_identifier: self.system_identifier,
             timeline: self.timeline,
+            began: lineage::began(&self.history, self.timeline),
             wal_end: Lsn(self.flushed_lsn()),
         }
     }

@@ -92,10 +92,14 @@ impl World {
         let slot = self.primary().slot;
         let state = self.clickhouse.state;
         let history = match &state {
-            Some(state) if state.timeline < found.timeline => self.primary().history.clone(),
-            Some(_) | None => Vec::new(),
+            Some(_) => self.primary().history.clone(),
+            None => Vec::new(),
         };
-        let verdict = lineage::judge(state.as_ref(), slot.as_ref(), &found, &history);
+        let mut verdict = lineage::judge(state.as_ref(), slot.as_ref(), &found, &history);
+        if let Some(state) = state.as_ref().filter(|state| found.wal_end < state.upper) {
+            let highest = self.clickhouse.highest_version();
+            verdict = lineage::judge_landed(verdict, state, &found, highest);
+        }
         let course = recovery::course(&verdict, self.strategy, &found, self.adopted);
         let course = match self.design.debt_is_paid && self.owes_repair() {
             true => recovery::course_in_debt(course, self.strategy),

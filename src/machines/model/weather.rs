@@ -104,8 +104,9 @@ impl World {
             standby.receive(&self.servers[standby.of], &mut self.prng);
         }
         let Standby { of, applied, slot } = standby;
-        let new = self.servers[of].promoted(applied, self.next_timeline, slot);
-        self.next_timeline += 1;
+        let timeline = self.free_timeline(of, applied);
+        let new = self.servers[of].promoted(applied, timeline, slot);
+        self.next_timeline = self.next_timeline.max(timeline + 1);
         self.say(|| format!("weather: {of} is left at {applied}: {:?}", new.identity()));
         self.say(|| format!("weather: {:?}, {slot:?}", new.history));
         if self.once_in(3) {
@@ -119,6 +120,23 @@ impl World {
                 standby.of = self.primary;
             }
         }
+    }
+
+    /// The number of what is promoted. Where no archive told it of the promotion before, it takes the
+    /// same once more; but for two that left at one place, which nobody could tell apart.
+    fn free_timeline(&mut self, of: usize, applied: usize) -> u32 {
+        let taken = self.next_timeline - 1;
+        let left_at = self.servers[of].end_of(applied);
+        let is_twin = |server: &Server| {
+            let identity = server.identity();
+            (identity.timeline, identity.began) == (taken, Lsn(left_at))
+        };
+        let may_take = self.servers[of].timeline < taken && !self.servers.iter().any(is_twin);
+        if may_take && self.once_in(3) {
+            self.say(|| format!("weather: timeline {taken} for the second time"));
+            return taken;
+        }
+        self.next_timeline
     }
 
     fn replace_primary(&mut self, new: Server) {
@@ -159,7 +177,8 @@ impl World {
             return;
         }
         let from = server.history.last().map_or(Lsn(0), |switch| switch.switch_lsn);
-        let is_early = |end: u64| from.0 < end && end < state.confirmed.0;
+        let landed = self.clickhouse.highest_version().saturating_sub(state.shift);
+        let is_early = |end: u64| from.0 < end && end < state.confirmed.0.max(landed);
         let early: Vec<usize> =
             (1..=server.wal.len()).filter(|count| is_early(server.wal[count - 1].end)).collect();
         let Some(&records) = early.get(self.prng.below(early.len() as u64) as usize) else {
