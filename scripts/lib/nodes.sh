@@ -27,6 +27,8 @@
 #   node_start NAME            returns when it accepts connections.
 #   node_stop NAME [smart|fast|immediate|kill]   default fast; kill is SIGKILL to all of it.
 #   node_promote NAME          returns when it is writable.
+#   node_detach NAME           a stopped standby is to start as a primary, on the timeline it is on: as
+#                              a restored backup or snapshot does.
 #   node_remove NAME           stops it and removes its data. Its address stays reserved for NAME.
 #   node_pause NAME            all its processes are frozen.
 #   node_resume NAME           they run on.

@@ -313,6 +313,11 @@ node_promote() {
     wait_for 30 "the node $name is writable" is_writable "$name"
 }
 
+node_detach() {
+    docker run --rm --label "walhouse-nodes=$NODES_ID" --volume "$NODES_ID-$1:$NODES_VOLUME" \
+        --user postgres --entrypoint rm "$NODES_IMAGE" "$NODES_PGDATA/standby.signal"
+}
+
 is_writable() { [ "$(node_sql "$1" 'SHOW transaction_read_only')" = off ]; }
 
 node_pause() { quietly docker pause "$NODES_ID-$1"; }

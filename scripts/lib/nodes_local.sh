@@ -154,6 +154,12 @@ node_promote() {
     wait_for 30 "node $1 is writable" node_is_writable "$1"
 }
 
+node_detach() {
+    local dir
+    dir=$(node_dir "$1") || return 1
+    rm "$dir/data/standby.signal"
+}
+
 node_is_writable() { [ "$(node_sql "$1" 'SELECT pg_is_in_recovery()')" = f ]; }
 
 node_remove() {

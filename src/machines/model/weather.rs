@@ -122,8 +122,8 @@ impl World {
         }
     }
 
-    /// The number of what is promoted. Where no archive told it of the promotion before, it takes the
-    /// same once more; but for two that left at one place, which nobody could tell apart.
+    /// The number of what is promoted. Where no archive told it of the promotion before, it takes
+    /// the same once more; but for two that left at one place, which nobody could tell apart.
     fn free_timeline(&mut self, of: usize, applied: usize) -> u32 {
         let taken = self.next_timeline - 1;
         let left_at = self.servers[of].end_of(applied);
