@@ -280,10 +280,15 @@ fn a_table_rewritten_under_a_repair_is_read_anew() {
 fn a_repair_that_is_owed_is_begun_although_all_looks_well() {
     let (stage, settings) = sessions_in_a_gap(500);
     let halt = settings.clone().with("REPLICATION_GAP_STRATEGY", "halt");
-    assert_halts(&halt, "gap: the slot is missing", "REPLICATION_GAP_STRATEGY");
+    assert_halts(&halt, "sessions", "gap: the slot is missing", "REPLICATION_GAP_STRATEGY");
     // Whoever looks now sees a slot that was not yet told of, or none at all.
     stage.clickhouse.execute(&format!("TRUNCATE TABLE {DATABASE}.walhouse_state"));
-    assert_halts(&halt, "a repair was not finished: gap: the slot is missing", "`repair`");
+    assert_halts(
+        &halt,
+        "sessions",
+        "a repair was not finished: gap: the slot is missing",
+        "`repair`",
+    );
     let mut program = Program::start(&settings);
     program.wait_for_log("a repair was not finished: gap: the slot is missing");
     program.wait_for_log("sessions: repair: done");
@@ -312,6 +317,7 @@ fn a_table_that_was_dropped_is_made_anew_and_filled() {
     let reason = "missing in ClickHouse, and made anew: `task_runs_v2`";
     assert_halts(
         &settings.clone().with("REPLICATION_GAP_STRATEGY", "halt"),
+        "runs",
         &format!("a repair was not finished: {reason}"),
         "`repair`",
     );
@@ -525,16 +531,15 @@ fn an_old_primary_that_comes_back_is_refused_until_it_is_adopted() {
 
 /// The service stops, says why, and the process ends when it was the last.
 #[track_caller]
-fn assert_halts(settings: &Settings, why: &str, hint: &str) {
+fn assert_halts(settings: &Settings, service: &str, why: &str, hint: &str) {
     let mut program = Program::start(settings);
-    program.wait_for_log("stopped until an operator has decided");
+    program.wait_halted(&[service]);
     let log = program.log();
     assert!(log.contains(why), "{log}");
     assert!(log.contains(hint), "{log}");
-    assert!(!log.contains("sessions: streaming"), "{log}");
+    assert!(!log.contains(": streaming"), "{log}");
     // It stays, to say so, until it is told to stop.
-    let (status, health) = program.health();
-    assert_eq!(status, 503);
+    let (_, health) = program.health();
     assert!(health.to_string().contains(why), "{health}");
     program.stop();
 }
@@ -555,10 +560,15 @@ fn strategy_halt_stops_before_a_row_is_passed_over_and_skip_goes_on_loudly() {
     stage.postgres.execute(&format!(
         "SELECT pg_replication_slot_advance('{SESSIONS_SLOT}', pg_current_wal_insert_lsn())"
     ));
-    assert_halts(&halt, "gap: the slot was moved or created again", "REPLICATION_GAP_STRATEGY");
+    assert_halts(
+        &halt,
+        "sessions",
+        "gap: the slot was moved or created again",
+        "REPLICATION_GAP_STRATEGY",
+    );
     // Dropped, and created again under its name.
     stage.postgres.execute(&format!("SELECT pg_drop_replication_slot('{SESSIONS_SLOT}')"));
-    assert_halts(&halt, "gap: the slot is missing", "REPLICATION_GAP_STRATEGY");
+    assert_halts(&halt, "sessions", "gap: the slot is missing", "REPLICATION_GAP_STRATEGY");
     assert_eq!(stage.postgres.confirmed_flush(SESSIONS_SLOT), None, "it is not made again");
 
     let skip = settings.clone().with("REPLICATION_GAP_STRATEGY", "skip");
@@ -585,8 +595,7 @@ fn another_cluster_is_followed_only_after_it_was_adopted() {
     // Its LSNs are lower than those in ClickHouse, and it has other rows.
     other.postgres.insert("TaskRun", &sample::run("of the new cluster"));
     let mut program = Program::start(&halts);
-    program.wait_for_log("runs: stopped until an operator has decided");
-    program.wait_for_log("sessions: stopped until an operator has decided");
+    program.wait_halted(&SERVICES);
     program.wait_for_log("foreign cluster: expected system identifier");
     program.wait_for_log("walhouse adopt runs");
     program.stop();

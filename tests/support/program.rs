@@ -194,6 +194,15 @@ impl Program {
         self.ended.expect("it has ended")
     }
 
+    /// Each waits for an operator; the process stays to say so.
+    #[track_caller]
+    pub fn wait_halted(&mut self, services: &[&str]) {
+        for service in services {
+            self.wait_for_log(&format!("{service}: stopped until an operator has decided"));
+        }
+        assert_eq!(self.health().0, 503);
+    }
+
     /// SIGTERM, an orderly end, code 0.
     #[track_caller]
     pub fn stop(mut self) {
