@@ -5,6 +5,7 @@
 //! asked for as tuples of the whole sorting key, so that the primary index finds them.
 
 use std::collections::HashMap;
+use std::str::FromStr;
 use std::time::Instant;
 
 use super::client::{Client, quote_bytes, quote_name};
@@ -210,13 +211,13 @@ fn read_row(target: &Target, row: Vec<Option<Vec<u8>>>) -> Option<(Key, StoredRo
     let (version, is_deleted) = (values.next()??, values.next()??);
     let row = StoredRow {
         version: number(&version)?,
-        is_deleted: number(&is_deleted)? != 0,
+        is_deleted: number::<u64>(&is_deleted)? != 0,
         values: values.collect(),
     };
     Some((key, row))
 }
 
-fn number(text: &[u8]) -> Option<u64> {
+pub(super) fn number<T: FromStr>(text: &[u8]) -> Option<T> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
@@ -280,7 +281,7 @@ fn literal(values: &Values, row: usize) -> String {
     }
 }
 
-fn malformed(target: &Target) -> Error {
+pub(super) fn malformed(target: &Target) -> Error {
     Error::new(ErrorKind::Protocol, format!("read back rows of `{}`", target.table))
         .because("the answer does not hold what was asked for")
 }

@@ -18,6 +18,9 @@ use walhouse::wal::Datum;
 
 use crate::support::stage::Stage;
 
+/// Keys are cut into slices.
+mod slices;
+
 const RUNS: Runs = Runs { payloads: true, fingerprints: true };
 
 fn soon() -> Instant {
