@@ -9,6 +9,7 @@ pub mod refusal;
 pub mod refused;
 pub mod repairs;
 pub mod running;
+pub mod slices;
 pub mod state;
 pub mod stored;
 pub mod tables;

@@ -1,10 +1,10 @@
-//! Reads back what a target table has: rows by their keys, to be compared, and its keys slice by
-//! slice, to be looked up elsewhere.
+//! Reads back what a target table has: rows by their keys, to be compared, and keys that are alive.
 //!
 //! Latest by version, deleted ones included; FINAL would read every column of every part. Keys are
 //! asked for as tuples of the whole sorting key, so that the primary index finds them.
 
 use std::collections::HashMap;
+use std::str::FromStr;
 use std::time::Instant;
 
 use super::client::{Client, quote_bytes, quote_name};
@@ -22,16 +22,6 @@ pub struct StoredRow {
     pub is_deleted: bool,
     /// For each column that is sent: its text; `None` is NULL.
     pub values: Vec<Option<Vec<u8>>>,
-}
-
-/// A part of a table's keys: those of one partition that fall into one of `of` heaps.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Slice {
-    pub partition_id: String,
-    pub heap: u64,
-    pub of: u64,
-    /// Rows in it, about.
-    pub rows: u64,
 }
 
 /// ClickHouse parses at most `max_query_size` (256 KiB by default) of a statement.
@@ -108,55 +98,6 @@ pub fn highest_version(
     }
 }
 
-/// All keys of the table, cut so that each slice has about `rows_max` rows.
-pub fn slices(
-    client: &mut Client,
-    target: &Target,
-    rows_max: u64,
-    deadline: Instant,
-) -> Result<Vec<Slice>> {
-    let sql = format!(
-        "SELECT _partition_id, toString(count()) FROM {} GROUP BY _partition_id \
-         ORDER BY _partition_id",
-        client.qualified(target.table)
-    );
-    let mut slices = Vec::new();
-    for row in client.query(&sql, deadline)? {
-        let [Some(partition_id), Some(rows)] = row.as_slice() else {
-            return Err(malformed(target));
-        };
-        let rows: u64 = rows.parse().map_err(|_| malformed(target))?;
-        let of = rows.div_ceil(rows_max.max(1)).max(1);
-        slices.extend((0..of).map(|heap| Slice {
-            partition_id: partition_id.clone(),
-            heap,
-            of,
-            rows: rows / of,
-        }));
-    }
-    Ok(slices)
-}
-
-/// The keys of the slice whose latest row is alive and not above `version_max`.
-pub fn live_keys(
-    client: &mut Client,
-    target: &Target,
-    slice: &Slice,
-    version_max: u64,
-    deadline: Instant,
-) -> Result<Vec<LiveKey>> {
-    let of_slice = format!(
-        "_partition_id = {} AND cityHash64({}) % {} = {}",
-        quote_bytes(slice.partition_id.as_bytes()),
-        quote_name(target.id_name()),
-        slice.of,
-        slice.heap,
-    );
-    let mut live = live_keys_where(client, target, &of_slice, deadline)?;
-    live.retain(|key| key.version <= version_max);
-    Ok(live)
-}
-
 /// The keys whose latest row, of those that meet the condition, is alive.
 pub(super) fn live_keys_where(
     client: &mut Client,
@@ -210,13 +151,13 @@ fn read_row(target: &Target, row: Vec<Option<Vec<u8>>>) -> Option<(Key, StoredRo
     let (version, is_deleted) = (values.next()??, values.next()??);
     let row = StoredRow {
         version: number(&version)?,
-        is_deleted: number(&is_deleted)? != 0,
+        is_deleted: number::<u64>(&is_deleted)? != 0,
         values: values.collect(),
     };
     Some((key, row))
 }
 
-fn number(text: &[u8]) -> Option<u64> {
+pub(super) fn number<T: FromStr>(text: &[u8]) -> Option<T> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
@@ -280,7 +221,7 @@ fn literal(values: &Values, row: usize) -> String {
     }
 }
 
-fn malformed(target: &Target) -> Error {
+pub(super) fn malformed(target: &Target) -> Error {
     Error::new(ErrorKind::Protocol, format!("read back rows of `{}`", target.table))
         .because("the answer does not hold what was asked for")
 }

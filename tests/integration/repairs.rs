@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use walhouse::clickhouse::client::quote_bytes;
+
 use crate::support::clickhouse::DATABASE;
 use crate::support::oracle::{Scope, assert_same, compare};
 use crate::support::postgres::{Postgres, Stop};
@@ -210,6 +212,41 @@ fn a_repair_that_is_killed_goes_on_where_it_was() {
     assert_identical(&stage);
     assert_eq!(stage.clickhouse.count("sessions_v1", "organization_id = 'gone'"), 0);
     program.stop();
+}
+
+/// What is recorded as done is not done again, and all behind it is.
+/// Method: the record of a repair is set back to a key in the middle of a partition, and rows that
+/// Postgres does not have are put before and behind it.
+#[test]
+fn a_prune_goes_on_behind_the_last_key_that_is_recorded() {
+    let (stage, settings) = sessions_in_a_gap(1);
+    let mut program = Program::start(&settings);
+    program.wait_for_log("sessions: repair: done");
+    program.stop();
+    for month in ["2020-04", "2020-05", "2020-06"] {
+        stage.clickhouse.execute(&format!(
+            "INSERT INTO {DATABASE}.sessions_v1 (organization_id, project_id, environment_id,
+                 session_id, created_at, _version)
+             SELECT 'it\\'s gone', 'p', 'e', '{month}-' || toString(100 + number),
+                 toDateTime64('{month}-10 10:00:00', 3, 'UTC'), 1 FROM numbers(100)"
+        ));
+    }
+    let position = "prune 0:202005 organization_id='it\\'s gone' project_id='p' \
+                    environment_id='e' created_at=1589104800000 session_id='2020-05-149'";
+    stage.clickhouse.execute(&format!(
+        "INSERT INTO {DATABASE}.walhouse_repairs
+         SELECT * REPLACE ('running' AS status, revision + 1 AS revision, {} AS position)
+         FROM {DATABASE}.walhouse_repairs FINAL WHERE service = 'sessions'",
+        quote_bytes(position.as_bytes())
+    ));
+    let mut program = Program::start(&settings);
+    program.wait_for_log("sessions: repair: going on (prune)");
+    program.wait_for_log("sessions: repair: done");
+    program.stop();
+    let left = |condition: &str| stage.clickhouse.count("sessions_v1", condition);
+    assert_eq!(left("session_id LIKE '2020-04-%'"), 100);
+    assert_eq!(left("session_id LIKE '2020-05-%' AND session_id <= '2020-05-149'"), 50);
+    assert_eq!(left("session_id LIKE '2020-%'"), 150);
 }
 
 fn insert_sessions(postgres: &Postgres, rows: u32) {

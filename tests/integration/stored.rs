@@ -3,9 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use walhouse::clickhouse::stored::{
-    StoredRow, highest_version, key_of, live_keys, rows_of, slices,
-};
+use walhouse::clickhouse::slices::Slicer;
+use walhouse::clickhouse::stored::{StoredRow, highest_version, key_of, rows_of};
 use walhouse::clickhouse::tables::{self, Definition};
 use walhouse::clickhouse::{Client, Params};
 use walhouse::rows::{Block, JsonForm, Shape, native, stored};
@@ -17,6 +16,9 @@ use walhouse::services::tombstone;
 use walhouse::wal::Datum;
 
 use crate::support::stage::Stage;
+
+/// Keys are cut into slices.
+mod slices;
 
 const RUNS: Runs = Runs { payloads: true, fingerprints: true };
 
@@ -170,10 +172,14 @@ fn shape(target: &Target) -> &'static Shape {
 
 /// By slices of a few rows.
 fn all_live(client: &mut Client, target: &Target, version_max: u64) -> Vec<tombstone::LiveKey> {
-    let slices = slices(client, target, 4, soon()).unwrap();
+    let slicer = Slicer::new(client, target, soon()).unwrap();
+    let mut slices = Vec::new();
+    for partition in slicer.partitions(client, soon()).unwrap() {
+        slices.extend(slicer.slices(client, &partition, None, 4, soon()).unwrap());
+    }
     assert!(1 < slices.len(), "{slices:?}");
     let live = slices
         .iter()
-        .flat_map(|slice| live_keys(client, target, slice, version_max, soon()).unwrap());
+        .flat_map(|slice| slicer.live_keys(client, slice, version_max, soon()).unwrap());
     live.collect()
 }

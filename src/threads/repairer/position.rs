@@ -3,6 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::clickhouse::client::quote_bytes;
+use crate::clickhouse::slices::BoundValue;
+
 /// What is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Position {
@@ -19,12 +22,14 @@ pub struct PartDone {
     pub blocks: u32,
 }
 
-/// The last partition that is done as a whole.
+/// The last partition that something is done of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pruned {
     /// Index of the target table.
     pub target: usize,
     pub partition_id: String,
+    /// The last key that is done, with the names of its columns; `None`: all of the partition is.
+    pub up_to: Option<Vec<(String, BoundValue)>>,
 }
 
 impl Position {
@@ -41,7 +46,7 @@ impl Position {
     }
 }
 
-/// `read oid:filenode:blocks ...`, or `prune` with `target:partition`.
+/// `read oid:filenode:blocks ...`, or `prune target:partition column=value ...`.
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.pass())?;
@@ -52,8 +57,12 @@ impl fmt::Display for Position {
                 })
             }
             Position::Prune(None) => Ok(()),
-            Position::Prune(Some(Pruned { target, partition_id })) => {
-                write!(f, " {target}:{partition_id}")
+            Position::Prune(Some(Pruned { target, partition_id, up_to })) => {
+                write!(f, " {target}:{partition_id}")?;
+                up_to.iter().flatten().try_for_each(|(name, value)| match value {
+                    BoundValue::Text(text) => write!(f, " {name}={}", quote_bytes(text)),
+                    BoundValue::Ticks(ticks) => write!(f, " {name}={ticks}"),
+                })
             }
         }
     }
@@ -67,32 +76,94 @@ impl FromStr for Position {
     type Err = PositionError;
 
     fn from_str(text: &str) -> Result<Position, PositionError> {
-        let (pass, rest) = text.split_once(' ').unwrap_or((text, ""));
-        match pass {
-            "read" => {
-                let part = |text: &str| {
-                    let mut numbers = text.split(':').map(|number| number.parse().ok());
-                    let (oid, filenode, blocks) =
-                        (numbers.next()??, numbers.next()??, numbers.next()??);
-                    numbers.next().is_none().then_some(PartDone { oid, filenode, blocks })
-                };
-                let parts = rest.split_whitespace().map(part).collect::<Option<_>>();
-                parts.map(Position::Read).ok_or(PositionError)
-            }
-            "prune" if rest.is_empty() => Ok(Position::Prune(None)),
-            "prune" => {
-                let (target, partition_id) = rest.split_once(':').ok_or(PositionError)?;
-                let target = target.parse().map_err(|_| PositionError)?;
-                Ok(Position::Prune(Some(Pruned { target, partition_id: partition_id.to_owned() })))
-            }
-            _ => Err(PositionError),
+        let position = parse(text).ok_or(PositionError)?;
+        // There is one text for each, so what reads like another one's was damaged.
+        (position.to_string() == text).then_some(position).ok_or(PositionError)
+    }
+}
+
+fn parse(text: &str) -> Option<Position> {
+    let (pass, rest) = text.split_once(' ').unwrap_or((text, ""));
+    match pass {
+        "read" => {
+            let part = |text: &str| {
+                let mut numbers = text.split(':').map(|number| number.parse().ok());
+                let (oid, filenode, blocks) =
+                    (numbers.next()??, numbers.next()??, numbers.next()??);
+                numbers.next().is_none().then_some(PartDone { oid, filenode, blocks })
+            };
+            rest.split_whitespace().map(part).collect::<Option<_>>().map(Position::Read)
         }
+        "prune" if rest.is_empty() => Some(Position::Prune(None)),
+        "prune" => {
+            let (place, up_to) = match rest.split_once(' ') {
+                Some((place, up_to)) => (place, Some(named_values(up_to)?)),
+                None => (rest, None),
+            };
+            let (target, partition_id) = place.split_once(':')?;
+            let (target, partition_id) = (target.parse().ok()?, partition_id.to_owned());
+            let pruned = Pruned { target, partition_id, up_to };
+            (!pruned.partition_id.is_empty()).then_some(Position::Prune(Some(pruned)))
+        }
+        _ => None,
+    }
+}
+
+fn named_values(text: &str) -> Option<Vec<(String, BoundValue)>> {
+    let (mut values, mut rest) = (Vec::new(), text);
+    loop {
+        let (name, value) = rest.split_once('=')?;
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if name.is_empty() || !name.chars().all(is_name) {
+            return None;
+        }
+        let (value, behind) = match value.strip_prefix('\'') {
+            Some(quoted) => unquoted(quoted).map(|(text, rest)| (BoundValue::Text(text), rest))?,
+            None => {
+                let (ticks, rest) = value.split_at(value.find(' ').unwrap_or(value.len()));
+                (BoundValue::Ticks(ticks.parse().ok()?), rest)
+            }
+        };
+        values.push((name.to_owned(), value));
+        if behind.is_empty() {
+            return Some(values);
+        }
+        rest = behind.strip_prefix(' ')?;
+    }
+}
+
+/// The bytes up to the closing quote, and what is behind it.
+fn unquoted(text: &str) -> Option<(Vec<u8>, &str)> {
+    let (mut value, mut at) = (Vec::new(), 0);
+    loop {
+        let byte = match *text.as_bytes().get(at)? {
+            b'\'' => return Some((value, &text[at + 1..])),
+            b'\\' if text.as_bytes().get(at + 1) == Some(&b'x') => {
+                let digits = text.get(at + 2..at + 4)?;
+                at += 3;
+                u8::from_str_radix(digits, 16).ok()?
+            }
+            b'\\' => {
+                at += 1;
+                *text.as_bytes().get(at)?
+            }
+            byte => byte,
+        };
+        value.push(byte);
+        at += 1;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn pruned(up_to: Option<&[(&str, &[u8])]>) -> Position {
+        let text =
+            |(name, text): &(&str, &[u8])| ((*name).to_owned(), BoundValue::Text(text.to_vec()));
+        let up_to = up_to.map(|values| values.iter().map(text).collect());
+        Position::Prune(Some(Pruned { target: 1, partition_id: "202611".to_owned(), up_to }))
+    }
 
     #[test]
     fn a_position_is_read_as_it_was_written() {
@@ -101,16 +172,73 @@ mod tests {
             (Position::start(), "read"),
             (Position::Read(vec![part(1), part(4)]), "read 1:2:7 4:5:7"),
             (Position::Prune(None), "prune"),
+            (pruned(None), "prune 1:202611"),
             (
-                Position::Prune(Some(Pruned { target: 1, partition_id: "202611".to_owned() })),
-                "prune 1:202611",
+                pruned(Some(&[("organization_id", b"it's \\x \n\xff="), ("run_id", b"")])),
+                "prune 1:202611 organization_id='it\\'s \\\\x \\x0A\\xFF=' run_id=''",
             ),
         ] {
             assert_eq!(position.to_string(), text);
             assert_eq!(text.parse(), Ok(position));
         }
-        for text in ["", "done", "read 1:2", "read 1:2:3:4", "read x:1:2", "prune 1", "prune a:b"] {
+    }
+
+    #[test]
+    fn a_key_of_any_bytes_is_read_as_it_was_written() {
+        let all: Vec<u8> = (0..=255).collect();
+        for ticks in [i64::MIN, -5, 0, i64::MAX] {
+            let mut position = pruned(Some(&[("a", &all), ("b", b"' c='"), ("c_1", b"\\")]));
+            let Position::Prune(Some(Pruned { up_to: Some(values), .. })) = &mut position else {
+                panic!("it has a key")
+            };
+            values.insert(1, ("created_at".to_owned(), BoundValue::Ticks(ticks)));
+            assert_eq!(position.to_string().parse(), Ok(position));
+        }
+    }
+
+    #[test]
+    fn a_text_of_another_shape_is_refused() {
+        for text in [
+            "",
+            "done",
+            "read 1:2",
+            "read 1:2:3:4",
+            "read x:1:2",
+            "read  1:2:3",
+            "read +1:2:3",
+            "prune ",
+            "prune 1",
+            "prune 1:",
+            "prune a:b",
+            "prune 01:202611",
+            "prune 1:202611 ",
+            "prune 1:202611 id",
+            "prune 1:202611 id=",
+            "prune 1:202611 =1",
+            "prune 1:202611 id=1x",
+            "prune 1:202611 id=+1",
+            "prune 1:202611 id='",
+            "prune 1:202611 id='a",
+            "prune 1:202611 id='a'b=1",
+            "prune 1:202611 id='a' ",
+            "prune 1:202611 id='a'  b=1",
+            "prune 1:202611 id='\\n'",
+            "prune 1:202611 id='\\",
+            "prune 1:202611 id='\\x4'",
+            "prune 1:202611 id='\\x41'",
+            "prune 1:202611 id='\\xff'",
+            "prune 1:202611 id='\u{e9}'",
+            "prune 1:202611 id='\\\u{e9}'",
+            "prune 1:202611 i-d='a'",
+        ] {
             assert_eq!(text.parse::<Position>(), Err(PositionError), "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics_us(text in "(prune 1:2 a=)?['\\\\x0-9a-fA= \u{e9}]*") {
+            let _ = text.parse::<Position>();
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The pass over ClickHouse's keys: what Postgres does not have any more gets a tombstone.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::time::Instant;
 
@@ -8,16 +9,18 @@ use super::recorder::Recorder;
 use super::work::{Ended, Pass, Worker, sql_deadline};
 use super::{Position, Repairer};
 use crate::clickhouse::Client;
-use crate::clickhouse::stored::{self, Slice};
+use crate::clickhouse::slices::{Slice, Slicer};
+use crate::clickhouse::stored;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::repair::{Fate, Stored, fate_of_key, tombstone_version};
 use crate::postgres::reread::{self, Reread, reread};
 use crate::postgres::source_table::TableName;
 use crate::postgres::table_reader::AsOf;
 use crate::rows::Block;
-use crate::services::mapping::{Notes, Stamp, Target, is_owned};
+use crate::services::mapping::{Notes, Stamp, is_owned};
 use crate::services::source::Row;
 use crate::services::tombstone::{self, Key, LiveKey};
+use crate::threads::shared::{Pace, stopped};
 use crate::wal::Datum;
 
 /// The keys of a slice are held at once: some MB.
@@ -33,6 +36,9 @@ struct LookedUp {
 }
 
 pub struct PrunePass {
+    /// By target table.
+    slicers: Vec<Slicer<'static>>,
+    /// Each with its target table.
     pieces: Vec<(usize, Slice)>,
     /// What an earlier run did.
     done: Option<Pruned>,
@@ -45,23 +51,39 @@ impl PrunePass {
         base_version: u64,
         done: Option<&Pruned>,
     ) -> Result<PrunePass> {
-        let mut client = Client::connect(with.ground.clickhouse)?;
-        let mut pieces = Vec::new();
+        let ground = with.ground;
+        let mut client = Client::connect(ground.clickhouse)?;
+        let deadline = || Instant::now() + ground.clickhouse.request_timeout;
+        let (mut slicers, mut pieces) = (Vec::new(), Vec::new());
         for (index, (target, shape)) in with.mapping.targets().iter().zip(with.shapes).enumerate() {
+            let slicer = Slicer::new(&mut client, target, deadline())?;
             // A table without them cannot forget.
-            if !stored::has_versions(target, |column| shape.present[column]) {
-                continue;
+            let partitions = match stored::has_versions(target, |column| shape.present[column]) {
+                true => slicer.partitions(&mut client, deadline())?,
+                false => Vec::new(),
+            };
+            for partition in partitions {
+                let order = done.map_or(Ordering::Greater, |done| {
+                    (index, partition.id.as_str()).cmp(&(done.target, done.partition_id.as_str()))
+                });
+                let up_to = done.and_then(|done| done.up_to.as_ref());
+                let after = match (order, up_to) {
+                    (Ordering::Greater, _) => None,
+                    // Of a table that is sorted anew other keys are left, so all of them are.
+                    (Ordering::Equal, Some(up_to)) => slicer.recall(up_to),
+                    (Ordering::Equal, None) | (Ordering::Less, _) => continue,
+                };
+                // Each of them is read for its sample.
+                if ground.shared.pace() != Pace::Running {
+                    return Err(stopped());
+                }
+                let slices =
+                    slicer.slices(&mut client, &partition, after, SLICE_ROWS_MAX, deadline())?;
+                pieces.extend(slices.into_iter().map(|slice| (index, slice)));
             }
-            let deadline = Instant::now() + with.ground.clickhouse.request_timeout;
-            let slices = stored::slices(&mut client, target, SLICE_ROWS_MAX, deadline)?;
-            pieces.extend(slices.into_iter().map(|slice| (index, slice)));
+            slicers.push(slicer);
         }
-        pieces.retain(|(index, slice)| {
-            done.is_none_or(|done| {
-                (done.target, done.partition_id.as_str()) < (*index, slice.partition_id.as_str())
-            })
-        });
-        Ok(PrunePass { pieces, done: done.cloned(), base_version })
+        Ok(PrunePass { slicers, pieces, done: done.cloned(), base_version })
     }
 
     /// Which of the keys Postgres has.
@@ -133,7 +155,10 @@ impl Pass for PrunePass {
     ) -> Result<Ended> {
         let (index, slice) = &self.pieces[piece];
         let (with, target) = (worker.with, &worker.with.mapping.targets()[*index]);
-        let live = self.live_keys(worker, target, slice)?;
+        let live = worker.ask(|client, deadline| {
+            // This repair's own rows too: the delete of one may have come before it landed.
+            self.slicers[*index].live_keys(client, slice, self.base_version, deadline())
+        })?;
         let mut block = Block::new(target.columns, &with.shapes[*index]);
         let mut last_as_of = None;
         for keys in live.chunks(LOOKUP_KEYS) {
@@ -163,33 +188,12 @@ impl Pass for PrunePass {
     }
 
     fn position(&self, done: usize) -> Position {
-        // A partition counts when its last slice is done.
-        let is_last = |piece: &usize| {
-            let (target, slice) = &self.pieces[*piece];
-            self.pieces.get(piece + 1).is_none_or(|(next_target, next)| {
-                (next_target, &next.partition_id) != (target, &slice.partition_id)
-            })
-        };
-        let last = (0..done).rev().find(is_last);
-        let last = last.map(|piece| {
-            let (target, slice) = &self.pieces[piece];
-            Pruned { target: *target, partition_id: slice.partition_id.clone() }
+        let last = self.pieces[..done].last().map(|(target, slice)| Pruned {
+            target: *target,
+            partition_id: slice.partition_id.clone(),
+            up_to: slice.up_to.as_ref().map(|bound| self.slicers[*target].name(bound)),
         });
         Position::Prune(last.or_else(|| self.done.clone()))
-    }
-}
-
-impl PrunePass {
-    fn live_keys(
-        &self,
-        worker: &mut Worker<'_>,
-        target: &Target,
-        slice: &Slice,
-    ) -> Result<Vec<LiveKey>> {
-        worker.ask(|client, deadline| {
-            // This repair's own rows too: the delete of one may have come before it landed.
-            stored::live_keys(client, target, slice, self.base_version, deadline())
-        })
     }
 }
 

@@ -1,0 +1,363 @@
+//! Cuts a target table's keys into slices that the primary index finds, and reads them one by one.
+//!
+//! ```text
+//!   partition 202611:   ... B1] (B1 ... B2] (B2 ...      by the sorting key
+//! ```
+//!
+//! The bounds come from a sample of the partition's rows. Whatever it said, every key is in a
+//! slice: the first has no beginning, the last no end, and between two of them stands "is after B"
+//! against "is not after B" of one and the same B. All versions of a key are in one slice.
+//!
+//! The primary index knows nothing of a comparison of tuples and would read the whole partition
+//! (measured with 24.8 and 26.9), so it is written out column by column.
+
+use std::time::Instant;
+
+use super::client::{Client, quote_bytes, quote_name};
+use super::stored::{live_keys_where, malformed, number};
+use super::tables::read_shape;
+use crate::error::Result;
+use crate::rows::Kind;
+use crate::services::mapping::Target;
+use crate::services::tombstone::LiveKey;
+
+/// A value of a bound; ordered as ClickHouse orders them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum BoundValue {
+    Text(Vec<u8>),
+    /// Milliseconds since 1970, as the column's ticks are.
+    Ticks(i64),
+}
+
+/// The last key of a slice, or what would stand there: a value for each column of the key, in the
+/// order of its [`Slicer`].
+pub type Bound = Vec<BoundValue>;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partition {
+    pub id: String,
+    pub rows: u64,
+}
+
+/// The keys of one partition that are after one bound and not after another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slice {
+    pub partition_id: String,
+    pub after: Option<Bound>,
+    pub up_to: Option<Bound>,
+    /// Rows in it, about.
+    pub rows: u64,
+}
+
+/// A target table, and the order in which its keys are cut.
+#[derive(Debug, Clone)]
+pub struct Slicer<'a> {
+    target: &'a Target,
+    /// All of [`Target::order_by`].
+    columns: Vec<usize>,
+}
+
+/// So many make a slice: of two thousand slices the largest is then about twice what it should be.
+const SAMPLED_ROWS_PER_SLICE: u64 = 32;
+/// A longer text is cut, and what it leaves is as good a bound. Four such texts in two bounds, each
+/// twice and all of it escaped, make 128 KiB; ClickHouse parses at most `max_query_size` (256 KiB
+/// by default) of a statement.
+const BOUND_BYTES_MAX: usize = 2048;
+
+impl<'a> Slicer<'a> {
+    /// By the table's own sorting key, which may be another than ours.
+    pub fn new(client: &mut Client, target: &'a Target, deadline: Instant) -> Result<Slicer<'a>> {
+        let shape = read_shape(client, target.table, deadline)?;
+        let sorting_key = shape.map(|shape| shape.sorting_key).unwrap_or_default();
+        Ok(Slicer { target, columns: columns_by(target, &sorting_key) })
+    }
+
+    pub fn partitions(&self, client: &mut Client, deadline: Instant) -> Result<Vec<Partition>> {
+        let sql = format!(
+            "SELECT _partition_id, toString(count()) FROM {} GROUP BY _partition_id \
+             ORDER BY _partition_id",
+            client.qualified(self.target.table)
+        );
+        let rows = client.query(&sql, deadline)?.into_iter();
+        rows.map(|row| {
+            let [id, rows] = <[Option<String>; 2]>::try_from(row).ok()?;
+            Some(Partition { id: id?, rows: rows?.parse().ok()? })
+        })
+        .collect::<Option<_>>()
+        .ok_or_else(|| malformed(self.target))
+    }
+
+    /// The partition's keys, or those after a bound, cut so that each slice has about `rows_max`
+    /// rows. Reads the key columns of the partition once.
+    pub fn slices(
+        &self,
+        client: &mut Client,
+        partition: &Partition,
+        after: Option<Bound>,
+        rows_max: u64,
+        deadline: Instant,
+    ) -> Result<Vec<Slice>> {
+        let bounds = match partition.rows <= rows_max {
+            true => Vec::new(),
+            false => self.sample(client, &partition.id, after.as_ref(), rows_max, deadline)?,
+        };
+        let (mut slices, mut after) = (Vec::new(), after);
+        let mut push = |after, up_to| {
+            let rows = rows_max.min(partition.rows);
+            slices.push(Slice { partition_id: partition.id.clone(), after, up_to, rows });
+        };
+        for bound in bounds {
+            // One key of many versions may have filled several slices.
+            if after.as_ref().is_none_or(|after| *after < bound) {
+                push(after.replace(bound.clone()), Some(bound));
+            }
+        }
+        push(after, None);
+        Ok(slices)
+    }
+
+    /// The keys of the slice whose latest row is alive and not above `version_max`.
+    pub fn live_keys(
+        &self,
+        client: &mut Client,
+        slice: &Slice,
+        version_max: u64,
+        deadline: Instant,
+    ) -> Result<Vec<LiveKey>> {
+        let mut live = live_keys_where(client, self.target, &self.condition(slice), deadline)?;
+        live.retain(|key| key.version <= version_max);
+        Ok(live)
+    }
+
+    /// What holds for the rows of the slice, in SQL.
+    pub fn condition(&self, slice: &Slice) -> String {
+        let mut condition = self.is_in(&slice.partition_id, slice.after.as_ref());
+        if let Some(up_to) = &slice.up_to {
+            condition.push_str(&format!(" AND NOT ({})", self.is_after(up_to)));
+        }
+        condition
+    }
+
+    fn is_in(&self, partition_id: &str, after: Option<&Bound>) -> String {
+        let mut condition = format!("_partition_id = {}", quote_bytes(partition_id.as_bytes()));
+        if let Some(after) = after {
+            condition.push_str(&format!(" AND ({})", self.is_after(after)));
+        }
+        condition
+    }
+
+    /// `a > x OR a = x AND (b > y OR b = y AND (c > z))`.
+    fn is_after(&self, bound: &Bound) -> String {
+        let mut condition = String::new();
+        for (&at, value) in self.columns.iter().zip(bound).rev() {
+            let (name, value) = (quote_name(self.target.columns[at].name), literal(value));
+            let later = match condition.is_empty() {
+                true => String::new(),
+                false => format!(" OR {name} = {value} AND ({condition})"),
+            };
+            condition = format!("{name} > {value}{later}");
+        }
+        condition
+    }
+
+    /// Every so many-th row of a sample that ClickHouse has sorted.
+    fn sample(
+        &self,
+        client: &mut Client,
+        partition_id: &str,
+        after: Option<&Bound>,
+        rows_max: u64,
+        deadline: Instant,
+    ) -> Result<Vec<Bound>> {
+        let one_in = (rows_max / SAMPLED_ROWS_PER_SLICE).max(1);
+        let per_slice = (rows_max / one_in).max(1);
+        let value = |(n, &at): (usize, &usize)| {
+            let name = quote_name(self.target.columns[at].name);
+            match self.target.columns[at].kind {
+                Kind::Millis => format!("toUnixTimestamp64Milli({name}) AS k{n}"),
+                _ => format!("substring(toString({name}), 1, {BOUND_BYTES_MAX}) AS k{n}"),
+            }
+        };
+        let list = |texts: Vec<String>| texts.join(", ");
+        let values = list(self.columns.iter().enumerate().map(value).collect());
+        let texts = list((0..self.columns.len()).map(|n| format!("toString(k{n})")).collect());
+        let order = list((0..self.columns.len()).map(|n| format!("k{n}")).collect());
+        let sql = format!(
+            "SELECT {texts} FROM (SELECT *, row_number() OVER (ORDER BY {order}) AS place FROM \
+             (SELECT {values} FROM {} WHERE {} AND rand64() % {one_in} = 0)) \
+             WHERE place % {per_slice} = 0 ORDER BY place",
+            client.qualified(self.target.table),
+            self.is_in(partition_id, after),
+        );
+        let rows = client.query_bytes(&sql, deadline)?.into_iter();
+        rows.map(|row| self.bound(row)).collect::<Option<_>>().ok_or_else(|| malformed(self.target))
+    }
+
+    fn bound(&self, row: Vec<Option<Vec<u8>>>) -> Option<Bound> {
+        let value = |(&at, text): (&usize, Option<Vec<u8>>)| match self.target.columns[at].kind {
+            Kind::Millis => number(&text?).map(BoundValue::Ticks),
+            _ => text.map(BoundValue::Text),
+        };
+        let is_whole = row.len() == self.columns.len();
+        is_whole.then(|| self.columns.iter().zip(row).map(value).collect())?
+    }
+
+    /// A bound for people to read, and for another session to go on from.
+    pub fn name(&self, bound: &Bound) -> Vec<(String, BoundValue)> {
+        let name = |&at: &usize| self.target.columns[at].name.to_owned();
+        self.columns.iter().map(name).zip(bound.iter().cloned()).collect()
+    }
+
+    /// `None` when it is of a table with another sorting key, in which other keys are after it.
+    pub fn recall(&self, named: &[(String, BoundValue)]) -> Option<Bound> {
+        let fits = |(&at, (name, value)): (&usize, &(String, BoundValue))| {
+            let spec = self.target.columns[at];
+            spec.name == name
+                && matches!(value, BoundValue::Ticks(_)) == matches!(spec.kind, Kind::Millis)
+        };
+        let fits = named.len() == self.columns.len() && self.columns.iter().zip(named).all(fits);
+        fits.then(|| named.iter().map(|(_, value)| value.clone()).collect())
+    }
+}
+
+/// The columns of the key: first those by which the table is sorted, as far as they are columns of
+/// the key, which is as far as the primary index can be used.
+fn columns_by(target: &Target, sorting_key: &str) -> Vec<usize> {
+    let place =
+        |name: &str| target.order_by.iter().copied().find(|&at| target.columns[at].name == name);
+    // A single column may stand in parentheses.
+    let names = sorting_key.split(", ").map(|name| name.trim_matches(['(', ')']));
+    let mut columns: Vec<usize> = names.map_while(place).collect();
+    for &at in target.order_by {
+        if !columns.contains(&at) {
+            columns.push(at);
+        }
+    }
+    columns
+}
+
+fn literal(value: &BoundValue) -> String {
+    match value {
+        BoundValue::Text(text) => quote_bytes(text),
+        // The ticks themselves: no text of a time, no time zone.
+        BoundValue::Ticks(ticks) => format!("reinterpret(toInt64({ticks}), 'DateTime64(3)')"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::services::mapping::Mapping;
+    use crate::services::runs::Runs;
+    use crate::services::sessions::Sessions;
+    use BoundValue::{Text, Ticks};
+
+    const RUNS: Runs = Runs { payloads: true, fingerprints: true };
+
+    fn slicer<'a>(target: &'a Target, sorting_key: &str) -> Slicer<'a> {
+        Slicer { target, columns: columns_by(target, sorting_key) }
+    }
+
+    fn bound(slicer: &Slicer<'_>, text: &[u8]) -> Bound {
+        let value = |&at: &usize| match slicer.target.columns[at].kind {
+            Kind::Millis => Ticks(-5),
+            _ => Text(text.to_vec()),
+        };
+        slicer.columns.iter().map(value).collect()
+    }
+
+    #[test]
+    fn a_slice_is_a_range_written_out_column_by_column() {
+        let [runs, payloads] = RUNS.targets() else { panic!("two tables") };
+        let payloads = slicer(payloads, "run_id");
+        let mut slice = Slice {
+            partition_id: "2026'11".to_owned(),
+            after: Some(bound(&payloads, b"it's\0")),
+            up_to: Some(bound(&payloads, b"z\xff")),
+            rows: 1,
+        };
+        assert_eq!(
+            payloads.condition(&slice),
+            "_partition_id = '2026\\'11' AND (`run_id` > 'it\\'s\\x00') \
+             AND NOT (`run_id` > 'z\\xFF')"
+        );
+        (slice.after, slice.up_to) = (None, None);
+        assert_eq!(payloads.condition(&slice), "_partition_id = '2026\\'11'");
+        let runs = slicer(runs, "");
+        assert_eq!(
+            runs.is_after(&bound(&runs, b"x")),
+            "`organization_id` > 'x' OR `organization_id` = 'x' AND (\
+             `project_id` > 'x' OR `project_id` = 'x' AND (\
+             `environment_id` > 'x' OR `environment_id` = 'x' AND (\
+             `created_at` > reinterpret(toInt64(-5), 'DateTime64(3)') OR \
+             `created_at` = reinterpret(toInt64(-5), 'DateTime64(3)') AND (`run_id` > 'x'))))"
+        );
+    }
+
+    #[test]
+    fn the_longest_bounds_fit_into_a_statement() {
+        for target in RUNS.targets().iter().chain(Sessions.targets()) {
+            let slicer = slicer(target, "");
+            let longest = Some(bound(&slicer, &[0xff; BOUND_BYTES_MAX]));
+            let (after, up_to) = (longest.clone(), longest);
+            let slice = Slice { partition_id: "202611".to_owned(), after, up_to, rows: 1 };
+            assert!(slicer.condition(&slice).len() < 140 * 1024, "{}", target.table);
+        }
+    }
+
+    #[test]
+    fn keys_are_cut_in_the_order_of_the_table_as_far_as_it_is_ours() {
+        let target = &Sessions.targets()[0];
+        let names = |sorting_key: &str| {
+            let columns = columns_by(target, sorting_key);
+            columns.iter().map(|&at| target.columns[at].name).collect::<Vec<_>>().join(" ")
+        };
+        let ours = "organization_id project_id environment_id created_at session_id";
+        for (sorting_key, expected) in [
+            (ours, ours),
+            ("", ours),
+            ("toDate(created_at), session_id", ours),
+            ("(session_id)", "session_id organization_id project_id environment_id created_at"),
+            (
+                "session_id, created_at",
+                "session_id created_at organization_id project_id environment_id",
+            ),
+            (
+                "created_at, type, session_id",
+                "created_at organization_id project_id environment_id session_id",
+            ),
+        ] {
+            assert_eq!(names(sorting_key), expected, "{sorting_key}");
+        }
+    }
+
+    #[test]
+    fn a_bound_of_another_order_is_not_recalled() {
+        let [runs, payloads] = RUNS.targets() else { panic!("two tables") };
+        let by_time = slicer(runs, "created_at, run_id");
+        let (runs, payloads) = (slicer(runs, ""), slicer(payloads, "run_id"));
+        let at = bound(&runs, b"x");
+        let named = runs.name(&at);
+        assert_eq!(
+            named[3..],
+            [("created_at".to_owned(), Ticks(-5)), ("run_id".to_owned(), Text(b"x".to_vec()))]
+        );
+        assert_eq!(runs.recall(&named), Some(at));
+        assert_eq!((by_time.recall(&named), payloads.recall(&named)), (None, None));
+        assert_eq!(payloads.recall(&[("run_id".to_owned(), Ticks(1))]), None);
+        assert_eq!(payloads.recall(&[]), None);
+    }
+
+    #[test]
+    fn what_was_sampled_has_to_be_a_key() {
+        let [runs, _] = RUNS.targets() else { panic!("two tables") };
+        let slicer = slicer(runs, "");
+        let row = |ticks: &str| {
+            ["o", "p", "e", ticks, "r"].map(|text| Some(text.as_bytes().to_vec())).to_vec()
+        };
+        assert_eq!(slicer.bound(row("-7")).expect("each column fits")[3], Ticks(-7));
+        assert_eq!(slicer.bound(row("1970-01-01")), None);
+        assert_eq!(slicer.bound(row("1")[..4].to_vec()), None);
+        assert_eq!(slicer.bound(vec![None; 5]), None);
+    }
+}
