@@ -1,0 +1,65 @@
+//! Where everything runs: the servers, the programs, and a folder for what they say.
+
+use std::cell::Cell;
+use std::path::PathBuf;
+
+use crate::arguments::Arguments;
+use crate::support::database::Database;
+use crate::support::warehouse::{DATABASE, Warehouse};
+
+pub struct Stage {
+    pub postgres: Database,
+    /// `HOST:PORT`
+    pub postgres_at: String,
+    pub clickhouse: Warehouse,
+    pub clickhouse_url: String,
+    pub walhouse: PathBuf,
+    pub recvlogical: PathBuf,
+    dir: PathBuf,
+    /// Where profiles of walhouse go, if they are asked for.
+    perf: Option<PathBuf>,
+    started: Cell<u32>,
+}
+
+impl Stage {
+    pub fn of(arguments: &Arguments) -> Result<Stage, String> {
+        let path = |name| arguments.text(name).map(PathBuf::from);
+        Ok(Stage {
+            postgres: arguments.postgres()?,
+            postgres_at: arguments.text("postgres")?.to_owned(),
+            clickhouse: arguments.clickhouse()?,
+            clickhouse_url: arguments.text("clickhouse")?.to_owned(),
+            walhouse: path("walhouse")?,
+            recvlogical: path("recvlogical")?,
+            dir: path("dir")?,
+            perf: path("perf").ok(),
+            started: Cell::new(0),
+        })
+    }
+
+    /// A new file for the log of a program.
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.started.set(self.started.get() + 1);
+        self.dir.join(format!("{:03}-{name}.log", self.started.get()))
+    }
+
+    /// The file for a profile of what was started last.
+    pub fn profile(&self, name: &str) -> Option<PathBuf> {
+        let file = format!("{:03}-{name}.perf", self.started.get());
+        self.perf.as_ref().map(|dir| dir.join(file))
+    }
+
+    /// Nothing is left of an earlier run, nor is ClickHouse still merging it.
+    pub fn empty_clickhouse(&self) -> Result<(), String> {
+        self.ask(&format!("DROP DATABASE IF EXISTS {DATABASE} SYNC")).map(drop)
+    }
+
+    /// The answer of ClickHouse, in lines of values with tabs between them.
+    pub fn ask(&self, sql: &str) -> Result<String, String> {
+        let answer = self.clickhouse.ask(sql, &[]).map_err(|e| format!("ask ClickHouse: {e}"))?;
+        match answer.status {
+            200 => Ok(answer.text()),
+            _ => Err(format!("ask ClickHouse: {sql}: {}", answer.text())),
+        }
+    }
+}
