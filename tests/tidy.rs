@@ -41,7 +41,7 @@ const LONG: &[(&str, &str)] = &[
 const SLEEPERS: &[(&str, &str)] = &[
     ("tests/support/wait.rs", "within"),
     ("tests/support/wait.rs", "stays_true"),
-    ("tests/bench/clock.rs", "poll"),
+    ("tests/bench/clock.rs", "poll_at"),
     // Silence is measured, and a slow server.
     ("tests/bench/clock.rs", "pause"),
     ("tests/clickhouse_port.rs", "start"),

@@ -3,13 +3,12 @@
 //! A slot that is made before the first row, and that nobody reads from, remembers where the backlog
 //! begins. Each run reads from a copy of it, so all of them get the same.
 
-use std::cell::Cell;
-
 use postgres::{Client, SimpleQueryMessage};
 
 use crate::rows::{self, Variant};
 use crate::service::Service;
-use crate::support::database::{Database, detail, parse_lsn};
+use crate::stage::Stage;
+use crate::support::database::{detail, parse_lsn};
 
 /// How the changes are cut into transactions, and what they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,13 +27,12 @@ pub enum Shape {
 }
 
 pub struct Backlog<'a> {
-    postgres: &'a Database,
+    stage: &'a Stage,
     pub services: &'static [Service],
     pub shape: Shape,
     pub changes: u64,
     /// Where it ends in the WAL.
     pub end: u64,
-    copies: Cell<u32>,
 }
 
 /// How many rows lie between two commits where a transaction is meant to be large.
@@ -45,14 +43,13 @@ pub const HUGE_BYTES: u64 = 64 << 20;
 impl<'a> Backlog<'a> {
     /// Empties the tables and fills the WAL.
     pub fn write(
-        postgres: &'a Database,
+        stage: &'a Stage,
         services: &'static [Service],
         shape: Shape,
         changes: u64,
     ) -> Result<Backlog<'a>, String> {
-        let mut client = postgres.try_client().ok_or("connect to Postgres")?;
-        let mut backlog =
-            Backlog { postgres, services, shape, changes, end: 0, copies: Cell::new(0) };
+        let mut client = stage.postgres.try_client().ok_or("connect to Postgres")?;
+        let mut backlog = Backlog { stage, services, shape, changes, end: 0 };
         let mut write = || -> Result<(), postgres::Error> {
             // Nothing here must outlive a crash. Without statistics, and in a table that grows
             // under it, the planner must not think that reading all of it is the way.
@@ -60,6 +57,7 @@ impl<'a> Backlog<'a> {
                 "SET synchronous_commit = off; SET enable_seqscan = off;
                  SET enable_hashjoin = off; SET enable_mergejoin = off",
             )?;
+            drop_slots(&mut client)?;
             for service in services {
                 client.batch_execute(&format!("TRUNCATE {}", service.table()))?;
                 if shape == Shape::UnchangedToast {
@@ -89,10 +87,10 @@ impl<'a> Backlog<'a> {
 
     /// A new slot for each service, at the beginning.
     pub fn slots(&self) -> Result<Vec<(Service, String)>, String> {
-        self.copies.set(self.copies.get() + 1);
-        let mut client = self.postgres.try_client().ok_or("connect to Postgres")?;
+        let number = self.stage.new_slot_number();
+        let mut client = self.stage.postgres.try_client().ok_or("connect to Postgres")?;
         let mut copy = |service: Service| {
-            let slot = format!("bench_{}_{}", service.name(), self.copies.get());
+            let slot = format!("bench_{}_{number}", service.name());
             let sql =
                 format!("SELECT pg_copy_logical_replication_slot('{}', '{slot}')", origin(service));
             let done = client.batch_execute(&sql);
@@ -109,13 +107,19 @@ impl<'a> Backlog<'a> {
 impl Drop for Backlog<'_> {
     /// The WAL may go.
     fn drop(&mut self) {
-        let slots = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
-                     WHERE slot_name LIKE 'bench\\_%' AND NOT active";
-        if let Some(mut client) = self.postgres.try_client() {
+        if let Some(mut client) = self.stage.postgres.try_client() {
             // The servers are thrown away in the end.
-            let _ = client.batch_execute(slots).and_then(|()| client.batch_execute("CHECKPOINT"));
+            let _ = drop_slots(&mut client).and_then(|()| client.batch_execute("CHECKPOINT"));
         }
     }
+}
+
+/// All of ours but those that somebody still reads from.
+pub fn drop_slots(client: &mut Client) -> Result<(), postgres::Error> {
+    client.batch_execute(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+         WHERE slot_name LIKE 'bench\\_%' AND NOT active",
+    )
 }
 
 fn origin(service: Service) -> String {

@@ -50,11 +50,16 @@ use stage::Stage;
 const USAGE: &str = "\
 usage: bench list [--cases NAME,...]
        bench run|ci --postgres HOST:PORT --clickhouse URL --walhouse FILE --recvlogical FILE
-                    --dir FOLDER [--runs N] [--scale F] [--json FILE] [--perf FOLDER]
-                    [--cases NAME,...]
+                    --dir FOLDER [--clickhouse-pid N] [--cases NAME,...] [--runs N] [--scale F]
+                    [--json FILE] [--perf FOLDER]
 
 Both servers are emptied. FOLDER takes the logs of what is measured.
 ";
+
+const LEGEND: &str = "\
+All of them share the cores. CPU and peak RSS are those of walhouse, or of pg_recvlogical; walsender
+and ClickHouse are what the servers used beside that, in microseconds per change as well. Who throws
+inserts away is not counted. Ratios are of neighbours in the same round.";
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
@@ -153,10 +158,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, String> {
         }
     }
     bench.end(arguments)?;
-    println!(
-        "\nThe CPU time of who throws inserts away, of Postgres and of ClickHouse is not ours and"
-    );
-    println!("not counted; the wall time is that of all of them on the same cores.");
+    println!("\n{LEGEND}");
     Ok(ExitCode::from(u8::from(0 < failed)))
 }
 

@@ -10,9 +10,18 @@ pub fn unix_time() -> Duration {
 
 /// The first value that `check` gives, if it comes in time; looks evenly, so that the error of what
 /// is measured is known.
-pub fn poll<T>(
+pub fn poll<T>(limit: Duration, every: Duration, check: impl FnMut() -> Option<T>) -> Option<T> {
+    poll_at(limit, |_| every, check)
+}
+
+/// The same where to look costs who is measured: rarer as time passes, with an error of a hundredth.
+pub fn poll_rarely<T>(limit: Duration, check: impl FnMut() -> Option<T>) -> Option<T> {
+    poll_at(limit, |elapsed| (elapsed / 100).max(Duration::from_millis(10)), check)
+}
+
+fn poll_at<T>(
     limit: Duration,
-    every: Duration,
+    every: impl Fn(Duration) -> Duration,
     mut check: impl FnMut() -> Option<T>,
 ) -> Option<T> {
     let started_at = Instant::now();
@@ -20,10 +29,11 @@ pub fn poll<T>(
         if let Some(value) = check() {
             return Some(value);
         }
-        if limit <= started_at.elapsed() {
+        let elapsed = started_at.elapsed();
+        if limit <= elapsed {
             return None;
         }
-        thread::sleep(every);
+        thread::sleep(every(elapsed));
     }
 }
 

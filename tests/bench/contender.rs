@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use crate::backlog::{Backlog, Shape};
 use crate::check;
-use crate::clock::{poll, unix_time};
+use crate::clock::{poll, poll_rarely, unix_time};
 use crate::gate::{Gate, Mode};
-use crate::process::{LOOK_EVERY, Process};
+use crate::process::{LOOK_EVERY, Process, cpu_of};
 use crate::service::Service;
 use crate::stage::Stage;
 use crate::support::database::detail;
@@ -34,6 +34,10 @@ pub struct Sample {
     /// Of the whole process, from its start.
     pub cpu: Duration,
     pub peak_bytes: u64,
+    /// Of the process of Postgres that sends.
+    pub walsender: Duration,
+    /// From the beginning to the end of the drain, whatever it is that it does.
+    pub clickhouse: Option<Duration>,
 }
 
 impl Contender {
@@ -75,16 +79,18 @@ fn walhouse(
     let gate = mode.map(|mode| Gate::before(at, mode)).transpose();
     let gate = gate.map_err(|e| format!("open a gate: {e}"))?;
     let port = gate.as_ref().map(Gate::port);
-    let mut walhouse = Walhouse::start(stage, "walhouse", slots, port)?;
-    let began_at = stream_began(stage, slots)?;
+    let name = if mode == Some(Mode::Discard) { "discard" } else { "walhouse" };
+    let mut walhouse = Walhouse::start(stage, name, slots, port)?;
+    let (began, before) = (Began::wait(stage, slots)?, stage.clickhouse_cpu());
     let is_done = |metrics: &Metrics| {
         slots.iter().all(|(service, _)| backlog.end <= metrics.flushed(*service))
     };
-    let done = poll(patience(backlog), LOOK_EVERY, || match walhouse.metrics() {
+    let done = poll_rarely(patience(backlog), || match walhouse.metrics() {
         Err(problem) => Some(Err(problem)),
         Ok(metrics) => metrics.filter(is_done).map(Ok),
     });
-    let ended_at = unix_time();
+    let wall = unix_time().saturating_sub(began.at);
+    let (walsender, after) = (began.walsender_cpu(), stage.clickhouse_cpu());
     let (cpu, peak_bytes) = (walhouse.process.cpu(), walhouse.process.peak_bytes());
     done.ok_or("walhouse does not come to the end of the backlog")??;
     // Asked again: samples of one answer are not of one moment.
@@ -97,7 +103,8 @@ fn walhouse(
         }
     }
     walhouse.stop()?;
-    Ok(Sample { wall: ended_at.saturating_sub(began_at), cpu, peak_bytes })
+    let clickhouse = after.zip(before).map(|(after, before)| after.saturating_sub(before));
+    Ok(Sample { wall, cpu, peak_bytes, walsender, clickhouse })
 }
 
 /// Of discarded rows this is all that can be known.
@@ -136,14 +143,17 @@ fn recvlogical(
         // As `walhouse::postgres::stream` asks for it.
         command.args(["--option", "proto_version=1", "--option", "binary=true"]);
         command.args(["--option", &format!("publication_names=\"{}\"", service.publication())]);
-        Process::start(&mut command, &stage.log("pg_recvlogical"), None)
+        Process::start(&mut command, &stage.log("pg_recvlogical"))
     };
     let mut processes: Vec<Process> = slots.iter().map(start).collect::<Result<_, _>>()?;
-    let began_at = stream_began(stage, slots)?;
+    let began = Began::wait(stage, slots)?;
+    let mut walsender = Duration::ZERO;
     let done = poll(patience(backlog), LOOK_EVERY, || {
         for process in &mut processes {
             process.peak_bytes();
         }
+        // It is gone as soon as its client is, so what was seen last counts.
+        walsender = walsender.max(began.walsender_cpu());
         processes.iter().all(Process::is_over).then(unix_time)
     });
     let ended_at = done.ok_or("pg_recvlogical does not come to the end of the backlog")?;
@@ -155,26 +165,40 @@ fn recvlogical(
             return Err(format!("pg_recvlogical: {status}\n{}", process.log()));
         }
     }
-    Ok(Sample { wall: ended_at.saturating_sub(began_at), cpu, peak_bytes })
+    let wall = ended_at.saturating_sub(began.at);
+    Ok(Sample { wall, cpu, peak_bytes, walsender, clickhouse: None })
 }
 
-/// When the first of the walsenders was told to stream.
-fn stream_began(stage: &Stage, slots: &[(Service, String)]) -> Result<Duration, String> {
-    let names: Vec<String> = slots.iter().map(|(_, slot)| format!("'{slot}'")).collect();
-    let sql = format!(
-        "SELECT extract(epoch FROM min(a.query_start))::float8, count(*)
-         FROM pg_replication_slots s JOIN pg_stat_activity a ON a.pid = s.active_pid
-         WHERE s.slot_name IN ({}) AND a.query LIKE 'START_REPLICATION%'",
-        names.join(", ")
-    );
-    let mut client = stage.postgres.try_client().ok_or("connect to Postgres")?;
-    let began = poll(STREAM_TIMEOUT, LOOK_EVERY, || match client.query_one(&sql, &[]) {
-        Err(error) => Some(Err(format!("look for the walsender: {}", detail(&error)))),
-        Ok(row) => {
-            let all = row.get::<_, i64>(1) as usize == slots.len();
-            let seconds = row.get::<_, Option<f64>>(0).filter(|_| all)?;
-            Some(Duration::try_from_secs_f64(seconds).map_err(|e| format!("read a time: {e}")))
-        }
-    });
-    began.unwrap_or_else(|| Err("no walsender began to stream".to_owned()))
+/// A stream that has begun, or several of them.
+struct Began {
+    /// When the first of the walsenders was told to stream.
+    at: Duration,
+    walsenders: Vec<u32>,
+}
+
+impl Began {
+    fn wait(stage: &Stage, slots: &[(Service, String)]) -> Result<Began, String> {
+        let names: Vec<String> = slots.iter().map(|(_, slot)| format!("'{slot}'")).collect();
+        let sql = format!(
+            "SELECT extract(epoch FROM a.query_start)::float8, a.pid
+             FROM pg_replication_slots s JOIN pg_stat_activity a ON a.pid = s.active_pid
+             WHERE s.slot_name IN ({}) AND a.query LIKE 'START_REPLICATION%' ORDER BY 1",
+            names.join(", ")
+        );
+        let mut client = stage.postgres.try_client().ok_or("connect to Postgres")?;
+        let began = poll(STREAM_TIMEOUT, LOOK_EVERY, || match client.query(&sql, &[]) {
+            Err(error) => Some(Err(format!("look for the walsender: {}", detail(&error)))),
+            Ok(rows) if rows.len() < slots.len() => None,
+            Ok(rows) => {
+                let at = Duration::try_from_secs_f64(rows.first()?.get(0)).ok()?;
+                let walsenders = rows.iter().map(|row| row.get::<_, i32>(1) as u32).collect();
+                Some(Ok(Began { at, walsenders }))
+            }
+        });
+        began.unwrap_or_else(|| Err("no walsender began to stream".to_owned()))
+    }
+
+    fn walsender_cpu(&self) -> Duration {
+        self.walsenders.iter().map(|pid| cpu_of(*pid)).sum()
+    }
 }

@@ -1,6 +1,8 @@
 //! How fast a backlog is drained: the contenders take turns, so that all of them meet the same
 //! moments of the machine.
 
+use std::time::Duration;
+
 use crate::backlog::Backlog;
 use crate::cases::Drain;
 use crate::contender::{Contender, Sample};
@@ -19,7 +21,7 @@ pub fn run(
     scale: f64,
 ) -> Result<Vec<Line>, String> {
     let changes = ((drain.changes as f64 * scale) as u64).max(1);
-    let backlog = Backlog::write(&stage.postgres, drain.services, drain.shape, changes)?;
+    let backlog = Backlog::write(stage, drain.services, drain.shape, changes)?;
     let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); drain.contenders.len()];
     for _ in 0..runs {
         for (contender, samples) in drain.contenders.iter().zip(&mut samples) {
@@ -50,15 +52,21 @@ fn line(
     };
     let wall = |sample: &Sample| sample.wall.as_secs_f64();
     let cpu = |sample: &Sample| sample.cpu.as_secs_f64();
+    let per_change = |value: fn(&Sample) -> Option<Duration>| {
+        let seconds = samples.iter().filter_map(value).map(|cpu| cpu.as_secs_f64());
+        Figure::of(seconds).map(|cpu| cpu.scaled(1e6 / changes as f64))
+    };
     Line {
         case: name.to_owned(),
         contender: contender.to_owned(),
         changes,
         wall_s: of(wall),
         wall_ratio: against(wall),
-        cpu_us: of(cpu).map(|cpu| cpu.scaled(1e6 / changes as f64)),
+        cpu_us: per_change(|sample| Some(sample.cpu)),
         cpu_ratio: against(cpu),
         peak_mb: of(|sample| sample.peak_bytes as f64 / MB),
+        walsender_us: per_change(|sample| Some(sample.walsender)),
+        clickhouse_us: per_change(|sample| sample.clickhouse),
         ..Line::default()
     }
 }

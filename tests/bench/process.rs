@@ -10,24 +10,21 @@ use crate::support::reaper;
 
 /// `USER_HZ`: 100 on every machine that Rust and Postgres run on together.
 const TICKS_PER_SECOND: u64 = 100;
-/// Fine enough for runs of a second, and so rare that asking costs nobody anything.
+/// Fine enough for runs of a second, and costs nobody much.
 pub const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 pub struct Process {
     child: Child,
+    /// The child's, or of what runs under the profiler that the child is.
+    pid: u32,
     log: PathBuf,
     peak_bytes: u64,
-    perf: Option<Child>,
     ended: Option<ExitStatus>,
 }
 
 impl Process {
-    /// What it says goes to `log`. With `perf`, a profile of it goes to that file.
-    pub fn start(
-        command: &mut Command,
-        log: &Path,
-        perf: Option<&Path>,
-    ) -> Result<Process, String> {
+    /// What it says goes to `log`.
+    pub fn start(command: &mut Command, log: &Path) -> Result<Process, String> {
         let file = File::create(log).map_err(|e| format!("create {}: {e}", log.display()))?;
         let child = command
             .stdin(Stdio::null())
@@ -35,23 +32,29 @@ impl Process {
             .stderr(file)
             .spawn()
             .map_err(|e| format!("start {}: {e}", command.get_program().display()))?;
-        reaper::end_with_us(child.id(), "KILL");
-        let perf = perf.map(|file| profile(child.id(), file)).transpose()?;
-        Ok(Process { child, log: log.to_owned(), peak_bytes: 0, perf, ended: None })
+        let pid = child.id();
+        reaper::end_with_us(pid, "KILL");
+        Ok(Process { child, pid, log: log.to_owned(), peak_bytes: 0, ended: None })
+    }
+
+    /// The same for a command of [`profiler`]: what is measured is the program that it runs.
+    pub fn start_profiled(command: &mut Command, log: &Path) -> Result<Process, String> {
+        let mut process = Process::start(command, log)?;
+        let children = format!("/proc/{0}/task/{0}/children", process.pid);
+        let child = poll(Duration::from_secs(10), LOOK_EVERY, || {
+            fs::read_to_string(&children).ok()?.split_whitespace().next()?.parse().ok()
+        });
+        process.pid = child.ok_or("perf starts nothing")?;
+        reaper::end_with_us(process.pid, "KILL");
+        Ok(process)
     }
 
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// User and system time of all its threads, also of those that have ended.
     pub fn cpu(&self) -> Duration {
-        let stat = self.proc("stat");
-        // The name in parentheses may hold blanks; behind it, from the state on.
-        let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-        let ticks = |at| fields.split_whitespace().nth(at).and_then(|n| n.parse::<u64>().ok());
-        let ticks = ticks(11).unwrap_or(0) + ticks(12).unwrap_or(0);
-        Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
+        cpu_of(self.pid)
     }
 
     /// The most memory that was resident at any moment until now. One that has ended has none:
@@ -65,7 +68,7 @@ impl Process {
     }
 
     fn proc(&self, file: &str) -> String {
-        let path = format!("/proc/{}/{file}", self.child.id());
+        let path = format!("/proc/{}/{file}", self.pid);
         fs::read_to_string(path).unwrap_or_default()
     }
 
@@ -77,7 +80,7 @@ impl Process {
 
     pub fn signal(&self, name: &str) {
         if !self.is_over() {
-            reaper::signal(self.child.id(), name);
+            reaper::signal(self.pid, name);
         }
     }
 
@@ -87,10 +90,6 @@ impl Process {
         }
         let status = self.child.wait().map_err(|e| format!("wait for its end: {e}"))?;
         self.ended = Some(status);
-        if let Some(mut perf) = self.perf.take() {
-            // It ends with whom it watches, and writes its file first.
-            let _ = perf.wait();
-        }
         Ok(status)
     }
 }
@@ -101,21 +100,24 @@ impl Drop for Process {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
-        if let Some(mut perf) = self.perf.take() {
-            let _ = perf.wait();
-        }
     }
 }
 
-fn profile(pid: u32, file: &Path) -> Result<Child, String> {
-    let perf = Command::new("perf")
-        .args(["record", "--quiet", "-F", "997", "--call-graph", "fp", "-o"])
-        .arg(file)
-        .args(["-p", &pid.to_string()])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .map_err(|e| format!("start perf: {e}"))?;
-    reaper::end_with_us(perf.id(), "INT");
-    Ok(perf)
+/// User and system time of all threads of a process, also of those that have ended; zero once it is
+/// gone.
+pub fn cpu_of(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name in parentheses may hold blanks; behind it, from the state on.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let ticks = |at| fields.split_whitespace().nth(at).and_then(|n| n.parse::<u64>().ok());
+    let ticks = ticks(11).unwrap_or(0) + ticks(12).unwrap_or(0);
+    Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
+}
+
+/// Runs a program, to be added as arguments, and writes a profile of it.
+pub fn profiler(file: &Path) -> Command {
+    let mut command = Command::new("perf");
+    command.args(["record", "--quiet", "-F", "997", "--call-graph", "fp", "-o"]);
+    command.arg(file).arg("--");
+    command
 }

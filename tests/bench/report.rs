@@ -18,6 +18,9 @@ pub struct Line {
     pub cpu_us: Option<Figure>,
     pub cpu_ratio: Option<Figure>,
     pub peak_mb: Option<Figure>,
+    /// What the servers used, also microseconds per change.
+    pub walsender_us: Option<Figure>,
+    pub clickhouse_us: Option<Figure>,
     /// Milliseconds from commit to visible: the middle, 95 and 99 of 100, the worst.
     pub latency_ms: Option<[Figure; 4]>,
     /// Of each target table, in ClickHouse.
@@ -26,7 +29,7 @@ pub struct Line {
     pub note: String,
 }
 
-const COLUMNS: [(&str, usize); 10] = [
+const COLUMNS: [(&str, usize); 12] = [
     ("case", 23),
     ("changes", 8),
     ("contender", 27),
@@ -35,6 +38,8 @@ const COLUMNS: [(&str, usize); 10] = [
     ("changes/s", 9),
     ("CPU us/change", 18),
     ("peak RSS MB", 16),
+    ("walsender us", 12),
+    ("ClickHouse us", 13),
     ("ms p50 / p95 / p99 / max", 24),
     ("parts/min", 16),
 ];
@@ -48,6 +53,9 @@ pub fn head() -> String {
 impl Line {
     pub fn text(&self) -> String {
         let text = |figure: &Option<Figure>| figure.as_ref().map(Figure::text).unwrap_or_default();
+        let median = |figure: &Option<Figure>| {
+            figure.as_ref().map(|figure| format!("{:.1}", figure.median())).unwrap_or_default()
+        };
         let per_second = |wall: &Figure| format!("{:.0}", self.changes as f64 / wall.median());
         let latency = self.latency_ms.as_ref().map(|quantiles| {
             quantiles.each_ref().map(|figure| format!("{:.0}", figure.median())).join(" / ")
@@ -61,6 +69,8 @@ impl Line {
             self.wall_s.as_ref().map(per_second).unwrap_or_default(),
             text(&self.cpu_us),
             text(&self.peak_mb),
+            median(&self.walsender_us),
+            median(&self.clickhouse_us),
             latency.unwrap_or_default(),
             text(&self.parts_per_minute),
         ]);
@@ -79,6 +89,8 @@ impl Line {
             ("cpu_us_per_change", &self.cpu_us),
             ("cpu_ratio", &self.cpu_ratio),
             ("peak_rss_mb", &self.peak_mb),
+            ("walsender_us_per_change", &self.walsender_us),
+            ("clickhouse_us_per_change", &self.clickhouse_us),
             ("parts_per_minute", &self.parts_per_minute),
         ];
         for (name, figure) in figures {

@@ -2,8 +2,10 @@
 
 use std::cell::Cell;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::arguments::Arguments;
+use crate::process::cpu_of;
 use crate::support::database::Database;
 use crate::support::warehouse::{DATABASE, Warehouse};
 
@@ -13,12 +15,15 @@ pub struct Stage {
     pub postgres_at: String,
     pub clickhouse: Warehouse,
     pub clickhouse_url: String,
+    /// If it is a process of this machine.
+    clickhouse_pid: Option<u32>,
     pub walhouse: PathBuf,
     pub recvlogical: PathBuf,
     dir: PathBuf,
     /// Where profiles of walhouse go, if they are asked for.
     perf: Option<PathBuf>,
     started: Cell<u32>,
+    slots: Cell<u32>,
 }
 
 impl Stage {
@@ -29,11 +34,13 @@ impl Stage {
             postgres_at: arguments.text("postgres")?.to_owned(),
             clickhouse: arguments.clickhouse()?,
             clickhouse_url: arguments.text("clickhouse")?.to_owned(),
+            clickhouse_pid: arguments.text("clickhouse-pid").ok().and_then(|pid| pid.parse().ok()),
             walhouse: path("walhouse")?,
             recvlogical: path("recvlogical")?,
             dir: path("dir")?,
             perf: path("perf").ok(),
             started: Cell::new(0),
+            slots: Cell::new(0),
         })
     }
 
@@ -47,6 +54,17 @@ impl Stage {
     pub fn profile(&self, name: &str) -> Option<PathBuf> {
         let file = format!("{:03}-{name}.perf", self.started.get());
         self.perf.as_ref().map(|dir| dir.join(file))
+    }
+
+    /// A number that no slot has had yet: one that a run leaves behind must not be taken for another.
+    pub fn new_slot_number(&self) -> u32 {
+        self.slots.set(self.slots.get() + 1);
+        self.slots.get()
+    }
+
+    /// What ClickHouse has used since it began.
+    pub fn clickhouse_cpu(&self) -> Option<Duration> {
+        self.clickhouse_pid.map(cpu_of)
     }
 
     /// Nothing is left of an earlier run, nor is ClickHouse still merging it.

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::backlog::drop_slots;
 use crate::clock::{pause, poll, unix_time};
 use crate::figures::Figure;
 use crate::gate::{Gate, Mode};
@@ -157,15 +158,10 @@ pub fn stopped(
 /// Over an empty table on both sides.
 fn begin(stage: &Stage, service: Service, port: Option<u16>) -> Result<Walhouse, String> {
     stage.empty_clickhouse()?;
-    let slot = format!("bench_steady_{}", service.name());
+    let slot = format!("bench_{}_{}", service.name(), stage.new_slot_number());
     let mut client = stage.postgres.try_client().ok_or("connect to Postgres")?;
-    let made = client.batch_execute(&format!(
-        "TRUNCATE {};
-         SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
-             WHERE slot_name LIKE 'bench\\_%' AND NOT active",
-        service.table()
-    ));
-    let made = made.and_then(|()| {
+    let made = drop_slots(&mut client).and_then(|()| {
+        client.batch_execute(&format!("TRUNCATE {}", service.table()))?;
         client.batch_execute(&format!(
             "CHECKPOINT; SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')"
         ))

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::clock::poll;
-use crate::process::{LOOK_EVERY, Process};
+use crate::process::{LOOK_EVERY, Process, profiler};
 use crate::service::Service;
 use crate::stage::Stage;
 use crate::support::http;
@@ -43,7 +43,15 @@ impl Walhouse {
                 url.to_string()
             },
         );
-        let mut command = Command::new(&stage.walhouse);
+        let log = stage.log(name);
+        let profile = stage.profile(name);
+        let mut command = match &profile {
+            Some(file) => profiler(file),
+            None => Command::new(&stage.walhouse),
+        };
+        if profile.is_some() {
+            command.arg(&stage.walhouse);
+        }
         command.env_clear().envs(settings_of_the_caller());
         command
             .env("DATABASE_URL", format!("postgresql://postgres@{}/postgres", stage.postgres_at));
@@ -55,8 +63,8 @@ impl Walhouse {
             command.env(format!("{prefix}_CLICKHOUSE_URL"), &url);
             command.env(format!("{prefix}_SLOT_NAME"), slot);
         }
-        let log = stage.log(name);
-        let process = Process::start(&mut command, &log, stage.profile(name).as_deref())?;
+        let start = if profile.is_some() { Process::start_profiled } else { Process::start };
+        let process = start(&mut command, &log)?;
         let address = poll(START_TIMEOUT, LOOK_EVERY, || {
             if process.is_over() {
                 return Some(Err(format!("walhouse ended:\n{}", process.log())));
