@@ -53,7 +53,7 @@ usage: bench list [--cases NAME,...]
                     --dir FOLDER [--clickhouse-pid N] [--cases NAME,...] [--runs N] [--scale F]
                     [--json FILE] [--perf FOLDER]
 
-Both servers are emptied. FOLDER takes the logs of what is measured.
+Both servers are written to and emptied. FOLDER takes the logs of what is measured.
 ";
 
 const LEGEND: &str = "\
@@ -106,6 +106,7 @@ impl Bench {
     fn begin(arguments: &Arguments, runs: u32) -> Result<Bench, String> {
         let stage = Stage::of(arguments)?;
         let (runs, scale) = (arguments.number("runs", runs)?, arguments.number("scale", 1.0)?);
+        stage.check_clickhouse_is_new()?;
         rows::make(&stage.postgres)?;
         let about = about::about(&stage, runs, scale)?;
         println!("{}\n\n{}", about::text(&about), report::head());

@@ -67,6 +67,14 @@ impl Stage {
         self.clickhouse_pid.map(cpu_of)
     }
 
+    /// A server that was given by its URL may be somebody's.
+    pub fn check_clickhouse_is_new(&self) -> Result<(), String> {
+        match self.ask(&format!("EXISTS DATABASE {DATABASE}"))?.trim() {
+            "0" => Ok(()),
+            _ => Err(format!("ClickHouse has a database `{DATABASE}`, which would be dropped")),
+        }
+    }
+
     /// Nothing is left of an earlier run, nor is ClickHouse still merging it.
     pub fn empty_clickhouse(&self) -> Result<(), String> {
         self.ask(&format!("DROP DATABASE IF EXISTS {DATABASE} SYNC")).map(drop)
