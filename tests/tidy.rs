@@ -41,6 +41,9 @@ const LONG: &[(&str, &str)] = &[
 const SLEEPERS: &[(&str, &str)] = &[
     ("tests/support/wait.rs", "within"),
     ("tests/support/wait.rs", "stays_true"),
+    ("tests/bench/clock.rs", "poll_at"),
+    // Silence is measured, and a slow server.
+    ("tests/bench/clock.rs", "pause"),
     ("tests/clickhouse_port.rs", "start"),
     ("tests/http_port.rs", "until_served"),
     // The pauses of the client are what is tested.
