@@ -125,6 +125,8 @@ fn place() -> Place {
         // A name that has to be quoted.
         database: format!("port-test `{}.{number}", std::process::id()),
         request_timeout: Duration::from_secs(30),
+        // One test of two, so that both are tried.
+        compress: number.is_multiple_of(2),
         keep_alive: true,
         keep_alive_idle: None,
         connections_max: 2,
@@ -841,6 +843,7 @@ fn params_of(endpoint: String) -> Params {
         password: Secret::default(),
         database: "d".to_owned(),
         request_timeout: Duration::from_secs(5),
+        compress: true,
         keep_alive: true,
         keep_alive_idle: None,
         connections_max: 1,

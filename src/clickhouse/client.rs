@@ -8,6 +8,7 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use clickhouse::insert_formatted::CompressedData;
 use clickhouse::{Client as Official, Compression};
 use hyper_util::client::legacy::Client as Http;
@@ -189,10 +190,15 @@ impl Client {
             for (name, value) in self.insert_settings(settings) {
                 insert = insert.with_setting(name, value);
             }
+            let compress = self.params.compress;
             let send = async {
                 for piece in block.chunks(FRAME_BYTES) {
-                    let frame = CompressedData::new(piece, Compression::Lz4)?;
-                    insert.send_compressed(frame).await?;
+                    if compress {
+                        let frame = CompressedData::new(piece, Compression::Lz4)?;
+                        insert.send_compressed(frame).await?;
+                    } else {
+                        insert.send(Bytes::copy_from_slice(piece)).await?;
+                    }
                 }
                 insert.end().await
             };
@@ -373,7 +379,10 @@ impl Transport {
         Ok(Transport {
             runtime: Some(runtime),
             queries: official.clone().with_compression(Compression::None),
-            inserts: official.with_compression(Compression::Lz4),
+            inserts: official.with_compression(match params.compress {
+                true => Compression::Lz4,
+                false => Compression::None,
+            }),
         })
     }
 

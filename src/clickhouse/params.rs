@@ -7,7 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
-use url::Url;
+use url::{Host, Url};
 
 use crate::secret::Secret;
 
@@ -24,6 +24,8 @@ pub struct Params {
     pub database: String,
     /// One request, from its first byte to its answer.
     pub request_timeout: Duration,
+    /// Inserts travel as LZ4. On one machine that costs more than it saves.
+    pub compress: bool,
     pub keep_alive: bool,
     pub keep_alive_idle: Option<Duration>,
     pub connections_max: usize,
@@ -49,6 +51,7 @@ pub enum ParamsError {
     Fragment,
     Escape,
     Secure,
+    Compress,
     RequestTimeout,
     AccessToken,
 }
@@ -63,6 +66,7 @@ impl Params {
         let mut password = decode(url.password().unwrap_or_default())?;
         let mut is_secure = url.scheme() == "https";
         let mut request_timeout = Duration::from_secs(30);
+        let mut compress = !is_loopback(&url);
 
         note_database(&mut warnings, &decode(url.path().trim_matches('/'))?);
         for (key, value) in url.query_pairs() {
@@ -72,6 +76,11 @@ impl Params {
                     // The scheme has said it.
                     "0" | "false" | "" => {}
                     _ => return Err(ParamsError::Secure),
+                },
+                "compress" => match value.as_ref() {
+                    "1" | "true" => compress = true,
+                    "0" | "false" => compress = false,
+                    _ => return Err(ParamsError::Compress),
                 },
                 "database" => note_database(&mut warnings, &value),
                 "user" | "username" if user.is_empty() => user = value.into_owned(),
@@ -110,6 +119,7 @@ impl Params {
             password: Secret::new(password),
             database: DATABASE.into(),
             request_timeout,
+            compress,
             keep_alive: false,
             keep_alive_idle: None,
             connections_max: 10,
@@ -143,6 +153,7 @@ impl fmt::Display for ParamsError {
             ParamsError::Fragment => "it has a `#`: write it as %23",
             ParamsError::Escape => "an escape such as %2F is broken, or is no UTF-8",
             ParamsError::Secure => "`secure` is none of 1, 0, true and false",
+            ParamsError::Compress => "`compress` is none of 1, 0, true and false",
             ParamsError::RequestTimeout => "`request_timeout` is no number from 1 to 3600000",
             ParamsError::AccessToken => "`access_token` is not supported: use user and password",
         })
@@ -175,6 +186,16 @@ fn parse_url(text: &str) -> Result<Url, ParamsError> {
         return Err(ParamsError::Port);
     }
     Ok(url)
+}
+
+/// Whether the server is on this machine, as far as its name says so.
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
 }
 
 /// The parser forgets a port that is its scheme's default, which is not ours.
@@ -242,6 +263,23 @@ mod tests {
         check("https://h:8443?secure=false", "https://h:8443 default  30s", &[]);
         let warning = "no port is given, so it is 8443";
         check("http://h?secure=1", "https://h:8443 default  30s", &[warning]);
+    }
+
+    #[test]
+    fn inserts_are_compressed_unless_they_stay_on_the_machine() {
+        for (text, expected) in [
+            ("http://h:1", true),
+            ("http://10.0.0.1:1", true),
+            ("http://127.0.0.2:1", false),
+            ("http://[::1]:1", false),
+            ("https://localhost:1", false),
+            ("http://localhost:1?compress=1", true),
+            ("http://h:1?compress=0", false),
+        ] {
+            assert_eq!(Params::parse(text).expect(text).0.compress, expected, "{text}");
+        }
+        let refused = Params::parse("http://h:1?compress=lz4").map(|_| ());
+        assert_eq!(refused, Err(ParamsError::Compress));
     }
 
     #[test]

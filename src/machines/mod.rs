@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 pub mod backoff;
 pub mod batches;
 pub mod confirm;
+pub mod gather;
 pub mod lease;
 pub mod lifecycle;
 pub mod lineage;

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 
 use super::column::{Kind, Strings, Values};
+use super::order;
 
 /// A column of a target table, as the mapping writes it.
 #[derive(Debug, Clone, Copy)]
@@ -184,18 +185,10 @@ impl Block {
 
     /// All rows, ordered by the given columns; equal rows keep the order they came in.
     pub fn sorted_by(&self, columns: &[usize]) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.rows).collect();
-        order.sort_by(|&a, &b| {
-            let differ = |&column: &usize| match self.compare(column, a, b) {
-                Ordering::Equal => None,
-                unequal => Some(unequal),
-            };
-            columns.iter().find_map(differ).unwrap_or(Ordering::Equal)
-        });
-        order
+        order::sorted_by(self, columns)
     }
 
-    fn compare(&self, column: usize, a: usize, b: usize) -> Ordering {
+    pub(super) fn compare(&self, column: usize, a: usize, b: usize) -> Ordering {
         match &self.values[column] {
             Values::Strings(strings) => strings.at(a).cmp(strings.at(b)),
             Values::I64(values) => values[a].cmp(&values[b]),

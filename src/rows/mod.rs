@@ -4,6 +4,7 @@ pub mod block;
 pub mod column;
 pub mod document;
 pub mod native;
+mod order;
 pub mod stored;
 mod stored_document;
 

@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender};
 use super::position::Position;
 use super::shared::{Pace, Shared};
 use crate::error::{Error, ErrorKind, Result};
+use crate::machines::gather::Gather;
 use crate::machines::status::{Due, Params, Status};
 use crate::postgres::frames::Frames;
 use crate::postgres::stream::{ReadOutcome, Stream};
@@ -34,6 +35,7 @@ pub struct WalReader<'a> {
 pub fn run(mut with: WalReader<'_>, frames: Sender<Frames>, settled: &Receiver<()>) -> Result<()> {
     let now = Instant::now();
     let mut status = Status::new(now, with.position.confirmed(), with.params);
+    let mut gather = Gather::default();
     while with.shared.pace() == Pace::Running {
         let now = with.report(&mut status)?;
         let wait = status.deadline(now).saturating_duration_since(now).min(NOTICE_EVERY);
@@ -53,8 +55,12 @@ pub fn run(mut with: WalReader<'_>, frames: Sender<Frames>, settled: &Receiver<(
                     status.on_reply_requested();
                     with.position.ask();
                 }
+                let bytes = block.bytes_len();
                 if !with.hand_on(block, &frames, &mut status)? {
                     break;
+                }
+                if let Some(pause) = gather.on_read(Instant::now(), bytes) {
+                    std::thread::sleep(pause);
                 }
             }
         }

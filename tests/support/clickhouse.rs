@@ -131,6 +131,12 @@ impl Clickhouse {
         self.url.clone()
     }
 
+    /// The same with inserts compressed, which they are not by themselves on one machine.
+    pub fn url_compressed(&self) -> String {
+        let separator = if self.url.contains('?') { '&' } else { '?' };
+        format!("{}{separator}compress=1", self.url)
+    }
+
     pub fn port(&self) -> u16 {
         self.at.port()
     }

@@ -1,0 +1,141 @@
+//! The order of a block's rows by the sorting key of their table.
+//!
+//! The rows of a batch have few organizations, projects and environments between them, and would be
+//! compared by those long texts over and over, to find them equal. So each such combination gets its
+//! rank first, once, and rows are compared by numbers as far as that goes.
+
+use std::cmp::Ordering;
+
+use hashbrown::HashMap;
+
+use super::block::Block;
+use super::column::{Strings, Values};
+
+/// All rows, ordered by the given columns; equal rows keep the order they came in.
+pub(super) fn sorted_by(block: &Block, columns: &[usize]) -> Vec<usize> {
+    // The last column is the id: every row has its own.
+    let few = columns.len().saturating_sub(1);
+    let texts = columns.iter().take(few).map_while(|&at| texts_of(block, at));
+    let texts: Vec<&Strings> = texts.collect();
+    let ranks = ranks(block.rows(), &texts);
+    let (numbers, rest) = match columns.get(texts.len()..).unwrap_or_default() {
+        [at, rest @ ..] if numbers_of(block, *at).is_some() => (numbers_of(block, *at), rest),
+        rest => (None, rest),
+    };
+    let number = |row: usize| numbers.as_ref().map_or(0, |numbers| numbers[row]);
+    let mut keys: Vec<(u32, u64, usize)> =
+        (0..block.rows()).map(|row| (ranks[row], number(row), row)).collect();
+    keys.sort_unstable_by(|a, b| {
+        let by_number = (a.0, a.1).cmp(&(b.0, b.1));
+        by_number.then_with(|| compare(block, rest, a.2, b.2)).then(a.2.cmp(&b.2))
+    });
+    keys.into_iter().map(|(_, _, row)| row).collect()
+}
+
+fn compare(block: &Block, columns: &[usize], a: usize, b: usize) -> Ordering {
+    let differ = |&column: &usize| Some(block.compare(column, a, b)).filter(|o| o.is_ne());
+    columns.iter().find_map(differ).unwrap_or(Ordering::Equal)
+}
+
+/// By row: the place of its texts among all that there are, in their order.
+fn ranks(rows: usize, columns: &[&Strings]) -> Vec<u32> {
+    let mut ranks = vec![0; rows];
+    for column in columns {
+        let mut places: HashMap<(u32, &[u8]), usize> = HashMap::new();
+        let mut found: Vec<(u32, &[u8])> = Vec::new();
+        // The index in `found` for each row.
+        let mut indexes = Vec::with_capacity(rows);
+        for (row, &rank) in ranks.iter().enumerate() {
+            let key = (rank, column.at(row));
+            indexes.push(*places.entry(key).or_insert_with(|| {
+                found.push(key);
+                found.len() - 1
+            }));
+        }
+        let mut order: Vec<usize> = (0..found.len()).collect();
+        order.sort_unstable_by_key(|&index| found[index]);
+        let mut rank_of = vec![0; found.len()];
+        for (rank, index) in order.into_iter().enumerate() {
+            rank_of[index] = u32::try_from(rank).expect("a block has fewer rows than that");
+        }
+        for (rank, index) in ranks.iter_mut().zip(indexes) {
+            *rank = rank_of[index];
+        }
+    }
+    ranks
+}
+
+fn texts_of(block: &Block, column: usize) -> Option<&Strings> {
+    match block.values(column) {
+        Values::Strings(strings) => Some(strings),
+        _ => None,
+    }
+}
+
+/// As unsigned numbers of the same order.
+fn numbers_of(block: &Block, column: usize) -> Option<Vec<u64>> {
+    match block.values(column) {
+        Values::U64(values) => Some(values.clone()),
+        Values::I64(values) => {
+            Some(values.iter().map(|value| value.cast_unsigned() ^ (1 << 63)).collect())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::rows::{ColumnSpec, JsonForm, Kind, Shape};
+
+    const SPECS: &[ColumnSpec] = &[
+        ColumnSpec::new("a", Kind::String),
+        ColumnSpec::new("b", Kind::String),
+        ColumnSpec::new("at", Kind::Millis),
+        ColumnSpec::new("n", Kind::UInt64),
+        ColumnSpec::new("id", Kind::String),
+    ];
+
+    type Values = (u8, u8, i64, u64, u8);
+
+    fn block(rows: &[Values]) -> Block {
+        let shape = Shape { present: vec![true; SPECS.len()], json: JsonForm::Typed };
+        let mut block = Block::new(SPECS, &shape);
+        for (a, b, at, n, id) in rows {
+            block.put_str(&[*a]);
+            // Also texts of which one begins with the other.
+            block.put_str(&vec![b'x'; usize::from(*b)]);
+            block.put_millis(*at);
+            block.put_u64(*n);
+            block.put_str(&[*id]);
+            block.end_row();
+        }
+        block
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_is_that_of_the_columns_one_after_the_other(
+            rows in proptest::collection::vec(
+                (0..3_u8, 0..3_u8, -2..2_i64, 0..2_u64, 0..3_u8), 0..40),
+            columns in proptest::sample::select(vec![
+                vec![0, 1, 2, 4], vec![4], vec![], vec![0], vec![2, 4], vec![0, 3, 2, 4],
+                vec![2, 0, 1], vec![4, 1, 0, 2, 3],
+            ]),
+        ) {
+            let block = block(&rows);
+            let mut expected: Vec<usize> = (0..rows.len()).collect();
+            expected.sort_by(|&a, &b| compare(&block, &columns, a, b));
+            prop_assert_eq!(block.sorted_by(&columns), expected);
+        }
+    }
+
+    #[test]
+    fn times_before_1970_and_the_ends_of_the_range_are_ordered() {
+        let rows: Vec<Values> =
+            [5, i64::MAX, -1, i64::MIN, 0].into_iter().map(|at| (0, 0, at, 0, 0)).collect();
+        assert_eq!(block(&rows).sorted_by(&[0, 1, 2, 4]), [3, 2, 4, 0, 1]);
+    }
+}
