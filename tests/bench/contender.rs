@@ -81,7 +81,9 @@ fn walhouse(
     let port = gate.as_ref().map(Gate::port);
     let name = if mode == Some(Mode::Discard) { "discard" } else { "walhouse" };
     let mut walhouse = Walhouse::start(stage, name, slots, port)?;
-    let (began, before) = (Began::wait(stage, slots)?, stage.clickhouse_cpu());
+    let began = Began::wait(stage, slots, || walhouse.process.is_over())
+        .map_err(|problem| format!("{problem}\n{}", walhouse.process.log()))?;
+    let before = stage.clickhouse_cpu();
     let is_done = |metrics: &Metrics| {
         slots.iter().all(|(service, _)| backlog.end <= metrics.flushed(*service))
     };
@@ -146,7 +148,7 @@ fn recvlogical(
         Process::start(&mut command, &stage.log("pg_recvlogical"))
     };
     let mut processes: Vec<Process> = slots.iter().map(start).collect::<Result<_, _>>()?;
-    let began = Began::wait(stage, slots)?;
+    let began = Began::wait(stage, slots, || processes.iter().any(Process::is_over))?;
     let mut walsender = Duration::ZERO;
     let done = poll(patience(backlog), LOOK_EVERY, || {
         for process in &mut processes {
@@ -177,7 +179,12 @@ struct Began {
 }
 
 impl Began {
-    fn wait(stage: &Stage, slots: &[(Service, String)]) -> Result<Began, String> {
+    /// `is_over` says that who reads has ended.
+    fn wait(
+        stage: &Stage,
+        slots: &[(Service, String)],
+        is_over: impl Fn() -> bool,
+    ) -> Result<Began, String> {
         let names: Vec<String> = slots.iter().map(|(_, slot)| format!("'{slot}'")).collect();
         let sql = format!(
             "SELECT extract(epoch FROM a.query_start)::float8, a.pid
@@ -188,6 +195,9 @@ impl Began {
         let mut client = stage.postgres.try_client().ok_or("connect to Postgres")?;
         let began = poll(STREAM_TIMEOUT, LOOK_EVERY, || match client.query(&sql, &[]) {
             Err(error) => Some(Err(format!("look for the walsender: {}", detail(&error)))),
+            Ok(rows) if rows.len() < slots.len() && is_over() => {
+                Some(Err("it was over before it was seen; write more (--scale)".to_owned()))
+            }
             Ok(rows) if rows.len() < slots.len() => None,
             Ok(rows) => {
                 let at = Duration::try_from_secs_f64(rows.first()?.get(0)).ok()?;

@@ -30,8 +30,10 @@ use walhouse::wal::pgoutput::Message;
 
 use service::Service::{self, Runs as R, Sessions as S};
 
-/// What a large transaction puts into a batch is more, a quiet table's is less.
+/// As much as fits into the caches of a core.
 const ROWS: usize = 2000;
+/// What a backlog makes of a batch.
+const ROWS_MANY: usize = 40_000;
 
 fn main() {
     divan::main();
@@ -47,6 +49,10 @@ struct Batch {
 
 impl Batch {
     fn of(service: Service) -> Batch {
+        Batch::with(service, ROWS)
+    }
+
+    fn with(service: Service, rows: usize) -> Batch {
         let mapping: &dyn Mapping = match service {
             R => &Runs { payloads: true, fingerprints: true },
             S => &Sessions,
@@ -54,7 +60,7 @@ impl Batch {
         let relation = messages::relation(service);
         let plan = Plan::new(mapping.source(), &relation).expect("the relation is as it should be");
         let pool: Vec<_> = documents::pool().collect();
-        let inserts: Vec<Vec<u8>> = (0..ROWS)
+        let inserts: Vec<Vec<u8>> = (0..rows)
             .map(|g| messages::insert(service, &relation, g, &pool[g % pool.len()]))
             .collect();
         let lsns = (1..).map(|n| Lsn(n * 4096));
@@ -173,10 +179,10 @@ fn f_compress(bencher: Bencher, service: Service) {
 }
 
 /// All of it.
-#[divan::bench(args = [S, R])]
-fn g_all(bencher: Bencher, service: Service) {
-    let batch = Batch::of(service);
-    bencher.counter(ItemsCount::new(ROWS)).bench(|| {
+#[divan::bench(args = [S, R], consts = [ROWS, ROWS_MANY], sample_count = 20)]
+fn g_all<const N: usize>(bencher: Bencher, service: Service) {
+    let batch = Batch::with(service, N);
+    bencher.counter(ItemsCount::new(N)).bench(|| {
         for body in batch.bodies() {
             for piece in body.chunks(1 << 20) {
                 black_box(CompressedData::new(piece, Compression::Lz4).expect("it compresses"));
