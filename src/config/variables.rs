@@ -196,7 +196,9 @@ pub const SECTIONS: &[Section] = &[
             "Turns the service on; it also needs its ClickHouse URL."),
         variable("*_REPLICATION_CLICKHOUSE_URL", Kind::ClickhouseUrl, Preset::Unset,
             "ClickHouse, its HTTP interface. Unset turns the service off. \
-             Tables live in database `trigger_dev`."),
+             Tables live in database `trigger_dev`. \
+             `?request_timeout=` in ms (30000); `?compress=1` or `0`: inserts as LZ4 (unless the \
+             host is this machine)."),
         variable("DATABASE_URL", Kind::PostgresUrl, Preset::Unset,
             "Postgres, reached directly: logical replication does not go through a pooler."),
         variable("RUN_REPLICATION_DATABASE_URL", Kind::PostgresUrl,

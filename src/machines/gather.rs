@@ -1,9 +1,9 @@
 //! How long to let the kernel gather before the next read of a busy stream.
 //!
 //! The walsender sends each message by itself, and each one wakes a reader that waits: both pay for
-//! a switch of threads for a hundred bytes. A reader that lets a fraction of a millisecond pass first
-//! finds hundreds of messages, and the walsender, which is one core's worth of decoding, is not
-//! disturbed. A stream that is not busy is read at once: a single row must not wait.
+//! a switch of threads for a hundred bytes. A reader that lets a fraction of a millisecond pass
+//! first finds hundreds of messages, and the walsender, which is one core's worth of decoding, is
+//! not disturbed. A stream that is not busy is read at once: a single row must not wait.
 
 use std::time::{Duration, Instant};
 

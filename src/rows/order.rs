@@ -1,8 +1,8 @@
 //! The order of a block's rows by the sorting key of their table.
 //!
 //! The rows of a batch have few organizations, projects and environments between them, and would be
-//! compared by those long texts over and over, to find them equal. So each such combination gets its
-//! rank first, once, and rows are compared by numbers as far as that goes.
+//! compared by those long texts over and over, to find them equal. So each such combination gets
+//! its rank first, once, and rows are compared by numbers as far as that goes.
 
 use std::cmp::Ordering;
 
