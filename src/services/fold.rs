@@ -293,19 +293,25 @@ impl<'a> Folded<'a> {
     {
         let mut at = &self.entries[entry];
         row.clear();
-        fill(row, at.plan, &at.image, |_| true);
+        fill(row, at.plan, &at.image, |_, _| true);
+        // What a version of the relation does not tell of may have changed under it: nothing older
+        // stands for that.
+        let mut unknown = at.plan.unknown();
         let mut missing = missing(row);
         while !missing.is_empty() {
+            let lacks =
+                |place: usize, had: Datum<'_>| had == Datum::Unchanged && !unknown.has(place);
             match at.older {
                 Older::Nowhere => break,
                 Older::Row(tuple) => {
-                    fill(row, at.plan, &tuple, |had| had == Datum::Unchanged);
+                    fill(row, at.plan, &tuple, lacks);
                     missing = self::missing(row);
                     break;
                 }
                 Older::Entry(older) => {
                     at = &self.entries[older];
-                    fill(row, at.plan, &at.image, |had| had == Datum::Unchanged);
+                    fill(row, at.plan, &at.image, lacks);
+                    unknown = unknown.union(at.plan.unknown());
                     missing = self::missing(row);
                 }
             }
@@ -324,16 +330,16 @@ fn fill<'a>(
     row: &mut Row<'a>,
     plan: &Plan,
     tuple: &Tuple<'a>,
-    replace: impl Fn(Datum<'_>) -> bool,
+    replace: impl Fn(usize, Datum<'_>) -> bool,
 ) {
     for (place, datum) in plan.values(tuple) {
-        if replace(row.values[place]) {
+        if replace(place, row.values[place]) {
             row.values[place] = datum;
             row.types[place] = plan.type_of(place);
         }
     }
     for place in plan.unknown().iter() {
-        if replace(row.values[place]) {
+        if replace(place, row.values[place]) {
             row.values[place] = Datum::Unchanged;
         }
     }

@@ -436,6 +436,25 @@ fn what_a_past_version_of_the_relation_lacks_is_read_again() {
 
     let without_id = testing::relation_of(TABLE.0, "Session", &columns("id", ""));
     assert!(Plan::of_the_past(source, &without_id).is_err());
+
+    // What came before it in the batch does not stand for what it lacks: that may have changed
+    // under it. Nor does it for an update after it that left the value in TOAST.
+    let present = self::plan();
+    let (insert, update) = (insert("a", "m"), testing::update(TABLE, None, &values));
+    let toasted = self::update("a", V::Unchanged);
+    let changes = [(&insert, &present), (&update, &plan), (&toasted, &present)];
+    for count in [2, 3] {
+        let changes = (1..).zip(&changes[..count]).map(|(lsn, (message, plan))| Change {
+            message,
+            lsn: Lsn(lsn),
+            xid: 1,
+            plan,
+        });
+        let folded = fold(source, changes).unwrap();
+        let wanted = super::assemble::wanted(&Sessions, &folded, Updates::AsUpdates);
+        assert_eq!(wanted.rereads, [count - 1], "{wanted:?}");
+        assert!(wanted.places.iter().any(|place| source.columns[place].name == "metadata"));
+    }
 }
 
 /// A run's tuple: only what a row cannot be written without.

@@ -383,7 +383,7 @@ fn a_session_that_another_has_overtaken_ends_and_owes_a_repair() {
     let writing = load(241).start(&stage.postgres);
     program.wait_for_log("another session has recorded a newer one, on timeline 1");
     program.wait_for_log("runs: two sessions at once: one was still on timeline 1");
-    program.wait_for_log("a repair was not finished: two sessions at once");
+    // For that reason, or because the slot has confirmed more than that row says.
     program.wait_for_log("runs: repair: done");
     writing.wait_for(20);
     writing.stop();
