@@ -43,7 +43,7 @@
 //! | readiness, lookout, slot_watch | anything | as it was | at level debug: they only look |
 //! | lock_keeper | the lock is lost, or Redis does not answer | draining, then standing_by | `leader lock lost`, `no longer leading` |
 //! | any | a panic | -> | `thread ... panicked`, `this is a bug of walhouse` |
-//! | any | it does not end when told to | the process exits with 1 | `a thread does not end; exiting` |
+//! | any | it does not end when told to, or after another has failed | the process exits with 1 | `a thread does not end; exiting` |
 //!
 //! # Promises
 //!

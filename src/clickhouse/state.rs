@@ -56,6 +56,20 @@ ORDER BY (service, slot)",
     )
 }
 
+/// All but `written_at`, which ClickHouse fills.
+const COLUMNS: [&str; 10] = [
+    "service",
+    "slot",
+    "system_identifier",
+    "timeline",
+    "timeline_began_lsn",
+    "confirmed_lsn",
+    "upper_lsn",
+    "version_shift",
+    "instance",
+    "revision",
+];
+
 /// What was written last for this service and slot; `None` if nothing was.
 pub fn read(
     client: &mut Client,
@@ -63,18 +77,10 @@ pub fn read(
     slot: &str,
     deadline: Instant,
 ) -> Result<Option<StateRow>> {
-    const COLUMNS: [&str; 8] = [
-        "system_identifier",
-        "timeline",
-        "timeline_began_lsn",
-        "confirmed_lsn",
-        "upper_lsn",
-        "version_shift",
-        "instance",
-        "revision",
-    ];
     let of = (service, slot);
-    let row = own_tables::latest(client, STATE_TABLE, &COLUMNS, of, deadline)?;
+    // Whose row it is was asked for.
+    let [_, _, columns @ ..] = &COLUMNS;
+    let row = own_tables::latest(client, STATE_TABLE, columns, of, deadline)?;
     let Some(row) = row else { return Ok(None) };
     parse(service, slot, &row).map(Some).ok_or_else(|| {
         own_tables::malformed(client, STATE_TABLE, &format!("the state of slot `{slot}`"))
@@ -125,18 +131,6 @@ pub fn write_unless_overtaken(
 /// unknown: were it used again with other numbers, which of the two rows counts would be chance.
 pub fn write(client: &mut Client, row: &mut StateRow, deadline: Instant) -> Result<()> {
     row.revision += 1;
-    const COLUMNS: [&str; 10] = [
-        "service",
-        "slot",
-        "system_identifier",
-        "timeline",
-        "timeline_began_lsn",
-        "confirmed_lsn",
-        "upper_lsn",
-        "version_shift",
-        "instance",
-        "revision",
-    ];
     let numbers = [
         u64::from(row.timeline).to_string(),
         row.began.0.to_string(),

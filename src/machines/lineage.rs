@@ -211,6 +211,15 @@ pub fn judge(
     }
 }
 
+/// Whether [`judge_landed`] may say otherwise. Nothing above `upper` can have landed.
+pub fn depends_on_landed(verdict: &Verdict, state: &State, server: &Server) -> bool {
+    goes_on_here(verdict, state, server) && server.wal_end < state.upper
+}
+
+fn goes_on_here(verdict: &Verdict, state: &State, server: &Server) -> bool {
+    state.timeline == server.timeline && matches!(verdict, Verdict::Continue { .. })
+}
+
 /// [`judge`] once more, where a session may have ended between landing rows and recording it:
 /// `highest_version` is what ClickHouse has. Rows that came from above the server's WAL are of a
 /// time that it has gone back from.
@@ -220,8 +229,8 @@ pub fn judge_landed(
     server: &Server,
     highest_version: u64,
 ) -> Verdict {
-    let same = state.timeline == server.timeline && matches!(verdict, Verdict::Continue { .. });
-    match same && server.wal_end.0.saturating_add(state.shift) < highest_version {
+    let goes_on = goes_on_here(&verdict, state, server);
+    match goes_on && server.wal_end.0.saturating_add(state.shift) < highest_version {
         true => Verdict::Diverged { state: *state, server: *server, why: Fork::WentBack },
         false => verdict,
     }

@@ -18,10 +18,9 @@ pub(super) fn sorted_by(block: &Block, columns: &[usize]) -> Vec<usize> {
     let texts = columns.iter().take(few).map_while(|&at| texts_of(block, at));
     let texts: Vec<&Strings> = texts.collect();
     let ranks = ranks(block.rows(), &texts);
-    let (numbers, rest) = match columns.get(texts.len()..).unwrap_or_default() {
-        [at, rest @ ..] if numbers_of(block, *at).is_some() => (numbers_of(block, *at), rest),
-        rest => (None, rest),
-    };
+    let rest = columns.get(texts.len()..).unwrap_or_default();
+    let numbers = rest.first().and_then(|&at| numbers_of(block, at));
+    let rest = rest.get(usize::from(numbers.is_some())..).unwrap_or_default();
     let number = |row: usize| numbers.as_ref().map_or(0, |numbers| numbers[row]);
     let mut keys: Vec<(u32, u64, usize)> =
         (0..block.rows()).map(|row| (ranks[row], number(row), row)).collect();

@@ -92,6 +92,7 @@ pub fn run(mut with: Confirmer<'_>) -> Result<()> {
                 }
                 told_of = recorded.confirmed;
             }
+            // Overtaken: another attempt would not change that.
             Err(error) if error.kind() == ErrorKind::SlotBusy => return Err(error),
             Err(error) => {
                 failures = failures.saturating_add(1);

@@ -59,7 +59,9 @@ pub fn resume(mut with: Parties<'_>, go_on: &impl Fn() -> Result<()>) -> Result<
     let before = recorded.as_ref().map(of_row).transpose()?;
     let slot = with.look_at_slot()?;
     let mut verdict = lineage::judge(before.as_ref(), slot.as_ref(), &server, &history);
-    if let Some(state) = before.as_ref().filter(|state| server.wal_end < state.upper) {
+    if let Some(state) = &before
+        && lineage::depends_on_landed(&verdict, state, &server)
+    {
         verdict = lineage::judge_landed(verdict, state, &server, with.highest_version()?);
     }
     log::debug!("{service}: {verdict}");

@@ -272,6 +272,25 @@ fn sessions_in_a_gap(rows: u32) -> (Stage, Settings) {
     (stage, settings)
 }
 
+/// Some runs that have been streamed, and the program that streams them, with these settings.
+fn runs_written(seed: u64) -> (Stage, Settings, Program) {
+    let stage = Stage::own();
+    let settings = stage.settings_runs();
+    let mut program = Program::start(&settings);
+    program.wait_streaming(&["runs"]);
+    load(seed).run(&stage.postgres, 30);
+    stage.settle(&mut program, &["runs"]);
+    (stage, settings, program)
+}
+
+#[track_caller]
+fn assert_runs_repaired(stage: &Stage, mut program: Program) {
+    program.wait_for_log("runs: repair: done");
+    stage.settle(&mut program, &["runs"]);
+    assert!(0 < assert_same(&stage.postgres, &stage.clickhouse, Scope::RUNS));
+    program.stop();
+}
+
 /// Goal: rows that the stream had just deleted do not come back by a page that was read before.
 /// Method: every row of the table is deleted in small transactions while the repair reads it.
 #[test]
@@ -343,12 +362,7 @@ fn a_repair_that_is_owed_is_begun_although_all_looks_well() {
 /// Method: it is gone while nobody runs; `halt` makes it, and leaves what is owed to the next start.
 #[test]
 fn a_table_that_was_dropped_is_made_anew_and_filled() {
-    let stage = Stage::own();
-    let settings = stage.settings_runs();
-    let mut program = Program::start(&settings);
-    program.wait_streaming(&["runs"]);
-    load(230).run(&stage.postgres, 30);
-    stage.settle(&mut program, &["runs"]);
+    let (stage, settings, program) = runs_written(230);
     program.stop();
     stage.clickhouse.execute(&format!("DROP TABLE {DATABASE}.task_runs_v2 SYNC"));
     let reason = "missing in ClickHouse, and made anew: `task_runs_v2`";
@@ -358,23 +372,14 @@ fn a_table_that_was_dropped_is_made_anew_and_filled() {
         &format!("a repair was not finished: {reason}"),
         "`repair`",
     );
-    let mut program = Program::start(&settings);
-    program.wait_for_log("runs: repair: done");
-    stage.settle(&mut program, &["runs"]);
-    assert!(0 < assert_same(&stage.postgres, &stage.clickhouse, Scope::RUNS));
-    program.stop();
+    assert_runs_repaired(&stage, Program::start(&settings));
 }
 
 /// Goal: who streams one history while another session has begun on another one, each seeing a primary
 /// of its own, learns of it, stops, and leaves what it may have written last to be repaired.
 #[test]
 fn a_session_that_another_has_overtaken_ends_and_owes_a_repair() {
-    let stage = Stage::own();
-    let settings = stage.settings_runs();
-    let mut program = Program::start(&settings);
-    program.wait_streaming(&["runs"]);
-    load(240).run(&stage.postgres, 30);
-    stage.settle(&mut program, &["runs"]);
+    let (stage, _, mut program) = runs_written(240);
     // What the other one would have recorded.
     stage.clickhouse.execute(&format!(
         "INSERT INTO {DATABASE}.walhouse_state SELECT * REPLACE (version_shift + 1000 AS version_shift,
@@ -387,9 +392,7 @@ fn a_session_that_another_has_overtaken_ends_and_owes_a_repair() {
     program.wait_for_log("runs: repair: done");
     writing.wait_for(20);
     writing.stop();
-    stage.settle(&mut program, &["runs"]);
-    assert!(0 < assert_same(&stage.postgres, &stage.clickhouse, Scope::RUNS));
-    program.stop();
+    assert_runs_repaired(&stage, program);
 }
 
 /// Goal: what only one of the two tables of a run has is mended in that table.
@@ -397,12 +400,7 @@ fn a_session_that_another_has_overtaken_ends_and_owes_a_repair() {
 /// runs that are there, in several months.
 #[test]
 fn each_table_of_a_run_is_mended_for_itself() {
-    let stage = Stage::own();
-    let settings = stage.settings_runs();
-    let mut program = Program::start(&settings);
-    program.wait_streaming(&["runs"]);
-    load(210).run(&stage.postgres, 30);
-    stage.settle(&mut program, &["runs"]);
+    let (stage, settings, program) = runs_written(210);
     program.stop();
     stage.postgres.execute(&format!("SELECT pg_drop_replication_slot('{RUNS_SLOT}')"));
     for month in ["2023-01-05", "2024-02-06", "2026-11-26"] {
@@ -427,11 +425,7 @@ fn each_table_of_a_run_is_mended_for_itself() {
         ));
     }
     assert!(!compare(&stage.postgres, &stage.clickhouse, Scope::RUNS).is_clean());
-    let mut program = Program::start(&settings);
-    program.wait_for_log("runs: repair: done");
-    stage.settle(&mut program, &["runs"]);
-    assert!(0 < assert_same(&stage.postgres, &stage.clickhouse, Scope::RUNS));
-    program.stop();
+    assert_runs_repaired(&stage, Program::start(&settings));
 }
 
 /// Goal: a slot that somebody moves just when a stream begins, after it was judged, is noticed.

@@ -22,6 +22,15 @@ mod slices;
 
 const RUNS: Runs = Runs { payloads: true, fingerprints: true };
 
+/// Each with the definitions of its targets.
+const MAPPINGS: [(&dyn Mapping, &[&Definition]); 2] =
+    [(&RUNS, &[&tables::TASK_RUNS, &tables::PAYLOADS]), (&Sessions, &[&tables::SESSIONS])];
+
+fn connect(stage: &Stage) -> Client {
+    let (params, _) = Params::parse(&stage.clickhouse.url()).unwrap();
+    Client::connect(&params).unwrap()
+}
+
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(30)
 }
@@ -111,11 +120,8 @@ fn differing(target: &Target, block: &Block, row: usize, found: &StoredRow) -> V
 #[test]
 fn what_was_written_is_the_same_and_every_other_value_another() {
     let stage = Stage::take();
-    let (params, _) = Params::parse(&stage.clickhouse.url()).unwrap();
-    let mut client = Client::connect(&params).unwrap();
-    let definitions: [(&dyn Mapping, &[&Definition]); 2] =
-        [(&RUNS, &[&tables::TASK_RUNS, &tables::PAYLOADS]), (&Sessions, &[&tables::SESSIONS])];
-    for (mapping, definitions) in definitions {
+    let mut client = connect(&stage);
+    for (mapping, definitions) in MAPPINGS {
         let blocks = fill(mapping, 15, 5);
         for ((target, block), definition) in mapping.targets().iter().zip(&blocks).zip(definitions)
         {

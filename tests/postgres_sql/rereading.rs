@@ -172,7 +172,7 @@ fn a_table_that_is_rewritten_meanwhile_keeps_its_rows() {
     let mut other = connect(&params);
     run(&mut other, &format!("BEGIN; ALTER TABLE {t} ALTER COLUMN ratio TYPE numeric"));
     let pid = sql.about().backend_pid;
-    let reading = thread::spawn(move || {
+    let read = move |sql: &mut Sql| {
         let request = Request {
             table: &name(),
             table_oid,
@@ -182,7 +182,10 @@ fn a_table_that_is_rewritten_meanwhile_keeps_its_rows() {
             xids: &[],
             bytes_max: usize::MAX,
         };
-        let answer = reread(&mut sql, &request, soon());
+        reread(sql, &request, soon())
+    };
+    let reading = thread::spawn(move || {
+        let answer = read(&mut sql);
         (sql, answer)
     });
     let waits = format!(
@@ -195,16 +198,7 @@ fn a_table_that_is_rewritten_meanwhile_keeps_its_rows() {
 
     run(&mut other, &format!("ALTER TABLE {t} RENAME TO old"));
     run(&mut other, &format!("CREATE TABLE {t} (id text, ratio numeric)"));
-    let request = Request {
-        table: &name(),
-        table_oid,
-        key_column: "id",
-        columns: &["ratio"],
-        keys: &[b"k"],
-        xids: &[],
-        bytes_max: usize::MAX,
-    };
-    expect_error(reread(&mut sql, &request, soon()), ErrorKind::Setup, "another table has taken");
+    expect_error(read(&mut sql), ErrorKind::Setup, "another table has taken");
 }
 
 /// Goal: what is streamed before it is visible is not read as if it were.

@@ -96,7 +96,9 @@ impl World {
             None => Vec::new(),
         };
         let mut verdict = lineage::judge(state.as_ref(), slot.as_ref(), &found, &history);
-        if let Some(state) = state.as_ref().filter(|state| found.wal_end < state.upper) {
+        if let Some(state) = &state
+            && lineage::depends_on_landed(&verdict, state, &found)
+        {
             let highest = self.clickhouse.highest_version();
             verdict = lineage::judge_landed(verdict, state, &found, highest);
         }

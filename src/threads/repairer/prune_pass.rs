@@ -20,7 +20,6 @@ use crate::rows::Block;
 use crate::services::mapping::{Notes, Stamp, is_owned};
 use crate::services::source::Row;
 use crate::services::tombstone::{self, Key, LiveKey};
-use crate::threads::shared::{Pace, stopped};
 use crate::wal::Datum;
 
 /// The keys of a slice are held at once: some MB.
@@ -74,9 +73,7 @@ impl PrunePass {
                     (Ordering::Equal, None) | (Ordering::Less, _) => continue,
                 };
                 // Each of them is read for its sample.
-                if ground.shared.pace() != Pace::Running {
-                    return Err(stopped());
-                }
+                ground.shared.go_on()?;
                 let slices =
                     slicer.slices(&mut client, &partition, after, SLICE_ROWS_MAX, deadline())?;
                 pieces.extend(slices.into_iter().map(|slice| (index, slice)));

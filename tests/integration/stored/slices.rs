@@ -208,11 +208,8 @@ fn live(client: &mut Client, slicer: &Slicer<'_>, slice: &Slice) -> Vec<Live> {
 #[test]
 fn every_key_is_in_one_slice_that_the_primary_index_finds() {
     let stage = Stage::take();
-    let (params, _) = Params::parse(&stage.clickhouse.url()).unwrap();
-    let mut client = Client::connect(&params).unwrap();
-    let definitions: [(&dyn Mapping, &[&Definition]); 2] =
-        [(&RUNS, &[&tables::TASK_RUNS, &tables::PAYLOADS]), (&Sessions, &[&tables::SESSIONS])];
-    for (mapping, definitions) in definitions {
+    let mut client = connect(&stage);
+    for (mapping, definitions) in MAPPINGS {
         for (target, definition) in mapping.targets().iter().zip(definitions) {
             let table = Table { target, mapping, shape: shape(target).clone(), is_indexed: true };
             table.create(&mut client, &definition.ddl(DATABASE));
@@ -225,8 +222,7 @@ fn every_key_is_in_one_slice_that_the_primary_index_finds() {
 #[test]
 fn tables_of_somebody_else_are_cut_by_their_own_key() {
     let stage = Stage::take();
-    let (params, _) = Params::parse(&stage.clickhouse.url()).unwrap();
-    let mut client = Client::connect(&params).unwrap();
+    let mut client = connect(&stage);
     let target = &Sessions.targets()[0];
     let columns = "organization_id LowCardinality(String), project_id String,
         environment_id LowCardinality(String), session_id String, created_at DateTime64(6),
