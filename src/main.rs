@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    walhouse::cli::main(std::env::args_os().skip(1))
+    walhouse::cli::main(std::env::args_os())
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::clickhouse::adoptions;
 use crate::clickhouse::{Client, own_tables, state};
 use crate::config::ServiceConfig;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::machines::recovery::Adopted;
 use crate::postgres::primary::Primary;
 use crate::postgres::server::Server;
@@ -52,27 +52,4 @@ pub fn adopt(config: &ServiceConfig) -> Result<String> {
          streaming just now, stop it and say this again.",
         state.system_identifier, state.timeline
     ))
-}
-
-/// The service of that name, if it is on.
-pub fn find<'c>(
-    services: &'c [ServiceConfig],
-    off: &[(crate::config::ServiceName, String)],
-    name: &str,
-) -> std::result::Result<&'c ServiceConfig, String> {
-    if let Some(service) = services.iter().find(|service| service.name.as_str() == name) {
-        return Ok(service);
-    }
-    Err(match off.iter().find(|(service, _)| service.as_str() == name) {
-        Some((_, reason)) => format!("walhouse: service `{name}` is off: {reason}"),
-        None => format!("walhouse: `{name}` is not a service: expected `runs` or `sessions`"),
-    })
-}
-
-/// As it goes to stderr.
-pub fn explain(error: &Error) -> String {
-    match error.hint_text() {
-        Some(hint) => format!("walhouse: {error}\n  hint: {hint}"),
-        None => format!("walhouse: {error}"),
-    }
 }

@@ -1,26 +1,19 @@
-//! The text of `walhouse help`: usage, exit codes and every variable.
+//! What help and the man page say beyond the commands: exit codes and every variable.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 
 use crate::config::variables::{Preset, SECTIONS, Variable};
 
 const WIDTH: usize = 80;
 
-const USAGE: &str = "\
-walhouse replicates Postgres tables into ClickHouse through logical replication.
+/// After the short help.
+pub(super) const MORE: &str = "`walhouse --help` also lists the variables of the configuration.";
 
-Usage:
-  walhouse [run]      Replicate until told to stop by SIGTERM or SIGINT
-  walhouse adopt runs|sessions
-                      Follow the cluster that DATABASE_URL leads to from now on,
-                      after pg_upgrade or a restore; the next start compares
-                      the whole table and makes ClickHouse equal to it
-  walhouse help       Print this (also --help, -h)
-  walhouse version    Print the version (also --version, -V)
-
+const EXIT_CODES: &str = "\
 Exit codes:
-  0   stopped as told
-  1   failed; strategy exit may have another code
+  0   stopped as told, done, or nothing is wrong
+  1   failed, or something is wrong; strategy exit may have another code
   64  the arguments or the configuration are wrong
 
 The configuration is in the environment. `*_` stands for `RUN_` (service runs,
@@ -28,8 +21,9 @@ table TaskRun) or `SESSION_` (service sessions, table Session). An empty
 variable counts as unset.
 ";
 
-pub(super) fn text() -> String {
-    let mut out = String::from(USAGE);
+/// After the long help: exit codes and every variable.
+pub(super) fn after() -> String {
+    let mut out = String::from(EXIT_CODES);
     for section in SECTIONS {
         let _ = writeln!(out, "\n{}:", section.title);
         for variable in section.variables {
@@ -39,13 +33,42 @@ pub(super) fn text() -> String {
     out
 }
 
+/// The same for the man page.
+pub(super) fn roff_variables(out: &mut Vec<u8>) -> std::io::Result<()> {
+    writeln!(out, ".SH EXIT STATUS\n.nf\n{}.fi", roff_escaped(EXIT_CODES))?;
+    writeln!(out, ".SH ENVIRONMENT")?;
+    for section in SECTIONS {
+        writeln!(out, ".SS {}", roff_escaped(section.title))?;
+        for variable in section.variables {
+            writeln!(out, ".TP\n.B {}", roff_escaped(variable.name))?;
+            writeln!(out, "{}", roff_escaped(variable.about))?;
+            writeln!(out, ".br\n{}", roff_escaped(&values_of(variable)))?;
+        }
+    }
+    Ok(())
+}
+
+/// No character of `text` is taken for a request.
+fn roff_escaped(text: &str) -> String {
+    let text = text.replace('\\', "\\e").replace('-', "\\-");
+    let guarded = |line: &str| match line.starts_with(['.', '\'']) {
+        true => format!("\\&{line}\n"),
+        false => format!("{line}\n"),
+    };
+    text.lines().map(guarded).collect::<String>().trim_end().to_owned()
+}
+
 fn add(out: &mut String, variable: &Variable) {
     let _ = writeln!(out, "  {}", variable.name);
     wrap(out, variable.about);
+    wrap(out, &values_of(variable));
+}
+
+fn values_of(variable: &Variable) -> String {
     let accepted = variable.kind.accepted();
     match variable.preset {
-        Preset::Unset => wrap(out, &format!("({accepted})")),
-        _ => wrap(out, &format!("({accepted}; default: {})", variable.preset_text())),
+        Preset::Unset => format!("({accepted})"),
+        _ => format!("({accepted}; default: {})", variable.preset_text()),
     }
 }
 
@@ -72,7 +95,7 @@ mod tests {
 
     #[test]
     fn help_names_every_variable_in_lines_that_fit() {
-        let text = text();
+        let text = after();
         for variable in variables::all() {
             assert!(text.contains(&format!("\n  {}\n", variable.name)), "{}", variable.name);
         }
@@ -91,5 +114,10 @@ mod tests {
             "  REDIS_PORT\n      Likewise.\n      \
              (a whole number from 1 to 65535; default: 6379)\n"
         );
+    }
+
+    #[test]
+    fn nothing_is_a_request_to_roff_by_accident() {
+        assert_eq!(roff_escaped("a-b\n.c\n'd \\e"), "a\\-b\n\\&.c\n\\&'d \\ee");
     }
 }

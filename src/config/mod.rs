@@ -3,6 +3,7 @@
 //! Whether the servers are there and let us in is not asked here.
 
 mod assemble;
+pub mod effective;
 mod problems;
 mod reader;
 mod unknown;

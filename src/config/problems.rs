@@ -108,7 +108,8 @@ fn mask_port(host: &str) -> String {
 
 fn mask_pair(pair: &str) -> String {
     // A list of what may be seen: a list of what may not would miss the next `sslpassword`.
-    const SEEN: [&str; 14] = [
+    const SEEN: [&str; 15] = [
+        "compress",
         "connect_timeout",
         "database",
         "dbname",

@@ -1,0 +1,160 @@
+//! The command line: the one description behind parsing, help, shell completions and the man page.
+//!
+//! There is little to say on it: the configuration is in the environment.
+
+use std::io::Write;
+
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use clap_mangen::Man;
+
+use super::help;
+use crate::config::ServiceName;
+
+const ABOUT: &str =
+    "Replicates Postgres tables into ClickHouse through logical replication, and loses no row.";
+
+#[derive(Debug, Parser)]
+#[command(name = "walhouse", version, about = ABOUT, max_term_width = 80)]
+#[command(after_long_help = help::after(), after_help = help::MORE)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand, PartialEq, Eq)]
+pub enum Command {
+    /// Replicate until told to stop by SIGTERM or SIGINT; also without any command
+    Run,
+    /// Follow the cluster that DATABASE_URL leads to from now on
+    ///
+    /// For after pg_upgrade or a restore. The next start compares the whole table and makes
+    /// ClickHouse equal to it.
+    Adopt {
+        /// What to follow it with
+        service: Service,
+    },
+    /// Print the effective configuration, where each value is from, and nothing secret
+    Config {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the version
+    Version,
+    /// Print the completions of a shell
+    Completions {
+        /// Whose
+        shell: Shell,
+    },
+    /// Print the man page, as roff
+    Man,
+}
+
+/// A service, as it is named on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Service {
+    /// Table TaskRun
+    Runs,
+    /// Table Session
+    Sessions,
+}
+
+impl From<Service> for ServiceName {
+    fn from(service: Service) -> ServiceName {
+        match service {
+            Service::Runs => ServiceName::Runs,
+            Service::Sessions => ServiceName::Sessions,
+        }
+    }
+}
+
+pub fn completions(shell: Shell) -> Vec<u8> {
+    let mut out = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "walhouse", &mut out);
+    out
+}
+
+/// One page for all commands, the variables included.
+pub fn man() -> std::io::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    let mut command = Arguments::command();
+    command.build();
+    let page = Man::new(command.clone());
+    page.render_title(&mut out)?;
+    page.render_name_section(&mut out)?;
+    page.render_synopsis_section(&mut out)?;
+    page.render_description_section(&mut out)?;
+    writeln!(out, ".SH COMMANDS")?;
+    for below in command.get_subcommands().filter(|below| below.get_name() != "help") {
+        writeln!(out, ".SS {}", below.get_name())?;
+        let page = Man::new(below.clone());
+        let mut text = Vec::new();
+        page.render_description_section(&mut text)?;
+        if below.get_arguments().any(|argument| !argument.is_hide_set()) {
+            page.render_options_section(&mut text)?;
+        }
+        // The headings of a page of its own are too large for a section of this one.
+        for line in String::from_utf8_lossy(&text).lines().filter(|l| !l.starts_with(".SH")) {
+            writeln!(out, "{line}")?;
+        }
+    }
+    help::roff_variables(&mut out)?;
+    page.render_version_section(&mut out)?;
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Option<Command>, String> {
+        let arguments = std::iter::once("walhouse").chain(arguments.iter().copied());
+        Arguments::try_parse_from(arguments)
+            .map(|parsed| parsed.command)
+            .map_err(|refusal| refusal.to_string())
+    }
+
+    #[test]
+    fn the_description_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_are_told_apart() {
+        assert_eq!(parse(&[]), Ok(None));
+        assert_eq!(parse(&["run"]), Ok(Some(Command::Run)));
+        let adopt = Command::Adopt { service: Service::Runs };
+        assert_eq!(parse(&["adopt", "runs"]), Ok(Some(adopt)));
+    }
+
+    #[test]
+    fn what_is_unknown_is_named() {
+        for (arguments, named) in [
+            (&["rnu"][..], "'rnu'"),
+            (&["adopt"], "<SERVICE>"),
+            (&["adopt", "run"], "'run'"),
+            (&["run", "run"], "'run'"),
+            (&["--jsno"], "'--jsno'"),
+        ] {
+            let refusal = parse(arguments).expect_err("it is wrong");
+            assert!(refusal.contains(named), "{arguments:?}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn completions_and_man_page_know_the_commands_and_the_variables() {
+        let man = String::from_utf8(man().expect("it renders")).expect("it is text");
+        for command in Arguments::command().get_subcommands() {
+            let name = command.get_name();
+            for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+                let text = String::from_utf8(completions(shell)).expect("it is text");
+                assert!(text.contains(name), "{shell} {name}");
+            }
+            assert!(man.contains(name), "{name}");
+        }
+        for variable in crate::config::variables::all() {
+            assert!(man.contains(&variable.name.replace('-', "\\-")), "{}", variable.name);
+        }
+    }
+}
