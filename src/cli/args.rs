@@ -31,8 +31,22 @@ pub enum Command {
     /// For after pg_upgrade or a restore. The next start compares the whole table and makes
     /// ClickHouse equal to it.
     Adopt {
-        /// What to follow it with
+        /// Which follows it
         service: Service,
+    },
+    /// Drop a service's slot, and with it the WAL that Postgres keeps for it
+    ///
+    /// For when a service is to stay off. Stop walhouse first, wherever the service is on.
+    /// Tables in ClickHouse are left as they are.
+    Teardown {
+        /// Whose slot
+        service: Service,
+        /// Drop the publication too
+        #[arg(long)]
+        publication: bool,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
     },
     /// Print the effective configuration, where each value is from, and nothing secret
     Config {

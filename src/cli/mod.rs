@@ -6,6 +6,7 @@ mod config;
 mod help;
 pub mod logging;
 mod run;
+mod teardown;
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
@@ -35,6 +36,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             let text = adopt::adopt(service)?;
             Ok(print(format!("{text}\n")))
         }),
+        Command::Teardown { service, publication, yes } => {
+            with_service(service.into(), |service| {
+                Ok(print(teardown::run(service, teardown::Wish { publication, yes })?))
+            })
+        }
         Command::Config { json } => {
             let settings = effective::from_env();
             print(if json { config::json(&settings) } else { config::text(&settings) })
@@ -55,22 +61,16 @@ fn with_config(act: impl FnOnce(Config) -> ExitCode) -> ExitCode {
     }
 }
 
-/// For the service of that name, which must be on.
+/// For the service of that name, as it would be if it was the one that is on: commands are for
+/// services that are turned off, too.
 fn with_service(
     name: ServiceName,
     act: impl FnOnce(&ServiceConfig) -> crate::error::Result<ExitCode>,
 ) -> ExitCode {
-    with_config(|config| {
-        let service = config.services.iter().find(|service| service.name == name);
-        match service {
-            Some(service) => act(service).unwrap_or_else(|error| fail(&error)),
-            None => {
-                let reason = config.off.iter().find(|(off, _)| *off == name);
-                let reason = reason.map_or("it is not enabled", |(_, reason)| reason);
-                refuse(&format!("walhouse: service `{}` is off: {reason}", name.as_str()))
-            }
-        }
-    })
+    match Config::of_service(name) {
+        Ok(config) => act(&config).unwrap_or_else(|error| fail(&error)),
+        Err(problems) => refuse(&problems.to_string()),
+    }
 }
 
 fn fail(error: &Error) -> ExitCode {

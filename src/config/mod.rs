@@ -136,6 +136,19 @@ impl Config {
         })
     }
 
+    /// One service, as if it alone was turned on: what a command acts upon.
+    pub fn of_service(name: ServiceName) -> Result<ServiceConfig, Problems> {
+        let lookup = |asked: &str| {
+            let enabled = asked.strip_suffix("_REPLICATION_ENABLED");
+            match enabled {
+                Some(prefix) => Some(if prefix == name.prefix() { "1" } else { "0" }.to_owned()),
+                None => std::env::var_os(asked).map(|value| value.to_string_lossy().into_owned()),
+            }
+        };
+        let services = Config::from_lookup(lookup)?.services;
+        Ok(services.into_iter().next().expect("a configuration without services is refused"))
+    }
+
     /// An empty value counts as unset, but for `REPLICATION_HTTP_LISTEN`.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Config, Problems> {
         assemble::config(&lookup)

@@ -68,6 +68,27 @@ pub fn create_statement(wanted: &Wanted) -> String {
     )
 }
 
+pub fn exists(sql: &mut Sql, publication: &str, deadline: Instant) -> Result<bool> {
+    let doing = format!("look for publication `{publication}`");
+    let query = format!("SELECT 1 FROM pg_publication WHERE pubname = {}", literal(publication));
+    Ok(!sql.rows(&doing, &query, deadline)?.is_empty())
+}
+
+/// True if there was one.
+pub fn drop(sql: &mut Sql, publication: &str, deadline: Instant) -> Result<bool> {
+    match sql.try_rows(&format!("DROP PUBLICATION {}", ident(publication)), deadline) {
+        Ok(_) => Ok(true),
+        Err(error) if error.is("42704") => Ok(false),
+        Err(error) => {
+            let error = match error.is("42501") {
+                true => error.with_hint("Its owner, or a superuser, may drop it."),
+                false => error,
+            };
+            Err(error.doing(format!("drop publication `{publication}`")))
+        }
+    }
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Found {
     insert: bool,

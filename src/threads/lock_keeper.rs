@@ -9,13 +9,13 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::coordinator::Event;
 use super::lease_watch::LeaseWatch;
-use crate::config::{LockConfig, LockKind};
+use crate::config::{LockConfig, LockKind, ServiceConfig};
 use crate::error::Result;
 use crate::machines::lease::{self, Lease, Standing};
 use crate::machines::lifecycle::Input;
+use crate::postgres;
 use crate::postgres::advisory_lock::AdvisoryLock;
 use crate::redis::lock::{Extended, RedisLock};
-use crate::{postgres, redis};
 
 /// One request to Redis or Postgres, when the lease does not set a nearer end.
 const TRY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -53,27 +53,22 @@ enum Extension {
 }
 
 impl LeaderLock {
-    pub fn new(
-        config: &LockConfig,
-        key_prefix: &str,
-        slot: &str,
-        postgres: &postgres::Params,
-    ) -> LeaderLock {
-        match &config.kind {
-            LockKind::Redis(params) => LeaderLock::redis(params, key_prefix, slot),
+    /// That of a service; no I/O yet.
+    pub fn of(config: &ServiceConfig) -> LeaderLock {
+        match &config.lock.kind {
+            LockKind::Redis(params) => {
+                let prefix = format!("{}-replication:", config.name.as_str());
+                LeaderLock::Redis(RedisLock::new(params, &prefix, &config.slot))
+            }
             LockKind::Postgres => LeaderLock::Postgres {
-                params: Box::new(postgres.clone()),
-                slot: slot.to_owned(),
+                params: Box::new(config.postgres.clone()),
+                slot: config.slot.clone(),
                 session: None,
             },
         }
     }
 
-    fn redis(params: &redis::Params, key_prefix: &str, slot: &str) -> LeaderLock {
-        LeaderLock::Redis(RedisLock::new(params, key_prefix, slot))
-    }
-
-    fn try_acquire(&mut self, term: Duration, deadline: Instant) -> Result<bool> {
+    pub fn try_acquire(&mut self, term: Duration, deadline: Instant) -> Result<bool> {
         match self {
             LeaderLock::Redis(lock) => lock.try_acquire(term, deadline),
             LeaderLock::Postgres { params, slot, session } => {
@@ -102,7 +97,7 @@ impl LeaderLock {
         }
     }
 
-    fn release(&mut self, deadline: Instant) -> Result<()> {
+    pub fn release(&mut self, deadline: Instant) -> Result<()> {
         match self {
             LeaderLock::Redis(lock) => lock.release(deadline),
             LeaderLock::Postgres { session, .. } => match session.take() {

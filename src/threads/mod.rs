@@ -23,6 +23,7 @@ pub mod shared;
 pub mod slot_watch;
 pub mod source_check;
 pub mod supervisor;
+pub mod teardown;
 pub mod wal_reader;
 
 use std::thread::{Builder, JoinHandle};

@@ -73,5 +73,7 @@ mod stored;
 mod survives;
 /// Target tables made by somebody else.
 mod tables;
+/// A service taken out of Postgres.
+mod teardown;
 /// Single values at and beyond the edges of what a column holds.
 mod values;

@@ -1,0 +1,139 @@
+//! `walhouse teardown <service>`: drops the slot, and the publication if that is asked for, once an
+//! operator has agreed.
+
+use std::io::{IsTerminal, Write};
+
+use crate::config::ServiceConfig;
+use crate::error::{Error, ErrorKind, Result};
+use crate::threads::teardown::{self, Dropped, Found, FoundSlot};
+
+/// What the command line asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wish {
+    pub publication: bool,
+    /// Nobody is asked.
+    pub yes: bool,
+}
+
+/// What was done, in sentences for the operator.
+pub(super) fn run(config: &ServiceConfig, wish: Wish) -> Result<String> {
+    let found = teardown::look(config)?;
+    if found.slot.is_none() && !(wish.publication && found.publication) {
+        return Ok(nothing(config, &found));
+    }
+    let question = question(config, &found, wish);
+    if !wish.yes && !agreed(&question)? {
+        return Ok("Nothing was done.\n".into());
+    }
+    let dropped = teardown::drop(config, wish.publication, |patience| {
+        eprintln!(
+            "The leader lock is taken; waiting up to {} s, should its holder be gone.",
+            patience.as_secs()
+        );
+    })?;
+    Ok(told(config, dropped))
+}
+
+fn nothing(config: &ServiceConfig, found: &Found) -> String {
+    let Found { server, publication, .. } = found;
+    let (slot, name) = (&config.slot, &config.publication);
+    let publication = match publication {
+        true => format!("; publication `{name}` is there, `--publication` drops it"),
+        false => String::new(),
+    };
+    format!("Nothing to do: there is no slot `{slot}` on {server}{publication}.\n")
+}
+
+fn question(config: &ServiceConfig, found: &Found, wish: Wish) -> String {
+    let mut parts = Vec::new();
+    if let Some(slot) = found.slot {
+        let in_use = if slot.active { " (in use now)" } else { "" };
+        parts.push(format!("slot `{}`{in_use}, which keeps {}", config.slot, kept(slot)));
+    }
+    if wish.publication && found.publication {
+        parts.push(format!("publication `{}`", config.publication));
+    }
+    format!("Drop {} on {}?", parts.join(", and "), found.server)
+}
+
+fn kept(slot: FoundSlot) -> String {
+    match slot.retained_bytes {
+        Some(bytes) => format!("{} of WAL", human_bytes(bytes)),
+        None => "no WAL any more".to_owned(),
+    }
+}
+
+fn agreed(question: &str) -> Result<bool> {
+    let (stdin, mut stderr) = (std::io::stdin(), std::io::stderr());
+    let refused = |cause: &str| {
+        Error::new(ErrorKind::Setup, "ask whether to tear down")
+            .because(cause)
+            .hint("Say `--yes` to do it without being asked.")
+    };
+    if !stdin.is_terminal() {
+        return Err(refused(&format!("there is no terminal to ask at: {question}")));
+    }
+    let asked = write!(stderr, "{question} [y/N] ").and_then(|()| stderr.flush());
+    asked.map_err(|cause| refused(&cause.to_string()))?;
+    let mut answer = String::new();
+    stdin.read_line(&mut answer).map_err(|cause| refused(&cause.to_string()))?;
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
+fn told(config: &ServiceConfig, dropped: Dropped) -> String {
+    let mut out = String::new();
+    match dropped.slot {
+        Some(slot) => out.push_str(&format!(
+            "Dropped slot `{}`. It kept {}; Postgres removes at its next checkpoints what nothing \
+             else needs.\n",
+            config.slot,
+            kept(slot)
+        )),
+        None => out.push_str(&format!("There was no slot `{}` any more.\n", config.slot)),
+    }
+    if dropped.publication {
+        out.push_str(&format!("Dropped publication `{}`.\n", config.publication));
+    }
+    out.push_str(&format!(
+        "ClickHouse is as it was. A walhouse with service `{}` on, one that stands by included, \
+         makes the slot again, and then compares the whole table.\n",
+        config.name.as_str()
+    ));
+    out
+}
+
+/// `1.5 GiB`: three figures are enough to decide by.
+fn human_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} bytes");
+    }
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = UNITS[0];
+    for next in &UNITS[1..] {
+        if value < 1024.0 {
+            break;
+        }
+        (value, unit) = (value / 1024.0, next);
+    }
+    if value < 10.0 { format!("{value:.1} {unit}") } else { format!("{value:.0} {unit}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_told_in_the_largest_unit() {
+        for (bytes, expected) in [
+            (0, "0 bytes"),
+            (1023, "1023 bytes"),
+            (1024, "1.0 KiB"),
+            (16 << 20, "16 MiB"),
+            (3 << 29, "1.5 GiB"),
+            (u64::MAX, "16384 PiB"),
+        ] {
+            assert_eq!(human_bytes(bytes), expected, "{bytes}");
+        }
+    }
+}
