@@ -132,6 +132,13 @@ impl Health {
         change(entry.expect("the service is on the board"));
     }
 
+    /// What each service is doing, in one line.
+    pub fn summary(&self) -> String {
+        let services = self.services.lock();
+        let each = |entry: &Entry| format!("{}: {}", entry.name, entry.health.state().as_str());
+        services.iter().map(each).collect::<Vec<_>>().join("; ")
+    }
+
     /// The status code and the JSON of `/healthz`.
     pub fn healthz(&self) -> (u16, String) {
         let now = Instant::now();

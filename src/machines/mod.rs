@@ -17,6 +17,7 @@ pub mod lineage;
 mod model;
 pub mod prng;
 pub mod progress;
+pub mod pulse;
 pub mod recovery;
 pub mod repair;
 pub mod salvage;

@@ -28,6 +28,8 @@ pub enum Event {
     Lifecycle(Input),
     /// The session's own thread is about to end; `None` when it was told to.
     SessionEnded(Option<Error>),
+    /// Answered with the number of the service, for as long as it hears.
+    Pulse(Sender<usize>),
 }
 
 /// The stream thread, the lock keeper and the supervisor each send at most a few at a time.
@@ -186,6 +188,11 @@ impl Running {
             let input = match event {
                 Ok(Event::Lifecycle(input)) => input,
                 Ok(Event::SessionEnded(error)) => self.on_session_ended(error),
+                Ok(Event::Pulse(answers)) => {
+                    // Full: earlier answers are not read yet, and say the same.
+                    let _ = answers.try_send(self.with.index);
+                    continue;
+                }
                 Err(RecvTimeoutError::Timeout) => Input::DeadlineReached,
                 Err(RecvTimeoutError::Disconnected) => {
                     unreachable!("the coordinator holds a sender of its own inbox")

@@ -18,6 +18,7 @@ pub mod readiness;
 pub mod repairer;
 pub mod resume;
 pub mod rival;
+mod service_manager;
 pub mod session;
 pub mod shared;
 pub mod slot_watch;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 
 use super::coordinator::{Coordinator, Event, Handle};
+use super::service_manager::ServiceManager;
 use super::{Finished, spawn_named};
 use crate::config::Config;
 use crate::health::Health;
@@ -46,11 +47,13 @@ pub fn run(
     }
     let params = Params { shutdown_timeout: config.shutdown_timeout, backstop: BACKSTOP };
     let mut machine = Supervisor::new(services, params);
-    let far = || Instant::now() + Duration::from_secs(3600);
+    let mut manager = ServiceManager::started(services);
+    let (answer, answers) = bounded(services * SIGNALS_MAX);
     let never = never();
     let mut signals = signals;
     loop {
-        let wake_at = machine.deadline().unwrap_or_else(far);
+        let wake_at =
+            machine.deadline().map_or(manager.due_at(), |deadline| deadline.min(manager.due_at()));
         let input = select! {
             recv(signals) -> signal => match signal {
                 Ok(()) => {
@@ -64,16 +67,35 @@ pub fn run(
             },
             recv(ends) -> end => match end {
                 Ok(Finished { service, outcome }) => {
+                    manager.on_end(service);
                     join(handles.get_mut(service).and_then(Option::take), outcome);
                     Input::ServiceFinished { service, outcome }
                 }
                 Err(_) => unreachable!("the main thread holds a sender of its own"),
             },
+            recv(answers) -> service => {
+                if let Ok(service) = service {
+                    manager.on_answer(service);
+                }
+                continue;
+            }
             default(wake_at.saturating_duration_since(Instant::now())) => Input::DeadlineReached,
         };
-        for action in machine.step(Instant::now(), input) {
+        let now = Instant::now();
+        if manager.due_at() <= now {
+            manager.turn(health);
+            for handle in handles.iter().flatten() {
+                // Full: it will answer what it has been asked before, or it is stuck.
+                let _ = handle.events.try_send(Event::Pulse(answer.clone()));
+            }
+        }
+        if input == Input::DeadlineReached && machine.deadline().is_none_or(|at| now < at) {
+            continue;
+        }
+        for action in machine.step(now, input) {
             match action {
                 Action::StopServices { deadline } => {
+                    manager.stopping();
                     let stop = Event::Lifecycle(lifecycle::Input::StopRequested { deadline });
                     for handle in handles.iter().flatten() {
                         tell(handle, stop_of(&stop));
@@ -88,7 +110,7 @@ pub fn run(
 fn stop_of(event: &Event) -> Event {
     match event {
         Event::Lifecycle(input) => Event::Lifecycle(*input),
-        Event::SessionEnded(_) => unreachable!("only inputs are told to all"),
+        Event::SessionEnded(_) | Event::Pulse(_) => unreachable!("only inputs are told to all"),
     }
 }
 

@@ -1,9 +1,9 @@
 //! Takes the traces of a service out of Postgres: the slot, and with it the WAL that it keeps, and
 //! the publication if that is asked for. For `walhouse teardown`, on its main thread.
 //!
-//! The leader lock is held meanwhile, so that no slot is taken from under a stream of ours: a leader
-//! would meet the loss as a gap, and make the slot anew. What is recorded in ClickHouse stays: a
-//! service that is turned on again finds a gap by it, and repairs the table.
+//! The leader lock is held meanwhile, so that no slot is taken from under a stream of ours: that
+//! leader would meet the loss as a gap, and make the slot anew. What is recorded in ClickHouse
+//! stays: a service that is turned on again finds a gap by it, and repairs the table.
 
 use std::thread;
 use std::time::{Duration, Instant};

@@ -75,5 +75,7 @@ mod survives;
 mod tables;
 /// A service taken out of Postgres.
 mod teardown;
+/// What systemd hears of it.
+mod under_systemd;
 /// Single values at and beyond the edges of what a column holds.
 mod values;
