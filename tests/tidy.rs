@@ -472,3 +472,98 @@ fn readme_names_every_metric_and_no_other() {
     assert_none("README.md does not name these metrics", &hidden);
     assert_none("README.md names metrics that do not exist", &invented);
 }
+
+// ---- README against the log ----
+
+/// Of a message or of README's pattern for it: what stands between the parts that vary, without
+/// backticks and punctuation at its edges.
+fn fixed_parts(text: &str) -> Vec<String> {
+    const EDGES: &[char] = &[' ', ':', ';', ',', '(', ')', '"', '.'];
+    let text = text.replace(['`', '\\'], "");
+    let mut parts = vec![String::new()];
+    let mut rest = text.as_str();
+    while let Some(next) = rest.chars().next() {
+        let varies = match next {
+            '{' => rest.find('}').map(|end| end + 1),
+            '.' => rest.starts_with("...").then_some(3),
+            _ => None,
+        };
+        match varies {
+            Some(len) => {
+                parts.push(String::new());
+                rest = &rest[len..];
+            }
+            None => {
+                parts.last_mut().expect("there is always one").push(next);
+                rest = &rest[next.len_utf8()..];
+            }
+        }
+    }
+    let parts = parts.iter().map(|part| part.trim_matches(EDGES).to_owned());
+    parts.filter(|part| !part.is_empty()).collect()
+}
+
+fn letters(parts: &[String]) -> usize {
+    parts.iter().flat_map(|part| part.chars()).filter(char::is_ascii_alphabetic).count()
+}
+
+fn has_in_order(text: &str, parts: &[String]) -> bool {
+    let mut rest = text;
+    parts.iter().all(|part| match rest.find(part.as_str()) {
+        Some(at) => {
+            rest = &rest[at + part.len()..];
+            true
+        }
+        None => false,
+    })
+}
+
+/// What the code logs by this macro: its literals, as they are written.
+fn logged<'a>(code: &'a str, call: &'a str) -> impl Iterator<Item = String> + 'a {
+    code.match_indices(call).filter_map(move |(at, _)| {
+        let text = code[at + call.len()..].trim_start().strip_prefix('"')?;
+        let mut end = text.find('"')?;
+        while text[..end].ends_with('\\') {
+            end += 1 + text[end + 1..].find('"')?;
+        }
+        let lines = text[..end].split("\\\n").map(str::trim_start);
+        Some(lines.collect::<String>())
+    })
+}
+
+#[test]
+fn readme_explains_every_warning_and_error() {
+    const LETTERS_MIN: usize = 6;
+    let readme = read("README.md");
+    let (_, section) = readme.split_once("## How it fails").expect("README has the table");
+    let patterns: Vec<Vec<String>> = (section.lines())
+        .take_while(|line| !line.starts_with("## "))
+        .filter_map(|line| line.strip_prefix("| ")?.split(" | ").next())
+        .flat_map(|cell| cell.split("`, `"))
+        .map(fixed_parts)
+        .filter(|parts| LETTERS_MIN <= letters(parts))
+        .collect();
+    assert!(50 < patterns.len(), "the table was found");
+    let mut unexplained = Vec::new();
+    let mut found = 0;
+    for source in src().iter().filter(|source| !source.is_test()) {
+        let code: String = source.code().map(|(_, line)| format!("{line}\n")).collect();
+        for message in logged(&code, "log::warn!(").chain(logged(&code, "log::error!(")) {
+            let parts = fixed_parts(&message);
+            // An error or a hint as a whole is not worded here.
+            if letters(&parts) < LETTERS_MIN || message.contains("  hint: ") {
+                continue;
+            }
+            found += 1;
+            let (fixed, message) = (parts.join(" ... "), message.replace(['`', '\\'], ""));
+            let is_told = |pattern: &Vec<String>| {
+                has_in_order(&message, pattern) || has_in_order(&pattern.join(" ... "), &parts)
+            };
+            if !patterns.iter().any(is_told) {
+                unexplained.push(format!("{}: {fixed}", source.path));
+            }
+        }
+    }
+    assert!(40 < found, "messages were found: {found}");
+    assert_none("README's table of failures does not have these", &unexplained);
+}
