@@ -12,7 +12,7 @@ use crate::health::Health;
 use crate::machines::pulse::Pulse;
 
 /// Without a watchdog the status is still told this often.
-const STATUS_EVERY: Duration = Duration::from_secs(10);
+const STATUS_EVERY: Duration = Duration::from_secs(2);
 /// A sign of life that comes late must not end the process.
 const SIGNS_PER_PATIENCE: u32 = 4;
 
@@ -35,7 +35,7 @@ impl ServiceManager {
         let pulse = Pulse::new(now, services, patience.unwrap_or(Duration::MAX) / 2);
         tell(&[NotifyState::Ready]);
         let feeds_watchdog = patience.is_some();
-        ServiceManager { every, due_at: now + every, feeds_watchdog, pulse, said: None }
+        ServiceManager { every, due_at: now, feeds_watchdog, pulse, said: None }
     }
 
     /// When [`ServiceManager::turn`] wants to be called.
