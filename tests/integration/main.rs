@@ -75,3 +75,5 @@ mod survives;
 mod tables;
 /// Single values at and beyond the edges of what a column holds.
 mod values;
+/// What an operator sees: `/status`, the page, and the command that asks for it.
+mod watched;

@@ -113,6 +113,14 @@ impl Program {
         http::request(at, "GET", path, "", b"", HTTP_TIMEOUT).ok()
     }
 
+    /// The document of `/status`.
+    #[track_caller]
+    pub fn status(&mut self) -> Value {
+        let answer = self.get("/status").expect("/status answers");
+        assert_eq!(answer.status, 200);
+        serde_json::from_slice(&answer.body).expect("/status is JSON")
+    }
+
     /// The code and document of `/healthz`.
     #[track_caller]
     pub fn health(&mut self) -> (u16, Value) {
