@@ -6,6 +6,7 @@ mod config;
 mod help;
 pub mod logging;
 mod run;
+mod status;
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
@@ -35,6 +36,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             let text = adopt::adopt(service)?;
             Ok(print(format!("{text}\n")))
         }),
+        Command::Status { json, watch, url } => {
+            status::status(&status::Options { json, watch, url })
+        }
         Command::Config { json } => {
             let settings = effective::from_env();
             print(if json { config::json(&settings) } else { config::text(&settings) })

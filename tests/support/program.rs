@@ -67,6 +67,15 @@ impl Program {
         binary(settings).args(arguments).stdin(Stdio::null()).output().expect("the binary runs")
     }
 
+    /// One that goes on, with its stdout.
+    pub fn command_going_on(settings: &Settings, arguments: &[&str]) -> Child {
+        let mut command = binary(settings);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
+        let child = command.spawn().expect("the binary runs");
+        reaper::end_with_us(child.id(), "KILL");
+        child
+    }
+
     pub fn pid(&self) -> u32 {
         self.process.id()
     }
