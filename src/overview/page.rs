@@ -160,7 +160,7 @@ mod tests {
             "\u{25cf} streaming",
             "leader: this process",
             "0.4 s",
-            "1,235<small>/s</small>",
+            "1,235<small> rows/s</small>",
             "48.0 MiB",
             "grows by 2.0 KiB/s",
             "900.0 MiB left, for 5 d 8 h at this rate",
@@ -171,7 +171,7 @@ mod tests {
             "failed 2 times in a row: permission denied",
             "task_runs_v2",
             "2023-11-14 22:13:20 UTC",
-            "highest in 40 s: 0.4 s",
+            "highest in the last 40 s: 0.4 s",
         ] {
             assert!(page.contains(text), "{text} in {page}");
         }

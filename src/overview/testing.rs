@@ -15,7 +15,7 @@ pub(super) fn busy() -> Overview {
         state: "streaming".to_owned(),
         healthy: true,
         since_unix_seconds: Some(1_700_000_000),
-        reason: Some("rows may come".to_owned()),
+        reason: Some("the stream is open".to_owned()),
         hint: None,
         leader: Leader { who: Who::ThisProcess, name: Some("host pid 7".to_owned()) },
         wal: Wal {

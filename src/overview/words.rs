@@ -103,6 +103,15 @@ pub fn span(whole: u64) -> String {
     }
 }
 
+/// About how long a history is.
+pub fn about(seconds: u64) -> String {
+    match seconds {
+        0..120 => span(seconds),
+        120..3540 => format!("{} m", seconds / 60),
+        _ => "hour".to_owned(),
+    }
+}
+
 /// Without the underscore of the JSON.
 pub fn state(state: &str) -> String {
     state.replace('_', " ")
@@ -142,6 +151,7 @@ mod tests {
         ] {
             assert_eq!(seconds(value), expected, "{value}");
         }
+        assert_eq!([about(40), about(200), about(3585)], ["40 s", "3 m", "hour"]);
         assert_eq!(ago(100, 100), "just now");
         assert_eq!(ago(100, 95), "5 s ago");
         assert_eq!(ago(100, 200), "just now");

@@ -387,7 +387,7 @@ impl Running {
                 "the leader lock cannot be asked for"
             }
             State::Starting => "this process leads",
-            State::Streaming { .. } => "rows may come",
+            State::Streaming { .. } => "the stream is open",
             State::Draining { then: Then::StandBy, .. } => "the leader lock was lost",
             State::Draining { then: Then::Strategy, .. } => "the stream failed",
             State::Draining { then: Then::Stop, .. } | State::Withdrawing { .. } => "told to stop",

@@ -19,20 +19,16 @@ pub(super) fn add_service(out: &mut String, overview: &Overview, name: &str, ser
     );
     let mut about = Vec::new();
     if let Some(since) = service.since_unix_seconds {
-        let (at, ago) = (words::time(since), words::ago(now, since));
-        about.push(format!("since <time title=\"{at}\">{ago}</time>"));
+        let (at, age) = (words::time(since), words::span(now.saturating_sub(since)));
+        about.push(format!("for <time title=\"{at}\">{age}</time>"));
     }
-    about.extend(service.reason.as_deref().map(escaped));
+    if service.healthy {
+        about.extend(service.reason.as_deref().map(escaped));
+    }
     about.push(format!("leader: {}", leader(service)));
     about.push(format!("slot <code>{}</code>", escaped(&service.slot)));
     let _ = write!(out, "<p class=\"soft words\">{}</p></header>", about.join(" &middot; "));
-    if let Some(hint) = &service.hint {
-        let _ = write!(
-            out,
-            "<div class=\"note bad\"><p class=\"words\">Hint: {}</p></div>",
-            escaped(hint)
-        );
-    }
+    add_why_not(out, service);
     if let Some(outage) = &service.insert_outage {
         add_trouble(
             out,
@@ -65,6 +61,20 @@ pub(super) fn add_service(out: &mut String, overview: &Overview, name: &str, ser
     out.push_str("</section>");
     add_changes(out, &id, service);
     out.push_str("</div></section>");
+}
+
+/// Why it is not healthy, and what mends it.
+fn add_why_not(out: &mut String, service: &Service) {
+    let reason = service.reason.as_deref().filter(|_| !service.healthy);
+    let hint = service.hint.as_deref().map(|hint| format!("Hint: {hint}"));
+    let lines: Vec<String> = reason.map(str::to_owned).into_iter().chain(hint).collect();
+    if !lines.is_empty() {
+        out.push_str("<div class=\"note bad\">");
+        for line in lines {
+            let _ = write!(out, "<p class=\"words\">{}</p>", escaped(&line));
+        }
+        out.push_str("</div>");
+    }
 }
 
 fn add_trouble(out: &mut String, now: u64, heading: &str, class: &str, trouble: &Trouble) {
@@ -125,7 +135,7 @@ fn add_tiles(out: &mut String, service: &Service) {
             id: "rows",
             caption: "Rows into ClickHouse",
             value: throughput.map(|speed| words::rate(speed.rows_per_second)),
-            unit: "/s",
+            unit: " rows/s",
             values: history.rows_per_second.clone(),
             words: |value| format!("{}/s", words::rate(value)),
             below: of_rows,
@@ -164,12 +174,12 @@ fn add_tile(out: &mut String, tile: &Tile<'_>, at: &[u64]) {
         None => "<small>not known</small>".to_owned(),
     };
     let over = match (at.first(), at.last()) {
-        (Some(first), Some(last)) if first < last => words::span(last - first),
-        _ => String::new(),
+        (Some(first), Some(last)) => last.saturating_sub(*first),
+        _ => 0,
     };
-    let range = match over.is_empty() || values.iter().all(Option::is_none) {
+    let range = match over == 0 || values.iter().all(Option::is_none) {
         true => "no history yet".to_owned(),
-        false => format!("highest in {over}: {}", words(high)),
+        false => format!("highest in the last {}: {}", words::about(over), words(high)),
     };
     let label = format!("{caption}: {range}");
     let marks = graph::paths(at, values, high);
