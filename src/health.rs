@@ -1,7 +1,9 @@
 //! What `/healthz` says: a board on which the coordinator of each service writes its state.
 //!
 //! It judges nothing but whether an operator should look; the metrics' state follows it, so that
-//! the two never differ.
+//! the two never differ. Texts of other parties pass the mask before they are kept.
+
+mod changes;
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -9,7 +11,11 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
+use self::changes::shortened;
 use crate::metrics::{Metrics, State};
+use crate::secret::Mask;
+
+pub use changes::{Change, Changes};
 
 /// Up to this attempt backing off is weather. With the default delays it is reached after seconds,
 /// so a restart of a server stays unnoticed and a failover that drags on does not.
@@ -45,7 +51,42 @@ pub enum ServiceHealth {
 #[derive(Debug)]
 pub struct Health {
     metrics: Arc<Metrics>,
+    mask: Mask,
     services: Mutex<Vec<Entry>>,
+}
+
+/// Who holds the leader lock, as far as this process knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Leader {
+    #[default]
+    Unknown,
+    ThisProcess,
+    Another,
+}
+
+/// The last error of a service. It may well be healthy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastError {
+    pub error: String,
+    pub hint: Option<String>,
+    pub at_unix_seconds: u64,
+}
+
+/// A service, for whoever shows more of it than `/healthz`.
+#[derive(Debug, Clone)]
+pub struct Report {
+    pub name: String,
+    pub state: State,
+    /// Why somebody should look, or nothing.
+    pub unhealthy: Option<String>,
+    pub since_unix_seconds: u64,
+    pub for_seconds: u64,
+    pub reason: Option<String>,
+    pub hint: Option<String>,
+    pub leader: Leader,
+    pub last_error: Option<LastError>,
+    pub repair: Option<RepairHealth>,
+    pub changes: Changes,
 }
 
 #[derive(Debug, Clone)]
@@ -56,8 +97,12 @@ struct Entry {
     since_unix_seconds: u64,
     /// Attempts since it last streamed or stood by. One that is only starting proves nothing.
     attempts: u32,
-    last_error: Option<(String, u64)>,
+    /// Why it is in this state.
+    reason: Option<String>,
+    leader: Leader,
+    last_error: Option<LastError>,
     repair: Option<RepairHealth>,
+    changes: Changes,
 }
 
 /// How far a repair has come.
@@ -82,21 +127,58 @@ pub struct RepairHealth {
 impl Health {
     /// All services of `metrics`, starting.
     pub fn new(metrics: Arc<Metrics>) -> Health {
-        let entry = |name: &str| Entry {
-            name: name.to_owned(),
-            health: ServiceHealth::Starting,
-            since: Instant::now(),
-            since_unix_seconds: unix_seconds(),
-            attempts: 0,
-            last_error: None,
-            repair: None,
+        Health::with_mask(metrics, Mask::default())
+    }
+
+    /// The same, with secrets that no text may repeat.
+    pub fn with_mask(metrics: Arc<Metrics>, mask: Mask) -> Health {
+        let reason = Some("the process has started".to_owned());
+        let entry = |name: &str| {
+            let mut changes = Changes::default();
+            changes.push(SystemTime::now(), State::Starting, reason.clone());
+            Entry {
+                name: name.to_owned(),
+                health: ServiceHealth::Starting,
+                since: Instant::now(),
+                since_unix_seconds: unix_seconds(),
+                attempts: 0,
+                reason: reason.clone(),
+                leader: Leader::Unknown,
+                last_error: None,
+                repair: None,
+                changes,
+            }
         };
         let services = metrics.services().iter().map(|service| entry(service.name())).collect();
-        Health { metrics, services: Mutex::new(services) }
+        Health { metrics, mask, services: Mutex::new(services) }
+    }
+
+    /// For texts that did not come this way.
+    pub fn mask(&self) -> &Mask {
+        &self.mask
     }
 
     /// Saying the same again changes nothing, not even since when it holds.
     pub fn publish(&self, service: &str, health: ServiceHealth) {
+        self.publish_because(service, health, None);
+    }
+
+    /// The same with the reason, where the state does not have its own.
+    pub fn publish_because(&self, service: &str, health: ServiceHealth, reason: Option<String>) {
+        let hide = |text: String| shortened(self.mask.hide(&text));
+        let health = match health {
+            ServiceHealth::Stopped { reason } => ServiceHealth::Stopped { reason: hide(reason) },
+            ServiceHealth::Failed { reason, hint } => {
+                ServiceHealth::Failed { reason: hide(reason), hint: hint.map(hide) }
+            }
+            other => other,
+        };
+        let reason = match &health {
+            ServiceHealth::Stopped { reason } | ServiceHealth::Failed { reason, .. } => {
+                Some(reason.clone())
+            }
+            _ => reason.map(hide),
+        };
         self.metrics.service(service).set_state(health.state());
         self.change(service, |entry| {
             match &health {
@@ -110,20 +192,51 @@ impl Health {
             if entry.health.state() != health.state() {
                 entry.since = Instant::now();
                 entry.since_unix_seconds = unix_seconds();
+                entry.changes.push(SystemTime::now(), health.state(), reason.clone());
             }
             entry.health = health;
+            entry.reason = reason;
         });
     }
 
     /// The last error of a service, one line, to be shown with its time. It may well be healthy.
-    pub fn report_error(&self, service: &str, error: impl Into<String>) {
-        let error = (error.into(), unix_seconds());
+    pub fn report_error(&self, service: &str, error: &str, hint: Option<&str>) {
+        let hide = |text: &str| shortened(self.mask.hide(text));
+        let error =
+            LastError { error: hide(error), hint: hint.map(hide), at_unix_seconds: unix_seconds() };
         self.change(service, |entry| entry.last_error = Some(error));
     }
 
+    pub fn publish_leader(&self, service: &str, leader: Leader) {
+        self.change(service, |entry| entry.leader = leader);
+    }
+
     /// The repair under way, or that there is none.
-    pub fn publish_repair(&self, service: &str, repair: Option<RepairHealth>) {
-        self.change(service, |entry| entry.repair = repair);
+    pub fn publish_repair(&self, service: &str, mut repair: Option<RepairHealth>) {
+        if let Some(repair) = &mut repair {
+            repair.reason = shortened(self.mask.hide(&repair.reason));
+            if let Some((_, error)) = &mut repair.failing {
+                *error = shortened(self.mask.hide(error));
+            }
+        }
+        self.change(service, |entry| {
+            let news = match (&entry.repair, &repair) {
+                (None, Some(repair)) => Some(format!("repair: {}", repair.reason)),
+                (Some(_), None) => Some("repair: over, or put off".to_owned()),
+                (None, None) | (Some(_), Some(_)) => None,
+            };
+            if news.is_some() {
+                entry.changes.push(SystemTime::now(), entry.health.state(), news);
+            }
+            entry.repair = repair;
+        });
+    }
+
+    /// What is known of each service.
+    pub fn reports(&self) -> Vec<Report> {
+        let now = Instant::now();
+        let entries = self.services.lock().clone();
+        entries.into_iter().map(|entry| entry.into_report(now)).collect()
     }
 
     fn change(&self, service: &str, change: impl FnOnce(&mut Entry)) {
@@ -173,7 +286,7 @@ impl Entry {
     fn unhealthy(&self, now: Instant) -> Option<String> {
         let Entry { name, attempts, .. } = self;
         let with_cause = |text: String| match &self.last_error {
-            Some((error, _)) => format!("{text}: {error}"),
+            Some(LastError { error, .. }) => format!("{text}: {error}"),
             None => text,
         };
         match &self.health {
@@ -229,10 +342,29 @@ impl Entry {
         if let Some(repair) = &self.repair {
             json["repair"] = repair.to_json();
         }
-        if let Some((error, at_unix_seconds)) = &self.last_error {
+        if let Some(LastError { error, at_unix_seconds, .. }) = &self.last_error {
             json["last_error"] = json!({ "error": error, "at_unix_seconds": at_unix_seconds });
         }
         json
+    }
+
+    fn into_report(self, now: Instant) -> Report {
+        Report {
+            unhealthy: self.unhealthy(now),
+            state: self.health.state(),
+            for_seconds: now.saturating_duration_since(self.since).as_secs(),
+            hint: match self.health {
+                ServiceHealth::Failed { hint, .. } => hint,
+                _ => None,
+            },
+            name: self.name,
+            since_unix_seconds: self.since_unix_seconds,
+            reason: self.reason,
+            leader: self.leader,
+            last_error: self.last_error,
+            repair: self.repair,
+            changes: self.changes,
+        }
     }
 }
 
@@ -367,7 +499,7 @@ mod tests {
     #[test]
     fn last_error_is_shown_and_explains_an_outage() {
         let health = Health::new(Arc::new(Metrics::new(&["runs"])));
-        health.report_error("runs", "connect to postgres: \"refused\"\nby peer");
+        health.report_error("runs", "connect to postgres: \"refused\"\nby peer", None);
         let (code, body) = health.healthz();
         assert_eq!(code, 200);
         assert!(body.contains(r#""error":"connect to postgres: \"refused\"\nby peer""#), "{body}");
@@ -388,6 +520,35 @@ mod tests {
         assert_eq!(health.services.lock()[0].since, since);
         health.publish("runs", ServiceHealth::Streaming);
         assert!(since <= health.services.lock()[0].since);
+    }
+
+    #[test]
+    fn changes_are_told_with_reasons_and_without_secrets() {
+        let metrics = Arc::new(Metrics::new(&["runs"]));
+        let mask = Mask::new([crate::secret::Secret::new("hunter22")]);
+        let health = Health::with_mask(metrics, mask);
+        health.publish_because("runs", ServiceHealth::Streaming, Some("go".to_owned()));
+        health.publish_because("runs", ServiceHealth::Streaming, Some("on".to_owned()));
+        health.publish_leader("runs", Leader::ThisProcess);
+        let text = "user:hunter22 was refused";
+        health.report_error("runs", text, Some(text));
+        let failed = ServiceHealth::Failed { reason: text.to_owned(), hint: Some(text.to_owned()) };
+        health.publish("runs", failed);
+        let reports = health.reports();
+        let report = &reports[0];
+        let changes: Vec<_> =
+            report.changes.iter().map(|c| (c.state, c.reason.as_deref().unwrap_or(""))).collect();
+        assert_eq!(
+            changes,
+            [
+                (State::Starting, "the process has started"),
+                (State::Streaming, "go"),
+                (State::Failed, "user:*** was refused"),
+            ]
+        );
+        assert_eq!(report.leader, Leader::ThisProcess);
+        assert_eq!(report.hint.as_deref(), Some("user:*** was refused"));
+        assert!(!format!("{reports:?}{}", health.healthz().1).contains("hunter22"));
     }
 
     #[test]

@@ -16,6 +16,7 @@
 //!
 //!  lock_keeper --LockLost--> coordinator <--SessionEnded-- session (the threads above)
 //!  lookout --PrimaryBack-------^             readiness: what a failover would be worse for
+//!  wal_watch: how far the server is, what the slot keeps
 //!  http                      supervisor (the main thread): signals, exit code
 //! ```
 //!
@@ -40,7 +41,7 @@
 //! | flusher, confirmer | ClickHouse is away or refuses | streaming, `walhouse_insert_outage` | `outage: ...; nothing is dropped` |
 //! | rival | another server was promoted beside ours | -> | `... this server is left behind` |
 //! | repairer | anything | streaming, `walhouse_repair_failing` | `repair: ...; the stream goes on` |
-//! | readiness, lookout, slot_watch | anything | as it was | at level debug: they only look |
+//! | readiness, lookout, slot_watch, wal_watch | anything | as it was | at level debug: they only look |
 //! | lock_keeper | the lock is lost, or Redis does not answer | draining, then standing_by | `leader lock lost`, `no longer leading` |
 //! | any | a panic | -> | `thread ... panicked`, `this is a bug of walhouse` |
 //! | any | it does not end when told to, or after another has failed | the process exits with 1 | `a thread does not end; exiting` |
@@ -70,6 +71,7 @@
 //! |---|---|
 //! | [`cli`] | commands, log lines, exit codes |
 //! | [`threads`] | one file for each thread: wait, step a machine, act |
+//! | [`overview`] | what a person sees: the facts of `/status`, the page, the table |
 //! | [`config`] | the only reader of the environment |
 //! | [`postgres`], [`clickhouse`], [`redis`] | blocking I/O with one party each, and what its errors mean |
 //! | [`services`] | source tables, target tables, the mapping between them |
@@ -111,5 +113,7 @@ pub mod redis;
 pub mod config;
 
 pub mod threads;
+
+pub mod overview;
 
 pub mod cli;

@@ -5,21 +5,27 @@
 //! and no label ever carries a value of a row.
 
 mod at_scrape;
+mod behind;
 mod histogram;
+mod outage;
 mod text;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge as ClientGauge;
 use prometheus_client::registry::Registry;
 
 use self::at_scrape::AtScrape;
-use crate::wal::Lsn;
+use self::behind::Behind;
+use crate::wal::{Lsn, PgTime};
 
+pub use behind::ServerWal;
 pub use histogram::Histogram;
+pub use outage::{Cause, Outage};
 pub use prometheus_client::metrics::counter::Counter;
 pub use text::CONTENT_TYPE;
 
@@ -54,6 +60,8 @@ pub struct Metrics {
 pub struct ServiceMetrics {
     name: String,
 
+    /// Of the stream, as it came.
+    pub received_bytes: Counter,
     /// Transactions read whole.
     pub transactions: Counter,
     pub inserts: Counter,
@@ -80,7 +88,7 @@ pub struct ServiceMetrics {
 
     pub reconnects: Counter,
     pub is_leader: Flag,
-    pub insert_outage: Flag,
+    pub insert_outage: Outage,
     pub received: LsnGauge,
     pub flushed: LsnGauge,
     confirmed: LsnGauge,
@@ -99,6 +107,9 @@ pub struct ServiceMetrics {
 
     state: AtomicUsize,
     confirmed_at: ConfirmedAt,
+    behind: Behind,
+    /// Every table that was asked for, for sums.
+    tables: Mutex<Vec<(String, TableMetrics)>>,
 
     rows_inserted: Family<Labels, Counter>,
     insert_retries: Family<Labels, Counter>,
@@ -173,6 +184,8 @@ impl Metrics {
 impl ServiceMetrics {
     fn register(registry: &mut Registry, services: &[&str]) -> Vec<Arc<ServiceMetrics>> {
         let r = registry;
+        let received_bytes =
+            counter(r, "received_bytes", "Bytes of the stream that were read from the slot");
         let transactions = counter(r, "transactions", "Transactions read from the slot");
         let changes = counter(r, "changes_processed", "Changes of replicated tables, by kind");
         let ignored = counter(r, "changes_ignored", "Changes of tables that are not replicated");
@@ -232,6 +245,7 @@ impl ServiceMetrics {
             let with = |label: &'static str, value: &str| labels(name, label, value);
             Arc::new(ServiceMetrics {
                 name: name.to_owned(),
+                received_bytes: received_bytes.get_or_create_owned(&service()),
                 transactions: transactions.get_or_create_owned(&service()),
                 inserts: changes.get_or_create_owned(&with("kind", "insert")),
                 updates: changes.get_or_create_owned(&with("kind", "update")),
@@ -251,7 +265,7 @@ impl ServiceMetrics {
                 deletes_unresolved: unresolved.get_or_create_owned(&service()),
                 reconnects: reconnects.get_or_create_owned(&service()),
                 is_leader: Flag(is_leader.get_or_create_owned(&service())),
-                insert_outage: Flag(outage.get_or_create_owned(&service())),
+                insert_outage: Outage::new(outage.get_or_create_owned(&service())),
                 received: LsnGauge(received.get_or_create_owned(&service())),
                 flushed: LsnGauge(flushed.get_or_create_owned(&service())),
                 confirmed: LsnGauge(confirmed.get_or_create_owned(&service())),
@@ -270,6 +284,8 @@ impl ServiceMetrics {
                     since_base_ms: AtomicU64::new(0),
                     unix_ms: AtomicU64::new(0),
                 },
+                behind: Behind::default(),
+                tables: Mutex::default(),
                 rows_inserted: rows_inserted.clone(),
                 insert_retries: insert_retries.clone(),
                 refused_rows: refused_rows.clone(),
@@ -286,11 +302,22 @@ impl ServiceMetrics {
     /// Takes a lock and memory: resolve it once, before the first row.
     pub fn table(&self, table: &str) -> TableMetrics {
         let labels = labels(&self.name, "table", table);
-        TableMetrics {
+        let mut tables = self.tables.lock();
+        if let Some((_, known)) = tables.iter().find(|(name, _)| name == table) {
+            return known.clone();
+        }
+        let metrics = TableMetrics {
             rows_inserted: self.rows_inserted.get_or_create_owned(&labels),
             insert_retries: self.insert_retries.get_or_create_owned(&labels),
             refused_rows: self.refused_rows.get_or_create_owned(&labels),
-        }
+        };
+        tables.push((table.to_owned(), metrics.clone()));
+        metrics
+    }
+
+    /// Every table that was asked for by now.
+    pub fn tables(&self) -> Vec<(String, TableMetrics)> {
+        self.tables.lock().clone()
     }
 
     /// Takes a lock and memory: resolve it once per column.
@@ -306,8 +333,61 @@ impl ServiceMetrics {
         at.since_base_ms.store(millis(at.base.elapsed()) + 1, Relaxed);
     }
 
+    pub fn confirmed(&self) -> Lsn {
+        self.confirmed.get()
+    }
+
+    /// Age of the last confirmation; `None` before the first.
+    pub fn since_confirmed(&self) -> Option<Duration> {
+        let at = &self.confirmed_at;
+        match at.since_base_ms.load(Relaxed) {
+            0 => None,
+            since => {
+                Some(Duration::from_millis((millis(at.base.elapsed()) + 1).saturating_sub(since)))
+            }
+        }
+    }
+
     pub fn set_state(&self, state: State) {
         self.state.store(state as usize, Relaxed);
+    }
+
+    fn state(&self) -> State {
+        let number = self.state.load(Relaxed);
+        State::ALL.into_iter().find(|s| *s as usize == number).unwrap_or(State::Starting)
+    }
+
+    /// Commit time of the oldest transaction whose rows are read and not durable.
+    pub fn set_oldest_unflushed(&self, committed_at: Option<PgTime>) {
+        self.behind.set_oldest_unflushed(committed_at);
+    }
+
+    /// A look at the server has shown this.
+    pub fn on_server_wal(&self, wal: ServerWal) {
+        self.behind.on_server(Instant::now(), SystemTime::now(), wal);
+    }
+
+    /// What the server was found to have last, and when.
+    pub fn server_wal(&self) -> Option<(ServerWal, SystemTime)> {
+        let (mut wal, at) = self.behind.server()?;
+        // What was read is there, too.
+        wal.lsn = wal.lsn.max(self.received.get());
+        Some((wal, at))
+    }
+
+    /// How long what Postgres has waits to be durable. Without a stream it is the time since the
+    /// last confirmation; `None` if that is not known, or another instance leads.
+    pub fn lag(&self) -> Option<Duration> {
+        match self.state() {
+            State::Streaming | State::Draining => {
+                let flushed = self.flushed.get();
+                Some(self.behind.lag(Instant::now(), SystemTime::now(), flushed))
+            }
+            State::StandingBy => None,
+            State::Starting | State::BackingOff | State::Stopped | State::Failed => {
+                self.since_confirmed()
+            }
+        }
     }
 }
 
@@ -319,11 +399,19 @@ impl Flag {
     pub fn lower(&self) {
         self.0.set(0);
     }
+
+    pub fn is_raised(&self) -> bool {
+        self.0.get() == 1
+    }
 }
 
 impl LsnGauge {
     pub fn set(&self, lsn: Lsn) {
         self.0.set(lsn.0);
+    }
+
+    pub fn get(&self) -> Lsn {
+        Lsn(self.0.get())
     }
 }
 

@@ -1,14 +1,21 @@
 //! The HTTP port over real sockets: what well-meaning clients get, and what hostile ones do not.
 
+use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use walhouse::health::{Health, ServiceHealth};
-use walhouse::metrics::Metrics;
+use serde_json::{Value, json};
+use walhouse::config::Config;
+use walhouse::health::{Health, Leader, RepairHealth, ServiceHealth};
+use walhouse::metrics::{Metrics, ServerWal};
+use walhouse::overview::Overview;
+use walhouse::secret::Mask;
+use walhouse::threads::board::Board;
 use walhouse::threads::http::HttpServer;
+use walhouse::wal::Lsn;
 
 /// Longer than anything here may take; a test that reaches it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -22,8 +29,13 @@ struct Port {
 fn start_on(addr: SocketAddr) -> Port {
     let metrics = Arc::new(Metrics::new(&["runs"]));
     let health = Arc::new(Health::new(Arc::clone(&metrics)));
-    let server = HttpServer::start(addr, Arc::clone(&metrics), Arc::clone(&health)).unwrap();
+    let server = HttpServer::start(addr, board(&metrics, &health)).unwrap();
     Port { server, metrics, health }
+}
+
+fn board(metrics: &Arc<Metrics>, health: &Arc<Health>) -> Arc<Board> {
+    let slots = vec!["task_runs_to_clickhouse_v1".to_owned()];
+    Arc::new(Board::new(Arc::clone(metrics), Arc::clone(health), slots))
 }
 
 fn start() -> Port {
@@ -94,8 +106,185 @@ fn metrics_and_health_are_served() {
     let unhealthy = port.get("/healthz");
     assert_eq!(status(&unhealthy), 503);
     assert!(body(&unhealthy).contains("the slot is gone"));
+}
 
-    assert!(body(&port.get("/")).contains("/healthz"));
+/// Everything that a process without servers can be made to say.
+#[test]
+fn status_says_what_is_known() {
+    let port = start();
+    let runs = port.metrics.service("runs");
+    runs.received.set(Lsn(0x16_B374_D848));
+    runs.flushed.set(Lsn(0x16_B374_D000));
+    runs.on_confirmed(Lsn(0x16_B374_0000));
+    runs.table("task_runs_v2").refused_rows.inc_by(3);
+    runs.on_server_wal(ServerWal {
+        lsn: Lsn(0x16_B375_0000),
+        retained_bytes: Some(1 << 20),
+        left_bytes: Some(1 << 30),
+        limit_bytes: Some(1 << 31),
+    });
+    runs.insert_outage.raise("insert into `t`: no", Some("mend it"));
+    port.health.publish_leader("runs", Leader::ThisProcess);
+    port.health.publish_because("runs", ServiceHealth::Streaming, Some("go".to_owned()));
+    port.health.report_error("runs", "connect: refused", Some("open it"));
+
+    let answer = port.get("/status");
+    assert_eq!(status(&answer), 200);
+    assert!(answer.contains("\r\nContent-Type: application/json\r\n"), "{answer}");
+    let json: Value = serde_json::from_str(body(&answer)).unwrap();
+    assert_eq!((&json["source"], &json["healthy"]), (&json!("process"), &json!(true)));
+    let service = &json["services"]["runs"];
+    for (pointer, expected) in [
+        ("/slot", json!("task_runs_to_clickhouse_v1")),
+        ("/state", json!("streaming")),
+        ("/reason", json!("go")),
+        ("/leader/who", json!("this_process")),
+        ("/wal/server_lsn", json!("16/B3750000")),
+        ("/wal/received_lsn", json!("16/B374D848")),
+        ("/wal/flushed_lsn", json!("16/B374D000")),
+        ("/wal/confirmed_lsn", json!("16/B3740000")),
+        ("/lag/bytes", json!(0x3000)),
+        ("/retained_wal/bytes", json!(1 << 20)),
+        ("/retained_wal/limit_bytes", json!(1_u64 << 31)),
+        ("/retained_wal/left_bytes", json!(1 << 30)),
+        ("/insert_outage/error", json!("insert into `t`: no")),
+        ("/insert_outage/hint", json!("mend it")),
+        ("/last_error/error", json!("connect: refused")),
+        ("/last_error/hint", json!("open it")),
+        ("/refused_rows/task_runs_v2", json!(3)),
+        ("/repair", Value::Null),
+        ("/changes/0/state", json!("streaming")),
+        ("/changes/1/reason", json!("the process has started")),
+    ] {
+        assert_eq!(service.pointer(pointer), Some(&expected), "{pointer} of {service:#}");
+    }
+    let history = &service["history"];
+    assert_eq!(history["at_unix_seconds"].as_array().unwrap().len(), 1, "{history}");
+    assert_eq!(history["unflushed_bytes"], json!([0]));
+    // The command reads it back.
+    Overview::from_json(body(&answer).as_bytes()).unwrap();
+}
+
+#[test]
+fn the_page_is_whole_and_allows_a_browser_nothing_else() {
+    let port = start();
+    port.health.publish("runs", ServiceHealth::Streaming);
+    let answer = port.get("/");
+    assert_eq!(status(&answer), 200);
+    let page = body(&answer);
+    assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"), "{page}");
+    assert!(page.contains("\u{25cf} streaming"), "{page}");
+    let live = port.get("/status?html");
+    assert!(body(&live).starts_with("<main id=\"live\"") && body(&live).ends_with("</main>"));
+    for header in [
+        "Content-Type: text/html; charset=utf-8",
+        "X-Content-Type-Options: nosniff",
+        "Referrer-Policy: no-referrer",
+        "Cross-Origin-Resource-Policy: same-origin",
+        "Cache-Control: no-store",
+    ] {
+        assert!(answer.lines().any(|line| line == header), "{header} in {answer}");
+    }
+    let policy = |answer: &str| {
+        let line = answer.lines().find_map(|l| l.strip_prefix("Content-Security-Policy: "));
+        line.map(str::to_owned).unwrap_or_else(|| panic!("no policy in {answer}"))
+    };
+    assert!(policy(&answer).starts_with("default-src 'none'; style-src 'sha256-"));
+    assert!(!policy(&answer).contains("unsafe"));
+    for path in ["/status", "/status?html", "/metrics", "/healthz", "/nothing"] {
+        let policy = policy(&port.get(path));
+        assert_eq!(policy, "default-src 'none'; frame-ancestors 'none'", "{path}");
+    }
+}
+
+/// Goal: no answer has a secret, wherever it was planted. Method: a secret in every variable that
+/// takes one, and in every text of others that reaches the board.
+#[test]
+fn no_answer_has_a_secret() {
+    const SECRETS: [&str; 4] = ["pg-s3cret/%", "ch-s3cret@#", "redis-s3cret", "legacy-s3cret"];
+    let variables: HashMap<&str, String> = HashMap::from([
+        ("DATABASE_URL", "postgres://u:pg-s3cret%2F%25@127.0.0.1/app".to_owned()),
+        ("RUN_REPLICATION_LEGACY_DATABASE_URL", "postgres://u:legacy-s3cret@h/app".to_owned()),
+        ("REDIS_HOST", "127.0.0.1".to_owned()),
+        ("REDIS_PASSWORD", "redis-s3cret".to_owned()),
+        ("RUN_REPLICATION_ENABLED", "1".to_owned()),
+        ("RUN_REPLICATION_CLICKHOUSE_URL", "http://u:ch-s3cret%40%23@127.0.0.1:8123".to_owned()),
+        ("SESSION_REPLICATION_ENABLED", "1".to_owned()),
+        ("SESSION_REPLICATION_CLICKHOUSE_URL", "http://u:ch-s3cret%40%23@h:8123".to_owned()),
+    ]);
+    let config = Config::from_lookup(|name| variables.get(name).cloned()).unwrap();
+    let mask = Mask::new(config.secrets());
+    let metrics = Arc::new(Metrics::new(&["runs"]));
+    let health = Arc::new(Health::with_mask(Arc::clone(&metrics), mask));
+    let addr = "127.0.0.1:0".parse().unwrap();
+    let server = HttpServer::start(addr, board(&metrics, &health)).unwrap();
+    let port = Port { server, metrics, health };
+
+    let encoded = "pg-s3cret%2F%25 ch-s3cret%40%23";
+    let text = format!("refused: {} {encoded}", SECRETS.join(" "));
+    let repair = |failing| RepairHealth {
+        reason: text.clone(),
+        pass: "read",
+        fraction: 0.5,
+        seconds_left: None,
+        pieces_done: 0,
+        pieces: 1,
+        rows_read: 0,
+        rows_written: 0,
+        rows_buried: 0,
+        failing,
+    };
+    port.health.report_error("runs", &text, Some(&text));
+    port.health.publish_because("runs", ServiceHealth::Streaming, Some(text.clone()));
+    port.health.publish_repair("runs", Some(repair(Some((9, text.clone())))));
+    port.metrics.service("runs").insert_outage.raise(text.clone(), Some(&text));
+    let states = [
+        ServiceHealth::Streaming,
+        ServiceHealth::Failed { reason: text.clone(), hint: Some(text.clone()) },
+        ServiceHealth::Stopped { reason: text.clone() },
+    ];
+    for state in states {
+        port.health.publish("runs", state);
+        // What is worked out is kept for a moment.
+        until_changed(&port);
+        for path in ["/", "/status", "/status?html", "/healthz", "/metrics", "/nothing"] {
+            let answer = port.get(path);
+            for secret in SECRETS.iter().copied().chain(encoded.split(' ')) {
+                assert!(!answer.contains(secret), "{secret} in {path}: {answer}");
+            }
+            if path != "/metrics" && path != "/nothing" {
+                assert!(answer.contains("refused: ***"), "{path}: {answer}");
+            }
+        }
+    }
+}
+
+/// Until `/status` has the state that `/healthz` has.
+fn until_changed(port: &Port) {
+    let state = |path: &str| {
+        let json: Value = serde_json::from_str(body(&port.get(path))).unwrap();
+        json["services"]["runs"]["state"].clone()
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while state("/status") != state("/healthz") {
+        assert!(Instant::now() < deadline, "the status does not follow");
+    }
+}
+
+/// Goal: the page costs little, however often it is asked for: what it shows is worked out a few
+/// times a second at most.
+#[test]
+fn the_status_is_worked_out_a_few_times_a_second() {
+    let port = start();
+    let began = Instant::now();
+    let mut seen = std::collections::BTreeSet::new();
+    for n in 0..200 {
+        port.metrics.service("runs").unflushed_bytes.set(n);
+        let json: Value = serde_json::from_str(body(&port.get("/status"))).unwrap();
+        seen.insert(json["services"]["runs"]["unflushed_bytes"].as_u64().unwrap());
+    }
+    let most = 2 + began.elapsed().as_millis() / 250;
+    assert!((seen.len() as u128) <= most, "{} of at most {most}", seen.len());
 }
 
 #[test]
@@ -255,7 +444,7 @@ fn stop_is_prompt_and_frees_the_port() {
 fn a_taken_port_is_told_with_the_variable() {
     let port = start();
     let addr = port.server.local_addr();
-    let taken = HttpServer::start(addr, Arc::clone(&port.metrics), Arc::clone(&port.health));
+    let taken = HttpServer::start(addr, board(&port.metrics, &port.health));
     let error = taken.err().expect("the port is taken");
     assert!(error.to_string().starts_with(&format!("listen for http on `{addr}`: ")), "{error}");
     assert!(error.hint_text().unwrap().contains("REPLICATION_HTTP_LISTEN"));

@@ -6,13 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use walhouse::config::variables;
-use walhouse::metrics::Metrics;
+use walhouse::metrics::{Metrics, ServerWal};
 
 /// From the top to the bottom. A room uses those below its own row, and itself; the ports, in one
 /// row, do not know each other.
 const LAYERS: &[&[&str]] = &[
     &["cli"],
     &["threads"],
+    &["overview"],
     &["config"],
     &["postgres", "clickhouse", "redis"],
     &["services"],
@@ -26,7 +27,7 @@ const WORDS: &[&str] = &["error", "secret"];
 const SEEING: &[&str] = &["health", "metrics"];
 
 /// Rooms that decide or convert, and do nothing: no clock, no environment.
-const PURE: &[&str] = &["machines", "services", "rows", "wal"];
+const PURE: &[&str] = &["overview", "machines", "services", "rows", "wal"];
 
 const WIDTH_MAX: usize = 100;
 const LINES_MAX: usize = 700;
@@ -448,6 +449,11 @@ fn readme_names_every_metric_and_no_other() {
     runs.table("t").rows_inserted.inc();
     runs.adjusted_values("c").inc();
     runs.on_confirmed(walhouse::wal::Lsn(1));
+    runs.on_server_wal(ServerWal {
+        retained_bytes: Some(1),
+        left_bytes: Some(1),
+        ..ServerWal::default()
+    });
     let text = metrics.encode();
     let real: BTreeSet<&str> =
         (text.lines()).filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();

@@ -48,6 +48,22 @@ pub enum Command {
         #[arg(long)]
         yes: bool,
     },
+    /// Show where replication stands; exits with 1 if something is wrong
+    ///
+    /// Asks the running process at REPLICATION_HTTP_LISTEN, or else Postgres, Redis and ClickHouse
+    /// themselves.
+    Status {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        /// Again and again, every so many seconds
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
+        #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
+        watch: Option<u64>,
+        /// Ask the process there; needs no configuration
+        #[arg(long, value_name = "http://HOST:PORT")]
+        url: Option<String>,
+    },
     /// Print the effective configuration, where each value is from, and nothing secret
     Config {
         /// As JSON

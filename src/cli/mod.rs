@@ -6,6 +6,7 @@ mod config;
 mod help;
 pub mod logging;
 mod run;
+mod status;
 mod teardown;
 
 use std::ffi::OsString;
@@ -40,6 +41,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             with_service(service.into(), |service| {
                 Ok(print(teardown::run(service, teardown::Wish { publication, yes })?))
             })
+        }
+        Command::Status { json, watch, url } => {
+            status::status(&status::Options { json, watch, url })
         }
         Command::Config { json } => {
             let settings = effective::from_env();

@@ -7,6 +7,8 @@ use super::logging;
 use crate::config::Config;
 use crate::health::Health;
 use crate::metrics::Metrics;
+use crate::secret::Mask;
+use crate::threads::board::Board;
 use crate::threads::http::HttpServer;
 use crate::threads::supervisor;
 
@@ -33,10 +35,13 @@ pub fn run(config: Config) -> ExitCode {
     }
     let names: Vec<&str> = config.services.iter().map(|service| service.name.as_str()).collect();
     let metrics = Arc::new(Metrics::new(&names));
-    let health = Arc::new(Health::new(Arc::clone(&metrics)));
+    let mask = Mask::new(config.secrets());
+    let health = Arc::new(Health::with_mask(Arc::clone(&metrics), mask));
+    let slots = config.services.iter().map(|service| service.slot.clone()).collect();
+    let board = Arc::new(Board::new(Arc::clone(&metrics), Arc::clone(&health), slots));
     let http = match config.http_listen {
         None => None,
-        Some(at) => match HttpServer::start(at, Arc::clone(&metrics), Arc::clone(&health)) {
+        Some(at) => match HttpServer::start(at, board) {
             Ok(server) => {
                 log::info!("metrics and health on http://{}", server.local_addr());
                 Some(server)

@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write};
 
 use crate::config::ServiceConfig;
 use crate::error::{Error, ErrorKind, Result};
+use crate::overview::words;
 use crate::threads::teardown::{self, Dropped, Found, FoundSlot};
 
 /// What the command line asks for.
@@ -58,7 +59,7 @@ fn question(config: &ServiceConfig, found: &Found, wish: Wish) -> String {
 
 fn kept(slot: FoundSlot) -> String {
     match slot.retained_bytes {
-        Some(bytes) => format!("{} of WAL", human_bytes(bytes)),
+        Some(bytes) => format!("{} of WAL", words::bytes(bytes)),
         None => "no WAL any more".to_owned(),
     }
 }
@@ -100,40 +101,4 @@ fn told(config: &ServiceConfig, dropped: Dropped) -> String {
         config.name.as_str()
     ));
     out
-}
-
-/// `1.5 GiB`: three figures are enough to decide by.
-fn human_bytes(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    if bytes < 1024 {
-        return format!("{bytes} bytes");
-    }
-    let mut value = bytes as f64 / 1024.0;
-    let mut unit = UNITS[0];
-    for next in &UNITS[1..] {
-        if value < 1024.0 {
-            break;
-        }
-        (value, unit) = (value / 1024.0, next);
-    }
-    if value < 10.0 { format!("{value:.1} {unit}") } else { format!("{value:.0} {unit}") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bytes_are_told_in_the_largest_unit() {
-        for (bytes, expected) in [
-            (0, "0 bytes"),
-            (1023, "1023 bytes"),
-            (1024, "1.0 KiB"),
-            (16 << 20, "16 MiB"),
-            (3 << 29, "1.5 GiB"),
-            (u64::MAX, "16384 PiB"),
-        ] {
-            assert_eq!(human_bytes(bytes), expected, "{bytes}");
-        }
-    }
 }

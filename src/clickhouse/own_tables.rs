@@ -35,6 +35,11 @@ pub fn ensure(client: &mut Client, create: bool, deadline: Instant) -> Result<()
     Ok(())
 }
 
+/// Whether all of them are there, for those who only read.
+pub fn exist(client: &mut Client, deadline: Instant) -> Result<bool> {
+    Ok(missing(client, &TABLES.map(|(name, _)| name), deadline)?.is_empty())
+}
+
 /// Writes rows of texts and waits until ClickHouse has them.
 pub(super) fn insert(
     client: &mut Client,

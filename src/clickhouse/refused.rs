@@ -4,9 +4,10 @@
 //! it is kept once. Every column is a String but the version: nothing in a row can make this table
 //! refuse it. It is the only place outside the target tables that holds row contents.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::client::Client;
+use super::client::{Client, quote_bytes};
 use super::own_tables;
 use crate::error::Result;
 
@@ -52,6 +53,26 @@ pub(super) fn ddl(client: &Client) -> String {
 ORDER BY (service, table, key, version, column)",
         client.qualified(REFUSED_TABLE)
     )
+}
+
+/// How many are kept of each table.
+pub fn counts(
+    client: &mut Client,
+    service: &str,
+    deadline: Instant,
+) -> Result<BTreeMap<String, u64>> {
+    let sql = format!(
+        "SELECT table, count() FROM {} FINAL WHERE service = {} GROUP BY table",
+        client.qualified(REFUSED_TABLE),
+        quote_bytes(service.as_bytes())
+    );
+    let rows = client.query(&sql, deadline)?;
+    let read = |row: Vec<Option<String>>| {
+        let [table, count] = <[Option<String>; 2]>::try_from(row).ok()?;
+        Some((table?, count?.parse().ok()?))
+    };
+    let counts = rows.into_iter().map(read).collect::<Option<_>>();
+    counts.ok_or_else(|| own_tables::malformed(client, REFUSED_TABLE, "how many rows are kept"))
 }
 
 /// Writes the rows and waits until ClickHouse has them.

@@ -20,6 +20,7 @@ pub use problems::{Problem, Problems};
 
 pub use crate::machines::recovery::GapStrategy;
 use crate::postgres::failover_slot::Failover;
+use crate::secret::Secret;
 use crate::{clickhouse, postgres, redis};
 
 /// What the environment says, checked.
@@ -147,6 +148,19 @@ impl Config {
         };
         let services = Config::from_lookup(lookup)?.services;
         Ok(services.into_iter().next().expect("a configuration without services is refused"))
+    }
+
+    /// Every secret in it, for texts of others to be searched for.
+    pub fn secrets(&self) -> Vec<Secret> {
+        let mut secrets = Vec::new();
+        for service in &self.services {
+            secrets.extend(service.postgres.password.clone());
+            secrets.push(service.clickhouse.password.clone());
+            if let LockKind::Redis(params) = &service.lock.kind {
+                secrets.extend(params.password.clone());
+            }
+        }
+        secrets
     }
 
     /// An empty value counts as unset, but for `REPLICATION_HTTP_LISTEN`.

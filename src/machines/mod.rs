@@ -10,6 +10,7 @@ pub mod backoff;
 pub mod batches;
 pub mod confirm;
 pub mod gather;
+pub mod history;
 pub mod lease;
 pub mod lifecycle;
 pub mod lineage;

@@ -1,5 +1,5 @@
-//! The gauges that are worked out when somebody asks: the state, and the age of the last
-//! confirmation.
+//! The gauges that are worked out when somebody asks: the state, the age of the last confirmation,
+//! and how far behind the server things are.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeMet
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use super::{Labels, ServiceMetrics, State, labels, millis, seconds};
+use super::{Labels, ServiceMetrics, State, labels, seconds};
 
 #[derive(Debug)]
 pub(super) struct AtScrape {
@@ -22,6 +22,8 @@ impl Collector for AtScrape {
         let mut states = Vec::new();
         let mut ages = Vec::new();
         let mut times = Vec::new();
+        let mut lags = Vec::new();
+        let (mut servers, mut retained, mut left) = (Vec::new(), Vec::new(), Vec::new());
         for service in &self.services {
             // One load, so that every scrape sees exactly one state.
             let now_in = service.state.load(Relaxed);
@@ -29,13 +31,16 @@ impl Collector for AtScrape {
                 let labels = labels(&service.name, "state", state.as_str());
                 states.push((labels, u64::from(state as usize == now_in)));
             }
-            let at = &service.confirmed_at;
-            let since_base_ms = at.since_base_ms.load(Relaxed);
-            if since_base_ms != 0 {
-                let labels = vec![("service", service.name.clone())];
-                let age_ms = (millis(at.base.elapsed()) + 1).saturating_sub(since_base_ms);
-                ages.push((labels.clone(), seconds(age_ms)));
-                times.push((labels, seconds(at.unix_ms.load(Relaxed))));
+            let labels = || vec![("service", service.name.clone())];
+            if let Some(age) = service.since_confirmed() {
+                ages.push((labels(), age.as_secs_f64()));
+                times.push((labels(), seconds(service.confirmed_at.unix_ms.load(Relaxed))));
+            }
+            lags.extend(service.lag().map(|lag| (labels(), lag.as_secs_f64())));
+            if let Some((wal, _)) = service.server_wal() {
+                servers.push((labels(), wal.lsn.0));
+                retained.extend(wal.retained_bytes.map(|bytes| (labels(), bytes)));
+                left.extend(wal.left_bytes.map(|bytes| (labels(), bytes)));
             }
         }
         gauges(&mut encoder, "state", "What the service is doing: 1 for one state", states)?;
@@ -50,6 +55,30 @@ impl Collector for AtScrape {
             "confirmed_timestamp_seconds",
             "Unix time of the last confirmation; absent before the first",
             times,
+        )?;
+        gauges(
+            &mut encoder,
+            "current_lag_seconds",
+            "How long what Postgres has waits to be durable; absent while another instance leads",
+            lags,
+        )?;
+        gauges(
+            &mut encoder,
+            "server_lsn",
+            "End of the WAL on the server, as bytes, at the last look; absent before the first",
+            servers,
+        )?;
+        gauges(
+            &mut encoder,
+            "retained_wal_bytes",
+            "WAL that the slot keeps on the server, at the last look; absent before the first",
+            retained,
+        )?;
+        gauges(
+            &mut encoder,
+            "retained_wal_left_bytes",
+            "WAL that may be written until max_slot_wal_keep_size ends the slot; absent without",
+            left,
         )
     }
 }

@@ -130,6 +130,26 @@ impl AdvisoryLock {
     }
 }
 
+/// Who holds the lock, for people: application, address and process. `None` if nobody does.
+pub fn holder(sql: &mut Sql, slot: &str, deadline: Instant) -> Result<Option<String>> {
+    let doing = format!("look who holds the leader lock of slot `{slot}`");
+    let key = key(slot);
+    let (high, low) = ((key >> 32) as u32, key as u32);
+    let query = format!(
+        "SELECT coalesce(a.application_name, 'a session') || ' from '
+                || coalesce(host(a.client_addr), 'a local socket') || ', process ' || l.pid
+         FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+         WHERE l.locktype = 'advisory' AND l.granted
+           AND l.classid = {high} AND l.objid = {low} AND l.objsubid = 1
+           AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+         LIMIT 1"
+    );
+    let rows = sql.rows(&doing, &query, deadline)?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let read = row.required(0).map(|text| Some(text.to_owned()));
+    read.map_err(|error| error.doing(doing))
+}
+
 fn key(slot: &str) -> i64 {
     let digest = Sha256::new().chain_update(NAMESPACE).chain_update(slot).finalize();
     let mut first = [0; 8];

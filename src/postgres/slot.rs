@@ -219,16 +219,26 @@ pub fn drop(sql: &mut Sql, slot: &str, deadline: Instant) -> Result<bool> {
 }
 
 /// How much WAL a slot keeps from being removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Retained {
     /// Where the server writes now; on a standby, where it has replayed to.
     pub current: Lsn,
+    /// How far that is on the server's disk.
+    pub flushed: Lsn,
     pub restart_lsn: Option<Lsn>,
     pub confirmed_flush_lsn: Option<Lsn>,
+    /// What may still be written before the slot is in danger; `None` is without limit.
+    pub safe_bytes: Option<i64>,
+    /// `max_slot_wal_keep_size`; `None` is without limit.
+    pub limit_bytes: Option<u64>,
+    /// Who streams from the slot.
+    pub active_pid: Option<i32>,
+    /// By its connection, where it may be seen: application and address.
+    pub active_name: Option<String>,
 }
 
 impl Retained {
-    pub fn bytes(self) -> Option<u64> {
+    pub fn bytes(&self) -> Option<u64> {
         self.restart_lsn.map(|restart| self.current.0.saturating_sub(restart.0))
     }
 }
@@ -238,7 +248,16 @@ pub fn retained(sql: &mut Sql, slot: &str, deadline: Instant) -> Result<Option<R
     let doing = format!("measure WAL retained by slot `{slot}`");
     let query = format!(
         "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
-                     ELSE pg_current_wal_lsn() END, restart_lsn, confirmed_flush_lsn
+                     ELSE pg_current_wal_lsn() END,
+                CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
+                     ELSE pg_current_wal_flush_lsn() END,
+                restart_lsn, confirmed_flush_lsn, safe_wal_size,
+                (SELECT nullif(setting::bigint, -1) * 1048576 FROM pg_settings
+                 WHERE name = 'max_slot_wal_keep_size'),
+                active_pid,
+                (SELECT application_name || ' from '
+                        || coalesce(host(client_addr), 'a local socket')
+                 FROM pg_stat_activity WHERE pid = active_pid)
          FROM pg_replication_slots WHERE slot_name = {}",
         literal(slot)
     );
@@ -247,8 +266,13 @@ pub fn retained(sql: &mut Sql, slot: &str, deadline: Instant) -> Result<Option<R
     let read = || -> std::result::Result<Retained, SqlError> {
         Ok(Retained {
             current: row.parse(0)?,
-            restart_lsn: row.parse_nullable(1)?,
-            confirmed_flush_lsn: row.parse_nullable(2)?,
+            flushed: row.parse(1)?,
+            restart_lsn: row.parse_nullable(2)?,
+            confirmed_flush_lsn: row.parse_nullable(3)?,
+            safe_bytes: row.parse_nullable(4)?,
+            limit_bytes: row.parse_nullable(5)?,
+            active_pid: row.parse_nullable(6)?,
+            active_name: row.text(7)?.map(str::to_owned),
         })
     };
     read().map(Some).map_err(|error| error.doing(doing))
@@ -321,9 +345,8 @@ mod tests {
 
     #[test]
     fn retained_bytes_never_wrap() {
-        let retained = |restart_lsn| {
-            Retained { current: Lsn(10), restart_lsn, confirmed_flush_lsn: None }.bytes()
-        };
+        let retained =
+            |restart_lsn| Retained { current: Lsn(10), restart_lsn, ..Retained::default() }.bytes();
         assert_eq!(retained(Some(Lsn(4))), Some(6));
         assert_eq!(retained(Some(Lsn(11))), Some(0));
         assert_eq!(retained(None), None);

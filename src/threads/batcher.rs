@@ -67,16 +67,27 @@ struct State<'a> {
     /// Of the open transaction.
     xid: u32,
     commit_lsn: Lsn,
+    commit_time: PgTime,
     /// The open transaction has changed rows of ours. Before Postgres 15 every transaction of the
     /// database is told of; what is kept for each must be bounded by what is counted.
     has_rows: bool,
-    in_flight: Vec<(BatchId, usize)>,
+    in_flight: Vec<InFlight>,
     next_batch: BatchId,
+}
+
+/// A batch that a flusher has.
+struct InFlight {
+    id: BatchId,
+    bytes: usize,
+    /// Commit time of its first row.
+    oldest: Option<PgTime>,
 }
 
 /// The batch that is being gathered.
 #[derive(Default)]
 struct Open {
+    /// Commit time of its first row.
+    oldest: Option<PgTime>,
     frames: Vec<Arc<Frames>>,
     changes: Vec<ChangeAt>,
     commit_times: Vec<PgTime>,
@@ -94,6 +105,7 @@ pub fn run(with: Batcher<'_>, channels: Channels) -> Result<()> {
         plans: Vec::new(),
         xid: 0,
         commit_lsn: Lsn(0),
+        commit_time: PgTime(0),
         has_rows: false,
         in_flight: Vec::new(),
         next_batch: BatchId(0),
@@ -145,6 +157,7 @@ impl State<'_> {
 
     fn on_frames(&mut self, now: Instant, frames: Frames) -> Result<()> {
         let bytes = frames.bytes_len();
+        self.with.metrics.received_bytes.inc_by(bytes as u64);
         let frames = Arc::new(frames);
         let before = self.open.changes.len();
         let frame = u32::try_from(self.open.frames.len()).map_err(|e| bug(e.to_string()))?;
@@ -176,6 +189,7 @@ impl State<'_> {
                     let length = u32::try_from(payload.len()).map_err(|e| bug(e.to_string()))?;
                     let change = ChangeAt { lsn, xid: self.xid, frame, start, length, plan: *plan };
                     self.open.changes.push(change);
+                    self.open.oldest.get_or_insert(self.commit_time);
                     self.has_rows = true;
                 }
                 Some(Known::Other) => {
@@ -189,8 +203,9 @@ impl State<'_> {
             return Ok(());
         }
         match Message::parse(payload).map_err(|e| self.malformed(e))? {
-            Message::Begin { commit_lsn, xid, .. } => {
+            Message::Begin { commit_lsn, commit_time, xid } => {
                 (self.xid, self.commit_lsn, self.has_rows) = (xid, commit_lsn, false);
+                self.commit_time = commit_time;
                 self.progress.on_begin(commit_lsn)?;
             }
             Message::Commit { end_lsn, commit_time, .. } => {
@@ -273,8 +288,9 @@ impl State<'_> {
     fn cut(&mut self, now: Instant) -> Batch {
         self.batches.cut(now);
         let cut = self.progress.on_batch_cut();
-        let Open { frames, changes, commit_times, bytes } = std::mem::take(&mut self.open);
-        self.in_flight.push((cut.id, bytes));
+        let open = std::mem::take(&mut self.open);
+        let Open { oldest, frames, changes, commit_times, bytes } = open;
+        self.in_flight.push(InFlight { id: cut.id, bytes, oldest });
         self.next_batch = BatchId(cut.id.0 + 1);
         self.with.position.set_upper(cut.upper);
         Batch { cut, frames, changes, plans: self.plans.clone(), commit_times, bytes }
@@ -283,9 +299,9 @@ impl State<'_> {
     fn on_flushed(&mut self, id: BatchId) -> Result<()> {
         self.progress.on_flushed(id)?;
         self.with.position.set_rows_flushed();
-        self.in_flight.retain(|(in_flight, _)| *in_flight != id);
+        self.in_flight.retain(|in_flight| in_flight.id != id);
         // Ids are handed out in order, so all below the oldest in flight are durable.
-        let oldest = self.in_flight.iter().map(|(id, _)| *id).min();
+        let oldest = self.in_flight.iter().map(|in_flight| in_flight.id).min();
         self.with.shared.set_durable_below(oldest.unwrap_or(self.next_batch));
         Ok(())
     }
@@ -296,8 +312,10 @@ impl State<'_> {
         self.with.position.set_progress(received, flushed);
         self.with.metrics.received.set(received);
         self.with.metrics.flushed.set(flushed);
-        let held: usize = self.in_flight.iter().map(|(_, bytes)| bytes).sum();
+        let held: usize = self.in_flight.iter().map(|in_flight| in_flight.bytes).sum();
         self.with.metrics.unflushed_bytes.set((held + self.open.bytes) as u64);
+        let in_flight = self.in_flight.iter().filter_map(|in_flight| in_flight.oldest);
+        self.with.metrics.set_oldest_unflushed(in_flight.chain(self.open.oldest).min());
     }
 
     fn doing(&self) -> String {

@@ -98,7 +98,7 @@ pub fn run(mut with: Confirmer<'_>) -> Result<()> {
                 failures = failures.saturating_add(1);
                 let is_outage = with.outage_after <= failures;
                 if is_outage {
-                    with.metrics.insert_outage.raise();
+                    with.metrics.insert_outage.raise(error.to_string(), error.hint_text());
                 }
                 if failures.is_power_of_two() {
                     let level = if is_outage { log::Level::Error } else { log::Level::Warn };

@@ -15,7 +15,7 @@ use super::session::{self, Session};
 use super::{Finished, Memory, spawn_named};
 use crate::config::{ServiceConfig, Strategy};
 use crate::error::{Error, ErrorKind, Remedy};
-use crate::health::{Health, ServiceHealth};
+use crate::health::{Health, Leader, ServiceHealth};
 use crate::machines::backoff::{Backoff, Limits};
 use crate::machines::lease;
 use crate::machines::lifecycle::{self, Action, Input, Lifecycle, Outcome, State, Then, Why};
@@ -86,6 +86,7 @@ impl Coordinator {
             lease,
             last_error: None,
             has_started: false,
+            leader: Leader::Unknown,
             memory: Arc::default(),
             lookout: None,
             has_streamed: false,
@@ -170,6 +171,7 @@ struct Running {
     lease: Arc<LeaseWatch>,
     last_error: Option<(String, Option<String>)>,
     has_started: bool,
+    leader: Leader,
     memory: Arc<Memory>,
     /// There while the service waits to reconnect.
     lookout: Option<Lookout>,
@@ -198,6 +200,7 @@ impl Running {
                     unreachable!("the coordinator holds a sender of its own inbox")
                 }
             };
+            self.publish_leader(input);
             let before = self.machine.state();
             let actions = self.machine.step(Instant::now(), input);
             if self.machine.state() != before {
@@ -218,6 +221,7 @@ impl Running {
             Action::AcquireLock => self.request(Request::Acquire),
             Action::ReleaseLock => {
                 self.with.metrics.is_leader.lower();
+                self.with.health.publish_leader(self.service, Leader::Unknown);
                 self.request(Request::Release);
             }
             Action::StartSession => {
@@ -279,7 +283,7 @@ impl Running {
         if let Some(hint) = error.hint_text() {
             log::error!("{}:   hint: {hint}", self.service);
         }
-        self.with.health.report_error(self.service, error.to_string());
+        self.with.health.report_error(self.service, &error.to_string(), error.hint_text());
         self.last_error = Some((error.to_string(), error.hint_text().map(str::to_owned)));
         if error.kind() == ErrorKind::Bug {
             log::error!("{}: this is a bug of walhouse; please report it", self.service);
@@ -375,6 +379,40 @@ impl Running {
                 Outcome::GaveUp | Outcome::Halted | Outcome::Exit { .. } | Outcome::DrainTimedOut,
             ) => failed(),
         };
-        self.with.health.publish(self.service, health);
+        self.with.health.publish_because(self.service, health, self.reason());
+    }
+
+    /// Why it is in the state, where that does not say it.
+    fn reason(&self) -> Option<String> {
+        let text = match self.machine.state() {
+            State::Waiting { why: Why::Standby, .. } => match self.leader {
+                Leader::Another => "another instance leads",
+                Leader::Unknown | Leader::ThisProcess => "the leader lock is asked for",
+            },
+            State::Waiting { why: Why::LockUnreachable, .. } => {
+                "the leader lock cannot be asked for"
+            }
+            State::Starting => "this process leads",
+            State::Streaming { .. } => "the stream is open",
+            State::Draining { then: Then::StandBy, .. } => "the leader lock was lost",
+            State::Draining { then: Then::Strategy, .. } => "the stream failed",
+            State::Draining { then: Then::Stop, .. } | State::Withdrawing { .. } => "told to stop",
+            State::Waiting { why: Why::Backoff { .. }, .. }
+            | State::Acquiring
+            | State::Down
+            | State::Stopped(_) => return self.last_error.as_ref().map(|(error, _)| error.clone()),
+        };
+        Some(text.to_owned())
+    }
+
+    /// Who leads, as the answers about the lock tell.
+    fn publish_leader(&mut self, input: Input) {
+        self.leader = match input {
+            Input::LockAcquired => Leader::ThisProcess,
+            Input::LockBusy => Leader::Another,
+            Input::LockFailed | Input::LockLost => Leader::Unknown,
+            _ => return,
+        };
+        self.with.health.publish_leader(self.service, self.leader);
     }
 }

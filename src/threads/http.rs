@@ -1,8 +1,10 @@
-//! The HTTP port: `/metrics` and `/healthz`, for scrapers and supervisors.
+//! The HTTP port: `/metrics` and `/healthz`, for scrapers and supervisors; `/` and `/status`, for
+//! people.
 //!
 //! It only reads atomics and a board, and everything about it is bounded: connections, bytes and
 //! time. It answers one request per connection, knows no TLS and no authentication, and is no place
-//! for commands.
+//! for commands. A browser may be led here under another name (DNS rebinding): there is nothing
+//! to be changed here, and nothing secret to be read.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -13,9 +15,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use socket2::SockRef;
 
+use super::board::Board;
 use crate::error::{Error, ErrorKind, Result};
-use crate::health::Health;
-use crate::metrics::{CONTENT_TYPE, Metrics};
+use crate::metrics::CONTENT_TYPE;
+use crate::overview::page;
 
 /// Many more than scrapers and probes, few enough to cost nothing.
 const CONNECTIONS_MAX: usize = 16;
@@ -35,6 +38,10 @@ const ACCEPT_TIMEOUT: Duration = Duration::from_millis(500);
 const ACCEPT_RETRY_EVERY: Duration = Duration::from_millis(100);
 
 const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+const HTML: &str = "text/html; charset=utf-8";
+/// Nothing but the page itself is there to be shown, run or framed.
+const NOTHING_ALLOWED: &str = "default-src 'none'; frame-ancestors 'none'";
 
 /// Dropping it stops it.
 pub struct HttpServer {
@@ -47,11 +54,7 @@ pub struct HttpServer {
 
 impl HttpServer {
     /// Listens, on a free port if that of `addr` is 0, and answers on a thread of its own.
-    pub fn start(
-        addr: SocketAddr,
-        metrics: Arc<Metrics>,
-        health: Arc<Health>,
-    ) -> Result<HttpServer> {
+    pub fn start(addr: SocketAddr, board: Arc<Board>) -> Result<HttpServer> {
         let refused = |cause: io::Error| {
             Error::new(ErrorKind::Setup, format!("listen for http on `{addr}`"))
                 .because(cause)
@@ -63,7 +66,7 @@ impl HttpServer {
         SockRef::from(&listener).set_read_timeout(Some(ACCEPT_TIMEOUT)).map_err(refused)?;
         let listener = Arc::new(listener);
         let (running, stop) = bounded(0);
-        let port = Port { listener: Arc::clone(&listener), stop, pages: Pages { metrics, health } };
+        let port = Port { listener: Arc::clone(&listener), stop, board };
         let thread = thread::Builder::new()
             .name("http".to_owned())
             .spawn(move || port.run())
@@ -102,7 +105,7 @@ struct Port {
     listener: Arc<TcpListener>,
     /// Disconnected when it is time to stop.
     stop: Receiver<()>,
-    pages: Pages,
+    board: Arc<Board>,
 }
 
 /// The thread of one connection. The socket is the thread's own, so that it closes with it.
@@ -121,6 +124,8 @@ impl Port {
                 break;
             }
             reap(&mut clients);
+            // The wait for a connection ends soon enough to keep the pace.
+            self.board.look(Instant::now());
             match accepted {
                 Ok((stream, _)) => {
                     accept_works = true;
@@ -155,10 +160,10 @@ impl Port {
         let deadline = Instant::now() + READ_TIMEOUT;
         let stream = Arc::new(stream);
         let weak = Arc::downgrade(&stream);
-        let pages = self.pages.clone();
+        let board = Arc::clone(&self.board);
         let thread = thread::Builder::new()
             .name("http_client".to_owned())
-            .spawn(move || serve(&stream, &pages, deadline));
+            .spawn(move || serve(&stream, &board, deadline));
         match thread {
             Ok(thread) => Some(Client { stream: weak, thread }),
             Err(e) => {
@@ -193,8 +198,8 @@ fn turn_away(stream: TcpStream) {
     let _ = stream.shutdown(Shutdown::Write);
 }
 
-fn serve(stream: &TcpStream, pages: &Pages, deadline: Instant) {
-    let Ok(response) = answer(stream, pages, deadline) else {
+fn serve(stream: &TcpStream, board: &Board, deadline: Instant) {
+    let Ok(response) = answer(stream, board, deadline) else {
         return;
     };
     if write_all(stream, &response.encode(), Instant::now() + WRITE_TIMEOUT).is_err()
@@ -214,7 +219,7 @@ fn serve(stream: &TcpStream, pages: &Pages, deadline: Instant) {
 }
 
 /// An error means that there is nobody to answer.
-fn answer(stream: &TcpStream, pages: &Pages, deadline: Instant) -> io::Result<Response> {
+fn answer(stream: &TcpStream, board: &Board, deadline: Instant) -> io::Result<Response> {
     let mut head = [0; HEAD_BYTES_MAX];
     let mut filled = 0;
     loop {
@@ -227,7 +232,7 @@ fn answer(stream: &TcpStream, pages: &Pages, deadline: Instant) -> io::Result<Re
             }
             Err(e) => return Err(e),
         }
-        match pages.respond(head.get(..filled).unwrap_or_default()) {
+        match respond(board, head.get(..filled).unwrap_or_default()) {
             Some(response) => return Ok(response),
             None if filled == HEAD_BYTES_MAX => return Ok(Response::head_too_large()),
             None => {}
@@ -271,63 +276,64 @@ fn is_timeout(error: &io::Error) -> bool {
     )
 }
 
-/// What the paths say.
-#[derive(Clone)]
-struct Pages {
-    metrics: Arc<Metrics>,
-    health: Arc<Health>,
-}
-
-impl Pages {
-    /// `None` asks for more of the head.
-    fn respond(&self, head: &[u8]) -> Option<Response> {
-        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-        let mut request = httparse::Request::new(&mut headers);
-        match request.parse(head) {
-            Ok(httparse::Status::Partial) => return None,
-            Ok(httparse::Status::Complete(_)) => {}
-            Err(httparse::Error::TooManyHeaders) => return Some(Response::head_too_large()),
-            Err(_) => return Some(Response::text(400, "not a request\n")),
-        }
-        let mut response = match path(request.path.unwrap_or_default()) {
-            "/metrics" => Response::new(200, CONTENT_TYPE, self.metrics.encode()),
-            "/healthz" => {
-                let (status, json) = self.health.healthz();
-                Response::new(status, "application/json", json)
-            }
-            "/" => Response::text(200, "walhouse\n\n/metrics  for Prometheus\n/healthz  as JSON\n"),
-            _ => Response::text(404, "no such page\n"),
-        };
-        match request.method {
-            Some("GET") => {}
-            Some("HEAD") => response.head_only = true,
-            _ if response.status == 404 => {}
-            _ => response = Response::text(405, "only GET and HEAD\n"),
-        }
-        Some(response)
+/// What the paths say. `None` asks for more of the head.
+fn respond(board: &Board, head: &[u8]) -> Option<Response> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut headers);
+    match request.parse(head) {
+        Ok(httparse::Status::Partial) => return None,
+        Ok(httparse::Status::Complete(_)) => {}
+        Err(httparse::Error::TooManyHeaders) => return Some(Response::head_too_large()),
+        Err(_) => return Some(Response::text(400, "not a request\n")),
     }
+    let (path, query) = path_and_query(request.path.unwrap_or_default());
+    let mut response = match path {
+        "/metrics" => Response::new(200, CONTENT_TYPE, board.metrics().encode()),
+        "/healthz" => {
+            let (status, json) = board.health().healthz();
+            Response::new(status, JSON, json)
+        }
+        // The part of the page that changes, for its script.
+        "/status" if query == "html" => Response::new(200, HTML, page::live(&board.overview())),
+        "/status" => Response::new(200, JSON, board.overview().to_json()),
+        "/" => Response {
+            policy: &page::SECURITY_POLICY,
+            ..Response::new(200, HTML, page::page(&board.overview()))
+        },
+        _ => Response::text(404, "no such page\n"),
+    };
+    match request.method {
+        Some("GET") => {}
+        Some("HEAD") => response.head_only = true,
+        _ if response.status == 404 => {}
+        _ => response = Response::text(405, "only GET and HEAD\n"),
+    }
+    Some(response)
 }
 
-/// The path of a request target: without its query, and without the scheme and host that proxies
-/// send.
-fn path(target: &str) -> &str {
-    let target = target.split(['?', '#']).next().unwrap_or_default();
-    match target.strip_prefix("http://") {
+/// The path and query of a request target, without the scheme and host that proxies send.
+fn path_and_query(target: &str) -> (&str, &str) {
+    let target = target.split('#').next().unwrap_or_default();
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let path = match path.strip_prefix("http://") {
         Some(rest) => rest.find('/').and_then(|slash| rest.get(slash..)).unwrap_or("/"),
-        None => target,
-    }
+        None => path,
+    };
+    (path, query)
 }
 
 struct Response {
     status: u16,
     content_type: &'static str,
+    /// What a browser may do with it.
+    policy: &'static str,
     body: String,
     head_only: bool,
 }
 
 impl Response {
     fn new(status: u16, content_type: &'static str, body: String) -> Response {
-        Response { status, content_type, body, head_only: false }
+        Response { status, content_type, policy: NOTHING_ALLOWED, body, head_only: false }
     }
 
     fn text(status: u16, body: &str) -> Response {
@@ -339,7 +345,7 @@ impl Response {
     }
 
     fn encode(&self) -> Vec<u8> {
-        let Response { status, content_type, body, head_only } = self;
+        let Response { status, content_type, policy, body, head_only } = self;
         let reason = match status {
             200 => "OK",
             400 => "Bad Request",
@@ -355,7 +361,9 @@ impl Response {
         let mut text = format!(
             "HTTP/1.1 {status} {reason}\r\nContent-Type: {content_type}\r\n\
              Content-Length: {body_len}\r\n{allow}Cache-Control: no-store\r\n\
-             Connection: close\r\n\r\n"
+             X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n\
+             Cross-Origin-Resource-Policy: same-origin\r\n\
+             Content-Security-Policy: {policy}\r\nConnection: close\r\n\r\n"
         );
         if !head_only {
             text.push_str(body);
@@ -367,14 +375,17 @@ impl Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::health::Health;
+    use crate::metrics::Metrics;
 
-    fn pages() -> Pages {
+    fn board() -> Board {
         let metrics = Arc::new(Metrics::new(&["runs"]));
-        Pages { health: Arc::new(Health::new(Arc::clone(&metrics))), metrics }
+        let health = Arc::new(Health::new(Arc::clone(&metrics)));
+        Board::new(metrics, health, vec!["slot".to_owned()])
     }
 
     fn status(head: &str) -> Option<u16> {
-        pages().respond(head.as_bytes()).map(|response| response.status)
+        respond(&board(), head.as_bytes()).map(|response| response.status)
     }
 
     #[test]
@@ -383,6 +394,10 @@ mod tests {
             ("GET /metrics HTTP/1.1", 200),
             ("HEAD /healthz HTTP/1.0", 200),
             ("GET / HTTP/1.1", 200),
+            ("GET /status HTTP/1.1", 200),
+            ("GET /status?html HTTP/1.1", 200),
+            ("PUT /status HTTP/1.1", 405),
+            ("DELETE / HTTP/1.1", 405),
             ("GET /metrics?name[]=x HTTP/1.1", 200),
             ("GET http://walhouse:9465/healthz HTTP/1.1", 200),
             ("GET http://walhouse HTTP/1.1", 200),
@@ -415,7 +430,7 @@ mod tests {
 
     #[test]
     fn head_says_the_length_and_sends_no_body() {
-        let response = pages().respond(b"HEAD / HTTP/1.1\r\n\r\n").unwrap();
+        let response = respond(&board(), b"HEAD / HTTP/1.1\r\n\r\n").unwrap();
         let text = String::from_utf8(response.encode()).unwrap();
         assert!(text.contains(&format!("Content-Length: {}\r\n", response.body.len())), "{text}");
         assert!(text.ends_with("\r\n\r\n"), "{text}");

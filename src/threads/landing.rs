@@ -12,7 +12,7 @@ use crate::clickhouse::refused::{self, RefusedPart, RefusedRow};
 use crate::clickhouse::{self, Client};
 use crate::error::{Error, Result};
 use crate::machines::salvage::{Documents, Salvage, Step, Streak};
-use crate::metrics::{Flag, ServiceMetrics, TableMetrics};
+use crate::metrics::{Outage, ServiceMetrics, TableMetrics};
 use crate::rows::column::Values;
 use crate::rows::{Block, document, native};
 use crate::services::mapping::{Kept, Target};
@@ -92,7 +92,7 @@ pub struct Landing<'a> {
     streak: Streak,
     /// How often in a row the table took nothing at all.
     suspended: u32,
-    outage: &'a Flag,
+    outage: &'a Outage,
     /// Reused, so that a batch does not allocate its size again.
     body: Vec<u8>,
 }
@@ -252,7 +252,8 @@ impl<'a> Landing<'a> {
     /// The table refuses everything: wait as for any outage, so that its rows stay in Postgres.
     fn wait_out(&mut self, with: &Ground<'_>, refusal: Refusal) -> Result<()> {
         self.suspended = self.suspended.saturating_add(1);
-        self.outage.raise();
+        let cause = format!("`{}` refuses every row: {refusal}", self.target.table);
+        self.outage.raise(cause, refusal.hint());
         if self.suspended.is_power_of_two() {
             let (service, table) = (with.service, self.target.table);
             log::error!(

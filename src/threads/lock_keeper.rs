@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::coordinator::Event;
 use super::lease_watch::LeaseWatch;
-use crate::config::{LockConfig, LockKind, ServiceConfig};
+use crate::config::{LockConfig, LockKind, ServiceConfig, ServiceName};
 use crate::error::Result;
 use crate::machines::lease::{self, Lease, Standing};
 use crate::machines::lifecycle::Input;
@@ -35,6 +35,11 @@ pub fn requests() -> (Sender<Request>, Receiver<Request>) {
     bounded(REQUESTS_MAX)
 }
 
+/// How the keys of a service begin in Redis.
+pub fn key_prefix(service: ServiceName) -> String {
+    format!("{}-replication:", service.as_str())
+}
+
 /// The leader lock, wherever it lives.
 pub enum LeaderLock {
     Redis(RedisLock),
@@ -57,7 +62,7 @@ impl LeaderLock {
     pub fn of(config: &ServiceConfig) -> LeaderLock {
         match &config.lock.kind {
             LockKind::Redis(params) => {
-                let prefix = format!("{}-replication:", config.name.as_str());
+                let prefix = key_prefix(config.name);
                 LeaderLock::Redis(RedisLock::new(params, &prefix, &config.slot))
             }
             LockKind::Postgres => LeaderLock::Postgres {

@@ -3,6 +3,7 @@
 pub mod as_of;
 pub mod batch;
 pub mod batcher;
+pub mod board;
 pub mod confirmer;
 pub mod coordinator;
 pub mod flusher;
@@ -26,6 +27,7 @@ pub mod source_check;
 pub mod supervisor;
 pub mod teardown;
 pub mod wal_reader;
+pub mod wal_watch;
 
 use std::thread::{Builder, JoinHandle};
 
@@ -43,6 +45,15 @@ pub struct Memory {
 pub struct Finished {
     pub service: usize,
     pub outcome: Outcome,
+}
+
+/// Which process this is, for people who have several.
+pub fn instance() -> String {
+    let pid = std::process::id();
+    match std::fs::read_to_string("/proc/sys/kernel/hostname") {
+        Ok(host) => format!("{} pid {pid}", host.trim()),
+        Err(_) => format!("pid {pid}"),
+    }
 }
 
 /// A thread with a name. That the system has no thread left at start is not survivable.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::shared::{Pace, Shared, stopped};
 use crate::error::{Error, Result};
-use crate::metrics::Flag;
+use crate::metrics::Outage;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Delays {
@@ -23,7 +23,7 @@ pub fn retry<T>(
     shared: &Shared,
     delays: Delays,
     service: &str,
-    outage: &Flag,
+    outage: &Outage,
     mut on_retry: impl FnMut(),
     mut attempt: impl FnMut() -> Result<T>,
     hopeless: impl Fn(&Error) -> bool,
@@ -55,10 +55,8 @@ pub fn retry<T>(
                 if attempts < delays.outage_after {
                     log::warn!("{service}: {error}; trying again (attempt {attempts})");
                 } else {
-                    if since.is_none() {
-                        outage.raise();
-                        since = Some(Instant::now());
-                    }
+                    outage.raise(error.to_string(), error.hint_text());
+                    since.get_or_insert_with(Instant::now);
                     // The 3rd, 6th, 12th, 24th...: a long outage takes few lines.
                     let n = attempts / delays.outage_after.max(1);
                     if attempts.is_multiple_of(delays.outage_after.max(1)) && n.is_power_of_two() {

@@ -137,7 +137,8 @@ pub fn resume(mut with: Parties<'_>, go_on: &impl Fn() -> Result<()>) -> Result<
         confirmed: state.confirmed,
         upper: state.upper,
         version_shift: state.shift,
-        instance: instance(),
+        // For people who look at the table.
+        instance: super::instance(),
         revision: state::leap(recorded.map_or(0, |row| row.revision)),
     };
     state::write(with.client, &mut row, with.deadline())?;
@@ -464,11 +465,6 @@ pub fn of_row(row: &StateRow) -> Result<lineage::State> {
         upper: row.upper,
         shift: row.version_shift,
     })
-}
-
-/// Which process wrote a state row, for people who look at the table.
-fn instance() -> String {
-    format!("pid {}", std::process::id())
 }
 
 fn bug(doing: &str) -> Error {

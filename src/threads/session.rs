@@ -31,6 +31,7 @@ use super::repairer::{self, Repairer};
 use super::rival::{self, Rival};
 use super::shared::{PanicGuard, Shared, stopped};
 use super::wal_reader::{self, WalReader};
+use super::wal_watch::{self, WalWatch};
 use super::{Memory, spawn_named};
 use crate::config::ServiceConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -278,6 +279,18 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
                 Ok(())
             });
         }
+        let watch = WalWatch {
+            service,
+            slot: &config.slot,
+            primary: &primary,
+            application_name: &application_name,
+            shared,
+            metrics,
+        };
+        part.spawn("wal_watch", move || {
+            wal_watch::run(&watch);
+            Ok(())
+        });
         let rival = Rival { service, params: &config.postgres, primary: &primary, shared };
         part.spawn("rival", move || rival::run(&rival));
         let confirmer = part.spawn("confirmer", move || confirmer::run(confirmer));
@@ -310,6 +323,7 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
     // What a session was in the middle of ends with it, however it ended.
     metrics.insert_outage.lower();
     metrics.unflushed_bytes.set(0);
+    metrics.set_oldest_unflushed(None);
 }
 
 /// A batch's share of the memory: each flusher may hold one, one is being gathered, and one is on

@@ -137,7 +137,7 @@ fn find_slot(config: &ServiceConfig, sql: &mut Sql) -> Result<Option<FoundSlot>>
     }
     let retained = slot::retained(sql, name, step())?;
     Ok(Some(FoundSlot {
-        retained_bytes: retained.and_then(slot::Retained::bytes),
+        retained_bytes: retained.as_ref().and_then(slot::Retained::bytes),
         active: state.active,
     }))
 }

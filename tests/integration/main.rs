@@ -79,3 +79,5 @@ mod teardown;
 mod under_systemd;
 /// Single values at and beyond the edges of what a column holds.
 mod values;
+/// What an operator sees: `/status`, the page, and the command that asks for it.
+mod watched;

@@ -67,6 +67,15 @@ impl Program {
         binary(settings).args(arguments).stdin(Stdio::null()).output().expect("the binary runs")
     }
 
+    /// One that goes on, with its stdout.
+    pub fn command_going_on(settings: &Settings, arguments: &[&str]) -> Child {
+        let mut command = binary(settings);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
+        let child = command.spawn().expect("the binary runs");
+        reaper::end_with_us(child.id(), "KILL");
+        child
+    }
+
     pub fn pid(&self) -> u32 {
         self.process.id()
     }
@@ -111,6 +120,14 @@ impl Program {
         let at = self.http();
         assert!(!self.has_ended(), "it ended: {:?}", self.ended);
         http::request(at, "GET", path, "", b"", HTTP_TIMEOUT).ok()
+    }
+
+    /// The document of `/status`.
+    #[track_caller]
+    pub fn status(&mut self) -> Value {
+        let answer = self.get("/status").expect("/status answers");
+        assert_eq!(answer.status, 200);
+        serde_json::from_slice(&answer.body).expect("/status is JSON")
     }
 
     /// The code and document of `/healthz`.

@@ -1,0 +1,227 @@
+//! What Postgres, Redis and ClickHouse say where no process answers. Reads alone, each party within
+//! a deadline; one that does not answer hides nothing of the others.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::clickhouse::repairs::Status;
+use crate::clickhouse::{Client, own_tables, refused, repairs, state};
+use crate::config::{Config, LockKind, ServiceConfig};
+use crate::error::{Error, Result};
+use crate::overview::{
+    History, Lag, Leader, Overview, Repair, RetainedWal, Service, Source, Wal, Who,
+};
+use crate::postgres::advisory_lock;
+use crate::postgres::primary::Primary;
+use crate::postgres::slot::{self, SlotVerdict};
+use crate::redis::lock::{Holder, RedisLock};
+use crate::secret::Mask;
+use crate::threads::lock_keeper;
+
+/// For each of the parties.
+const TIMEOUT: Duration = Duration::from_secs(8);
+
+pub(super) fn overview(config: &Config) -> Overview {
+    let mask = Mask::new(config.secrets());
+    let looks = std::thread::scope(|scope| {
+        let looks: Vec<_> = (config.services.iter())
+            .map(|service| (service, scope.spawn(|| Look::at(service))))
+            .collect();
+        let joined =
+            |(service, look): (&ServiceConfig, std::thread::ScopedJoinHandle<'_, Look>)| {
+                let name = service.name.as_str();
+                (name, look.join().unwrap_or_else(|_| Look::new(service)))
+            };
+        looks.into_iter().map(joined).collect::<Vec<_>>()
+    });
+    let mut reasons = Vec::new();
+    let mut services = BTreeMap::new();
+    for (name, look) in looks {
+        let said = look.problems.iter().map(|problem| format!("`{name}`: {}", mask.hide(problem)));
+        reasons.extend(said);
+        services.insert(name.to_owned(), look.service);
+    }
+    Overview {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        source: Source::Servers,
+        instance: None,
+        started_unix_seconds: None,
+        now_unix_seconds: unix_seconds(),
+        healthy: reasons.is_empty(),
+        reasons,
+        services,
+    }
+}
+
+/// What was found of a service, and what is wrong with it.
+struct Look {
+    service: Service,
+    problems: Vec<String>,
+}
+
+impl Look {
+    fn new(config: &ServiceConfig) -> Look {
+        let service = Service {
+            slot: config.slot.clone(),
+            state: "unknown".to_owned(),
+            healthy: false,
+            since_unix_seconds: None,
+            reason: None,
+            hint: None,
+            leader: Leader { who: Who::Unknown, name: None },
+            wal: Wal::default(),
+            lag: Lag::default(),
+            retained_wal: RetainedWal::default(),
+            throughput: None,
+            unflushed_bytes: None,
+            insert_outage: None,
+            last_error: None,
+            refused_rows: BTreeMap::new(),
+            repair: None,
+            changes: vec![],
+            history: History::default(),
+        };
+        Look { service, problems: vec![] }
+    }
+
+    fn at(config: &ServiceConfig) -> Look {
+        let mut look = Look::new(config);
+        let asked = look.ask_postgres(config);
+        look.note(asked);
+        let asked = look.ask_redis(config);
+        look.note(asked);
+        let asked = look.ask_clickhouse(config);
+        look.note(asked);
+        look.service.healthy = look.problems.is_empty();
+        look
+    }
+
+    fn note(&mut self, asked: Result<()>) {
+        if let Err(error) = asked {
+            self.problems.push(in_one(&error));
+        }
+    }
+
+    fn ask_postgres(&mut self, config: &ServiceConfig) -> Result<()> {
+        let deadline = Instant::now() + TIMEOUT;
+        let name = "walhouse/status";
+        let (_, mut sql) = Primary::find(&config.postgres, name, None, deadline, || Ok(()))?;
+        if matches!(config.lock.kind, LockKind::Postgres) {
+            let holder = advisory_lock::holder(&mut sql, &config.slot, deadline)?;
+            let who = if holder.is_some() { Who::Somebody } else { Who::Nobody };
+            self.service.leader = Leader { who, name: holder };
+        }
+        let (service, slot) = (&mut self.service, &config.slot);
+        let Some(found) = slot::inspect(&mut sql, slot, deadline)? else {
+            service.state = "no_slot".to_owned();
+            self.problems.push(format!("slot `{slot}` does not exist; a first start creates it"));
+            return Ok(());
+        };
+        let verdict = slot::verdict(&sql, &found);
+        if let Some(retained) = slot::retained(&mut sql, slot, deadline)? {
+            let confirmed = retained.confirmed_flush_lsn.map(|lsn| lsn.to_string());
+            service.wal = Wal {
+                server_lsn: Some(retained.flushed.to_string()),
+                server_seen_unix_seconds: Some(unix_seconds()),
+                confirmed_lsn: confirmed,
+                ..Wal::default()
+            };
+            service.lag.bytes = service.wal.behind(&service.wal.confirmed_lsn);
+            service.retained_wal = RetainedWal {
+                bytes: retained.bytes(),
+                growth_bytes_per_second: None,
+                limit_bytes: retained.limit_bytes,
+                left_bytes: retained.safe_bytes.map(|left| u64::try_from(left).unwrap_or(0)),
+                seconds_left: None,
+            };
+            service.reason = retained.active_pid.map(|pid| match &retained.active_name {
+                Some(name) => format!("process {pid} streams from the slot: {name}"),
+                None => format!("process {pid} streams from the slot"),
+            });
+        }
+        let is_active = found.active;
+        match verdict {
+            SlotVerdict::Usable if is_active => service.state = "streaming".to_owned(),
+            SlotVerdict::Usable => {
+                service.state = "not_streaming".to_owned();
+                self.problems.push(format!("nobody streams from slot `{slot}`"));
+            }
+            SlotVerdict::Invalidated { reason } => {
+                service.state = "slot_lost".to_owned();
+                self.problems.push(format!(
+                    "slot `{slot}` was invalidated: {reason}; a start makes it anew and repairs"
+                ));
+            }
+            SlotVerdict::InCreation => {
+                service.state = "slot_in_creation".to_owned();
+                self.problems.push(format!("slot `{slot}` waits for transactions to end"));
+            }
+            SlotVerdict::Physical
+            | SlotVerdict::WrongPlugin { .. }
+            | SlotVerdict::OtherDatabase { .. }
+            | SlotVerdict::Temporary
+            | SlotVerdict::OnStandby => {
+                service.state = "slot_unusable".to_owned();
+                self.problems.push(format!(
+                    "slot `{slot}` is not one that a service can use; walhouse says why at a start"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn ask_redis(&mut self, config: &ServiceConfig) -> Result<()> {
+        let LockKind::Redis(params) = &config.lock.kind else { return Ok(()) };
+        let prefix = lock_keeper::key_prefix(config.name);
+        let mut lock = RedisLock::new(params, &prefix, &config.slot);
+        self.service.leader.who = match lock.holder(Instant::now() + TIMEOUT)? {
+            Holder::Nobody => Who::Nobody,
+            Holder::Us { .. } | Holder::Another { .. } => Who::Somebody,
+        };
+        Ok(())
+    }
+
+    fn ask_clickhouse(&mut self, config: &ServiceConfig) -> Result<()> {
+        let deadline = Instant::now() + TIMEOUT;
+        let mut client = Client::connect(&config.clickhouse)?;
+        if !own_tables::exist(&mut client, deadline)? {
+            self.problems.push("ClickHouse has no table of walhouse's own yet".to_owned());
+            return Ok(());
+        }
+        let (name, slot) = (config.name.as_str(), &config.slot);
+        let service = &mut self.service;
+        if let Some(row) = state::read(&mut client, name, slot, deadline)? {
+            if service.leader.who == Who::Somebody && service.leader.name.is_none() {
+                service.leader.name = Some(format!("{}, or its successor", row.instance));
+            }
+            service.wal.flushed_lsn = Some(row.confirmed.to_string());
+        }
+        let repair = repairs::read(&mut client, name, slot, deadline)?;
+        service.repair = repair.filter(|row| row.status == Status::Running).map(|row| Repair {
+            reason: row.reason,
+            // Such as `read ...`: how far it has come is for the process to say.
+            pass: row.position.split(' ').next().unwrap_or_default().to_owned(),
+            fraction: None,
+            seconds_left: None,
+            rows_read: row.rows_read,
+            rows_written: row.rows_written,
+            rows_buried: row.rows_buried,
+            failed_attempts: 0,
+            error: None,
+        });
+        service.refused_rows = refused::counts(&mut client, name, deadline)?;
+        Ok(())
+    }
+}
+
+/// With its hint, as one text.
+fn in_one(error: &Error) -> String {
+    match error.hint_text() {
+        Some(hint) => format!("{error}. {hint}"),
+        None => error.to_string(),
+    }
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}

@@ -1,0 +1,239 @@
+//! What a person sees of walhouse: the facts of `/status`, and the same as a page and as a table.
+//!
+//! Nothing here asks or waits for anything, and no text comes from here but the words around the
+//! facts.
+
+pub mod graph;
+pub mod page;
+pub mod table;
+pub mod words;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::wal::Lsn;
+
+/// The document of `GET /status`. A field that is not known is null or left out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Overview {
+    pub version: String,
+    pub source: Source,
+    /// Host and process.
+    pub instance: Option<String>,
+    pub started_unix_seconds: Option<u64>,
+    pub now_unix_seconds: u64,
+    pub healthy: bool,
+    /// Why not.
+    pub reasons: Vec<String>,
+    pub services: BTreeMap<String, Service>,
+}
+
+/// Who tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// A process of walhouse, of itself.
+    Process,
+    /// Postgres, Redis and ClickHouse, asked by a command.
+    Servers,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    pub slot: String,
+    /// In the words of `/healthz`, or of what the slot is doing where no process was asked.
+    pub state: String,
+    pub healthy: bool,
+    pub since_unix_seconds: Option<u64>,
+    pub reason: Option<String>,
+    pub hint: Option<String>,
+    pub leader: Leader,
+    pub wal: Wal,
+    pub lag: Lag,
+    pub retained_wal: RetainedWal,
+    pub throughput: Option<Throughput>,
+    pub unflushed_bytes: Option<u64>,
+    pub insert_outage: Option<Trouble>,
+    pub last_error: Option<Trouble>,
+    /// By table, since the process started.
+    pub refused_rows: BTreeMap<String, u64>,
+    pub repair: Option<Repair>,
+    /// The latest first.
+    pub changes: Vec<Change>,
+    pub history: History,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leader {
+    pub who: Who,
+    /// As far as it is known.
+    pub name: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Who {
+    ThisProcess,
+    Another,
+    /// Somebody: a command does not tell one process from another.
+    Somebody,
+    Nobody,
+    Unknown,
+}
+
+/// Positions, as Postgres prints them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wal {
+    pub server_lsn: Option<String>,
+    /// When the server was looked at.
+    pub server_seen_unix_seconds: Option<u64>,
+    pub received_lsn: Option<String>,
+    pub flushed_lsn: Option<String>,
+    pub confirmed_lsn: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Lag {
+    /// Between what the server has and what is durable.
+    pub bytes: Option<u64>,
+    pub seconds: Option<f64>,
+    /// Since everything that was read, or some of it, was confirmed.
+    pub seconds_since_confirmed: Option<f64>,
+}
+
+/// What the slot keeps on the server.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RetainedWal {
+    pub bytes: Option<u64>,
+    pub growth_bytes_per_second: Option<f64>,
+    /// `max_slot_wal_keep_size`; null is without limit, or not known.
+    pub limit_bytes: Option<u64>,
+    /// What may still be written before Postgres ends the slot.
+    pub left_bytes: Option<u64>,
+    /// At that speed.
+    pub seconds_left: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Throughput {
+    pub rows_per_second: f64,
+    pub changes_per_second: f64,
+    pub bytes_per_second: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    pub error: String,
+    pub hint: Option<String>,
+    pub at_unix_seconds: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Repair {
+    pub reason: String,
+    pub pass: String,
+    /// Of the pass, from 0 to 1.
+    pub fraction: Option<f64>,
+    pub seconds_left: Option<u64>,
+    pub rows_read: u64,
+    pub rows_written: u64,
+    pub rows_buried: u64,
+    /// Attempts in a row that failed.
+    pub failed_attempts: u32,
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    pub at_unix_seconds: u64,
+    pub state: String,
+    pub reason: Option<String>,
+}
+
+/// The last hour: lists of one length, oldest first.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct History {
+    pub at_unix_seconds: Vec<u64>,
+    pub lag_seconds: Vec<Option<f64>>,
+    pub rows_per_second: Vec<Option<f64>>,
+    pub retained_wal_bytes: Vec<Option<u64>>,
+    pub unflushed_bytes: Vec<u64>,
+}
+
+impl Wal {
+    /// Between two positions; `None` where one is not known.
+    fn distance(from: &Option<String>, to: &Option<String>) -> Option<u64> {
+        let (from, to): (Lsn, Lsn) = (from.as_ref()?.parse().ok()?, to.as_ref()?.parse().ok()?);
+        Some(to.0.saturating_sub(from.0))
+    }
+
+    /// What the server has beyond `position`.
+    pub fn behind(&self, position: &Option<String>) -> Option<u64> {
+        Wal::distance(position, &self.server_lsn)
+    }
+}
+
+impl RetainedWal {
+    /// How long what is left lasts at the speed of now; `None` where it does not shrink.
+    pub fn with_forecast(mut self) -> RetainedWal {
+        self.seconds_left = match (self.left_bytes, self.growth_bytes_per_second) {
+            (Some(left), Some(growth)) if 0.0 < growth => Some((left as f64 / growth).round()),
+            _ => None,
+        };
+        self
+    }
+}
+
+impl Overview {
+    pub fn to_json(&self) -> String {
+        let mut text = serde_json::to_string(self).expect("every field can be written as JSON");
+        text.push('\n');
+        text
+    }
+
+    pub fn from_json(text: &[u8]) -> Result<Overview, String> {
+        serde_json::from_slice(text).map_err(|error| error.to_string())
+    }
+}
+
+/// One with something in every field, for the tests of the room.
+#[cfg(test)]
+mod testing;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_read_as_it_was_written() {
+        let overview = testing::busy();
+        let json = overview.to_json();
+        assert_eq!(Overview::from_json(json.as_bytes()).as_ref(), Ok(&overview));
+        assert!(json.contains(r#""source":"process""#), "{json}");
+        assert!(Overview::from_json(b"{}").is_err());
+    }
+
+    #[test]
+    fn what_is_left_is_forecast_only_while_it_shrinks() {
+        let retained = |left_bytes, growth_bytes_per_second| {
+            let retained =
+                RetainedWal { left_bytes, growth_bytes_per_second, ..RetainedWal::default() };
+            retained.with_forecast().seconds_left
+        };
+        assert_eq!(retained(Some(1000), Some(10.0)), Some(100.0));
+        assert_eq!(retained(Some(1000), Some(0.0)), None);
+        assert_eq!(retained(Some(1000), Some(-5.0)), None);
+        assert_eq!(retained(None, Some(10.0)), None);
+        assert_eq!(retained(Some(1000), None), None);
+    }
+
+    #[test]
+    fn distances_need_both_ends_and_are_never_below_zero() {
+        let wal = Wal { server_lsn: Some("1/10".to_owned()), ..Wal::default() };
+        assert_eq!(wal.behind(&Some("1/0".to_owned())), Some(16));
+        assert_eq!(wal.behind(&Some("2/0".to_owned())), Some(0));
+        assert_eq!(wal.behind(&None), None);
+        assert_eq!(wal.behind(&Some("nonsense".to_owned())), None);
+    }
+}

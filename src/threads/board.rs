@@ -1,0 +1,243 @@
+//! What the HTTP port says beside metrics and health: an overview made of both, with the history of
+//! the last hour, which a look every few seconds fills.
+//!
+//! However often it is asked, it is worked out a few times a second at most.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+
+use crate::health::{Health, Leader, RepairHealth, Report};
+use crate::machines::history::{History, SAMPLE_EVERY, Sample};
+use crate::metrics::{Metrics, ServiceMetrics};
+use crate::overview::{self, Overview, Service, Source, Trouble, Who};
+
+/// An answer is as good as new for this long.
+const FRESH_FOR: Duration = Duration::from_millis(250);
+
+pub struct Board {
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    /// Of each service of the metrics, in their order.
+    slots: Vec<String>,
+    instance: String,
+    started_at: SystemTime,
+    state: Mutex<State>,
+}
+
+struct State {
+    histories: Vec<History>,
+    sampled_at: Option<Instant>,
+    latest: Option<(Instant, Arc<Overview>)>,
+}
+
+impl Board {
+    /// `slots` in the order of the services.
+    pub fn new(metrics: Arc<Metrics>, health: Arc<Health>, slots: Vec<String>) -> Board {
+        let histories = metrics.services().iter().map(|_| History::default()).collect();
+        Board {
+            metrics,
+            health,
+            slots,
+            instance: super::instance(),
+            started_at: SystemTime::now(),
+            state: Mutex::new(State { histories, sampled_at: None, latest: None }),
+        }
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Takes a sample of each service if it is time to. Call it every now and then.
+    pub fn look(&self, now: Instant) {
+        let mut state = self.state.lock();
+        let is_due =
+            state.sampled_at.is_none_or(|at| SAMPLE_EVERY <= now.saturating_duration_since(at));
+        if is_due {
+            state.sampled_at = Some(now);
+            for (service, history) in self.metrics.services().iter().zip(&mut state.histories) {
+                history.push(now, sample(service));
+            }
+        }
+    }
+
+    pub fn overview(&self) -> Arc<Overview> {
+        let now = Instant::now();
+        self.look(now);
+        let mut state = self.state.lock();
+        if let Some((at, latest)) = &state.latest
+            && now.saturating_duration_since(*at) < FRESH_FOR
+        {
+            return Arc::clone(latest);
+        }
+        let overview = Arc::new(self.work_out(now, &state.histories));
+        state.latest = Some((now, Arc::clone(&overview)));
+        overview
+    }
+
+    fn work_out(&self, now: Instant, histories: &[History]) -> Overview {
+        let reports = self.health.reports();
+        let reasons: Vec<String> =
+            reports.iter().filter_map(|report| report.unhealthy.clone()).collect();
+        let mut services = std::collections::BTreeMap::new();
+        for (n, (report, history)) in reports.into_iter().zip(histories).enumerate() {
+            let metrics = self.metrics.service(&report.name);
+            let slot = self.slots.get(n).cloned().unwrap_or_default();
+            let name = report.name.clone();
+            services.insert(name, self.service(now, slot, report, &metrics, history));
+        }
+        Overview {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            source: Source::Process,
+            instance: Some(self.instance.clone()),
+            started_unix_seconds: Some(unix_seconds(self.started_at)),
+            now_unix_seconds: unix_seconds(SystemTime::now()),
+            healthy: reasons.is_empty(),
+            reasons,
+            services,
+        }
+    }
+
+    fn service(
+        &self,
+        now: Instant,
+        slot: String,
+        report: Report,
+        metrics: &ServiceMetrics,
+        history: &History,
+    ) -> Service {
+        let mask = self.health.mask();
+        let server = metrics.server_wal();
+        // Zero is where no position has been yet.
+        let lsn = |lsn: crate::wal::Lsn| (lsn.0 != 0).then(|| lsn.to_string());
+        let (wal, seen) = server.map_or((None, None), |(wal, at)| (Some(wal), Some(at)));
+        let wal_of = overview::Wal {
+            server_lsn: wal.and_then(|wal| lsn(wal.lsn)),
+            server_seen_unix_seconds: seen.map(unix_seconds),
+            received_lsn: lsn(metrics.received.get()),
+            flushed_lsn: lsn(metrics.flushed.get()),
+            confirmed_lsn: lsn(metrics.confirmed()),
+        };
+        let retained = overview::RetainedWal {
+            bytes: wal.and_then(|wal| wal.retained_bytes),
+            growth_bytes_per_second: history.retained_growth(),
+            limit_bytes: wal.and_then(|wal| wal.limit_bytes),
+            left_bytes: wal.and_then(|wal| wal.left_bytes),
+            seconds_left: None,
+        };
+        let throughput = history.speed(now, &sample(metrics));
+        Service {
+            slot,
+            state: report.state.as_str().to_owned(),
+            healthy: report.unhealthy.is_none(),
+            since_unix_seconds: Some(report.since_unix_seconds),
+            reason: report.reason,
+            hint: report.hint,
+            leader: self.leader(report.leader),
+            lag: overview::Lag {
+                bytes: wal_of.behind(&wal_of.flushed_lsn),
+                seconds: metrics.lag().map(|lag| lag.as_secs_f64()),
+                seconds_since_confirmed: metrics.since_confirmed().map(|age| age.as_secs_f64()),
+            },
+            wal: wal_of,
+            retained_wal: retained.with_forecast(),
+            throughput: throughput.map(|speed| overview::Throughput {
+                rows_per_second: speed.rows_per_second,
+                changes_per_second: speed.changes_per_second,
+                bytes_per_second: speed.bytes_per_second,
+            }),
+            unflushed_bytes: Some(metrics.unflushed_bytes.get()),
+            insert_outage: metrics.insert_outage.cause().map(|cause| Trouble {
+                error: mask.hide(&cause.error),
+                hint: cause.hint.map(|hint| mask.hide(&hint)),
+                at_unix_seconds: unix_seconds(cause.since),
+            }),
+            last_error: report.last_error.map(|last| Trouble {
+                error: last.error,
+                hint: last.hint,
+                at_unix_seconds: last.at_unix_seconds,
+            }),
+            refused_rows: (metrics.tables().into_iter())
+                .map(|(table, metrics)| (table, metrics.refused_rows.get()))
+                .collect(),
+            repair: report.repair.map(repair),
+            changes: (report.changes.iter().rev())
+                .map(|change| overview::Change {
+                    at_unix_seconds: unix_seconds(change.at),
+                    state: change.state.as_str().to_owned(),
+                    reason: change.reason.clone(),
+                })
+                .collect(),
+            history: history_of(now, history),
+        }
+    }
+
+    fn leader(&self, leader: Leader) -> overview::Leader {
+        match leader {
+            Leader::ThisProcess => {
+                overview::Leader { who: Who::ThisProcess, name: Some(self.instance.clone()) }
+            }
+            Leader::Another => overview::Leader { who: Who::Another, name: None },
+            Leader::Unknown => overview::Leader { who: Who::Unknown, name: None },
+        }
+    }
+}
+
+fn sample(metrics: &ServiceMetrics) -> Sample {
+    let changes = [&metrics.inserts, &metrics.updates, &metrics.deletes, &metrics.truncates];
+    Sample {
+        rows: metrics.tables().iter().map(|(_, table)| table.rows_inserted.get()).sum(),
+        changes: changes.iter().map(|counter| counter.get()).sum(),
+        bytes: metrics.received_bytes.get(),
+        lag_seconds: metrics.lag().map(|lag| lag.as_secs_f64()),
+        retained_bytes: metrics.server_wal().and_then(|(wal, _)| wal.retained_bytes),
+        unflushed_bytes: metrics.unflushed_bytes.get(),
+    }
+}
+
+fn repair(repair: RepairHealth) -> overview::Repair {
+    let (failed_attempts, error) = match repair.failing {
+        Some((attempts, error)) => (attempts, Some(error)),
+        None => (0, None),
+    };
+    overview::Repair {
+        reason: repair.reason,
+        pass: repair.pass.to_owned(),
+        fraction: Some(repair.fraction),
+        seconds_left: repair.seconds_left,
+        rows_read: repair.rows_read,
+        rows_written: repair.rows_written,
+        rows_buried: repair.rows_buried,
+        failed_attempts,
+        error,
+    }
+}
+
+fn history_of(now: Instant, history: &History) -> overview::History {
+    let time = SystemTime::now();
+    let mut out = overview::History::default();
+    for point in history.points() {
+        let at = time.checked_sub(now.saturating_duration_since(point.at)).unwrap_or(time);
+        out.at_unix_seconds.push(unix_seconds(at));
+        out.lag_seconds.push(point.lag_seconds.map(two_digits));
+        out.rows_per_second.push(point.rows_per_second.map(two_digits));
+        out.retained_wal_bytes.push(point.retained_bytes);
+        out.unflushed_bytes.push(point.unflushed_bytes);
+    }
+    out
+}
+
+/// After the point: more are noise, and there are hundreds of them.
+fn two_digits(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}
+
+fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
