@@ -90,9 +90,7 @@ impl AdvisoryLock {
     /// cannot be told from lost: drop it and acquire anew.
     pub fn extend(&mut self, deadline: Instant) -> Result<()> {
         let doing = format!("extend leader lock of slot `{}`", self.slot);
-        let key = key(&self.slot);
-        // How Postgres splits a key of 64 bits in this view.
-        let (high, low) = ((key >> 32) as u32, key as u32);
+        let (high, low) = halves(key(&self.slot));
         let rows = self.sql.rows(
             &doing,
             &format!(
@@ -128,6 +126,30 @@ impl AdvisoryLock {
         let unlock = format!("SELECT pg_advisory_unlock({})", key(&self.slot));
         self.sql.execute(&doing, &unlock, deadline)
     }
+}
+
+/// Who holds the lock of this slot, for people; `None` if nobody does. Takes no lock.
+pub fn holder(sql: &mut Sql, slot: &str, deadline: Instant) -> Result<Option<String>> {
+    let doing = format!("look at leader lock of slot `{slot}`");
+    let (high, low) = halves(key(slot));
+    let query = format!(
+        "SELECT l.pid, coalesce(host(a.client_addr), 'a local socket')
+         FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+         WHERE l.locktype = 'advisory' AND l.granted AND l.classid = {high} AND l.objid = {low}
+           AND l.objsubid = 1 AND l.database = (SELECT oid FROM pg_database
+                                                WHERE datname = current_database())"
+    );
+    let rows = sql.rows(&doing, &query, deadline)?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let read = || -> std::result::Result<String, SqlError> {
+        Ok(format!("process {} from {}", row.required(0)?, row.required(1)?))
+    };
+    read().map(Some).map_err(|error| error.doing(doing))
+}
+
+/// How Postgres splits a key of 64 bits in `pg_locks`.
+fn halves(key: i64) -> (u32, u32) {
+    ((key >> 32) as u32, key as u32)
 }
 
 fn key(slot: &str) -> i64 {

@@ -136,7 +136,7 @@ impl Coordinator {
     ) -> (Sender<Request>, JoinHandle<()>) {
         let (requests, inbox) = lock_keeper::requests();
         let config = Arc::clone(&self.config);
-        let prefix = format!("{}-replication:", config.name.as_str());
+        let prefix = lock_keeper::key_prefix(config.name);
         let lock = LeaderLock::new(&config.lock, &prefix, &config.slot, &config.postgres);
         let service = config.name.as_str();
         let thread = spawn_named(format!("lock_keeper/{service}"), move || {

@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::coordinator::Event;
 use super::lease_watch::LeaseWatch;
-use crate::config::{LockConfig, LockKind};
+use crate::config::{LockConfig, LockKind, ServiceName};
 use crate::error::Result;
 use crate::machines::lease::{self, Lease, Standing};
 use crate::machines::lifecycle::Input;
@@ -33,6 +33,11 @@ const REQUESTS_MAX: usize = 4;
 
 pub fn requests() -> (Sender<Request>, Receiver<Request>) {
     bounded(REQUESTS_MAX)
+}
+
+/// How the keys of the source system begin, too.
+pub fn key_prefix(service: ServiceName) -> String {
+    format!("{}-replication:", service.as_str())
 }
 
 /// The leader lock, wherever it lives.
