@@ -279,7 +279,11 @@ fn how_to_grant(lacking: &str, wanted: &Wanted) -> String {
     let create = create_statement(wanted);
     match lacking.is_empty() {
         true => format!("Run as a superuser: {create};"),
-        false => format!("Run:{lacking} Or, as the owner of the table: {create};"),
+        // Its owner may be a superuser, whose membership nobody should have to give away.
+        false => format!(
+            "Run as the owner of the table: {create}; or, to have it created at the start, \
+             run:{lacking}"
+        ),
     }
 }
 

@@ -187,6 +187,11 @@ impl Postgres {
         self.settings.insert(name.to_owned(), value.to_owned());
     }
 
+    /// As [`Postgres::set`].
+    pub fn unset(&mut self, name: &str) {
+        self.settings.remove(name);
+    }
+
     pub fn reload(&self) {
         self.write_settings();
         reaper::signal(self.process.as_ref().expect("it runs").id(), "HUP");

@@ -108,6 +108,14 @@ impl Looking<'_> {
         if creates && !(has_own_tables && missing.is_empty()) {
             self.may_create(absences.len(), &missing)?;
         }
+        if !creates && !self.facts.has_database {
+            let database = self.client.database();
+            self.found.push(Finding::problem(
+                "database",
+                format!("database `{database}` is missing, and nothing is to be created"),
+                format!("Run on ClickHouse: CREATE DATABASE `{database}`"),
+            ));
+        }
         if !creates {
             for error in &absences {
                 self.found.push(Finding::of_error("table", error, AGAIN));
