@@ -12,7 +12,11 @@ mod checked;
 mod healthy;
 /// Faults of the lock, the port and the variables.
 mod other_faults;
+/// The scripts that make roles give enough, and no more.
+mod roles;
 /// Faults of Postgres, from the connection to the publication.
 mod source_faults;
 /// Faults of ClickHouse, and of what it holds against what Postgres has.
 mod target_faults;
+/// Encrypted connections with real certificates, right and wrong.
+mod tls;

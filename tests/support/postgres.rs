@@ -289,7 +289,7 @@ static SERVER_USER: LazyLock<Option<(u32, u32)>> = LazyLock::new(|| {
     Some(of("postgres").or_else(|| of("nobody")).expect("there is a user who is not root"))
 });
 
-pub(super) fn give_to_server(path: &Path) {
+pub fn give_to_server(path: &Path) {
     if let Some((uid, gid)) = *SERVER_USER {
         chown(path, Some(uid), Some(gid)).unwrap();
     }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::{is_near, now_ms};
+use crate::clickhouse::client::quote_name;
 use crate::clickhouse::refusal::Refusal;
 use crate::clickhouse::survey::judge::{self, Fit, Order};
 use crate::clickhouse::survey::{self, Facts, Grant, Trial};
@@ -113,7 +114,7 @@ impl Looking<'_> {
             self.found.push(Finding::problem(
                 "database",
                 format!("database `{database}` is missing, and nothing is to be created"),
-                format!("Run on ClickHouse: CREATE DATABASE `{database}`"),
+                format!("Run on ClickHouse: CREATE DATABASE {}", quote_name(database)),
             ));
         }
         if !creates {
@@ -160,7 +161,7 @@ impl Looking<'_> {
                 Grant::Denied => Finding::problem(
                     "database",
                     format!("database `{database}` is missing, and `{user}` may not create it"),
-                    format!("Run on ClickHouse: CREATE DATABASE `{database}`"),
+                    format!("Run on ClickHouse: CREATE DATABASE {}", quote_name(&database)),
                 ),
             });
         }
@@ -178,7 +179,11 @@ impl Looking<'_> {
             Grant::Denied => Finding::problem(
                 "table",
                 format!("missing, and user `{user}` may not create tables: {what}"),
-                format!("Run on ClickHouse: GRANT CREATE TABLE ON `{database}`.* TO `{user}`"),
+                format!(
+                    "Run on ClickHouse: GRANT CREATE TABLE ON {}.* TO {}",
+                    quote_name(&database),
+                    quote_name(user)
+                ),
             ),
         });
         Ok(())
@@ -298,9 +303,9 @@ impl Looking<'_> {
                 "privileges",
                 format!("user `{}` may not read and insert into `{table}`", self.facts.user),
                 format!(
-                    "Run on ClickHouse: GRANT SELECT, INSERT ON `{}`.* TO `{}`",
-                    self.client.database(),
-                    self.facts.user
+                    "Run on ClickHouse: GRANT SELECT, INSERT ON {}.* TO {}",
+                    quote_name(self.client.database()),
+                    quote_name(&self.facts.user)
                 ),
             ),
             false => Finding::of_error("privileges", error, AGAIN),

@@ -1,5 +1,7 @@
 //! What the facts of ClickHouse mean for rows that are to come. No I/O.
 
+use super::super::client::quote_name;
+use super::super::params::DATABASE;
 use super::Facts;
 use crate::finding::Finding;
 use crate::rows::Kind;
@@ -29,9 +31,9 @@ pub fn server(facts: &Facts) -> Vec<Finding> {
             "user",
             format!("user `{}` is readonly ({})", facts.user, facts.readonly),
             format!(
-                "Run on ClickHouse: ALTER USER `{}` SETTINGS readonly = 0; or change the user's \
+                "Run on ClickHouse: ALTER USER {} SETTINGS readonly = 0; or change the user's \
                  profile.",
-                facts.user
+                quote_name(&facts.user)
             ),
         ));
     }
@@ -39,7 +41,7 @@ pub fn server(facts: &Facts) -> Vec<Finding> {
         found.push(Finding::warning(
             "trial table",
             format!("a check that was killed has left table `{table}`"),
-            format!("Run on ClickHouse: DROP TABLE `{}`.`{table}`", super::super::params::DATABASE),
+            format!("Run on ClickHouse: DROP TABLE {}.{}", quote_name(DATABASE), quote_name(table)),
         ));
     }
     found
