@@ -1,6 +1,7 @@
 use std::net::TcpListener;
 
 use super::checked::{Bench, assignment, check};
+use super::support::program::Program;
 use super::support::redis::Redis;
 use super::support::stage::{SESSIONS_SLOT, Stage};
 
@@ -15,10 +16,11 @@ fn the_lock_the_port_and_the_variables() {
     let mut bench = bench();
     let right = bench.settings.clone();
     check(&right).expect_sound();
-    let redis = |words: &[&str]| {
+    let mut client = bench.stage.redis.client();
+    let mut redis = |words: &[&str]| {
         let mut command = redis::cmd(words[0]);
         command.arg(&words[1..]);
-        command.exec(&mut bench.stage.redis.client()).unwrap();
+        command.exec(&mut client).unwrap();
     };
 
     let finding = check(&right.clone().with("REDIS_PORT", 1)).expect("problem", "leader lock");
@@ -47,6 +49,17 @@ fn the_lock_the_port_and_the_variables() {
     bench.settings = wrong.with("REDIS_PASSWORD", "secret");
     bench.case("problem", "NOPERM", |_| ());
     bench.settings = right.clone();
+
+    // The user of the README is enough.
+    redis(&["ACL", "SETUSER", "least", "on", ">secret", "~*-replication:*", "-@all"]);
+    redis(&["ACL", "SETUSER", "least", "+evalsha", "+eval", "+get", "+set", "+del", "+pttl"]);
+    let least = right.clone().with("REDIS_USERNAME", "least").with("REDIS_PASSWORD", "secret");
+    check(&least).expect_sound();
+    let mut program = Program::start(&least);
+    program.wait_streaming(&["sessions"]);
+    program.stop();
+    bench.stage.postgres.reset();
+    bench.stage.clickhouse.reset();
 
     // Set by hand, as some do to stop a service.
     let key = format!(

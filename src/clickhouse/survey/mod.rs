@@ -105,7 +105,7 @@ pub fn grant(
             Some("0") => Grant::Denied,
             _ => Grant::Unknown,
         }),
-        // The statement came with 24.11.
+        // Older servers do not know the statement.
         Err(error) if error.kind() == ErrorKind::Setup => Ok(Grant::Unknown),
         Err(error) => Err(error),
     }
