@@ -2,6 +2,7 @@ use super::checked::{check, traces};
 use super::support::program::Program;
 use super::support::sample;
 use super::support::stage::{SERVICES, Stage};
+use super::support::wait::{PATIENCE, until_true};
 
 #[test]
 fn a_sound_setup_has_no_warning_before_and_while_it_runs_and_nothing_stays() {
@@ -36,6 +37,25 @@ fn a_sound_setup_has_no_warning_before_and_while_it_runs_and_nothing_stays() {
     checked.expect_sound();
     checked.expect("ok", "in Postgres, free");
     assert_eq!(traces(&stage), before, "after it has run");
+}
+
+#[test]
+fn a_check_that_is_interrupted_leaves_no_trial_table() {
+    let stage = Stage::own();
+    let settings = stage.settings_of_defaults();
+    stage.clickhouse.execute("CREATE DATABASE trigger_dev");
+    let before = traces(&stage);
+    stage.clickhouse.add_fault("action=delay_after&ms=2000&on=insert");
+    let mut checking = Program::start_command(&settings, &["check"]);
+    let trials = "SELECT count() FROM system.tables WHERE name LIKE 'walhouse_check_%'";
+    until_true("a trial table is there", PATIENCE, || {
+        assert!(!checking.has_ended(), "it ends before the trial");
+        stage.clickhouse.value(trials) != "0"
+    });
+    checking.signal("INT");
+    let status = checking.wait_end(PATIENCE);
+    assert_eq!(status.code(), Some(130));
+    assert_eq!(traces(&stage), before);
 }
 
 #[test]

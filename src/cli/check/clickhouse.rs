@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{is_near, now_ms};
+use super::{interrupt, is_near, now_ms};
 use crate::clickhouse::client::quote_name;
 use crate::clickhouse::refusal::Refusal;
 use crate::clickhouse::survey::judge::{self, Fit, Order};
@@ -359,7 +359,9 @@ impl Looking<'_> {
         let columns = native::column_names(block);
         let deadline = self.deadline();
         let like = (made, is_there);
+        let trial = interrupt::Trial::begin();
         let tried = survey::try_block(&mut self.client, &name, like, &columns, &bytes, deadline);
+        drop(trial);
         self.found.push(match tried {
             Trial::Taken => {
                 Finding::ok("trial row", format!("taken as a row of `{}`", target.table))

@@ -15,6 +15,7 @@ use crate::threads::resume::{self, Foreseen, Parties};
 
 mod clickhouse;
 mod http;
+mod interrupt;
 mod lock;
 mod postgres;
 mod report;
@@ -26,6 +27,7 @@ pub use report::Report;
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub fn check(config: &Config) -> Report {
+    interrupt::listen();
     let mut report = Report::default();
     for warning in &config.warnings {
         let hint = "Correct or remove the variable; `walhouse help` lists those that there are.";
