@@ -191,6 +191,34 @@ fn connections_that_are_refused() {
         "permission denied for database",
         sql("REVOKE CONNECT ON DATABASE postgres FROM public"),
     );
+    // What pg_hba.conf says: a password first, then nobody.
+    let file = bench.stage.postgres.data().join("pg_hba.conf");
+    let open = std::fs::read_to_string(&file).unwrap();
+    let admit = |postgres: &Postgres, how: &str| {
+        let quoted = ROLE_SQL;
+        std::fs::write(&file, format!("host all {quoted} 127.0.0.1/32 {how}\n{open}")).unwrap();
+        postgres.execute("SELECT pg_reload_conf()");
+    };
+    let right = bench.settings.clone();
+    let with_password = |password: &str| {
+        let url = right.get(name).unwrap().replace('@', &format!(":{password}@"));
+        right.clone().with(name, url)
+    };
+    bench.stage.postgres.execute(&format!("ALTER ROLE {ROLE_SQL} PASSWORD 'ri:ght'"));
+    admit(&bench.stage.postgres, "scram-sha-256");
+    until_true("the password is asked for", PATIENCE, || check(&right).code == 1);
+    let finding = check(&with_password("wr0ng")).expect("problem", "password authentication");
+    assert_eq!(finding.hint, "Correct user and password in the database URL.");
+    assert!(!finding.text.contains("wr0ng"), "{finding:?}");
+    check(&with_password("ri%3Aght")).expect_sound();
+    admit(&bench.stage.postgres, "reject");
+    until_true("nobody is let in", PATIENCE, || check(&with_password("ri%3Aght")).code == 1);
+    let finding = check(&right).expect("problem", "pg_hba.conf");
+    assert!(finding.hint.starts_with("Let role "), "{finding:?}");
+    std::fs::write(&file, &open).unwrap();
+    bench.stage.postgres.execute("SELECT pg_reload_conf()");
+    until_true("all are let in", PATIENCE, || check(&right).code == 0);
+
     // A list with a host that is away.
     let right = bench.settings.clone();
     let both = right.get(name).unwrap().replace("@", "@127.0.0.1:1,");
@@ -199,6 +227,18 @@ fn connections_that_are_refused() {
     assert_eq!(finding.hint, "Start it, or take it out of DATABASE_URL.");
     checked.expect("ok", "is a primary, on timeline 1");
     check(&right).expect_sound();
+    // A standby alone, and beside its primary.
+    let standby = bench.stage.postgres.start_standby();
+    let alone = url(&standby, "postgres", "");
+    let finding = check(&right.clone().with(name, alone)).expect("problem", "is a standby");
+    assert!(finding.hint.starts_with("Name all hosts in the database URL"), "{finding:?}");
+    let hosts = format!("@127.0.0.1:{},", standby.port());
+    let both = right.get(name).unwrap().replace('@', &hosts);
+    let checked = check(&right.clone().with(name, both));
+    checked.expect_sound();
+    checked.expect("ok", "is a standby, on timeline 1");
+    checked.expect("ok", &format!("`127.0.0.1:{}` is the primary", bench.stage.postgres.port()));
+    drop(standby);
     a_pooler_in_between(&mut bench);
 }
 

@@ -1,4 +1,4 @@
-use super::checked::{Bench, check};
+use super::checked::{Bench, assignment, check};
 use super::support::program::Program;
 use super::support::stage::{SESSIONS_SLOT, Stage};
 use super::support::warehouse::DATABASE;
@@ -141,6 +141,18 @@ fn gaps_and_foreign_clusters_are_foreseen() {
     program.wait_streaming(&["sessions"]);
     program.wait_for_log("repair");
     program.stop();
+
+    // From 17 on a slot can outlive its primary, if there is a standby to keep it.
+    if 17 <= bench.stage.postgres.version() {
+        let marked = mended.clone().with("SESSION_REPLICATION_SLOT_FAILOVER", 1);
+        check(&marked).expect("ok", "a start marks the slot");
+        let mut program = Program::start(&marked);
+        program.wait_streaming(&["sessions"]);
+        program.stop();
+        let finding = check(&marked).expect("warning", "no standby is connected");
+        let (name, value) = assignment(&finding.hint).expect("it names a variable");
+        check(&marked.with(name, value)).expect_sound();
+    }
 
     // ClickHouse was filled from elsewhere.
     bench.case_until(

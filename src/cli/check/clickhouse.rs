@@ -37,7 +37,9 @@ pub(super) fn look(service: &ServiceConfig) -> (Vec<Finding>, Option<Reached>) {
     let (facts, client) = match reached {
         Ok(reached) => reached,
         Err(error) => {
-            found.push(Finding::of_error("ClickHouse", &error, AWAY));
+            let mut finding = Finding::of_error("ClickHouse", &error, AWAY);
+            finding.text = without_query_id(&finding.text);
+            found.push(finding);
             return (found, None);
         }
     };
@@ -62,6 +64,16 @@ pub(super) fn look(service: &ServiceConfig) -> (Vec<Finding>, Option<Reached>) {
             (found, None)
         }
     }
+}
+
+/// Nothing can be looked up by it where nobody has answered, and services with one ClickHouse tell
+/// the same.
+fn without_query_id(text: &str) -> String {
+    let cut = text.split_once(" as query `").and_then(|(before, rest)| {
+        let (_, after) = rest.split_once('`')?;
+        Some(format!("{before}{after}"))
+    });
+    cut.unwrap_or_else(|| text.to_owned())
 }
 
 fn deadline(service: &ServiceConfig) -> Instant {
@@ -386,5 +398,17 @@ impl Looking<'_> {
             ),
         });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_without_an_answer_has_no_name() {
+        let text = "run `SELECT` as query `walhouse-1` at `http://h:1`: refused";
+        assert_eq!(without_query_id(text), "run `SELECT` at `http://h:1`: refused");
+        assert_eq!(without_query_id("as it is"), "as it is");
     }
 }
