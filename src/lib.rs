@@ -79,8 +79,8 @@
 //! | [`rows`] | columns, order, Native encoding |
 //! | [`wal`] | LSNs, times, relations, tuples and their codecs |
 //!
-//! [`error`] and [`secret`] are words for all; [`metrics`] and [`health`] are for `threads` and
-//! `cli`.
+//! [`error`], [`finding`] and [`secret`] are words for all; [`metrics`] and [`health`] are for
+//! `threads` and `cli`.
 //!
 //! # Invariants: what is absent
 //!
@@ -94,6 +94,7 @@
 //! - No row content and no secret in a log line or an error.
 
 pub mod error;
+pub mod finding;
 pub mod health;
 pub mod metrics;
 pub mod secret;

@@ -605,6 +605,9 @@ fn make_certificates(dir: &Path) {
     let sign = ["x509", "-req", "-days", "2", "-in", "server.csr", "-CA", "ca.pem"];
     let with = ["-CAkey", "ca.key", "-CAcreateserial", "-extfile", "ext", "-out", "server.pem"];
     openssl(&[&sign[..], &with].concat());
+    let expired = ["x509", "-req", "-days", "-1", "-in", "server.csr", "-CA", "ca.pem"];
+    let with = ["-CAkey", "ca.key", "-CAcreateserial", "-extfile", "ext", "-out", "expired.pem"];
+    openssl(&[&expired[..], &with].concat());
 }
 
 #[test]
@@ -648,6 +651,13 @@ fn tls_checks_the_authority_and_the_name() {
     };
     refused(over_tls("localhost", tls_port), "UnknownIssuer");
     refused(over_tls("127.0.0.1", tls_port).with_ca_file(&ca).unwrap(), "certificate");
+    let certify = |with: &str| {
+        let set = ["SET", "tls-cert-file", &file(with)].map(str::to_owned);
+        redis::cmd("CONFIG").arg(&set).exec(&mut server.client()).unwrap();
+    };
+    certify("expired.pem");
+    refused(over_tls("localhost", tls_port).with_ca_file(&ca).unwrap(), "xpired");
+    certify("server.pem");
     // TLS spoken to a server that speaks none: Redis waits for the end of the line.
     refused(over_tls("localhost", server.port).with_ca_file(&ca).unwrap(), "no answer within ");
     // None spoken to a server that wants it.

@@ -64,6 +64,15 @@ pub enum Command {
         #[arg(long, value_name = "http://HOST:PORT")]
         url: Option<String>,
     },
+    /// Look at everything that a start needs, and say what is wrong and how to mend it
+    ///
+    /// Changes nothing that stays. Exits with 0, with 1 if there is a problem, and with 64 if the
+    /// configuration is wrong.
+    Check {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print the effective configuration, where each value is from, and nothing secret
     Config {
         /// As JSON

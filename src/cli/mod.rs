@@ -2,6 +2,7 @@
 
 mod adopt;
 mod args;
+mod check;
 mod config;
 mod help;
 pub mod logging;
@@ -45,6 +46,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Status { json, watch, url } => {
             status::status(&status::Options { json, watch, url })
         }
+        Command::Check { json } => run_check(json),
         Command::Config { json } => {
             let settings = effective::from_env();
             print(if json { config::json(&settings) } else { config::text(&settings) })
@@ -56,6 +58,16 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Err(cause) => fail(&Error::new(crate::error::ErrorKind::Setup, "man").because(cause)),
         },
     }
+}
+
+/// 0, 1 if there is a problem, 64 if the configuration is one.
+fn run_check(json: bool) -> ExitCode {
+    let (report, failure) = match Config::from_env() {
+        Ok(config) => (check::check(&config), ExitCode::FAILURE),
+        Err(problems) => (check::refused(&problems), ExitCode::from(EXIT_USAGE)),
+    };
+    let printed = print(if json { report.json() } else { report.text() });
+    if report.has_problems() { failure } else { printed }
 }
 
 fn with_config(act: impl FnOnce(Config) -> ExitCode) -> ExitCode {

@@ -318,10 +318,13 @@ impl Client {
             // What is left speaks of the client's own use and of compression, not of rows.
             Failure::Client(other) => (ErrorKind::Protocol, other.to_string()),
         };
-        let untrusted = cause.contains("invalid peer certificate");
+        let hint = certificate_hint(&cause);
         let doing = format!("{doing} at `{}`", self.params.endpoint);
         let error = Error::new(kind, doing).because(cause);
-        let error = if untrusted { error.hint(ROOTS_HINT) } else { error };
+        let error = match hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        };
         // A broken connection may still hold half of a request: none of them is used again.
         self.transport = Transport::new(&self.params)?;
         Err(error)
@@ -420,6 +423,18 @@ impl Drop for Transport {
 
 const ROOTS_HINT: &str = "Set SSL_CERT_FILE (or SSL_CERT_DIR) to the certificates of the authority \
                           that signed ClickHouse's certificate; it replaces the system's.";
+
+/// What mends a certificate that was refused.
+fn certificate_hint(cause: &str) -> Option<&'static str> {
+    let (_, cause) = cause.split_once("invalid peer certificate")?;
+    Some(if cause.contains("not valid for name") {
+        "Let *_REPLICATION_CLICKHOUSE_URL name the host as ClickHouse's certificate does."
+    } else if cause.contains("xpired") {
+        "Renew ClickHouse's certificate, and look at the clock of this host."
+    } else {
+        ROOTS_HINT
+    })
+}
 
 fn tls_config() -> Result<rustls::ClientConfig> {
     let doing = "read the trusted certificates for ClickHouse";

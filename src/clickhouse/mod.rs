@@ -12,6 +12,7 @@ pub mod running;
 pub mod slices;
 pub mod state;
 pub mod stored;
+pub mod survey;
 pub mod tables;
 
 pub use client::{Client, InsertError};

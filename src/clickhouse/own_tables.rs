@@ -24,10 +24,7 @@ pub fn ensure(client: &mut Client, create: bool, deadline: Instant) -> Result<()
     for (name, ddl) in TABLES.iter().filter(|(name, _)| missing.contains(name)) {
         let ddl = ddl(client);
         if !create {
-            let doing = format!("find table {}", client.qualified(name));
-            return Err(Error::new(ErrorKind::Setup, doing)
-                .because("it does not exist, and tables are not to be created")
-                .hint(format!("Run: {ddl}")));
+            return Err(absent(client, name, &ddl));
         }
         ensure_database(client, deadline)?;
         client.execute(&ddl, deadline)?;
@@ -38,6 +35,19 @@ pub fn ensure(client: &mut Client, create: bool, deadline: Instant) -> Result<()
 /// Whether all of them are there, for those who only read.
 pub fn exist(client: &mut Client, deadline: Instant) -> Result<bool> {
     Ok(missing(client, &TABLES.map(|(name, _)| name), deadline)?.is_empty())
+}
+
+/// What [`ensure`] would say of each that is missing, if none were to be created.
+pub fn absences(client: &mut Client, deadline: Instant) -> Result<Vec<Error>> {
+    let missing = missing(client, &TABLES.map(|(name, _)| name), deadline)?;
+    let absences = TABLES.iter().filter(|(name, _)| missing.contains(name));
+    Ok(absences.map(|(name, ddl)| absent(client, name, &ddl(client))).collect())
+}
+
+fn absent(client: &Client, name: &str, ddl: &str) -> Error {
+    Error::new(ErrorKind::Setup, format!("find table {}", client.qualified(name)))
+        .because("it does not exist, and tables are not to be created")
+        .hint(format!("Run: {ddl}"))
 }
 
 /// Writes rows of texts and waits until ClickHouse has them.

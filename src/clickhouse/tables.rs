@@ -161,6 +161,20 @@ impl Definition {
         let name = format!("{}.{}", quote_name(database), quote_name(self.name));
         format!("CREATE TABLE IF NOT EXISTS {name} ({}", self.body)
     }
+
+    /// The same columns under another name, for a table that is not there yet.
+    pub(super) fn columns_ddl(&self) -> &'static str {
+        self.body.split_once("\n) ENGINE").map_or(self.body, |(columns, _)| columns)
+    }
+
+    /// What stands behind the name of a column in [`Definition::ddl`].
+    pub fn column(&self, name: &str) -> Option<&'static str> {
+        let lines = self.body.lines().map(str::trim_start);
+        lines
+            .filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+            .next()
+            .map(|rest| rest.trim_end_matches(','))
+    }
 }
 
 impl TableShape {
@@ -377,6 +391,15 @@ mod tests {
         assert_eq!(count("ReplacingMergeTree", "ReplacingMergeTree ORDER BY run_id"), 1);
         assert_eq!(count("ReplacingMergeTree", "ReplacingMergeTree(_version) ORDER BY a"), 1);
         assert_eq!(count("Distributed", "Distributed('c', 'd', 't')"), 1);
+    }
+
+    #[test]
+    fn the_type_of_each_column_is_in_the_definition() {
+        assert_eq!(TASK_RUNS.column("run_id"), Some("String"));
+        assert_eq!(TASK_RUNS.column("output"), Some("JSON(max_dynamic_paths=1024)"));
+        assert_eq!(PAYLOADS.column("_is_deleted"), Some("UInt8 DEFAULT 0"));
+        assert_eq!(SESSIONS.column("run_id"), None);
+        assert!(SESSIONS.columns_ddl().ends_with("is_test UInt8 DEFAULT 0"));
     }
 
     #[test]

@@ -180,7 +180,7 @@ impl ServiceName {
     }
 
     /// How the service's variables begin.
-    fn prefix(self) -> &'static str {
+    pub fn prefix(self) -> &'static str {
         match self {
             ServiceName::Runs => "RUN",
             ServiceName::Sessions => "SESSION",

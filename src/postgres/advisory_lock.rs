@@ -90,9 +90,7 @@ impl AdvisoryLock {
     /// cannot be told from lost: drop it and acquire anew.
     pub fn extend(&mut self, deadline: Instant) -> Result<()> {
         let doing = format!("extend leader lock of slot `{}`", self.slot);
-        let key = key(&self.slot);
-        // How Postgres splits a key of 64 bits in this view.
-        let (high, low) = ((key >> 32) as u32, key as u32);
+        let (high, low) = halves(key(&self.slot));
         let rows = self.sql.rows(
             &doing,
             &format!(
@@ -133,8 +131,7 @@ impl AdvisoryLock {
 /// Who holds the lock, for people: application, address and process. `None` if nobody does.
 pub fn holder(sql: &mut Sql, slot: &str, deadline: Instant) -> Result<Option<String>> {
     let doing = format!("look who holds the leader lock of slot `{slot}`");
-    let key = key(slot);
-    let (high, low) = ((key >> 32) as u32, key as u32);
+    let (high, low) = halves(key(slot));
     let query = format!(
         "SELECT coalesce(a.application_name, 'a session') || ' from '
                 || coalesce(host(a.client_addr), 'a local socket') || ', process ' || l.pid
@@ -148,6 +145,11 @@ pub fn holder(sql: &mut Sql, slot: &str, deadline: Instant) -> Result<Option<Str
     let Some(row) = rows.first() else { return Ok(None) };
     let read = row.required(0).map(|text| Some(text.to_owned()));
     read.map_err(|error| error.doing(doing))
+}
+
+/// How Postgres splits a key of 64 bits in `pg_locks`.
+fn halves(key: i64) -> (u32, u32) {
+    ((key >> 32) as u32, key as u32)
 }
 
 fn key(slot: &str) -> i64 {

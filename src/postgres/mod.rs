@@ -18,6 +18,7 @@ pub mod source_table;
 pub mod sql;
 mod startup;
 pub mod stream;
+pub mod survey;
 pub mod table_reader;
 pub mod tls;
 

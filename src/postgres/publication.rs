@@ -33,7 +33,7 @@ pub enum Ensured {
 /// Once it returns, the publication streams what is wanted; else the error says what it lacks.
 pub fn ensure(sql: &mut Sql, wanted: &Wanted, deadline: Instant) -> Result<Ensured> {
     if let Some(found) = find(sql, wanted, deadline)? {
-        return check(&found, wanted).map(|()| Ensured::Existing);
+        return first(problems(&found, wanted)).map(|()| Ensured::Existing);
     }
     let doing = format!("create publication `{}`", wanted.publication);
     match sql.try_rows(&create_statement(wanted), deadline) {
@@ -41,16 +41,37 @@ pub fn ensure(sql: &mut Sql, wanted: &Wanted, deadline: Instant) -> Result<Ensur
         // Another instance was faster; what it made is checked like any other.
         Err(error) if error.is("42710") || error.is("23505") => {
             match find(sql, wanted, deadline)? {
-                Some(found) => check(&found, wanted).map(|()| Ensured::Existing),
+                Some(found) => first(problems(&found, wanted)).map(|()| Ensured::Existing),
                 None => Err(error.doing(doing)),
             }
         }
         Err(error) if error.is("42501") => {
-            let hint = grants(sql, wanted, deadline).map_err(|error| error.doing(&doing))?;
-            Err(error.with_hint(hint).doing(doing))
+            let lacking = grants(sql, wanted, deadline).map_err(|error| error.doing(&doing))?;
+            Err(error.with_hint(how_to_grant(&lacking, wanted)).doing(doing))
         }
         Err(error) => Err(error.doing(doing)),
     }
+}
+
+/// What [`ensure`] would say, all of it, without making anything. `None`: there is no publication,
+/// and our role may make it.
+pub fn look(sql: &mut Sql, wanted: &Wanted, deadline: Instant) -> Result<Option<Vec<Error>>> {
+    if let Some(found) = find(sql, wanted, deadline)? {
+        return Ok(Some(problems(&found, wanted)));
+    }
+    let doing = format!("create publication `{}`", wanted.publication);
+    let lacking = grants(sql, wanted, deadline).map_err(|error| error.doing(&doing))?;
+    if lacking.is_empty() {
+        return Ok(None);
+    }
+    let error = Error::new(ErrorKind::Setup, doing)
+        .because("it does not exist, and our role may not create it")
+        .hint(how_to_grant(&lacking, wanted));
+    Ok(Some(vec![error]))
+}
+
+fn first(problems: Vec<Error>) -> Result<()> {
+    problems.into_iter().next().map_or(Ok(()), Err)
 }
 
 /// The statement that makes it, for `ensure` and for people who have the rights that we lack.
@@ -161,13 +182,16 @@ fn read(value: &Value) -> Option<Found> {
     })
 }
 
-fn check(found: &Found, wanted: &Wanted) -> Result<()> {
+/// Everything for which changes would go missing.
+fn problems(found: &Found, wanted: &Wanted) -> Vec<Error> {
     let publication = ident(wanted.publication);
     let table = &wanted.table.name;
     let quoted = table.quoted();
-    let refuse = |cause: String, sql: String| {
+    let mut problems = Vec::new();
+    let mut refuse = |cause: String, sql: String| {
         let doing = format!("check publication `{}`", wanted.publication);
-        Err(Error::new(ErrorKind::Setup, doing).because(cause).hint(format!("Run: {sql}")))
+        let error = Error::new(ErrorKind::Setup, doing).because(cause);
+        problems.push(error.hint(format!("Run: {sql}")));
     };
     let again = || {
         format!(
@@ -175,28 +199,12 @@ fn check(found: &Found, wanted: &Wanted) -> Result<()> {
              ALTER PUBLICATION {publication} ADD TABLE {quoted};"
         )
     };
-    if wanted.table.kind == TableKind::Partitioned && found.includes_family && !found.via_root {
-        return refuse(
-            format!("it publishes the partitions of `{table}` under their own names"),
-            format!("ALTER PUBLICATION {publication} SET (publish_via_partition_root = true);"),
-        );
-    }
-    let Some(member) = found.tables.iter().find(|member| member.name == *table) else {
-        let cause = match found.tables.is_empty() {
-            true => format!("it has no tables configured, expected table `{table}`"),
-            false => format!(
-                "it does not include the required table `{table}`; current tables: {}",
-                list(&found.tables)
-            ),
-        };
-        return refuse(cause, format!("ALTER PUBLICATION {publication} ADD TABLE {quoted};"));
-    };
     let actions = [("insert", found.insert), ("update", found.update), ("delete", found.delete)];
     let named = |is: bool| -> Vec<&str> {
         actions.iter().filter(|action| action.1 == is).map(|action| action.0).collect()
     };
     if !named(false).is_empty() {
-        return refuse(
+        refuse(
             format!(
                 "it is missing required actions: expected [insert, update, delete], current [{}], \
                  missing [{}]",
@@ -209,15 +217,33 @@ fn check(found: &Found, wanted: &Wanted) -> Result<()> {
             ),
         );
     }
+    if wanted.table.kind == TableKind::Partitioned && found.includes_family && !found.via_root {
+        refuse(
+            format!("it publishes the partitions of `{table}` under their own names"),
+            format!("ALTER PUBLICATION {publication} SET (publish_via_partition_root = true);"),
+        );
+        return problems;
+    }
+    let Some(member) = found.tables.iter().find(|member| member.name == *table) else {
+        let cause = match found.tables.is_empty() {
+            true => format!("it has no tables configured, expected table `{table}`"),
+            false => format!(
+                "it does not include the required table `{table}`; current tables: {}",
+                list(&found.tables)
+            ),
+        };
+        refuse(cause, format!("ALTER PUBLICATION {publication} ADD TABLE {quoted};"));
+        return problems;
+    };
     if member.has_row_filter {
-        return refuse(format!("it has a row filter on table `{table}`"), again());
+        refuse(format!("it has a row filter on table `{table}`"), again());
     }
     if let Some(columns) = &member.columns {
         let missing: Vec<&str> = (wanted.columns.iter().copied())
             .filter(|wanted| !columns.iter().any(|column| column == wanted))
             .collect();
         if !missing.is_empty() {
-            return refuse(
+            refuse(
                 format!(
                     "its column list for table `{table}` is missing columns: {}",
                     missing.join(", ")
@@ -226,7 +252,7 @@ fn check(found: &Found, wanted: &Wanted) -> Result<()> {
             );
         }
     }
-    Ok(())
+    problems
 }
 
 fn list(tables: &[FoundTable]) -> String {
@@ -243,7 +269,7 @@ fn list(tables: &[FoundTable]) -> String {
     text
 }
 
-/// What our role lacks to create the publication.
+/// What gives our role what it lacks to create the publication; empty if it lacks nothing.
 fn grants(
     sql: &mut Sql,
     wanted: &Wanted,
@@ -267,11 +293,19 @@ fn grants(
     if !row.bool(1)? {
         let _ = write!(lacking, " GRANT {} TO {role};", ident(&wanted.table.owner));
     }
+    Ok(lacking)
+}
+
+fn how_to_grant(lacking: &str, wanted: &Wanted) -> String {
     let create = create_statement(wanted);
-    Ok(match lacking.is_empty() {
+    match lacking.is_empty() {
         true => format!("Run as a superuser: {create};"),
-        false => format!("Run:{lacking} Or, as the owner of the table: {create};"),
-    })
+        // Its owner may be a superuser, whose membership nobody should have to give away.
+        false => format!(
+            "Run as the owner of the table: {create}; or, to have it created at the start, \
+             run:{lacking}"
+        ),
+    }
 }
 
 #[cfg(test)]
@@ -312,7 +346,9 @@ mod tests {
         let wanted = Wanted { publication: "p", table: &table, columns: &["id", "status"] };
         let mut found = good();
         change(&mut found);
-        let error = check(&found, &wanted).err()?;
+        let mut problems = problems(&found, &wanted).into_iter();
+        let error = problems.next()?;
+        assert!(problems.next().is_none(), "one change is one problem");
         assert_eq!(error.kind(), ErrorKind::Setup);
         Some((error.to_string(), error.hint_text().unwrap().to_owned()))
     }
@@ -351,6 +387,17 @@ mod tests {
 
         let (_, hint) = refusal(TableKind::Partitioned, |_| ()).unwrap();
         assert!(hint.contains("publish_via_partition_root = true"), "{hint}");
+    }
+
+    #[test]
+    fn all_lacks_are_told_at_once() {
+        let table = table(TableKind::Ordinary);
+        let wanted = Wanted { publication: "p", table: &table, columns: &["id", "status"] };
+        let mut found = Found { insert: false, ..good() };
+        found.tables[0].has_row_filter = true;
+        found.tables[0].columns = Some(vec![]);
+        let told: Vec<String> = problems(&found, &wanted).iter().map(Error::to_string).collect();
+        assert_eq!(told.len(), 3, "{told:?}");
     }
 
     #[test]

@@ -87,5 +87,5 @@ pub fn flush_wal(sql: &mut Sql, deadline: Instant) -> Result<()> {
     sql.execute("have WAL flushed", statements, deadline).inspect_err(|_| sql.roll_back(deadline))
 }
 
-pub const WAL_LEVEL_HINT: &str = "Run: ALTER SYSTEM SET wal_level = 'logical'; and restart \
+pub(super) const WAL_LEVEL_HINT: &str = "Run: ALTER SYSTEM SET wal_level = 'logical'; and restart \
      Postgres (on RDS set rds.logical_replication = 1 in the parameter group and reboot).";

@@ -10,10 +10,10 @@ use serde_json::Value;
 use super::failover_slot::{self, Failover};
 use super::server::WAL_LEVEL_HINT;
 use super::sql::{Sql, SqlError, ident, literal, protocol};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::wal::Lsn;
 
-pub use takeover::terminate_stale_walsender;
+pub use takeover::{Held, held, terminate_stale_walsender};
 
 mod takeover;
 
@@ -127,6 +127,43 @@ pub fn verdict(sql: &Sql, state: &SlotState) -> SlotVerdict {
         }
         verdict => verdict,
     }
+}
+
+/// Refuses what cannot be streamed from, whatever ClickHouse holds. `Some` is the reason why the
+/// slot was invalidated: it has to be made anew.
+pub fn usable(slot: &str, verdict: SlotVerdict) -> Result<Option<String>> {
+    let own = |cause: String| {
+        let hint = format!(
+            "Set *_REPLICATION_SLOT_NAME to a slot of this service's own; or, if nobody needs it, \
+             run: SELECT pg_drop_replication_slot({});",
+            literal(slot)
+        );
+        (ErrorKind::Setup, cause, hint)
+    };
+    let (kind, cause, hint) = match verdict {
+        SlotVerdict::Usable => return Ok(None),
+        SlotVerdict::Invalidated { reason } => return Ok(Some(reason)),
+        SlotVerdict::Physical => own("it is a physical slot".to_owned()),
+        SlotVerdict::WrongPlugin { plugin } => {
+            own(format!("expected plugin `pgoutput`, got `{plugin}`"))
+        }
+        SlotVerdict::OtherDatabase { database } => {
+            own(format!("it belongs to database `{database}`"))
+        }
+        SlotVerdict::Temporary => own("it is a temporary slot".to_owned()),
+        SlotVerdict::InCreation => (
+            ErrorKind::SlotBusy,
+            "another session is still creating it".to_owned(),
+            "Wait until the transactions that are running have ended, or end that session."
+                .to_owned(),
+        ),
+        SlotVerdict::OnStandby => (
+            ErrorKind::Setup,
+            "this server is a standby that keeps a copy of the slot".to_owned(),
+            "Connect to the primary: name all hosts in the database URL.".to_owned(),
+        ),
+    };
+    Err(Error::new(kind, format!("check slot `{slot}`")).because(cause).hint(hint))
 }
 
 fn read(value: &Value) -> Option<SlotState> {
@@ -331,6 +368,16 @@ mod tests {
         ] {
             assert_eq!(state(fields).verdict("db"), expected, "{fields}");
         }
+    }
+
+    #[test]
+    fn a_slot_of_somebody_elses_is_refused_and_a_dead_one_is_not() {
+        assert_eq!(usable("a'b", SlotVerdict::Usable).unwrap(), None);
+        let dead = SlotVerdict::Invalidated { reason: "x".into() };
+        assert_eq!(usable("s", dead).unwrap().as_deref(), Some("x"));
+        let error = usable("a'b", SlotVerdict::Physical).unwrap_err();
+        let hint = error.hint_text().unwrap();
+        assert!(hint.ends_with("run: SELECT pg_drop_replication_slot('a''b');"), "{hint}");
     }
 
     #[test]

@@ -145,7 +145,14 @@ impl SourceTable {
 
     /// Refuses a replica identity under which an update or delete does not name `key`.
     pub fn old_row(&self, key: &str) -> Result<OldRow> {
+        let (all, problems) = self.old_rows(key);
+        problems.into_iter().next().map_or(Ok(all), Err)
+    }
+
+    /// What the parts tell of old rows, and each part that does not name `key`.
+    pub fn old_rows(&self, key: &str) -> (OldRow, Vec<Error>) {
         let mut all = OldRow::Whole;
+        let mut problems = Vec::new();
         for part in &self.parts {
             let cause = match part.identity {
                 ReplicaIdentity::Full => continue,
@@ -169,14 +176,12 @@ impl SourceTable {
                     continue;
                 }
             };
-            return Err(Error::new(
-                ErrorKind::Setup,
-                format!("check replica identity of table `{}`", part.name),
-            )
-            .because(cause)
-            .hint(format!("Run: ALTER TABLE {} REPLICA IDENTITY FULL;", part.name.quoted())));
+            let doing = format!("check replica identity of table `{}`", part.name);
+            let sql = format!("ALTER TABLE {} REPLICA IDENTITY FULL;", part.name.quoted());
+            let error = Error::new(ErrorKind::Setup, doing).because(cause);
+            problems.push(error.hint(format!("Run: {sql}")));
         }
-        Ok(all)
+        (all, problems)
     }
 }
 

@@ -249,7 +249,8 @@ impl Connection {
             Redis::Io => unreachable(),
             Redis::AuthenticationFailed => setup().hint(CREDENTIALS_HINT),
             Redis::Server(ServerErrorKind::NoPerm) => setup().hint(format!(
-                "Run: ACL SETUSER <user> ~{} +evalsha +eval +get +set +del +pttl",
+                "Run: ACL SETUSER {} ~{} +evalsha +eval +get +set +del +pttl",
+                self.params.username.as_deref().unwrap_or("default"),
                 command.key
             )),
             Redis::Server(ServerErrorKind::ReadOnly) => unreachable().hint(

@@ -38,6 +38,13 @@ return 0";
 
 const LOOK: &str = "return { redis.call('get', KEYS[1]), redis.call('pttl', KEYS[1]) }";
 
+/// What acquiring needs, without changing anything: of the two conditions of SET the one that does
+/// not hold. A replica, a full memory or a user without the right refuses it all the same.
+const TRY: &str = "\
+local held = redis.call('get', KEYS[1])
+redis.call('set', KEYS[1], ARGV[1], 'PX', ARGV[2], held and 'NX' or 'XX')
+return 1";
+
 /// One contender for the lock of one slot.
 pub struct RedisLock {
     key: String,
@@ -46,6 +53,7 @@ pub struct RedisLock {
     extend: Lua,
     release: Lua,
     look: Lua,
+    probe: Lua,
     hold: Hold,
 }
 
@@ -97,6 +105,7 @@ impl RedisLock {
             extend: Lua::new(EXTEND),
             release: Lua::new(RELEASE),
             look: Lua::new(LOOK),
+            probe: Lua::new(TRY),
             hold: Hold::None,
         }
     }
@@ -199,6 +208,18 @@ impl RedisLock {
                 Err(error)
             }
         }
+    }
+
+    /// Whether the lock could be written here. Changes nothing, whoever holds it.
+    pub fn probe(&mut self, deadline: Instant) -> Result<()> {
+        let command = Command {
+            doing: "try leader lock",
+            lua: &self.probe,
+            key: &self.key,
+            args: &["walhouse check", "1"],
+            deadline,
+        };
+        self.connection.run::<u8>(&command).map(drop)
     }
 
     /// For status pages: reads, changes nothing.

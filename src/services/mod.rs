@@ -19,3 +19,4 @@ pub mod runs;
 pub mod sessions;
 pub mod source;
 pub mod tombstone;
+pub mod trial;

@@ -61,6 +61,19 @@ impl SourceColumn {
 }
 
 impl SourceKind {
+    /// A type of Postgres that is accepted.
+    pub fn sql(self) -> &'static str {
+        match self {
+            SourceKind::Text => "text",
+            SourceKind::Int => "integer",
+            SourceKind::Float => "double precision",
+            SourceKind::Bool => "boolean",
+            SourceKind::Timestamp => "timestamp(3)",
+            SourceKind::Json => "jsonb",
+            SourceKind::TextArray => "text[]",
+        }
+    }
+
     pub fn accepts(self, type_oid: Oid) -> bool {
         let is = |oids: &[Oid]| oids.contains(&type_oid);
         match self {

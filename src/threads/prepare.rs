@@ -30,6 +30,7 @@ use crate::rows::{JsonForm, Shape};
 use crate::services::mapping::{Mapping, Target};
 use crate::services::runs::Runs;
 use crate::services::sessions::Sessions;
+use crate::services::source::Source;
 use crate::wal::Lsn;
 
 /// A stream that is running, and all that the threads must know to take it on.
@@ -97,17 +98,7 @@ pub fn prepare(
     let table = prepare_source(config, mapping, &mut sql, first)?;
     go_on()?;
 
-    let options = StartupOptions {
-        application_name: application_name.clone(),
-        replication: true,
-        // The same as for ordinary SQL, so that a value reads the same streamed and read again.
-        options: OUTPUT_SETTINGS
-            .iter()
-            .chain(&[("client_encoding", "UTF8")])
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect(),
-        receive_timeout: config.receive_timeout,
-    };
+    let options = startup_options(config, &application_name);
     let (mut connection, system) = primary.replication(&options, connect_deadline())?;
     // After the look at the table. What changed just then is found when values are read again.
     let source_checked_at = system.xlogpos;
@@ -170,6 +161,21 @@ pub fn prepare(
     })
 }
 
+/// Of the replication connection.
+pub fn startup_options(config: &ServiceConfig, application_name: &str) -> StartupOptions {
+    StartupOptions {
+        application_name: application_name.to_owned(),
+        replication: true,
+        // The same as for ordinary SQL, so that a value reads the same streamed and read again.
+        options: OUTPUT_SETTINGS
+            .iter()
+            .chain(&[("client_encoding", "UTF8")])
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
+        receive_timeout: config.receive_timeout,
+    }
+}
+
 /// Between being judged and being held by our stream the slot was free, and somebody may have moved
 /// it. Now nobody can; and nothing that came by the stream has been looked at yet.
 fn check_not_moved(sql: &mut Sql, name: &str, judged: Lsn) -> Result<()> {
@@ -203,7 +209,7 @@ pub fn application_name(config: &ServiceConfig) -> String {
 }
 
 /// Cut as Postgres cuts it, so that what it shows is what we look for.
-fn application_name_of(slot: &str) -> String {
+pub fn application_name_of(slot: &str) -> String {
     const BYTES_MAX: usize = 63;
     let mut name = format!("walhouse/{slot}");
     // The name of a slot is ASCII, so any place is a boundary.
@@ -224,7 +230,7 @@ pub(super) fn step() -> Instant {
     Instant::now() + STEP_TIMEOUT
 }
 
-fn mapping(config: &ServiceConfig) -> &'static dyn Mapping {
+pub fn mapping(config: &ServiceConfig) -> &'static dyn Mapping {
     match config.name {
         ServiceName::Sessions => &Sessions,
         ServiceName::Runs => match (config.payload_insert, config.error_fingerprint) {
@@ -265,12 +271,12 @@ fn prepare_clickhouse(
 }
 
 /// 24.8 knows documents in a Native block only as strings to be cast.
-fn json_form(version: &str) -> JsonForm {
+pub fn json_form(version: &str) -> JsonForm {
     let year = version.split('.').next().and_then(|year| year.parse::<u32>().ok());
     if year.is_some_and(|year| year < 25) { JsonForm::Text } else { JsonForm::Typed }
 }
 
-fn definition(target: &Target) -> Result<&'static Definition> {
+pub fn definition(target: &Target) -> Result<&'static Definition> {
     [&tables::TASK_RUNS, &tables::PAYLOADS, &tables::SESSIONS]
         .into_iter()
         .find(|definition| definition.name == target.table)
@@ -282,20 +288,30 @@ fn definition(target: &Target) -> Result<&'static Definition> {
 /// Which of the mapping's columns the table takes. One that the first form of the table already
 /// had must be there; later ones may be missing.
 fn present_columns(client: &Client, target: &Target, shape: &TableShape) -> Result<Vec<bool>> {
+    let (present, problems) = columns_of(client, target, shape);
+    problems.into_iter().next().map_or(Ok(present), Err)
+}
+
+/// The same, with each column that must be there and is not.
+pub fn columns_of(client: &Client, target: &Target, shape: &TableShape) -> (Vec<bool>, Vec<Error>) {
     let takes = |name: &str| shape.column(name).is_some_and(|column| column.is_insertable());
-    for (at, column) in target.columns.iter().enumerate() {
-        if !target.optional.contains(&at) && !takes(column.name) {
-            return Err(Error::new(ErrorKind::Setup, format!("check table `{}`", target.table))
-                .because(format!("it has no column `{}` that takes values", column.name))
-                .hint(format!(
-                    "Run on ClickHouse: ALTER TABLE {} ADD COLUMN `{}` {}",
-                    client.qualified(target.table),
-                    column.name,
-                    column.kind.native_type()
-                )));
-        }
-    }
-    Ok(target.columns.iter().map(|column| takes(column.name)).collect())
+    let present: Vec<bool> = target.columns.iter().map(|column| takes(column.name)).collect();
+    let is_missing = |at: &usize| !present[*at] && !target.optional.contains(at);
+    let made = definition(target).ok();
+    let problem = |at: usize| {
+        let column = target.columns[at];
+        let ours = made.and_then(|made| made.column(column.name));
+        Error::new(ErrorKind::Setup, format!("check table `{}`", target.table))
+            .because(format!("it has no column `{}` that takes values", column.name))
+            .hint(format!(
+                "Run on ClickHouse: ALTER TABLE {} ADD COLUMN `{}` {}",
+                client.qualified(target.table),
+                column.name,
+                ours.unwrap_or(column.kind.native_type())
+            ))
+    };
+    let problems = (0..present.len()).filter(is_missing).map(problem).collect();
+    (present, problems)
 }
 
 fn prepare_source(
@@ -314,17 +330,20 @@ fn prepare_source(
         log::info!("{service}: {note}");
     }
     source_check::columns(&table, source)?;
-    let columns: Vec<&str> = source
-        .columns
-        .iter()
-        .filter(|column| !column.optional || table.column(column.name).is_some())
-        .map(|column| column.name)
-        .collect();
+    let columns = published_columns(&table, source);
     let wanted = Wanted { publication: &config.publication, table: &table, columns: &columns };
     if publication::ensure(sql, &wanted, step())? == Ensured::Created {
         log::info!("{service}: publication `{}` created", config.publication);
     }
     Ok(table)
+}
+
+/// The columns that the publication has to have.
+pub fn published_columns(table: &SourceTable, source: &Source) -> Vec<&'static str> {
+    (source.columns.iter())
+        .filter(|column| !column.optional || table.column(column.name).is_some())
+        .map(|column| column.name)
+        .collect()
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use crate::machines::lineage::{self, Fork, Verdict};
 use crate::machines::recovery::{self, Course};
 use crate::metrics::ServiceMetrics;
 use crate::postgres::connection::Connection;
-use crate::postgres::slot::{self, SlotVerdict};
+use crate::postgres::slot;
 use crate::postgres::sql::Sql;
 use crate::rows::Shape;
 use crate::services::mapping::Mapping;
@@ -53,36 +53,8 @@ pub struct Resumed {
 /// `go_on` says whether the session may still write.
 pub fn resume(mut with: Parties<'_>, go_on: &impl Fn() -> Result<()>) -> Result<Resumed> {
     let (service, slot_name) = (with.service(), with.config.slot.as_str());
-    let recorded = state::read(with.client, service, slot_name, with.deadline())?;
-    let repair = repairs::read(with.client, service, slot_name, with.deadline())?;
-    let (server, history) = with.identify()?;
-    let before = recorded.as_ref().map(of_row).transpose()?;
-    let slot = with.look_at_slot()?;
-    let mut verdict = lineage::judge(before.as_ref(), slot.as_ref(), &server, &history);
-    if let Some(state) = &before
-        && lineage::depends_on_landed(&verdict, state, &server)
-    {
-        verdict = lineage::judge_landed(verdict, state, &server, with.highest_version()?);
-    }
-    log::debug!("{service}: {verdict}");
-    let named = match &recorded {
-        Some(row) => adoptions::read(with.client, row, with.deadline())?,
-        None => None,
-    };
-    let strategy = with.config.gap_strategy;
-    let mut course = recovery::course(&verdict, strategy, &server, named);
-    let owed = repair.as_ref().filter(|repair| is_owed(repair, course, before.as_ref()));
-    let mut reason = verdict.to_string();
-    let is_in_debt = owed.is_some();
-    if let Some(owed) = owed
-        && matches!(course, Course::Begin | Course::Continue { .. })
-    {
-        course = recovery::course_in_debt(course, strategy);
-        reason = match owed.status {
-            Status::Running => format!("a repair was not finished: {}", owed.reason),
-            Status::Done => "the state that goes with the last repair is gone".to_owned(),
-        };
-    }
+    let Outlook { recorded, repair, before, server, slot, verdict, course, is_in_debt, reason } =
+        with.look_ahead(true)?;
     go_on()?;
     let was_usable = slot.is_some_and(|slot| !slot.invalidated);
     let mut revision = repair.as_ref().map_or(0, |row| row.revision);
@@ -90,14 +62,7 @@ pub fn resume(mut with: Parties<'_>, go_on: &impl Fn() -> Result<()>) -> Result<
         revision = with.write_repair(Status::Running, DEBT, &reason, revision)?.revision;
     }
     let (state, repair) = match course {
-        Course::Stop => {
-            return Err(verdict.into_error(service, slot_name).unwrap_or_else(|| {
-                let doing = format!("resume service `{service}` from slot `{slot_name}`");
-                Error::new(ErrorKind::Lineage, doing)
-                    .because(reason)
-                    .hint("REPLICATION_GAP_STRATEGY is `halt`. Set it to `repair` and start again.")
-            }));
-        }
+        Course::Stop => return Err(stopped(service, slot_name, verdict, reason)),
         Course::Begin => (with.begin(&server)?, None),
         Course::Continue { record } => {
             let state = with.go_on(&verdict, record, before, slot.as_ref(), &server)?;
@@ -145,7 +110,90 @@ pub fn resume(mut with: Parties<'_>, go_on: &impl Fn() -> Result<()>) -> Result<
     Ok(Resumed { state: row, repair, slot_is_new: !was_usable })
 }
 
+/// What a session would find if it began now. Nothing is written.
+pub enum Foreseen {
+    /// It streams; this is what was found.
+    GoesOn(String),
+    /// It streams, from elsewhere than where the last stream ended; whether the table is compared.
+    StartsOver {
+        reason: String,
+        repair: bool,
+    },
+    Stops(Error),
+}
+
+/// `has_tables` says whether walhouse's own tables are there.
+pub fn foresee(mut with: Parties<'_>, has_tables: bool) -> Result<Foreseen> {
+    let (service, slot_name) = (with.service(), with.config.slot.as_str());
+    let ahead = with.look_ahead(has_tables)?;
+    Ok(match ahead.course {
+        Course::Begin | Course::Continue { .. } => Foreseen::GoesOn(ahead.reason),
+        Course::StartOver { repair } => Foreseen::StartsOver { reason: ahead.reason, repair },
+        Course::Stop => Foreseen::Stops(stopped(service, slot_name, ahead.verdict, ahead.reason)),
+    })
+}
+
+fn stopped(service: &str, slot: &str, verdict: Verdict, reason: String) -> Error {
+    verdict.into_error(service, slot).unwrap_or_else(|| {
+        Error::new(ErrorKind::Lineage, format!("resume service `{service}` from slot `{slot}`"))
+            .because(reason)
+            .hint("REPLICATION_GAP_STRATEGY is `halt`. Set it to `repair` and start again.")
+    })
+}
+
+/// What was found, and what follows from it.
+struct Outlook {
+    recorded: Option<StateRow>,
+    repair: Option<RepairRow>,
+    before: Option<lineage::State>,
+    server: lineage::Server,
+    slot: Option<lineage::Slot>,
+    verdict: Verdict,
+    course: Course,
+    is_in_debt: bool,
+    reason: String,
+}
+
 impl Parties<'_> {
+    /// Reads only.
+    fn look_ahead(&mut self, has_tables: bool) -> Result<Outlook> {
+        let (service, slot_name) = (self.service(), self.config.slot.as_str());
+        let (mut recorded, mut repair) = (None, None);
+        if has_tables {
+            recorded = state::read(self.client, service, slot_name, self.deadline())?;
+            repair = repairs::read(self.client, service, slot_name, self.deadline())?;
+        }
+        let (server, history) = self.identify()?;
+        let before = recorded.as_ref().map(of_row).transpose()?;
+        let slot = self.look_at_slot()?;
+        let mut verdict = lineage::judge(before.as_ref(), slot.as_ref(), &server, &history);
+        if let Some(state) = &before
+            && lineage::depends_on_landed(&verdict, state, &server)
+        {
+            verdict = lineage::judge_landed(verdict, state, &server, self.highest_version()?);
+        }
+        log::debug!("{service}: {verdict}");
+        let named = match &recorded {
+            Some(row) => adoptions::read(self.client, row, self.deadline())?,
+            None => None,
+        };
+        let strategy = self.config.gap_strategy;
+        let mut course = recovery::course(&verdict, strategy, &server, named);
+        let owed = repair.as_ref().filter(|repair| is_owed(repair, course, before.as_ref()));
+        let mut reason = verdict.to_string();
+        let is_in_debt = owed.is_some();
+        if let Some(owed) = owed
+            && matches!(course, Course::Begin | Course::Continue { .. })
+        {
+            course = recovery::course_in_debt(course, strategy);
+            reason = match owed.status {
+                Status::Running => format!("a repair was not finished: {}", owed.reason),
+                Status::Done => "the state that goes with the last repair is gone".to_owned(),
+            };
+        }
+        Ok(Outlook { recorded, repair, before, server, slot, verdict, course, is_in_debt, reason })
+    }
+
     fn service(&self) -> &'static str {
         self.config.name.as_str()
     }
@@ -316,48 +364,16 @@ impl Parties<'_> {
     fn look_at_slot(&mut self) -> Result<Option<lineage::Slot>> {
         let (config, service) = (self.config, self.service());
         let Some(found) = slot::inspect(self.sql, &config.slot, step())? else { return Ok(None) };
-        let wrong = |cause: String, hint: &str| {
-            Err(Error::new(ErrorKind::Setup, format!("check slot `{}`", config.slot))
-                .because(cause)
-                .hint(hint))
-        };
-        const OTHER_NAME: &str =
-            "Give this service a slot of its own: *_REPLICATION_SLOT_NAME; or drop the slot.";
-        let invalidated = match slot::verdict(self.sql, &found) {
-            SlotVerdict::Usable => false,
-            SlotVerdict::Invalidated { reason } => {
-                log::error!("{service}: slot `{}` is invalidated: {reason}", config.slot);
-                true
-            }
-            SlotVerdict::InCreation => {
-                return Err(Error::new(
-                    ErrorKind::SlotBusy,
-                    format!("check slot `{}`", config.slot),
-                )
-                .because("another session is still creating it"));
-            }
-            SlotVerdict::Physical => return wrong("it is a physical slot".to_owned(), OTHER_NAME),
-            SlotVerdict::WrongPlugin { plugin } => {
-                return wrong(format!("expected plugin `pgoutput`, got `{plugin}`"), OTHER_NAME);
-            }
-            SlotVerdict::OtherDatabase { database } => {
-                return wrong(format!("it belongs to database `{database}`"), OTHER_NAME);
-            }
-            SlotVerdict::Temporary => {
-                return wrong("it is a temporary slot".to_owned(), OTHER_NAME);
-            }
-            SlotVerdict::OnStandby => {
-                return wrong(
-                    "this server is a standby that keeps a copy of the slot".to_owned(),
-                    "Connect to the primary: name all hosts in the database URL.",
-                );
-            }
-        };
+        let verdict = slot::verdict(self.sql, &found);
+        let reason = slot::usable(&config.slot, verdict)?;
+        if let Some(reason) = &reason {
+            log::error!("{service}: slot `{}` is invalidated: {reason}", config.slot);
+        }
         let confirmed_flush = found.confirmed_flush_lsn.unwrap_or(Lsn(0));
         Ok(Some(lineage::Slot {
             confirmed_flush,
             restart_lsn: found.restart_lsn.unwrap_or(confirmed_flush),
-            invalidated,
+            invalidated: reason.is_some(),
         }))
     }
 }

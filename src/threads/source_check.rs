@@ -3,30 +3,49 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::source_table::{Column, SourceTable};
+use crate::postgres::sql::ident;
 use crate::services::source::Source;
 use crate::wal::Oid;
 
 /// Every column that is needed is there, and each is of a type that is understood.
 pub fn columns(table: &SourceTable, source: &Source) -> Result<()> {
+    column_problems(table, source).into_iter().next().map_or(Ok(()), Err)
+}
+
+/// Each column that is not.
+pub fn column_problems(table: &SourceTable, source: &Source) -> Vec<Error> {
+    let mut problems = Vec::new();
+    let altered = |change: String| {
+        format!(
+            "Run: ALTER TABLE {} {change}; or install a version that knows the table as it is.",
+            table.name.quoted()
+        )
+    };
     for column in source.columns {
+        let (name, type_name) = (ident(column.name), column.kind.sql());
         let Some(found) = table.column(column.name) else {
             if column.optional {
                 continue;
             }
-            return Err(Error::new(ErrorKind::Setup, doing(table))
-                .because(format!("it has no column `{}`", column.name))
-                .hint("Add the column again, or install a version that does not need it."));
+            problems.push(
+                Error::new(ErrorKind::Setup, doing(table))
+                    .because(format!("it has no column `{}`", column.name))
+                    .hint(altered(format!("ADD COLUMN {name} {type_name}"))),
+            );
+            continue;
         };
         if !column.kind.accepts(Oid(found.type_oid)) {
-            return Err(Error::new(ErrorKind::Setup, doing(table))
-                .because(format!(
-                    "its column `{}` is {}, expected {}",
-                    column.name, found.type_name, column.kind
-                ))
-                .hint("Give the column its type back, or install a version that knows this one."));
+            let cause = format!(
+                "its column `{}` is {}, expected {}",
+                column.name, found.type_name, column.kind
+            );
+            let change =
+                format!("ALTER COLUMN {name} TYPE {type_name} USING {name}::text::{type_name}");
+            let error = Error::new(ErrorKind::Setup, doing(table)).because(cause);
+            problems.push(error.hint(altered(change)));
         }
     }
-    Ok(())
+    problems
 }
 
 /// The table is the one that it was, with every column that it had. More may have come: what is in

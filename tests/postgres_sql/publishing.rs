@@ -238,8 +238,9 @@ fn rights_that_are_lacking_are_named() {
     inspect(&mut tenant).check_readable("te\"nant").unwrap();
 
     let hint = expect_error(try_ensure(&mut tenant), ErrorKind::Setup, "SQLSTATE 42501");
-    let (grants, create) = hint.split_once(" Or, as the owner of the table: ").unwrap();
+    let (create, grants) = hint.split_once("; or, to have it created at the start, run:").unwrap();
+    let create = create.strip_prefix("Run as the owner of the table: ").unwrap();
     assert!(create.starts_with("CREATE PUBLICATION \"p'u\"\"b ü\\\" FOR TABLE"), "{create}");
-    run(&mut sql, grants.strip_prefix("Run: ").unwrap());
+    run(&mut sql, grants);
     assert_eq!(try_ensure(&mut tenant).unwrap(), Ensured::Created);
 }

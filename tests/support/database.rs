@@ -14,10 +14,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Once one host has said that it is a primary, how long another may take to say so too.
 const SECOND_PRIMARY_TIMEOUT: Duration = Duration::from_millis(300);
 
+/// The database that the servers of the tests have.
+const NAME: &str = "postgres";
+
 /// Where to find it. Nothing is kept open.
 #[derive(Debug, Clone)]
 pub struct Database {
     hosts: Vec<(String, u16)>,
+    name: String,
 }
 
 /// Rows as text, one `None` for each null.
@@ -25,7 +29,7 @@ pub type Rows = Vec<Vec<Option<String>>>;
 
 impl Database {
     pub fn at_port(port: u16) -> Database {
-        Database { hosts: vec![("127.0.0.1".to_owned(), port)] }
+        Database { hosts: vec![("127.0.0.1".to_owned(), port)], name: NAME.to_owned() }
     }
 
     /// `HOST:PORT[,HOST:PORT...]`
@@ -34,7 +38,13 @@ impl Database {
             let (host, port) = text.rsplit_once(':')?;
             Some((host.to_owned(), port.parse().ok()?))
         };
-        Some(Database { hosts: text.split(',').map(host).collect::<Option<_>>()? })
+        let hosts = text.split(',').map(host).collect::<Option<_>>()?;
+        Some(Database { hosts, name: NAME.to_owned() })
+    }
+
+    /// Another database of the same server.
+    pub fn at_database(&self, name: &str) -> Database {
+        Database { hosts: self.hosts.clone(), name: name.to_owned() }
     }
 
     #[track_caller]
@@ -46,7 +56,7 @@ impl Database {
     /// after a failover that left the old one running, the one on the higher timeline is meant.
     pub fn try_client(&self) -> Option<Client> {
         if let [(host, port)] = self.hosts.as_slice() {
-            return connect_to(host, *port).ok();
+            return connect_to(host, *port, &self.name).ok();
         }
         let (sender, found) = mpsc::channel();
         for (host, port) in self.hosts.iter().cloned() {
@@ -149,7 +159,7 @@ impl Database {
 
 /// With its timeline; `None` if it is a standby or does not answer.
 fn connect_to_primary(host: &str, port: u16) -> Option<(u32, Client)> {
-    let mut client = connect_to(host, port).ok()?;
+    let mut client = connect_to(host, port, NAME).ok()?;
     // The name of a WAL file begins with the timeline, as eight digits.
     let sql = "SELECT CASE WHEN NOT pg_is_in_recovery() \
                THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END";
@@ -159,15 +169,15 @@ fn connect_to_primary(host: &str, port: u16) -> Option<(u32, Client)> {
 }
 
 pub fn connect(port: u16) -> Result<Client, postgres::Error> {
-    connect_to("127.0.0.1", port)
+    connect_to("127.0.0.1", port, NAME)
 }
 
-fn connect_to(host: &str, port: u16) -> Result<Client, postgres::Error> {
+fn connect_to(host: &str, port: u16, name: &str) -> Result<Client, postgres::Error> {
     postgres::Config::new()
         .host(host)
         .port(port)
         .user("postgres")
-        .dbname("postgres")
+        .dbname(name)
         .application_name("walhouse-tests")
         .connect_timeout(CONNECT_TIMEOUT)
         // A silent network is noticed, whether something is on its way to the server or back.

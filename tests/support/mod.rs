@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "every test binary uses a part of it")]
 
 pub mod browser;
+pub mod certificates;
 pub mod clickhouse;
 pub mod database;
 pub mod document;

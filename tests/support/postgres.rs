@@ -187,6 +187,11 @@ impl Postgres {
         self.settings.insert(name.to_owned(), value.to_owned());
     }
 
+    /// As [`Postgres::set`].
+    pub fn unset(&mut self, name: &str) {
+        self.settings.remove(name);
+    }
+
     pub fn reload(&self) {
         self.write_settings();
         reaper::signal(self.process.as_ref().expect("it runs").id(), "HUP");
@@ -284,7 +289,7 @@ static SERVER_USER: LazyLock<Option<(u32, u32)>> = LazyLock::new(|| {
     Some(of("postgres").or_else(|| of("nobody")).expect("there is a user who is not root"))
 });
 
-pub(super) fn give_to_server(path: &Path) {
+pub fn give_to_server(path: &Path) {
     if let Some((uid, gid)) = *SERVER_USER {
         chown(path, Some(uid), Some(gid)).unwrap();
     }

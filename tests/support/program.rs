@@ -51,8 +51,14 @@ pub struct Program {
 impl Program {
     /// Started, not more; see [`Program::wait_streaming`].
     pub fn start(settings: &Settings) -> Program {
+        Program::start_command(settings, &[])
+    }
+
+    /// Of another command.
+    pub fn start_command(settings: &Settings, arguments: &[&str]) -> Program {
         let log = reaper::new_dir("program").join("log");
         let process = binary(settings)
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log).unwrap())

@@ -46,13 +46,7 @@ pub fn terminate_stale_walsender(
         let holder = holder(sql, slot, application_name, deadline);
         let Some(holder) = holder.map_err(|error| error.doing(&doing))? else { return Ok(ended) };
         match holder.owner {
-            Owner::Other => {
-                return Err(busy(&doing, &holder, "which is not ours").hint(format!(
-                    "Stop that consumer, or give this one a slot of its own. To end it: SELECT \
-                     pg_terminate_backend({});",
-                    holder.pid
-                )));
-            }
+            Owner::Other => return Err(not_ours(&doing, &holder)),
             // Another one of ours may have come in between: each is told to go, once.
             Owner::Ours if ended != Some(holder.pid) => {
                 terminate(sql, slot, &holder, deadline).map_err(|error| error.doing(&doing))?;
@@ -71,6 +65,38 @@ pub fn terminate_stale_walsender(
         }
         thread::sleep(LOOK_EVERY);
     }
+}
+
+/// Who streams from a slot.
+#[derive(Debug)]
+pub enum Held {
+    ByNobody,
+    /// By a walsender of our name.
+    ByUs {
+        pid: i32,
+    },
+    /// What a start would say.
+    ByAnother(Error),
+}
+
+/// Ends nobody.
+pub fn held(sql: &mut Sql, slot: &str, application_name: &str, deadline: Instant) -> Result<Held> {
+    let doing = format!("free slot `{slot}`");
+    let holder = holder(sql, slot, application_name, deadline);
+    Ok(match holder.map_err(|error| error.doing(&doing))? {
+        None => Held::ByNobody,
+        Some(holder) if holder.owner == Owner::Ours => Held::ByUs { pid: holder.pid },
+        // One that ends, or that our role may not look at.
+        Some(holder) => Held::ByAnother(not_ours(&doing, &holder)),
+    })
+}
+
+fn not_ours(doing: &str, holder: &Holder) -> Error {
+    busy(doing, holder, "which is not ours").hint(format!(
+        "Stop that consumer, or give this one a slot of its own. To end it: SELECT \
+         pg_terminate_backend({});",
+        holder.pid
+    ))
 }
 
 fn holder(

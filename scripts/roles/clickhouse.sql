@@ -1,0 +1,15 @@
+-- The user of walhouse in ClickHouse, with what it needs and nothing else. Fill in the two names
+-- and run it as a user who may grant; running it again is harmless:
+--
+--   sed -e s/WALHOUSE_USER/walhouse/ -e s/WALHOUSE_PASSWORD/SECRET/ scripts/roles/clickhouse.sql |
+--       clickhouse-client --host clickhouse.internal --user admin --ask-password --multiquery
+
+CREATE DATABASE IF NOT EXISTS trigger_dev;
+CREATE USER IF NOT EXISTS `WALHOUSE_USER` IDENTIFIED WITH sha256_password BY 'WALHOUSE_PASSWORD';
+
+-- CREATE TABLE is for the tables that are missing; leave it out once they are there, with
+-- REPLICATION_CREATE_TABLES=0.
+GRANT SELECT, INSERT, CREATE TABLE ON trigger_dev.* TO `WALHOUSE_USER`;
+
+-- For the trial row of `walhouse check`, which is left out without it. ClickHouse 24.10 or newer.
+GRANT DROP TABLE ON trigger_dev.walhouse_check_* TO `WALHOUSE_USER`;

@@ -1,0 +1,414 @@
+//! ClickHouse: what it is, what our user may do there, its tables, and a trial row.
+
+use std::time::Instant;
+
+use super::{interrupt, is_near, now_ms};
+use crate::clickhouse::client::quote_name;
+use crate::clickhouse::refusal::Refusal;
+use crate::clickhouse::survey::judge::{self, Fit, Order};
+use crate::clickhouse::survey::{self, Facts, Grant, Trial};
+use crate::clickhouse::tables::{self, Definition, TableShape};
+use crate::clickhouse::{Client, own_tables};
+use crate::config::ServiceConfig;
+use crate::error::{Error, ErrorKind, Result};
+use crate::finding::Finding;
+use crate::postgres::survey::judge::clock;
+use crate::rows::{JsonForm, Shape, native};
+use crate::services::mapping::{Mapping, Target};
+use crate::services::trial;
+use crate::threads::prepare::{columns_of, definition, json_form, mapping};
+
+const AWAY: &str = "Let *_REPLICATION_CLICKHOUSE_URL name ClickHouse's HTTP interface (port 8123, \
+                    or 8443 with https://), and start ClickHouse.";
+const AGAIN: &str = "Run `walhouse check` again; if it stays, look into the log of ClickHouse.";
+
+/// ClickHouse with all tables, for what needs Postgres as well.
+pub(super) struct Reached {
+    pub client: Client,
+    pub shapes: Vec<Shape>,
+    pub has_own_tables: bool,
+}
+
+pub(super) fn look(service: &ServiceConfig) -> (Vec<Finding>, Option<Reached>) {
+    let mut found = Vec::new();
+    let before_ms = now_ms();
+    let reached = Client::connect(&service.clickhouse)
+        .and_then(|mut client| Ok((survey::look(&mut client, deadline(service))?, client)));
+    let (facts, client) = match reached {
+        Ok(reached) => reached,
+        Err(error) => {
+            let mut finding = Finding::of_error("ClickHouse", &error, AWAY);
+            finding.text = without_query_id(&finding.text);
+            found.push(finding);
+            return (found, None);
+        }
+    };
+    let after_ms = now_ms();
+    let endpoint = &service.clickhouse.endpoint;
+    found.push(Finding::ok("ClickHouse", format!("{endpoint} answers to user `{}`", facts.user)));
+    found.push(encryption(endpoint));
+    found.push(clock("ClickHouse", (before_ms, after_ms), facts.now_ms));
+    found.extend(judge::server(&facts));
+    let mapping = mapping(service);
+    let json = json_form(&facts.version);
+    let mut looking = Looking { service, mapping, json, facts, client, found };
+    let tables = looking.tables();
+    let Looking { mut found, client, .. } = looking;
+    match tables {
+        Ok(Some((shapes, has_own_tables))) => {
+            (found, Some(Reached { client, shapes, has_own_tables }))
+        }
+        Ok(None) => (found, None),
+        Err(error) => {
+            found.push(Finding::of_error("ClickHouse", &error, AGAIN));
+            (found, None)
+        }
+    }
+}
+
+/// Nothing can be looked up by it where nobody has answered, and services with one ClickHouse tell
+/// the same.
+fn without_query_id(text: &str) -> String {
+    let cut = text.split_once(" as query `").and_then(|(before, rest)| {
+        let (_, after) = rest.split_once('`')?;
+        Some(format!("{before}{after}"))
+    });
+    cut.unwrap_or_else(|| text.to_owned())
+}
+
+fn deadline(service: &ServiceConfig) -> Instant {
+    Instant::now() + service.clickhouse.request_timeout.min(super::STEP_TIMEOUT)
+}
+
+fn encryption(endpoint: &str) -> Finding {
+    match endpoint.strip_prefix("http://") {
+        None => Finding::ok("TLS", format!("the connection to {endpoint} is encrypted")),
+        Some(host) if is_near(host) => {
+            Finding::ok("TLS", format!("{endpoint} is this machine: not encrypted"))
+        }
+        Some(_) => Finding::warning(
+            "TLS",
+            format!("the connection to {endpoint} is not encrypted"),
+            "Let *_REPLICATION_CLICKHOUSE_URL begin with https://, and name the TLS port, 8443.",
+        ),
+    }
+}
+
+struct Looking<'a> {
+    service: &'a ServiceConfig,
+    mapping: &'static dyn Mapping,
+    json: JsonForm,
+    facts: Facts,
+    client: Client,
+    found: Vec<Finding>,
+}
+
+impl Looking<'_> {
+    fn deadline(&self) -> Instant {
+        deadline(self.service)
+    }
+
+    /// What the target tables take, and whether walhouse's own are there; `None` if a target is
+    /// missing or is not as it has to be.
+    fn tables(&mut self) -> Result<Option<(Vec<Shape>, bool)>> {
+        let creates = self.service.create_tables;
+        let deadline = self.deadline();
+        let absences = own_tables::absences(&mut self.client, deadline)?;
+        let names: Vec<&str> = self.mapping.targets().iter().map(|target| target.table).collect();
+        let deadline = self.deadline();
+        let missing = tables::missing(&mut self.client, &names, deadline)?;
+        let has_own_tables = absences.is_empty();
+        if creates && !(has_own_tables && missing.is_empty()) {
+            self.may_create(absences.len(), &missing)?;
+        }
+        if !creates && !self.facts.has_database {
+            let database = self.client.database();
+            self.found.push(Finding::problem(
+                "database",
+                format!("database `{database}` is missing, and nothing is to be created"),
+                format!("Run on ClickHouse: CREATE DATABASE {}", quote_name(database)),
+            ));
+        }
+        if !creates {
+            for error in &absences {
+                self.found.push(Finding::of_error("table", error, AGAIN));
+            }
+        }
+        let mut shapes = Vec::new();
+        for target in self.mapping.targets() {
+            let made = definition(target)?;
+            if creates && missing.contains(&target.table) {
+                // As it would be made.
+                self.trial(target, made, &vec![true; target.columns.len()], false)?;
+                continue;
+            }
+            let deadline = self.deadline();
+            match tables::ensure(&mut self.client, made, false, deadline) {
+                Ok(shape) => shapes.extend(self.table(target, made, &shape)?),
+                Err(error) if error.kind() == ErrorKind::Setup => {
+                    self.found.push(Finding::of_error("table", &error, AGAIN));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let is_complete = shapes.len() == self.mapping.targets().len();
+        // Nothing is recorded where nothing is, and then the tables are no matter.
+        match is_complete || !has_own_tables {
+            true => Ok(Some((shapes, has_own_tables))),
+            false => Ok(None),
+        }
+    }
+
+    fn may_create(&mut self, own: usize, missing: &[&str]) -> Result<()> {
+        let user = &self.facts.user;
+        let database = self.client.database().to_owned();
+        if !self.facts.has_database {
+            let deadline = self.deadline();
+            let grant = survey::grant(&mut self.client, "CREATE DATABASE", None, deadline)?;
+            self.found.push(match grant {
+                Grant::Given | Grant::Unknown => Finding::ok(
+                    "database",
+                    format!("database `{database}` is not there yet: a start creates it"),
+                ),
+                Grant::Denied => Finding::problem(
+                    "database",
+                    format!("database `{database}` is missing, and `{user}` may not create it"),
+                    format!("Run on ClickHouse: CREATE DATABASE {}", quote_name(&database)),
+                ),
+            });
+        }
+        let what = match missing.is_empty() {
+            true => format!("{own} of walhouse's own"),
+            false => format!("`{}` and {own} of walhouse's own", missing.join("`, `")),
+        };
+        let deadline = self.deadline();
+        let grant = survey::grant(&mut self.client, "CREATE TABLE", None, deadline)?;
+        let user = &self.facts.user;
+        self.found.push(match grant {
+            Grant::Given | Grant::Unknown => {
+                Finding::ok("table", format!("not there yet, and created by a start: {what}"))
+            }
+            Grant::Denied => Finding::problem(
+                "table",
+                format!("missing, and user `{user}` may not create tables: {what}"),
+                format!(
+                    "Run on ClickHouse: GRANT CREATE TABLE ON {}.* TO {}",
+                    quote_name(&database),
+                    quote_name(user)
+                ),
+            ),
+        });
+        Ok(())
+    }
+
+    /// `None` if rows would not fit.
+    fn table(
+        &mut self,
+        target: &Target,
+        made: &Definition,
+        shape: &TableShape,
+    ) -> Result<Option<Shape>> {
+        let name = target.table;
+        let before = self.found.len();
+        let aside = survey::set_aside(&self.client, made);
+        let again = match self.service.create_tables {
+            true => format!("Run on ClickHouse: {aside}; a start makes the table as it should be."),
+            false => format!("Run on ClickHouse: {aside}; {};", made.ddl(self.client.database())),
+        };
+        for warning in &shape.warnings {
+            self.found.push(Finding::warning("table", warning, &again));
+        }
+        let ours: Vec<&str> = target.order_by.iter().map(|&at| target.columns[at].name).collect();
+        match judge::order(&shape.engine, &shape.sorting_key, &ours, target.id_name()) {
+            Some(Order::WithoutKey) => self.found.push(Finding::problem(
+                "table",
+                format!(
+                    "`{name}` is ordered by ({}), without `{}`: rows replace each other",
+                    shape.sorting_key,
+                    target.id_name()
+                ),
+                &again,
+            )),
+            Some(Order::Other) => self.found.push(Finding::warning(
+                "table",
+                format!(
+                    "`{name}` is ordered by ({}), expected ({})",
+                    shape.sorting_key,
+                    ours.join(", ")
+                ),
+                &again,
+            )),
+            None => {}
+        }
+        let (present, problems) = columns_of(&self.client, target, shape);
+        for error in &problems {
+            self.found.push(Finding::of_error("table", error, AGAIN));
+        }
+        let is_narrowed = self.types(target, made, shape, &again);
+        if !problems.is_empty() || is_narrowed {
+            return Ok(None);
+        }
+        let columns: Vec<&str> = (target.columns.iter().zip(&present))
+            .filter(|(_, is_present)| **is_present)
+            .map(|(column, _)| column.name)
+            .collect();
+        let deadline = self.deadline();
+        if let Err(error) = survey::try_insert(&mut self.client, name, &columns, deadline) {
+            self.found.push(self.denied(name, &error));
+            return Ok(None);
+        }
+        if self.found.len() == before {
+            let text = format!("`{name}` ({}) takes every column", shape.engine);
+            self.found.push(Finding::ok("table", text));
+        }
+        self.trial(target, made, &present, true)?;
+        Ok(Some(Shape { present, json: self.json }))
+    }
+
+    /// True if a column does not take what is sent.
+    fn types(
+        &mut self,
+        target: &Target,
+        made: &Definition,
+        shape: &TableShape,
+        again: &str,
+    ) -> bool {
+        let table = self.client.qualified(target.table);
+        let mut is_refused = false;
+        for (at, column) in target.columns.iter().enumerate() {
+            let Some(found) = shape.column(column.name) else { continue };
+            let fit = judge::fit(column.kind, &found.type_text);
+            if fit == Fit::Whole {
+                continue;
+            }
+            let ours = made.column(column.name).unwrap_or(column.kind.native_type());
+            let text = format!(
+                "column `{}` of `{}` is {}, expected {ours}",
+                column.name, target.table, found.type_text
+            );
+            // What rows are ordered by cannot be altered.
+            let hint = match target.order_by.contains(&at) {
+                true => again.to_owned(),
+                false => format!(
+                    "Run on ClickHouse: ALTER TABLE {table} MODIFY COLUMN `{}` {ours}",
+                    column.name
+                ),
+            };
+            is_refused |= fit == Fit::Not;
+            // The coarser moment that deletes may miss is told already.
+            let is_told = shape.warnings.iter().any(|told| told.contains(column.name));
+            match fit {
+                Fit::Not => self.found.push(Finding::problem("table", text, hint)),
+                _ if is_told => {}
+                _ => self.found.push(Finding::warning("table", text, hint)),
+            }
+        }
+        is_refused
+    }
+
+    fn denied(&self, table: &str, error: &Error) -> Finding {
+        const ACCESS_DENIED: u32 = 497;
+        let refusal = error.cause().and_then(|cause| cause.downcast_ref::<Refusal>());
+        let is_denied = refusal.is_some_and(|refusal| refusal.code == ACCESS_DENIED);
+        match is_denied {
+            true => Finding::problem(
+                "privileges",
+                format!("user `{}` may not read and insert into `{table}`", self.facts.user),
+                format!(
+                    "Run on ClickHouse: GRANT SELECT, INSERT ON {}.* TO {}",
+                    quote_name(self.client.database()),
+                    quote_name(&self.facts.user)
+                ),
+            ),
+            false => Finding::of_error("privileges", error, AGAIN),
+        }
+    }
+
+    /// A row by the real mapping into a table of its own.
+    fn trial(
+        &mut self,
+        target: &Target,
+        made: &Definition,
+        present: &[bool],
+        is_there: bool,
+    ) -> Result<()> {
+        let name = survey::trial_name();
+        for privilege in ["CREATE TABLE", "DROP TABLE", "INSERT"] {
+            let deadline = self.deadline();
+            let grant = survey::grant(&mut self.client, privilege, Some(&name), deadline)?;
+            if grant != Grant::Given {
+                let why = match grant {
+                    Grant::Unknown => "this version cannot be asked for privileges".to_owned(),
+                    _ => format!("user `{}` has no {privilege}", self.facts.user),
+                };
+                let text = format!(
+                    "none for `{}`: {why}; whether rows are taken shows with the first batch",
+                    target.table
+                );
+                self.found.push(Finding::ok("trial row", text));
+                return Ok(());
+            }
+        }
+        if !self.facts.has_database {
+            return Ok(());
+        }
+        let shapes: Vec<Shape> = (self.mapping.targets().iter())
+            .map(|one| Shape {
+                present: match one.table == target.table {
+                    true => present.to_vec(),
+                    false => vec![true; one.columns.len()],
+                },
+                json: self.json,
+            })
+            .collect();
+        let blocks = trial::blocks(self.mapping, &shapes).map_err(|cause| {
+            Error::new(ErrorKind::Bug, "map a trial row").because(cause.to_string())
+        })?;
+        let at = self.mapping.targets().iter().position(|one| one.table == target.table);
+        let Some(block) = at.and_then(|at| blocks.get(at)) else { return Ok(()) };
+        let mut bytes = Vec::new();
+        native::encode(block, &[0], &[], &mut bytes);
+        let columns = native::column_names(block);
+        let deadline = self.deadline();
+        let like = (made, is_there);
+        let trial = interrupt::Trial::begin();
+        let tried = survey::try_block(&mut self.client, &name, like, &columns, &bytes, deadline);
+        drop(trial);
+        self.found.push(match tried {
+            Trial::Taken => {
+                Finding::ok("trial row", format!("taken as a row of `{}`", target.table))
+            }
+            Trial::NotMade(error) => Finding::warning(
+                "trial row",
+                format!("none for `{}`: {error}", target.table),
+                error.hint_text().unwrap_or("See to it that this user may create tables."),
+            ),
+            Trial::Refused(error) => Finding::of_error(
+                "trial row",
+                &error,
+                &format!(
+                    "Run on ClickHouse: {}; a start makes the table as it should be.",
+                    survey::set_aside(&self.client, made)
+                ),
+            ),
+            Trial::Left(table, error) => Finding::problem(
+                "trial row",
+                format!("a table of the check is left: {error}"),
+                format!("Run on ClickHouse: DROP TABLE {table}"),
+            ),
+        });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_without_an_answer_has_no_name() {
+        let text = "run `SELECT` as query `walhouse-1` at `http://h:1`: refused";
+        assert_eq!(without_query_id(text), "run `SELECT` at `http://h:1`: refused");
+        assert_eq!(without_query_id("as it is"), "as it is");
+    }
+}

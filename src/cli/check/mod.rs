@@ -1,0 +1,174 @@
+//! `walhouse check`: everything that can be known before a start, all of it at once.
+//!
+//! The parties are looked at side by side, each with deadlines of its own, so that one that does
+//! not answer hides nothing of the others. What a start would refuse is judged by the very
+//! functions that refuse it. Nothing that stays is changed: no slot, publication, table or lock.
+
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::config::{Config, LockKind, Problems, ServiceConfig};
+use crate::finding::Finding;
+use crate::metrics::Metrics;
+use crate::threads::prepare::mapping;
+use crate::threads::resume::{self, Foreseen, Parties};
+
+mod clickhouse;
+mod http;
+mod interrupt;
+mod lock;
+mod postgres;
+mod report;
+mod table;
+
+pub use report::Report;
+
+/// One question to one party, connecting included.
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+
+pub fn check(config: &Config) -> Report {
+    interrupt::listen();
+    let mut report = Report::default();
+    for warning in &config.warnings {
+        let hint = "Correct or remove the variable; `walhouse help` lists those that there are.";
+        report.add(None, Finding::warning("configuration", warning, hint));
+    }
+    for service in &config.services {
+        report.add(None, Finding::ok("configuration", format!("service {service}")));
+    }
+    for (name, reason) in &config.off {
+        let text = format!("service `{}` is off: {reason}", name.as_str());
+        report.add(None, Finding::ok("configuration", text));
+    }
+    if let Some(at) = config.http_listen {
+        report.add(None, http::look(at));
+    }
+    let found: Vec<(&ServiceConfig, Vec<Finding>)> = thread::scope(|scope| {
+        let looking: Vec<_> = (config.services.iter())
+            .map(|service| (service, scope.spawn(|| look(config, service))))
+            .collect();
+        looking.into_iter().map(|(service, looks)| (service, joined(looks))).collect()
+    });
+    for (service, findings) in found {
+        for finding in findings {
+            report.add(Some(service.name), finding);
+        }
+    }
+    report
+}
+
+/// The configuration itself is what is wrong, so nobody was asked.
+pub fn refused(problems: &Problems) -> Report {
+    let mut report = Report::default();
+    for problem in &problems.list {
+        let hint = format!("Set {}; `walhouse help` says what it takes.", problem.variable);
+        report.add(None, Finding::problem("configuration", problem.to_string(), hint));
+    }
+    for warning in &problems.warnings {
+        let hint = "Correct or remove the variable; `walhouse help` lists those that there are.";
+        report.add(None, Finding::warning("configuration", warning, hint));
+    }
+    report
+}
+
+fn look(config: &Config, service: &ServiceConfig) -> Vec<Finding> {
+    // Whoever uses the same server needs slots and walsenders of it, too.
+    let slots: Vec<&str> = (config.services.iter())
+        .filter(|other| other.postgres == service.postgres)
+        .map(|other| other.slot.as_str())
+        .collect();
+    let (mut found, source, target) = thread::scope(|scope| {
+        let source = scope.spawn(|| postgres::look(service, &slots));
+        let target = scope.spawn(|| clickhouse::look(service));
+        let lock = scope.spawn(|| match &service.lock.kind {
+            LockKind::Redis(params) => lock::look(service, params),
+            LockKind::Postgres => Vec::new(),
+        });
+        let (mut found, source) = source.join().unwrap_or_else(|_| (vec![bug()], None));
+        let (more, target) = target.join().unwrap_or_else(|_| (vec![bug()], None));
+        found.extend(more);
+        found.extend(joined(lock));
+        (found, source, target)
+    });
+    if let (Some(source), Some(target)) = (source, target) {
+        found.extend(outlook(service, source, target));
+    }
+    found
+}
+
+/// Whether the stream would go on from where the last one ended.
+fn outlook(
+    service: &ServiceConfig,
+    mut source: postgres::Reached,
+    mut target: clickhouse::Reached,
+) -> Option<Finding> {
+    let connection = source.connection.as_mut()?;
+    let name = service.name.as_str();
+    let metrics = Metrics::new(&[name]);
+    let parties = Parties {
+        config: service,
+        metrics: &metrics.service(name),
+        mapping: mapping(service),
+        shapes: &target.shapes,
+        client: &mut target.client,
+        sql: &mut source.sql,
+        connection,
+    };
+    Some(match resume::foresee(parties, target.has_own_tables) {
+        Ok(Foreseen::GoesOn(reason)) => Finding::ok("lineage", reason),
+        Ok(Foreseen::StartsOver { reason, repair: true }) => Finding::warning(
+            "lineage",
+            format!("{reason}: the stream starts over, and the whole table is compared beside it"),
+            "It mends itself. REPLICATION_GAP_STRATEGY=halt would stop for you to decide.",
+        ),
+        Ok(Foreseen::StartsOver { reason, repair: false }) => Finding::warning(
+            "lineage",
+            format!("{reason}: the stream starts over, and the difference stays"),
+            "Set REPLICATION_GAP_STRATEGY=repair to have it mended.",
+        ),
+        // What is wrong with the slot is told where it was looked at.
+        Ok(Foreseen::Stops(error)) => Finding::of_error("lineage", &error, "See the README."),
+        Err(_) if source.slot_is_refused => return None,
+        Err(error) => Finding::of_error("lineage", &error, "Run `walhouse check` again."),
+    })
+}
+
+fn joined(looks: thread::ScopedJoinHandle<'_, Vec<Finding>>) -> Vec<Finding> {
+    looks.join().unwrap_or_else(|_| vec![bug()])
+}
+
+fn bug() -> Finding {
+    Finding::problem("walhouse", "a thread of the check panicked", "Report it: this is a bug.")
+}
+
+fn step() -> Instant {
+    Instant::now() + STEP_TIMEOUT
+}
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Whether `host:port`, or a URL's host, is of this very machine.
+fn is_near(host: &str) -> bool {
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    let is_loopback = name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    is_loopback || name == "localhost" || name.starts_with('/')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_is_known_by_its_names() {
+        for near in ["127.0.0.1:5432", "localhost:5432", "[::1]:8123", "/run/postgresql:5432"] {
+            assert!(is_near(near), "{near}");
+        }
+        for far in ["10.0.0.1:5432", "db.internal:5432", "localhost.example:1"] {
+            assert!(!is_near(far), "{far}");
+        }
+    }
+}

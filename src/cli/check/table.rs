@@ -1,0 +1,100 @@
+//! The source table, what it tells of old rows, and the publication.
+
+use super::step;
+use crate::config::ServiceConfig;
+use crate::finding::Finding;
+use crate::postgres::publication::{self, Wanted};
+use crate::postgres::source_table::{OldRow, SourceTable, TableKind, TableName};
+use crate::postgres::sql::Sql;
+use crate::postgres::survey::{self, Facts, judge};
+use crate::threads::prepare::{mapping, published_columns};
+use crate::threads::source_check::column_problems;
+
+const AGAIN: &str = "Run `walhouse check` again; if it stays, look into the log of Postgres.";
+
+pub(super) fn look(
+    sql: &mut Sql,
+    service: &ServiceConfig,
+    facts: &Facts,
+    found: &mut Vec<Finding>,
+) {
+    let source = mapping(service).source();
+    let name = TableName::new(source.schema, source.table);
+    let table = match SourceTable::inspect(sql, &name, step()) {
+        Ok(table) => table,
+        Err(error) => {
+            let hint = format!("Make {} a table, or let DATABASE_URL name its database.", name);
+            found.push(Finding::of_error("table", &error, &hint));
+            return;
+        }
+    };
+    let before = found.len();
+    match survey::access(sql, table.oid, source.schema, step()) {
+        Ok(access) => {
+            found.extend(judge::access(facts, &access, source.schema, &name.quoted()));
+        }
+        Err(error) => found.push(Finding::of_error("table", &error, AGAIN)),
+    }
+    if let Err(error) = table.check_readable(&facts.role) {
+        found.push(Finding::of_error("table", &error, AGAIN));
+    }
+    for error in column_problems(&table, source) {
+        found.push(Finding::of_error("table", &error, AGAIN));
+    }
+    if found.len() == before {
+        let kind = match table.kind {
+            TableKind::Ordinary => String::new(),
+            TableKind::Partitioned => format!(", in {} partitions", table.parts.len()),
+        };
+        let text = format!("{} has every column in its type{kind}", name.quoted());
+        found.push(Finding::ok("table", text));
+    }
+    identity(&table, source.columns[source.key.id].name, found);
+    publication(sql, service, &table, &published_columns(&table, source), found);
+}
+
+fn identity(table: &SourceTable, key: &str, found: &mut Vec<Finding>) {
+    const ABOUT: &str = "replica identity";
+    let (old_row, problems) = table.old_rows(key);
+    for error in &problems {
+        found.push(Finding::of_error(ABOUT, error, AGAIN));
+    }
+    if problems.is_empty() {
+        found.push(Finding::ok(
+            ABOUT,
+            match old_row {
+                OldRow::Whole => "FULL: the stream has every old row",
+                OldRow::KeyOnly => {
+                    "the key: large values that an update leaves alone are read again from the \
+                     table, and FULL would stream them"
+                }
+            },
+        ));
+    }
+}
+
+fn publication(
+    sql: &mut Sql,
+    service: &ServiceConfig,
+    table: &SourceTable,
+    columns: &[&str],
+    found: &mut Vec<Finding>,
+) {
+    const ABOUT: &str = "publication";
+    let name = &service.publication;
+    let wanted = Wanted { publication: name, table, columns };
+    match publication::look(sql, &wanted, step()) {
+        Err(error) => found.push(Finding::of_error(ABOUT, &error, AGAIN)),
+        Ok(None) => {
+            let text = format!("publication `{name}` is not there yet: a start creates it");
+            found.push(Finding::ok(ABOUT, text));
+        }
+        Ok(Some(problems)) if problems.is_empty() => {
+            let text = format!("publication `{name}` has all of {}", table.name.quoted());
+            found.push(Finding::ok(ABOUT, text));
+        }
+        Ok(Some(problems)) => {
+            found.extend(problems.iter().map(|error| Finding::of_error(ABOUT, error, AGAIN)));
+        }
+    }
+}

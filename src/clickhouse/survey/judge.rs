@@ -1,0 +1,252 @@
+//! What the facts of ClickHouse mean for rows that are to come. No I/O.
+
+use super::super::client::quote_name;
+use super::super::params::DATABASE;
+use super::Facts;
+use crate::finding::Finding;
+use crate::rows::Kind;
+
+/// The JSON type works as a column from here on; documents are exact from the second on.
+const VERSION_MIN: (u32, u32) = (24, 8);
+const VERSION_GOOD: (u32, u32) = (25, 3);
+
+pub fn server(facts: &Facts) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let version = &facts.version;
+    found.push(match number(version) {
+        Some(found) if found < VERSION_MIN => Finding::problem(
+            "version",
+            format!("ClickHouse {version} is too old"),
+            "Install ClickHouse 25.3 or newer; 24.8 is the least.",
+        ),
+        Some(found) if found < VERSION_GOOD => Finding::warning(
+            "version",
+            format!("ClickHouse {version} takes documents as text only"),
+            "Install ClickHouse 25.3 or newer.",
+        ),
+        Some(_) | None => Finding::ok("version", format!("ClickHouse {version}")),
+    });
+    if facts.readonly != "0" {
+        found.push(Finding::problem(
+            "user",
+            format!("user `{}` is readonly ({})", facts.user, facts.readonly),
+            format!(
+                "Run on ClickHouse: ALTER USER {} SETTINGS readonly = 0; or change the user's \
+                 profile.",
+                quote_name(&facts.user)
+            ),
+        ));
+    }
+    for table in &facts.leftovers {
+        found.push(Finding::warning(
+            "trial table",
+            format!("a check that was killed has left table `{table}`"),
+            format!("Run on ClickHouse: DROP TABLE {}.{}", quote_name(DATABASE), quote_name(table)),
+        ));
+    }
+    found
+}
+
+/// `25.3.1.1` as (25, 3).
+fn number(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// How a column of a table takes what is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fit {
+    Whole,
+    /// Some values arrive changed.
+    Narrow,
+    /// The INSERT is refused, or means something else.
+    Not,
+}
+
+/// `type_text` as ClickHouse prints it.
+pub fn fit(kind: Kind, type_text: &str) -> Fit {
+    let (bare, is_nullable) = bare(type_text);
+    let takes_null = is_nullable || bare.starts_with("Variant") || bare == "Dynamic";
+    let of = |whole: &[&str], narrow: &[&str]| {
+        let named = |list: &[&str]| list.iter().any(|name| is_type(bare, name));
+        match (named(whole), named(narrow)) {
+            (true, _) => Fit::Whole,
+            (false, true) => Fit::Narrow,
+            (false, false) => Fit::Not,
+        }
+    };
+    let number = match kind {
+        Kind::String => return of(&["String"], &["FixedString", "Enum8", "Enum16"]),
+        Kind::Json => return of(&["JSON", "String", "Object"], &["Map", "Tuple"]),
+        Kind::StringArray => {
+            return inside(bare, "Array(").map_or(Fit::Not, |of| fit(Kind::String, of));
+        }
+        Kind::UInt8 | Kind::NullableUInt8 => of(
+            &["UInt8", "UInt16", "UInt32", "UInt64", "Int16", "Int32", "Int64", "Bool"],
+            &["Int8"],
+        ),
+        Kind::UInt32 | Kind::NullableUInt32 => {
+            of(&["UInt32", "UInt64", "Int64"], &["UInt8", "UInt16", "Int8", "Int16", "Int32"])
+        }
+        Kind::UInt64 => of(&["UInt64", "UInt128", "UInt256", "Int128", "Int256"], &[]),
+        Kind::Float64 => of(&["Float64"], &["Float32", "Decimal"]),
+        Kind::Millis | Kind::NullableMillis => millis(bare),
+    };
+    let may_be_null =
+        matches!(kind, Kind::NullableUInt8 | Kind::NullableUInt32 | Kind::NullableMillis);
+    if may_be_null && !takes_null { Fit::Not } else { number }
+}
+
+fn millis(bare: &str) -> Fit {
+    match bare.strip_prefix("DateTime64(") {
+        Some(rest) => {
+            let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+            if digits.parse::<u32>().is_ok_and(|scale| 3 <= scale) {
+                Fit::Whole
+            } else {
+                Fit::Narrow
+            }
+        }
+        None if is_type(bare, "DateTime") => Fit::Narrow,
+        None => Fit::Not,
+    }
+}
+
+/// Without `LowCardinality` and `Nullable`, and whether it was nullable.
+fn bare(type_text: &str) -> (&str, bool) {
+    let text = inside(type_text, "LowCardinality(").unwrap_or(type_text);
+    match inside(text, "Nullable(") {
+        Some(text) => (text, true),
+        None => (text, false),
+    }
+}
+
+fn inside<'a>(text: &'a str, opening: &str) -> Option<&'a str> {
+    text.strip_prefix(opening)?.strip_suffix(')')
+}
+
+fn is_type(bare: &str, name: &str) -> bool {
+    bare.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('('))
+}
+
+/// What an order of rows other than ours means; `None` if it means nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Rows with different keys replace each other.
+    WithoutKey,
+    /// An older version of a row may stay, or a delete not find its row.
+    Other,
+}
+
+/// `engine` merges rows with the same `sorting_key`, as ClickHouse prints it.
+pub fn order(engine: &str, sorting_key: &str, ours: &[&str], id: &str) -> Option<Order> {
+    if !engine.ends_with("ReplacingMergeTree") {
+        return None;
+    }
+    // A key of one column in parentheses keeps them.
+    let bare = inside(sorting_key, "(").unwrap_or(sorting_key);
+    let columns: Vec<&str> =
+        bare.split(',').map(|column| column.trim().trim_matches('`')).collect();
+    if columns == ours {
+        return None;
+    }
+    Some(if columns.contains(&id) { Order::Other } else { Order::WithoutKey })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::finding::Level;
+
+    fn facts(version: &str, readonly: &str) -> Facts {
+        Facts {
+            version: version.into(),
+            user: "u".into(),
+            readonly: readonly.into(),
+            now_ms: 0,
+            has_database: true,
+            leftovers: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn versions_are_old_good_or_too_old() {
+        for (version, level) in [
+            ("24.3.1.1", Level::Problem),
+            ("24.8.14.39", Level::Warning),
+            ("25.2.9.9", Level::Warning),
+            ("25.3.1.1", Level::Ok),
+            ("26.9.2.1", Level::Ok),
+            ("head", Level::Ok),
+        ] {
+            assert_eq!(server(&facts(version, "0"))[0].level, level, "{version}");
+        }
+        let found = server(&facts("26.9.2.1", "2"));
+        assert!(found.iter().any(|finding| finding.text.contains("readonly")));
+    }
+
+    #[test]
+    fn a_table_that_was_left_is_told_with_its_drop() {
+        let mut facts = facts("26.9.2.1", "0");
+        facts.leftovers.push("walhouse_check_1".into());
+        let hint = server(&facts)[1].hint.clone().expect("it has one");
+        assert_eq!(hint, "Run on ClickHouse: DROP TABLE `trigger_dev`.`walhouse_check_1`");
+    }
+
+    #[test]
+    fn types_take_all_some_or_nothing() {
+        for (kind, type_text, expected) in [
+            (Kind::String, "String", Fit::Whole),
+            (Kind::String, "LowCardinality(Nullable(String))", Fit::Whole),
+            (Kind::String, "FixedString(3)", Fit::Narrow),
+            (Kind::String, "UUID", Fit::Not),
+            (Kind::Json, "JSON(max_dynamic_paths=1024)", Fit::Whole),
+            (Kind::Json, "String", Fit::Whole),
+            (Kind::Json, "UInt8", Fit::Not),
+            (Kind::StringArray, "Array(LowCardinality(String))", Fit::Whole),
+            (Kind::StringArray, "String", Fit::Not),
+            (Kind::UInt8, "Bool", Fit::Whole),
+            (Kind::UInt32, "UInt16", Fit::Narrow),
+            (Kind::UInt32, "UInt64", Fit::Whole),
+            (Kind::UInt64, "UInt32", Fit::Not),
+            (Kind::Float64, "Decimal(9, 2)", Fit::Narrow),
+            (Kind::Millis, "DateTime64(3)", Fit::Whole),
+            (Kind::Millis, "DateTime64(6, 'UTC')", Fit::Whole),
+            (Kind::Millis, "DateTime64(0)", Fit::Narrow),
+            (Kind::Millis, "DateTime", Fit::Narrow),
+            (Kind::Millis, "Date", Fit::Not),
+            (Kind::NullableMillis, "Nullable(DateTime64(3))", Fit::Whole),
+            (Kind::NullableMillis, "DateTime64(3)", Fit::Not),
+            (Kind::NullableUInt8, "Nullable(UInt8)", Fit::Whole),
+        ] {
+            assert_eq!(fit(kind, type_text), expected, "{kind:?} {type_text}");
+        }
+    }
+
+    #[test]
+    fn an_order_without_the_key_loses_rows() {
+        let of = |engine, key| order(engine, key, &["org", "run_id"], "run_id");
+        assert_eq!(of("ReplacingMergeTree", "org, run_id"), None);
+        assert_eq!(of("ReplicatedReplacingMergeTree", "`org`, run_id"), None);
+        assert_eq!(of("ReplacingMergeTree", "(org, run_id)"), None);
+        assert_eq!(of("ReplacingMergeTree", "run_id"), Some(Order::Other));
+        assert_eq!(of("ReplacingMergeTree", "org"), Some(Order::WithoutKey));
+        assert_eq!(of("MergeTree", "org"), None);
+        assert_eq!(of("Distributed", ""), None);
+    }
+
+    #[test]
+    fn our_own_tables_fit() {
+        use super::super::super::tables::{PAYLOADS, SESSIONS, TASK_RUNS};
+        for (made, name, kind) in [
+            (&TASK_RUNS, "status", Kind::String),
+            (&TASK_RUNS, "output", Kind::Json),
+            (&PAYLOADS, "created_at", Kind::Millis),
+            (&SESSIONS, "closed_at", Kind::NullableMillis),
+        ] {
+            let text = made.column(name).expect("it has the column");
+            let type_text = text.split(" DEFAULT ").next().expect("split gives one piece");
+            assert_eq!(fit(kind, type_text), Fit::Whole, "{name}");
+        }
+    }
+}
