@@ -5,6 +5,7 @@ pub mod batch;
 pub mod batcher;
 pub mod confirmer;
 pub mod coordinator;
+pub mod debt;
 pub mod flusher;
 pub mod http;
 pub mod landing;

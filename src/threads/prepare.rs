@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::Memory;
+use super::debt;
 use super::resume::{self, Parties, Resumed};
 use super::shared::Shared;
 use super::slot_watch::SlotWatch;
@@ -247,10 +248,7 @@ fn prepare_clickhouse(
     let names: Vec<&str> = mapping.targets().iter().map(|target| target.table).collect();
     let missing = tables::missing(&mut client, &names, deadline())?;
     if !missing.is_empty() && config.create_tables {
-        // Before they are made: then nobody could tell any more.
-        let reason = format!("missing in ClickHouse, and made anew: `{}`", missing.join("`, `"));
-        let of = (config.name.as_str(), config.slot.as_str());
-        resume::owe(&mut client, of, &reason, config.clickhouse.request_timeout)?;
+        debt::owe_for_tables(&mut client, config, &missing)?;
     }
     let mut shapes = Vec::new();
     for target in mapping.targets() {

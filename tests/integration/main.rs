@@ -53,6 +53,8 @@ mod half_dead;
 mod handover;
 /// Every replica identity and format, under load, compared in full.
 mod identity;
+/// Rows that were there before tables were created.
+mod initial_backfill;
 /// The comparison of both sides finds what is planted: without this, no other test says much.
 mod oracle_finds;
 /// Payloads of runs that are not there.
