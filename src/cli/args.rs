@@ -34,6 +34,27 @@ pub enum Command {
         /// What to follow it with
         service: Service,
     },
+    /// Compare Postgres and ClickHouse while the service streams
+    ///
+    /// Names the keys that differ and the columns in which they do. What is only on its way does
+    /// not count. Without --full it is a sample of both sides, in a moment. Exit code 0: equal, 1:
+    /// something differs.
+    Verify {
+        /// What to compare
+        service: Service,
+        /// About so many rows of each side, chosen at random (default 1000)
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        sample: Option<u64>,
+        /// Every row of both sides
+        #[arg(long, conflicts_with = "sample")]
+        full: bool,
+        /// Write what is missing or different, mark as deleted what is not in Postgres
+        #[arg(long)]
+        repair: bool,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print the effective configuration, where each value is from, and nothing secret
     Config {
         /// As JSON

@@ -28,6 +28,12 @@ pub fn init(config: &Config) {
     }
 }
 
+/// For commands that print an answer: what goes wrong on the way, and no more.
+pub fn init_for_answer(config: &Config) {
+    init(config);
+    log::set_max_level(log::max_level().min(LevelFilter::Warn));
+}
+
 struct Logger {
     levels: Levels,
     writer: env_logger::Logger,

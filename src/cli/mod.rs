@@ -5,7 +5,9 @@ mod args;
 mod config;
 mod help;
 pub mod logging;
+mod progress;
 mod run;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
@@ -35,6 +37,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             let text = adopt::adopt(service)?;
             Ok(print(format!("{text}\n")))
         }),
+        Command::Verify { service, sample, full, repair, json } => {
+            with_service(service.into(), |service| {
+                let (text, is_equal) = verify::verify(service, sample, full, repair, json)?;
+                Ok(if is_equal { print(text) } else { print_failing(text) })
+            })
+        }
         Command::Config { json } => {
             let settings = effective::from_env();
             print(if json { config::json(&settings) } else { config::text(&settings) })
@@ -61,6 +69,7 @@ fn with_service(
     act: impl FnOnce(&ServiceConfig) -> crate::error::Result<ExitCode>,
 ) -> ExitCode {
     with_config(|config| {
+        logging::init_for_answer(&config);
         let service = config.services.iter().find(|service| service.name == name);
         match service {
             Some(service) => act(service).unwrap_or_else(|error| fail(&error)),
@@ -86,6 +95,12 @@ fn refuse(text: &str) -> ExitCode {
     // Nobody is left to be told when stderr is closed; the exit code still says it.
     let _ = writeln!(std::io::stderr(), "{text}");
     ExitCode::from(EXIT_USAGE)
+}
+
+/// For an answer that is bad news.
+fn print_failing(text: impl AsRef<[u8]>) -> ExitCode {
+    print(text);
+    ExitCode::FAILURE
 }
 
 fn print(text: impl AsRef<[u8]>) -> ExitCode {

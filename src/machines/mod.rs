@@ -22,6 +22,7 @@ pub mod repair;
 pub mod salvage;
 pub mod status;
 pub mod supervisor;
+pub mod verify;
 
 /// `at + wait`, or far in the future where that would overflow: no setting may panic a machine.
 fn after(at: Instant, wait: Duration) -> Instant {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::repairer::Position;
 use crate::clickhouse::Client;
-use crate::clickhouse::repairs::{self, RepairRow, Status};
+use crate::clickhouse::repairs::{self, INITIAL_BACKFILL, RepairRow, Status};
 use crate::clickhouse::state;
 use crate::config::ServiceConfig;
 use crate::error::Result;
@@ -57,9 +57,6 @@ pub fn repair_row(
         revision: state::leap(revision),
     }
 }
-
-/// How the reason of a repair begins that is to fill tables of walhouse's own making.
-const INITIAL_BACKFILL: &str = "initial backfill";
 
 /// Records that a repair is owed where rows have been streamed before: whatever else is found, the
 /// next start begins with it.
@@ -113,7 +110,7 @@ fn write_debt(
 /// What is owed. With a state it is a repair, whatever was begun before: there is a time that was
 /// streamed.
 pub fn debt_of(owed: &RepairRow, before: Option<&lineage::State>) -> Debt {
-    let is_fill = owed.status == Status::Running && owed.reason.starts_with(INITIAL_BACKFILL);
+    let is_fill = owed.status == Status::Running && owed.is_initial_backfill();
     if is_fill && before.is_none() { Debt::Fill } else { Debt::Repair }
 }
 

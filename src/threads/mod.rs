@@ -3,6 +3,7 @@
 pub mod as_of;
 pub mod batch;
 pub mod batcher;
+pub mod bystander;
 pub mod confirmer;
 pub mod coordinator;
 pub mod debt;
@@ -12,6 +13,7 @@ pub mod landing;
 pub mod lease_watch;
 pub mod lock_keeper;
 pub mod lookout;
+pub mod mapped;
 pub mod outage;
 pub mod position;
 pub mod prepare;
@@ -24,6 +26,7 @@ pub mod shared;
 pub mod slot_watch;
 pub mod source_check;
 pub mod supervisor;
+pub mod verifier;
 pub mod wal_reader;
 
 use std::thread::{Builder, JoinHandle};

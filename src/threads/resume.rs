@@ -14,7 +14,7 @@ use super::prepare::step;
 use crate::clickhouse::repairs::{self, RepairRow, Status};
 use crate::clickhouse::state::{self, StateRow};
 use crate::clickhouse::stored::highest_version;
-use crate::clickhouse::{Client, adoptions};
+use crate::clickhouse::{Client, adoptions, backfills};
 use crate::config::ServiceConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::lineage::{self, Verdict};
@@ -56,7 +56,11 @@ pub fn resume(mut with: Parties<'_>, go_on: &impl Fn() -> Result<()>) -> Result<
     let recorded = state::read(with.client, service, slot_name, with.deadline())?;
     let repair = repairs::read(with.client, service, slot_name, with.deadline())?;
     let (server, history) = with.identify()?;
-    let before = recorded.as_ref().map(of_row).transpose()?;
+    let mut before = recorded.as_ref().map(of_row).transpose()?;
+    if let (Some(row), Some(state)) = (&recorded, &mut before) {
+        // Commands may have written beside the stream.
+        state.upper = state.upper.max(backfills::upper(with.client, row, with.deadline())?);
+    }
     let slot = with.look_at_slot()?;
     let mut verdict = lineage::judge(before.as_ref(), slot.as_ref(), &server, &history);
     if let Some(state) = &before

@@ -59,7 +59,9 @@ fn rows_of_the_time_before_are_copied_however_often_it_is_killed() {
     insert_sessions(&stage, 20_000);
     let settings = stage.settings();
     // Whatever was done by then: nothing, the tables, the slot, some of the rows.
-    for line in ["walhouse", "initial backfill", "sessions: streaming", "sessions: repair"] {
+    for line in
+        ["walhouse", "initial backfill", "sessions: streaming", "sessions: initial backfill: "]
+    {
         let mut program = Program::start(&settings);
         program.wait_for_log(line);
         program.kill();
@@ -122,7 +124,7 @@ fn nothing_is_copied_when_told_so_or_into_tables_that_were_there() {
         program.wait_streaming(&SERVICES);
         load(seed).run(&stage.postgres, 10);
         stage.settle(&mut program, &SERVICES);
-        assert!(!program.log().contains("repair"), "{}", program.log());
+        assert!(!program.log().contains("backfill"), "{}", program.log());
         program.stop();
         compare(&stage.postgres, &stage.clickhouse, Scope::ALL).is_clean()
     };

@@ -77,3 +77,5 @@ mod survives;
 mod tables;
 /// Single values at and beyond the edges of what a column holds.
 mod values;
+/// Both sides compared by the program itself.
+mod verify;
