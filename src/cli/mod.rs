@@ -2,6 +2,7 @@
 
 mod adopt;
 mod args;
+mod backfill;
 mod config;
 mod help;
 pub mod logging;
@@ -19,6 +20,7 @@ use self::args::{Arguments, Command};
 pub use self::run::run;
 use crate::config::{Config, ServiceConfig, ServiceName, effective};
 use crate::error::Error;
+use crate::machines::backfill::Request;
 
 /// The arguments or the configuration are wrong: `EX_USAGE` of sysexits(3).
 pub const EXIT_USAGE: u8 = 64;
@@ -37,6 +39,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             let text = adopt::adopt(service)?;
             Ok(print(format!("{text}\n")))
         }),
+        Command::Backfill { service, from, to, ids, all_statuses, resume } => {
+            let request = Request { from, to, all_statuses, of_list: ids.is_some() };
+            with_service(service.into(), |service| {
+                backfill::backfill(service, request, ids.as_deref(), resume).map(print)
+            })
+        }
         Command::Verify { service, sample, full, repair, json } => {
             with_service(service.into(), |service| {
                 let (text, is_equal) = verify::verify(service, sample, full, repair, json)?;

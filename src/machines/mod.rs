@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+pub mod backfill;
 pub mod backoff;
 pub mod batches;
 pub mod confirm;

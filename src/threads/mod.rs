@@ -1,6 +1,7 @@
 //! The threads: each file is one, or what two of them share. They wait, step a machine, and act.
 
 pub mod as_of;
+pub mod backfiller;
 pub mod batch;
 pub mod batcher;
 pub mod bystander;

@@ -37,12 +37,13 @@
 //! | clickhouse: dedupe on version | `handover::redelivered_rows_change_nothing` |
 //! | clickhouse: duplicate paths, arrays of mixed types | `documents::repeated_paths_and_mixed_arrays_are_taken` |
 //!
-//! Left out are their backfill and admin routes, which walhouse does not have, and replication from
-//! two sources.
+//! Left out are their admin routes, which walhouse does not have, and replication from two sources.
 
 #[path = "../support/mod.rs"]
 mod support;
 
+/// Rows copied on demand.
+mod backfill;
 /// JSON documents that are large, strange, or poison.
 mod documents;
 /// Promotions: who is followed, and what is taken along.

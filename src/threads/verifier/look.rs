@@ -12,6 +12,7 @@ use crate::rows::Block;
 use crate::services::mapping::Target;
 use crate::services::tombstone::Key;
 use crate::threads::bystander::sql_deadline_now;
+use crate::threads::repairer::before::commits;
 use crate::threads::repairer::prune_pass::LOOKUP_KEYS;
 use crate::threads::repairer::work::Worker;
 use crate::wal::Lsn;
@@ -46,6 +47,8 @@ impl Verifier<'_, '_> {
     ) -> Result<Vec<Seen>> {
         let mut seen: Vec<Option<Seen>> = suspects.iter().map(|_| None).collect();
         let mut left: BTreeSet<usize> = (0..suspects.len()).collect();
+        // What is streamed may wait for a standby before a snapshot sees it.
+        commits(worker.with)?;
         while !left.is_empty() {
             let held = self.hold(worker, suspects, &mut left)?;
             let last = held.iter().map(|held| held.as_of).max();

@@ -14,6 +14,7 @@ use crate::postgres::source_table::TableName;
 use crate::rows::Block;
 use crate::services::tombstone::{self, Key, LiveKey};
 use crate::threads::bystander::{Progress, sql_deadline_now};
+use crate::threads::repairer::before::commits;
 use crate::threads::repairer::page;
 use crate::threads::repairer::prune_pass::{LOOKUP_KEYS, are_in_postgres};
 use crate::threads::repairer::work::Worker;
@@ -60,6 +61,10 @@ impl Verifier<'_, '_> {
                 found.version.is_none_or(|version| version < own)
             };
             let (now, later): (Vec<&Found>, Vec<&Found>) = left.into_iter().partition(outranks);
+            if !now.is_empty() {
+                // What the slot has moved past was streamed; it must be visible, too.
+                commits(worker.with)?;
+            }
             for found in now.chunks(LOOKUP_KEYS) {
                 self.write(worker, found, base)?;
             }
