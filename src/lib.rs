@@ -13,6 +13,7 @@
 //!     +== status update
 //!
 //!  repairer: after a gap or a fork, reads the table and ClickHouse's keys, writes what differs
+//!  verifier, backfiller: commands beside the stream, each a process of its own (bystander)
 //!
 //!  lock_keeper --LockLost--> coordinator <--SessionEnded-- session (the threads above)
 //!  lookout --PrimaryBack-------^             readiness: what a failover would be worse for

@@ -3,6 +3,7 @@
 //! There is little to say on it: the configuration is in the environment.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -10,6 +11,7 @@ use clap_mangen::Man;
 
 use super::help;
 use crate::config::ServiceName;
+use crate::machines::backfill::Moment;
 
 const ABOUT: &str =
     "Replicates Postgres tables into ClickHouse through logical replication, and loses no row.";
@@ -69,6 +71,50 @@ pub enum Command {
     /// Changes nothing that stays. Exits with 0, with 1 if there is a problem, and with 64 if the
     /// configuration is wrong.
     Check {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Copy rows of Postgres that ClickHouse does not have, or has otherwise
+    ///
+    /// While the service streams, or beside a stopped one: changes that are streamed always win.
+    /// Stopped in the middle, nothing is wrong; --resume goes on, or run it again.
+    Backfill {
+        /// What to copy
+        service: Service,
+        /// Rows created at this moment of UTC or later: 2026-01-31, 2026-01-31T10:00:00
+        #[arg(long, value_name = "T", conflicts_with = "resume")]
+        from: Option<Moment>,
+        /// Rows created before this moment
+        #[arg(long, value_name = "T", conflicts_with = "resume")]
+        to: Option<Moment>,
+        /// Rows whose ids stand in this file, one a line; `-` is stdin
+        #[arg(long, value_name = "FILE")]
+        ids: Option<PathBuf>,
+        /// Runs that are not in a final status, too; of sessions all are copied anyway
+        #[arg(long, conflicts_with = "resume")]
+        all_statuses: bool,
+        /// Go on with the last one that was not finished
+        #[arg(long)]
+        resume: bool,
+    },
+    /// Compare Postgres and ClickHouse while the service streams
+    ///
+    /// Names the keys that differ and the columns in which they do. What is only on its way does
+    /// not count. Without --full it is a sample of both sides, in a moment. Exit code 0: equal, 1:
+    /// something differs.
+    Verify {
+        /// What to compare
+        service: Service,
+        /// About so many rows of each side, chosen at random (default 1000)
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        sample: Option<u64>,
+        /// Every row of both sides
+        #[arg(long, conflicts_with = "sample")]
+        full: bool,
+        /// Write what is missing or different, mark as deleted what is not in Postgres
+        #[arg(long)]
+        repair: bool,
         /// As JSON
         #[arg(long)]
         json: bool,

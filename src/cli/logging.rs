@@ -11,7 +11,11 @@ use crate::config::{Config, ServiceConfig, ServiceName};
 
 /// Everything logged after this is written. A second call changes nothing.
 pub fn init(config: &Config) {
-    let levels = Levels::new(&config.services);
+    init_for(&config.services);
+}
+
+fn init_for(services: &[ServiceConfig]) {
+    let levels = Levels::new(services);
     let most = levels.most();
     // `env_logger` writes and stamps; which lines are written is decided here, by thread.
     let writer = env_logger::Builder::new()
@@ -26,6 +30,12 @@ pub fn init(config: &Config) {
     if log::set_boxed_logger(Box::new(Logger { levels, writer })).is_ok() {
         log::set_max_level(most);
     }
+}
+
+/// For commands that print an answer: what goes wrong on the way, and no more.
+pub fn init_for_answer(config: &ServiceConfig) {
+    init_for(std::slice::from_ref(config));
+    log::set_max_level(log::max_level().min(LevelFilter::Warn));
 }
 
 struct Logger {

@@ -2,13 +2,16 @@
 
 mod adopt;
 mod args;
+mod backfill;
 mod check;
 mod config;
 mod help;
 pub mod logging;
+mod progress;
 mod run;
 mod status;
 mod teardown;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
@@ -20,6 +23,7 @@ use self::args::{Arguments, Command};
 pub use self::run::run;
 use crate::config::{Config, ServiceConfig, ServiceName, effective};
 use crate::error::Error;
+use crate::machines::backfill::Request;
 
 /// The arguments or the configuration are wrong: `EX_USAGE` of sysexits(3).
 pub const EXIT_USAGE: u8 = 64;
@@ -47,6 +51,18 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             status::status(&status::Options { json, watch, url })
         }
         Command::Check { json } => run_check(json),
+        Command::Backfill { service, from, to, ids, all_statuses, resume } => {
+            let request = Request { from, to, all_statuses, of_list: ids.is_some() };
+            with_service(service.into(), |service| {
+                backfill::backfill(service, request, ids.as_deref(), resume).map(print)
+            })
+        }
+        Command::Verify { service, sample, full, repair, json } => {
+            with_service(service.into(), |service| {
+                let (text, is_equal) = verify::verify(service, sample, full, repair, json)?;
+                Ok(if is_equal { print(text) } else { print_failing(text) })
+            })
+        }
         Command::Config { json } => {
             let settings = effective::from_env();
             print(if json { config::json(&settings) } else { config::text(&settings) })
@@ -84,7 +100,10 @@ fn with_service(
     act: impl FnOnce(&ServiceConfig) -> crate::error::Result<ExitCode>,
 ) -> ExitCode {
     match Config::of_service(name) {
-        Ok(config) => act(&config).unwrap_or_else(|error| fail(&error)),
+        Ok(config) => {
+            logging::init_for_answer(&config);
+            act(&config).unwrap_or_else(|error| fail(&error))
+        }
         Err(problems) => refuse(&problems.to_string()),
     }
 }
@@ -102,6 +121,12 @@ fn refuse(text: &str) -> ExitCode {
     // Nobody is left to be told when stderr is closed; the exit code still says it.
     let _ = writeln!(std::io::stderr(), "{text}");
     ExitCode::from(EXIT_USAGE)
+}
+
+/// For an answer that is bad news.
+fn print_failing(text: impl AsRef<[u8]>) -> ExitCode {
+    print(text);
+    ExitCode::FAILURE
 }
 
 fn print(text: impl AsRef<[u8]>) -> ExitCode {

@@ -1,6 +1,7 @@
 //! Everything said to ClickHouse: inserts, tables, state, repairs, adoptions, refused rows.
 
 pub mod adoptions;
+pub mod backfills;
 pub mod client;
 pub mod lookup;
 pub mod own_tables;

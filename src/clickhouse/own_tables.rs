@@ -6,14 +6,15 @@ use std::time::Instant;
 use super::client::{Client, InsertError, quote_bytes};
 use super::refusal::Refusal;
 use super::tables::{ensure_database, missing};
-use super::{adoptions, refused, repairs, state};
+use super::{adoptions, backfills, refused, repairs, state};
 use crate::error::{Error, ErrorKind, Result};
 
 type Ddl = fn(&Client) -> String;
 
-const TABLES: [(&str, Ddl); 4] = [
+const TABLES: [(&str, Ddl); 5] = [
     (state::STATE_TABLE, state::ddl),
     (repairs::REPAIRS_TABLE, repairs::ddl),
+    (backfills::BACKFILLS_TABLE, backfills::ddl),
     (adoptions::ADOPTIONS_TABLE, adoptions::ddl),
     (refused::REFUSED_TABLE, refused::ddl),
 ];

@@ -40,6 +40,21 @@ pub enum Status {
     Done,
 }
 
+/// How the reason begins of one that fills tables of walhouse's own making.
+pub const INITIAL_BACKFILL: &str = "initial backfill";
+
+impl RepairRow {
+    /// It fills tables that were empty: nothing was missed.
+    pub fn is_initial_backfill(&self) -> bool {
+        self.reason.starts_with(INITIAL_BACKFILL)
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> &'static str {
+        if self.is_initial_backfill() { INITIAL_BACKFILL } else { "repair" }
+    }
+}
+
 impl Status {
     const ALL: [Status; 2] = [Status::Running, Status::Done];
 

@@ -129,6 +129,24 @@ impl<'a> Slicer<'a> {
         Ok(live)
     }
 
+    /// The keys of the slice whose latest row, of those with such a version, is alive. A later one
+    /// may not be.
+    pub fn keys_written_between(
+        &self,
+        client: &mut Client,
+        slice: &Slice,
+        version_min: u64,
+        version_max: u64,
+        deadline: Instant,
+    ) -> Result<Vec<LiveKey>> {
+        let version = quote_name(self.target.columns[self.target.version].name);
+        let condition = format!(
+            "{} AND {version} >= {version_min} AND {version} <= {version_max}",
+            self.condition(slice)
+        );
+        live_keys_where(client, self.target, &condition, deadline)
+    }
+
     /// What holds for the rows of the slice, in SQL.
     pub fn condition(&self, slice: &Slice) -> String {
         let mut condition = self.is_in(&slice.partition_id, slice.after.as_ref());

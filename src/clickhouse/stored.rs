@@ -66,6 +66,23 @@ pub fn rows_of(
     Ok(found)
 }
 
+/// The columns of a row that ClickHouse has otherwise, but for version and deletion.
+pub fn differing_columns<'a>(
+    target: &'a Target,
+    block: &'a Block,
+    row: usize,
+    found: &'a StoredRow,
+) -> impl Iterator<Item = usize> + 'a {
+    let own = [target.version, target.is_deleted];
+    block
+        .sent()
+        .zip(&found.values)
+        .filter(move |(column, value)| {
+            !own.contains(column) && !stored::is_same(block, *column, row, value.as_deref())
+        })
+        .map(|(column, _)| column)
+}
+
 /// The key of a row, to find it in what [`rows_of`] found.
 pub fn key_of(target: &Target, block: &Block, row: usize) -> Key {
     let text = |&at: &usize| stored::text(block.values(at), row).expect("no key column is null");
@@ -96,6 +113,19 @@ pub fn highest_version(
         },
         _ => Err(malformed(target)),
     }
+}
+
+/// Of the keys whose latest row is alive, about one in so many; which ones, `residue` says.
+pub fn sample_of_live_keys(
+    client: &mut Client,
+    target: &Target,
+    one_in: u64,
+    residue: u64,
+    deadline: Instant,
+) -> Result<Vec<LiveKey>> {
+    let id = quote_name(target.id_name());
+    let condition = format!("cityHash64({id}) % {} = {residue}", one_in.max(1));
+    live_keys_where(client, target, &condition, deadline)
 }
 
 /// The keys whose latest row, of those that meet the condition, is alive.

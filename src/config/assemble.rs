@@ -143,6 +143,7 @@ fn service(reader: &mut Reader, name: ServiceName, shared: &Shared) -> Option<Se
         false => Failover::Off,
     };
     let publication = reader.publication(&of(name, "PUBLICATION_NAME"));
+    let initial_backfill = reader.flag(&of(name, "INITIAL_BACKFILL"));
     let log_level = reader.log_level(&of(name, "LOG_LEVEL"));
     let clickhouse_log_level = reader.log_level(&of(name, "CLICKHOUSE_LOG_LEVEL"));
     Some(ServiceConfig {
@@ -154,6 +155,7 @@ fn service(reader: &mut Reader, name: ServiceName, shared: &Shared) -> Option<Se
         failover,
         binary: shared.binary,
         create_tables: shared.create_tables,
+        initial_backfill,
         lock,
         flush,
         strategy,

@@ -56,6 +56,8 @@ pub struct ServiceConfig {
     /// Ask Postgres for binary values; `false` asks for text.
     pub binary: bool,
     pub create_tables: bool,
+    /// Where walhouse creates the tables.
+    pub initial_backfill: bool,
     pub lock: LockConfig,
     pub flush: FlushConfig,
     pub strategy: Strategy,

@@ -154,6 +154,7 @@ fn every_setting_has_its_effect() {
         ("RUN_REPLICATION_INSERT_MAX_DELAY_MS", "10"),
         ("RUN_REPLICATION_DISABLE_PAYLOAD_INSERT", "true"),
         ("RUN_REPLICATION_DISABLE_ERROR_FINGERPRINTING", "1"),
+        ("RUN_REPLICATION_INITIAL_BACKFILL", "0"),
         ("RUN_REPLICATION_ERROR_STRATEGY", "exit"),
         ("RUN_REPLICATION_EXIT_DELAY_MS", "0"),
         ("RUN_REPLICATION_EXIT_CODE", "255"),
@@ -186,7 +187,7 @@ fn every_setting_has_its_effect() {
     let reconnect = ReconnectConfig { delay_min: ms(5), delay_max: ms(6), attempts_max: 7 };
     assert_eq!(service.reconnect, reconnect);
     assert_eq!((service.shutdown_timeout, service.receive_timeout), (ms(8), ms(900)));
-    assert!(!service.create_tables && !service.binary);
+    assert!(!service.create_tables && !service.binary && !service.initial_backfill);
 
     assert_eq!(runs(&[("RUN_REPLICATION_ERROR_STRATEGY", "log")]).strategy, Strategy::Log);
     for (text, level) in [("error", log::LevelFilter::Error), ("warn", log::LevelFilter::Warn)] {

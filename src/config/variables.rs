@@ -227,6 +227,9 @@ pub const SECTIONS: &[Section] = &[
             "The publication; created when it is missing."),
         flag("REPLICATION_CREATE_TABLES", "1",
             "Creates missing tables in ClickHouse; 0 expects them to exist."),
+        flag("*_REPLICATION_INITIAL_BACKFILL", "1",
+            "Copies the rows that are already there when walhouse creates the service's tables; 0 \
+             begins with what changes from then on."),
         flag("RUN_REPLICATION_DISABLE_PAYLOAD_INSERT", "0",
             "Leaves `raw_task_runs_payload_v1` alone."),
         flag("RUN_REPLICATION_DISABLE_ERROR_FINGERPRINTING", "0",

@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+pub mod backfill;
 pub mod backoff;
 pub mod batches;
 pub mod confirm;
@@ -24,6 +25,7 @@ pub mod repair;
 pub mod salvage;
 pub mod status;
 pub mod supervisor;
+pub mod verify;
 
 /// `at + wait`, or far in the future where that would overflow: no setting may panic a machine.
 fn after(at: Instant, wait: Duration) -> Instant {

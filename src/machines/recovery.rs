@@ -35,6 +35,15 @@ pub enum Course {
     Stop,
 }
 
+/// What is to be made up for, of a time that no state tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Debt {
+    Repair,
+    /// The target tables were made, and are to have the rows that were there before. Nothing was
+    /// missed.
+    Fill,
+}
+
 /// The server that an operator has named: `walhouse adopt`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Adopted {
@@ -71,9 +80,12 @@ pub fn course(
 /// not, is of another state ([`goes_on`]), or there is no state. What made it necessary may not be
 /// seen a second time: a server that went back in time writes past what was confirmed, a slot that
 /// was created again looks like one that was there. So the debt is recorded before all else.
-pub fn course_in_debt(course: Course, strategy: GapStrategy) -> Course {
+pub fn course_in_debt(course: Course, strategy: GapStrategy, debt: Debt) -> Course {
     match (course, strategy) {
-        (Course::StartOver { .. } | Course::Stop, _) => course,
+        (Course::Stop, _) => course,
+        // No gap, so what is to be done about gaps does not count.
+        _ if debt == Debt::Fill => Course::StartOver { repair: true },
+        (Course::StartOver { .. }, _) => course,
         (Course::Begin | Course::Continue { .. }, GapStrategy::Halt) => Course::Stop,
         // What was to be skipped is not known any more, so not even skipping passes it over.
         (Course::Begin | Course::Continue { .. }, GapStrategy::Repair | GapStrategy::Skip) => {
@@ -120,6 +132,15 @@ pub fn first_state(highest_version: u64, server: &Server, slot: &Slot) -> Option
         Some(State::adopting(server, slot.confirmed_flush))
     } else {
         start_over(None, highest_version, server, slot)
+    }
+}
+
+/// What is recorded when tables that were just made are filled. Empty ones need no shift, and there
+/// is no state with which a repair could go on by mistake.
+pub fn begin_filling(highest_version: u64, server: &Server, slot: &Slot) -> Option<State> {
+    match highest_version {
+        0 => Some(State::adopting(server, slot.confirmed_flush)),
+        _ => start_over(None, highest_version, server, slot),
     }
 }
 
@@ -203,13 +224,28 @@ mod tests {
     #[test]
     fn a_debt_is_paid_before_anything_goes_on() {
         for course in [Course::Begin, Course::Continue { record: None }] {
-            let courses = STRATEGIES.map(|strategy| course_in_debt(course, strategy));
+            let courses = |debt| STRATEGIES.map(|strategy| course_in_debt(course, strategy, debt));
             let paid = Course::StartOver { repair: true };
-            assert_eq!(courses, [paid, Course::Stop, paid]);
+            assert_eq!(courses(Debt::Repair), [paid, Course::Stop, paid]);
+            assert_eq!(courses(Debt::Fill), [paid; 3]);
         }
         for course in [Course::Stop, Course::StartOver { repair: false }] {
-            assert_eq!(STRATEGIES.map(|strategy| course_in_debt(course, strategy)), [course; 3]);
+            let courses = |debt| STRATEGIES.map(|strategy| course_in_debt(course, strategy, debt));
+            assert_eq!(courses(Debt::Repair), [course; 3]);
         }
+        let skipped = Course::StartOver { repair: false };
+        let filled = course_in_debt(skipped, GapStrategy::Skip, Debt::Fill);
+        assert_eq!(filled, Course::StartOver { repair: true });
+        let halted = course_in_debt(Course::Stop, GapStrategy::Halt, Debt::Fill);
+        assert_eq!(halted, Course::Stop);
+    }
+
+    #[test]
+    fn empty_tables_are_filled_below_the_stream_and_without_a_shift() {
+        let state = begin_filling(0, &SERVER, &SLOT).unwrap();
+        assert_eq!((state.shift, base_version(&state, &SLOT)), (0, 50));
+        let state = begin_filling(1_000, &SERVER, &SLOT).unwrap();
+        assert_eq!(base_version(&state, &SLOT), 1_001);
     }
 
     #[test]

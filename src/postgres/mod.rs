@@ -6,6 +6,7 @@ pub mod barrier;
 pub mod connection;
 pub mod failover_slot;
 pub mod frames;
+pub mod key_reader;
 mod link;
 pub mod params;
 pub mod primary;

@@ -112,13 +112,18 @@ impl Rows {
 
     /// The values of each row, in the text output format; `None` is NULL.
     pub fn values(&self) -> impl Iterator<Item = Result<Vec<Option<&[u8]>>>> {
-        self.rows.iter().map(|row| {
-            (1..row.len())
-                .map(|column| Ok(row.text(column)?.map(str::as_bytes)))
-                .collect::<std::result::Result<_, SqlError>>()
-                .map_err(|error| error.doing("read a page of a table"))
-        })
+        values(&self.rows)
     }
+}
+
+/// The values of each row, behind the one that says where it stands.
+pub(super) fn values(rows: &[Row]) -> impl Iterator<Item = Result<Vec<Option<&[u8]>>>> {
+    rows.iter().map(|row| {
+        (1..row.len())
+            .map(|column| Ok(row.text(column)?.map(str::as_bytes)))
+            .collect::<std::result::Result<_, SqlError>>()
+            .map_err(|error| error.doing("read a page of a table"))
+    })
 }
 
 /// What [`Part::columns`] is compared with; of the table that `oid` stands for.
@@ -174,7 +179,7 @@ pub fn page(sql: &mut Sql, request: &Request, deadline: Instant) -> Result<Page>
 }
 
 /// Nothing is known of the size of rows at first.
-const ROWS_OF_FIRST_FETCH: usize = 1;
+pub(super) const ROWS_OF_FIRST_FETCH: usize = 1;
 /// However small the rows before were: an answer is held whole, and those that come may be large.
 const ROWS_PER_FETCH: usize = 100;
 
@@ -234,9 +239,19 @@ fn read_in_snapshot(
 
 /// As many rows as would fill what is left if they are as large as those before, but no leap.
 fn next_fetch(fetch: usize, rows: usize, bytes: usize, request: &Request) -> usize {
+    next_fetch_of(fetch, rows, bytes, request.bytes_max, request.rows_max)
+}
+
+pub(super) fn next_fetch_of(
+    fetch: usize,
+    rows: usize,
+    bytes: usize,
+    bytes_max: usize,
+    rows_max: usize,
+) -> usize {
     let bytes_per_row = (bytes / rows.max(1)).max(1);
-    let room = request.bytes_max.saturating_sub(bytes) / bytes_per_row;
-    let left = request.rows_max.saturating_sub(rows);
+    let room = bytes_max.saturating_sub(bytes) / bytes_per_row;
+    let left = rows_max.saturating_sub(rows);
     room.min(left).min(fetch.saturating_mul(4)).clamp(1, ROWS_PER_FETCH)
 }
 

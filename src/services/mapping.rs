@@ -21,6 +21,12 @@ pub trait Mapping: fmt::Debug + Send + Sync {
     /// The places that a row must have a value in, or it is not written.
     fn owners(&self) -> &'static [usize];
 
+    /// A place, and its values that say that a row will hardly change any more; `None` where no
+    /// column tells.
+    fn final_values(&self) -> Option<(usize, &'static [&'static str])> {
+        None
+    }
+
     /// Appends what the row comes to, to the block of each target.
     fn append(
         &self,

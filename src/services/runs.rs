@@ -174,6 +174,18 @@ static TARGETS: [Target; 2] = [
     },
 ];
 
+/// A run that has one of these goes no further.
+const FINAL_STATUSES: &[&str] = &[
+    "CANCELED",
+    "INTERRUPTED",
+    "COMPLETED_SUCCESSFULLY",
+    "COMPLETED_WITH_ERRORS",
+    "SYSTEM_FAILURE",
+    "CRASHED",
+    "EXPIRED",
+    "TIMED_OUT",
+];
+
 impl Mapping for Runs {
     fn source(&self) -> &'static Source {
         &SOURCE
@@ -191,6 +203,11 @@ impl Mapping for Runs {
 
     fn owners(&self) -> &'static [usize] {
         &[place::ORGANIZATION, place::ENVIRONMENT_TYPE]
+    }
+
+    /// Of the others nothing is known that will not change.
+    fn final_values(&self) -> Option<(usize, &'static [&'static str])> {
+        Some((place::STATUS, FINAL_STATUSES))
     }
 
     fn append(

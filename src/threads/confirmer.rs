@@ -150,7 +150,7 @@ impl Confirmer<'_> {
                 self.row.timeline
             );
             let of = (self.service, self.row.slot.as_str());
-            let owed = super::resume::owe(&mut self.client, of, &reason, self.request_timeout);
+            let owed = super::debt::owe(&mut self.client, of, &reason, self.request_timeout);
             if let Err(error) = owed {
                 log::error!("{}: {error}", self.service);
             }

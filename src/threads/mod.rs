@@ -1,17 +1,21 @@
 //! The threads: each file is one, or what two of them share. They wait, step a machine, and act.
 
 pub mod as_of;
+pub mod backfiller;
 pub mod batch;
 pub mod batcher;
 pub mod board;
+pub mod bystander;
 pub mod confirmer;
 pub mod coordinator;
+pub mod debt;
 pub mod flusher;
 pub mod http;
 pub mod landing;
 pub mod lease_watch;
 pub mod lock_keeper;
 pub mod lookout;
+pub mod mapped;
 pub mod outage;
 pub mod position;
 pub mod prepare;
@@ -26,6 +30,7 @@ pub mod slot_watch;
 pub mod source_check;
 pub mod supervisor;
 pub mod teardown;
+pub mod verifier;
 pub mod wal_reader;
 pub mod wal_watch;
 

@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::Memory;
+use super::debt;
 use super::resume::{self, Parties, Resumed};
 use super::shared::Shared;
 use super::slot_watch::SlotWatch;
@@ -190,7 +191,7 @@ fn check_not_moved(sql: &mut Sql, name: &str, judged: Lsn) -> Result<()> {
 }
 
 /// The server that ClickHouse's rows came from last; `None` before the first stream.
-fn known(config: &ServiceConfig, client: &mut Client) -> Result<Option<Known>> {
+pub(super) fn known(config: &ServiceConfig, client: &mut Client) -> Result<Option<Known>> {
     let deadline = || Instant::now() + config.clickhouse.request_timeout;
     let row = state::read(client, config.name.as_str(), &config.slot, deadline())?;
     let Some(row) = row else { return Ok(None) };
@@ -248,26 +249,37 @@ fn prepare_clickhouse(
 ) -> Result<(Client, Vec<Shape>)> {
     let mut client = Client::connect(&config.clickhouse)?;
     let deadline = || Instant::now() + config.clickhouse.request_timeout;
-    let json = json_form(&client.ping(deadline())?);
+    let version = client.ping(deadline())?;
     own_tables::ensure(&mut client, config.create_tables, deadline())?;
     let names: Vec<&str> = mapping.targets().iter().map(|target| target.table).collect();
     let missing = tables::missing(&mut client, &names, deadline())?;
     if !missing.is_empty() && config.create_tables {
-        // Before they are made: then nobody could tell any more.
-        let reason = format!("missing in ClickHouse, and made anew: `{}`", missing.join("`, `"));
-        let of = (config.name.as_str(), config.slot.as_str());
-        resume::owe(&mut client, of, &reason, config.clickhouse.request_timeout)?;
+        debt::owe_for_tables(&mut client, config, &missing)?;
     }
+    let shapes = shapes(&mut client, config, mapping, &version, config.create_tables)?;
+    Ok((client, shapes))
+}
+
+/// What each target table takes; a missing one is made when `create` says so.
+pub(super) fn shapes(
+    client: &mut Client,
+    config: &ServiceConfig,
+    mapping: &'static dyn Mapping,
+    version: &str,
+    create: bool,
+) -> Result<Vec<Shape>> {
+    let json = json_form(version);
     let mut shapes = Vec::new();
     for target in mapping.targets() {
         let definition = definition(target)?;
-        let shape = tables::ensure(&mut client, definition, config.create_tables, deadline())?;
+        let deadline = Instant::now() + config.clickhouse.request_timeout;
+        let shape = tables::ensure(client, definition, create, deadline)?;
         for warning in &shape.warnings {
             log::warn!("{}: {warning}", config.name.as_str());
         }
-        shapes.push(Shape { present: present_columns(&client, target, &shape)?, json });
+        shapes.push(Shape { present: present_columns(client, target, &shape)?, json });
     }
-    Ok((client, shapes))
+    Ok(shapes)
 }
 
 /// 24.8 knows documents in a Native block only as strings to be cast.

@@ -25,18 +25,20 @@ use crate::postgres::server::as_of;
 use crate::postgres::source_table::SourceTable;
 use crate::rows::Shape;
 use crate::services::mapping::Mapping;
+use crate::wal::Lsn;
 
 use prune_pass::PrunePass;
 use read_pass::ReadPass;
 use recorder::Recorder;
 use work::{Ended, work};
 
-mod before;
+pub(super) mod before;
+pub(super) mod page;
 mod position;
-mod prune_pass;
+pub(super) mod prune_pass;
 mod read_pass;
 mod recorder;
-mod work;
+pub(super) mod work;
 
 pub use position::Position;
 
@@ -59,6 +61,8 @@ pub struct Repairer<'a> {
     pub primary: &'a Primary,
     pub application_name: &'a str,
     pub workers: usize,
+    /// Admits that rows of commits up to there may come, before any of them does.
+    pub admit: &'a (dyn Fn(Lsn) -> Result<()> + Sync),
     /// What one worker holds of the table at a time, as it comes from Postgres.
     pub page_bytes_max: usize,
     pub health: &'a Health,
@@ -70,7 +74,8 @@ pub fn run(with: &Repairer<'_>, row: RepairRow) -> Result<()> {
     let Ground { service, shared, metrics, .. } = with.ground;
     let recorder = Recorder::new(with, Client::connect(with.ground.clickhouse)?, row);
     metrics.repair_running.raise();
-    log::warn!("{service}: repair: {}", recorder.reason());
+    let name = recorder.name();
+    log::warn!("{service}: {name}: {}", recorder.reason());
     let mut failures = 0_u32;
     let ended = loop {
         match repair(with, &recorder) {
@@ -84,7 +89,7 @@ pub fn run(with: &Repairer<'_>, row: RepairRow) -> Result<()> {
                 recorder.on_failure(failures, &error);
                 if failures.is_power_of_two() {
                     log::error!(
-                        "{service}: repair: {error}; attempt {failures}, the stream goes on"
+                        "{service}: {name}: {error}; attempt {failures}, the stream goes on"
                     );
                     if let Some(hint) = error.hint_text() {
                         log::error!("{service}:   hint: {hint}");
@@ -106,7 +111,7 @@ pub fn run(with: &Repairer<'_>, row: RepairRow) -> Result<()> {
         }
         // What is still flushed in this session is flushed under a repair, for one it is: an update
         // of the last batches may have moved its row to where the next session does not look.
-        Ended::Told => log::info!("{service}: repair: put off; the next session goes on with it"),
+        Ended::Told => log::info!("{service}: {name}: put off; the next session goes on with it"),
     }
     with.health.publish_repair(service, None);
     Ok(())

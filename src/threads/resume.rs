@@ -5,20 +5,20 @@
 //! a repair that goes with no state; then the slot, the repair, the state. What made a repair
 //! necessary may not be seen a second time, so whatever repair is recorded and does not go with the
 //! state is owed, and is begun anew ([`recovery::course_in_debt`]). What is found out before comes
-//! as a debt, too ([`owe`]).
+//! as a debt, too ([`super::debt`]), and so does the filling of tables that are about to be made.
 
 use std::time::{Duration, Instant};
 
+use super::debt::{DEBT, Numbers, debt_of, is_owed, makes_debt, repair_row};
 use super::prepare::step;
-use super::repairer::Position;
 use crate::clickhouse::repairs::{self, RepairRow, Status};
 use crate::clickhouse::state::{self, StateRow};
 use crate::clickhouse::stored::highest_version;
-use crate::clickhouse::{Client, adoptions};
+use crate::clickhouse::{Client, adoptions, backfills};
 use crate::config::ServiceConfig;
 use crate::error::{Error, ErrorKind, Result};
-use crate::machines::lineage::{self, Fork, Verdict};
-use crate::machines::recovery::{self, Course};
+use crate::machines::lineage::{self, Verdict};
+use crate::machines::recovery::{self, Course, Debt};
 use crate::metrics::ServiceMetrics;
 use crate::postgres::connection::Connection;
 use crate::postgres::slot;
@@ -53,12 +53,12 @@ pub struct Resumed {
 /// `go_on` says whether the session may still write.
 pub fn resume(mut with: Parties<'_>, go_on: &impl Fn() -> Result<()>) -> Result<Resumed> {
     let (service, slot_name) = (with.service(), with.config.slot.as_str());
-    let Outlook { recorded, repair, before, server, slot, verdict, course, is_in_debt, reason } =
+    let Outlook { recorded, repair, before, server, slot, verdict, course, debt, reason } =
         with.look_ahead(true)?;
     go_on()?;
     let was_usable = slot.is_some_and(|slot| !slot.invalidated);
     let mut revision = repair.as_ref().map_or(0, |row| row.revision);
-    if !is_in_debt && makes_debt(&verdict, course) {
+    if debt.is_none() && makes_debt(&verdict, course) {
         revision = with.write_repair(Status::Running, DEBT, &reason, revision)?.revision;
     }
     let (state, repair) = match course {
@@ -70,12 +70,17 @@ pub fn resume(mut with: Parties<'_>, go_on: &impl Fn() -> Result<()>) -> Result<
         }
         Course::StartOver { repair: is_repaired } => {
             let slot = with.usable_slot(slot)?;
-            let state = with.start_over(&reason, before.as_ref(), &slot, &server)?;
+            let state = match debt {
+                Some(Debt::Fill) => with.begin_filling(&reason, &slot, &server)?,
+                _ => with.start_over(&reason, before.as_ref(), &slot, &server)?,
+            };
             let base_version = recovery::base_version(&state, &slot);
             let numbers = Numbers { state, base_version };
             match is_repaired {
                 true => {
-                    with.metrics.repairs.inc();
+                    if debt != Some(Debt::Fill) {
+                        with.metrics.repairs.inc();
+                    }
                     let row = with.write_repair(Status::Running, numbers, &reason, revision)?;
                     (state, Some(row))
                 }
@@ -150,7 +155,7 @@ struct Outlook {
     slot: Option<lineage::Slot>,
     verdict: Verdict,
     course: Course,
-    is_in_debt: bool,
+    debt: Option<Debt>,
     reason: String,
 }
 
@@ -164,7 +169,12 @@ impl Parties<'_> {
             repair = repairs::read(self.client, service, slot_name, self.deadline())?;
         }
         let (server, history) = self.identify()?;
-        let before = recorded.as_ref().map(of_row).transpose()?;
+        let mut before = recorded.as_ref().map(of_row).transpose()?;
+        if let (Some(row), Some(state)) = (&recorded, &mut before) {
+            // Commands may have written beside the stream.
+            let upper = backfills::upper(self.client, row, self.deadline())?;
+            state.upper = state.upper.max(upper);
+        }
         let slot = self.look_at_slot()?;
         let mut verdict = lineage::judge(before.as_ref(), slot.as_ref(), &server, &history);
         if let Some(state) = &before
@@ -179,19 +189,23 @@ impl Parties<'_> {
         };
         let strategy = self.config.gap_strategy;
         let mut course = recovery::course(&verdict, strategy, &server, named);
-        let owed = repair.as_ref().filter(|repair| is_owed(repair, course, before.as_ref()));
+        let owed = repair.as_ref().filter(|repair| is_owed(repair, before.as_ref()));
         let mut reason = verdict.to_string();
-        let is_in_debt = owed.is_some();
-        if let Some(owed) = owed
-            && matches!(course, Course::Begin | Course::Continue { .. })
-        {
-            course = recovery::course_in_debt(course, strategy);
-            reason = match owed.status {
-                Status::Running => format!("a repair was not finished: {}", owed.reason),
-                Status::Done => "the state that goes with the last repair is gone".to_owned(),
-            };
+        let debt = owed.map(|owed| debt_of(owed, before.as_ref()));
+        if let (Some(owed), Some(debt)) = (owed, debt) {
+            let in_debt = recovery::course_in_debt(course, strategy, debt);
+            if in_debt != course {
+                reason = match (debt, owed.status) {
+                    (Debt::Fill, _) => owed.reason.clone(),
+                    (_, Status::Running) => format!("a repair was not finished: {}", owed.reason),
+                    (_, Status::Done) => {
+                        "the state that goes with the last repair is gone".to_owned()
+                    }
+                };
+            }
+            course = in_debt;
         }
-        Ok(Outlook { recorded, repair, before, server, slot, verdict, course, is_in_debt, reason })
+        Ok(Outlook { recorded, repair, before, server, slot, verdict, course, debt, reason })
     }
 
     fn service(&self) -> &'static str {
@@ -329,6 +343,19 @@ impl Parties<'_> {
         Ok(state)
     }
 
+    /// A first start, for tables that hold nothing, or nothing that a state tells of.
+    fn begin_filling(
+        &mut self,
+        reason: &str,
+        slot: &lineage::Slot,
+        server: &lineage::Server,
+    ) -> Result<lineage::State> {
+        let highest = self.highest_version()?;
+        let state = recovery::begin_filling(highest, server, slot).ok_or_else(|| self.no_room())?;
+        log::info!("{}: {reason}; streaming from {}", self.service(), state.confirmed);
+        Ok(state)
+    }
+
     fn write_repair(
         &mut self,
         status: Status,
@@ -376,96 +403,6 @@ impl Parties<'_> {
             invalidated: reason.is_some(),
         }))
     }
-}
-
-/// What a repair goes with.
-#[derive(Clone, Copy)]
-struct Numbers {
-    state: lineage::State,
-    base_version: u64,
-}
-
-/// Of a repair that is only owed: they go with no state.
-const DEBT: Numbers = Numbers {
-    state: lineage::State {
-        system_identifier: 0,
-        timeline: 0,
-        began: Lsn(0),
-        confirmed: Lsn(0),
-        upper: Lsn(0),
-        shift: u64::MAX,
-    },
-    base_version: 0,
-};
-
-fn repair_row(
-    (service, slot): (&str, &str),
-    status: Status,
-    numbers: Numbers,
-    reason: &str,
-    revision: u64,
-) -> RepairRow {
-    let Numbers { state, base_version } = numbers;
-    RepairRow {
-        service: service.to_owned(),
-        slot: slot.to_owned(),
-        status,
-        system_identifier: state.system_identifier.to_string(),
-        timeline: state.timeline,
-        version_shift: state.shift,
-        base_version,
-        reason: reason.to_owned(),
-        position: Position::start().to_string(),
-        rows_read: 0,
-        rows_written: 0,
-        rows_buried: 0,
-        revision: state::leap(revision),
-    }
-}
-
-/// Records that a repair is owed where rows have been streamed before: whatever else is found, the
-/// next start begins with it.
-pub fn owe(
-    client: &mut Client,
-    (service, slot): (&str, &str),
-    reason: &str,
-    request_timeout: Duration,
-) -> Result<()> {
-    let deadline = || Instant::now() + request_timeout;
-    if state::read(client, service, slot, deadline())?.is_none() {
-        return Ok(());
-    }
-    let revision = repairs::read(client, service, slot, deadline())?.map_or(0, |row| row.revision);
-    let mut row = repair_row((service, slot), Status::Running, DEBT, reason, revision);
-    repairs::write(client, &mut row, deadline())?;
-    log::warn!("{service}: {reason}");
-    Ok(())
-}
-
-/// Something is missing or dead in ClickHouse, and whoever comes next may not see it any more.
-/// Another server than the one to follow makes none.
-fn makes_debt(verdict: &Verdict, course: Course) -> bool {
-    match course {
-        Course::StartOver { .. } => true,
-        Course::Stop => !matches!(
-            verdict,
-            Verdict::ForeignCluster { .. } | Verdict::Diverged { why: Fork::Older, .. }
-        ),
-        Course::Begin | Course::Continue { .. } => false,
-    }
-}
-
-/// A repair is recorded that does not go with the state to come.
-fn is_owed(repair: &RepairRow, course: Course, before: Option<&lineage::State>) -> bool {
-    let state = match course {
-        Course::Continue { record } => record.as_ref().or(before).copied(),
-        Course::StartOver { .. } | Course::Stop => before.copied(),
-        Course::Begin => None,
-    };
-    !state.is_some_and(|state| {
-        let system_identifier = repair.system_identifier.parse().unwrap_or(0);
-        recovery::goes_on(system_identifier, repair.version_shift, &state)
-    })
 }
 
 /// What a state row says, in numbers.

@@ -221,6 +221,7 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
         reread_bytes_max: limits(config).bytes_max,
         source_oid: Oid(source.oid),
     };
+    let admit = |upper| ground.reserve(upper);
     let repairer = Repairer {
         ground,
         mapping,
@@ -229,7 +230,8 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
         primary: &primary,
         application_name: &application_name,
         workers: config.repair_concurrency,
-        page_bytes_max: limits(config).bytes_max.min(REPAIR_PAGE_BYTES_MAX),
+        admit: &admit,
+        page_bytes_max: page_bytes_max(config),
         health,
         session_begun_at,
     };
@@ -334,6 +336,11 @@ fn limits(config: &ServiceConfig) -> Limits {
         bytes_max: (config.flush.buffer_bytes_max / (config.flush.concurrency + 2)).max(1),
         age_max: config.flush.age_max,
     }
+}
+
+/// What one connection holds of the table at a time.
+pub(super) fn page_bytes_max(config: &ServiceConfig) -> usize {
+    limits(config).bytes_max.min(REPAIR_PAGE_BYTES_MAX)
 }
 
 /// Spawns and joins the threads of a session; what goes wrong in one ends them all.

@@ -37,12 +37,13 @@
 //! | clickhouse: dedupe on version | `handover::redelivered_rows_change_nothing` |
 //! | clickhouse: duplicate paths, arrays of mixed types | `documents::repeated_paths_and_mixed_arrays_are_taken` |
 //!
-//! Left out are their backfill and admin routes, which walhouse does not have, and replication from
-//! two sources.
+//! Left out are their admin routes, which walhouse does not have, and replication from two sources.
 
 #[path = "../support/mod.rs"]
 mod support;
 
+/// Rows copied on demand.
+mod backfill;
 /// JSON documents that are large, strange, or poison.
 mod documents;
 /// Promotions: who is followed, and what is taken along.
@@ -53,6 +54,8 @@ mod half_dead;
 mod handover;
 /// Every replica identity and format, under load, compared in full.
 mod identity;
+/// Rows that were there before tables were created.
+mod initial_backfill;
 /// The comparison of both sides finds what is planted: without this, no other test says much.
 mod oracle_finds;
 /// Payloads of runs that are not there.
@@ -79,5 +82,7 @@ mod teardown;
 mod under_systemd;
 /// Single values at and beyond the edges of what a column holds.
 mod values;
+/// Both sides compared by the program itself.
+mod verify;
 /// What an operator sees: `/status`, the page, and the command that asks for it.
 mod watched;

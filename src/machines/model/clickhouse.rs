@@ -33,6 +33,8 @@ pub struct Repair {
     pub read: usize,
     pub pruned: usize,
     pub done: bool,
+    /// Of tables that were made, and are to have the rows that were there before.
+    pub is_fill: bool,
 }
 
 #[derive(Debug, Clone, Default)]

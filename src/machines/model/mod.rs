@@ -61,6 +61,8 @@ pub struct Design {
     pub debt_is_recorded: bool,
     /// A repair row of another state than this means that there is a repair to begin.
     pub debt_is_paid: bool,
+    /// A first start finds no tables, and fills those it makes. No fault either way.
+    pub tables_are_filled: bool,
 }
 
 pub const RIGHT: Design = Design {
@@ -74,6 +76,7 @@ pub const RIGHT: Design = Design {
     repair_row_first: true,
     debt_is_recorded: true,
     debt_is_paid: true,
+    tables_are_filled: false,
 };
 
 #[derive(Debug)]

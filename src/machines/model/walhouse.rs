@@ -4,7 +4,7 @@ use super::World;
 use super::clickhouse::Repair;
 use super::session::Session;
 use crate::machines::lineage::{self, State, Verdict};
-use crate::machines::recovery::{self, Course};
+use crate::machines::recovery::{self, Course, Debt};
 use crate::wal::Lsn;
 
 #[derive(Debug)]
@@ -91,6 +91,9 @@ impl World {
         let found = self.primary().identity();
         let slot = self.primary().slot;
         let state = self.clickhouse.state;
+        if state.is_none() && self.clickhouse.repair.is_none() && self.design.tables_are_filled {
+            self.owe_as(true);
+        }
         let history = match &state {
             Some(_) => self.primary().history.clone(),
             None => Vec::new(),
@@ -104,7 +107,7 @@ impl World {
         }
         let course = recovery::course(&verdict, self.strategy, &found, self.adopted);
         let course = match self.design.debt_is_paid && self.owes_repair() {
-            true => recovery::course_in_debt(course, self.strategy),
+            true => recovery::course_in_debt(course, self.strategy, self.debt()),
             false => course,
         };
         self.say(|| format!("walhouse: {found:?} {slot:?} {state:?}"));
@@ -147,11 +150,25 @@ impl World {
             .is_some_and(|state| recovery::goes_on(repair.system_identifier, repair.shift, &state))
     }
 
+    fn debt(&self) -> Debt {
+        let is_fill = self.clickhouse.repair.is_some_and(|repair| repair.is_fill && !repair.done);
+        if is_fill && self.clickhouse.state.is_none() { Debt::Fill } else { Debt::Repair }
+    }
+
     fn owe(&mut self) {
+        // What is owed already is not recorded again.
+        if self.owes_repair() && self.debt() == Debt::Fill {
+            return;
+        }
+        self.owe_as(false);
+    }
+
+    fn owe_as(&mut self, is_fill: bool) {
         // No state has this shift.
         let (system_identifier, shift, base) = (0, u64::MAX, 0);
+        let (read, pruned, done) = (0, 0, false);
         self.clickhouse.repair =
-            Some(Repair { system_identifier, shift, base, read: 0, pruned: 0, done: false });
+            Some(Repair { system_identifier, shift, base, read, pruned, done, is_fill });
         self.say(|| "walhouse: a repair is owed".into());
     }
 
@@ -228,14 +245,19 @@ impl World {
         let Some(slot) = self.servers[server].slot else { return Next::Ended };
         let before = self.clickhouse.state;
         let highest = self.clickhouse.highest_version();
-        let state = recovery::start_over(before.as_ref(), highest, found, &slot);
+        let is_fill = self.owes_repair() && self.debt() == Debt::Fill;
+        let state = match is_fill {
+            true => recovery::begin_filling(highest, found, &slot),
+            false => recovery::start_over(before.as_ref(), highest, found, &slot),
+        };
         let mut state = state.expect("versions do not run out");
-        if !self.design.shift_is_raised {
+        if !self.design.shift_is_raised && !is_fill {
             state.shift = before.map_or(0, |before| before.shift) + 1;
         }
         let base = recovery::base_version(&state, &slot);
         let State { system_identifier, shift, .. } = state;
-        let row = Repair { system_identifier, shift, base, read: 0, pruned: 0, done: !repair };
+        let (read, pruned, done) = (0, 0, !repair);
+        let row = Repair { system_identifier, shift, base, read, pruned, done, is_fill };
         Next::Step(match self.design.repair_row_first {
             true => Step::WriteRepair { repair: row, state },
             false => Step::WriteState { state, repair: Some(row) },

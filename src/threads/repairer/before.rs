@@ -62,7 +62,8 @@ fn inserts_of_others(with: &Repairer<'_>) -> Result<Ended> {
     }
 }
 
-fn commits(with: &Repairer<'_>) -> Result<Ended> {
+/// Waits until what is committed by now is visible.
+pub fn commits(with: &Repairer<'_>) -> Result<Ended> {
     let (shared, begun_at) = (with.ground.shared, Instant::now());
     let mut sql = connect(with)?;
     let mut barrier = Barrier::set(&mut sql, sql_deadline())?;

@@ -23,15 +23,15 @@ use crate::services::tombstone::{self, Key, LiveKey};
 use crate::wal::Datum;
 
 /// The keys of a slice are held at once: some MB.
-const SLICE_ROWS_MAX: u64 = 20_000;
+pub const SLICE_ROWS_MAX: u64 = 20_000;
 /// Looked up in Postgres under one snapshot.
-const LOOKUP_KEYS: usize = 500;
+pub const LOOKUP_KEYS: usize = 500;
 
 /// What Postgres said of some keys.
-struct LookedUp {
-    there: Vec<bool>,
+pub struct LookedUp {
+    pub there: Vec<bool>,
     /// By the last snapshot; there is one for all of them unless memory did not suffice.
-    as_of: Option<AsOf>,
+    pub as_of: Option<AsOf>,
 }
 
 pub struct PrunePass {
@@ -82,61 +82,6 @@ impl PrunePass {
         }
         Ok(PrunePass { slicers, pieces, done: done.cloned(), base_version })
     }
-
-    /// Which of the keys Postgres has.
-    fn are_in_postgres(
-        &self,
-        worker: &mut Worker<'_>,
-        target: usize,
-        keys: &[LiveKey],
-    ) -> Result<Option<LookedUp>> {
-        let with = worker.with;
-        let source = with.mapping.source();
-        let mut places = vec![source.key.id];
-        places.extend(source.key.sorting());
-        let owners = with.mapping.owners().iter();
-        places.extend(owners.filter(|place| !source.key.sorting().contains(place)));
-        let columns: Vec<&str> = places.iter().map(|&place| source.columns[place].name).collect();
-        // What is no text cannot be in Postgres, and cannot be asked for either.
-        let ids: BTreeSet<&[u8]> = (keys.iter())
-            .map(|live| live.id(&with.mapping.targets()[target]))
-            .filter(|id| reread::is_text(id))
-            .collect();
-        let ids: Vec<&[u8]> = ids.into_iter().collect();
-        let table = TableName::new(source.schema, source.table);
-        let mut looked_up = LookedUp { there: vec![false; keys.len()], as_of: None };
-        let mut rest = ids.as_slice();
-        while !rest.is_empty() {
-            if !worker.may_go_on() {
-                return Ok(None);
-            }
-            let request = reread::Request {
-                table: &table,
-                table_oid: with.source.oid,
-                key_column: columns[0],
-                columns: &columns,
-                keys: rest,
-                // What was to be waited for was waited for before this pass.
-                xids: &[],
-                bytes_max: with.page_bytes_max,
-            };
-            let rows = match reread(&mut worker.sql, &request, sql_deadline())? {
-                Reread::Rows(rows) => rows,
-                Reread::NotYetVisible { .. } => {
-                    unreachable!("no transaction was named")
-                }
-            };
-            looked_up.as_of = Some(rows.as_of);
-            for (live, there) in keys.iter().zip(&mut looked_up.there) {
-                if let Some(values) = rows.found.get(live.id(&with.mapping.targets()[target])) {
-                    let key = key_in_postgres(with, target, &places, values)?;
-                    *there = key.as_ref() == Some(&live.key);
-                }
-            }
-            rest = rest.get(rows.answered..).unwrap_or_default();
-        }
-        Ok(Some(looked_up))
-    }
 }
 
 impl Pass for PrunePass {
@@ -159,7 +104,7 @@ impl Pass for PrunePass {
         let mut block = Block::new(target.columns, &with.shapes[*index]);
         let mut last_as_of = None;
         for keys in live.chunks(LOOKUP_KEYS) {
-            let Some(looked_up) = self.are_in_postgres(worker, *index, keys)? else {
+            let Some(looked_up) = are_in_postgres(worker, *index, keys)? else {
                 return Ok(Ended::Told);
             };
             for (live, is_there) in keys.iter().zip(looked_up.there) {
@@ -192,6 +137,60 @@ impl Pass for PrunePass {
         });
         Position::Prune(last.or_else(|| self.done.clone()))
     }
+}
+
+/// Which of the keys Postgres has. `None` when it is to end.
+pub fn are_in_postgres(
+    worker: &mut Worker<'_>,
+    target: usize,
+    keys: &[LiveKey],
+) -> Result<Option<LookedUp>> {
+    let with = worker.with;
+    let source = with.mapping.source();
+    let mut places = vec![source.key.id];
+    places.extend(source.key.sorting());
+    let owners = with.mapping.owners().iter();
+    places.extend(owners.filter(|place| !source.key.sorting().contains(place)));
+    let columns: Vec<&str> = places.iter().map(|&place| source.columns[place].name).collect();
+    // What is no text cannot be in Postgres, and cannot be asked for either.
+    let ids: BTreeSet<&[u8]> = (keys.iter())
+        .map(|live| live.id(&with.mapping.targets()[target]))
+        .filter(|id| reread::is_text(id))
+        .collect();
+    let ids: Vec<&[u8]> = ids.into_iter().collect();
+    let table = TableName::new(source.schema, source.table);
+    let mut looked_up = LookedUp { there: vec![false; keys.len()], as_of: None };
+    let mut rest = ids.as_slice();
+    while !rest.is_empty() {
+        if !worker.may_go_on() {
+            return Ok(None);
+        }
+        let request = reread::Request {
+            table: &table,
+            table_oid: with.source.oid,
+            key_column: columns[0],
+            columns: &columns,
+            keys: rest,
+            // What was to be waited for was waited for before this pass.
+            xids: &[],
+            bytes_max: with.page_bytes_max,
+        };
+        let rows = match reread(&mut worker.sql, &request, sql_deadline())? {
+            Reread::Rows(rows) => rows,
+            Reread::NotYetVisible { .. } => {
+                unreachable!("no transaction was named")
+            }
+        };
+        looked_up.as_of = Some(rows.as_of);
+        for (live, there) in keys.iter().zip(&mut looked_up.there) {
+            if let Some(values) = rows.found.get(live.id(&with.mapping.targets()[target])) {
+                let key = key_in_postgres(with, target, &places, values)?;
+                *there = key.as_ref() == Some(&live.key);
+            }
+        }
+        rest = rest.get(rows.answered..).unwrap_or_default();
+    }
+    Ok(Some(looked_up))
 }
 
 /// The key that a row of Postgres has in the target table; `None` if it has no place there.

@@ -1,22 +1,16 @@
 //! The pass over the table: every row that ClickHouse has not, or has otherwise, is written.
 
-use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::position::PartDone;
 use super::recorder::Recorder;
 use super::work::{Ended, Pass, Worker, connect, sql_deadline};
-use super::{Position, Repairer};
-use crate::clickhouse::stored::{self, StoredRow};
-use crate::error::{Error, ErrorKind, Result};
-use crate::machines::repair::{Fate, Stored, fate_of_row};
+use super::{Position, Repairer, page};
+use crate::error::Result;
 use crate::postgres::source_table::{SourceTable, TableName};
 use crate::postgres::table_reader::{self, Page, Part, Request, Rows, Tid};
-use crate::rows::Block;
-use crate::services::mapping::{Notes, Stamp, Target};
-use crate::services::source::Row;
+use crate::threads::mapped::{Columns, Mapped, columns_of};
 use crate::threads::source_check;
-use crate::wal::Datum;
 
 /// 8 MiB of the table without what lies in TOAST: some seconds of work, so that little is done
 /// twice.
@@ -28,8 +22,7 @@ pub struct ReadPass {
     /// What an earlier run did.
     done: Vec<PartDone>,
     pieces: Vec<Piece>,
-    /// The places of the source's columns that the table has, with their names.
-    columns: Vec<(usize, &'static str)>,
+    columns: Columns,
     base_version: u64,
     was_changed: AtomicBool,
 }
@@ -53,11 +46,6 @@ impl ReadPass {
         table.check_readable(&sql.about().role)?;
         source_check::columns(&table, source)?;
         source_check::still_is(&table, with.source, source)?;
-        let columns = source.columns.iter().enumerate();
-        let columns = columns
-            .filter(|(_, column)| table.column(column.name).is_some())
-            .map(|(place, column)| (place, column.name))
-            .collect();
         let of = |part: &Part| {
             let same = |done: &&PartDone| (done.oid, done.filenode) == (part.oid, part.filenode);
             done.iter().find(same).copied()
@@ -70,7 +58,7 @@ impl ReadPass {
             pieces: pieces.collect(),
             parts,
             done,
-            columns,
+            columns: columns_of(&table, source),
             base_version,
             was_changed: AtomicBool::new(false),
         })
@@ -83,77 +71,17 @@ impl ReadPass {
 
     fn land(&self, worker: &mut Worker<'_>, recorder: &Recorder<'_>, rows: &Rows) -> Result<()> {
         let with = worker.with;
-        let ground = with.ground;
-        let (blocks, notes) = self.blocks_of(with, rows)?;
-        let mut written = HashSet::new();
-        let mut refused = Vec::new();
-        for (index, (target, block)) in with.mapping.targets().iter().zip(&blocks).enumerate() {
-            let fates = self.fates(worker, target, block)?;
-            let is_wanted = |row: usize| fates[row] == Fate::Write;
-            for row in (0..block.rows()).filter(|row| is_wanted(*row)) {
-                written.insert((target.table, block.text(target.id, row).to_vec()));
-            }
-            if fates.contains(&Fate::Write) {
-                worker.cover(rows.as_of)?;
-            }
-            let landing = &mut worker.landings[index];
-            landing.land_rows(&ground, &mut worker.client, block, is_wanted, &mut refused)?;
-        }
-        // What is there already was kept when it was written.
-        let kept = notes.kept.into_iter();
-        let kept = kept.filter(|kept| written.contains(&(kept.table, kept.key.clone()))).collect();
-        refused.extend(ground.kept_rows(kept));
-        ground.keep(&mut worker.client, &refused)?;
+        let mapped = Mapped {
+            service: with.ground.service,
+            mapping: with.mapping,
+            shapes: with.shapes,
+            columns: &self.columns,
+        };
+        let written = page::land(worker, mapped, rows.values(), rows.as_of, self.base_version)?;
         recorder.count_read(rows.len());
-        recorder.count_written(written.len());
+        recorder.count_written(written);
         Ok(())
     }
-
-    fn blocks_of(&self, with: &Repairer<'_>, rows: &Rows) -> Result<(Vec<Block>, Notes)> {
-        let targets = with.mapping.targets();
-        let blocks = targets.iter().zip(with.shapes).map(|(t, shape)| Block::new(t.columns, shape));
-        let (mut blocks, mut notes) = (blocks.collect::<Vec<_>>(), Notes::default());
-        let stamp = Stamp { version: self.base_version, deleted: false, row: true, first: true };
-        let mut row = Row::of(with.mapping.source());
-        for values in rows.values() {
-            row.clear();
-            for ((place, _), value) in self.columns.iter().zip(values?) {
-                row.values[*place] = value.map_or(Datum::Null, Datum::Text);
-            }
-            with.mapping.append(&row, stamp, &mut blocks, &mut notes).map_err(|e| {
-                let doing = format!("map a row of service `{}`", with.ground.service);
-                Error::new(ErrorKind::Protocol, doing).because(e)
-            })?;
-        }
-        Ok((blocks, notes))
-    }
-
-    /// What becomes of each row of the block, by what ClickHouse has now.
-    fn fates(&self, worker: &mut Worker<'_>, target: &Target, block: &Block) -> Result<Vec<Fate>> {
-        if block.rows() == 0 {
-            return Ok(Vec::new());
-        }
-        let found =
-            worker.ask(|client, deadline| stored::rows_of(client, target, block, deadline))?;
-        let has_versions = stored::has_versions(target, |column| block.is_present(column));
-        let fate = |row| {
-            let found = found.get(&stored::key_of(target, block, row)).map(|found| Stored {
-                version: found.version,
-                is_deleted: found.is_deleted,
-                // Without versions a second row would stand beside the first for ever.
-                is_same: !has_versions || is_same(target, block, row, found),
-            });
-            fate_of_row(self.base_version, found)
-        };
-        Ok((0..block.rows()).map(fate).collect())
-    }
-}
-
-fn is_same(target: &Target, block: &Block, row: usize, found: &StoredRow) -> bool {
-    let own = [target.version, target.is_deleted];
-    block.sent().zip(&found.values).all(|(column, value)| {
-        own.contains(&column) || crate::rows::stored::is_same(block, column, row, value.as_deref())
-    })
 }
 
 fn pieces_of(part: usize, begin: u32, blocks: u32) -> impl Iterator<Item = Piece> {

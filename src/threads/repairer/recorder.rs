@@ -36,8 +36,9 @@ impl<'a> Recorder<'a> {
     pub fn new(with: &'a Repairer<'a>, client: Client, row: RepairRow) -> Recorder<'a> {
         let position = row.position.parse().unwrap_or_else(|_| {
             log::warn!(
-                "{}: repair: its recorded position is not known; from the start",
-                row.service
+                "{}: {}: its recorded position is not known; from the start",
+                row.service,
+                row.name()
             );
             Position::start()
         });
@@ -65,6 +66,10 @@ impl<'a> Recorder<'a> {
             progressed: false,
         };
         Recorder { with, state: Mutex::new(state) }
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.state.lock().row.name()
     }
 
     pub fn reason(&self) -> String {
@@ -150,9 +155,10 @@ impl<'a> Recorder<'a> {
             state.told_at = now;
             let left = estimate.left.map_or("unknown".to_owned(), |left| format!("{left:.0?}"));
             log::info!(
-                "{}: repair: {} {:.1} %, about {left} left; {} rows read, {} written, {} marked \
-                 as deleted",
+                "{}: {}: {} {:.1} %, about {left} left; {} rows read, {} written, {} marked as \
+                 deleted",
                 self.with.ground.service,
+                state.row.name(),
                 state.position.pass(),
                 estimate.fraction * 100.0,
                 state.row.rows_read,
@@ -187,10 +193,12 @@ impl<'a> Recorder<'a> {
         let state = self.state.lock();
         self.with.ground.metrics.repair_progress.set(1.0);
         log::warn!(
-            "{}: repair: done after {:.1} s: both sides are equal again; {} rows read, {} written, \
-             {} marked as deleted",
+            "{}: {}: done after {:.1} s: both sides are equal{}; {} rows read, {} written, {} \
+             marked as deleted",
             self.with.ground.service,
+            state.row.name(),
             state.begun_at.elapsed().as_secs_f64(),
+            if state.row.is_initial_backfill() { "" } else { " again" },
             state.row.rows_read,
             state.row.rows_written,
             state.row.rows_buried

@@ -49,7 +49,7 @@ pub struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    fn new(with: &'a Repairer<'a>) -> Result<Worker<'a>> {
+    pub fn new(with: &'a Repairer<'a>) -> Result<Worker<'a>> {
         let ground = with.ground;
         Ok(Worker {
             with,
@@ -75,7 +75,7 @@ impl<'a> Worker<'a> {
     pub fn cover(&mut self, as_of: AsOf) -> Result<()> {
         let ground = self.with.ground;
         wait_until_flushed(&mut self.sql, ground.shared, as_of, sql_deadline())?;
-        ground.reserve(as_of.insert_lsn)
+        (self.with.admit)(as_of.insert_lsn)
     }
 
     /// To be asked before every page.

@@ -1,0 +1,163 @@
+//! `walhouse verify <service>`: what differs between Postgres and ClickHouse, in words or as JSON.
+
+use std::fmt::Write;
+
+use serde_json::json;
+
+use super::progress::Display;
+use crate::config::ServiceConfig;
+use crate::error::Result;
+use crate::machines::verify::Difference;
+use crate::threads::verifier::{self, Extent, Finding, Report, Request};
+
+/// Of each side, where nothing else was asked for.
+const SAMPLE_ROWS: u64 = 1_000;
+
+/// What there is to print, and whether both sides are equal.
+pub(super) fn verify(
+    config: &ServiceConfig,
+    sample: Option<u64>,
+    full: bool,
+    repair: bool,
+    as_json: bool,
+) -> Result<(String, bool)> {
+    let extent = match full {
+        true => Extent::Full,
+        false => Extent::Sample(sample.unwrap_or(SAMPLE_ROWS)),
+    };
+    let display = Display::new(&format!("verify {}", config.name.as_str()));
+    let show = |progress: crate::threads::bystander::Progress<'_>| display.show(&progress);
+    let report = verifier::verify(config, Request { extent, repair }, &show)?;
+    drop(display);
+    let service = config.name.as_str();
+    let text = if as_json { json(service, &report) } else { text(service, extent, &report) };
+    Ok((text, report.is_equal()))
+}
+
+fn text(service: &str, extent: Extent, report: &Report) -> String {
+    let mut out = String::new();
+    if let Some(reason) = &report.repair_under_way {
+        let _ = writeln!(
+            out,
+            "{service}: a repair is under way ({reason}): what it has not come to yet differs"
+        );
+    }
+    for Finding { table, id, difference, columns, is_mended, .. } in &report.findings {
+        let columns = match columns.is_empty() {
+            true => String::new(),
+            false => format!(": {}", columns.join(", ")),
+        };
+        let mended = if *is_mended { " (mended)" } else { "" };
+        let _ = writeln!(out, "{table}: {} `{id}`{columns}{mended}", difference.as_str());
+    }
+    let told = report.findings.len() as u64;
+    if told < report.differing() {
+        let _ = writeln!(out, "... and {} more", report.differing() - told);
+    }
+    let sampled = if extent == Extent::Full { "" } else { ", chosen at random" };
+    let _ = writeln!(
+        out,
+        "{service}: {} rows of Postgres and {} keys of ClickHouse compared{sampled}",
+        report.rows_compared, report.keys_compared
+    );
+    if 0 < report.unsettled {
+        let _ =
+            writeln!(out, "{service}: {} keys changed too fast to be compared", report.unsettled);
+    }
+    let _ = match report.differing() {
+        0 => writeln!(out, "{service}: both sides are equal"),
+        differing => {
+            let count = |difference| report.counts.get(&difference).copied().unwrap_or(0);
+            let counts = Difference::ALL.map(|d| format!("{} {}", count(d), d.as_str()));
+            let mended = report.mended;
+            writeln!(
+                out,
+                "{service}: {differing} keys differ: {}; {mended} mended",
+                counts.join(", ")
+            )
+        }
+    };
+    out
+}
+
+fn json(service: &str, report: &Report) -> String {
+    let count = |difference| report.counts.get(&difference).copied().unwrap_or(0);
+    let finding = |finding: &Finding| {
+        let key: serde_json::Map<_, _> =
+            finding.key.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+        json!({
+            "table": finding.table,
+            "id": finding.id,
+            "key": key,
+            "difference": finding.difference.as_str(),
+            "columns": finding.columns,
+            "mended": finding.is_mended,
+        })
+    };
+    let value = json!({
+        "service": service,
+        "equal": report.is_equal(),
+        "rows_compared": report.rows_compared,
+        "keys_compared": report.keys_compared,
+        "missing": count(Difference::Missing),
+        "different": count(Difference::Different),
+        "extra": count(Difference::Extra),
+        "mended": report.mended,
+        "unsettled": report.unsettled,
+        "repair_under_way": report.repair_under_way,
+        "differences": report.findings.iter().map(finding).collect::<Vec<_>>(),
+        "left_out": report.differing().saturating_sub(report.findings.len() as u64),
+    });
+    format!("{value:#}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        let finding = |difference, columns, is_mended| Finding {
+            table: "sessions_v1",
+            key: vec![("organization_id", "o".to_owned()), ("session_id", "s1".to_owned())],
+            id: "s1".to_owned(),
+            difference,
+            columns,
+            is_mended,
+        };
+        Report {
+            rows_compared: 7,
+            keys_compared: 8,
+            counts: [(Difference::Missing, 1), (Difference::Different, 2)].into(),
+            mended: 1,
+            findings: vec![
+                finding(Difference::Missing, vec![], true),
+                finding(Difference::Different, vec!["tags", "metadata"], false),
+            ],
+            ..Report::default()
+        }
+    }
+
+    #[test]
+    fn each_difference_is_a_line_without_values() {
+        assert_eq!(
+            text("sessions", Extent::Full, &report()),
+            "sessions_v1: missing `s1` (mended)\n\
+             sessions_v1: different `s1`: tags, metadata\n\
+             ... and 1 more\n\
+             sessions: 7 rows of Postgres and 8 keys of ClickHouse compared\n\
+             sessions: 3 keys differ: 1 missing, 2 different, 0 extra; 1 mended\n"
+        );
+        let equal = text("runs", Extent::Sample(1), &Report::default());
+        assert!(equal.ends_with("runs: both sides are equal\n"), "{equal}");
+        assert!(equal.contains("chosen at random"));
+    }
+
+    #[test]
+    fn json_has_the_same() {
+        let value: serde_json::Value =
+            serde_json::from_str(&json("sessions", &report())).expect("it is JSON");
+        assert_eq!((&value["equal"], &value["left_out"]), (&json!(false), &json!(1)));
+        assert_eq!(value["differences"][1]["columns"], json!(["tags", "metadata"]));
+        assert_eq!(value["differences"][1]["key"]["session_id"], json!("s1"));
+    }
+}

@@ -1,0 +1,155 @@
+//! Whether a key that looks different on both sides is different, while changes stream between
+//! them.
+//!
+//! A look takes a snapshot of Postgres, waits until the stream has passed it, and only then asks
+//! ClickHouse. What ClickHouse has by then may be newer than the snapshot, which its version tells;
+//! or of a transaction that the snapshot did not see yet, though its changes lie below. Such a one
+//! is seen by the next snapshot. So a key differs if it does at two looks in a row, with the same
+//! version both times.
+
+/// How a key differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Difference {
+    /// Postgres has it, ClickHouse does not.
+    Missing,
+    /// Columns of it are otherwise.
+    Different,
+    /// ClickHouse has it, Postgres does not.
+    Extra,
+}
+
+impl Difference {
+    pub const ALL: [Difference; 3] =
+        [Difference::Missing, Difference::Different, Difference::Extra];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Difference::Missing => "missing",
+            Difference::Different => "different",
+            Difference::Extra => "extra",
+        }
+    }
+}
+
+/// What both sides have for a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pair {
+    pub is_in_postgres: bool,
+    pub stored: Option<Stored>,
+}
+
+/// What ClickHouse has: the latest by version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    pub version: u64,
+    pub is_deleted: bool,
+    /// Equal to the row of Postgres; of no meaning without one.
+    pub is_same: bool,
+}
+
+impl Pair {
+    pub fn difference(&self) -> Option<Difference> {
+        let is_alive = self.stored.is_some_and(|stored| !stored.is_deleted);
+        let is_same = self.stored.is_some_and(|stored| stored.is_same);
+        match (self.is_in_postgres, is_alive) {
+            (true, false) => Some(Difference::Missing),
+            (false, true) => Some(Difference::Extra),
+            (true, true) if !is_same => Some(Difference::Different),
+            (true, true) | (false, false) => None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judgement {
+    Equal,
+    Differs(Difference),
+    /// Not known yet.
+    LookAgain,
+    /// It changes faster than it can be looked at.
+    Unsettled,
+}
+
+/// After so many looks it is given up.
+const LOOKS_MAX: u32 = 8;
+
+/// A key that looked different, and what was seen of it since.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Suspicion {
+    last: Option<(Difference, Option<u64>)>,
+    looks: u32,
+}
+
+impl Suspicion {
+    /// `newest` is the highest version that the snapshot can have seen.
+    pub fn on_look(&mut self, pair: &Pair, newest: u64) -> Judgement {
+        self.looks += 1;
+        let Some(difference) = pair.difference() else { return Judgement::Equal };
+        let version = pair.stored.map(|stored| stored.version);
+        let is_comparable = version.is_none_or(|version| version <= newest);
+        let seen = is_comparable.then_some((difference, version));
+        if seen.is_some() && self.last == seen {
+            return Judgement::Differs(difference);
+        }
+        self.last = seen;
+        if self.looks < LOOKS_MAX { Judgement::LookAgain } else { Judgement::Unsettled }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(is_in_postgres: bool, version: u64, is_deleted: bool, is_same: bool) -> Pair {
+        Pair { is_in_postgres, stored: Some(Stored { version, is_deleted, is_same }) }
+    }
+
+    #[test]
+    fn each_kind_of_difference_is_told() {
+        let nothing = |is_in_postgres| Pair { is_in_postgres, stored: None };
+        for (pair, expected) in [
+            (nothing(true), Some(Difference::Missing)),
+            (nothing(false), None),
+            (pair(true, 1, true, false), Some(Difference::Missing)),
+            (pair(true, 1, false, false), Some(Difference::Different)),
+            (pair(true, 1, false, true), None),
+            (pair(false, 1, false, false), Some(Difference::Extra)),
+            (pair(false, 1, true, false), None),
+        ] {
+            assert_eq!(pair.difference(), expected, "{pair:?}");
+        }
+    }
+
+    #[test]
+    fn one_look_proves_nothing_and_two_alike_do() {
+        let mut suspicion = Suspicion::default();
+        let stale = pair(true, 7, false, false);
+        assert_eq!(suspicion.on_look(&stale, 10), Judgement::LookAgain);
+        assert_eq!(suspicion.on_look(&stale, 12), Judgement::Differs(Difference::Different));
+        let mut suspicion = Suspicion::default();
+        let gone = Pair { is_in_postgres: true, stored: None };
+        assert_eq!(suspicion.on_look(&gone, 10), Judgement::LookAgain);
+        assert_eq!(suspicion.on_look(&gone, 12), Judgement::Differs(Difference::Missing));
+        assert_eq!(Suspicion::default().on_look(&pair(true, 7, false, true), 10), Judgement::Equal);
+    }
+
+    #[test]
+    fn a_row_that_moves_on_is_looked_at_again() {
+        let mut suspicion = Suspicion::default();
+        assert_eq!(suspicion.on_look(&pair(true, 7, false, false), 10), Judgement::LookAgain);
+        assert_eq!(suspicion.on_look(&pair(true, 11, false, false), 12), Judgement::LookAgain);
+        // Newer than the snapshot: that says nothing.
+        assert_eq!(suspicion.on_look(&pair(true, 20, false, false), 14), Judgement::LookAgain);
+        assert_eq!(suspicion.on_look(&pair(true, 20, false, false), 21), Judgement::LookAgain);
+        // Another kind under the same version is another state of Postgres.
+        assert_eq!(suspicion.on_look(&pair(false, 20, false, false), 22), Judgement::LookAgain);
+        assert_eq!(suspicion.on_look(&pair(true, 23, false, true), 24), Judgement::Equal);
+    }
+
+    #[test]
+    fn what_never_settles_is_given_up() {
+        let mut suspicion = Suspicion::default();
+        let looks = (1..).map(|n| suspicion.on_look(&pair(true, 10 * n, false, false), 1_000));
+        assert_eq!(looks.take(8).last(), Some(Judgement::Unsettled));
+    }
+}

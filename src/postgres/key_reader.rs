@@ -1,0 +1,209 @@
+//! Reads rows of a table in the order of its key, page by page, while it is being written to.
+//!
+//! By the index of the key, so that each page is found from the last key of the one before. Each
+//! has a snapshot of its own, taken when the table is locked, as in
+//! [`table_reader`](super::table_reader): a long one would hold back VACUUM.
+
+use std::time::Instant;
+
+use super::source_table::TableName;
+use super::sql::{Row, Sql, SqlError, ident, literal, protocol};
+use super::table_reader::{AS_OF, AsOf, ROWS_OF_FIRST_FETCH, next_fetch_of, values};
+use crate::error::{ErrorKind, Result};
+
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    pub table: &'a TableName,
+    /// The table that is meant; another one of that name is an error.
+    pub table_oid: u32,
+    pub key_column: &'a str,
+    pub columns: &'a [&'a str],
+    pub wanted: &'a Wanted<'a>,
+    /// The keys above this one; `None`: from the first.
+    pub after: Option<&'a str>,
+    /// Stop once the values take this much, or there are so many rows.
+    pub bytes_max: usize,
+    pub rows_max: usize,
+}
+
+/// Which rows, of all there are.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted<'a> {
+    /// A column whose value is not below the one, and below the other.
+    pub from: Option<(&'a str, String)>,
+    pub to: Option<(&'a str, String)>,
+    /// A column that has one of these values.
+    pub one_of: Option<(&'a str, &'a [&'a str])>,
+    /// Keys that are wanted, if not all.
+    pub keys: Option<&'a [String]>,
+}
+
+#[derive(Debug)]
+pub struct Rows {
+    /// As text, in the order of the columns asked for, behind the key.
+    rows: Vec<Row>,
+    pub as_of: AsOf,
+    /// The last key; `None` when the end was reached.
+    pub next: Option<String>,
+}
+
+impl Rows {
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The values of each row, in the text output format; `None` is NULL.
+    pub fn values(&self) -> impl Iterator<Item = Result<Vec<Option<&[u8]>>>> {
+        values(&self.rows)
+    }
+}
+
+/// The next page.
+pub fn page(sql: &mut Sql, request: &Request, deadline: Instant) -> Result<Rows> {
+    read_in_snapshot(sql, request, deadline).map_err(|error| {
+        sql.roll_back(deadline);
+        error.doing(format!("read table `{}` by key", request.table))
+    })
+}
+
+/// How many rows there are, about: what the planner thinks.
+pub fn estimate(
+    sql: &mut Sql,
+    table: &TableName,
+    key_column: &str,
+    wanted: &Wanted<'_>,
+    deadline: Instant,
+) -> Result<u64> {
+    let doing = format!("estimate the rows of table `{table}`");
+    let condition = condition(key_column, wanted, None);
+    let query = format!("EXPLAIN (FORMAT JSON) SELECT 1 FROM {}{condition}", table.quoted());
+    let rows = sql.rows(&doing, &query, deadline)?;
+    let row = rows.first().ok_or_else(|| protocol("expected a plan").doing(&doing))?;
+    let plan = row.json(0).map_err(|error| error.doing(&doing))?;
+    Ok(plan[0]["Plan"]["Plan Rows"].as_f64().map_or(0, |rows| rows as u64))
+}
+
+fn read_in_snapshot(
+    sql: &mut Sql,
+    request: &Request,
+    deadline: Instant,
+) -> std::result::Result<Rows, SqlError> {
+    let name = request.table.quoted();
+    // A cursor, so that no row is sent that does not fit. The LSNs by a statement of their own: one
+    // that takes the snapshot might read them first.
+    let begin = format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE {name} IN ACCESS SHARE MODE;
+         DECLARE page NO SCROLL CURSOR FOR {};
+         SELECT to_regclass({})::oid::int8, {AS_OF}",
+        select(request),
+        literal(&name)
+    );
+    let rows = sql.try_rows(&begin, deadline)?;
+    let row = rows.first().ok_or_else(|| protocol("expected one row about the snapshot"))?;
+    let table_oid: Option<u32> = row.parse_nullable(0)?;
+    if table_oid != Some(request.table_oid) {
+        return Err(SqlError::new(ErrorKind::Setup, "another table has taken its name"));
+    }
+    let mut page = Rows { rows: Vec::new(), as_of: AsOf::read(row, 1)?, next: None };
+    let (mut fetch, mut bytes) = (ROWS_OF_FIRST_FETCH, 0);
+    while bytes < request.bytes_max && page.len() < request.rows_max {
+        let rows = sql.try_rows(&format!("FETCH FORWARD {fetch} FROM page"), deadline)?;
+        let is_end = rows.len() < fetch;
+        for row in rows {
+            for column in 1..row.len() {
+                bytes += row.text(column)?.map_or(0, str::len);
+            }
+            page.rows.push(row);
+        }
+        if is_end {
+            sql.try_rows("COMMIT", deadline)?;
+            return Ok(page);
+        }
+        fetch = next_fetch_of(fetch, page.len(), bytes, request.bytes_max, request.rows_max);
+    }
+    let last = page.rows.last().ok_or_else(|| protocol("expected a row"))?;
+    page.next = Some(last.required(0)?.to_owned());
+    sql.try_rows("COMMIT", deadline)?;
+    Ok(page)
+}
+
+fn select(request: &Request) -> String {
+    let key_column = ident(request.key_column);
+    let mut statement = format!("SELECT {key_column}");
+    for column in request.columns {
+        statement.push_str(", ");
+        statement.push_str(&ident(column));
+    }
+    statement.push_str(&format!(
+        " FROM {}{} ORDER BY {key_column} LIMIT {}",
+        request.table.quoted(),
+        condition(request.key_column, request.wanted, request.after),
+        // One more, so that the end is seen.
+        request.rows_max.saturating_add(1)
+    ));
+    statement
+}
+
+/// Literals without a type of their own take that of their column.
+fn condition(key_column: &str, wanted: &Wanted<'_>, after: Option<&str>) -> String {
+    let key = ident(key_column);
+    let list =
+        |values: &mut dyn Iterator<Item = &str>| values.map(literal).collect::<Vec<_>>().join(", ");
+    let mut all = Vec::new();
+    all.extend(after.map(|after| format!("{key} > {}", literal(after))));
+    if let Some(keys) = wanted.keys {
+        all.push(format!("{key} IN ({})", list(&mut keys.iter().map(String::as_str))));
+    }
+    if let Some((column, from)) = &wanted.from {
+        all.push(format!("{} >= {}", ident(column), literal(from)));
+    }
+    if let Some((column, to)) = &wanted.to {
+        all.push(format!("{} < {}", ident(column), literal(to)));
+    }
+    if let Some((column, values)) = wanted.one_of {
+        // An enum may not know all of them.
+        all.push(format!("{}::text IN ({})", ident(column), list(&mut values.iter().copied())));
+    }
+    if all.is_empty() { String::new() } else { format!(" WHERE {}", all.join(" AND ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_and_value_is_quoted() {
+        let table = TableName::new("s", "t\"1");
+        let keys = ["k'1".to_owned(), "k2".to_owned()];
+        let wanted = Wanted {
+            from: Some(("createdAt", "2026-01-01T00:00:00".to_owned())),
+            to: Some(("createdAt", "2026-02-01T00:00:00".to_owned())),
+            one_of: Some(("status", &["A", "B'"])),
+            keys: Some(&keys),
+        };
+        let request = Request {
+            table: &table,
+            table_oid: 1,
+            key_column: "i\"d",
+            columns: &["a"],
+            wanted: &wanted,
+            after: Some("x'"),
+            bytes_max: 1,
+            rows_max: 10,
+        };
+        assert_eq!(
+            select(&request),
+            "SELECT \"i\"\"d\", \"a\" FROM \"s\".\"t\"\"1\" WHERE \"i\"\"d\" > 'x''' AND \
+             \"i\"\"d\" IN ('k''1', 'k2') AND \"createdAt\" >= '2026-01-01T00:00:00' AND \
+             \"createdAt\" < '2026-02-01T00:00:00' AND \"status\"::text IN ('A', 'B''') \
+             ORDER BY \"i\"\"d\" LIMIT 11"
+        );
+        let wanted = Wanted::default();
+        let all = Request { wanted: &wanted, after: None, ..request };
+        assert!(select(&all).ends_with("FROM \"s\".\"t\"\"1\" ORDER BY \"i\"\"d\" LIMIT 11"));
+    }
+}

@@ -1,0 +1,160 @@
+//! Makes equal what was found to differ, below every change that is still to be streamed, and looks
+//! again: that proves it.
+
+use std::collections::{BTreeSet, HashSet};
+use std::time::{Duration, Instant};
+
+use super::{Found, Suspect, Verifier, look};
+use crate::error::Result;
+use crate::machines::repair::tombstone_version;
+use crate::machines::verify::{Difference, Suspicion};
+use crate::postgres::reread::{self, Reread, reread};
+use crate::postgres::server::flush_wal;
+use crate::postgres::source_table::TableName;
+use crate::rows::Block;
+use crate::services::tombstone::{self, Key, LiveKey};
+use crate::threads::bystander::{Progress, sql_deadline_now};
+use crate::threads::repairer::before::commits;
+use crate::threads::repairer::page;
+use crate::threads::repairer::prune_pass::{LOOKUP_KEYS, are_in_postgres};
+use crate::threads::repairer::work::Worker;
+
+/// A row that was streamed a moment ago can only be outranked once the slot has moved past it: a
+/// server notes every 15 s where that may be, and the next confirmation brings it about.
+const OUTRANKED_WITHIN: Duration = Duration::from_secs(90);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// What is mended may be changed in between, and differ in another way.
+const ATTEMPTS: u32 = 3;
+
+impl Verifier<'_, '_> {
+    /// The keys that still differ in the end.
+    pub(super) fn mend(
+        &mut self,
+        worker: &mut Worker<'_>,
+        found: &[Found],
+    ) -> Result<HashSet<Key>> {
+        let mut found = found.to_vec();
+        for _ in 0..ATTEMPTS {
+            if found.is_empty() {
+                break;
+            }
+            self.write_all(worker, &found)?;
+            let anew = |found: Found| Suspect { suspicion: Suspicion::default(), ..found.suspect };
+            let suspects = found.into_iter().map(anew).collect();
+            found = self.judge(worker, suspects)?;
+        }
+        Ok(found.into_iter().map(|found| found.suspect.key).collect())
+    }
+
+    /// Writes each as soon as it can be outranked; after some time the rest is left.
+    fn write_all(&mut self, worker: &mut Worker<'_>, found: &[Found]) -> Result<()> {
+        let until = Instant::now() + OUTRANKED_WITHIN;
+        let mut left: Vec<&Found> = found.iter().collect();
+        let mut is_asked = false;
+        loop {
+            let base = self.by.base_version(&mut worker.sql)?;
+            let outranks = |found: &&Found| {
+                let own = match found.difference {
+                    Difference::Extra => tombstone_version(base),
+                    Difference::Missing | Difference::Different => base,
+                };
+                found.version.is_none_or(|version| version < own)
+            };
+            let (now, later): (Vec<&Found>, Vec<&Found>) = left.into_iter().partition(outranks);
+            if !now.is_empty() {
+                // What the slot has moved past was streamed; it must be visible, too.
+                commits(worker.with)?;
+            }
+            for found in now.chunks(LOOKUP_KEYS) {
+                self.write(worker, found, base)?;
+            }
+            // What no WAL has come to yet is numbered by nobody who knows it.
+            let end = self.by.version_at(self.by.now(&mut worker.sql)?);
+            left = later.into_iter().filter(|found| found.version <= Some(end)).collect();
+            if left.is_empty() || until <= Instant::now() {
+                return Ok(());
+            }
+            if !std::mem::replace(&mut is_asked, true)
+                && let Err(error) = flush_wal(&mut worker.sql, sql_deadline_now())
+            {
+                log::debug!("{error}");
+            }
+            let rows = left.len() as u64;
+            (self.show)(Progress { what: "waiting for the slot", fraction: 0.0, left: None, rows });
+            self.by.pause(LOOK_EVERY)?;
+        }
+    }
+
+    fn write(&mut self, worker: &mut Worker<'_>, found: &[&Found], base: u64) -> Result<()> {
+        let is_extra = |found: &&&Found| found.difference == Difference::Extra;
+        self.by.record(|row| {
+            row.version_min = if row.version_min == 0 { base } else { row.version_min };
+            row.version_max = tombstone_version(base);
+        })?;
+        let ids: BTreeSet<&[u8]> = (found.iter().filter(|found| !is_extra(found)))
+            .map(|found| look::id(&self.targets()[found.suspect.target], &found.suspect.key))
+            .filter(|id| reread::is_text(id))
+            .collect();
+        let ids: Vec<&[u8]> = ids.into_iter().collect();
+        let mut written = self.write_rows(worker, &ids, base)?;
+        for (index, target) in self.targets().iter().enumerate() {
+            let of_target = found.iter().filter(is_extra);
+            let of_target = of_target.filter(|found| found.suspect.target == index);
+            let keys: Vec<LiveKey> = of_target
+                .map(|found| LiveKey {
+                    key: found.suspect.key.clone(),
+                    partition: found.partition.clone(),
+                    version: found.version.unwrap_or(0),
+                })
+                .collect();
+            if keys.is_empty() {
+                continue;
+            }
+            let looked_up = are_in_postgres(worker, index, &keys)?
+                .ok_or_else(crate::threads::shared::stopped)?;
+            let mut block = Block::new(target.columns, &self.by.shapes[index]);
+            for (live, is_there) in keys.iter().zip(looked_up.there) {
+                if !is_there {
+                    tombstone::append(target, &mut block, live, tombstone_version(base));
+                }
+            }
+            if let Some(as_of) = looked_up.as_of {
+                worker.cover(as_of)?;
+            }
+            written += block.rows();
+            let (ground, mut refused) = (worker.with.ground, Vec::new());
+            worker.landings[index].land(&ground, &mut worker.client, &block, &mut refused)?;
+            ground.keep(&mut worker.client, &refused)?;
+            self.by.check_landed()?;
+        }
+        self.by.record(|row| row.rows_written += written as u64)
+    }
+
+    fn write_rows(&mut self, worker: &mut Worker<'_>, ids: &[&[u8]], base: u64) -> Result<usize> {
+        let source = self.by.mapping.source();
+        let table = TableName::new(source.schema, source.table);
+        let columns: Vec<&str> = self.columns.iter().map(|(_, name)| *name).collect();
+        let (mut rest, mut written) = (ids, 0);
+        while !rest.is_empty() {
+            let request = reread::Request {
+                table: &table,
+                table_oid: self.by.source.oid,
+                key_column: source.columns[source.key.id].name,
+                columns: &columns,
+                keys: rest,
+                xids: &[],
+                bytes_max: worker.with.page_bytes_max,
+            };
+            let rows = match reread(&mut worker.sql, &request, sql_deadline_now())? {
+                Reread::Rows(rows) => rows,
+                Reread::NotYetVisible { .. } => unreachable!("no transaction was named"),
+            };
+            let values = rows.found.values();
+            let values = values.map(|row| Ok(row.iter().map(Option::as_deref).collect()));
+            written += page::land(worker, self.mapped(), values, rows.as_of, base)?;
+            self.by.check_landed()?;
+            rest = rest.get(rows.answered..).unwrap_or_default();
+        }
+        Ok(written)
+    }
+}

@@ -1,0 +1,152 @@
+//! Tables that walhouse creates have, in the end, the rows that were there before, whatever happens
+//! on the way. Each test ends with a comparison of both sides.
+
+use std::time::Duration;
+
+use crate::support::clickhouse::DATABASE;
+use crate::support::oracle::{Scope, assert_same, compare};
+use crate::support::program::{Program, Settings};
+use crate::support::stage::{SERVICES, Stage};
+use crate::support::wait::until_true;
+use crate::support::workload::Workload;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn load(seed: u64) -> Workload {
+    Workload { rate: Some(40.0), ..Workload::new(seed) }
+}
+
+fn insert_sessions(stage: &Stage, rows: u32) {
+    stage.postgres.execute(&format!(
+        r#"INSERT INTO "Session" ("id", "friendlyId", "type", "projectId", "runtimeEnvironmentId",
+               "environmentType", "organizationId", "taskIdentifier", "tags", "metadata",
+               "updatedAt", "triggerConfig")
+           SELECT 'old-' || n, 'old-' || n, 'chat', 'p', 'e', 'PRODUCTION', 'o', 't',
+                  ARRAY['x', n::text], jsonb_build_object('n', n), now(), '{{}}'
+           FROM generate_series(1, {rows}) n"#
+    ));
+}
+
+fn of_state(stage: &Stage, column: &str) -> Vec<String> {
+    SERVICES
+        .iter()
+        .map(|service| {
+            stage.clickhouse.value(&format!(
+                "SELECT toString({column}) FROM {DATABASE}.walhouse_state \
+                 WHERE service = '{service}' ORDER BY revision DESC LIMIT 1"
+            ))
+        })
+        .collect()
+}
+
+#[track_caller]
+fn wait_filled(stage: &Stage) {
+    until_true("no backfill is under way", PATIENCE, || {
+        let sql = format!(
+            "SELECT countIf(status = 'done') >= 2 AND countIf(status != 'done') = 0 \
+             FROM {DATABASE}.walhouse_repairs FINAL"
+        );
+        ["1", "true"].contains(&stage.clickhouse.value(&sql).as_str())
+    });
+}
+
+/// Goal: rows that were there before are there in the end, with what became of them meanwhile.
+/// Method: the program is killed again and again on its way, from its very start on.
+#[test]
+fn rows_of_the_time_before_are_copied_however_often_it_is_killed() {
+    let stage = Stage::own();
+    load(700).run(&stage.postgres, 60);
+    insert_sessions(&stage, 20_000);
+    let settings = stage.settings();
+    // Whatever was done by then: nothing, the tables, the slot, some of the rows.
+    for line in
+        ["walhouse", "initial backfill", "sessions: streaming", "sessions: initial backfill: "]
+    {
+        let mut program = Program::start(&settings);
+        program.wait_for_log(line);
+        program.kill();
+    }
+    let writing = load(701).start(&stage.postgres);
+    let mut program = Program::start(&settings);
+    program.wait_streaming(&SERVICES);
+    for _ in 0..20 {
+        stage.postgres.execute(
+            "DELETE FROM \"Session\" WHERE id IN
+                 (SELECT id FROM \"Session\" WHERE id LIKE 'old-%' ORDER BY random() LIMIT 50);
+             UPDATE \"Session\" SET \"updatedAt\" = now() WHERE id IN
+                 (SELECT id FROM \"Session\" WHERE id LIKE 'old-%' ORDER BY random() LIMIT 50)",
+        );
+    }
+    wait_filled(&stage);
+    writing.stop();
+    stage.settle(&mut program, &SERVICES);
+    assert!(20_000 < assert_same(&stage.postgres, &stage.clickhouse, Scope::ALL) + 1_000);
+    // It was no gap, and versions are as those of whoever writes positions alone.
+    let gaps = "walhouse_gaps_total{service=\"sessions\",action=\"repaired\"}";
+    assert_eq!(program.metric(gaps), Some(0.0));
+    assert_eq!(of_state(&stage, "version_shift"), ["0", "0"]);
+    program.stop();
+    // Once is enough.
+    let mut program = stage.start();
+    assert!(!program.log().contains("backfill"), "{}", program.log());
+    program.wait_healthy();
+    program.stop();
+}
+
+/// Goal: what ClickHouse loses as a whole, while nobody streams, is there again.
+#[test]
+fn a_database_that_was_dropped_is_filled_again() {
+    let stage = Stage::own();
+    let mut program = stage.start();
+    load(710).run(&stage.postgres, 60);
+    stage.settle(&mut program, &SERVICES);
+    program.stop();
+    stage.clickhouse.execute(&format!("DROP DATABASE {DATABASE} SYNC"));
+    let mut program = stage.start();
+    for service in SERVICES {
+        program.wait_for_log(&format!("{service}: initial backfill"));
+    }
+    wait_filled(&stage);
+    load(711).run(&stage.postgres, 10);
+    stage.settle(&mut program, &SERVICES);
+    assert!(0 < assert_same(&stage.postgres, &stage.clickhouse, Scope::ALL));
+    program.stop();
+}
+
+/// Goal: nothing is copied where that is not wanted, or where the tables were there.
+#[test]
+fn nothing_is_copied_when_told_so_or_into_tables_that_were_there() {
+    let stage = Stage::own();
+    load(720).run(&stage.postgres, 30);
+    let settings = stage.settings().with_both("*_REPLICATION_INITIAL_BACKFILL", 0);
+    let copied = |settings: &Settings, seed: u64| {
+        let mut program = Program::start(settings);
+        program.wait_streaming(&SERVICES);
+        load(seed).run(&stage.postgres, 10);
+        stage.settle(&mut program, &SERVICES);
+        assert!(!program.log().contains("backfill"), "{}", program.log());
+        program.stop();
+        compare(&stage.postgres, &stage.clickhouse, Scope::ALL).is_clean()
+    };
+    assert!(!copied(&settings, 721));
+    // As another replicator leaves it: tables and slots, and nothing of ours.
+    for table in ["walhouse_state", "walhouse_repairs"] {
+        stage.clickhouse.execute(&format!("DROP TABLE {DATABASE}.{table} SYNC"));
+    }
+    assert!(!copied(&stage.settings(), 722));
+}
+
+/// Goal: what is to be done about gaps says nothing about a first start.
+#[test]
+fn a_first_start_under_halt_copies_too() {
+    let stage = Stage::own();
+    load(730).run(&stage.postgres, 30);
+    let settings = stage.settings().with("REPLICATION_GAP_STRATEGY", "halt");
+    Program::start(&settings).wait_for_log("initial backfill");
+    let mut program = Program::start(&settings);
+    program.wait_streaming(&SERVICES);
+    wait_filled(&stage);
+    stage.settle(&mut program, &SERVICES);
+    assert!(0 < assert_same(&stage.postgres, &stage.clickhouse, Scope::ALL));
+    program.stop();
+}

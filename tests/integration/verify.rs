@@ -1,0 +1,184 @@
+//! `walhouse verify` finds what is planted, names it, mends it, and finds nothing else.
+
+use std::process::Output;
+
+use serde_json::{Value, json};
+
+use crate::support::clickhouse::DATABASE;
+use crate::support::oracle::{Scope, assert_same};
+use crate::support::program::{Program, Settings};
+use crate::support::stage::{SERVICES, Stage};
+use crate::support::workload::Workload;
+
+fn load(seed: u64) -> Workload {
+    Workload { rate: Some(40.0), ..Workload::new(seed) }
+}
+
+fn verify(settings: &Settings, service: &str, options: &[&str]) -> Output {
+    Program::command(settings, &[&["verify", service][..], options].concat())
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[track_caller]
+fn assert_equal(settings: &Settings, service: &str, options: &[&str]) {
+    let output = verify(settings, service, options);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{}{errors}", stdout(&output));
+    assert!(stdout(&output).contains("both sides are equal"), "{}", stdout(&output));
+}
+
+#[track_caller]
+fn report(output: &Output) -> Value {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|cause| panic!("{cause}: {errors}"))
+}
+
+/// Writes the latest row of a session again, with a higher version and these changes.
+fn plant(stage: &Stage, id: &str, changes: &str) {
+    stage.clickhouse.execute(&format!(
+        "INSERT INTO {DATABASE}.sessions_v1 SELECT * REPLACE (_version + 1 AS _version, {changes}) \
+         FROM {DATABASE}.sessions_v1 WHERE session_id = '{id}' ORDER BY _version DESC LIMIT 1"
+    ));
+}
+
+/// Sessions that neither the load nor anybody else touches.
+fn insert_sessions(stage: &Stage) {
+    for n in 1..=9 {
+        stage.postgres.execute(&format!(
+            r#"INSERT INTO "Session" ("id", "friendlyId", "type", "projectId",
+                   "runtimeEnvironmentId", "environmentType", "organizationId", "taskIdentifier",
+                   "tags", "metadata", "updatedAt", "triggerConfig")
+               VALUES ('kept-{n}', 'kept-{n}', 'chat', 'p', 'e', 'PRODUCTION', 'o', 't',
+                       ARRAY['x'], '{{"n": {n}}}', now(), '{{}}')"#
+        ));
+    }
+}
+
+/// Every kind of difference, each in a session of its own.
+fn plant_all(stage: &Stage) {
+    plant(stage, "kept-1", "'wrong' AS type");
+    plant(stage, "kept-2", "['x', 'y'] AS tags, 'wrong' AS task_identifier");
+    plant(stage, "kept-3", "1 AS _is_deleted");
+    stage.clickhouse.execute(&format!(
+        "INSERT INTO {DATABASE}.sessions_v1 (organization_id, project_id, environment_id,
+             session_id, created_at, _version)
+         VALUES ('o', 'p', 'e', 'never-was', '2026-01-01 00:00:00', 7)"
+    ));
+    // Deleted in Postgres, and the tombstone is gone.
+    plant(stage, "kept-4", "0 AS _is_deleted");
+}
+
+const PLANTED: [(&str, &str, &[&str]); 5] = [
+    ("kept-1", "different", &["type"]),
+    ("kept-2", "different", &["task_identifier", "tags"]),
+    ("kept-3", "missing", &[]),
+    ("kept-4", "extra", &[]),
+    ("never-was", "extra", &[]),
+];
+
+#[track_caller]
+fn assert_planted(report: &Value, is_mended: bool) {
+    let mut found: Vec<(String, String, Vec<String>, bool)> = report["differences"]
+        .as_array()
+        .expect("it is a list")
+        .iter()
+        .map(|one| {
+            let text = |name: &str| one[name].as_str().unwrap_or_default().to_owned();
+            let columns = one["columns"].as_array().into_iter().flatten();
+            let columns = columns.map(|name| name.as_str().unwrap_or_default().to_owned());
+            let is_mended = one["mended"] == json!(true);
+            (text("id"), text("difference"), columns.collect(), is_mended)
+        })
+        .collect();
+    found.sort();
+    let expected: Vec<_> = PLANTED
+        .iter()
+        .map(|(id, difference, columns)| {
+            let mut columns: Vec<String> = columns.iter().map(|&name| name.to_owned()).collect();
+            columns.sort();
+            ((*id).to_owned(), (*difference).to_owned(), columns, is_mended)
+        })
+        .collect();
+    for one in &mut found {
+        one.2.sort();
+    }
+    assert_eq!(found, expected, "{report:#}");
+}
+
+/// Goal: each kind of difference is named with its key and columns, mended, and then gone, all of it
+/// under a load.
+#[test]
+fn every_kind_of_difference_is_found_and_mended() {
+    let stage = Stage::own();
+    let settings = stage.settings();
+    let mut program = stage.start();
+    insert_sessions(&stage);
+    load(800).run(&stage.postgres, 30);
+    stage.postgres.execute("DELETE FROM \"Session\" WHERE id = 'kept-4'");
+    stage.settle(&mut program, &SERVICES);
+    for service in SERVICES {
+        assert_equal(&settings, service, &["--full"]);
+    }
+    let writing = load(801).start(&stage.postgres);
+    plant_all(&stage);
+    let output = verify(&settings, "sessions", &["--full", "--json"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
+    assert_planted(&report(&output), false);
+    let output = verify(&settings, "sessions", &["--full", "--json", "--repair"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
+    assert_planted(&report(&output), true);
+    assert_equal(&settings, "sessions", &["--full"]);
+    writing.stop();
+    stage.settle(&mut program, &SERVICES);
+    assert!(0 < assert_same(&stage.postgres, &stage.clickhouse, Scope::ALL));
+    program.stop();
+}
+
+/// Goal: what is only on its way does not count.
+/// Method: both services are compared again and again while rows are written as fast as it goes,
+/// and batches linger.
+#[test]
+fn rows_in_flight_are_no_differences() {
+    let stage = Stage::own();
+    let settings = stage.settings();
+    let mut program = stage.start();
+    let writing = Workload::new(810).start(&stage.postgres);
+    writing.wait_for(100);
+    stage.clickhouse.add_fault("action=delay_before&ms=200&on=insert");
+    let begun_at = std::time::Instant::now();
+    while begun_at.elapsed().as_secs() < 20 {
+        for service in SERVICES {
+            assert_equal(&settings, service, &["--full"]);
+            assert_equal(&settings, service, &[]);
+        }
+    }
+    stage.clickhouse.clear_faults();
+    writing.stop();
+    stage.settle(&mut program, &SERVICES);
+    assert!(0 < assert_same(&stage.postgres, &stage.clickhouse, Scope::ALL));
+    program.stop();
+}
+
+/// Goal: a sample says what it says, and a service that never streamed is explained.
+#[test]
+fn a_sample_is_counted_and_a_service_without_a_state_explained() {
+    let stage = Stage::own();
+    let settings = stage.settings();
+    let output = verify(&settings, "runs", &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(errors.contains("was never streamed") && errors.contains("hint: "), "{errors}");
+    let mut program = stage.start();
+    load(820).run(&stage.postgres, 60);
+    stage.settle(&mut program, &SERVICES);
+    let output = verify(&settings, "sessions", &["--sample", "5", "--json"]);
+    let sampled = report(&output);
+    assert_eq!(output.status.code(), Some(0), "{sampled:#}");
+    assert!((1..=60).contains(&sampled["rows_compared"].as_u64().unwrap()), "{sampled:#}");
+    let output = verify(&settings, "sessions", &["--sample", "5", "--full"]);
+    assert_eq!(output.status.code(), Some(64));
+    program.stop();
+}
