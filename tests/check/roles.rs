@@ -14,23 +14,59 @@ use super::support::stage::{SERVICES, Stage};
 const ROLE: &str = "o'wner \"of\" \\nothing; ÄÖ";
 const ROLE_IN_URL: &str = "o%27wner%20%22of%22%20%5Cnothing%3B%20%C3%84%C3%96";
 
+#[track_caller]
+fn run_script(stage: &Stage, database: &str, role: &str, more: &[&str]) {
+    let output = Command::new("psql")
+        .args(["--no-psqlrc", "--quiet", "-v", &format!("role={role}")])
+        .args(["-v", "password=it's secret"])
+        .args(more)
+        .args(["-f", concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/roles/postgres.sql")])
+        .args(["-h", "127.0.0.1", "-p", &stage.postgres.port().to_string()])
+        .args(["-U", "postgres", "-d", database])
+        .output()
+        .expect("psql is on the PATH");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// As far as a server of our own can pass for one on Amazon RDS: there, who may replicate is a
+/// member of a role.
+#[test]
+fn on_rds_the_right_to_replicate_is_a_membership() {
+    let mut stage = Stage::own();
+    stage.postgres.set("rds.logical_replication", "1");
+    stage.postgres.restart(super::support::postgres::Stop::Fast);
+    stage.postgres.execute("CREATE ROLE rds_replication; CREATE ROLE tenant LOGIN");
+    let port = stage.postgres.port();
+    let settings = |role: &str| {
+        let url = format!("postgresql://{role}@127.0.0.1:{port}/postgres");
+        stage.settings_of_defaults().with("DATABASE_URL", url)
+    };
+    let finding = check(&settings("tenant")).expect("problem", "may not replicate");
+    assert_eq!(finding.hint, "Run: GRANT rds_replication TO \"tenant\";");
+    stage.postgres.execute(finding.hint.strip_prefix("Run: ").unwrap());
+    check(&settings("tenant")).expect("ok", "`tenant` may replicate");
+
+    run_script(&stage, "postgres", "scripted", &["-v", "read_stats=1"]);
+    let rights = "SELECT pg_has_role('scripted', 'rds_replication', 'MEMBER'), rolreplication,
+                         pg_has_role('scripted', 'pg_read_all_stats', 'MEMBER')
+                  FROM pg_roles WHERE rolname = 'scripted'";
+    assert_eq!(stage.postgres.rows_of(rights), [["t", "f", "t"]]);
+    let checked = check(&settings("scripted"));
+    checked.expect("ok", "Postgres on Amazon RDS");
+    checked.expect("ok", "`scripted` may replicate");
+    // This server does not know that membership; everything else is as it has to be.
+    let bad: Vec<&str> = checked.bad().iter().map(|finding| finding.text.as_str()).collect();
+    assert!(bad.iter().all(|text| text.starts_with("replication: ")), "{bad:?}");
+}
+
 #[test]
 fn walhouse_runs_with_exactly_what_the_script_for_postgres_gives() {
     let stage = Stage::own();
     // With a name that has to be quoted everywhere.
     stage.postgres.execute("CREATE DATABASE \"App \"\"1\"\"\" TEMPLATE postgres");
     let database = stage.postgres.at_database("App \"1\"");
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/roles/postgres.sql");
-    for round in ["once", "again"] {
-        let output = Command::new("psql")
-            .args(["--no-psqlrc", "--quiet", "-v", &format!("role={ROLE}")])
-            .args(["-v", "password=it's secret", "-f", script])
-            .args(["-h", "127.0.0.1", "-p", &stage.postgres.port().to_string(), "-U", "postgres"])
-            .args(["-d", "App \"1\""])
-            .output()
-            .expect("psql is on the PATH");
-        assert!(output.status.success(), "{round}: {}", String::from_utf8_lossy(&output.stderr));
-    }
+    run_script(&stage, "App \"1\"", ROLE, &[]);
+    run_script(&stage, "App \"1\"", ROLE, &[]);
     let quoted = "'o''wner \"of\" \\nothing; ÄÖ'";
     let rights = format!(
         "SELECT rolsuper, rolreplication, rolcreatedb, rolcreaterole, rolbypassrls,
