@@ -65,10 +65,14 @@ pub fn fold<'a>(
     source: &Source,
     changes: impl IntoIterator<Item = Change<'a>>,
 ) -> Result<Folded<'a>, DecodeError> {
+    let changes = changes.into_iter();
+    // Most changes are of a row each.
+    let (rows, _) = changes.size_hint();
+    let entries = Vec::with_capacity(rows);
     let mut fold = Fold {
         source,
-        latest: HashMap::new(),
-        folded: Folded { entries: Vec::new(), inserts: 0, updates: 0, deletes: 0 },
+        latest: HashMap::with_capacity(rows),
+        folded: Folded { entries, inserts: 0, updates: 0, deletes: 0 },
     };
     for change in changes {
         fold.push(change)?;
@@ -292,8 +296,10 @@ impl<'a> Folded<'a> {
         'a: 'r,
     {
         let mut at = &self.entries[entry];
-        row.clear();
-        fill(row, at.plan, &at.image, |_, _| true);
+        row.load(at.plan, &at.image);
+        if !self.has_unchanged(entry) {
+            return Places::default();
+        }
         // What a version of the relation does not tell of may have changed under it: nothing older
         // stands for that.
         let mut unknown = at.plan.unknown();

@@ -4,21 +4,32 @@
 
 use std::borrow::Cow;
 
+pub const ONES: u64 = 0x0101_0101_0101_0101;
+pub const HIGHS: u64 = ONES << 7;
+
+/// Of eight bytes the high bit of each that is zero. The lowest one set is exact, so is none set; a
+/// false one can only follow a true one (borrows go upward).
+#[inline]
+pub fn zero_bytes(word: u64) -> u64 {
+    word.wrapping_sub(ONES) & !word & HIGHS
+}
+
+/// The same for each that is a quote, a backslash or a control character.
+#[inline]
+pub fn stops(word: u64) -> u64 {
+    zero_bytes(word ^ (ONES * b'"' as u64))
+        | zero_bytes(word ^ (ONES * b'\\' as u64))
+        | (word.wrapping_sub(ONES * 0x20) & !word & HIGHS)
+}
+
 /// How many bytes from here on are neither a quote, nor a backslash, nor a control character.
 #[inline]
 pub fn plain_len(bytes: &[u8]) -> usize {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGHS: u64 = ONES << 7;
-    let zero_bytes = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS;
     let mut len = 0;
     let (words, tail) = bytes.as_chunks::<8>();
     for word in words {
-        let word = u64::from_le_bytes(*word);
-        let stops = zero_bytes(word ^ (ONES * b'"' as u64))
-            | zero_bytes(word ^ (ONES * b'\\' as u64))
-            | (word.wrapping_sub(ONES * 0x20) & !word & HIGHS);
+        let stops = stops(u64::from_le_bytes(*word));
         if stops != 0 {
-            // The lowest stop is exact: a false one can only follow a true one (borrows go upward).
             return len + (stops.trailing_zeros() / 8) as usize;
         }
         len += 8;

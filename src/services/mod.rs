@@ -11,6 +11,7 @@ pub mod fold;
 #[cfg(test)]
 mod fold_tests;
 mod json_paths;
+mod json_plain;
 mod json_string;
 pub mod json_text;
 pub mod mapping;

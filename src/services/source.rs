@@ -148,6 +148,8 @@ pub struct Plan {
     types: Vec<Option<Oid>>,
     /// Columns of the source that this version of the relation does not have as they are now.
     unknown: Places,
+    /// Its rows have a value for each column of the source.
+    is_whole: bool,
 }
 
 /// The relation does not have what the mapping needs.
@@ -227,7 +229,8 @@ impl Plan {
                 unknown.add(at);
             }
         }
-        (Plan { places, types, unknown }, refusal)
+        let is_whole = types.iter().all(Option::is_some);
+        (Plan { places, types, unknown, is_whole }, refusal)
     }
 
     /// The columns whose values its rows do not have.
@@ -277,6 +280,23 @@ impl<'a> Row<'a> {
     pub fn clear(&mut self) {
         self.values.fill(Datum::Null);
     }
+
+    /// What the tuple has, and nothing of what the row held before.
+    pub fn load(&mut self, plan: &Plan, tuple: &Tuple<'a>) {
+        if !plan.is_whole || plan.check(tuple).is_err() {
+            self.clear();
+        }
+        self.types.copy_from_slice(&plan.types);
+        let values = &mut self.values;
+        tuple.each(|column, datum| {
+            if let Some(&Some(place)) = plan.places.get(column) {
+                values[place] = datum;
+            }
+        });
+        for place in plan.unknown.iter() {
+            self.values[place] = Datum::Unchanged;
+        }
+    }
 }
 
 /// A set of places.
@@ -317,6 +337,31 @@ impl Places {
     }
 
     pub fn iter(self) -> impl Iterator<Item = usize> {
-        (0..128).filter(move |&place| self.has(place))
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            let place = rest.trailing_zeros();
+            rest &= rest.checked_sub(1)?;
+            Some(place as usize)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn places_are_given_as_they_were_added(
+            mut added in proptest::collection::vec(0..128_usize, 0..20),
+        ) {
+            let mut places = Places::default();
+            added.iter().for_each(|&place| places.add(place));
+            added.sort_unstable();
+            added.dedup();
+            prop_assert_eq!(places.iter().collect::<Vec<_>>(), added);
+        }
     }
 }
