@@ -20,6 +20,8 @@ mod barriers;
 mod connecting;
 #[path = "postgres_sql/finding.rs"]
 mod finding;
+#[path = "postgres_sql/key_reading.rs"]
+mod key_reading;
 #[path = "postgres_sql/locking.rs"]
 mod locking;
 #[path = "postgres_sql/publishing.rs"]

@@ -211,6 +211,9 @@ mod tests {
         assert_eq!(parse(&["run"]), Ok(Some(Command::Run)));
         let adopt = Command::Adopt { service: Service::Runs };
         assert_eq!(parse(&["adopt", "runs"]), Ok(Some(adopt)));
+        let (service, repair, json) = (Service::Sessions, true, false);
+        let verify = Command::Verify { service, sample: Some(5), full: false, repair, json };
+        assert_eq!(parse(&["verify", "sessions", "--sample", "5", "--repair"]), Ok(Some(verify)));
     }
 
     #[test]
@@ -221,6 +224,9 @@ mod tests {
             (&["adopt", "run"], "'run'"),
             (&["run", "run"], "'run'"),
             (&["--jsno"], "'--jsno'"),
+            (&["verify", "runs", "--full", "--sample", "5"], "'--sample"),
+            (&["backfill", "runs", "--from", "yesterday"], "a moment of UTC such as"),
+            (&["backfill", "runs", "--resume", "--to", "2026-01-31"], "'--resume'"),
         ] {
             let refusal = parse(arguments).expect_err("it is wrong");
             assert!(refusal.contains(named), "{arguments:?}: {refusal}");

@@ -62,6 +62,8 @@ impl Walhouse {
             command.env(format!("{prefix}_ENABLED"), "1");
             command.env(format!("{prefix}_CLICKHOUSE_URL"), &url);
             command.env(format!("{prefix}_SLOT_NAME"), slot);
+            // The tables are new each time, and what is measured is the stream.
+            command.env(format!("{prefix}_INITIAL_BACKFILL"), "0");
         }
         let start = if profile.is_some() { Process::start_profiled } else { Process::start };
         let process = start(&mut command, &log)?;

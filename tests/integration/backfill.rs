@@ -22,11 +22,6 @@ fn load(seed: u64) -> Workload {
     Workload { rate: Some(40.0), ..Workload::new(seed) }
 }
 
-/// The services begin with what changes: the rows that are there are for the backfill.
-fn settings(stage: &Stage) -> Settings {
-    stage.settings().with_both("*_REPLICATION_INITIAL_BACKFILL", 0)
-}
-
 fn backfill(settings: &Settings, arguments: &[&str]) -> Output {
     Program::command(settings, &[&["backfill"][..], arguments].concat())
 }
@@ -74,7 +69,7 @@ impl Running {
             "SESSION_REPLICATION_CLICKHOUSE_URL",
             "REPLICATION_RECEIVE_TIMEOUT_MS",
         ] {
-            command.env(name, settings(stage).get(name).expect("it is set"));
+            command.env(name, stage.settings().get(name).expect("it is set"));
         }
         let process =
             command.stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::null()).spawn();
@@ -101,7 +96,7 @@ fn beside_the_stream_killed_and_resumed_it_ends_equal() {
     let stage = Stage::own();
     load(900).run(&stage.postgres, 60);
     insert_sessions(&stage, 12_000);
-    let settings = settings(&stage);
+    let settings = stage.settings();
     let mut program = Program::start(&settings);
     program.wait_streaming(&SERVICES);
     let writing = load(901).start(&stage.postgres);
@@ -158,7 +153,7 @@ fn beside_the_stream_killed_and_resumed_it_ends_equal() {
 fn beside_a_stopped_service_what_is_streamed_later_wins() {
     let stage = Stage::own();
     load(910).run(&stage.postgres, 40);
-    let settings = settings(&stage);
+    let settings = stage.settings();
     let early = backfill(&settings, &["sessions"]);
     assert_eq!(early.status.code(), Some(1));
     let errors = String::from_utf8_lossy(&early.stderr).into_owned();
@@ -191,7 +186,7 @@ fn beside_a_stopped_service_what_is_streamed_later_wins() {
 fn rows_deleted_under_a_backfill_stay_deleted() {
     let stage = Stage::own();
     insert_sessions(&stage, 100);
-    let settings = settings(&stage);
+    let settings = stage.settings();
     let mut program = Program::start(&settings);
     program.wait_streaming(&SERVICES);
     const HALF: &str = "2026-01-01T00:51:00";
@@ -236,7 +231,7 @@ fn ranges_and_lists_take_exactly_their_rows() {
         let run = sample::with(sample::run(id), json!({"status": status}));
         stage.postgres.insert("TaskRun", &run);
     }
-    let settings = settings(&stage);
+    let settings = stage.settings();
     let mut program = Program::start(&settings);
     program.wait_streaming(&SERVICES);
     let id = |n: u32| format!("old-{n:06}");

@@ -16,6 +16,17 @@ fn load(seed: u64) -> Workload {
     Workload { rate: Some(40.0), ..Workload::new(seed) }
 }
 
+fn settings(stage: &Stage) -> Settings {
+    stage.settings().with_both("*_REPLICATION_INITIAL_BACKFILL", 1)
+}
+
+#[track_caller]
+fn start(stage: &Stage) -> Program {
+    let mut program = Program::start(&settings(stage));
+    program.wait_streaming(&SERVICES);
+    program
+}
+
 fn insert_sessions(stage: &Stage, rows: u32) {
     stage.postgres.execute(&format!(
         r#"INSERT INTO "Session" ("id", "friendlyId", "type", "projectId", "runtimeEnvironmentId",
@@ -57,7 +68,7 @@ fn rows_of_the_time_before_are_copied_however_often_it_is_killed() {
     let stage = Stage::own();
     load(700).run(&stage.postgres, 60);
     insert_sessions(&stage, 20_000);
-    let settings = stage.settings();
+    let settings = settings(&stage);
     // Whatever was done by then: nothing, the tables, the slot, some of the rows.
     for line in
         ["walhouse", "initial backfill", "sessions: streaming", "sessions: initial backfill: "]
@@ -87,7 +98,7 @@ fn rows_of_the_time_before_are_copied_however_often_it_is_killed() {
     assert_eq!(of_state(&stage, "version_shift"), ["0", "0"]);
     program.stop();
     // Once is enough.
-    let mut program = stage.start();
+    let mut program = start(&stage);
     assert!(!program.log().contains("backfill"), "{}", program.log());
     program.wait_healthy();
     program.stop();
@@ -97,12 +108,12 @@ fn rows_of_the_time_before_are_copied_however_often_it_is_killed() {
 #[test]
 fn a_database_that_was_dropped_is_filled_again() {
     let stage = Stage::own();
-    let mut program = stage.start();
+    let mut program = start(&stage);
     load(710).run(&stage.postgres, 60);
     stage.settle(&mut program, &SERVICES);
     program.stop();
     stage.clickhouse.execute(&format!("DROP DATABASE {DATABASE} SYNC"));
-    let mut program = stage.start();
+    let mut program = start(&stage);
     for service in SERVICES {
         program.wait_for_log(&format!("{service}: initial backfill"));
     }
@@ -118,7 +129,7 @@ fn a_database_that_was_dropped_is_filled_again() {
 fn nothing_is_copied_when_told_so_or_into_tables_that_were_there() {
     let stage = Stage::own();
     load(720).run(&stage.postgres, 30);
-    let settings = stage.settings().with_both("*_REPLICATION_INITIAL_BACKFILL", 0);
+    let without = stage.settings();
     let copied = |settings: &Settings, seed: u64| {
         let mut program = Program::start(settings);
         program.wait_streaming(&SERVICES);
@@ -128,12 +139,12 @@ fn nothing_is_copied_when_told_so_or_into_tables_that_were_there() {
         program.stop();
         compare(&stage.postgres, &stage.clickhouse, Scope::ALL).is_clean()
     };
-    assert!(!copied(&settings, 721));
+    assert!(!copied(&without, 721));
     // As another replicator leaves it: tables and slots, and nothing of ours.
     for table in ["walhouse_state", "walhouse_repairs"] {
         stage.clickhouse.execute(&format!("DROP TABLE {DATABASE}.{table} SYNC"));
     }
-    assert!(!copied(&stage.settings(), 722));
+    assert!(!copied(&settings(&stage), 722));
 }
 
 /// Goal: what is to be done about gaps says nothing about a first start.
@@ -141,7 +152,7 @@ fn nothing_is_copied_when_told_so_or_into_tables_that_were_there() {
 fn a_first_start_under_halt_copies_too() {
     let stage = Stage::own();
     load(730).run(&stage.postgres, 30);
-    let settings = stage.settings().with("REPLICATION_GAP_STRATEGY", "halt");
+    let settings = settings(&stage).with("REPLICATION_GAP_STRATEGY", "halt");
     Program::start(&settings).wait_for_log("initial backfill");
     let mut program = Program::start(&settings);
     program.wait_streaming(&SERVICES);

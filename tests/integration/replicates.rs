@@ -194,9 +194,7 @@ fn a_batch_writes_one_row_for_each_key() {
     let settings = stage
         .settings_runs()
         .with("RUN_REPLICATION_FLUSH_BATCH_SIZE", 1_000)
-        .with("RUN_REPLICATION_FLUSH_INTERVAL_MS", 3_000)
-        // It may read a row before the stream brings it.
-        .with("RUN_REPLICATION_INITIAL_BACKFILL", 0);
+        .with("RUN_REPLICATION_FLUSH_INTERVAL_MS", 3_000);
     let mut program = Program::start(&settings);
     program.wait_streaming(&["runs"]);
     // After silence a row leaves at once; the rows after it wait for each other.

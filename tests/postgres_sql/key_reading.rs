@@ -1,0 +1,129 @@
+//! Reading rows in the order of their key, page by page.
+
+use walhouse::postgres::key_reader::{Request, Wanted, estimate, page};
+use walhouse::postgres::source_table::TableName;
+use walhouse::postgres::sql::Sql;
+
+use super::server::database;
+use super::{run, soon};
+
+fn table() -> TableName {
+    TableName::new("public", "Keyed \"T\"")
+}
+
+fn fill(sql: &mut Sql, rows: usize) -> u32 {
+    run(
+        sql,
+        &format!(
+            "CREATE TYPE state AS ENUM ('open', 'CLOSED');
+             CREATE TABLE public.\"Keyed \"\"T\"\"\" (id text PRIMARY KEY, at timestamp, state state,
+                 big text);
+             INSERT INTO public.\"Keyed \"\"T\"\"\" SELECT 'it''s \\' || n,
+                 timestamp '2026-01-01' + n * interval '1 day',
+                 CASE WHEN n % 2 = 0 THEN 'CLOSED' ELSE 'open' END::state,
+                 CASE WHEN n % 7 = 0 THEN repeat(md5(n::text), 3000) END
+             FROM generate_series(1, {rows}) n;
+             ANALYZE public.\"Keyed \"\"T\"\"\""
+        ),
+    );
+    let query = "SELECT 'public.\"Keyed \"\"T\"\"\"'::regclass::oid::int8";
+    let rows = sql.rows("find the table", query, soon()).unwrap();
+    rows[0].parse(0).unwrap()
+}
+
+/// Every id of those wanted, and the number of pages.
+fn read_all(
+    sql: &mut Sql,
+    oid: u32,
+    wanted: &Wanted<'_>,
+    limits: (usize, usize),
+) -> (Vec<String>, usize) {
+    let (table, mut after, mut ids, mut pages) = (table(), None::<String>, Vec::new(), 0);
+    loop {
+        let request = Request {
+            table: &table,
+            table_oid: oid,
+            key_column: "id",
+            columns: &["id", "big"],
+            wanted,
+            after: after.as_deref(),
+            bytes_max: limits.0,
+            rows_max: limits.1,
+        };
+        let rows = page(sql, &request, soon()).unwrap();
+        assert!(rows.len() <= limits.1);
+        for values in rows.values() {
+            let id = values.unwrap()[0].expect("no null").to_vec();
+            ids.push(String::from_utf8(id).unwrap());
+        }
+        pages += 1;
+        match rows.next {
+            Some(next) => after = Some(next),
+            None => return (ids, pages),
+        }
+    }
+}
+
+#[test]
+fn every_row_comes_once_in_order_whatever_the_pages() {
+    let (_, mut sql) = database();
+    let oid = fill(&mut sql, 300);
+    let all = Wanted::default();
+    let query = "SELECT id FROM public.\"Keyed \"\"T\"\"\" ORDER BY id";
+    let expected = sql.rows("list", query, soon()).unwrap();
+    let expected: Vec<String> =
+        expected.iter().map(|row| row.required(0).unwrap().to_owned()).collect();
+    for (limits, pages_min) in [((1, 1_000), 300), ((usize::MAX, 10), 30), ((200_000, 1_000), 10)] {
+        let (ids, pages) = read_all(&mut sql, oid, &all, limits);
+        assert_eq!(ids, expected, "{limits:?}");
+        assert!(pages_min <= pages, "{pages} pages of {limits:?}");
+    }
+    let about = estimate(&mut sql, &table(), "id", &all, soon()).unwrap();
+    assert!((200..=400).contains(&about), "{about}");
+}
+
+#[test]
+fn only_what_is_wanted_comes() {
+    let (_, mut sql) = database();
+    let oid = fill(&mut sql, 40);
+    let keys: Vec<String> =
+        ["it's \\4", "it's \\5", "it's \\6", "nobody"].map(str::to_owned).to_vec();
+    let moment = |day: u32| ("at", format!("2026-01-{day:02}T00:00:00"));
+    let mut wanted = Wanted { keys: Some(&keys), ..Wanted::default() };
+    let read = |sql: &mut Sql, wanted: &Wanted<'_>| read_all(sql, oid, wanted, (1, 10)).0;
+    assert_eq!(read(&mut sql, &wanted), keys[..3]);
+    wanted.from = Some(moment(6));
+    assert_eq!(read(&mut sql, &wanted), keys[1..3]);
+    wanted.to = Some(moment(7));
+    assert_eq!(read(&mut sql, &wanted), keys[1..2], "before, not at");
+    (wanted.from, wanted.to) = (None, None);
+    // The enum knows nothing of one of them.
+    wanted.one_of = Some(("state", &["CLOSED", "unheard of"]));
+    assert_eq!(read(&mut sql, &wanted), ["it's \\4", "it's \\6"]);
+}
+
+#[test]
+fn a_table_that_is_another_by_now_is_refused() {
+    let (_, mut sql) = database();
+    let oid = fill(&mut sql, 5);
+    run(
+        &mut sql,
+        "ALTER TABLE public.\"Keyed \"\"T\"\"\" RENAME TO old;
+         CREATE TABLE public.\"Keyed \"\"T\"\"\" (LIKE public.old)",
+    );
+    let table = table();
+    let request = Request {
+        table: &table,
+        table_oid: oid,
+        key_column: "id",
+        columns: &["id"],
+        wanted: &Wanted::default(),
+        after: None,
+        bytes_max: 1,
+        rows_max: 1,
+    };
+    let error = page(&mut sql, &request, soon()).unwrap_err().to_string();
+    assert!(error.ends_with("another table has taken its name"), "{error}");
+    // The session is as good as before.
+    run(&mut sql, "SELECT 1");
+}
