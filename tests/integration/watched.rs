@@ -84,6 +84,21 @@ fn an_outage_is_seen_while_it_lasts() {
     program.stop();
 }
 
+/// Goal: what the slot keeps is seen just when it matters, while the stream is down.
+#[test]
+fn what_the_slot_keeps_is_seen_while_the_stream_is_down() {
+    let mut stage = Stage::own();
+    stage.start().stop();
+    stage.clickhouse.stop();
+    let mut program = Program::start(&stage.settings());
+    let status = until_status(&mut program, "runs", "the slot was looked at", |status| {
+        status["state"] == "backing_off" && status["retained_wal"]["bytes"].is_u64()
+    });
+    assert!(status["last_error"]["error"].is_string(), "{status:#}");
+    assert_eq!(status["reason"], status["last_error"]["error"], "{status:#}");
+    assert!(program.metric(r#"walhouse_retained_wal_bytes{service="runs"}"#).is_some());
+}
+
 #[test]
 fn a_standby_says_that_another_leads() {
     let stage = Stage::take();
