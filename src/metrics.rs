@@ -552,6 +552,38 @@ mod tests {
     }
 
     #[test]
+    fn lag_is_told_by_whoever_it_is_for() {
+        let metrics = Metrics::new(&["runs"]);
+        let runs = metrics.service("runs");
+        let sample = r#"walhouse_current_lag_seconds{service="runs"}"#;
+        let lag = || value_of(&metrics.encode(), sample);
+        assert_eq!(lag(), None, "nothing was confirmed, and nothing streams");
+        runs.set_state(State::Streaming);
+        assert_eq!(lag(), Some(0.0));
+        let long_ago = SystemTime::now() - Duration::from_secs(3600);
+        runs.set_oldest_unflushed(Some(PgTime::of(long_ago)));
+        assert!(lag().is_some_and(|lag| 3600.0 <= lag));
+        runs.set_oldest_unflushed(None);
+        runs.set_state(State::StandingBy);
+        assert_eq!(lag(), None, "another instance leads");
+        runs.on_confirmed(Lsn(1));
+        runs.set_state(State::BackingOff);
+        assert!(lag().is_some_and(|lag| lag < 60.0), "since the last confirmation");
+    }
+
+    #[test]
+    fn what_the_server_has_is_never_less_than_what_was_read() {
+        let metrics = Metrics::new(&["runs"]);
+        let runs = metrics.service("runs");
+        let sample = r#"walhouse_server_lsn{service="runs"}"#;
+        assert_eq!(value_of(&metrics.encode(), sample), None);
+        runs.on_server_wal(ServerWal { lsn: Lsn(100), ..ServerWal::default() });
+        runs.received.set(Lsn(150));
+        assert_eq!(value_of(&metrics.encode(), sample), Some(150.0));
+        assert!(!metrics.encode().contains("retained_wal"), "it has no slot");
+    }
+
+    #[test]
     fn flags_are_1_or_0() {
         let metrics = Metrics::new(&["runs"]);
         let sample = r#"walhouse_is_leader{service="runs"}"#;

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeMetric};
@@ -11,6 +12,10 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::{Labels, ServiceMetrics, State, labels, seconds};
+
+/// What a look at the server has shown is told for so long: who leads no more, or is down, would
+/// else tell of it for ever.
+const SEEN_FOR: Duration = Duration::from_secs(120);
 
 #[derive(Debug)]
 pub(super) struct AtScrape {
@@ -37,7 +42,9 @@ impl Collector for AtScrape {
                 times.push((labels(), seconds(service.confirmed_at.unix_ms.load(Relaxed))));
             }
             lags.extend(service.lag().map(|lag| (labels(), lag.as_secs_f64())));
-            if let Some((wal, _)) = service.server_wal() {
+            let seen = service.server_wal();
+            let is_recent = |at: SystemTime| at.elapsed().unwrap_or_default() <= SEEN_FOR;
+            if let Some((wal, _)) = seen.filter(|(_, at)| is_recent(*at)) {
                 servers.push((labels(), wal.lsn.0));
                 retained.extend(wal.retained_bytes.map(|bytes| (labels(), bytes)));
                 left.extend(wal.left_bytes.map(|bytes| (labels(), bytes)));
@@ -65,13 +72,13 @@ impl Collector for AtScrape {
         gauges(
             &mut encoder,
             "server_lsn",
-            "End of the WAL on the server, as bytes, at the last look; absent before the first",
+            "End of the WAL on the server, as bytes, at the last look; absent without one of late",
             servers,
         )?;
         gauges(
             &mut encoder,
             "retained_wal_bytes",
-            "WAL that the slot keeps on the server, at the last look; absent before the first",
+            "WAL that the slot keeps on the server, at the last look; absent without one of late",
             retained,
         )?;
         gauges(

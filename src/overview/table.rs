@@ -164,7 +164,7 @@ fn add_trouble(out: &mut String, now: u64, heading: &str, trouble: &Trouble) {
 
 /// Nothing in a text of others can steer the terminal.
 fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars().map(|c| if words::is_unseen(c) { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -204,6 +204,6 @@ mod tests {
         let mut overview = busy();
         overview.reasons.push("\u{1b}[2Jgone\u{9b}31m\r\nx".to_owned());
         let text = table(&overview);
-        assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+        assert!(text.chars().all(|c| c == '\n' || !words::is_unseen(c)), "{text:?}");
     }
 }

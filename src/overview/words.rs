@@ -117,6 +117,11 @@ pub fn state(state: &str) -> String {
     state.replace('_', " ")
 }
 
+/// A character that is not seen, or that turns others around: no part of a text of ours.
+pub fn is_unseen(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

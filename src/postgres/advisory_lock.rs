@@ -133,8 +133,8 @@ pub fn holder(sql: &mut Sql, slot: &str, deadline: Instant) -> Result<Option<Str
     let doing = format!("look who holds the leader lock of slot `{slot}`");
     let (high, low) = halves(key(slot));
     let query = format!(
-        "SELECT coalesce(a.application_name, 'a session') || ' from '
-                || coalesce(host(a.client_addr), 'a local socket') || ', process ' || l.pid
+        "SELECT coalesce(a.application_name, 'a session')
+                || coalesce(' from ' || host(a.client_addr), '') || ', process ' || l.pid
          FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
          WHERE l.locktype = 'advisory' AND l.granted
            AND l.classid = {high} AND l.objid = {low} AND l.objsubid = 1

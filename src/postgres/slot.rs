@@ -292,8 +292,7 @@ pub fn retained(sql: &mut Sql, slot: &str, deadline: Instant) -> Result<Option<R
                 (SELECT nullif(setting::bigint, -1) * 1048576 FROM pg_settings
                  WHERE name = 'max_slot_wal_keep_size'),
                 active_pid,
-                (SELECT application_name || ' from '
-                        || coalesce(host(client_addr), 'a local socket')
+                (SELECT application_name || coalesce(' from ' || host(client_addr), '')
                  FROM pg_stat_activity WHERE pid = active_pid)
          FROM pg_replication_slots WHERE slot_name = {}",
         literal(slot)

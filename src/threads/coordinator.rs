@@ -348,9 +348,15 @@ impl Running {
         if !waits {
             self.lookout = None;
         } else if self.lookout.is_none() {
-            let (params, last_seen) = (&self.with.config.postgres, &self.memory.last_seen);
-            let events = self.to_self.clone();
-            self.lookout = Some(Lookout::spawn(self.service, params, last_seen, events));
+            let config = &self.with.config;
+            self.lookout = Some(Lookout::spawn(
+                self.service,
+                &config.postgres,
+                &config.slot,
+                &self.memory.last_seen,
+                Arc::clone(&self.with.metrics),
+                self.to_self.clone(),
+            ));
         }
     }
 

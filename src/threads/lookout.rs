@@ -4,7 +4,10 @@
 //! It cuts a wait short only for news: no primary was to be found, and now one is; or another
 //! server is the primary now. A server that is there all the while, and that the attempts fail on,
 //! is left to the backoff.
+//!
+//! The slot keeps WAL meanwhile: how much, it sees on the way.
 
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,8 +16,9 @@ use parking_lot::Mutex;
 
 use super::coordinator::Event;
 use super::shared::stopped;
-use super::spawn_named;
+use super::{spawn_named, wal_watch};
 use crate::machines::lifecycle::Input;
+use crate::metrics::ServiceMetrics;
 use crate::postgres::Params;
 use crate::postgres::primary::{Known, Primary};
 
@@ -62,14 +66,17 @@ impl Lookout {
     pub fn spawn(
         service: &'static str,
         params: &Params,
+        slot: &str,
         last_seen: &LastSeen,
+        metrics: Arc<ServiceMetrics>,
         events: Sender<Event>,
     ) -> Lookout {
         let (stop, stops) = bounded::<()>(0);
-        let params = params.clone();
+        let (params, slot) = (params.clone(), slot.to_owned());
         let Sighting { known, away } = *last_seen.0.lock();
         let thread = spawn_named(format!("lookout/{service}"), move || {
             let mut before = if away { Look::Nobody } else { Look::First };
+            let mut look_at_wal = Instant::now();
             loop {
                 let go_on = || match stops.try_recv() {
                     Err(TryRecvError::Disconnected) => Err(stopped()),
@@ -77,7 +84,16 @@ impl Lookout {
                 };
                 let deadline = Instant::now() + LOOK_TIMEOUT;
                 let now = match Primary::find(&params, APPLICATION_NAME, known, deadline, go_on) {
-                    Ok((primary, _)) => Look::Primary(primary.identity()),
+                    Ok((primary, mut sql)) => {
+                        if look_at_wal <= Instant::now() {
+                            look_at_wal = Instant::now() + wal_watch::LOOK_EVERY;
+                            let looked = wal_watch::look(&mut sql, &slot, &metrics, deadline);
+                            if let Err(error) = looked {
+                                log::debug!("{service}: {error}");
+                            }
+                        }
+                        Look::Primary(primary.identity())
+                    }
                     Err(_) => Look::Nobody,
                 };
                 if now.is_news_after(before) {

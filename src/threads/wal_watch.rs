@@ -2,7 +2,8 @@
 //! slot keeps there, for whoever watches. Beside the stream, because it is of no concern to it: not
 //! even an error here ends the session.
 //!
-//! Each look is a short session: one that stays would hold up a smart shutdown of Postgres.
+//! Each look is a short session: one that stays would hold up a smart shutdown of Postgres. While
+//! a service waits to reconnect, its lookout looks in its stead.
 
 use std::time::{Duration, Instant};
 
@@ -11,8 +12,9 @@ use crate::error::Result;
 use crate::metrics::{ServerWal, ServiceMetrics};
 use crate::postgres::primary::Primary;
 use crate::postgres::slot;
+use crate::postgres::sql::Sql;
 
-const LOOK_EVERY: Duration = Duration::from_secs(15);
+pub const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// Connecting and asking. A session that ends waits for it.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -41,15 +43,20 @@ impl WalWatch<'_> {
     fn look(&self) -> Result<()> {
         let deadline = Instant::now() + LOOK_TIMEOUT;
         let mut sql = self.primary.sql(self.application_name, deadline)?;
-        if let Some(retained) = slot::retained(&mut sql, self.slot, deadline)? {
-            self.metrics.on_server_wal(ServerWal {
-                lsn: retained.flushed,
-                retained_bytes: retained.bytes(),
-                // Below zero the next checkpoint may end the slot.
-                left_bytes: retained.safe_bytes.map(|left| u64::try_from(left).unwrap_or(0)),
-                limit_bytes: retained.limit_bytes,
-            });
-        }
-        Ok(())
+        look(&mut sql, self.slot, self.metrics, deadline)
     }
+}
+
+/// One look, by whoever has a session at hand.
+pub fn look(sql: &mut Sql, slot: &str, metrics: &ServiceMetrics, deadline: Instant) -> Result<()> {
+    if let Some(retained) = slot::retained(sql, slot, deadline)? {
+        metrics.on_server_wal(ServerWal {
+            lsn: retained.flushed,
+            retained_bytes: retained.bytes(),
+            // Below zero the next checkpoint may end the slot.
+            left_bytes: retained.safe_bytes.map(|left| u64::try_from(left).unwrap_or(0)),
+            limit_bytes: retained.limit_bytes,
+        });
+    }
+    Ok(())
 }

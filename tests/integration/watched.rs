@@ -1,7 +1,9 @@
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 
 use serde_json::{Value, json};
 
+use crate::support::http;
 use crate::support::program::{Program, Settings};
 use crate::support::sample;
 use crate::support::stage::Stage;
@@ -82,6 +84,66 @@ fn an_outage_is_seen_while_it_lasts() {
         status["insert_outage"] == Value::Null && status["lag"]["seconds"] == json!(0.0)
     });
     program.stop();
+}
+
+/// Goal: whatever clients do to the port, rows arrive. Method: as many connections as it takes, some
+/// silent, some that ask and never read, all the while.
+#[test]
+fn clients_that_hang_do_not_hurt_replication() {
+    let stage = Stage::take();
+    let mut program = stage.start();
+    let at = program.http();
+    let mut hanging = Vec::new();
+    for n in 0..40 {
+        let mut client = TcpStream::connect_timeout(&at, PATIENCE).unwrap();
+        if n % 2 == 0 {
+            // One that is turned away may be closed already.
+            let _ = client.write_all(b"GET /status HTTP/1.1\r\n\r\n");
+        }
+        hanging.push(client);
+    }
+    stage.postgres.insert("TaskRun", &sample::full_run("a"));
+    until_true("the row is there", PATIENCE, || {
+        stage.clickhouse.count("task_runs_v2", "run_id = 'a'") == 1
+    });
+    drop(hanging);
+    until_true("the port is free again", PATIENCE, || {
+        http::request(at, "GET", "/status", "", b"", PATIENCE).is_ok_and(|a| a.status == 200)
+    });
+    program.stop();
+}
+
+/// Goal: with its lock in Postgres it is seen who leads, too.
+#[test]
+fn a_lock_in_postgres_is_seen() {
+    let stage = Stage::take();
+    let in_postgres = stage.settings_runs().with("REPLICATION_LEADER_LOCK", "postgres");
+    let mut program = Program::start(&in_postgres);
+    program.wait_streaming(&["runs"]);
+    let off = in_postgres.with("REPLICATION_HTTP_LISTEN", "");
+    let (text, _, code) = run(&off, &["status"]);
+    assert_eq!(code, Some(0), "{text}");
+    let leader = text.lines().find(|line| line.starts_with("leader"));
+    assert!(leader.is_some_and(|line| line.contains("walhouse-leader-lock")), "{text}");
+    program.stop();
+    let (text, _, _) = run(&off, &["status"]);
+    let leader = text.lines().find(|line| line.starts_with("leader"));
+    assert!(leader.is_some_and(|line| line.contains("nobody")), "{text}");
+}
+
+/// Goal: what the slot keeps is seen just when it matters, while the stream is down.
+#[test]
+fn what_the_slot_keeps_is_seen_while_the_stream_is_down() {
+    let mut stage = Stage::own();
+    stage.start().stop();
+    stage.clickhouse.stop();
+    let mut program = Program::start(&stage.settings());
+    let status = until_status(&mut program, "runs", "the slot was looked at", |status| {
+        status["state"] == "backing_off" && status["retained_wal"]["bytes"].is_u64()
+    });
+    assert!(status["last_error"]["error"].is_string(), "{status:#}");
+    assert_eq!(status["reason"], status["last_error"]["error"], "{status:#}");
+    assert!(program.metric(r#"walhouse_retained_wal_bytes{service="runs"}"#).is_some());
 }
 
 #[test]

@@ -70,6 +70,9 @@ fn a_slot_is_created_found_measured_and_dropped() {
     run(&mut sql, "CREATE TABLE public.t AS SELECT generate_series(1, 10000)");
     let retained = slot::retained(&mut sql, &name, soon()).unwrap().unwrap();
     assert!(retained.bytes().unwrap() > 100_000, "{retained:?}");
+    assert!(begins < retained.flushed && retained.flushed <= retained.current, "{retained:?}");
+    assert_eq!((retained.safe_bytes, retained.limit_bytes), (None, None), "no limit is set");
+    assert_eq!((retained.active_pid, &retained.active_name), (None, &None), "nobody streams");
 
     // The kind makes the caller look again: the other one may be as good.
     let again = slot::create(&mut sql, &name, Failover::On, soon());
