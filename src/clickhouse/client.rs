@@ -36,6 +36,8 @@ pub enum InsertError {
 
 /// Raw bytes per compressed frame. ClickHouse writes frames of this size itself.
 const FRAME_BYTES: usize = 1 << 20;
+/// Of what is not compressed, so that it is still in the cache when it goes to the socket.
+const PLAIN_BYTES: usize = 1 << 18;
 /// By it a query is known as ours.
 pub const QUERY_ID_PREFIX: &str = "walhouse-";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -176,6 +178,21 @@ impl Client {
         if block.is_empty() {
             return Ok(());
         }
+        let pieces = |bytes| block.chunks(bytes).map(<[u8]>::to_vec);
+        self.insert_pieces(table, columns, settings, pieces, deadline)
+    }
+
+    /// The same of a block that is made while it is sent: `pieces` is given about how long each is
+    /// to be, and is asked for all of them again if the INSERT must be said in another way. There
+    /// is at least one.
+    pub fn insert_pieces<P: Iterator<Item = Vec<u8>>>(
+        &mut self,
+        table: &str,
+        columns: &[&str],
+        settings: &[(&str, &str)],
+        pieces: impl Fn(usize) -> P,
+        deadline: Instant,
+    ) -> std::result::Result<(), InsertError> {
         let names: Vec<String> = columns.iter().map(|name| quote_name(name)).collect();
         let sql =
             format!("INSERT INTO {} ({}) FORMAT Native", self.qualified(table), names.join(", "));
@@ -192,12 +209,15 @@ impl Client {
             }
             let compress = self.params.compress;
             let send = async {
-                for piece in block.chunks(FRAME_BYTES) {
-                    if compress {
-                        let frame = CompressedData::new(piece, Compression::Lz4)?;
+                for piece in pieces(if compress { FRAME_BYTES } else { PLAIN_BYTES }) {
+                    if !compress {
+                        insert.send(Bytes::from(piece)).await?;
+                        continue;
+                    }
+                    // A piece with a large value at its end may be many times as long as asked for.
+                    for part in piece.chunks(2 * FRAME_BYTES) {
+                        let frame = CompressedData::new(part, Compression::Lz4)?;
                         insert.send_compressed(frame).await?;
-                    } else {
-                        insert.send(Bytes::copy_from_slice(piece)).await?;
                     }
                 }
                 insert.end().await

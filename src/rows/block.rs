@@ -54,13 +54,27 @@ impl Block {
         Block { specs, shape: shape.clone(), values, rows: 0, next: 0 }
     }
 
+    /// Forgets the rows, and keeps the memory for as many others.
+    pub fn clear(&mut self) {
+        self.values.iter_mut().for_each(Values::clear);
+        (self.rows, self.next) = (0, 0);
+    }
+
     pub fn rows(&self) -> usize {
         self.rows
+    }
+
+    pub fn columns(&self) -> usize {
+        self.specs.len()
     }
 
     /// The columns that are sent, by index.
     pub fn sent(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.specs.len()).filter(|&i| self.shape.present[i])
+    }
+
+    pub fn shape(&self) -> &Shape {
+        &self.shape
     }
 
     pub fn is_present(&self, column: usize) -> bool {

@@ -44,7 +44,20 @@ pub struct Strings {
     ends: Vec<usize>,
 }
 
+/// More than a list of any usual batch takes, less than a few huge values do.
+const KEPT_BYTES_MAX: usize = 16 << 20;
+
+fn empty<T>(list: &mut Vec<T>) {
+    list.clear();
+    list.shrink_to(KEPT_BYTES_MAX / size_of::<T>());
+}
+
 impl Strings {
+    pub fn clear(&mut self) {
+        empty(&mut self.bytes);
+        empty(&mut self.ends);
+    }
+
     pub fn push(&mut self, value: &[u8]) {
         self.bytes.extend_from_slice(value);
         self.ends.push(self.bytes.len());
@@ -104,6 +117,34 @@ impl Values {
             Kind::NullableUInt8 => Values::NullableU8 { nulls: Vec::new(), values: Vec::new() },
             Kind::NullableUInt32 => Values::NullableU32 { nulls: Vec::new(), values: Vec::new() },
             Kind::NullableMillis => Values::NullableI64 { nulls: Vec::new(), values: Vec::new() },
+        }
+    }
+
+    /// Forgets the values, and keeps the memory for as many others unless that is a lot.
+    pub fn clear(&mut self) {
+        match self {
+            Values::Strings(strings) => strings.clear(),
+            Values::StringArrays { items, ends } => {
+                items.clear();
+                empty(ends);
+            }
+            Values::U8(values) => empty(values),
+            Values::U32(values) => empty(values),
+            Values::U64(values) => empty(values),
+            Values::F64(values) => empty(values),
+            Values::I64(values) => empty(values),
+            Values::NullableU8 { nulls, values } => {
+                empty(nulls);
+                empty(values);
+            }
+            Values::NullableU32 { nulls, values } => {
+                empty(nulls);
+                empty(values);
+            }
+            Values::NullableI64 { nulls, values } => {
+                empty(nulls);
+                empty(values);
+            }
         }
     }
 

@@ -14,22 +14,122 @@ const JSON_AS_TEXT: u64 = 1;
 /// Appends the rows of `block` named by `order` as one Native block. The columns in `blanked` are
 /// JSON columns that are sent as `{}`.
 pub fn encode(block: &Block, order: &[usize], blanked: &[usize], out: &mut Vec<u8>) {
-    put_varint(out, block.sent().count() as u64);
-    put_varint(out, order.len() as u64);
-    for column in block.sent() {
-        let spec = block.spec(column);
+    Encoder::new(block, order, blanked).append(usize::MAX, out);
+}
+
+/// The same, piece by piece: what was encoded can be sent while it is in the cache, and a block is
+/// never held a second time.
+#[derive(Clone)]
+pub struct Encoder<'b> {
+    block: &'b Block,
+    order: &'b [usize],
+    blanked: &'b [usize],
+    /// The column to go on with; `None` before the head of the block.
+    column: Option<usize>,
+    /// Of its lists the one to go on with, and in it the row.
+    list: usize,
+    row: usize,
+    /// Of arrays: the elements of the rows so far.
+    elements: u64,
+}
+
+impl<'b> Encoder<'b> {
+    pub fn new(block: &'b Block, order: &'b [usize], blanked: &'b [usize]) -> Encoder<'b> {
+        Encoder { block, order, blanked, column: None, list: 0, row: 0, elements: 0 }
+    }
+
+    /// Pieces of about that many bytes.
+    pub fn pieces(mut self, bytes: usize) -> impl Iterator<Item = Vec<u8>> + use<'b> {
+        std::iter::from_fn(move || {
+            // With room for the value that makes it long enough, which is a short one mostly.
+            let mut piece = Vec::with_capacity(bytes.saturating_add(bytes / 16));
+            self.append(bytes, &mut piece).then_some(piece)
+        })
+    }
+
+    /// Appends to `out`, which is empty, until it has that many bytes or a few more, or until the
+    /// block ends. False if it had ended before.
+    fn append(&mut self, bytes: usize, out: &mut Vec<u8>) -> bool {
+        let start = out.len();
+        let mut column = match self.column {
+            Some(column) => column,
+            None => {
+                put_varint(out, self.block.sent().count() as u64);
+                put_varint(out, self.order.len() as u64);
+                self.begin_column(0, out)
+            }
+        };
+        while column < self.block.columns() && out.len() < bytes {
+            self.append_list(column, bytes, out);
+            if self.row < self.order.len() {
+                continue;
+            }
+            (self.row, self.list) = (0, self.list + 1);
+            if self.list == lists(self.block.values(column)) {
+                column = self.begin_column(column + 1, out);
+            }
+        }
+        self.column = Some(column);
+        start < out.len()
+    }
+
+    /// Writes the head of the first column from `from` on that is sent, and returns it.
+    fn begin_column(&mut self, from: usize, out: &mut Vec<u8>) -> usize {
+        (self.list, self.elements) = (0, 0);
+        let sent = self.block.sent().find(|column| from <= *column);
+        let Some(column) = sent else { return self.block.columns() };
+        let spec = self.block.spec(column);
         put_string(out, spec.name.as_bytes());
-        if spec.kind == Kind::Json && block.json_form() == JsonForm::Typed {
+        if spec.kind == Kind::Json && self.block.json_form() == JsonForm::Typed {
             put_string(out, b"JSON");
             out.extend_from_slice(&JSON_AS_TEXT.to_le_bytes());
         } else {
             put_string(out, spec.kind.native_type().as_bytes());
         }
-        if blanked.contains(&column) {
-            order.iter().for_each(|_| put_string(out, b"{}"));
-        } else {
-            put_values(out, block.values(column), order);
+        column
+    }
+
+    /// Goes on with a list of a column, until it ends or `out` is long enough.
+    fn append_list(&mut self, column: usize, bytes: usize, out: &mut Vec<u8>) {
+        let rows = self.order.get(self.row..).unwrap_or_default();
+        if self.blanked.contains(&column) {
+            self.row += put_while(rows, bytes, out, |_, out| put_string(out, b"{}"));
+            return;
         }
+        self.row += match (self.block.values(column), self.list) {
+            (Values::Strings(strings), _) => {
+                put_while(rows, bytes, out, |row, out| put_string(out, strings.at(row)))
+            }
+            (Values::StringArrays { ends, .. }, 0) => {
+                let elements = &mut self.elements;
+                put_while(rows, bytes, out, |row, out| {
+                    *elements += elements_of(ends, row).len() as u64;
+                    out.extend_from_slice(&elements.to_le_bytes());
+                })
+            }
+            (Values::StringArrays { items, ends }, _) => put_while(rows, bytes, out, |row, out| {
+                elements_of(ends, row).for_each(|item| put_string(out, items.at(item)));
+            }),
+            (Values::U8(values), _)
+            | (Values::NullableU8 { nulls: values, .. }, 0)
+            | (Values::NullableU32 { nulls: values, .. }, 0)
+            | (Values::NullableI64 { nulls: values, .. }, 0)
+            | (Values::NullableU8 { values, .. }, _) => {
+                put_fixed(rows, bytes, out, |row| [values[row]])
+            }
+            (Values::U32(values) | Values::NullableU32 { values, .. }, _) => {
+                put_fixed(rows, bytes, out, |row| values[row].to_le_bytes())
+            }
+            (Values::U64(values), _) => {
+                put_fixed(rows, bytes, out, |row| values[row].to_le_bytes())
+            }
+            (Values::F64(values), _) => {
+                put_fixed(rows, bytes, out, |row| values[row].to_le_bytes())
+            }
+            (Values::I64(values) | Values::NullableI64 { values, .. }, _) => {
+                put_fixed(rows, bytes, out, |row| values[row].to_le_bytes())
+            }
+        };
     }
 }
 
@@ -38,47 +138,56 @@ pub fn column_names(block: &Block) -> Vec<&'static str> {
     block.sent().map(|column| block.spec(column).name).collect()
 }
 
-fn put_values(out: &mut Vec<u8>, values: &Values, order: &[usize]) {
+/// A column is one list after another, each with an entry for every row.
+fn lists(values: &Values) -> usize {
     match values {
-        Values::Strings(strings) => order.iter().for_each(|&row| put_string(out, strings.at(row))),
-        Values::StringArrays { items, ends } => {
-            let range = |row: usize| (if row == 0 { 0 } else { ends[row - 1] })..ends[row];
-            let mut total = 0_u64;
-            for &row in order {
-                total += range(row).len() as u64;
-                out.extend_from_slice(&total.to_le_bytes());
-            }
-            for &row in order {
-                range(row).for_each(|item| put_string(out, items.at(item)));
-            }
-        }
-        Values::U8(values) => out.extend(order.iter().map(|&row| values[row])),
-        Values::U32(values) => put_fixed(out, order, |row| values[row].to_le_bytes()),
-        Values::U64(values) => put_fixed(out, order, |row| values[row].to_le_bytes()),
-        Values::F64(values) => put_fixed(out, order, |row| values[row].to_le_bytes()),
-        Values::I64(values) => put_fixed(out, order, |row| values[row].to_le_bytes()),
-        Values::NullableU8 { nulls, values } => {
-            out.extend(order.iter().map(|&row| nulls[row]));
-            out.extend(order.iter().map(|&row| values[row]));
-        }
-        Values::NullableU32 { nulls, values } => {
-            out.extend(order.iter().map(|&row| nulls[row]));
-            put_fixed(out, order, |row| values[row].to_le_bytes());
-        }
-        Values::NullableI64 { nulls, values } => {
-            out.extend(order.iter().map(|&row| nulls[row]));
-            put_fixed(out, order, |row| values[row].to_le_bytes());
-        }
+        Values::StringArrays { .. }
+        | Values::NullableU8 { .. }
+        | Values::NullableU32 { .. }
+        | Values::NullableI64 { .. } => 2,
+        Values::Strings(_)
+        | Values::U8(_)
+        | Values::U32(_)
+        | Values::U64(_)
+        | Values::F64(_)
+        | Values::I64(_) => 1,
     }
 }
 
-fn put_fixed<const N: usize>(
+fn elements_of(ends: &[usize], row: usize) -> std::ops::Range<usize> {
+    (if row == 0 { 0 } else { ends[row - 1] })..ends[row]
+}
+
+/// Puts row after row while `out` is shorter than that; returns how many.
+#[inline]
+fn put_while(
+    rows: &[usize],
+    bytes: usize,
     out: &mut Vec<u8>,
-    order: &[usize],
+    mut put: impl FnMut(usize, &mut Vec<u8>),
+) -> usize {
+    for (count, &row) in rows.iter().enumerate() {
+        if bytes <= out.len() {
+            return count;
+        }
+        put(row, out);
+    }
+    rows.len()
+}
+
+/// The same for numbers.
+#[inline]
+fn put_fixed<const N: usize>(
+    rows: &[usize],
+    bytes: usize,
+    out: &mut Vec<u8>,
     bytes_of: impl Fn(usize) -> [u8; N],
-) {
-    out.reserve(order.len() * N);
-    order.iter().for_each(|&row| out.extend_from_slice(&bytes_of(row)));
+) -> usize {
+    let room = bytes.saturating_sub(out.len()).div_ceil(N);
+    let rows = rows.get(..room).unwrap_or(rows);
+    out.reserve(rows.len() * N);
+    rows.iter().for_each(|&row| out.extend_from_slice(&bytes_of(row)));
+    rows.len()
 }
 
 #[inline]
@@ -153,6 +262,30 @@ mod tests {
         encode(&block, &[0], &[], &mut out);
         assert_eq!(out, b"\x02\x01\x02id\x06String\x01b\x03doc\x06String\x07{\"k\":1}");
         assert_eq!(column_names(&block), ["id", "doc"]);
+    }
+
+    #[test]
+    fn the_pieces_of_a_block_are_the_block() {
+        let (blank, none) = ([4], []);
+        for (present, rows) in
+            [([true; 5], 2), ([false, true, true, true, false], 2), ([true; 5], 0)]
+        {
+            let block = block(&present, JsonForm::Typed);
+            let order = &block.sorted_by(&[0])[..rows];
+            for blanked in [&blank[..], &none] {
+                let mut whole = Vec::new();
+                encode(&block, order, blanked, &mut whole);
+                for bytes in 1..whole.len() + 2 {
+                    let mut joined = Vec::new();
+                    for piece in Encoder::new(&block, order, blanked).pieces(bytes) {
+                        // Beside it a value, and behind that the head of a column.
+                        assert!(piece.len() < bytes + 8 + 28, "{} for {bytes}", piece.len());
+                        joined.extend(piece);
+                    }
+                    assert_eq!(joined, whole, "{bytes}");
+                }
+            }
+        }
     }
 
     #[test]

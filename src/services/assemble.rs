@@ -100,8 +100,13 @@ pub fn wanted(mapping: &dyn Mapping, folded: &Folded<'_>, updates: Updates) -> W
     wanted
 }
 
-/// Writes the blocks of the entries in `part`; the parts may land in any order. `shapes` says,
-/// table by table, what the target takes; `shift` is added to every LSN.
+/// For each target a block without rows. `shapes` says, table by table, what the target takes.
+pub fn new_blocks(mapping: &dyn Mapping, shapes: &[Shape]) -> Vec<Block> {
+    let targets = mapping.targets().iter().zip(shapes);
+    targets.map(|(target, shape)| Block::new(target.columns, shape)).collect()
+}
+
+/// Writes the blocks of the entries in `part`; the parts may land in any order.
 pub fn assemble(
     mapping: &dyn Mapping,
     folded: &Folded<'_>,
@@ -111,15 +116,25 @@ pub fn assemble(
     shift: u64,
     part: Range<usize>,
 ) -> Result<Assembled, ValueError> {
+    let blocks = new_blocks(mapping, shapes);
+    assemble_into(blocks, mapping, folded, wanted, found, shift, part)
+}
+
+/// The same into blocks that are there already. `shift` is added to every LSN.
+pub fn assemble_into(
+    blocks: Vec<Block>,
+    mapping: &dyn Mapping,
+    folded: &Folded<'_>,
+    wanted: &Wanted,
+    found: &Found,
+    shift: u64,
+    part: Range<usize>,
+) -> Result<Assembled, ValueError> {
     let targets = mapping.targets();
-    let blocks = targets.iter().zip(shapes).map(|(t, shape)| Block::new(t.columns, shape));
-    let mut assembled = Assembled {
-        blocks: blocks.collect(),
-        notes: Notes::default(),
-        rows_gone: 0,
-        tombstones_of_nothing: 0,
-    };
-    let deletes = targets.iter().zip(shapes).skip(1).all(|(t, shape)| takes_deletes(t, shape));
+    let mut assembled =
+        Assembled { blocks, notes: Notes::default(), rows_gone: 0, tombstones_of_nothing: 0 };
+    let mut others = targets.iter().zip(&assembled.blocks).skip(1);
+    let deletes = others.all(|(target, block)| takes_deletes(target, block.shape()));
     let before = |index: &usize| *index < part.start;
     let mut rereads = wanted.rereads.iter().copied().skip_while(before).peekable();
     let mut lookups = wanted.lookups.iter().copied().skip_while(before).peekable();

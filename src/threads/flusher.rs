@@ -10,7 +10,7 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::as_of::wait_until_flushed;
 use super::batch::Batch;
@@ -23,8 +23,10 @@ use crate::postgres::primary::Primary;
 use crate::postgres::reread::{Request, Reread, Rows, reread};
 use crate::postgres::source_table::TableName;
 use crate::postgres::sql::Sql;
-use crate::rows::Shape;
-use crate::services::assemble::{Assembled, Found, Wanted, assemble, takes_deletes, wanted};
+use crate::rows::{Block, Shape};
+use crate::services::assemble::{
+    Assembled, Found, Wanted, assemble_into, new_blocks, takes_deletes, wanted,
+};
 use crate::services::fold::{Change, Folded, fold};
 use crate::services::mapping::{BareKey, Mapping};
 use crate::services::tombstone::LiveKey;
@@ -34,6 +36,8 @@ use crate::wal::{Lsn, Oid, PgTime};
 const VISIBLE_EVERY: Duration = Duration::from_millis(20);
 /// So many such waits are told of, about five seconds' worth, then twice as many.
 const INVISIBLE_TOLD_AFTER: u32 = 250;
+/// How long an idle flusher keeps memory for its next batch.
+const BLOCKS_KEPT: Duration = Duration::from_secs(5);
 /// One statement against Postgres.
 const SQL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Then the session ends. A Postgres that shuts down lets nobody in any more and waits for its
@@ -59,9 +63,18 @@ pub fn run(with: &Flusher<'_>, batches: &Receiver<Batch>, flushed: &Sender<Batch
         client: Client::connect(with.ground.clickhouse)?,
         sql: None,
         landings: with.ground.landings(with.mapping.targets()),
+        blocks: None,
         with,
     };
-    while let Ok(batch) = batches.recv() {
+    loop {
+        let batch = match batches.recv_timeout(BLOCKS_KEPT) {
+            Ok(batch) => batch,
+            Err(RecvTimeoutError::Timeout) => {
+                open.blocks = None;
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        };
         let id = batch.cut.id;
         match open.flush(batch) {
             Ok(()) => {}
@@ -75,7 +88,6 @@ pub fn run(with: &Flusher<'_>, batches: &Receiver<Batch>, flushed: &Sender<Batch
             return Ok(());
         }
     }
-    Ok(())
 }
 
 /// Values read again.
@@ -93,6 +105,9 @@ struct Open<'a> {
     /// Opened when a value must be read again, which with REPLICA IDENTITY FULL is never.
     sql: Option<Sql>,
     landings: Vec<Landing<'a>>,
+    /// Those of the batch before, emptied: their memory is the next one's, so that a busy stream
+    /// does not have it given and taken away by the kernel all the time.
+    blocks: Option<Vec<Block>>,
 }
 
 impl Open<'_> {
@@ -131,8 +146,9 @@ impl Open<'_> {
             let upper = cut.upper.max(values.as_of);
             found.values = values.by_entry;
             let (mapping, shift) = (with.mapping, with.version_shift);
+            let blocks = self.blocks.take().unwrap_or_else(|| new_blocks(mapping, with.shapes));
             let part = begin..end;
-            let part = assemble(mapping, &folded, &wanted, &found, with.shapes, shift, part)
+            let part = assemble_into(blocks, mapping, &folded, &wanted, &found, shift, part)
                 .map_err(|e| Error::new(ErrorKind::Protocol, doing()).because(e))?;
             if end == folded.entries.len() {
                 break (upper, part);
@@ -157,7 +173,7 @@ impl Open<'_> {
 
     /// Makes the rows durable, and keeps what was not taken. `upper` bounds the commits that they
     /// come from.
-    fn land(&mut self, upper: Lsn, part: Assembled) -> Result<()> {
+    fn land(&mut self, upper: Lsn, mut part: Assembled) -> Result<()> {
         let with = self.with;
         with.ground.metrics.rows_without_owner.inc_by(part.notes.rows_without_owner);
         with.ground.metrics.toast_rows_gone.inc_by(part.rows_gone);
@@ -170,7 +186,10 @@ impl Open<'_> {
         for (landing, block) in self.landings.iter_mut().zip(&part.blocks) {
             landing.land(&with.ground, &mut self.client, block, &mut refused)?;
         }
-        with.ground.keep(&mut self.client, &refused)
+        with.ground.keep(&mut self.client, &refused)?;
+        part.blocks.iter_mut().for_each(Block::clear);
+        self.blocks = Some(part.blocks);
+        Ok(())
     }
 
     /// Reads values that the stream left out, for the entries from `begin` on, until they take

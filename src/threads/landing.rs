@@ -93,8 +93,6 @@ pub struct Landing<'a> {
     /// How often in a row the table took nothing at all.
     suspended: u32,
     outage: &'a Flag,
-    /// Reused, so that a batch does not allocate its size again.
-    body: Vec<u8>,
 }
 
 /// How an insert ended that was not put off.
@@ -111,7 +109,6 @@ impl<'a> Landing<'a> {
             streak: Streak::new(REFUSED_IN_A_ROW_MAX),
             suspended: 0,
             outage: &metrics.insert_outage,
-            body: Vec::new(),
         }
     }
 
@@ -225,10 +222,9 @@ impl<'a> Landing<'a> {
         rows: &[usize],
         blanked: &[usize],
     ) -> Result<Outcome> {
-        self.body.clear();
-        native::encode(block, rows, blanked, &mut self.body);
         let columns = native::column_names(block);
-        let (table, body, retries) = (self.target.table, &self.body, &self.metrics.insert_retries);
+        let (table, retries) = (self.target.table, &self.metrics.insert_retries);
+        let pieces = |bytes| native::Encoder::new(block, rows, blanked).pieces(bytes);
         retry(
             with.shared,
             with.delays,
@@ -239,7 +235,7 @@ impl<'a> Landing<'a> {
             },
             || {
                 let deadline = Instant::now() + with.clickhouse.request_timeout;
-                match client.insert(table, &columns, &[], body, deadline) {
+                match client.insert_pieces(table, &columns, &[], pieces, deadline) {
                     Ok(()) => Ok(Outcome::Landed),
                     Err(InsertError::Data(refusal)) => Ok(Outcome::Refused(refusal)),
                     Err(InsertError::Retry(error)) => Err(error),
