@@ -124,15 +124,15 @@ pub const CASES: &[Case] = &[
 pub const CI: &[(Case, Guards)] = &[
     (
         drain("ci/sessions/one-row", ONE_ROW, S, Shape::Inserts(1), 60_000, ALL),
-        Guards { wall_ratio: 4.0, cpu_ratio: 12.0, peak_mb: 100.0 },
+        Guards { wall_ratio: 2.0, cpu_ratio: 6.0, peak_mb: 60.0 },
     ),
     (
         drain("ci/sessions/10k-row", LARGE, S, Shape::Inserts(10_000), 200_000, WITHOUT_CLICKHOUSE),
-        Guards { wall_ratio: 4.0, cpu_ratio: 12.0, peak_mb: 100.0 },
+        Guards { wall_ratio: 3.0, cpu_ratio: 7.0, peak_mb: 90.0 },
     ),
     (
         drain("ci/runs/10k-row", R_LARGE, R, Shape::Inserts(10_000), 40_000, WITHOUT_CLICKHOUSE),
-        Guards { wall_ratio: 4.0, cpu_ratio: 20.0, peak_mb: 200.0 },
+        Guards { wall_ratio: 4.0, cpu_ratio: 12.0, peak_mb: 150.0 },
     ),
 ];
 
