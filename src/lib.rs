@@ -18,7 +18,7 @@
 //!  lock_keeper --LockLost--> coordinator <--SessionEnded-- session (the threads above)
 //!  lookout --PrimaryBack-------^             readiness: what a failover would be worse for
 //!  wal_watch: how far the server is, what the slot keeps
-//!  http                      supervisor (the main thread): signals, exit code
+//!  http                      supervisor (the main thread): signals, exit code, word to systemd
 //! ```
 //!
 //! A [`session`](threads::session) is one attempt, from the leader lock to the end of the stream.
