@@ -95,12 +95,13 @@ impl Running {
 fn beside_the_stream_killed_and_resumed_it_ends_equal() {
     let stage = Stage::own();
     load(900).run(&stage.postgres, 60);
-    insert_sessions(&stage, 12_000);
+    // Fifteen pages: enough for it to be on its way still when what changes has changed.
+    insert_sessions(&stage, 30_000);
     let settings = stage.settings();
     let mut program = Program::start(&settings);
     program.wait_streaming(&SERVICES);
     let writing = load(901).start(&stage.postgres);
-    stage.clickhouse.add_fault("action=delay_before&ms=150&on=insert");
+    stage.clickhouse.add_fault("action=delay_before&ms=400&on=insert");
     let change = || {
         for _ in 0..10 {
             stage.postgres.execute(
