@@ -91,16 +91,9 @@ pub fn read(
     command: &str,
     deadline: Instant,
 ) -> Result<Option<BackfillRow>> {
-    let sql = format!(
-        "SELECT {} FROM {} WHERE service = {} AND slot = {} AND command = {} \
-         ORDER BY revision DESC LIMIT 1",
-        COLUMNS.map(|name| format!("toString({name})")).join(", "),
-        client.qualified(BACKFILLS_TABLE),
-        quote_bytes(service.as_bytes()),
-        quote_bytes(slot.as_bytes()),
-        quote_bytes(command.as_bytes()),
-    );
-    let Some(row) = client.query(&sql, deadline)?.into_iter().next() else { return Ok(None) };
+    let key = [("service", service), ("slot", slot), ("command", command)];
+    let row = own_tables::latest(client, BACKFILLS_TABLE, &COLUMNS, &key, deadline)?;
+    let Some(row) = row else { return Ok(None) };
     parse(row).map(Some).ok_or_else(|| {
         own_tables::malformed(client, BACKFILLS_TABLE, &format!("the last {command}"))
     })
@@ -109,7 +102,7 @@ pub fn read(
 /// Up to where commits may have landed beside the stream, of the history of this state.
 pub fn upper(client: &mut Client, state: &StateRow, deadline: Instant) -> Result<Lsn> {
     let sql = format!(
-        "SELECT toString(max(upper_lsn)) FROM {} WHERE service = {} AND slot = {} AND \
+        "SELECT max(upper_lsn) FROM {} WHERE service = {} AND slot = {} AND \
          system_identifier = {} AND timeline = {} AND version_shift = {}",
         client.qualified(BACKFILLS_TABLE),
         quote_bytes(state.service.as_bytes()),

@@ -67,20 +67,21 @@ pub(super) fn insert(
     })
 }
 
-/// What was written last for this service and slot into a table with revisions.
+/// What was written last of this key, columns with their values, into a table with revisions.
 pub(super) fn latest(
     client: &mut Client,
     table: &str,
     columns: &[&str],
-    (service, slot): (&str, &str),
+    key: &[(&str, &str)],
     deadline: Instant,
 ) -> Result<Option<Vec<Option<String>>>> {
+    let is =
+        |(column, value): &(&str, &str)| format!("{column} = {}", quote_bytes(value.as_bytes()));
     let sql = format!(
-        "SELECT {} FROM {} WHERE service = {} AND slot = {} ORDER BY revision DESC LIMIT 1",
+        "SELECT {} FROM {} WHERE {} ORDER BY revision DESC LIMIT 1",
         columns.join(", "),
         client.qualified(table),
-        quote_bytes(service.as_bytes()),
-        quote_bytes(slot.as_bytes())
+        key.iter().map(is).collect::<Vec<_>>().join(" AND ")
     );
     Ok(client.query(&sql, deadline)?.into_iter().next())
 }

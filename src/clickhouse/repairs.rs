@@ -113,8 +113,8 @@ pub fn read(
     slot: &str,
     deadline: Instant,
 ) -> Result<Option<RepairRow>> {
-    let of = (service, slot);
-    let row = own_tables::latest(client, REPAIRS_TABLE, &COLUMNS, of, deadline)?;
+    let key = [("service", service), ("slot", slot)];
+    let row = own_tables::latest(client, REPAIRS_TABLE, &COLUMNS, &key, deadline)?;
     let Some(row) = row else { return Ok(None) };
     parse(row).map(Some).ok_or_else(|| {
         own_tables::malformed(client, REPAIRS_TABLE, &format!("the repair of slot `{slot}`"))

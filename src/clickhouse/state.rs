@@ -77,10 +77,10 @@ pub fn read(
     slot: &str,
     deadline: Instant,
 ) -> Result<Option<StateRow>> {
-    let of = (service, slot);
+    let key = [("service", service), ("slot", slot)];
     // Whose row it is was asked for.
     let [_, _, columns @ ..] = &COLUMNS;
-    let row = own_tables::latest(client, STATE_TABLE, columns, of, deadline)?;
+    let row = own_tables::latest(client, STATE_TABLE, columns, &key, deadline)?;
     let Some(row) = row else { return Ok(None) };
     parse(service, slot, &row).map(Some).ok_or_else(|| {
         own_tables::malformed(client, STATE_TABLE, &format!("the state of slot `{slot}`"))

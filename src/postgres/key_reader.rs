@@ -7,8 +7,8 @@
 use std::time::Instant;
 
 use super::source_table::TableName;
-use super::sql::{Row, Sql, SqlError, ident, literal, protocol};
-use super::table_reader::{AS_OF, AsOf, ROWS_OF_FIRST_FETCH, next_fetch_of, values};
+use super::sql::{Sql, SqlError, ident, literal, protocol};
+use super::table_reader::{AS_OF, AsOf, Rows};
 use crate::error::{ErrorKind, Result};
 
 #[derive(Debug, Clone, Copy)]
@@ -38,32 +38,8 @@ pub struct Wanted<'a> {
     pub keys: Option<&'a [String]>,
 }
 
-#[derive(Debug)]
-pub struct Rows {
-    /// As text, in the order of the columns asked for, behind the key.
-    rows: Vec<Row>,
-    pub as_of: AsOf,
-    /// The last key; `None` when the end was reached.
-    pub next: Option<String>,
-}
-
-impl Rows {
-    pub fn len(&self) -> usize {
-        self.rows.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-
-    /// The values of each row, in the text output format; `None` is NULL.
-    pub fn values(&self) -> impl Iterator<Item = Result<Vec<Option<&[u8]>>>> {
-        values(&self.rows)
-    }
-}
-
-/// The next page.
-pub fn page(sql: &mut Sql, request: &Request, deadline: Instant) -> Result<Rows> {
+/// The next page; a row stands behind its key.
+pub fn page(sql: &mut Sql, request: &Request, deadline: Instant) -> Result<Rows<String>> {
     read_in_snapshot(sql, request, deadline).map_err(|error| {
         sql.roll_back(deadline);
         error.doing(format!("read table `{}` by key", request.table))
@@ -91,7 +67,7 @@ fn read_in_snapshot(
     sql: &mut Sql,
     request: &Request,
     deadline: Instant,
-) -> std::result::Result<Rows, SqlError> {
+) -> std::result::Result<Rows<String>, SqlError> {
     let name = request.table.quoted();
     // A cursor, so that no row is sent that does not fit. The LSNs by a statement of their own: one
     // that takes the snapshot might read them first.
@@ -108,27 +84,8 @@ fn read_in_snapshot(
     if table_oid != Some(request.table_oid) {
         return Err(SqlError::new(ErrorKind::Setup, "another table has taken its name"));
     }
-    let mut page = Rows { rows: Vec::new(), as_of: AsOf::read(row, 1)?, next: None };
-    let (mut fetch, mut bytes) = (ROWS_OF_FIRST_FETCH, 0);
-    while bytes < request.bytes_max && page.len() < request.rows_max {
-        let rows = sql.try_rows(&format!("FETCH FORWARD {fetch} FROM page"), deadline)?;
-        let is_end = rows.len() < fetch;
-        for row in rows {
-            for column in 1..row.len() {
-                bytes += row.text(column)?.map_or(0, str::len);
-            }
-            page.rows.push(row);
-        }
-        if is_end {
-            sql.try_rows("COMMIT", deadline)?;
-            return Ok(page);
-        }
-        fetch = next_fetch_of(fetch, page.len(), bytes, request.bytes_max, request.rows_max);
-    }
-    let last = page.rows.last().ok_or_else(|| protocol("expected a row"))?;
-    page.next = Some(last.required(0)?.to_owned());
-    sql.try_rows("COMMIT", deadline)?;
-    Ok(page)
+    let limits = (request.bytes_max, request.rows_max);
+    Rows::new(AsOf::read(row, 1)?).fetch(sql, limits, |key| Ok(key.to_owned()), deadline)
 }
 
 fn select(request: &Request) -> String {

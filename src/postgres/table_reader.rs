@@ -49,18 +49,19 @@ pub struct Request<'a> {
 
 #[derive(Debug)]
 pub enum Page {
-    Rows(Rows),
+    Rows(Rows<Tid>),
     /// The part has another file or other columns than was planned, or is gone.
     Changed,
 }
 
+/// Rows of a cursor, each behind its place: where the next ones begin.
 #[derive(Debug)]
-pub struct Rows {
-    /// As text, in the order of the columns asked for, behind the row pointer.
+pub struct Rows<Place> {
+    /// As text, in the order of the columns asked for, behind the place.
     rows: Vec<Row>,
     pub as_of: AsOf,
-    /// `None` when the end was reached.
-    pub next: Option<Tid>,
+    /// That of the last row; `None` when the end was reached.
+    pub next: Option<Place>,
     pub bytes: usize,
 }
 
@@ -101,7 +102,11 @@ impl std::fmt::Display for Tid {
     }
 }
 
-impl Rows {
+impl<Place> Rows<Place> {
+    pub(super) fn new(as_of: AsOf) -> Rows<Place> {
+        Rows { rows: Vec::new(), as_of, next: None, bytes: 0 }
+    }
+
     pub fn len(&self) -> usize {
         self.rows.len()
     }
@@ -112,18 +117,45 @@ impl Rows {
 
     /// The values of each row, in the text output format; `None` is NULL.
     pub fn values(&self) -> impl Iterator<Item = Result<Vec<Option<&[u8]>>>> {
-        values(&self.rows)
+        self.rows.iter().map(|row| {
+            (1..row.len())
+                .map(|column| Ok(row.text(column)?.map(str::as_bytes)))
+                .collect::<std::result::Result<_, SqlError>>()
+                .map_err(|error| error.doing("read a page of a table"))
+        })
     }
-}
 
-/// The values of each row, behind the one that says where it stands.
-pub(super) fn values(rows: &[Row]) -> impl Iterator<Item = Result<Vec<Option<&[u8]>>>> {
-    rows.iter().map(|row| {
-        (1..row.len())
-            .map(|column| Ok(row.text(column)?.map(str::as_bytes)))
-            .collect::<std::result::Result<_, SqlError>>()
-            .map_err(|error| error.doing("read a page of a table"))
-    })
+    /// Fetches from the cursor `page` until it ends, the values take `bytes_max` or there are
+    /// `rows_max` rows, and commits. `place` reads the first column.
+    pub(super) fn fetch(
+        mut self,
+        sql: &mut Sql,
+        (bytes_max, rows_max): (usize, usize),
+        mut place: impl FnMut(&str) -> std::result::Result<Place, SqlError>,
+        deadline: Instant,
+    ) -> std::result::Result<Rows<Place>, SqlError> {
+        let (mut fetch, mut last) = (ROWS_OF_FIRST_FETCH, None);
+        while self.bytes < bytes_max && self.len() < rows_max {
+            let rows = sql.try_rows(&format!("FETCH FORWARD {fetch} FROM page"), deadline)?;
+            let is_end = rows.len() < fetch;
+            for row in rows {
+                last = Some(place(row.required(0)?)?);
+                for column in 1..row.len() {
+                    self.bytes += row.text(column)?.map_or(0, str::len);
+                }
+                self.rows.push(row);
+            }
+            if is_end {
+                sql.try_rows("COMMIT", deadline)?;
+                return Ok(self);
+            }
+            fetch = next_fetch(fetch, self.len(), self.bytes, bytes_max, rows_max);
+        }
+        // Without a place to go on from it would look like the end.
+        self.next = Some(last.ok_or_else(|| protocol("expected a row"))?);
+        sql.try_rows("COMMIT", deadline)?;
+        Ok(self)
+    }
 }
 
 /// What [`Part::columns`] is compared with; of the table that `oid` stands for.
@@ -179,7 +211,7 @@ pub fn page(sql: &mut Sql, request: &Request, deadline: Instant) -> Result<Page>
 }
 
 /// Nothing is known of the size of rows at first.
-pub(super) const ROWS_OF_FIRST_FETCH: usize = 1;
+const ROWS_OF_FIRST_FETCH: usize = 1;
 /// However small the rows before were: an answer is held whole, and those that come may be large.
 const ROWS_PER_FETCH: usize = 100;
 
@@ -210,45 +242,21 @@ fn read_in_snapshot(
         sql.try_rows("ROLLBACK", deadline)?;
         return Ok(Page::Changed);
     }
-    let mut page = Rows { rows: Vec::new(), as_of: AsOf::read(row, 2)?, next: None, bytes: 0 };
-    let (mut fetch, mut last) = (ROWS_OF_FIRST_FETCH, request.after);
-    while page.bytes < request.bytes_max && page.len() < request.rows_max {
-        let rows = sql.try_rows(&format!("FETCH FORWARD {fetch} FROM page"), deadline)?;
-        let is_end = rows.len() < fetch;
-        for row in rows {
-            let tid = Tid::parse(row.required(0)?).ok_or_else(|| protocol("expected a ctid"))?;
-            if tid <= last {
-                return Err(protocol("rows do not come in the order of their blocks"));
-            }
-            last = tid;
-            for column in 1..row.len() {
-                page.bytes += row.text(column)?.map_or(0, str::len);
-            }
-            page.rows.push(row);
+    let mut last = request.after;
+    let place = |text: &str| {
+        let tid = Tid::parse(text).ok_or_else(|| protocol("expected a ctid"))?;
+        if tid <= last {
+            return Err(protocol("rows do not come in the order of their blocks"));
         }
-        if is_end {
-            sql.try_rows("COMMIT", deadline)?;
-            return Ok(Page::Rows(page));
-        }
-        fetch = next_fetch(fetch, page.len(), page.bytes, request);
-    }
-    page.next = Some(last);
-    sql.try_rows("COMMIT", deadline)?;
-    Ok(Page::Rows(page))
+        last = tid;
+        Ok(tid)
+    };
+    let limits = (request.bytes_max, request.rows_max);
+    Rows::new(AsOf::read(row, 2)?).fetch(sql, limits, place, deadline).map(Page::Rows)
 }
 
 /// As many rows as would fill what is left if they are as large as those before, but no leap.
-fn next_fetch(fetch: usize, rows: usize, bytes: usize, request: &Request) -> usize {
-    next_fetch_of(fetch, rows, bytes, request.bytes_max, request.rows_max)
-}
-
-pub(super) fn next_fetch_of(
-    fetch: usize,
-    rows: usize,
-    bytes: usize,
-    bytes_max: usize,
-    rows_max: usize,
-) -> usize {
+fn next_fetch(fetch: usize, rows: usize, bytes: usize, bytes_max: usize, rows_max: usize) -> usize {
     let bytes_per_row = (bytes / rows.max(1)).max(1);
     let room = bytes_max.saturating_sub(bytes) / bytes_per_row;
     let left = rows_max.saturating_sub(rows);
@@ -310,19 +318,12 @@ mod tests {
 
     #[test]
     fn large_rows_are_fetched_few_at_a_time() {
-        let part = part();
-        let request = |bytes_max| Request {
-            part: &part,
-            columns: &[],
-            after: Tid::before(0),
-            end_block: 1,
-            bytes_max,
-            rows_max: 1_000,
-        };
-        assert_eq!(next_fetch(64, 85, 85, &request(4 << 20)), ROWS_PER_FETCH);
-        assert_eq!(next_fetch(64, 985, 98_500, &request(4 << 20)), 15, "no more than asked for");
-        assert_eq!(next_fetch(1, 1, 64 << 20, &request(4 << 20)), 1);
-        assert_eq!(next_fetch(1, 1, 100, &request(4 << 20)), 4, "no leap");
-        assert_eq!(next_fetch(16, 21, 21 << 10, &request(31 << 10)), 10);
+        let next_fetch =
+            |fetch, rows, bytes, bytes_max| next_fetch(fetch, rows, bytes, bytes_max, 1_000);
+        assert_eq!(next_fetch(64, 85, 85, 4 << 20), ROWS_PER_FETCH);
+        assert_eq!(next_fetch(64, 985, 98_500, 4 << 20), 15, "no more than asked for");
+        assert_eq!(next_fetch(1, 1, 64 << 20, 4 << 20), 1);
+        assert_eq!(next_fetch(1, 1, 100, 4 << 20), 4, "no leap");
+        assert_eq!(next_fetch(16, 21, 21 << 10, 31 << 10), 10);
     }
 }

@@ -14,7 +14,6 @@ use std::io::BufRead;
 use std::time::{Duration, Instant};
 
 use super::bystander::{Bystander, Progress, sql_deadline_now};
-use super::mapped::{Columns, Mapped, columns_of};
 use super::repairer::Repairer;
 use super::repairer::before::commits;
 use super::repairer::page;
@@ -60,7 +59,6 @@ pub struct Done {
 struct Backfiller<'b, 'c> {
     by: &'b Bystander<'c>,
     table: TableName,
-    columns: Columns,
     request: Request,
     base: Option<(u64, Instant)>,
     done: Done,
@@ -106,7 +104,6 @@ pub fn backfill(
     let mut backfiller = Backfiller {
         by: &by,
         table: TableName::new(source.schema, source.table),
-        columns: columns_of(&by.source, source),
         request,
         base: None,
         done: Done { rows_read, rows_written, ..Done::default() },
@@ -221,7 +218,8 @@ impl Backfiller<'_, '_> {
         after: Option<String>,
         is_recorded: bool,
     ) -> Result<()> {
-        let names: Vec<&str> = self.columns.iter().map(|(_, name)| *name).collect();
+        let mapped = self.by.mapped();
+        let names = mapped.names();
         let mut after = after;
         loop {
             let base = self.base(worker)?;
@@ -238,7 +236,7 @@ impl Backfiller<'_, '_> {
             let deadline = Instant::now() + PAGE_TIMEOUT;
             let rows = key_reader::page(&mut worker.sql, &request, deadline)?;
             if !rows.is_empty() {
-                let written = page::land(worker, self.mapped(), rows.values(), rows.as_of, base)?;
+                let written = page::land(worker, mapped, rows.values(), rows.as_of, base)?;
                 self.by.check_landed()?;
                 self.done.rows_written += written as u64;
             }
@@ -348,15 +346,6 @@ impl Backfiller<'_, '_> {
     fn key_column(&self) -> &'static str {
         let source = self.by.mapping.source();
         source.columns[source.key.id].name
-    }
-
-    fn mapped<'a>(&'a self) -> Mapped<'a> {
-        Mapped {
-            service: self.by.service(),
-            mapping: self.by.mapping,
-            shapes: &self.by.shapes,
-            columns: &self.columns,
-        }
     }
 
     /// The planner's guess is no more than that.

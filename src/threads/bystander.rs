@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::debt;
 use super::landing::Ground;
 use super::lease_watch::LeaseWatch;
+use super::mapped::{Columns, Mapped, columns_of};
 use super::outage::Delays;
 use super::position::Position;
 use super::prepare;
@@ -61,6 +62,7 @@ pub struct Bystander<'c> {
     /// By target table.
     pub shapes: Vec<Shape>,
     pub source: SourceTable,
+    columns: Columns,
     primary: Primary,
     application_name: String,
     /// The stream's, as it was found.
@@ -132,6 +134,7 @@ impl<'c> Bystander<'c> {
             config,
             mapping,
             shapes,
+            columns: columns_of(&table, source),
             source: table,
             primary,
             application_name,
@@ -179,6 +182,16 @@ impl<'c> Bystander<'c> {
 
     pub fn service(&self) -> &'static str {
         self.config.name.as_str()
+    }
+
+    /// What maps rows that are read.
+    pub fn mapped(&self) -> Mapped<'_> {
+        Mapped {
+            service: self.service(),
+            mapping: self.mapping,
+            shapes: &self.shapes,
+            columns: &self.columns,
+        }
     }
 
     pub fn deadline(&self) -> Instant {

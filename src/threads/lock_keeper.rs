@@ -9,13 +9,13 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::coordinator::Event;
 use super::lease_watch::LeaseWatch;
-use crate::config::{LockConfig, LockKind, ServiceConfig, ServiceName};
+use crate::config::{LockConfig, LockKind, ServiceConfig};
 use crate::error::Result;
 use crate::machines::lease::{self, Lease, Standing};
 use crate::machines::lifecycle::Input;
-use crate::postgres;
 use crate::postgres::advisory_lock::AdvisoryLock;
 use crate::redis::lock::{Extended, RedisLock};
+use crate::{postgres, redis};
 
 /// One request to Redis or Postgres, when the lease does not set a nearer end.
 const TRY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,9 +35,10 @@ pub fn requests() -> (Sender<Request>, Receiver<Request>) {
     bounded(REQUESTS_MAX)
 }
 
-/// How the keys of a service begin in Redis.
-pub fn key_prefix(service: ServiceName) -> String {
-    format!("{}-replication:", service.as_str())
+/// The lock of a service in Redis; no I/O yet.
+pub fn redis_lock(config: &ServiceConfig, params: &redis::Params) -> RedisLock {
+    let key_prefix = format!("{}-replication:", config.name.as_str());
+    RedisLock::new(params, &key_prefix, &config.slot)
 }
 
 /// The leader lock, wherever it lives.
@@ -61,10 +62,7 @@ impl LeaderLock {
     /// That of a service; no I/O yet.
     pub fn of(config: &ServiceConfig) -> LeaderLock {
         match &config.lock.kind {
-            LockKind::Redis(params) => {
-                let prefix = key_prefix(config.name);
-                LeaderLock::Redis(RedisLock::new(params, &prefix, &config.slot))
-            }
+            LockKind::Redis(params) => LeaderLock::Redis(redis_lock(config, params)),
             LockKind::Postgres => LeaderLock::Postgres {
                 params: Box::new(config.postgres.clone()),
                 slot: config.slot.clone(),

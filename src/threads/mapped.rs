@@ -30,6 +30,11 @@ pub struct Mapped<'a> {
 }
 
 impl Mapped<'_> {
+    /// What to ask Postgres for.
+    pub fn names(&self) -> Vec<&'static str> {
+        self.columns.iter().map(|(_, name)| *name).collect()
+    }
+
     pub fn empty_blocks(&self) -> Vec<Block> {
         let targets = self.mapping.targets().iter().zip(self.shapes);
         targets.map(|(target, shape)| Block::new(target.columns, shape)).collect()

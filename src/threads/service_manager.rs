@@ -19,8 +19,8 @@ const SIGNS_PER_PATIENCE: u32 = 4;
 pub struct ServiceManager {
     every: Duration,
     due_at: Instant,
-    feeds_watchdog: bool,
-    pulse: Pulse,
+    /// `None`: there is no watchdog.
+    pulse: Option<Pulse>,
     said: Option<String>,
 }
 
@@ -32,10 +32,9 @@ impl ServiceManager {
             STATUS_EVERY.min(patience / SIGNS_PER_PATIENCE).max(Duration::from_millis(1))
         });
         let now = Instant::now();
-        let pulse = Pulse::new(now, services, patience.unwrap_or(Duration::MAX) / 2);
+        let pulse = patience.map(|patience| Pulse::new(now, services, patience / 2));
         tell(&[NotifyState::Ready]);
-        let feeds_watchdog = patience.is_some();
-        ServiceManager { every, due_at: now, feeds_watchdog, pulse, said: None }
+        ServiceManager { every, due_at: now, pulse, said: None }
     }
 
     /// When [`ServiceManager::turn`] wants to be called.
@@ -44,17 +43,22 @@ impl ServiceManager {
     }
 
     pub fn on_answer(&mut self, service: usize) {
-        self.pulse.on_answer(Instant::now(), service);
+        if let Some(pulse) = &mut self.pulse {
+            pulse.on_answer(Instant::now(), service);
+        }
     }
 
     pub fn on_end(&mut self, service: usize) {
-        self.pulse.on_end(service);
+        if let Some(pulse) = &mut self.pulse {
+            pulse.on_end(service);
+        }
     }
 
-    pub fn turn(&mut self, health: &Health) {
+    /// True if the services are to be asked whether they hear.
+    pub fn turn(&mut self, health: &Health) -> bool {
         let now = Instant::now();
         self.due_at = now + self.every;
-        if self.feeds_watchdog && self.pulse.is_alive(now) {
+        if self.pulse.as_ref().is_some_and(|pulse| pulse.is_alive(now)) {
             tell(&[NotifyState::Watchdog]);
         }
         let status = health.summary();
@@ -62,6 +66,7 @@ impl ServiceManager {
             tell(&[NotifyState::Status(&status)]);
             self.said = Some(status);
         }
+        self.pulse.is_some()
     }
 
     pub fn stopping(&self) {

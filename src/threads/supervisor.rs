@@ -82,8 +82,7 @@ pub fn run(
             default(wake_at.saturating_duration_since(Instant::now())) => Input::DeadlineReached,
         };
         let now = Instant::now();
-        if manager.due_at() <= now {
-            manager.turn(health);
+        if manager.due_at() <= now && manager.turn(health) {
             for handle in handles.iter().flatten() {
                 // Full: it will answer what it has been asked before, or it is stuck.
                 let _ = handle.events.try_send(Event::Pulse(answer.clone()));

@@ -14,7 +14,6 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::bystander::{Bystander, Progress};
-use super::mapped::{Columns, Mapped, columns_of};
 use super::repairer::work::Worker;
 use crate::clickhouse::stored;
 use crate::config::ServiceConfig;
@@ -109,7 +108,6 @@ struct Found {
 struct Verifier<'v, 'c> {
     by: &'v Bystander<'c>,
     request: Request,
-    columns: Columns,
     report: Report,
     suspects: Vec<Suspect>,
     begun_at: Instant,
@@ -129,7 +127,6 @@ pub fn verify(
     let mut verifier = Verifier {
         by: &by,
         request,
-        columns: columns_of(&by.source, by.mapping.source()),
         report: Report { repair_under_way: by.repair_under_way()?, ..Report::default() },
         suspects: Vec::new(),
         begun_at: Instant::now(),
@@ -148,15 +145,6 @@ pub fn verify(
 impl Verifier<'_, '_> {
     fn targets(&self) -> &'static [Target] {
         self.by.mapping.targets()
-    }
-
-    fn mapped<'a>(&'a self) -> Mapped<'a> {
-        Mapped {
-            service: self.by.service(),
-            mapping: self.by.mapping,
-            shapes: &self.by.shapes,
-            columns: &self.columns,
-        }
     }
 
     /// Whether a table tells versions apart; one that does not keeps what it has.

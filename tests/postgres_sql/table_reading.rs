@@ -49,7 +49,7 @@ fn read_all(
     }
 }
 
-fn ids_of(rows: &Rows) -> Vec<String> {
+fn ids_of(rows: &Rows<Tid>) -> Vec<String> {
     let id = |values: Vec<Option<&[u8]>>| {
         String::from_utf8(values[0].expect("no null").to_vec()).unwrap()
     };

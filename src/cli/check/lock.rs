@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::step;
 use crate::config::ServiceConfig;
 use crate::finding::Finding;
-use crate::redis::{Holder, Params, RedisLock};
-use crate::threads::lock_keeper::key_prefix;
+use crate::redis::{Holder, Params};
+use crate::threads::lock_keeper::redis_lock;
 
 const ABOUT: &str = "leader lock";
 const AWAY: &str = "Set RUN_REPLICATION_REDIS_HOST and RUN_REPLICATION_REDIS_PORT (or REDIS_HOST \
@@ -14,7 +14,7 @@ const AWAY: &str = "Set RUN_REPLICATION_REDIS_HOST and RUN_REPLICATION_REDIS_POR
                     REPLICATION_LEADER_LOCK=postgres.";
 
 pub(super) fn look(service: &ServiceConfig, params: &Params) -> Vec<Finding> {
-    let mut lock = RedisLock::new(params, &key_prefix(service.name), &service.slot);
+    let mut lock = redis_lock(service, params);
     if let Err(error) = lock.probe(step()) {
         return vec![Finding::of_error(ABOUT, &error, AWAY)];
     }

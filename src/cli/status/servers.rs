@@ -14,7 +14,7 @@ use crate::overview::{
 use crate::postgres::advisory_lock;
 use crate::postgres::primary::Primary;
 use crate::postgres::slot::{self, SlotVerdict};
-use crate::redis::lock::{Holder, RedisLock};
+use crate::redis::lock::Holder;
 use crate::secret::Mask;
 use crate::threads::lock_keeper;
 
@@ -172,8 +172,7 @@ impl Look {
 
     fn ask_redis(&mut self, config: &ServiceConfig) -> Result<()> {
         let LockKind::Redis(params) = &config.lock.kind else { return Ok(()) };
-        let prefix = lock_keeper::key_prefix(config.name);
-        let mut lock = RedisLock::new(params, &prefix, &config.slot);
+        let mut lock = lock_keeper::redis_lock(config, params);
         self.service.leader.who = match lock.holder(Instant::now() + TIMEOUT)? {
             Holder::Nobody => Who::Nobody,
             Holder::Us { .. } | Holder::Another { .. } => Who::Somebody,

@@ -69,14 +69,22 @@ impl ReadPass {
         !self.was_changed.load(Ordering::Relaxed)
     }
 
-    fn land(&self, worker: &mut Worker<'_>, recorder: &Recorder<'_>, rows: &Rows) -> Result<()> {
-        let with = worker.with;
-        let mapped = Mapped {
+    fn mapped<'a>(&'a self, with: &Repairer<'a>) -> Mapped<'a> {
+        Mapped {
             service: with.ground.service,
             mapping: with.mapping,
             shapes: with.shapes,
             columns: &self.columns,
-        };
+        }
+    }
+
+    fn land(
+        &self,
+        worker: &mut Worker<'_>,
+        recorder: &Recorder<'_>,
+        rows: &Rows<Tid>,
+    ) -> Result<()> {
+        let mapped = self.mapped(worker.with);
         let written = page::land(worker, mapped, rows.values(), rows.as_of, self.base_version)?;
         recorder.count_read(rows.len());
         recorder.count_written(written);
@@ -104,7 +112,7 @@ impl Pass for ReadPass {
         piece: usize,
     ) -> Result<Ended> {
         let Piece { part, begin, end } = self.pieces[piece];
-        let columns: Vec<&str> = self.columns.iter().map(|(_, name)| *name).collect();
+        let columns = self.mapped(worker.with).names();
         let mut after = Tid::before(begin);
         loop {
             if !worker.may_go_on() {

@@ -69,7 +69,7 @@ impl Verifier<'_, '_> {
     ) -> Result<Vec<Held>> {
         let source = self.by.mapping.source();
         let table = TableName::new(source.schema, source.table);
-        let columns: Vec<&str> = self.columns.iter().map(|(_, name)| *name).collect();
+        let columns = self.by.mapped().names();
         let id_of = |at: usize| id(&self.targets()[suspects[at].target], &suspects[at].key);
         let (mut held, mut bytes) = (Vec::new(), 0);
         while !left.is_empty() && bytes < HELD_BYTES_MAX {
@@ -100,7 +100,7 @@ impl Verifier<'_, '_> {
             });
             let values = rows.found.values();
             let values = values.map(|row| Ok(row.iter().map(Option::as_deref).collect()));
-            let (blocks, _) = self.mapped().blocks(values, 0)?;
+            let (blocks, _) = self.by.mapped().blocks(values, 0)?;
             held.push(Held { blocks, suspects: answered, as_of: rows.as_of.insert_lsn });
         }
         Ok(held)

@@ -133,7 +133,7 @@ impl Verifier<'_, '_> {
     fn write_rows(&mut self, worker: &mut Worker<'_>, ids: &[&[u8]], base: u64) -> Result<usize> {
         let source = self.by.mapping.source();
         let table = TableName::new(source.schema, source.table);
-        let columns: Vec<&str> = self.columns.iter().map(|(_, name)| *name).collect();
+        let columns = self.by.mapped().names();
         let (mut rest, mut written) = (ids, 0);
         while !rest.is_empty() {
             let request = reread::Request {
@@ -151,7 +151,7 @@ impl Verifier<'_, '_> {
             };
             let values = rows.found.values();
             let values = values.map(|row| Ok(row.iter().map(Option::as_deref).collect()));
-            written += page::land(worker, self.mapped(), values, rows.as_of, base)?;
+            written += page::land(worker, self.by.mapped(), values, rows.as_of, base)?;
             self.by.check_landed()?;
             rest = rest.get(rows.answered..).unwrap_or_default();
         }

@@ -39,7 +39,7 @@ impl Verifier<'_, '_> {
                 pieces_of_sample(&parts, rows, &mut Prng::from_seed(fastrand::u64(..)))
             }
         };
-        let columns: Vec<&str> = self.columns.iter().map(|(_, name)| *name).collect();
+        let columns = self.by.mapped().names();
         for (done, piece) in pieces.iter().enumerate() {
             self.tell("rows", done, pieces.len(), self.report.rows_compared);
             if let Extent::Sample(rows) = self.request.extent
@@ -77,8 +77,8 @@ impl Verifier<'_, '_> {
         Ok(())
     }
 
-    fn compare_page(&mut self, worker: &mut Worker<'_>, rows: &Rows) -> Result<()> {
-        let (blocks, _) = self.mapped().blocks(rows.values(), 0)?;
+    fn compare_page(&mut self, worker: &mut Worker<'_>, rows: &Rows<Tid>) -> Result<()> {
+        let (blocks, _) = self.by.mapped().blocks(rows.values(), 0)?;
         for (index, (target, block)) in self.targets().iter().zip(&blocks).enumerate() {
             if block.rows() == 0 {
                 continue;
