@@ -52,14 +52,14 @@
 //! - Nothing is confirmed before it is durable: [`progress`](machines::progress) knows how far
 //!   every row has landed, [`confirm`](machines::confirm) when Postgres may be told.
 //! - Nothing is dropped: [`outage`](threads::outage) retries for ever,
-//!   [`landing`](threads::landing) and [`salvage`](machines::salvage) keep what is refused.
+//!   [`landing`](threads::stream::landing) and [`salvage`](machines::salvage) keep what is refused.
 //! - Replays are harmless: `_version` is the position of the change in the WAL
 //!   ([`assemble`](services::assemble)).
 //! - Nothing good is overwritten by nothing: [`fold`](services::fold) finds what the stream left
-//!   out, [`flusher`](threads::flusher) asks for the rest.
+//!   out, [`flusher`](threads::stream::flusher) asks for the rest.
 //! - A gap or a fork is never passed over: [`lineage`](machines::lineage) judges every start,
-//!   [`recovery`](machines::recovery) says what follows, [`resume`](threads::resume) does it, and
-//!   [`repairer`](threads::repairer) makes both sides equal again.
+//!   [`recovery`](machines::recovery) says what follows, [`resume`](threads::start::resume) does
+//!   it, and [`repairer`](threads::beside::repairer) makes both sides equal again.
 //! - All connections of a session meet one server, the [`primary`](postgres::primary).
 //! - A dead link is noticed and Postgres kept content: [`status`](machines::status).
 //! - Memory is bounded: [`batches`](machines::batches) stops the reading.
@@ -71,7 +71,7 @@
 //! | room | what lives there |
 //! |---|---|
 //! | [`cli`] | commands, log lines, exit codes |
-//! | [`threads`] | one file for each thread: wait, step a machine, act |
+//! | [`threads`] | one file for each thread: wait, step a machine, act; in `start`, `stream`, `watch` and `beside` what a session runs |
 //! | [`overview`] | what a person sees: the facts of `/status`, the page, the table |
 //! | [`config`] | the only reader of the environment |
 //! | [`postgres`], [`clickhouse`], [`redis`] | blocking I/O with one party each, and what its errors mean |

@@ -10,8 +10,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::lease_watch::LeaseWatch;
 use super::lock_keeper::{self, LeaderLock, Request};
-use super::lookout::Lookout;
 use super::session::{self, Session};
+use super::watch::lookout::Lookout;
 use super::{Finished, Memory, spawn_named};
 use crate::config::{ServiceConfig, Strategy};
 use crate::error::{Error, ErrorKind, Remedy};

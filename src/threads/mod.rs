@@ -1,38 +1,24 @@
 //! The threads: each file is one, or what two of them share. They wait, step a machine, and act.
+//!
+//! [`supervisor`] starts the [`coordinator`]s, each of which runs one [`session`] after another.
+//! What a session runs is in the folders: [`start`], then [`stream`], with [`watch`] and [`beside`]
+//! next to it.
 
-pub mod as_of;
-pub mod backfiller;
-pub mod batch;
-pub mod batcher;
+pub mod beside;
 pub mod board;
-pub mod bystander;
-pub mod confirmer;
 pub mod coordinator;
-pub mod debt;
-pub mod flusher;
 pub mod http;
-pub mod landing;
 pub mod lease_watch;
 pub mod lock_keeper;
-pub mod lookout;
-pub mod mapped;
 pub mod outage;
-pub mod position;
-pub mod prepare;
-pub mod readiness;
-pub mod repairer;
-pub mod resume;
-pub mod rival;
 mod service_manager;
 pub mod session;
 pub mod shared;
-pub mod slot_watch;
-pub mod source_check;
+pub mod start;
+pub mod stream;
 pub mod supervisor;
 pub mod teardown;
-pub mod verifier;
-pub mod wal_reader;
-pub mod wal_watch;
+pub mod watch;
 
 use std::thread::{Builder, JoinHandle};
 
@@ -41,8 +27,8 @@ use crate::machines::lifecycle::Outcome;
 /// What a service remembers from one session to the next.
 #[derive(Debug, Default)]
 pub struct Memory {
-    pub told: readiness::Told,
-    pub last_seen: lookout::LastSeen,
+    pub told: watch::readiness::Told,
+    pub last_seen: watch::lookout::LastSeen,
 }
 
 /// How one service ended for good.

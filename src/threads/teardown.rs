@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::lock_keeper::LeaderLock;
-use super::prepare::application_name;
+use super::start::prepare::application_name;
 use crate::config::ServiceConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::primary::Primary;

@@ -16,7 +16,7 @@ use crate::postgres::survey::judge::clock;
 use crate::rows::{JsonForm, Shape, native};
 use crate::services::mapping::{Mapping, Target};
 use crate::services::trial;
-use crate::threads::prepare::{columns_of, definition, json_form, mapping};
+use crate::threads::start::prepare::{columns_of, definition, json_form, mapping};
 
 const AWAY: &str = "Let *_REPLICATION_CLICKHOUSE_URL name ClickHouse's HTTP interface (port 8123, \
                     or 8443 with https://), and start ClickHouse.";

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::config::{Config, LockKind, Problems, ServiceConfig};
 use crate::finding::Finding;
 use crate::metrics::Metrics;
-use crate::threads::prepare::mapping;
-use crate::threads::resume::{self, Foreseen, Parties};
+use crate::threads::start::prepare::mapping;
+use crate::threads::start::resume::{self, Foreseen, Parties};
 
 mod clickhouse;
 mod http;

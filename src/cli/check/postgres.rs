@@ -16,7 +16,7 @@ use crate::postgres::server::Server;
 use crate::postgres::slot::{self, Held, SlotVerdict};
 use crate::postgres::sql::Sql;
 use crate::postgres::survey::{self, Facts, judge};
-use crate::threads::prepare::{application_name, application_name_of, startup_options};
+use crate::threads::start::prepare::{application_name, application_name_of, startup_options};
 
 /// How our own sessions are called in `pg_stat_activity`.
 const APPLICATION_NAME: &str = "walhouse/check";

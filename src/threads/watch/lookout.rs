@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{RecvTimeoutError, Sender, TryRecvError, bounded};
 use parking_lot::Mutex;
 
-use super::coordinator::Event;
-use super::shared::stopped;
-use super::{spawn_named, wal_watch};
+use super::wal_watch;
 use crate::machines::lifecycle::Input;
 use crate::metrics::ServiceMetrics;
 use crate::postgres::Params;
 use crate::postgres::primary::{Known, Primary};
+use crate::threads::coordinator::Event;
+use crate::threads::shared::stopped;
+use crate::threads::spawn_named;
 
 const APPLICATION_NAME: &str = "walhouse-lookout";
 /// Each look is a short session on every host.

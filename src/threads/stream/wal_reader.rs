@@ -9,12 +9,12 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender};
 
 use super::position::Position;
-use super::shared::{Pace, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::gather::Gather;
 use crate::machines::status::{Due, Params, Status};
 use crate::postgres::frames::Frames;
 use crate::postgres::stream::{ReadOutcome, Stream};
+use crate::threads::shared::{Pace, Shared};
 use crate::wal::copy_both::{FromServer, StandbyStatusUpdate};
 
 /// How often a stop, and a confirmation, is noticed while the stream is silent.

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use super::as_of::wait_until_flushed;
 use super::batch::Batch;
 use super::landing::{Ground, Landing};
 use crate::clickhouse::Client;
@@ -30,6 +29,7 @@ use crate::services::assemble::{
 use crate::services::fold::{Change, Folded, fold};
 use crate::services::mapping::{BareKey, Mapping};
 use crate::services::tombstone::LiveKey;
+use crate::threads::beside::as_of::wait_until_flushed;
 use crate::wal::{Lsn, Oid, PgTime};
 
 /// How soon values are asked for again when their transaction is not yet visible.
@@ -407,11 +407,11 @@ mod tests {
     use crate::rows::JsonForm;
     use crate::services::sessions::Sessions;
     use crate::services::source::Plan;
-    use crate::threads::batch::ChangeAt;
     use crate::threads::lease_watch::LeaseWatch;
     use crate::threads::outage::Delays;
-    use crate::threads::position::Position;
     use crate::threads::shared::Shared;
+    use crate::threads::stream::batch::ChangeAt;
+    use crate::threads::stream::position::Position;
     use crate::wal::testing::{self, V};
 
     /// An UPDATE of one row that leaves every value but the key in TOAST.

@@ -11,10 +11,10 @@ use crate::postgres::source_table::TableName;
 use crate::rows::Block;
 use crate::services::mapping::Target;
 use crate::services::tombstone::Key;
-use crate::threads::bystander::sql_deadline_now;
-use crate::threads::repairer::before::commits;
-use crate::threads::repairer::prune_pass::LOOKUP_KEYS;
-use crate::threads::repairer::work::Worker;
+use crate::threads::beside::bystander::sql_deadline_now;
+use crate::threads::beside::repairer::before::commits;
+use crate::threads::beside::repairer::prune_pass::LOOKUP_KEYS;
+use crate::threads::beside::repairer::work::Worker;
 use crate::wal::Lsn;
 
 /// Rows of Postgres are held until the stream has passed them.

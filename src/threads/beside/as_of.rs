@@ -5,11 +5,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::shared::Shared;
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::server::{flush_lsn, flush_wal};
 use crate::postgres::sql::Sql;
 use crate::postgres::table_reader::AsOf;
+use crate::threads::shared::Shared;
 
 /// On a busy server the next commit brings it about.
 const LOOK_EVERY: Duration = Duration::from_millis(5);

@@ -9,8 +9,8 @@ use super::{Position, Repairer, page};
 use crate::error::Result;
 use crate::postgres::source_table::{SourceTable, TableName};
 use crate::postgres::table_reader::{self, Page, Part, Request, Rows, Tid};
-use crate::threads::mapped::{Columns, Mapped, columns_of};
-use crate::threads::source_check;
+use crate::threads::beside::mapped::{Columns, Mapped, columns_of};
+use crate::threads::start::source_check;
 
 /// 8 MiB of the table without what lies in TOAST: some seconds of work, so that little is done
 /// twice.

@@ -5,11 +5,11 @@
 //! a repair that goes with no state; then the slot, the repair, the state. What made a repair
 //! necessary may not be seen a second time, so whatever repair is recorded and does not go with the
 //! state is owed, and is begun anew ([`recovery::course_in_debt`]). What is found out before comes
-//! as a debt, too ([`super::debt`]), and so does the filling of tables that are about to be made.
+//! as a debt, too ([`debt`](crate::threads::beside::debt)), and so does the filling of tables that
+//! are about to be made.
 
 use std::time::{Duration, Instant};
 
-use super::debt::{DEBT, Numbers, debt_of, is_owed, makes_debt, repair_row};
 use super::prepare::step;
 use crate::clickhouse::repairs::{self, RepairRow, Status};
 use crate::clickhouse::state::{self, StateRow};
@@ -25,6 +25,7 @@ use crate::postgres::slot;
 use crate::postgres::sql::Sql;
 use crate::rows::Shape;
 use crate::services::mapping::Mapping;
+use crate::threads::beside::debt::{DEBT, Numbers, debt_of, is_owed, makes_debt, repair_row};
 use crate::wal::Lsn;
 
 /// Creating a slot waits for the transactions that are running.
@@ -108,7 +109,7 @@ pub fn resume(mut with: Parties<'_>, go_on: &impl Fn() -> Result<()>) -> Result<
         upper: state.upper,
         version_shift: state.shift,
         // For people who look at the table.
-        instance: super::instance(),
+        instance: crate::threads::instance(),
         revision: state::leap(recorded.map_or(0, |row| row.revision)),
     };
     state::write(with.client, &mut row, with.deadline())?;

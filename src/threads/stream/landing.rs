@@ -3,9 +3,7 @@
 
 use std::time::Instant;
 
-use super::outage::{Delays, retry, wait};
 use super::position::Position;
-use super::shared::Shared;
 use crate::clickhouse::client::InsertError;
 use crate::clickhouse::refusal::Refusal;
 use crate::clickhouse::refused::{self, RefusedPart, RefusedRow};
@@ -16,6 +14,8 @@ use crate::metrics::{Outage, ServiceMetrics, TableMetrics};
 use crate::rows::column::Values;
 use crate::rows::{Block, document, native};
 use crate::services::mapping::{Kept, Target};
+use crate::threads::outage::{Delays, retry, wait};
+use crate::threads::shared::Shared;
 use crate::wal::Lsn;
 
 /// This many rows refused as a whole, with nothing landing in between, and it is the table that is

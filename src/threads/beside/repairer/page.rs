@@ -9,7 +9,7 @@ use crate::machines::repair::{Fate, Stored, fate_of_row};
 use crate::postgres::table_reader::AsOf;
 use crate::rows::Block;
 use crate::services::mapping::Target;
-use crate::threads::mapped::Mapped;
+use crate::threads::beside::mapped::Mapped;
 
 /// Returns how many rows were written. `as_of` is the page's snapshot.
 pub fn land<'v>(

@@ -7,12 +7,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::shared::{Pace, Shared};
 use crate::error::Result;
 use crate::metrics::{ServerWal, ServiceMetrics};
 use crate::postgres::primary::Primary;
 use crate::postgres::slot;
 use crate::postgres::sql::Sql;
+use crate::threads::shared::{Pace, Shared};
 
 pub const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// Connecting and asking. A session that ends waits for it.

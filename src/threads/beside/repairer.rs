@@ -13,9 +13,6 @@
 use std::time::{Duration, Instant};
 
 use super::as_of::wait_until_flushed;
-use super::landing::Ground;
-use super::outage::Delays;
-use super::shared::Pace;
 use crate::clickhouse::Client;
 use crate::clickhouse::repairs::{RepairRow, Status};
 use crate::error::{ErrorKind, Result};
@@ -25,6 +22,9 @@ use crate::postgres::server::as_of;
 use crate::postgres::source_table::SourceTable;
 use crate::rows::Shape;
 use crate::services::mapping::Mapping;
+use crate::threads::outage::Delays;
+use crate::threads::shared::Pace;
+use crate::threads::stream::landing::Ground;
 use crate::wal::Lsn;
 
 use prune_pass::PrunePass;
@@ -95,7 +95,7 @@ pub fn run(with: &Repairer<'_>, row: RepairRow) -> Result<()> {
                         log::error!("{service}:   hint: {hint}");
                     }
                 }
-                let until = Instant::now() + super::outage::wait(DELAYS, failures);
+                let until = Instant::now() + crate::threads::outage::wait(DELAYS, failures);
                 if !rest(with, until) {
                     break Ended::Told;
                 }

@@ -19,7 +19,6 @@ use super::repairer::before::commits;
 use super::repairer::page;
 use super::repairer::prune_pass::{LOOKUP_KEYS, SLICE_ROWS_MAX, are_in_postgres};
 use super::repairer::work::Worker;
-use super::shared::stopped;
 use crate::clickhouse::backfills::BackfillRow;
 use crate::clickhouse::slices::Slicer;
 use crate::clickhouse::stored;
@@ -32,6 +31,7 @@ use crate::postgres::reread::is_text;
 use crate::postgres::source_table::TableName;
 use crate::rows::Block;
 use crate::services::tombstone;
+use crate::threads::shared::stopped;
 
 pub const COMMAND: &str = "backfill";
 

@@ -14,13 +14,13 @@ use crossbeam_channel::{Receiver, Sender, never, select};
 
 use super::batch::{Batch, ChangeAt};
 use super::position::Position;
-use super::shared::{Pace, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::batches::{Batches, Limits};
 use crate::machines::progress::{BatchId, Progress};
 use crate::metrics::ServiceMetrics;
 use crate::postgres::frames::Frames;
 use crate::services::source::{Plan, Source};
+use crate::threads::shared::{Pace, Shared};
 use crate::wal::copy_both::FromServer;
 use crate::wal::pgoutput::Message;
 use crate::wal::{Lsn, Oid, PgTime, Relation};

@@ -10,16 +10,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::debt;
-use super::landing::Ground;
-use super::lease_watch::LeaseWatch;
 use super::mapped::{Columns, Mapped, columns_of};
-use super::outage::Delays;
-use super::position::Position;
-use super::prepare;
 use super::repairer::Repairer;
-use super::session::page_bytes_max;
-use super::shared::Shared;
-use super::source_check;
 use crate::clickhouse::backfills::{self, BackfillRow};
 use crate::clickhouse::repairs::{self, Status};
 use crate::clickhouse::state::{self, StateRow};
@@ -35,6 +27,14 @@ use crate::postgres::source_table::{SourceTable, TableName};
 use crate::postgres::sql::Sql;
 use crate::rows::Shape;
 use crate::services::mapping::Mapping;
+use crate::threads::lease_watch::LeaseWatch;
+use crate::threads::outage::Delays;
+use crate::threads::session::page_bytes_max;
+use crate::threads::shared::Shared;
+use crate::threads::start::prepare;
+use crate::threads::start::source_check;
+use crate::threads::stream::landing::Ground;
+use crate::threads::stream::position::Position;
 use crate::wal::Lsn;
 
 /// One statement against Postgres.

@@ -13,11 +13,11 @@ use crate::postgres::server::flush_wal;
 use crate::postgres::source_table::TableName;
 use crate::rows::Block;
 use crate::services::tombstone::{self, Key, LiveKey};
-use crate::threads::bystander::{Progress, sql_deadline_now};
-use crate::threads::repairer::before::commits;
-use crate::threads::repairer::page;
-use crate::threads::repairer::prune_pass::{LOOKUP_KEYS, are_in_postgres};
-use crate::threads::repairer::work::Worker;
+use crate::threads::beside::bystander::{Progress, sql_deadline_now};
+use crate::threads::beside::repairer::before::commits;
+use crate::threads::beside::repairer::page;
+use crate::threads::beside::repairer::prune_pass::{LOOKUP_KEYS, are_in_postgres};
+use crate::threads::beside::repairer::work::Worker;
 
 /// A row that was streamed a moment ago can only be outranked once the slot has moved past it: a
 /// server notes every 15 s where that may be, and the next confirmation brings it about.

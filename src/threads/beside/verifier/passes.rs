@@ -8,9 +8,9 @@ use crate::machines::prng::Prng;
 use crate::postgres::source_table::TableName;
 use crate::postgres::table_reader::{self, Page, Part, Request, Rows, Tid};
 use crate::services::tombstone::LiveKey;
-use crate::threads::bystander::{Progress, sql_deadline_now};
-use crate::threads::repairer::prune_pass::{LOOKUP_KEYS, SLICE_ROWS_MAX, are_in_postgres};
-use crate::threads::repairer::work::Worker;
+use crate::threads::beside::bystander::{Progress, sql_deadline_now};
+use crate::threads::beside::repairer::prune_pass::{LOOKUP_KEYS, SLICE_ROWS_MAX, are_in_postgres};
+use crate::threads::beside::repairer::work::Worker;
 use crate::threads::shared::stopped;
 
 /// 8 MiB of the table without what lies in TOAST.

@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender};
 
-use super::coordinator::Event;
 use super::position::Position;
-use super::shared::{Pace, Shared};
 use crate::clickhouse::Client;
 use crate::clickhouse::state::{self, StateRow};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::confirm::{Confirm, Marks};
 use crate::machines::lifecycle::Input;
 use crate::metrics::ServiceMetrics;
+use crate::threads::coordinator::Event;
+use crate::threads::shared::{Pace, Shared};
 
 /// How often the end of a session is noticed while nothing else happens.
 const NOTICE_EVERY: Duration = Duration::from_millis(200);
@@ -150,7 +150,12 @@ impl Confirmer<'_> {
                 self.row.timeline
             );
             let of = (self.service, self.row.slot.as_str());
-            let owed = super::debt::owe(&mut self.client, of, &reason, self.request_timeout);
+            let owed = crate::threads::beside::debt::owe(
+                &mut self.client,
+                of,
+                &reason,
+                self.request_timeout,
+            );
             if let Err(error) = owed {
                 log::error!("{}: {error}", self.service);
             }

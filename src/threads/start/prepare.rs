@@ -4,10 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Memory;
-use super::debt;
 use super::resume::{self, Parties, Resumed};
-use super::shared::Shared;
 use super::slot_watch::SlotWatch;
 use super::source_check;
 use crate::clickhouse::repairs::RepairRow;
@@ -32,6 +29,9 @@ use crate::services::mapping::{Mapping, Target};
 use crate::services::runs::Runs;
 use crate::services::sessions::Sessions;
 use crate::services::source::Source;
+use crate::threads::Memory;
+use crate::threads::beside::debt;
+use crate::threads::shared::Shared;
 use crate::wal::Lsn;
 
 /// A stream that is running, and all that the threads must know to take it on.
@@ -191,7 +191,10 @@ fn check_not_moved(sql: &mut Sql, name: &str, judged: Lsn) -> Result<()> {
 }
 
 /// The server that ClickHouse's rows came from last; `None` before the first stream.
-pub(super) fn known(config: &ServiceConfig, client: &mut Client) -> Result<Option<Known>> {
+pub(in crate::threads) fn known(
+    config: &ServiceConfig,
+    client: &mut Client,
+) -> Result<Option<Known>> {
     let deadline = || Instant::now() + config.clickhouse.request_timeout;
     let row = state::read(client, config.name.as_str(), &config.slot, deadline())?;
     let Some(row) = row else { return Ok(None) };
@@ -261,7 +264,7 @@ fn prepare_clickhouse(
 }
 
 /// What each target table takes; a missing one is made when `create` says so.
-pub(super) fn shapes(
+pub(in crate::threads) fn shapes(
     client: &mut Client,
     config: &ServiceConfig,
     mapping: &'static dyn Mapping,

@@ -1,0 +1,6 @@
+//! What comes before the first row: is all there that the stream needs, and where does it go on?
+
+pub mod prepare;
+pub mod resume;
+pub mod slot_watch;
+pub mod source_check;

@@ -1,0 +1,9 @@
+//! The way of the rows, in their order: read, batch, flush, confirm.
+
+pub mod batch;
+pub mod batcher;
+pub mod confirmer;
+pub mod flusher;
+pub mod landing;
+pub mod position;
+pub mod wal_reader;
