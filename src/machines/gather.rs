@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 const PAUSE: Duration = Duration::from_micros(500);
 /// Blocks that follow each other within this make a stream busy.
 const BUSY_WITHIN: Duration = Duration::from_millis(2);
-/// A block of this size was worth its read, and there may be more behind it.
-const LARGE_BYTES: usize = 128 * 1024;
+/// A block of this size was worth its read, and there may be more behind it: it is most of what a
+/// read can bring.
+const LARGE_BYTES: usize = 96 * 1024;
 
 #[derive(Debug, Default)]
 pub struct Gather {

@@ -325,11 +325,18 @@ impl Connection {
 
     /// Reads once into the inbox, waiting at most `wait`.
     pub(super) fn try_fill(&mut self, wait: Duration) -> io::Result<()> {
-        match self.link.read(self.inbox.space(), wait)? {
-            0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "server closed the connection")),
-            n => {
+        match self.link.read(self.inbox.space(), wait) {
+            Ok(0) => {
+                Err(io::Error::new(io::ErrorKind::UnexpectedEof, "server closed the connection"))
+            }
+            Ok(n) => {
                 self.inbox.advance(n);
                 Ok(())
+            }
+            Err(error) => {
+                // A silence, mostly.
+                self.inbox.rest();
+                Err(error)
             }
         }
     }

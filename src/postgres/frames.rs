@@ -1,61 +1,112 @@
 //! Cuts what comes from the socket into Postgres's frames: a tag, a length, a body.
 //!
 //! The frames of a stream are not looked at one by one: a run of whole CopyData frames leaves as
-//! one block, to be handed to another thread in one move. Total: no bytes can panic it.
+//! one block, to be handed to another thread in one move. A large one leaves in the memory that it
+//! was read into, which comes back when the block is dropped. Total: no bytes can panic it.
 
 use std::fmt;
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use postgres_protocol::message::backend::{COPY_DATA_TAG, Header};
 
 /// What one read can bring at most, unless a single frame is longer.
-const INBOX_BYTES: usize = 256 * 1024;
+const INBOX_BYTES: usize = 128 * 1024;
+/// A block of this length takes the memory along that it was read into; a shorter one is copied.
+const MOVED_BYTES_MIN: usize = INBOX_BYTES / 2;
+/// So many buffers wait to be read into again: as much memory as a batch mostly is.
+const SPARE_MAX: usize = 128;
 
 /// Postgres's own limit of one message is 1 GiB less one byte, plus its length field and tag.
 pub(super) const FRAME_BYTES_MAX: usize = (1 << 30) + 4;
 
 /// Whole CopyData frames, as they came.
-#[derive(Clone, PartialEq, Eq)]
 pub struct Frames {
-    bytes: Vec<u8>,
+    /// The block is the front of it.
+    buffer: Vec<u8>,
+    len: usize,
+    /// Where the buffer goes when it is not needed any more.
+    home: Option<Arc<Spare>>,
+}
+
+/// Buffers that were read into and may be again. The last to come is the first to go: it is the
+/// likeliest to be in a cache.
+#[derive(Default)]
+struct Spare(Mutex<Vec<Vec<u8>>>);
+
+impl Spare {
+    fn take(&self) -> Vec<u8> {
+        self.0.lock().pop().unwrap_or_else(|| vec![0; INBOX_BYTES])
+    }
+
+    fn give(&self, buffer: Vec<u8>) {
+        let mut spare = self.0.lock();
+        if spare.len() < SPARE_MAX {
+            spare.push(buffer);
+        }
+    }
+}
+
+impl Drop for Frames {
+    fn drop(&mut self) {
+        if let Some(home) = self.home.take() {
+            home.give(std::mem::take(&mut self.buffer));
+        }
+    }
 }
 
 impl Frames {
     /// For tests and recorded streams; anything after the last whole CopyData frame is ignored.
     pub fn from_bytes(bytes: Vec<u8>) -> Frames {
-        Frames { bytes }
+        Frames { len: bytes.len(), buffer: bytes, home: None }
     }
 
     /// The payloads, in order: what `FromServer::parse` reads.
     #[inline]
     pub fn messages(&self) -> Messages<'_> {
-        Messages { rest: &self.bytes }
+        Messages { rest: self.bytes() }
     }
 
-    /// Memory held, frame headers included.
+    /// Frame headers included.
     pub fn bytes_len(&self) -> usize {
-        self.bytes.len()
+        self.len
+    }
+
+    /// Memory held, which may be twice as much.
+    pub fn bytes_held(&self) -> usize {
+        self.buffer.len()
     }
 
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        self.buffer.get(..self.len).unwrap_or_default()
     }
 
     /// Where a part of this block begins; `None` if it is of another block.
     #[inline]
     pub fn place_of(&self, part: &[u8]) -> Option<u32> {
-        let start = part.as_ptr().addr().checked_sub(self.bytes.as_ptr().addr())?;
-        (start + part.len() <= self.bytes.len()).then(|| u32::try_from(start).ok())?
-    }
-
-    pub fn into_bytes(self) -> Vec<u8> {
-        self.bytes
+        let start = part.as_ptr().addr().checked_sub(self.buffer.as_ptr().addr())?;
+        (start + part.len() <= self.len).then(|| u32::try_from(start).ok())?
     }
 }
+
+impl Clone for Frames {
+    fn clone(&self) -> Frames {
+        Frames::from_bytes(self.bytes().to_vec())
+    }
+}
+
+impl PartialEq for Frames {
+    fn eq(&self, other: &Frames) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for Frames {}
 
 impl fmt::Debug for Frames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The content is rows.
-        write!(f, "Frames({} bytes)", self.bytes.len())
+        write!(f, "Frames({} bytes)", self.len)
     }
 }
 
@@ -114,11 +165,18 @@ pub(super) struct Inbox {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    spare: Arc<Spare>,
 }
 
 impl Inbox {
     pub(super) fn new() -> Inbox {
-        Inbox { buffer: vec![0; INBOX_BYTES], start: 0, end: 0 }
+        let spare = Arc::<Spare>::default();
+        Inbox { buffer: spare.take(), start: 0, end: 0, spare }
+    }
+
+    /// Nothing comes for now: what waits to be read into is given back.
+    pub(super) fn rest(&mut self) {
+        *self.spare.0.lock() = Vec::new();
     }
 
     fn received(&self) -> &[u8] {
@@ -181,24 +239,24 @@ impl Inbox {
     }
 
     fn take(&mut self, n: usize) -> Frames {
-        if INBOX_BYTES < self.buffer.len() && self.start == 0 {
-            // The buffer has grown for this one frame: hand it over, rather than a copy of it.
-            let mut fresh = Inbox::new();
-            while fresh.buffer.len() < self.end - n {
-                fresh.buffer.resize(fresh.buffer.len() * 2, 0);
-            }
-            let rest = self.buffer.get(n..self.end).unwrap_or_default();
-            if let Some(space) = fresh.buffer.get_mut(..rest.len()) {
-                space.copy_from_slice(rest);
-                fresh.end = rest.len();
-            }
-            let mut whole = std::mem::replace(self, fresh);
-            whole.buffer.truncate(n);
-            return Frames { bytes: whole.buffer };
+        if self.start != 0 || n < MOVED_BYTES_MIN {
+            let bytes = self.received().get(..n).unwrap_or_default().to_vec();
+            self.start += n;
+            return Frames::from_bytes(bytes);
         }
-        let bytes = self.received().get(..n).unwrap_or_default().to_vec();
-        self.start += n;
-        Frames { bytes }
+        let mut next = self.spare.take();
+        let rest = self.buffer.get(n..self.end).unwrap_or_default();
+        while next.len() < rest.len() {
+            next.resize(next.len() * 2, 0);
+        }
+        if let Some(space) = next.get_mut(..rest.len()) {
+            space.copy_from_slice(rest);
+        }
+        self.end = rest.len();
+        let buffer = std::mem::replace(&mut self.buffer, next);
+        // One that has grown for a long frame goes with it.
+        let home = (buffer.len() == INBOX_BYTES).then(|| self.spare.clone());
+        Frames { buffer, len: n, home }
     }
 }
 
@@ -218,6 +276,8 @@ fn frame_bytes(received: &[u8], bytes_max: usize) -> Result<Option<(u8, usize)>,
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -229,8 +289,7 @@ mod tests {
         bytes
     }
 
-    fn feed(inbox: &mut Inbox, mut bytes: &[u8], step_max: usize) -> Vec<Front> {
-        let mut out = Vec::new();
+    fn feed(inbox: &mut Inbox, mut bytes: &[u8], step_max: usize, mut take: impl FnMut(Front)) {
         while !bytes.is_empty() {
             let space = inbox.space();
             let n = space.len().min(bytes.len()).min(step_max);
@@ -240,17 +299,22 @@ mod tests {
             loop {
                 match inbox.pop_front().unwrap() {
                     Front::Partial => break,
-                    front => out.push(front),
+                    front => take(front),
                 }
             }
         }
+    }
+
+    fn fed(inbox: &mut Inbox, bytes: &[u8], step_max: usize) -> Vec<Front> {
+        let mut out = Vec::new();
+        feed(inbox, bytes, step_max, |front| out.push(front));
         out
     }
 
     #[test]
     fn run_of_copy_data_leaves_as_one_block() {
         let bytes = [frame(b'd', b"one"), frame(b'd', b""), frame(b'N', b"n"), frame(b'd', b"2")];
-        let out = feed(&mut Inbox::new(), &bytes.concat(), usize::MAX);
+        let out = fed(&mut Inbox::new(), &bytes.concat(), usize::MAX);
         let [Front::Copy(first), Front::Other(b'N', _), Front::Copy(second)] = &out[..] else {
             panic!("{out:?}")
         };
@@ -263,7 +327,7 @@ mod tests {
         let big: Vec<u8> = (0..3 * INBOX_BYTES + 7).map(|i| i as u8).collect();
         let bytes = [frame(b'd', b"before"), frame(b'd', &big), frame(b'd', b"after")].concat();
         let mut inbox = Inbox::new();
-        let out = feed(&mut inbox, &bytes, 100_000);
+        let out = fed(&mut inbox, &bytes, 100_000);
         let payloads: Vec<&[u8]> = out
             .iter()
             .flat_map(|front| match front {
@@ -300,23 +364,44 @@ mod tests {
             prop_assert!(total <= frames.bytes_len());
         }
 
+        /// Blocks are held for a while, as flushers do, so that buffers are read into again.
         #[test]
         fn cutting_the_bytes_anywhere_changes_nothing(
             bodies in proptest::collection::vec(
-                (proptest::sample::select(vec![b'd', b'N']), 0..400usize), 0..30),
-            step_max in 1..97usize,
+                (
+                    proptest::sample::select(vec![b'd', b'd', b'd', b'N']),
+                    prop_oneof![9 => 0..INBOX_BYTES / 20, 1 => 0..INBOX_BYTES * 3],
+                ),
+                0..60,
+            ),
+            step_max in prop_oneof![1000..INBOX_BYTES / 20, INBOX_BYTES / 2..INBOX_BYTES * 2],
+            held_max in 0..20usize,
         ) {
-            let bytes: Vec<u8> =
-                bodies.iter().flat_map(|(tag, n)| frame(*tag, &vec![b'x'; *n])).collect();
-            let mut got = Vec::new();
-            for front in feed(&mut Inbox::new(), &bytes, step_max) {
-                match front {
-                    Front::Copy(frames) => got.extend(frames.messages().map(|m| (b'd', m.len()))),
-                    Front::Other(tag, body) => got.push((tag, body.len())),
-                    Front::Partial => unreachable!(),
+            let bodies: Vec<_> = bodies
+                .into_iter()
+                .enumerate()
+                .map(|(nth, (tag, n))| (tag, vec![nth as u8; n]))
+                .collect();
+            let bytes: Vec<u8> = bodies.iter().flat_map(|(tag, body)| frame(*tag, body)).collect();
+            let (mut held, mut got) = (VecDeque::new(), Vec::new());
+            let mut let_go = |front| match front {
+                Front::Copy(frames) => {
+                    got.extend(frames.messages().map(|body| (b'd', body.to_vec())));
                 }
-            }
-            prop_assert_eq!(got, bodies);
+                Front::Other(tag, body) => got.push((tag, body)),
+                Front::Partial => unreachable!(),
+            };
+            let mut inbox = Inbox::new();
+            feed(&mut inbox, &bytes, step_max, |front| {
+                held.push_back(front);
+                if held_max < held.len() {
+                    held.pop_front().map(&mut let_go);
+                }
+            });
+            held.into_iter().for_each(let_go);
+            // Not `prop_assert_eq`, which would print them.
+            prop_assert!(got == bodies);
+            prop_assert!(inbox.spare.0.lock().iter().all(|buffer| buffer.len() == INBOX_BYTES));
         }
     }
 }

@@ -178,7 +178,7 @@ impl Server {
             match stream.read(deadline - now).unwrap() {
                 ReadOutcome::Frames(frames) => {
                     let is_end = frames.messages().any(is_last);
-                    bytes.extend(frames.into_bytes());
+                    bytes.extend(frames.bytes());
                     if is_end {
                         break;
                     }

@@ -156,8 +156,8 @@ impl State<'_> {
     }
 
     fn on_frames(&mut self, now: Instant, frames: Frames) -> Result<()> {
-        let bytes = frames.bytes_len();
-        self.with.metrics.received_bytes.inc_by(bytes as u64);
+        let bytes = frames.bytes_held();
+        self.with.metrics.received_bytes.inc_by(frames.bytes_len() as u64);
         let frames = Arc::new(frames);
         let before = self.open.changes.len();
         let frame = u32::try_from(self.open.frames.len()).map_err(|e| bug(e.to_string()))?;
