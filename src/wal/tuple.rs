@@ -39,6 +39,10 @@ impl<'a> Tuple<'a> {
         self.has_unchanged
     }
 
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     pub fn datums(&self) -> impl Iterator<Item = Datum<'a>> + use<'a> {
         let mut rest = self.bytes;
         (0..self.columns).map_while(move |_| {
