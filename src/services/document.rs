@@ -79,7 +79,7 @@ fn append(text: &[u8], envelope: Envelope, out: &mut Vec<u8>) -> Outcome {
         static SCRATCH: RefCell<Scratch> =
             const { RefCell::new(Scratch { scanner: Scanner::new(), keys: Keys::new() }) };
     }
-    if std::str::from_utf8(text).is_err() {
+    if !text.is_ascii() && std::str::from_utf8(text).is_err() {
         return refuse(Refusal::Reason(Reason::NotUtf8), out);
     }
     SCRATCH.with_borrow_mut(|scratch| match ordinary(text, envelope, &mut scratch.scanner) {

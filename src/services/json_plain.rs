@@ -4,9 +4,10 @@
 //! ClickHouse: nearly every one. So there are two answers only, where it ends and `None`, and the
 //! latter says nothing: it is also given for what is merely unusual, such as a key with an escape
 //! or a dot, keys that may be alike, a number of many digits, deep nesting. What it is then is for
-//! `document` to find out, token by token. Total, like `json_text`.
+//! `document` to find out, token by token. The members of small objects are found likewise. Total,
+//! like `json_text`.
 
-use super::json_string::{self, HIGHS, ONES};
+use super::json_string::{self, WINDOW};
 
 /// Containers around a value. A document nested deeper is not ordinary.
 const DEPTH_MAX: usize = 32;
@@ -25,17 +26,17 @@ pub struct Scanner {
     key_hashes: Vec<u64>,
 }
 
+/// What is around a value: an object, or else an array or nothing.
 #[derive(Clone, Copy)]
-enum Container {
-    /// No container: the value itself.
-    Top,
-    Array,
-    /// Where its hashes begin, and 64 small buckets: whether one has a key in it.
-    Object {
-        first_hash: usize,
-        buckets: u64,
-    },
+struct Container {
+    is_object: bool,
+    /// Of an object: where its hashes begin.
+    first_hash: usize,
+    /// Of an object: 64 small buckets, and whether one has a key in it.
+    buckets: u64,
 }
+
+const NO_OBJECT: Container = Container { is_object: false, first_hash: 0, buckets: 0 };
 
 impl Scanner {
     pub const fn new() -> Scanner {
@@ -46,24 +47,27 @@ impl Scanner {
     pub fn value_end(&mut self, text: &[u8], start: usize) -> Option<usize> {
         self.outer.clear();
         self.key_hashes.clear();
-        let (mut at, mut inner) = (start, Container::Top);
+        let (mut at, mut inner) = (start, NO_OBJECT);
         loop {
-            // Here a value begins.
+            // Here a member begins, or an element, or the value itself.
+            if inner.is_object {
+                at = self.key(text, at, &mut inner)?;
+            }
             match *text.get(at)? {
                 b'"' => at = string_end(text, at + 1)?,
                 b'-' | b'0'..=b'9' => at = number_end(text, at)?,
                 b'{' => {
                     self.enter(inner)?;
-                    inner = Container::Object { first_hash: self.key_hashes.len(), buckets: 0 };
+                    let first_hash = self.key_hashes.len();
+                    inner = Container { is_object: true, first_hash, buckets: 0 };
                     at = past_space(text, at + 1);
                     if *text.get(at)? != b'}' {
-                        at = self.key(text, at, &mut inner)?;
                         continue;
                     }
                 }
                 b'[' => {
                     self.enter(inner)?;
-                    inner = Container::Array;
+                    inner = NO_OBJECT;
                     at = past_space(text, at + 1);
                     if *text.get(at)? != b']' {
                         continue;
@@ -76,23 +80,17 @@ impl Scanner {
             }
             // Here one has ended, or an empty container is about to.
             loop {
-                if matches!(inner, Container::Top) {
+                if self.outer.is_empty() {
                     return Some(at);
                 }
                 at = past_space(text, at);
-                match (*text.get(at)?, inner) {
-                    (b',', Container::Object { .. }) => {
-                        at = self.key(text, past_space(text, at + 1), &mut inner)?;
-                        break;
-                    }
-                    (b',', Container::Array) => {
+                match *text.get(at)? {
+                    b',' => {
                         at = past_space(text, at + 1);
                         break;
                     }
-                    (b'}', Container::Object { first_hash, .. }) => {
-                        self.key_hashes.truncate(first_hash);
-                    }
-                    (b']', Container::Array) => {}
+                    b'}' if inner.is_object => self.key_hashes.truncate(inner.first_hash),
+                    b']' if !inner.is_object => {}
                     _ => return None,
                 }
                 inner = self.outer.pop()?;
@@ -107,63 +105,102 @@ impl Scanner {
     }
 
     /// Where the value begins whose key is at `at`.
-    #[inline]
-    fn key(&mut self, text: &[u8], at: usize, inner: &mut Container) -> Option<usize> {
+    #[inline(always)]
+    fn key(&mut self, text: &[u8], at: usize, object: &mut Container) -> Option<usize> {
         if *text.get(at)? != b'"' {
             return None;
         }
         let (hash, end) = key_hash(text, at + 1)?;
-        if let Container::Object { first_hash, buckets } = inner {
-            let bucket = 1 << (hash >> 58);
-            if *buckets & bucket != 0 {
-                let before = self.key_hashes.get(*first_hash..).unwrap_or_default();
-                if MEMBERS_MAX <= before.len() || before.contains(&hash) {
-                    return None;
-                }
+        let bucket = 1 << (hash >> 58);
+        if object.buckets & bucket != 0 {
+            let before = self.key_hashes.get(object.first_hash..).unwrap_or_default();
+            if MEMBERS_MAX <= before.len() || before.contains(&hash) {
+                return None;
             }
-            *buckets |= bucket;
-            self.key_hashes.push(hash);
         }
+        object.buckets |= bucket;
+        self.key_hashes.push(hash);
         let colon = past_space(text, end);
         (*text.get(colon)? == b':').then(|| past_space(text, colon + 1))
     }
 }
 
+/// The raw text of the named members of an object, of several with one name the last; `None` also
+/// if one of its values is an object or an array, or if a key has an escape.
+pub fn members<'t, const N: usize>(
+    text: &'t [u8],
+    names: [&str; N],
+) -> Option<[Option<&'t [u8]>; N]> {
+    let mut found = [None; N];
+    let mut at = past_space(text, past_literal(text, past_space(text, 0), b"{")?);
+    if *text.get(at)? != b'}' {
+        loop {
+            let key = past_literal(text, at, b"\"")?;
+            let end = key + json_string::plain_len(text.get(key..)?);
+            let name = text.get(key..end)?;
+            let colon = past_space(text, past_literal(text, end, b"\"")?);
+            let start = past_space(text, past_literal(text, colon, b":")?);
+            at = match *text.get(start)? {
+                b'"' => string_end(text, start + 1)?,
+                b'-' | b'0'..=b'9' => number_end(text, start)?,
+                b't' => past_literal(text, start, b"true")?,
+                b'f' => past_literal(text, start, b"false")?,
+                b'n' => past_literal(text, start, b"null")?,
+                _ => return None,
+            };
+            if let Some(wanted) = names.iter().position(|wanted| wanted.as_bytes() == name) {
+                found[wanted] = Some(text.get(start..at)?);
+            }
+            at = past_space(text, at);
+            if *text.get(at)? != b',' {
+                break;
+            }
+            at = past_space(text, at + 1);
+        }
+    }
+    at = past_space(text, past_literal(text, at, b"}")?);
+    (at == text.len()).then_some(found)
+}
+
 /// The hash of a key without escapes and dots, and what is behind its closing quote.
-#[inline]
+#[inline(always)]
 fn key_hash(text: &[u8], mut at: usize) -> Option<(u64, usize)> {
-    const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
-    let (mut hash, mut dots) = (0_u64, 0);
+    let mut hash = 0;
     loop {
-        let word = word_at(text, at);
-        let stops = json_string::stops(word);
-        let len = (stops.trailing_zeros() / 8) as usize;
-        let word = if stops == 0 { word } else { word & !(u64::MAX << (8 * len)) };
-        hash = (hash.rotate_left(29) ^ word).wrapping_mul(FACTOR);
-        dots |= json_string::zero_bytes(word ^ (ONES * b'.' as u64));
+        let window = json_string::window_at(text, at);
+        let stops = json_string::stops(window);
+        let len = if stops == 0 { WINDOW } else { stops.trailing_zeros() as usize };
+        let (kept, has_dot) = json_string::first_bytes(window, len);
+        if has_dot {
+            return None;
+        }
+        hash = mixed(hash, kept);
         at += len;
         if stops != 0 {
-            let plain = *text.get(at)? == b'"' && dots & HIGHS == 0;
-            return plain.then_some((hash, at + 1));
+            return (*text.get(at)? == b'"').then_some((hash, at + 1));
         }
     }
 }
 
-/// Eight bytes, with zeros behind the end of the text.
-#[inline]
-fn word_at(text: &[u8], at: usize) -> u64 {
-    let rest = text.get(at..).unwrap_or_default();
-    if let Some(word) = rest.first_chunk::<8>() {
-        return u64::from_le_bytes(*word);
-    }
-    rest.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
+/// One multiplication for two words, its halves folded.
+#[inline(always)]
+fn mixed(hash: u64, [low, high]: [u64; 2]) -> u64 {
+    const SALT: u64 = 0x9E37_79B9_7F4A_7C15;
+    let (low, high) = (low ^ SALT, high ^ hash.rotate_left(29) ^ !SALT);
+    let product = u128::from(low) * u128::from(high);
+    product as u64 ^ (product >> 64) as u64
 }
 
 /// What is behind the closing quote of the string whose content begins at `at`.
-#[inline]
+#[inline(always)]
 fn string_end(text: &[u8], mut at: usize) -> Option<usize> {
     loop {
-        at += json_string::plain_len(text.get(at..)?);
+        let stops = json_string::stops(json_string::window_at(text, at));
+        if stops == 0 {
+            at += WINDOW;
+            continue;
+        }
+        at += stops.trailing_zeros() as usize;
         match *text.get(at)? {
             b'"' => return Some(at + 1),
             b'\\' => {
@@ -177,18 +214,13 @@ fn string_end(text: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn number_end(text: &[u8], start: usize) -> Option<usize> {
-    let digits = |from: usize| {
-        let rest = text.get(from..).unwrap_or_default();
-        let count = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
-        (0 < count).then_some(from + count)
-    };
     let first = start + usize::from(*text.get(start)? == b'-');
-    let mut at = if text.get(first) == Some(&b'0') { first + 1 } else { digits(first)? };
+    let mut at = if text.get(first) == Some(&b'0') { first + 1 } else { digits_end(text, first)? };
     let mut len_max = INTEGER_LEN_MAX;
     if text.get(at) == Some(&b'.') {
-        at = digits(at + 1)?;
+        at = digits_end(text, at + 1)?;
         len_max = MANTISSA_LEN_MAX;
     }
     if len_max < at - start {
@@ -197,12 +229,22 @@ fn number_end(text: &[u8], start: usize) -> Option<usize> {
     if let Some(b'e' | b'E') = text.get(at) {
         let sign = usize::from(matches!(text.get(at + 1), Some(b'+' | b'-')));
         let exponent = at + 1 + sign;
-        at = digits(exponent)?;
+        at = digits_end(text, exponent)?;
         if exponent + 2 < at {
             return None;
         }
     }
     Some(at)
+}
+
+/// What is behind the digits that begin at `start`, of which there is at least one.
+#[inline(always)]
+fn digits_end(text: &[u8], start: usize) -> Option<usize> {
+    let mut at = start;
+    while let Some(b'0'..=b'9') = text.get(at) {
+        at += 1;
+    }
+    (start < at).then_some(at)
 }
 
 /// What is behind these very bytes.
@@ -212,8 +254,15 @@ pub fn past_literal(text: &[u8], at: usize, word: &[u8]) -> Option<usize> {
 }
 
 /// The first place from `at` on that is no white space.
-#[inline]
-pub fn past_space(text: &[u8], mut at: usize) -> usize {
+#[inline(always)]
+pub fn past_space(text: &[u8], at: usize) -> usize {
+    match text.get(at) {
+        Some(..=b' ') => past_more_space(text, at),
+        _ => at,
+    }
+}
+
+fn past_more_space(text: &[u8], mut at: usize) -> usize {
     while let Some(b' ' | b'\n' | b'\t' | b'\r') = text.get(at) {
         at += 1;
     }
@@ -259,6 +308,29 @@ mod tests {
         assert_eq!(end(&text), Some(text.len()));
         let deep = "[".repeat(DEPTH_MAX) + &"]".repeat(DEPTH_MAX);
         assert_eq!(end(&deep), Some(deep.len()));
+    }
+
+    #[test]
+    fn members_of_a_flat_object_are_found() {
+        let text = br#" { "a" : "x\n" ,"b":-1.5e3, "c":null,"d":true, "a":"last" } "#;
+        let found = members(text, ["a", "b", "d", "e"]);
+        assert_eq!(found, Some([Some(&b"\"last\""[..]), Some(b"-1.5e3"), Some(b"true"), None]));
+        assert_eq!(members(b"{}", ["a"]), Some([None]));
+        for unusual in [
+            &br#"{"a":[]}"#[..],
+            br#"{"a":{}}"#,
+            br#"{"\u0061":1}"#,
+            br#"{"a":1,}"#,
+            br#"{"a":1}}"#,
+            br#"{"a":1"#,
+            br#"{"a" 1}"#,
+            br#"{,}"#,
+            b"[]",
+            b"{",
+            b"",
+        ] {
+            assert_eq!(members(unusual, ["a"]), None, "{}", String::from_utf8_lossy(unusual));
+        }
     }
 
     #[test]

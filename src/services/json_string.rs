@@ -4,37 +4,70 @@
 
 use std::borrow::Cow;
 
-pub const ONES: u64 = 0x0101_0101_0101_0101;
-pub const HIGHS: u64 = ONES << 7;
+use wide::u8x16;
 
-/// Of eight bytes the high bit of each that is zero. The lowest one set is exact, so is none set; a
-/// false one can only follow a true one (borrows go upward).
-#[inline]
-pub fn zero_bytes(word: u64) -> u64 {
-    word.wrapping_sub(ONES) & !word & HIGHS
+/// What is looked at at once. Most strings of a document are shorter.
+pub const WINDOW: usize = 16;
+
+/// The bytes from `at` on, with zeros behind the end of the text.
+#[inline(always)]
+pub fn window_at(text: &[u8], at: usize) -> [u8; WINDOW] {
+    let rest = text.get(at..).unwrap_or_default();
+    match rest.first_chunk() {
+        Some(window) => *window,
+        None => last_window(rest),
+    }
 }
 
-/// The same for each that is a quote, a backslash or a control character.
-#[inline]
-pub fn stops(word: u64) -> u64 {
-    zero_bytes(word ^ (ONES * b'"' as u64))
-        | zero_bytes(word ^ (ONES * b'\\' as u64))
-        | (word.wrapping_sub(ONES * 0x20) & !word & HIGHS)
+#[cold]
+fn last_window(rest: &[u8]) -> [u8; WINDOW] {
+    let mut window = [0; WINDOW];
+    window.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+    window
+}
+
+/// A bit for each byte that is a quote, a backslash or a control character.
+#[inline(always)]
+pub fn stops(window: [u8; WINDOW]) -> u32 {
+    let bytes = u8x16::new(window);
+    let is = |byte: u8| bytes.simd_eq(u8x16::splat(byte));
+    let control = bytes.min(u8x16::splat(0x1f)).simd_eq(bytes);
+    (is(b'"') | is(b'\\') | control).to_bitmask()
+}
+
+/// The first `len` bytes, with zeros behind them, and whether one of them is a dot.
+#[inline(always)]
+pub fn first_bytes(window: [u8; WINDOW], len: usize) -> ([u64; 2], bool) {
+    const KEPT: [[u8; WINDOW]; WINDOW + 1] = {
+        let mut kept = [[0; WINDOW]; WINDOW + 1];
+        let (mut len, mut at) = (1, 0);
+        while len <= WINDOW {
+            while at < len {
+                kept[len][at] = 0xff;
+                at += 1;
+            }
+            (len, at) = (len + 1, 0);
+        }
+        kept
+    };
+    let bytes = u8x16::new(window) & u8x16::new(KEPT[len.min(WINDOW)]);
+    let has_dot = bytes.simd_eq(u8x16::splat(b'.')).to_bitmask() != 0;
+    let words = u128::from_le_bytes(bytes.to_array());
+    ([words as u64, (words >> 64) as u64], has_dot)
 }
 
 /// How many bytes from here on are neither a quote, nor a backslash, nor a control character.
 #[inline]
 pub fn plain_len(bytes: &[u8]) -> usize {
     let mut len = 0;
-    let (words, tail) = bytes.as_chunks::<8>();
-    for word in words {
-        let stops = stops(u64::from_le_bytes(*word));
+    loop {
+        let stops = stops(window_at(bytes, len));
         if stops != 0 {
-            return len + (stops.trailing_zeros() / 8) as usize;
+            // Behind the end there are zeros.
+            return len + stops.trailing_zeros() as usize;
         }
-        len += 8;
+        len += WINDOW;
     }
-    len + tail.iter().position(|&b| b == b'"' || b == b'\\' || b < 0x20).unwrap_or(tail.len())
 }
 
 /// The escape at the start of `rest`: its length and its character, which is `None` for a lone

@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use super::json_string;
+use super::{json_plain, json_string};
 
 /// Containers around a value. ClickHouse takes 1022 of them inside `{"data":...}` and refuses the
 /// row beyond that (24.8 to 26.9 alike); a round number below it is the same on every version.
@@ -331,6 +331,13 @@ pub fn members<'a, const N: usize>(
     text: &'a [u8],
     names: [&str; N],
 ) -> Option<[Option<&'a [u8]>; N]> {
+    json_plain::members(text, names).or_else(|| members_by_token(text, names))
+}
+
+fn members_by_token<'a, const N: usize>(
+    text: &'a [u8],
+    names: [&str; N],
+) -> Option<[Option<&'a [u8]>; N]> {
     let mut tokens = Tokens::new(text);
     let mut found = [None; N];
     if tokens.next_token().ok()? != Some(Token::Open(Kind::Object)) {
@@ -518,7 +525,55 @@ mod tests {
         assert_eq!(compact(b"{\"a\":1,\"b\":2}", |key| key == 1).as_deref(), Ok(&b"{\"b\":2}"[..]));
     }
 
+    /// A small object, and at some place something else in it.
+    fn nearly_an_object() -> impl Strategy<Value = String> {
+        let key =
+            proptest::sample::select(vec!["a", "b", "", "\\u0061", "longer than a window", "é"]);
+        let value = proptest::sample::select(vec![
+            "\"\"",
+            "\"x\\n\"",
+            "\"\\ud800\"",
+            "0",
+            "-1.5e3",
+            "1e999",
+            "12345678901234567890",
+            "true",
+            "false",
+            "null",
+            "[]",
+            "{\"a\":1}",
+            "\"longer than one window is\"",
+        ]);
+        let members = proptest::collection::vec((key, value, " ?"), 0..5).prop_map(|members| {
+            let one =
+                |(key, value, space)| format!("{space}\"{key}\"{space}:{space}{value}{space}");
+            format!("{{{}}}", members.into_iter().map(one).collect::<Vec<_>>().join(","))
+        });
+        let other = "[\\[\\]{}:,\"\\\\u8.1eE+ a\n\0-]{0,3}";
+        (
+            members,
+            any::<proptest::sample::Index>(),
+            0..3_usize,
+            prop_oneof![Just(String::new()), other],
+        )
+            .prop_map(|(text, at, removed, other)| {
+                let mut chars: Vec<char> = text.chars().collect();
+                let at = at.index(chars.len());
+                let end = (at + removed).min(chars.len());
+                chars.splice(at..end, other.chars());
+                chars.into_iter().collect()
+            })
+    }
+
     proptest! {
+        #[test]
+        fn members_found_at_once_are_those_found_by_token(text in nearly_an_object()) {
+            let names = ["a", "b", "longer than a window"];
+            if let Some(found) = json_plain::members(text.as_bytes(), names) {
+                prop_assert_eq!(members_by_token(text.as_bytes(), names), Some(found));
+            }
+        }
+
         #[test]
         fn agrees_with_serde_json_on_json_like_text(
             text in "[\\[\\]{}:,\"\\\\u0d8cf1eE+. a-]{0,24}",
