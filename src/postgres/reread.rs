@@ -19,10 +19,13 @@ use super::source_table::TableName;
 use super::sql::{Row, Sql, SqlError, ident, literal, protocol};
 use super::table_reader::{AS_OF, AsOf};
 use crate::error::{ErrorKind, Result};
+use crate::services::source::TextValues;
 
 /// Rows may hold large values, and an answer is read whole; between two statements the memory they
 /// took so far is looked at.
-const KEYS_PER_STATEMENT: usize = 100;
+const KEYS_PER_STATEMENT: usize = 500;
+/// An answer is aimed at that much at most: beside it there is what was made of it.
+const STATEMENT_BYTES: usize = 2 << 20;
 /// Before anything is known of their size.
 const KEYS_OF_FIRST_STATEMENT: usize = 4;
 
@@ -52,8 +55,8 @@ pub enum Reread {
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Rows {
-    /// Per key the columns asked for, in the text output format; `None` is NULL.
-    pub found: HashMap<Vec<u8>, Vec<Option<Vec<u8>>>>,
+    /// Per key the columns asked for.
+    pub found: HashMap<Vec<u8>, TextValues>,
     /// How many of the keys, from the first, this answers. One that is answered and not found has
     /// been deleted since. The rest did not fit into `bytes_max`: ask again for them.
     pub answered: usize,
@@ -123,10 +126,10 @@ fn read_in_snapshot(
             let (key, xmin, values) = read_row(&row, request.columns.len())?;
             bytes += values.iter().flatten().map(Vec::len).sum::<usize>();
             rows.is_as_streamed &= request.xids.binary_search(&xmin).is_ok();
-            rows.found.insert(key, values);
+            rows.found.insert(key, values.into());
         }
         rows.answered += keys.len();
-        let room = request.bytes_max.saturating_sub(bytes);
+        let room = request.bytes_max.saturating_sub(bytes).min(STATEMENT_BYTES);
         keys_max = next_keys_max(keys.len(), bytes - before, room);
     }
     sql.try_rows("COMMIT", deadline)?;
@@ -246,7 +249,7 @@ mod tests {
         assert_eq!(next_keys_max(4, 4 << 20, 12 << 20), 12);
         assert_eq!(next_keys_max(4, 400 << 20, 12 << 20), 1);
         assert_eq!(next_keys_max(4, 0, 12 << 20), 16, "no leap");
-        assert_eq!(next_keys_max(64, 64, 12 << 20), KEYS_PER_STATEMENT);
+        assert_eq!(next_keys_max(256, 256, 12 << 20), KEYS_PER_STATEMENT);
         assert_eq!(next_keys_max(1, 1, 0), 1);
     }
 

@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 
 use super::fold::{EntryKind, Folded};
 use super::mapping::{BareKey, Mapping, Notes, Stamp, Target, ValueError};
-use super::source::{Places, Row};
+use super::source::{Places, Row, TextValues};
 use super::tombstone::{self, LiveKey};
 use crate::rows::{Block, Shape};
 use crate::wal::{Datum, DecodeError};
@@ -48,7 +48,7 @@ impl Wanted {
 pub struct Found {
     /// By entry: the values of `Wanted::places`, in order, in text format. An entry that is not
     /// here is of a row that is gone, whose tombstone is still to come.
-    pub values: HashMap<usize, Vec<Option<Vec<u8>>>>,
+    pub values: HashMap<usize, TextValues>,
     /// By entry: every sorting key under which ClickHouse has the row.
     pub keys: HashMap<usize, Vec<BareKey>>,
     /// By entry that has none: what the tables beside the first still have of the row, each with
@@ -173,7 +173,7 @@ pub fn assemble_into(
                 assembled.rows_gone += 1;
                 continue;
             };
-            for (place, value) in wanted.places.iter().zip(values) {
+            for (place, value) in wanted.places.iter().zip(values.iter()) {
                 if row.values[place] == Datum::Unchanged {
                     row.values[place] = value.as_deref().map_or(Datum::Null, Datum::Text);
                 }

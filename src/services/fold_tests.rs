@@ -220,7 +220,7 @@ fn values_the_batch_lacks_are_asked_for_once() {
 
     // `b` is gone from Postgres: its DELETE is still to come.
     let found =
-        Found { values: HashMap::from([(1, vec![Some(b"5".to_vec())])]), ..Found::default() };
+        Found { values: HashMap::from([(1, [Some(b"5".to_vec())].into())]), ..Found::default() };
     let assembled = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 100, ALL).unwrap();
     assert_eq!(rows(&assembled), [r#"a/org@102 {"data":5}"#]);
     assert_eq!(assembled.rows_gone, 1);
@@ -243,7 +243,7 @@ fn parts_of_a_batch_come_to_what_the_whole_does() {
         vec![BareKey::new(text(id), text("org"), text("project"), text("environment"), 0)]
     };
     let found = Found {
-        values: HashMap::from([0, 4].map(|entry| (entry, vec![Some(b"5".to_vec())]))),
+        values: HashMap::from([0, 4].map(|entry| (entry, [Some(b"5".to_vec())].into()))),
         keys: HashMap::from([(1, key("b")), (3, key("d"))]),
         ..Found::default()
     };
@@ -427,7 +427,7 @@ fn what_a_past_version_of_the_relation_lacks_is_read_again() {
     let names: Vec<_> = wanted.places.iter().map(|place| source.columns[place].name).collect();
     assert_eq!(names, ["metadata", "closedReason"]);
     let found = Found {
-        values: HashMap::from([(1, vec![Some(b"5".to_vec()), Some(b"done".to_vec())])]),
+        values: HashMap::from([(1, [Some(b"5".to_vec()), Some(b"done".to_vec())].into())]),
         ..Found::default()
     };
     let assembled = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 0, ALL).unwrap();

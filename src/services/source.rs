@@ -1,6 +1,7 @@
 //! The source table of a service, and how a relation's columns meet it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::wal::value::oid;
 use crate::wal::{Datum, DecodeError, Oid, Relation, Tuple};
@@ -298,6 +299,9 @@ impl<'a> Row<'a> {
         }
     }
 }
+
+/// Some values of one row in the text output format, for everybody who needs them; `None` is NULL.
+pub type TextValues = Arc<[Option<Vec<u8>>]>;
 
 /// A set of places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

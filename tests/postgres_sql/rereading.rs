@@ -77,7 +77,7 @@ fn values_come_as_logical_decoding_prints_them() {
     let answer = rows(reread(&mut sql, &request, soon()).unwrap());
     assert_eq!(answer.answered, 3);
     assert_eq!(answer.found.len(), 2);
-    assert_eq!(answer.found[&b"nulls"[..]], vec![None; 8]);
+    assert_eq!(*answer.found[&b"nulls"[..]], [const { None }; 8]);
     let found: Vec<&str> = answer.found[&b"k"[..]]
         .iter()
         .map(|value| std::str::from_utf8(value.as_ref().unwrap()).unwrap())
@@ -124,7 +124,10 @@ fn many_keys_come_from_one_snapshot_and_within_the_memory_allowed() {
     let mut rounds = 0;
     while !left.is_empty() {
         let some = rows(reread(&mut sql, &request(left, 250_000), soon()).unwrap());
-        assert!(some.found.values().flatten().flatten().map(Vec::len).sum::<usize>() <= 350_000);
+        assert!(
+            some.found.values().flat_map(|row| row.iter()).flatten().map(Vec::len).sum::<usize>()
+                <= 350_000
+        );
         found.extend(some.found.into_keys());
         left = &left[some.answered..];
         rounds += 1;
@@ -194,7 +197,7 @@ fn a_table_that_is_rewritten_meanwhile_keeps_its_rows() {
     wait_until("the read waits for the lock", || value(&mut other, &waits) == "1");
     run(&mut other, "COMMIT");
     let (mut sql, answer) = reading.join().unwrap();
-    assert_eq!(rows(answer.unwrap()).found[&b"k"[..]], [Some(b"1".to_vec())]);
+    assert_eq!(*rows(answer.unwrap()).found[&b"k"[..]], [Some(b"1".to_vec())]);
 
     run(&mut other, &format!("ALTER TABLE {t} RENAME TO old"));
     run(&mut other, &format!("CREATE TABLE {t} (id text, ratio numeric)"));
@@ -257,7 +260,7 @@ fn a_change_that_is_streamed_before_it_is_visible_is_not_read_yet() {
     );
     // What a read that does not ask would have taken for true: the old row, and a deleted one.
     let unasked = rows(reread(&mut sql, &Request { xids: &[], ..request }, soon()).unwrap());
-    assert_eq!(unasked.found[&b"k"[..]], [Some(b"f".to_vec())]);
+    assert_eq!(*unasked.found[&b"k"[..]], [Some(b"f".to_vec())]);
     assert!(!unasked.found.contains_key(&b"new"[..]));
 
     let started = Instant::now();
@@ -274,8 +277,8 @@ fn a_change_that_is_streamed_before_it_is_visible_is_not_read_yet() {
     assert!(!newer.is_as_streamed && newer.as_of.insert_lsn >= newer.as_of.flush_lsn);
     let gone = Request { keys: &[b"k", b"never there"], ..request };
     assert!(!rows(reread(&mut sql, &gone, soon()).unwrap()).is_as_streamed);
-    assert_eq!(answer.found[&b"k"[..]], [Some(b"t".to_vec())]);
-    assert_eq!(answer.found[&b"new"[..]], [None]);
+    assert_eq!(*answer.found[&b"k"[..]], [Some(b"t".to_vec())]);
+    assert_eq!(*answer.found[&b"new"[..]], [None]);
     waiting.1.join().unwrap().unwrap();
     println!("visible {:?} after the release", started.elapsed());
 }

@@ -28,6 +28,7 @@ use crate::services::assemble::{
 };
 use crate::services::fold::{Change, Folded, fold};
 use crate::services::mapping::{BareKey, Mapping};
+use crate::services::source::TextValues;
 use crate::services::tombstone::LiveKey;
 use crate::threads::beside::as_of::wait_until_flushed;
 use crate::wal::{Lsn, Oid, PgTime};
@@ -94,7 +95,7 @@ pub fn run(with: &Flusher<'_>, batches: &Receiver<Batch>, flushed: &Sender<Batch
 #[derive(Default)]
 struct Values {
     /// In the order of `Wanted::places`.
-    by_entry: hashbrown::HashMap<usize, Vec<Option<Vec<u8>>>>,
+    by_entry: hashbrown::HashMap<usize, TextValues>,
     /// The commits that they may come from, beside those of the batch, end here at the latest.
     as_of: Lsn,
 }

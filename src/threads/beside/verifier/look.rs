@@ -90,7 +90,13 @@ impl Verifier<'_, '_> {
                 Reread::Rows(rows) => rows,
                 Reread::NotYetVisible { .. } => unreachable!("no transaction was named"),
             };
-            bytes += rows.found.values().flatten().flatten().map(Vec::len).sum::<usize>();
+            bytes += rows
+                .found
+                .values()
+                .flat_map(|row| row.iter())
+                .flatten()
+                .map(Vec::len)
+                .sum::<usize>();
             let unanswered: HashSet<&[u8]> =
                 ids.get(rows.answered..).unwrap_or_default().iter().copied().collect();
             let answered: Vec<usize> =
