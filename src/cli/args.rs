@@ -20,6 +20,9 @@ const ABOUT: &str =
 #[command(name = "walhouse", version, about = ABOUT, max_term_width = 80)]
 #[command(after_long_help = help::after(), after_help = help::MORE)]
 pub struct Arguments {
+    /// Take the variables from a file of systemd, such as /etc/walhouse/walhouse.env
+    #[arg(long, global = true, value_name = "FILE")]
+    pub env_file: Option<PathBuf>,
     #[command(subcommand)]
     pub command: Option<Command>,
 }

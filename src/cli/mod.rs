@@ -5,6 +5,7 @@ mod args;
 mod backfill;
 mod check;
 mod config;
+mod env_file;
 mod help;
 pub mod logging;
 mod progress;
@@ -30,13 +31,21 @@ pub const EXIT_USAGE: u8 = 64;
 
 /// `arguments` with the name of the program.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments = match Arguments::try_parse_from(arguments) {
+    let given: Vec<OsString> = arguments.into_iter().collect();
+    let arguments = match Arguments::try_parse_from(&given) {
         Ok(arguments) => arguments,
         // Help and version come this way too, for stdout.
         Err(answer) if !answer.use_stderr() => return print(answer.to_string()),
         Err(refusal) => return refuse(refusal.to_string().trim_end()),
     };
-    match arguments.command.unwrap_or(Command::Run) {
+    if let Some(file) = arguments.env_file {
+        return refuse(&format!("walhouse: {}", env_file::start_anew(&file, &given)));
+    }
+    let command = arguments.command.unwrap_or(Command::Run);
+    if needs_config(&command) {
+        env_file::point_to_it();
+    }
+    match command {
         Command::Run => with_config(run),
         Command::Adopt { service } => with_service(service.into(), |service| {
             let text = adopt::adopt(service)?;
@@ -73,6 +82,19 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok(page) => print(page),
             Err(cause) => fail(&Error::new(crate::error::ErrorKind::Setup, "man").because(cause)),
         },
+    }
+}
+
+fn needs_config(command: &Command) -> bool {
+    match command {
+        Command::Run | Command::Completions { .. } | Command::Man | Command::Version => false,
+        Command::Status { url, .. } => url.is_none(),
+        Command::Adopt { .. }
+        | Command::Teardown { .. }
+        | Command::Check { .. }
+        | Command::Backfill { .. }
+        | Command::Verify { .. }
+        | Command::Config { .. } => true,
     }
 }
 

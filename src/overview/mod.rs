@@ -186,6 +186,12 @@ impl RetainedWal {
 }
 
 impl Overview {
+    /// Whether something keeps rows out of ClickHouse that no restart would mend, which is why
+    /// `/healthz` does not say it.
+    fn has_outage(&self) -> bool {
+        self.services.values().any(|service| service.insert_outage.is_some())
+    }
+
     pub fn to_json(&self) -> String {
         let mut text = serde_json::to_string(self).expect("every field can be written as JSON");
         text.push('\n');

@@ -53,6 +53,7 @@ pub fn live(overview: &Overview) -> String {
     let now = overview.now_unix_seconds;
     let _ = write!(out, "<main id=\"live\" data-title=\"{}\">", title(overview));
     let (class, text) = match overview.healthy {
+        true if overview.has_outage() => ("warn", "\u{25b2} ClickHouse takes no rows"),
         true => ("good", "\u{25cf} healthy"),
         false => ("bad", "\u{25a0} unhealthy"),
     };
@@ -80,7 +81,7 @@ pub fn live(overview: &Overview) -> String {
 }
 
 fn title(overview: &Overview) -> String {
-    let mark = if overview.healthy { "" } else { "! " };
+    let mark = if overview.healthy && !overview.has_outage() { "" } else { "! " };
     let states: Vec<String> = (overview.services.iter())
         .map(|(name, service)| format!("{} {}", escaped(name), state_words(&service.state)))
         .collect();

@@ -20,7 +20,11 @@ pub fn table(overview: &Overview) -> String {
         Source::Servers => head.push("no process asked: as the servers tell".to_owned()),
     }
     head.push(words::time(now));
-    let verdict = if overview.healthy { "healthy" } else { "UNHEALTHY" };
+    let verdict = match overview.healthy {
+        true if overview.has_outage() => "healthy, but CLICKHOUSE TAKES NO ROWS",
+        true => "healthy",
+        false => "UNHEALTHY",
+    };
     let _ = writeln!(out, "{}: {verdict}", head.join(", "));
     for reason in &overview.reasons {
         let _ = writeln!(out, "  {}", plain(reason));
@@ -197,6 +201,16 @@ mod tests {
             assert!(found, "{line}\nin\n{text}");
         }
         assert!(text.contains("runs: repair: read 42.2 %, about 1 m 35 s left; 12,345 rows read"));
+    }
+
+    #[test]
+    fn an_outage_is_in_the_first_line() {
+        let mut overview = busy();
+        let service = overview.services.get_mut("runs").expect("it is there");
+        service.insert_outage = service.last_error.clone();
+        let text = table(&overview);
+        let first = text.lines().next().unwrap_or_default();
+        assert!(first.ends_with(": healthy, but CLICKHOUSE TAKES NO ROWS"), "{first}");
     }
 
     #[test]

@@ -102,7 +102,10 @@ pub fn drop(sql: &mut Sql, publication: &str, deadline: Instant) -> Result<bool>
         Err(error) if error.is("42704") => Ok(false),
         Err(error) => {
             let error = match error.is("42501") {
-                true => error.with_hint("Its owner, or a superuser, may drop it."),
+                true => error.with_hint(format!(
+                    "As its owner, or as a superuser, run: DROP PUBLICATION {};",
+                    ident(publication)
+                )),
                 false => error,
             };
             Err(error.doing(format!("drop publication `{publication}`")))

@@ -110,8 +110,27 @@ fn drop_locked(config: &ServiceConfig, with_publication: bool) -> Result<Dropped
         )?;
         slot::drop(&mut sql, &config.slot, step())?;
     }
-    let publication = with_publication && publication::drop(&mut sql, &config.publication, step())?;
+    let publication = match with_publication {
+        true => publication::drop(&mut sql, &config.publication, step())
+            .map_err(|error| of_the_publication_alone(error, config, found))?,
+        false => false,
+    };
     Ok(Dropped { slot: found, publication })
+}
+
+/// Who reads that the publication stays is to know that the slot does not.
+fn of_the_publication_alone(
+    error: Error,
+    config: &ServiceConfig,
+    slot: Option<FoundSlot>,
+) -> Error {
+    match (slot, error.hint_text()) {
+        (Some(_), Some(hint)) => {
+            let hint = format!("Slot `{}` is dropped. {hint}", config.slot);
+            error.hint(hint)
+        }
+        _ => error,
+    }
 }
 
 fn connect(config: &ServiceConfig) -> Result<(Primary, Sql)> {

@@ -88,3 +88,28 @@ fn it_is_told_of_readiness_states_life_and_the_end() {
     manager.wait_for_line("STOPPING=1");
     assert_eq!(program.wait_end(PATIENCE).code(), Some(0));
 }
+
+#[test]
+fn a_command_takes_the_variables_of_the_units_file() {
+    let file = reaper::new_dir("env_file").join("walhouse.env");
+    let text = "# as a user writes it\nREPLICATION_HTTP_LISTEN=127.0.0.1:7001\n\
+                RUN_REPLICATION_SLOT_NAME='of_the_file'\nREDIS_USERNAME=$x`y\n";
+    std::fs::write(&file, text).expect("the folder is ours");
+    let settings = Settings::default().with("REPLICATION_HTTP_LISTEN", "127.0.0.1:7002");
+    let file = file.to_str().expect("it is text");
+    let answer = Program::command(&settings, &["config", "--env-file", file]);
+    let said = String::from_utf8_lossy(&answer.stdout).into_owned();
+    assert!(answer.status.success(), "{answer:?}");
+    for line in [
+        "REPLICATION_HTTP_LISTEN=127.0.0.1:7001  # environment",
+        "RUN_REPLICATION_SLOT_NAME=of_the_file  # environment",
+        "REDIS_USERNAME=$x`y  # environment",
+    ] {
+        assert!(said.lines().any(|found| found == line), "{line}\nin\n{said}");
+    }
+
+    let answer = Program::command(&settings, &["--env-file", "/nowhere/x", "config"]);
+    assert_eq!(answer.status.code(), Some(64));
+    let said = String::from_utf8_lossy(&answer.stderr).into_owned();
+    assert!(said.contains("read variables of /nowhere/x: No such file"), "{said}");
+}
