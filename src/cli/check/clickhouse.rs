@@ -44,7 +44,7 @@ pub(super) fn look(service: &ServiceConfig) -> (Vec<Finding>, Option<Reached>) {
         }
     };
     let after_ms = now_ms();
-    let endpoint = &service.clickhouse.endpoint;
+    let endpoint = client.endpoint();
     found.push(Finding::ok("ClickHouse", format!("{endpoint} answers to user `{}`", facts.user)));
     found.push(encryption(endpoint));
     found.push(clock("ClickHouse", (before_ms, after_ms), facts.now_ms));
@@ -213,7 +213,7 @@ impl Looking<'_> {
         let aside = survey::set_aside(&self.client, made);
         let again = match self.service.create_tables {
             true => format!("Run on ClickHouse: {aside}; a start makes the table as it should be."),
-            false => format!("Run on ClickHouse: {aside}; {};", made.ddl(self.client.database())),
+            false => format!("Run on ClickHouse: {aside}; {};", made.ddl(&self.client)),
         };
         for warning in &shape.warnings {
             self.found.push(Finding::warning("table", warning, &again));
