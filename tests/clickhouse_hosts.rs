@@ -205,6 +205,10 @@ fn a_table_without_replication_is_used_on_its_own_server_only() {
     let error = client.query(READ, soon()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Setup, "{error}");
     assert!(error.to_string().contains("its rows are on another server"), "{error}");
+    // The next statement goes back to where the rows are; and an insert is no other.
+    assert_eq!(client.params().hosts.current(), a.endpoint);
+    retry(insert(&mut client));
+    assert_eq!(client.params().hosts.current(), b.endpoint);
     let error = retry(insert(&mut client));
     assert_eq!(error.kind(), ErrorKind::Setup, "{error}");
     assert!(!b.asked().iter().any(|asked| asked.starts_with("INSERT")), "nothing went there");
@@ -254,6 +258,10 @@ fn an_insert_leaves_a_host_that_is_read_only_and_stays_for_a_missing_quorum() {
     let asked = b.asked.lock().unwrap().join("\n");
     assert_eq!(asked.matches("insert_quorum=2&").count(), 2, "{asked}");
     assert!(asked.contains("insert_quorum_parallel=1"), "{asked}");
+    // The later of the two wins.
+    let last = asked.rfind("insert_deduplicate=").expect("it is said");
+    assert!(asked[last..].starts_with("insert_deduplicate=0"), "{asked}");
+    assert!(asked.contains("deduplicate_insert=disable"), "{asked}");
 }
 
 #[test]

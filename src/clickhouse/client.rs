@@ -312,7 +312,7 @@ impl Client {
     }
 
     /// Leaves this host, and all clients with it, if there is another one.
-    fn leave(&self, cause: &str) {
+    pub(super) fn leave(&self, cause: &str) {
         if let Some(next) = self.hosts().move_on(self.generation) {
             let host = self.endpoint();
             log::warn!("clickhouse: `{host}` is left for `{next}`: {cause}");

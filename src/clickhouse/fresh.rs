@@ -76,6 +76,8 @@ fn kind(client: &mut Client, table: &str, deadline: Instant) -> Result<Option<Ta
         let server = value(client, "SELECT toString(serverUUID())", deadline)?;
         if !client.hosts().is_home(&server.unwrap_or_default()) {
             let doing = format!("use {} at `{}`", client.qualified(table), client.endpoint());
+            // Back to where the rows are, once that is there again.
+            client.leave("it is another server, and tables are not replicated");
             return Err(Error::new(ErrorKind::Setup, doing)
                 .because(format!("it is a {engine}, and its rows are on another server"))
                 .hint(

@@ -14,8 +14,7 @@ const INSERT_SETTINGS: &[(&str, &str)] = &[
     // A batch may touch many months, and the default refuses more than 100 partitions.
     ("max_partitions_per_insert_block", "0"),
     // A block that is sent again is dropped by tables that keep such a log, so that materialized
-    // views do not count it twice. With a quorum that is no way around it: the server then waits
-    // until the part that it has already has its quorum.
+    // views do not count it twice. Not with a quorum: see there.
     ("insert_deduplicate", "1"),
     // Into a Distributed table: answer when the shards have the rows, not when they are queued.
     ("insert_distributed_sync", "1"),
@@ -42,6 +41,9 @@ pub const JSON_TYPE: &str = "enable_json_type";
 /// Its name in 24.8, where the type was new.
 pub const JSON_TYPE_OLD: &str = "allow_experimental_json_type";
 
+/// Since 2026 it wins over `insert_deduplicate`; where it is not known, that one holds.
+const DEDUPLICATE: &str = "deduplicate_insert";
+
 /// Optional settings that a server has refused as unknown, so that they are not sent again.
 #[derive(Debug, Default)]
 pub struct Unknown(Vec<&'static str>);
@@ -57,7 +59,8 @@ impl Unknown {
         let Some(refused) = refusal.unknown_setting.as_deref() else {
             return false;
         };
-        let names = OPTIONAL_SETTINGS.iter().map(|(name, _)| *name).chain([JSON_TYPE_OLD]);
+        let names = OPTIONAL_SETTINGS.iter().map(|(name, _)| *name);
+        let names = names.chain([JSON_TYPE_OLD, DEDUPLICATE]);
         let Some(name) = names.into_iter().find(|name| *name == refused) else {
             return false;
         };
@@ -98,16 +101,28 @@ pub fn of_insert(
     let mut settings: Vec<(String, String)> = settings.iter().map(owned).collect();
     if let Some(quorum) = params.quorum {
         settings.extend(of_quorum(params, quorum));
+        if quorum.asks_for_others() && !unknown.contains(DEDUPLICATE) {
+            settings.push((DEDUPLICATE.to_owned(), "disable".to_owned()));
+        }
     }
     settings
 }
 
 /// Of every INSERT, into our own tables as well: a state that says "confirmed" must be as durable
 /// as the rows that it speaks of.
-fn of_quorum(params: &Params, quorum: Quorum) -> [(String, String); 3] {
+///
+/// A block that is sent again must not be answered as a duplicate. ClickHouse then waits until the
+/// quorum of the part that it has is no longer pending, and takes its end for success; but if the
+/// replica that wrote the part is gone meanwhile, the quorum is marked as failed, which ends it as
+/// well, and the part is thrown away. Without deduplication each attempt has a quorum of its own,
+/// and rows that are there twice are one by their version.
+fn of_quorum(params: &Params, quorum: Quorum) -> Vec<(String, String)> {
     // The server says what became of it while somebody still listens; writing itself takes time.
     let timeout = params.request_timeout / 2;
-    [
+    let deduplicate = if quorum.asks_for_others() { "0" } else { "1" };
+    vec![
+        ("insert_deduplicate".to_owned(), deduplicate.to_owned()),
+        ("async_insert_deduplicate".to_owned(), "0".to_owned()),
         ("insert_quorum".to_owned(), quorum.to_string()),
         ("insert_quorum_timeout".to_owned(), timeout.as_millis().max(1).to_string()),
         // Several flushers write into one table, and without it each would be refused while another
@@ -134,9 +149,13 @@ mod tests {
         assert_eq!(value(&params, "insert_quorum").as_deref(), Some("3"));
         assert_eq!(value(&params, "insert_quorum_timeout").as_deref(), Some("2500"));
         assert_eq!(value(&params, "insert_quorum_parallel").as_deref(), Some("1"));
-        assert_eq!(value(&params, "insert_deduplicate").as_deref(), Some("1"));
+        assert_eq!(value(&params, "insert_deduplicate").as_deref(), Some("0"));
+        assert_eq!(value(&params, "deduplicate_insert").as_deref(), Some("disable"));
         assert_eq!(value(&params, "async_insert").as_deref(), Some("0"));
         let params = Params { quorum: Some(Quorum::Auto), ..params };
         assert_eq!(value(&params, "insert_quorum").as_deref(), Some("auto"));
+        let params = Params { quorum: Some(Quorum::Replicas(1)), ..params };
+        assert_eq!(value(&params, "insert_deduplicate").as_deref(), Some("1"));
+        assert_eq!(value(&params, "deduplicate_insert"), None);
     }
 }

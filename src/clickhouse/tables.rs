@@ -220,7 +220,14 @@ pub fn ensure(
         _ => e,
     })?;
     log::info!("table {} created", client.qualified(table.name));
-    read_shape(client, table.name, deadline)?.ok_or_else(|| {
+    let shape = read_shape(client, table.name, deadline)?;
+    if shape.is_none() && client.params().cluster.is_some() {
+        let doing = format!("find table {}", client.qualified(table.name));
+        return Err(Error::new(ErrorKind::Unreachable, doing)
+            .because(format!("`{}` has not created it yet", client.endpoint()))
+            .hint("See system.distributed_ddl_queue of ClickHouse."));
+    }
+    shape.ok_or_else(|| {
         Error::new(ErrorKind::Setup, format!("find table {}", client.qualified(table.name)))
             .because("it was created, but `system.columns` does not show it to this user")
             .hint("Run as an administrator: GRANT SHOW ON <database>.*")
