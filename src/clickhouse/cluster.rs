@@ -3,7 +3,7 @@
 //!
 //! ClickHouse puts a statement ON CLUSTER into a queue in ZooKeeper, from which each host takes it.
 //! A host that is down does so when it is back: its absence is told and not waited for longer than
-//! [`HOSTS_TIMEOUT`]. One that says no is an error.
+//! some seconds. One that says no is an error.
 
 use std::time::{Duration, Instant};
 
