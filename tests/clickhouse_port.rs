@@ -14,6 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use walhouse::clickhouse::client::{quote_bytes, quote_name};
+use walhouse::clickhouse::hosts::Hosts;
 use walhouse::clickhouse::lookup::{SortKey, find_sort_keys};
 use walhouse::clickhouse::params::InsertStrategy;
 use walhouse::clickhouse::refused::{RefusedPart, RefusedRow};
@@ -119,7 +120,9 @@ fn place() -> Place {
         }
     };
     let params = Params {
-        endpoint,
+        hosts: Hosts::one(endpoint),
+        cluster: None,
+        quorum: None,
         user,
         password: Secret::new(password),
         // A name that has to be quoted.
@@ -295,7 +298,7 @@ fn missing_tables_are_made_once_and_described() {
     for table in [tables::TASK_RUNS, tables::PAYLOADS, tables::SESSIONS] {
         let error = tables::ensure(client, &table, false, soon()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Setup);
-        let ddl = table.ddl(client.database());
+        let ddl = table.ddl(client);
         assert!(error.hint_text().is_some_and(|hint| hint.contains(&ddl)), "{error:?}");
 
         let made = tables::ensure(client, &table, true, soon()).unwrap();
@@ -724,7 +727,7 @@ impl Proxy {
     }
 
     fn params(&self, place: &Place) -> Params {
-        Params { endpoint: format!("http://{}", self.address), ..place.params.clone() }
+        Params { hosts: Hosts::one(format!("http://{}", self.address)), ..place.params.clone() }
     }
 }
 
@@ -747,7 +750,7 @@ fn a_lost_answer_leaves_the_outcome_open_and_a_second_try_is_harmless() {
         "t",
         "(k String, _version UInt64) ENGINE = ReplacingMergeTree(_version) ORDER BY k",
     );
-    let proxy = Proxy::to(&place.params.endpoint);
+    let proxy = Proxy::to(place.params.hosts.current());
     let mut client = Client::connect(&proxy.params(&place)).unwrap();
     let block = Block::of(1).strings("k", &["a"]).numbers("_version", "UInt64", &[5]);
     let mut insert = || client.insert("t", &block.names(), &[], &block.bytes(), soon());
@@ -765,7 +768,7 @@ fn connections_are_kept_or_not_as_the_parameters_say() {
     place.create("t", PAIRS);
     let block = Block::of(1).strings("k", &["a"]);
     for (keep_alive, connections) in [(true, 1), (false, 20)] {
-        let proxy = Proxy::to(&place.params.endpoint);
+        let proxy = Proxy::to(place.params.hosts.current());
         let params = Params { keep_alive, ..proxy.params(&place) };
         let mut client = Client::connect(&params).unwrap();
         for _ in 0..10 {
@@ -838,7 +841,9 @@ fn answer(status: &str, body: &str) -> String {
 
 fn params_of(endpoint: String) -> Params {
     Params {
-        endpoint,
+        hosts: Hosts::one(endpoint),
+        cluster: None,
+        quorum: None,
         user: String::new(),
         password: Secret::default(),
         database: "d".to_owned(),

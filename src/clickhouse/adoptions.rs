@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use super::client::{Client, quote_bytes};
+use super::cluster::{create_table, replacing};
 use super::own_tables;
 use super::state::StateRow;
 use crate::error::Result;
@@ -16,16 +17,17 @@ pub const ADOPTIONS_TABLE: &str = "walhouse_adoptions";
 
 pub(super) fn ddl(client: &Client) -> String {
     format!(
-        "CREATE TABLE IF NOT EXISTS {} (
+        "{} (
     service String,
     slot String,
     system_identifier String,
     timeline UInt32,
     state_revision UInt64 COMMENT 'the revision in walhouse_state that it was said of',
     adopted_at DateTime64(3) DEFAULT now64(3)
-) ENGINE = ReplacingMergeTree(adopted_at)
+) ENGINE = {}
 ORDER BY (service, slot, state_revision)",
-        client.qualified(ADOPTIONS_TABLE)
+        create_table(client, ADOPTIONS_TABLE),
+        replacing(client, "adopted_at")
     )
 }
 

@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use super::client::{Client, quote_bytes};
+use super::cluster::{create_table, replacing};
 use super::own_tables;
 use super::state::StateRow;
 use crate::error::{Error, ErrorKind, Result};
@@ -61,7 +62,7 @@ const COLUMNS: [&str; 15] = [
 
 pub(super) fn ddl(client: &Client) -> String {
     format!(
-        "CREATE TABLE IF NOT EXISTS {} (
+        "{} (
     service String,
     slot String,
     command LowCardinality(String),
@@ -78,9 +79,10 @@ pub(super) fn ddl(client: &Client) -> String {
     rows_written UInt64,
     written_at DateTime64(3) DEFAULT now64(3),
     revision UInt64
-) ENGINE = ReplacingMergeTree(revision)
+) ENGINE = {}
 ORDER BY (service, slot, command)",
-        client.qualified(BACKFILLS_TABLE)
+        create_table(client, BACKFILLS_TABLE),
+        replacing(client, "revision")
     )
 }
 

@@ -1,23 +1,25 @@
 //! One blocking connection to ClickHouse's HTTP interface; one value per thread.
 //!
-//! The transport is the official client, which is async: a current-thread runtime hides in here and
-//! turns only while a call waits. Each call has a deadline over the whole of it. Nothing here
-//! retries what may have reached the server: an answer that did not come is an unknown outcome, and
-//! the caller decides. What the bytes of a block mean is not known here either.
+//! Each call has a deadline over the whole of it. An INSERT is not tried again here once it may
+//! have reached the server: an answer that did not come is an unknown outcome, and the caller
+//! decides. Where there are several hosts, one that is not reached or cannot take part is left by
+//! all clients together, and every other statement, each of which may run twice, goes to the next
+//! one at once. What the bytes of a block mean is not known here.
 
-use std::future::Future;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
+use clickhouse::Compression;
 use clickhouse::insert_formatted::CompressedData;
-use clickhouse::{Client as Official, Compression};
-use hyper_util::client::legacy::Client as Http;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
-use tokio::runtime::Runtime;
 
-use super::params::{InsertStrategy, Params};
+use super::fresh::{self, Reading};
+use super::hosts::Hosts;
+use super::insert_settings::{self, JSON_TYPE, JSON_TYPE_OLD, Unknown};
+use super::params::Params;
 use super::refusal::{Refusal, Verdict};
+use super::text::parse_rows;
+pub use super::text::{quote_bytes, quote_name};
+use super::transport::{Failure, Transport, certificate_hint};
 use crate::error::{Error, ErrorKind, Result};
 
 /// One row of an answer; `None` is NULL.
@@ -40,76 +42,40 @@ const FRAME_BYTES: usize = 1 << 20;
 const PLAIN_BYTES: usize = 1 << 18;
 /// By it a query is known as ours.
 pub const QUERY_ID_PREFIX: &str = "walhouse-";
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
-/// Below ClickHouse's `keep_alive_timeout`: 3 s before 23.11, then 10, now 30.
-const IDLE_DEFAULT: Duration = Duration::from_millis(2500);
-
-/// What every INSERT relies on, said each time: defaults differ between versions (`async_insert`
-/// and `input_format_skip_unknown_fields` were turned on in 2026) and profiles can change them.
-const INSERT_SETTINGS: &[(&str, &str)] = &[
-    // A column that the table lacks is an error, not a loss; so is NULL for a column without it.
-    ("input_format_skip_unknown_fields", "0"),
-    ("input_format_null_as_default", "0"),
-    // String to LowCardinality, DateTime64(6) to DateTime64(3), and so on.
-    ("input_format_native_allow_types_conversion", "1"),
-    // A batch may touch many months, and the default refuses more than 100 partitions.
-    ("max_partitions_per_insert_block", "0"),
-    // A block that is sent again is dropped by tables that keep such a log, so that materialized
-    // views do not count it twice.
-    ("insert_deduplicate", "1"),
-    // Into a Distributed table: answer when the shards have the rows, not when they are queued.
-    ("insert_distributed_sync", "1"),
-    // The status line of the answer speaks for the whole INSERT.
-    ("wait_end_of_query", "1"),
-];
-
-/// Settings that a server may not know, and without which the INSERT is still right.
-const OPTIONAL_SETTINGS: &[(&str, &str)] = &[
-    (JSON_TYPE, "1"),
-    ("type_json_skip_duplicated_paths", "1"),
-    // Strings in documents stay strings: "2024-01-01T10:00:00Z" would come back as another text.
-    ("input_format_try_infer_dates", "0"),
-    ("input_format_try_infer_datetimes", "0"),
-    // `[1, "a"]` keeps its number.
-    ("input_format_json_infer_array_of_dynamic_from_array_of_different_types", "1"),
-    // Booleans and numbers in documents stay what they are.
-    ("input_format_json_read_bools_as_numbers", "0"),
-    ("input_format_json_read_bools_as_strings", "0"),
-    ("input_format_json_read_numbers_as_strings", "0"),
-];
-
-const JSON_TYPE: &str = "enable_json_type";
-/// Its name in 24.8, where the type was new.
-const JSON_TYPE_OLD: &str = "allow_experimental_json_type";
 
 /// Belongs to one thread: each makes its own.
 pub struct Client {
     params: Params,
     transport: Transport,
-    /// Optional settings that this server refused as unknown, so that they are not sent again.
-    unknown: Vec<&'static str>,
-}
-
-/// The runtime and the connections that live in it. Thrown away as a whole when an outcome is
-/// unknown, so that no half-sent request stays open on the server.
-struct Transport {
-    /// `None` only while it is being dropped.
-    runtime: Option<Runtime>,
-    queries: Official,
-    inserts: Official,
+    /// Which host the transport leads to.
+    generation: u64,
+    unknown: Unknown,
 }
 
 impl Client {
     /// Builds the client; nothing is sent yet.
     pub fn connect(params: &Params) -> Result<Client> {
-        let transport = Transport::new(params)?;
-        Ok(Client { params: params.clone(), transport, unknown: Vec::new() })
+        let generation = params.hosts.generation();
+        let transport = Transport::new(params, params.hosts.endpoint(generation))?;
+        Ok(Client { params: params.clone(), transport, generation, unknown: Unknown::default() })
     }
 
     /// The database of the target tables and of our own.
     pub fn database(&self) -> &str {
         &self.params.database
+    }
+
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    pub(super) fn hosts(&self) -> &Hosts {
+        &self.params.hosts
+    }
+
+    /// The host that the last statement went to.
+    pub fn endpoint(&self) -> &str {
+        self.params.hosts.endpoint(self.generation)
     }
 
     /// `table` in our database, quoted.
@@ -123,20 +89,30 @@ impl Client {
         match rows.as_slice() {
             [row] => match row.as_slice() {
                 [Some(version)] if version.contains('.') => Ok(version.clone()),
-                _ => Err(not_clickhouse(&self.params.endpoint)),
+                _ => Err(not_clickhouse(self.endpoint())),
             },
-            _ => Err(not_clickhouse(&self.params.endpoint)),
+            _ => Err(not_clickhouse(self.endpoint())),
         }
     }
 
     /// A statement without rows: DDL.
     pub fn execute(&mut self, sql: &str, deadline: Instant) -> Result<()> {
-        self.select(sql, deadline).map(drop)
+        self.select(sql, &[], deadline).map(drop)
     }
 
     /// A statement with rows, read as text. Meant for small answers: all of it is held in memory.
     pub fn query(&mut self, sql: &str, deadline: Instant) -> Result<Vec<TextRow>> {
-        let rows = self.query_bytes(sql, deadline)?;
+        self.query_with(sql, &[], deadline)
+    }
+
+    /// As [`Client::query`], with settings.
+    pub(super) fn query_with(
+        &mut self,
+        sql: &str,
+        settings: &[(&str, &str)],
+        deadline: Instant,
+    ) -> Result<Vec<TextRow>> {
+        let rows = self.rows(sql, settings, deadline)?;
         let text = |value: Vec<u8>| {
             String::from_utf8(value).map_err(|_| {
                 Error::new(ErrorKind::Protocol, "read an answer of ClickHouse")
@@ -154,7 +130,16 @@ impl Client {
         sql: &str,
         deadline: Instant,
     ) -> Result<Vec<Vec<Option<Vec<u8>>>>> {
-        let answer = self.select(sql, deadline)?;
+        self.rows(sql, &[], deadline)
+    }
+
+    fn rows(
+        &mut self,
+        sql: &str,
+        settings: &[(&str, &str)],
+        deadline: Instant,
+    ) -> Result<Vec<Vec<Option<Vec<u8>>>>> {
+        let answer = self.select(sql, settings, deadline)?;
         parse_rows(&answer).ok_or_else(|| {
             Error::new(ErrorKind::Protocol, "read an answer of ClickHouse")
                 .because("its rows are not what was asked for")
@@ -196,6 +181,8 @@ impl Client {
         let names: Vec<String> = columns.iter().map(|name| quote_name(name)).collect();
         let sql =
             format!("INSERT INTO {} ({}) FORMAT Native", self.qualified(table), names.join(", "));
+        self.follow().map_err(InsertError::Retry)?;
+        fresh::before_insert(self, table, deadline).map_err(InsertError::Retry)?;
         loop {
             let query_id = new_query_id();
             let doing = format!("insert into `{table}` as query `{query_id}`");
@@ -204,7 +191,7 @@ impl Client {
                 .inserts
                 .insert_formatted_with(sql.as_str())
                 .with_setting("query_id", query_id);
-            for (name, value) in self.insert_settings(settings) {
+            for (name, value) in insert_settings::of_insert(&self.params, &self.unknown, settings) {
                 insert = insert.with_setting(name, value);
             }
             let compress = self.params.compress;
@@ -223,11 +210,17 @@ impl Client {
                 insert.end().await
             };
             match self.transport.wait(send, deadline) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    if self.hosts().generation() != self.generation {
+                        // Others may have looked at the new host before this was acknowledged.
+                        self.hosts().forget_fresh();
+                    }
+                    return Ok(());
+                }
                 Err(failure) => {
                     let refusal = self.settle(failure, &doing, columns);
                     let refusal = refusal.map_err(InsertError::Retry)?;
-                    if self.drop_setting(&refusal, settings) {
+                    if self.unknown.note(&refusal, settings) {
                         continue;
                     }
                     return Err(match refusal.verdict() {
@@ -241,7 +234,38 @@ impl Client {
         }
     }
 
-    fn select(&mut self, sql: &str, deadline: Instant) -> Result<Vec<u8>> {
+    fn select(
+        &mut self,
+        sql: &str,
+        settings: &[(&str, &str)],
+        deadline: Instant,
+    ) -> Result<Vec<u8>> {
+        let mut tries = 1;
+        loop {
+            let outcome = self.follow().and_then(|()| {
+                let mut settings = settings.to_vec();
+                if fresh::before_select(self, sql, deadline)? == Reading::Shared {
+                    settings.push(("select_sequential_consistency", "1"));
+                }
+                self.select_here(sql, &settings, deadline)
+            });
+            let Err(error) = outcome else { return outcome };
+            let has_moved = self.hosts().generation() != self.generation;
+            let may_try = error.kind() == ErrorKind::Unreachable && Instant::now() < deadline;
+            if !has_moved || !may_try || self.hosts().count() <= tries {
+                return Err(error);
+            }
+            tries += 1;
+        }
+    }
+
+    /// To the host that the transport leads to, whatever it has.
+    pub(super) fn select_here(
+        &mut self,
+        sql: &str,
+        settings: &[(&str, &str)],
+        deadline: Instant,
+    ) -> Result<Vec<u8>> {
         loop {
             let query_id = new_query_id();
             let doing = format!("run {} as query `{query_id}`", verb_of(sql));
@@ -252,10 +276,12 @@ impl Client {
                 .with_setting("query_id", query_id)
                 // The whole answer is ready before its status line is sent.
                 .with_setting("wait_end_of_query", "1");
+            for (name, value) in settings {
+                query = query.with_setting(*name, *value);
+            }
             if sql.starts_with("CREATE TABLE") {
-                let name =
-                    if self.unknown.contains(&JSON_TYPE) { JSON_TYPE_OLD } else { JSON_TYPE };
-                if !self.unknown.contains(&name) {
+                let name = if self.unknown.contains(JSON_TYPE) { JSON_TYPE_OLD } else { JSON_TYPE };
+                if !self.unknown.contains(name) {
                     query = query.with_setting(name, "1");
                 }
             }
@@ -264,7 +290,7 @@ impl Client {
                 Ok(answer) => return Ok(answer.to_vec()),
                 Err(failure) => {
                     let refusal = self.settle(failure, &doing, &[])?;
-                    if !self.drop_setting(&refusal, &[]) {
+                    if !self.unknown.note(&refusal, &[]) {
                         return Err(refused(doing, refusal));
                     }
                 }
@@ -272,45 +298,25 @@ impl Client {
         }
     }
 
-    /// Ours first, then the caller's, so that the caller's win.
-    fn insert_settings<'a>(&self, caller: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
-        let strategy: &[(&str, &str)] = match self.params.insert_strategy {
-            InsertStrategy::Insert => &[("async_insert", "0")],
-            InsertStrategy::InsertAsync => &[
-                ("async_insert", "1"),
-                // The answer comes after the flush, so it says what became of the rows.
-                ("wait_for_async_insert", "1"),
-                ("async_insert_max_data_size", "1000000"),
-                ("async_insert_busy_timeout_ms", "1000"),
-            ],
-        };
-        let optional = OPTIONAL_SETTINGS.iter().filter(|(name, _)| !self.unknown.contains(name));
-        let mut settings: Vec<(&str, &str)> = INSERT_SETTINGS.to_vec();
-        settings.extend_from_slice(strategy);
-        settings.extend(optional);
-        if self.unknown.contains(&JSON_TYPE) && !self.unknown.contains(&JSON_TYPE_OLD) {
-            settings.push((JSON_TYPE_OLD, "1"));
+    /// Goes where all clients have gone.
+    fn follow(&mut self) -> Result<()> {
+        let generation = self.hosts().generation();
+        if generation != self.generation {
+            let endpoint = self.hosts().endpoint(generation);
+            if endpoint != self.endpoint() {
+                self.transport = Transport::new(&self.params, endpoint)?;
+            }
+            self.generation = generation;
         }
-        settings.extend_from_slice(caller);
-        settings
+        Ok(())
     }
 
-    /// True if the server refused an optional setting of ours: it is not sent again, and the
-    /// request may be. Ends, as each pass takes one of a few settings away.
-    fn drop_setting(&mut self, refusal: &Refusal, caller: &[(&str, &str)]) -> bool {
-        let Some(refused) = refusal.unknown_setting.as_deref() else {
-            return false;
-        };
-        let names = OPTIONAL_SETTINGS.iter().map(|(name, _)| *name).chain([JSON_TYPE_OLD]);
-        let Some(name) = names.into_iter().find(|name| *name == refused) else {
-            return false;
-        };
-        if self.unknown.contains(&name) || caller.iter().any(|(sent, _)| *sent == name) {
-            return false;
+    /// Leaves this host, and all clients with it, if there is another one.
+    pub(super) fn leave(&self, cause: &str) {
+        if let Some(next) = self.hosts().move_on(self.generation) {
+            let host = self.endpoint();
+            log::warn!("clickhouse: `{host}` is left for `{next}`: {cause}");
         }
-        log::warn!("clickhouse does not know the setting `{name}`; it is left out from now on");
-        self.unknown.push(name);
-        true
     }
 
     /// ClickHouse's own refusal, or the error that stands for everything else. After anything but
@@ -326,6 +332,9 @@ impl Client {
             Failure::Late => (ErrorKind::Unreachable, "no answer in time".to_owned()),
             Failure::Client(E::BadResponse(answer)) => {
                 if let Some(refusal) = Refusal::read(&answer, columns) {
+                    if refusal.is_of_host() {
+                        self.leave(&refusal.to_string());
+                    }
                     return Ok(refusal);
                 }
                 (ErrorKind::Unreachable, foreign_answer(&answer))
@@ -339,157 +348,17 @@ impl Client {
             Failure::Client(other) => (ErrorKind::Protocol, other.to_string()),
         };
         let hint = certificate_hint(&cause);
-        let doing = format!("{doing} at `{}`", self.params.endpoint);
+        self.leave(&cause);
+        let doing = format!("{doing} at `{}`", self.endpoint());
         let error = Error::new(kind, doing).because(cause);
         let error = match hint {
             Some(hint) => error.hint(hint),
             None => error,
         };
         // A broken connection may still hold half of a request: none of them is used again.
-        self.transport = Transport::new(&self.params)?;
+        self.transport = Transport::new(&self.params, self.endpoint())?;
         Err(error)
     }
-}
-
-/// Why a request ended without success.
-enum Failure {
-    Late,
-    Client(clickhouse::error::Error),
-}
-
-impl Transport {
-    fn new(params: &Params) -> Result<Transport> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            // Names are looked up there; it is the only blocking work.
-            .max_blocking_threads(1)
-            .build()
-            .map_err(|e| Error::new(ErrorKind::Unreachable, "start the http client").because(e))?;
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_nodelay(true);
-        connector.set_keepalive(Some(TCP_KEEPALIVE));
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT.min(params.request_timeout)));
-        let mut builder = Http::builder(TokioExecutor::new());
-        if params.keep_alive {
-            builder.pool_idle_timeout(params.keep_alive_idle.unwrap_or(IDLE_DEFAULT));
-            builder.pool_max_idle_per_host(params.connections_max.max(1));
-        } else {
-            builder.pool_max_idle_per_host(0);
-        }
-        let official = if params.endpoint.starts_with("https://") {
-            let tls = hyper_rustls::HttpsConnectorBuilder::new()
-                .with_tls_config(tls_config()?)
-                .https_only()
-                .enable_http1()
-                .wrap_connector(connector);
-            Official::with_http_client(builder.build(tls))
-        } else {
-            Official::with_http_client(builder.build(connector))
-        };
-        let mut official = official
-            .with_url(&params.endpoint)
-            .with_product_info("walhouse", env!("CARGO_PKG_VERSION"));
-        if !params.user.is_empty() {
-            official = official.with_user(&params.user);
-        }
-        if !params.password.expose().is_empty() {
-            official = official.with_password(params.password.expose());
-        }
-        if !params.keep_alive {
-            official = official.with_header("Connection", "close");
-        }
-        Ok(Transport {
-            runtime: Some(runtime),
-            queries: official.clone().with_compression(Compression::None),
-            inserts: official.with_compression(match params.compress {
-                true => Compression::Lz4,
-                false => Compression::None,
-            }),
-        })
-    }
-
-    fn wait<T>(
-        &self,
-        request: impl Future<Output = clickhouse::error::Result<T>>,
-        deadline: Instant,
-    ) -> std::result::Result<T, Failure> {
-        let runtime = self.runtime.as_ref().expect("runtime lives as long as the transport");
-        runtime.block_on(async {
-            // The runtime stood still since the last call: one turn to hear of connections that
-            // were closed meanwhile, and one to take them out of the pool.
-            tokio::task::yield_now().await;
-            tokio::task::yield_now().await;
-            let result = tokio::time::timeout_at(deadline.into(), request).await;
-            // The connection goes back to the pool in a task of its own; let it.
-            tokio::task::yield_now().await;
-            match result {
-                Ok(Ok(value)) => Ok(value),
-                Ok(Err(cause)) => Err(Failure::Client(cause)),
-                Err(_) => Err(Failure::Late),
-            }
-        })
-    }
-}
-
-impl Drop for Transport {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            // Not the plain drop: it would wait for a name lookup that hangs.
-            runtime.shutdown_background();
-        }
-    }
-}
-
-const ROOTS_HINT: &str = "Set SSL_CERT_FILE (or SSL_CERT_DIR) to the certificates of the authority \
-                          that signed ClickHouse's certificate; it replaces the system's.";
-
-/// What mends a certificate that was refused.
-fn certificate_hint(cause: &str) -> Option<&'static str> {
-    let (_, cause) = cause.split_once("invalid peer certificate")?;
-    Some(if cause.contains("not valid for name") {
-        "Let *_REPLICATION_CLICKHOUSE_URL name the host as ClickHouse's certificate does."
-    } else if cause.contains("xpired") {
-        "Renew ClickHouse's certificate, and look at the clock of this host."
-    } else {
-        ROOTS_HINT
-    })
-}
-
-fn tls_config() -> Result<rustls::ClientConfig> {
-    let doing = "read the trusted certificates for ClickHouse";
-    let found = rustls_native_certs::load_native_certs();
-    let mut roots = rustls::RootCertStore::empty();
-    let (added, _) = roots.add_parsable_certificates(found.certs);
-    if added == 0 {
-        let cause = found.errors.first().map_or("there are none".to_owned(), ToString::to_string);
-        return Err(Error::new(ErrorKind::Setup, doing).because(cause).hint(ROOTS_HINT));
-    }
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| Error::new(ErrorKind::Setup, doing).because(e))?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
-}
-
-/// An identifier in ClickHouse's backticks.
-pub fn quote_name(name: &str) -> String {
-    format!("`{}`", name.replace('\\', "\\\\").replace('`', "\\`"))
-}
-
-/// Any bytes as a string literal, in ASCII.
-pub fn quote_bytes(bytes: &[u8]) -> String {
-    let mut literal = String::with_capacity(bytes.len() + 2);
-    literal.push('\'');
-    for &byte in bytes {
-        match byte {
-            b'\'' | b'\\' => literal.extend(['\\', char::from(byte)]),
-            0x20..=0x7e => literal.push(char::from(byte)),
-            _ => literal.push_str(&format!("\\x{byte:02X}")),
-        }
-    }
-    literal.push('\'');
-    literal
 }
 
 fn refused(doing: String, refusal: Refusal) -> Error {
@@ -548,67 +417,9 @@ fn verb_of(sql: &str) -> String {
     format!("`{}`", verb.chars().take(16).collect::<String>())
 }
 
-/// Rows of TabSeparated. `None` if the last line is cut or an escape is unknown.
-fn parse_rows(answer: &[u8]) -> Option<Vec<Vec<Option<Vec<u8>>>>> {
-    let Some(body) = answer.strip_suffix(b"\n") else {
-        return answer.is_empty().then(Vec::new);
-    };
-    body.split(|byte| *byte == b'\n')
-        .map(|line| line.split(|byte| *byte == b'\t').map(parse_value).collect())
-        .collect()
-}
-
-fn parse_value(text: &[u8]) -> Option<Option<Vec<u8>>> {
-    if text == b"\\N" {
-        return Some(None);
-    }
-    let mut value = Vec::with_capacity(text.len());
-    let mut bytes = text.iter().copied();
-    while let Some(byte) = bytes.next() {
-        value.push(match byte {
-            b'\\' => match bytes.next()? {
-                b'b' => 0x08,
-                b'f' => 0x0c,
-                b'r' => b'\r',
-                b'n' => b'\n',
-                b't' => b'\t',
-                b'0' => 0,
-                literal @ (b'\\' | b'\'') => literal,
-                _ => return None,
-            },
-            byte => byte,
-        });
-    }
-    Some(Some(value))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_and_bytes_cannot_leave_their_quotes() {
-        assert_eq!(quote_name("a`b\\c"), "`a\\`b\\\\c`");
-        assert_eq!(quote_bytes(b"it's \\ \0\xff\n"), "'it\\'s \\\\ \\x00\\xFF\\x0A'");
-    }
-
-    #[test]
-    fn rows_are_read_with_escapes_and_nulls() {
-        let text = |value: &[u8]| Some(value.to_vec());
-        assert_eq!(parse_rows(b""), Some(vec![]));
-        assert_eq!(
-            parse_rows(b"a\\tb\t\\N\n\\\\N\t\xff\n"),
-            Some(vec![vec![text(b"a\tb"), None], vec![text(b"\\N"), text(b"\xff")]])
-        );
-        assert_eq!(parse_rows(b"\n"), Some(vec![vec![text(b"")]]));
-    }
-
-    #[test]
-    fn a_cut_answer_is_no_answer() {
-        assert_eq!(parse_rows(b"a\tb"), None);
-        assert_eq!(parse_rows(b"a\\\n"), None);
-        assert_eq!(parse_rows(b"a\\q\n"), None);
-    }
 
     #[test]
     fn foreign_answers_are_told_without_their_text() {
@@ -624,12 +435,5 @@ mod tests {
     fn statements_are_named_by_their_verb_alone() {
         assert_eq!(verb_of("SELECT 'hunter2'"), "`SELECT`");
         assert_eq!(verb_of(""), "`a statement`");
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn no_answer_panics_us(bytes: Vec<u8>) {
-            let _ = parse_rows(&bytes);
-        }
     }
 }

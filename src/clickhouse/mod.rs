@@ -3,6 +3,10 @@
 pub mod adoptions;
 pub mod backfills;
 pub mod client;
+pub mod cluster;
+mod fresh;
+pub mod hosts;
+mod insert_settings;
 pub mod lookup;
 pub mod own_tables;
 pub mod params;
@@ -15,6 +19,8 @@ pub mod state;
 pub mod stored;
 pub mod survey;
 pub mod tables;
+pub mod text;
+mod transport;
 
 pub use client::{Client, InsertError};
 pub use params::Params;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::client::{Client, InsertError, quote_bytes};
 use super::refusal::Refusal;
 use super::tables::{ensure_database, missing};
-use super::{adoptions, backfills, refused, repairs, state};
+use super::{adoptions, backfills, cluster, refused, repairs, state};
 use crate::error::{Error, ErrorKind, Result};
 
 type Ddl = fn(&Client) -> String;
@@ -28,9 +28,13 @@ pub fn ensure(client: &mut Client, create: bool, deadline: Instant) -> Result<()
             return Err(absent(client, name, &ddl));
         }
         ensure_database(client, deadline)?;
-        client.execute(&ddl, deadline)?;
+        cluster::create(client, &ddl, deadline)?;
     }
     Ok(())
+}
+
+pub fn names() -> [&'static str; 5] {
+    TABLES.map(|(name, _)| name)
 }
 
 /// Whether all of them are there, for those who only read.

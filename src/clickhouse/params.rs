@@ -9,6 +9,7 @@ use std::time::Duration;
 use percent_encoding::percent_decode_str;
 use url::{Host, Url};
 
+use super::hosts::Hosts;
 use crate::secret::Secret;
 
 /// Where the tables live; fixed, for whoever reads them expects them there.
@@ -16,8 +17,8 @@ pub const DATABASE: &str = "trigger_dev";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Params {
-    /// `http://host:port` or `https://host:port`, without credentials, path or query.
-    pub endpoint: String,
+    /// Without credentials, path or query. All of them replicate the same tables.
+    pub hosts: Hosts,
     pub user: String,
     pub password: Secret,
     /// The database of the target tables and of walhouse's own tables.
@@ -30,6 +31,47 @@ pub struct Params {
     pub keep_alive_idle: Option<Duration>,
     pub connections_max: usize,
     pub insert_strategy: InsertStrategy,
+    /// Tables that are missing are made on every replica of it.
+    pub cluster: Option<String>,
+    /// An insert counts when so many replicas have it.
+    pub quorum: Option<Quorum>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quorum {
+    Replicas(u32),
+    /// More than half of them.
+    Auto,
+}
+
+impl Quorum {
+    pub const REPLICAS_MAX: u32 = 1000;
+
+    pub fn parse(text: &str) -> Option<Quorum> {
+        match text.trim() {
+            "auto" => Some(Quorum::Auto),
+            text => {
+                let replicas =
+                    text.parse().ok().filter(|n| (1..=Self::REPLICAS_MAX).contains(n))?;
+                Some(Quorum::Replicas(replicas))
+            }
+        }
+    }
+
+    /// Whether more is asked for than that the host itself has it.
+    pub fn asks_for_others(self) -> bool {
+        self != Quorum::Replicas(1)
+    }
+}
+
+/// As ClickHouse takes it.
+impl fmt::Display for Quorum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Quorum::Replicas(replicas) => write!(f, "{replicas}"),
+            Quorum::Auto => f.write_str("auto"),
+        }
+    }
 }
 
 /// Which path the server takes. Either way the answer is awaited before anything is confirmed.
@@ -61,12 +103,14 @@ impl Params {
     /// connections, strategy) has its default.
     pub fn parse(text: &str) -> Result<(Params, Vec<String>), ParamsError> {
         let mut warnings = Vec::new();
-        let url = parse_url(text)?;
+        let texts = one_for_each_host(text)?;
+        let urls = texts.iter().map(|text| parse_url(text)).collect::<Result<Vec<_>, _>>()?;
+        let url = urls.first().ok_or(ParamsError::NoHost)?;
         let mut user = decode(url.username())?;
         let mut password = decode(url.password().unwrap_or_default())?;
         let mut is_secure = url.scheme() == "https";
         let mut request_timeout = Duration::from_secs(30);
-        let mut compress = !is_loopback(&url);
+        let mut compress = !urls.iter().all(is_loopback);
 
         note_database(&mut warnings, &decode(url.path().trim_matches('/'))?);
         for (key, value) in url.query_pairs() {
@@ -99,22 +143,18 @@ impl Params {
         }
 
         let scheme = if is_secure { "https" } else { "http" };
-        let port = match url.port_or_known_default().filter(|_| names_port(text)) {
-            Some(port) => port,
-            None => {
-                let port = if is_secure { 8443 } else { 8123 };
-                warnings.push(format!("no port is given, so it is {port}"));
-                port
+        let mut endpoints = Vec::new();
+        for (url, text) in urls.iter().zip(&texts) {
+            let (port, warning) = port_of(url, text, is_secure);
+            warnings.extend(warning.filter(|warning| !warnings.contains(warning)));
+            let host = url.host_str().filter(|host| !host.is_empty()).ok_or(ParamsError::NoHost)?;
+            let endpoint = format!("{scheme}://{host}:{port}");
+            if !endpoints.contains(&endpoint) {
+                endpoints.push(endpoint);
             }
-        };
-        if matches!(port, 9000 | 9440) {
-            warnings.push(format!(
-                "port {port} usually speaks the native protocol, and the HTTP interface is needed"
-            ));
         }
-        let host = url.host_str().filter(|host| !host.is_empty()).ok_or(ParamsError::NoHost)?;
         let params = Params {
-            endpoint: format!("{scheme}://{host}:{port}"),
+            hosts: Hosts::new(endpoints).ok_or(ParamsError::NoHost)?,
             user: if user.is_empty() { "default".into() } else { user },
             password: Secret::new(password),
             database: DATABASE.into(),
@@ -124,6 +164,8 @@ impl Params {
             keep_alive_idle: None,
             connections_max: 10,
             insert_strategy: InsertStrategy::Insert,
+            cluster: None,
+            quorum: None,
         };
         Ok((params, warnings))
     }
@@ -132,7 +174,7 @@ impl Params {
 /// Where and as whom, for errors and logs.
 impl fmt::Display for Params {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} as {}", self.endpoint, self.user.escape_debug())
+        write!(f, "{} as {}", self.hosts, self.user.escape_debug())
     }
 }
 
@@ -188,6 +230,33 @@ fn parse_url(text: &str) -> Result<Url, ParamsError> {
     Ok(url)
 }
 
+/// `http://u@a:1,b:2/?x` is `http://u@a:1/?x` and `http://u@b:2/?x`.
+fn one_for_each_host(text: &str) -> Result<Vec<String>, ParamsError> {
+    let (scheme, rest) = text.split_once("://").ok_or(ParamsError::NotHttp)?;
+    let (authority, tail) = rest.split_at(authority(rest).len());
+    // A password may have a comma.
+    let hosts_at = authority.rfind('@').map_or(0, |at| at + 1);
+    let (user, hosts) = authority.split_at(hosts_at);
+    Ok(hosts.split(',').map(|host| format!("{scheme}://{user}{}{tail}", host.trim())).collect())
+}
+
+/// The port, and what is worth a warning about it.
+fn port_of(url: &Url, text: &str, is_secure: bool) -> (u16, Option<String>) {
+    match url.port_or_known_default().filter(|_| names_port(text)) {
+        Some(port @ (9000 | 9440)) => {
+            let warning = format!(
+                "port {port} usually speaks the native protocol, and the HTTP interface is needed"
+            );
+            (port, Some(warning))
+        }
+        Some(port) => (port, None),
+        None => {
+            let port = if is_secure { 8443 } else { 8123 };
+            (port, Some(format!("no port is given, so it is {port}")))
+        }
+    }
+}
+
 /// Whether the server is on this machine, as far as its name says so.
 fn is_loopback(url: &Url) -> bool {
     match url.host() {
@@ -238,7 +307,7 @@ mod tests {
         let (params, said) = Params::parse(text).expect("the URL is good");
         let found = format!(
             "{} {} {} {}s",
-            params.endpoint,
+            params.hosts,
             params.user,
             params.password.expose(),
             params.request_timeout.as_secs_f64()
@@ -255,6 +324,34 @@ mod tests {
         check("http://u:p@w@h:80/trigger_dev/", "http://h:80 u p@w 30s", &[]);
         check("HTTP://[::1]:8123?request_timeout=1500", "http://[::1]:8123 default  1.5s", &[]);
         check("http://h:1?user=u&password=p%2Bw", "http://h:1 u p+w 30s", &[]);
+    }
+
+    #[test]
+    fn several_hosts_share_all_else() {
+        check(
+            "http://u:p,w@a:8123,b:8124,[::1]:1,a:8123/?request_timeout=1000",
+            "http://a:8123,b:8124,[::1]:1 u p,w 1s",
+            &[],
+        );
+        let warning = "no port is given, so it is 8443";
+        check("https://a,b", "https://a:8443,b:8443 default  30s", &[warning]);
+        let (params, _) = Params::parse("http://127.0.0.1:1,h:1").expect("it is good");
+        assert!(params.compress, "one of them is elsewhere");
+        assert_eq!(params.hosts.all(), ["http://127.0.0.1:1", "http://h:1"]);
+        for text in ["http://a:1,", "http://,a:1", "http://u@a:1,,b:1"] {
+            assert_eq!(Params::parse(text), Err(ParamsError::NoHost), "{text}");
+        }
+        assert_eq!(Params::parse("http://a:1,b:x"), Err(ParamsError::Port));
+    }
+
+    #[test]
+    fn a_quorum_is_a_number_or_auto() {
+        assert_eq!(Quorum::parse(" 2 "), Some(Quorum::Replicas(2)));
+        assert_eq!(Quorum::parse("auto").map(|quorum| quorum.to_string()), Some("auto".into()));
+        for text in ["0", "-1", "two", "1001", ""] {
+            assert_eq!(Quorum::parse(text), None, "{text}");
+        }
+        assert!(!Quorum::Replicas(1).asks_for_others() && Quorum::Auto.asks_for_others());
     }
 
     #[test]

@@ -205,6 +205,12 @@ impl Refusal {
         classify(self.code)
     }
 
+    /// Whether another replica may well take what this one does not: it has lost ZooKeeper, is
+    /// read-only, shuts down, or has no room. A quorum that is not reached is none of these.
+    pub fn is_of_host(&self) -> bool {
+        [225, 236, 242, 243, 999].contains(&self.code)
+    }
+
     /// What mends it, where one sentence can say so.
     pub fn hint(&self) -> Option<&'static str> {
         if self.text.starts_with(OLD_JSON) {
@@ -223,6 +229,15 @@ impl Refusal {
             452 => "Lift the constraint on this setting for the user (`SHOW SETTINGS PROFILES`).",
             UNKNOWN_SETTING => "Use ClickHouse 24.8 or newer.",
             243 => "Free disk space on the ClickHouse server.",
+            242 => {
+                "Look into `zookeeper_exception` of system.replicas, and into the server's log; \
+                 SYSTEM RESTORE REPLICA if its metadata is lost."
+            }
+            285 => {
+                "Start the replicas that are down, or lower \
+                 `REPLICATION_CLICKHOUSE_INSERT_QUORUM`."
+            }
+            319 => "See why replicas do not fetch: system.replication_queue, `last_exception`.",
             252 => "Merges are behind: flush larger batches, or less often.",
             _ => return None,
         })
@@ -409,6 +424,24 @@ mod tests {
              (INCORRECT_DATA)",
         );
         assert_eq!(refusal.verdict(), Data);
+    }
+
+    #[test]
+    fn a_quorum_that_is_not_reached_is_neither_data_nor_the_fault_of_the_host() {
+        let refusal = read(
+            "Code: 285. DB::Exception: Number of alive replicas (1) is less than requested quorum \
+             (2/2). (TOO_FEW_LIVE_REPLICAS) (version 26.9.2.1)",
+        );
+        assert!(refusal.verdict() == Busy && !refusal.is_of_host() && refusal.hint().is_some());
+        for code in [286, 289, 319] {
+            let refusal = read(&format!("Code: {code}. DB::Exception: x"));
+            assert!(refusal.verdict() == Busy && !refusal.is_of_host(), "{code}");
+        }
+        let refusal = read(
+            "Code: 242. DB::Exception: Table is in readonly mode: replica_path=/t/replicas/a. \
+             (TABLE_IS_READ_ONLY) (version 26.9.2.1)",
+        );
+        assert!(refusal.verdict() == Busy && refusal.is_of_host());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::client::{Client, quote_bytes};
+use super::cluster::{create_table, replacing};
 use super::own_tables;
 use crate::error::Result;
 
@@ -40,7 +41,7 @@ pub enum RefusedPart {
 
 pub(super) fn ddl(client: &Client) -> String {
     format!(
-        "CREATE TABLE IF NOT EXISTS {} (
+        "{} (
     service LowCardinality(String),
     table LowCardinality(String),
     key String,
@@ -49,9 +50,10 @@ pub(super) fn ddl(client: &Client) -> String {
     error String,
     document String CODEC(ZSTD(1)),
     time DateTime64(3) DEFAULT now64(3)
-) ENGINE = ReplacingMergeTree(time)
+) ENGINE = {}
 ORDER BY (service, table, key, version, column)",
-        client.qualified(REFUSED_TABLE)
+        create_table(client, REFUSED_TABLE),
+        replacing(client, "time")
     )
 }
 

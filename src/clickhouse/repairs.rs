@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use super::client::Client;
+use super::cluster::{create_table, replacing};
 use super::own_tables;
 use crate::error::Result;
 
@@ -85,7 +86,7 @@ const COLUMNS: [&str; 13] = [
 
 pub(super) fn ddl(client: &Client) -> String {
     format!(
-        "CREATE TABLE IF NOT EXISTS {} (
+        "{} (
     service String,
     slot String,
     status LowCardinality(String) COMMENT 'running or done',
@@ -100,9 +101,10 @@ pub(super) fn ddl(client: &Client) -> String {
     rows_buried UInt64,
     written_at DateTime64(3) DEFAULT now64(3),
     revision UInt64
-) ENGINE = ReplacingMergeTree(revision)
+) ENGINE = {}
 ORDER BY (service, slot)",
-        client.qualified(REPAIRS_TABLE)
+        create_table(client, REPAIRS_TABLE),
+        replacing(client, "revision")
     )
 }
 

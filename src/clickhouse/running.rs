@@ -3,16 +3,42 @@
 use std::time::{Duration, Instant};
 
 use super::client::{Client, QUERY_ID_PREFIX, quote_bytes};
+use super::hosts::Hosts;
+use super::params::Params;
 use crate::error::{Error, ErrorKind, Result};
 
-/// How many inserts of ours into these tables have been running for longer than this. Each server
-/// tells of its own only: behind a balancer the others are not seen.
+/// A host that is left is often one that does not answer.
+const OTHERS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many inserts of ours into these tables have been running for longer than this, on any of the
+/// hosts. Each server tells of its own only: behind a balancer the others are not seen, and nothing
+/// is known of one that does not answer.
 pub fn inserts_older_than(
     client: &mut Client,
     tables: &[&str],
     age: Duration,
     deadline: Instant,
 ) -> Result<u64> {
+    let mut count = here(client, tables, age, deadline)?;
+    let current = client.endpoint().to_owned();
+    let params = client.params().clone();
+    for endpoint in params.hosts.all().iter().filter(|endpoint| **endpoint != current) {
+        let of_one = Params { hosts: Hosts::one(endpoint.clone()), ..params.clone() };
+        let found = Client::connect(&of_one)
+            .and_then(|mut other| here(&mut other, tables, age, deadline.min(soon())));
+        match found {
+            Ok(found) => count += found,
+            Err(error) => log::debug!("clickhouse: inserts at `{endpoint}` are not seen: {error}"),
+        }
+    }
+    Ok(count)
+}
+
+fn soon() -> Instant {
+    Instant::now() + OTHERS_TIMEOUT
+}
+
+fn here(client: &mut Client, tables: &[&str], age: Duration, deadline: Instant) -> Result<u64> {
     let tables: Vec<String> = tables.iter().map(|table| quote_bytes(table.as_bytes())).collect();
     let sql = format!(
         "SELECT toString(count()) FROM system.processes WHERE query_kind = 'Insert' AND \

@@ -9,6 +9,7 @@
 use std::time::Instant;
 
 use super::client::Client;
+use super::cluster::{create_table, replacing};
 use super::own_tables;
 use crate::error::Result;
 use crate::wal::Lsn;
@@ -38,7 +39,7 @@ pub struct StateRow {
 
 pub(super) fn ddl(client: &Client) -> String {
     format!(
-        "CREATE TABLE IF NOT EXISTS {} (
+        "{} (
     service String,
     slot String,
     system_identifier String,
@@ -50,9 +51,10 @@ pub(super) fn ddl(client: &Client) -> String {
     instance String,
     written_at DateTime64(3) DEFAULT now64(3),
     revision UInt64
-) ENGINE = ReplacingMergeTree(revision)
+) ENGINE = {}
 ORDER BY (service, slot)",
-        client.qualified(STATE_TABLE)
+        create_table(client, STATE_TABLE),
+        replacing(client, "revision")
     )
 }
 
@@ -119,6 +121,10 @@ pub fn write_unless_overtaken(
     row: &mut StateRow,
     deadline: Instant,
 ) -> Result<Option<StateRow>> {
+    if 1 < client.hosts().count() {
+        // The other session may write through another host.
+        client.hosts().forget_fresh_of(STATE_TABLE);
+    }
     let latest = read(client, &row.service, &row.slot, deadline)?;
     if let Some(latest) = latest.filter(|latest| row.revision < latest.revision) {
         return Ok(Some(latest));

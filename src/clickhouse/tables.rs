@@ -6,7 +6,8 @@
 
 use std::time::Instant;
 
-use super::client::{Client, quote_bytes, quote_name};
+use super::client::{Client, quote_bytes};
+use super::cluster::{self, create_database, create_table, replacing};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A target table we know how to make.
@@ -157,9 +158,11 @@ ORDER BY (organization_id, project_id, environment_id, created_at, session_id)",
 impl Definition {
     /// The whole statement. `JSON` needs the setting `enable_json_type` before ClickHouse 25.3; the
     /// client sends it along.
-    pub fn ddl(&self, database: &str) -> String {
-        let name = format!("{}.{}", quote_name(database), quote_name(self.name));
-        format!("CREATE TABLE IF NOT EXISTS {name} ({}", self.body)
+    pub fn ddl(&self, client: &Client) -> String {
+        const ENGINE: &str = "\n) ENGINE = ReplacingMergeTree(_version, _is_deleted)";
+        let engine = format!("\n) ENGINE = {}", replacing(client, "_version, _is_deleted"));
+        let body = self.body.replacen(ENGINE, &engine, 1);
+        format!("{} ({body}", create_table(client, self.name))
     }
 
     /// The same columns under another name, for a table that is not there yet.
@@ -200,7 +203,7 @@ pub fn ensure(
     if let Some(shape) = read_shape(client, table.name, deadline)? {
         return Ok(shape);
     }
-    let ddl = table.ddl(client.database());
+    let ddl = table.ddl(client);
     if !create {
         let doing = format!("find table {}", client.qualified(table.name));
         return Err(Error::new(ErrorKind::Setup, doing)
@@ -208,7 +211,7 @@ pub fn ensure(
             .hint(format!("Run: {ddl}")));
     }
     ensure_database(client, deadline)?;
-    client.execute(&ddl, deadline).map_err(|e| match (e.kind(), e.hint_text()) {
+    cluster::create(client, &ddl, deadline).map_err(|e| match (e.kind(), e.hint_text()) {
         (ErrorKind::Setup, Some(hint)) => {
             let hint = format!("{hint} Or run: {ddl}");
             e.hint(hint)
@@ -217,7 +220,14 @@ pub fn ensure(
         _ => e,
     })?;
     log::info!("table {} created", client.qualified(table.name));
-    read_shape(client, table.name, deadline)?.ok_or_else(|| {
+    let shape = read_shape(client, table.name, deadline)?;
+    if shape.is_none() && client.params().cluster.is_some() {
+        let doing = format!("find table {}", client.qualified(table.name));
+        return Err(Error::new(ErrorKind::Unreachable, doing)
+            .because(format!("`{}` has not created it yet", client.endpoint()))
+            .hint("See system.distributed_ddl_queue of ClickHouse."));
+    }
+    shape.ok_or_else(|| {
         Error::new(ErrorKind::Setup, format!("find table {}", client.qualified(table.name)))
             .because("it was created, but `system.columns` does not show it to this user")
             .hint("Run as an administrator: GRANT SHOW ON <database>.*")
@@ -251,8 +261,8 @@ pub(super) fn ensure_database(client: &mut Client, deadline: Instant) -> Result<
     if client.query(&sql, deadline)? != [[Some("0".to_owned())]] {
         return Ok(());
     }
-    let ddl = format!("CREATE DATABASE IF NOT EXISTS {}", quote_name(client.database()));
-    client.execute(&ddl, deadline)
+    let ddl = create_database(client);
+    cluster::create(client, &ddl, deadline)
 }
 
 /// `None`: there is no such table, or none that this user may see.

@@ -9,7 +9,7 @@ use super::{
     Config, FlushConfig, GapStrategy, LockConfig, LockKind, Problems, ReconnectConfig,
     ServiceConfig, ServiceName, Strategy, clickhouse, redis,
 };
-use crate::clickhouse::params::InsertStrategy;
+use crate::clickhouse::params::{InsertStrategy, Quorum};
 use crate::postgres::failover_slot::Failover;
 
 /// What all services share.
@@ -22,6 +22,8 @@ struct Shared {
     repair_concurrency: usize,
     receive_timeout: Duration,
     shutdown_timeout: Duration,
+    cluster: Option<String>,
+    quorum: Option<Quorum>,
 }
 
 pub(super) fn config(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Config, Problems> {
@@ -89,6 +91,8 @@ fn shared(reader: &mut Reader, shutdown_timeout: Duration, lock_is_needed: bool)
         repair_concurrency: reader.size("REPLICATION_REPAIR_CONCURRENCY"),
         receive_timeout: reader.millis("REPLICATION_RECEIVE_TIMEOUT_MS"),
         shutdown_timeout,
+        cluster: reader.text("REPLICATION_CLICKHOUSE_CLUSTER"),
+        quorum: reader.quorum("REPLICATION_CLICKHOUSE_INSERT_QUORUM"),
     }
 }
 
@@ -122,7 +126,7 @@ fn service(reader: &mut Reader, name: ServiceName, shared: &Shared) -> Option<Se
     if reader.is_unset(&database_url) {
         reader.problem("DATABASE_URL", "not set: expected the URL of Postgres");
     }
-    let clickhouse = clickhouse(reader, name);
+    let clickhouse = clickhouse(reader, name, shared);
     let lock = lock(reader, name, &shared.lock);
     let flush = flush(reader, name);
     let strategy = strategy(reader, name);
@@ -172,7 +176,11 @@ fn service(reader: &mut Reader, name: ServiceName, shared: &Shared) -> Option<Se
     })
 }
 
-fn clickhouse(reader: &mut Reader, name: ServiceName) -> Option<clickhouse::Params> {
+fn clickhouse(
+    reader: &mut Reader,
+    name: ServiceName,
+    shared: &Shared,
+) -> Option<clickhouse::Params> {
     let params = reader.clickhouse_url(&of(name, "CLICKHOUSE_URL"));
     let keep_alive = reader.flag(&of(name, "KEEP_ALIVE_ENABLED"));
     let keep_alive_idle = reader.optional_integer(&of(name, "KEEP_ALIVE_IDLE_SOCKET_TTL_MS"));
@@ -191,6 +199,8 @@ fn clickhouse(reader: &mut Reader, name: ServiceName) -> Option<clickhouse::Para
         keep_alive_idle: keep_alive_idle.map(Duration::from_millis),
         connections_max,
         insert_strategy,
+        cluster: shared.cluster.clone(),
+        quorum: shared.quorum,
         ..params?
     })
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::problems::{Problem, Problems, shown, shown_url};
 use super::variables::{self, Kind, Preset, Variable};
 use super::{ServiceName, clickhouse, postgres, redis};
+use crate::clickhouse::params::Quorum;
 use crate::secret::Secret;
 
 pub(super) struct Reader<'a> {
@@ -156,6 +157,10 @@ impl<'a> Reader<'a> {
 
     pub fn clickhouse_url(&mut self, name: &str) -> Option<clickhouse::Params> {
         self.checked(name, clickhouse::Params::parse)
+    }
+
+    pub fn quorum(&mut self, name: &str) -> Option<Quorum> {
+        self.read(name, Quorum::parse)
     }
 
     pub fn redis_host(&mut self, name: &str) -> Option<String> {
@@ -335,6 +340,7 @@ mod tests {
                     Kind::Address => assert!(reader.address(&name).is_some()),
                     Kind::PostgresUrl => assert!(reader.postgres_url(&name).is_none()),
                     Kind::ClickhouseUrl => assert!(reader.clickhouse_url(&name).is_none()),
+                    Kind::Quorum => assert!(reader.quorum(&name).is_none()),
                     Kind::Host => assert!(reader.redis_host(&name).is_none()),
                     Kind::Text => assert!(reader.text(&name).is_none()),
                     Kind::Secret => assert!(reader.secret(&name).is_none()),

@@ -6,6 +6,7 @@
 use std::fmt::Write;
 
 use super::ServiceName;
+use crate::clickhouse::params::Quorum;
 
 /// Variables that belong together, for readers of the help.
 pub struct Section {
@@ -34,6 +35,8 @@ pub enum Kind {
     Publication,
     PostgresUrl,
     ClickhouseUrl,
+    /// How many replicas must have an insert.
+    Quorum,
     Host,
     Text,
     /// Never shown.
@@ -80,6 +83,7 @@ impl Kind {
             Kind::ClickhouseUrl => {
                 "http://user:password@host:8123 or https://user:password@host:8443".into()
             }
+            Kind::Quorum => format!("a whole number from 1 to {}, or auto", Quorum::REPLICAS_MAX),
             Kind::Host => "a host name or an IP address".into(),
             Kind::Text | Kind::Secret => "text".into(),
             Kind::Address => {
@@ -196,6 +200,7 @@ pub const SECTIONS: &[Section] = &[
             "Turns the service on; it also needs its ClickHouse URL."),
         variable("*_REPLICATION_CLICKHOUSE_URL", Kind::ClickhouseUrl, Preset::Unset,
             "ClickHouse, its HTTP interface. Unset turns the service off. \
+             Several hosts, as in `http://a:8123,b:8123`, are tried in turn: see below. \
              Tables live in database `trigger_dev`. \
              `?request_timeout=` in ms (30000); `?compress=1` or `0`: inserts as LZ4 (unless the \
              host is this machine)."),
@@ -227,6 +232,10 @@ pub const SECTIONS: &[Section] = &[
             "The publication; created when it is missing."),
         flag("REPLICATION_CREATE_TABLES", "1",
             "Creates missing tables in ClickHouse; 0 expects them to exist."),
+        variable("REPLICATION_CLICKHOUSE_CLUSTER", Kind::Text, Preset::Unset,
+            "Missing tables are created ON CLUSTER of this name, as Replicated ones."),
+        variable("REPLICATION_CLICKHOUSE_INSERT_QUORUM", Kind::Quorum, Preset::Unset,
+            "An insert counts when so many replicas have it; auto is more than half of them."),
         flag("*_REPLICATION_INITIAL_BACKFILL", "1",
             "Copies the rows that are already there when walhouse creates the service's tables; 0 \
              begins with what changes from then on."),

@@ -8,6 +8,8 @@ mod support;
 
 /// Running the command, and reading and applying what it prints.
 mod checked;
+/// Faults of clusters, replicas, quorums and hosts.
+mod cluster_faults;
 /// Set-ups without a fault, and that nothing stays.
 mod healthy;
 /// Faults of the lock, the port and the variables.

@@ -52,6 +52,8 @@ mod failover;
 mod half_dead;
 /// Who streams when, and what a program leaves to the next.
 mod handover;
+/// Several hosts of ClickHouse, and a quorum that nothing keeps.
+mod hosts;
 /// Every replica identity and format, under load, compared in full.
 mod identity;
 /// Rows that were there before tables were created.

@@ -28,6 +28,8 @@ pub struct Clickhouse {
 
 struct Front {
     dir: PathBuf,
+    /// XML of the engine's configuration.
+    config: Option<String>,
     process: Option<Child>,
 }
 
@@ -40,10 +42,15 @@ impl Clickhouse {
     }
 
     pub fn start_front() -> Clickhouse {
+        Clickhouse::start_front_with(None)
+    }
+
+    /// With an XML configuration of the engine.
+    pub fn start_front_with(config: Option<String>) -> Clickhouse {
         let mut clickhouse = Clickhouse {
             warehouse: Warehouse::at_port(0),
             url: String::new(),
-            front: Some(Front { dir: reaper::new_dir("clickhouse"), process: None }),
+            front: Some(Front { dir: reaper::new_dir("clickhouse"), config, process: None }),
             _token: None,
         };
         clickhouse.start_again();
@@ -72,8 +79,14 @@ impl Clickhouse {
         let _ = fs::remove_file(&port_file);
         let python = std::env::var("WALHOUSE_PYTHON").unwrap_or_else(|_| "python3".to_owned());
         let log = OpenOptions::new().create(true).append(true).open(front.dir.join("log")).unwrap();
-        let process = Command::new(python)
-            .arg(SCRIPT)
+        let mut command = Command::new(python);
+        command.arg(SCRIPT);
+        if let Some(config) = &front.config {
+            let file = front.dir.join("config.xml");
+            fs::write(&file, config).unwrap();
+            command.arg("--config").arg(file);
+        }
+        let process = command
             .args(["--test-hooks", "--listen", &format!("127.0.0.1:{}", self.warehouse.at.port())])
             .arg("--data")
             .arg(front.dir.join("data"))

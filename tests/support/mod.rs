@@ -24,6 +24,7 @@ pub mod standby;
 pub mod wait;
 pub mod warehouse;
 pub mod workload;
+pub mod zookeeper;
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -81,12 +81,13 @@ class Outcome:
 
 
 class Engine:
-    def __init__(self, path):
+    def __init__(self, path, config=None):
         # Signals belong to the program that embeds the engine.
         _chdb.set_signal_handlers_enabled(0)
-        self.path = path
+        # Every connection has to say the same.
+        self.path = f"{path}?config-file={config}" if config else path
         # Kept open: the engine lives as long as one connection does.
-        self.keeper = chdb.connect(path)
+        self.keeper = chdb.connect(self.path)
         EngineError.version = self._rows("SELECT version()")[0][0]
         numbered = self._rows(
             "SELECT number, errorCodeToName(toInt32(number)) FROM numbers(1, 1100)"

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{interrupt, is_near, now_ms};
+use super::{cluster, interrupt, is_near, now_ms};
 use crate::clickhouse::client::quote_name;
 use crate::clickhouse::refusal::Refusal;
 use crate::clickhouse::survey::judge::{self, Fit, Order};
@@ -44,13 +44,21 @@ pub(super) fn look(service: &ServiceConfig) -> (Vec<Finding>, Option<Reached>) {
         }
     };
     let after_ms = now_ms();
-    let endpoint = &service.clickhouse.endpoint;
+    let endpoint = client.endpoint();
     found.push(Finding::ok("ClickHouse", format!("{endpoint} answers to user `{}`", facts.user)));
     found.push(encryption(endpoint));
     found.push(clock("ClickHouse", (before_ms, after_ms), facts.now_ms));
     found.extend(judge::server(&facts));
     let mapping = mapping(service);
     let json = json_form(&facts.version);
+    let mut client = client;
+    let targets: Vec<&str> = mapping.targets().iter().map(|target| target.table).collect();
+    let (user, creates) = (facts.user.as_str(), service.create_tables);
+    let replication = cluster::look(&mut client, user, &targets, creates, || deadline(service));
+    match replication {
+        Ok(findings) => found.extend(findings),
+        Err(error) => found.push(Finding::of_error("cluster", &error, AGAIN)),
+    }
     let mut looking = Looking { service, mapping, json, facts, client, found };
     let tables = looking.tables();
     let Looking { mut found, client, .. } = looking;
@@ -68,7 +76,7 @@ pub(super) fn look(service: &ServiceConfig) -> (Vec<Finding>, Option<Reached>) {
 
 /// Nothing can be looked up by it where nobody has answered, and services with one ClickHouse tell
 /// the same.
-fn without_query_id(text: &str) -> String {
+pub(super) fn without_query_id(text: &str) -> String {
     let cut = text.split_once(" as query `").and_then(|(before, rest)| {
         let (_, after) = rest.split_once('`')?;
         Some(format!("{before}{after}"))
@@ -213,7 +221,7 @@ impl Looking<'_> {
         let aside = survey::set_aside(&self.client, made);
         let again = match self.service.create_tables {
             true => format!("Run on ClickHouse: {aside}; a start makes the table as it should be."),
-            false => format!("Run on ClickHouse: {aside}; {};", made.ddl(self.client.database())),
+            false => format!("Run on ClickHouse: {aside}; {};", made.ddl(&self.client)),
         };
         for warning in &shape.warnings {
             self.found.push(Finding::warning("table", warning, &again));

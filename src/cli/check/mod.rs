@@ -14,6 +14,7 @@ use crate::threads::start::prepare::mapping;
 use crate::threads::start::resume::{self, Foreseen, Parties};
 
 mod clickhouse;
+mod cluster;
 mod http;
 mod interrupt;
 mod lock;

@@ -8,6 +8,7 @@ use super::client::{Client, InsertError, quote_bytes, quote_name};
 use super::tables::Definition;
 use crate::error::{Error, ErrorKind, Result};
 
+pub mod cluster;
 pub mod judge;
 
 /// How the names of trial tables begin.
@@ -98,6 +99,16 @@ pub fn grant(
         Some(table) => client.qualified(table),
         None => format!("{}.*", quote_name(client.database())),
     };
+    grant_on(client, privilege, &on, deadline)
+}
+
+/// The same of anything, as GRANT writes it.
+pub fn grant_on(
+    client: &mut Client,
+    privilege: &str,
+    on: &str,
+    deadline: Instant,
+) -> Result<Grant> {
     let sql = format!("CHECK GRANT {privilege} ON {on}");
     match client.query(&sql, deadline) {
         Ok(rows) => Ok(match rows.first().and_then(|row| row.first()?.as_deref()) {

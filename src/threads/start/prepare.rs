@@ -10,7 +10,7 @@ use super::source_check;
 use crate::clickhouse::repairs::RepairRow;
 use crate::clickhouse::state::{self, StateRow};
 use crate::clickhouse::tables::{self, Definition, TableShape};
-use crate::clickhouse::{Client, adoptions, own_tables};
+use crate::clickhouse::{Client, adoptions, cluster, own_tables};
 use crate::config::{ServiceConfig, ServiceName};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::recovery::Adopted;
@@ -250,6 +250,8 @@ fn prepare_clickhouse(
     config: &ServiceConfig,
     mapping: &'static dyn Mapping,
 ) -> Result<(Client, Vec<Shape>)> {
+    // Another process may have written since, and through another host.
+    config.clickhouse.hosts.forget_fresh();
     let mut client = Client::connect(&config.clickhouse)?;
     let deadline = || Instant::now() + config.clickhouse.request_timeout;
     let version = client.ping(deadline())?;
@@ -260,6 +262,8 @@ fn prepare_clickhouse(
         debt::owe_for_tables(&mut client, config, &missing)?;
     }
     let shapes = shapes(&mut client, config, mapping, &version, config.create_tables)?;
+    let all: Vec<&str> = names.into_iter().chain(own_tables::names()).collect();
+    cluster::check_quorum(&mut client, &all, deadline())?;
     Ok((client, shapes))
 }
 

@@ -212,7 +212,8 @@ fn every_key_is_in_one_slice_that_the_primary_index_finds() {
     for (mapping, definitions) in MAPPINGS {
         for (target, definition) in mapping.targets().iter().zip(definitions) {
             let table = Table { target, mapping, shape: shape(target).clone(), is_indexed: true };
-            table.create(&mut client, &definition.ddl(DATABASE));
+            let ddl = definition.ddl(&client);
+            table.create(&mut client, &ddl);
             table.check(&mut client);
         }
     }

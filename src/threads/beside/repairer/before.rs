@@ -48,7 +48,11 @@ fn inserts_of_others(with: &Repairer<'_>) -> Result<Ended> {
         let deadline = Instant::now() + ground.clickhouse.request_timeout;
         let age = with.session_begun_at.elapsed();
         match inserts_older_than(&mut client, &tables, age, deadline)? {
-            0 => return Ok(Ended::Done),
+            0 => {
+                // What has just ended on another host is to be seen by what comes next.
+                ground.clickhouse.hosts.forget_fresh();
+                return Ok(Ended::Done);
+            }
             count if INSERTS_END_WITHIN <= begun_at.elapsed() => {
                 return Err(Error::new(ErrorKind::Unreachable, "wait for inserts to end")
                     .because(format!("{count} of an earlier session are still running"))

@@ -1,0 +1,171 @@
+//! Reads see what was acknowledged before, on whichever replica they run.
+//!
+//! A replica that has just become ours may not yet have fetched what another one has taken. So
+//! before a SELECT the tables that it reads are brought up to date, once for each host that is
+//! moved to and each session: `SYSTEM SYNC REPLICA` returns when the replica has fetched all that
+//! stood in the replication log when it was asked. That it cannot is a failure of the SELECT: less
+//! than was acknowledged is never read. Between two sessions another process may have written
+//! through another host, and a balancer may have another replica behind the one address.
+//!
+//! A table without replication is on one server alone, so it must not be read or written on another
+//! one: two addresses of the same server are told by its UUID.
+
+use std::time::Instant;
+
+use super::client::{Client, quote_bytes, quote_name};
+use super::hosts::TableKind;
+use super::refusal::Refusal;
+use super::text::parse_rows;
+use crate::error::{Error, ErrorKind, Result};
+
+const ACCESS_DENIED: u32 = 497;
+
+const BEHIND_HINT: &str = "This replica lacks what another one has taken, and is not read from \
+                           before it has it: see system.replication_queue and system.replicas \
+                           there.";
+
+/// How a SELECT is to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reading {
+    Plainly,
+    /// From storage that replicas share: it has to be told to look there first.
+    Shared,
+}
+
+/// Brings the tables of ours that the statement reads up to date.
+pub(super) fn before_select(client: &mut Client, sql: &str, deadline: Instant) -> Result<Reading> {
+    let mut reading = Reading::Plainly;
+    if !sql.starts_with("SELECT") {
+        return Ok(reading);
+    }
+    for table in tables_of(sql, &quote_name(client.database())) {
+        match kind(client, &table, deadline)? {
+            Some(TableKind::Replicated) if !client.hosts().is_fresh(&table) => {
+                sync(client, &table, deadline)?;
+            }
+            Some(TableKind::Shared) => reading = Reading::Shared,
+            _ => {}
+        }
+    }
+    Ok(reading)
+}
+
+/// Sees that the rows go where the others are.
+pub(super) fn before_insert(client: &mut Client, table: &str, deadline: Instant) -> Result<()> {
+    // One host: there is no other place.
+    match client.hosts().count() {
+        1 => Ok(()),
+        _ => kind(client, table, deadline).map(drop),
+    }
+}
+
+/// `None`: there is no such table, as far as this user sees.
+fn kind(client: &mut Client, table: &str, deadline: Instant) -> Result<Option<TableKind>> {
+    if let Some(kind) = client.hosts().kind(table) {
+        return Ok(Some(kind));
+    }
+    let ticket = client.hosts().ticket();
+    let sql = format!(
+        "SELECT engine FROM system.tables WHERE database = {} AND name = {}",
+        quote_bytes(client.database().as_bytes()),
+        quote_bytes(table.as_bytes())
+    );
+    let Some(engine) = value(client, &sql, deadline)? else { return Ok(None) };
+    let kind = TableKind::of_engine(&engine);
+    if kind == TableKind::Plain && 1 < client.hosts().count() {
+        let server = value(client, "SELECT toString(serverUUID())", deadline)?;
+        if !client.hosts().is_home(&server.unwrap_or_default()) {
+            let doing = format!("use {} at `{}`", client.qualified(table), client.endpoint());
+            // Back to where the rows are, once that is there again.
+            client.leave("it is another server, and tables are not replicated");
+            return Err(Error::new(ErrorKind::Setup, doing)
+                .because(format!("it is a {engine}, and its rows are on another server"))
+                .hint(
+                    "Make the tables Replicated on every host, or name one host alone in \
+                     *_REPLICATION_CLICKHOUSE_URL.",
+                ));
+        }
+    }
+    client.hosts().set_kind(table, kind, ticket);
+    Ok(Some(kind))
+}
+
+fn sync(client: &mut Client, table: &str, deadline: Instant) -> Result<()> {
+    let ticket = client.hosts().ticket();
+    let sql = format!("SYSTEM SYNC REPLICA {} LIGHTWEIGHT", client.qualified(table));
+    // The server waits for as long; what it says then is better than no answer.
+    let left = deadline.saturating_duration_since(Instant::now()).as_secs();
+    let timeout = left.saturating_sub(1).max(1).to_string();
+    let outcome = client.select_here(&sql, &[("receive_timeout", &timeout)], deadline);
+    match outcome {
+        Ok(_) => {}
+        Err(error) if is_denied(&error) && client.hosts().count() == 1 => {
+            log::warn!(
+                "clickhouse: the user may not SYSTEM SYNC REPLICA {}: behind a balancer, what \
+                 another replica has taken may be overlooked",
+                client.qualified(table)
+            );
+        }
+        Err(error) if is_denied(&error) => {
+            return Err(error.hint(
+                "Run as an administrator: GRANT SYSTEM SYNC REPLICA ON <database>.*; with several \
+                 hosts it is needed.",
+            ));
+        }
+        Err(error) => {
+            let doing =
+                format!("bring {} up to date at `{}`", client.qualified(table), client.endpoint());
+            let hint = error.hint_text().unwrap_or(BEHIND_HINT).to_owned();
+            return Err(Error::new(error.kind(), doing).because(error).hint(hint));
+        }
+    }
+    client.hosts().set_fresh(table, ticket);
+    Ok(())
+}
+
+fn is_denied(error: &Error) -> bool {
+    let refusal = error.cause().and_then(|cause| cause.downcast_ref::<Refusal>());
+    refusal.is_some_and(|refusal| refusal.code == ACCESS_DENIED)
+}
+
+fn value(client: &mut Client, sql: &str, deadline: Instant) -> Result<Option<String>> {
+    let answer = client.select_here(sql, &[], deadline)?;
+    let rows = parse_rows(&answer).unwrap_or_default();
+    let bytes = rows.into_iter().next().and_then(|row| row.into_iter().next()).flatten();
+    Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// The tables of our database that a statement names: each is written as [`Client::qualified`]
+/// writes it. A value that looks the same costs a question about a table that is not there.
+fn tables_of(sql: &str, database: &str) -> Vec<String> {
+    let mark = format!("{database}.`");
+    let mut tables = Vec::new();
+    for (at, _) in sql.match_indices(&mark) {
+        let mut name = String::new();
+        let mut rest = sql[at + mark.len()..].chars();
+        while let Some(c) = rest.next() {
+            match c {
+                '`' => break,
+                '\\' => name.extend(rest.next()),
+                c => name.push(c),
+            }
+        }
+        if !tables.contains(&name) {
+            tables.push(name);
+        }
+    }
+    tables
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tables_of_a_statement_are_found_once_each() {
+        let sql = "SELECT a FROM `d`.`t` WHERE k IN (SELECT k FROM `d`.`u\\`v`) AND `d`.`t`.x = 1";
+        assert_eq!(tables_of(sql, "`d`"), ["t", "u`v"]);
+        assert_eq!(tables_of("SELECT name FROM system.tables", "`d`"), [] as [&str; 0]);
+        assert_eq!(tables_of("SELECT 1 FROM `d`.`cut", "`d`"), ["cut"]);
+    }
+}

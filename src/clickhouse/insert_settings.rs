@@ -1,0 +1,161 @@
+//! The settings that go with every INSERT, and which of them a server may not know.
+
+use super::params::{InsertStrategy, Params, Quorum};
+use super::refusal::Refusal;
+
+/// What every INSERT relies on, said each time: defaults differ between versions (`async_insert`
+/// and `input_format_skip_unknown_fields` were turned on in 2026) and profiles can change them.
+const INSERT_SETTINGS: &[(&str, &str)] = &[
+    // A column that the table lacks is an error, not a loss; so is NULL for a column without it.
+    ("input_format_skip_unknown_fields", "0"),
+    ("input_format_null_as_default", "0"),
+    // String to LowCardinality, DateTime64(6) to DateTime64(3), and so on.
+    ("input_format_native_allow_types_conversion", "1"),
+    // A batch may touch many months, and the default refuses more than 100 partitions.
+    ("max_partitions_per_insert_block", "0"),
+    // A block that is sent again is dropped by tables that keep such a log, so that materialized
+    // views do not count it twice. Not with a quorum: see there.
+    ("insert_deduplicate", "1"),
+    // Into a Distributed table: answer when the shards have the rows, not when they are queued.
+    ("insert_distributed_sync", "1"),
+    // The status line of the answer speaks for the whole INSERT.
+    ("wait_end_of_query", "1"),
+];
+
+/// Settings that a server may not know, and without which the INSERT is still right.
+const OPTIONAL_SETTINGS: &[(&str, &str)] = &[
+    (JSON_TYPE, "1"),
+    ("type_json_skip_duplicated_paths", "1"),
+    // Strings in documents stay strings: "2024-01-01T10:00:00Z" would come back as another text.
+    ("input_format_try_infer_dates", "0"),
+    ("input_format_try_infer_datetimes", "0"),
+    // `[1, "a"]` keeps its number.
+    ("input_format_json_infer_array_of_dynamic_from_array_of_different_types", "1"),
+    // Booleans and numbers in documents stay what they are.
+    ("input_format_json_read_bools_as_numbers", "0"),
+    ("input_format_json_read_bools_as_strings", "0"),
+    ("input_format_json_read_numbers_as_strings", "0"),
+];
+
+pub const JSON_TYPE: &str = "enable_json_type";
+/// Its name in 24.8, where the type was new.
+pub const JSON_TYPE_OLD: &str = "allow_experimental_json_type";
+
+/// Since 2026 it wins over `insert_deduplicate`; where it is not known, that one holds.
+const DEDUPLICATE: &str = "deduplicate_insert";
+
+/// Optional settings that a server has refused as unknown, so that they are not sent again.
+#[derive(Debug, Default)]
+pub struct Unknown(Vec<&'static str>);
+
+impl Unknown {
+    pub fn contains(&self, name: &str) -> bool {
+        self.0.contains(&name)
+    }
+
+    /// True if the server refused an optional setting of ours: it is not sent again, and the
+    /// request may be. Ends, as each pass takes one of a few settings away.
+    pub fn note(&mut self, refusal: &Refusal, caller: &[(&str, &str)]) -> bool {
+        let Some(refused) = refusal.unknown_setting.as_deref() else {
+            return false;
+        };
+        let names = OPTIONAL_SETTINGS.iter().map(|(name, _)| *name);
+        let names = names.chain([JSON_TYPE_OLD, DEDUPLICATE]);
+        let Some(name) = names.into_iter().find(|name| *name == refused) else {
+            return false;
+        };
+        if self.contains(name) || caller.iter().any(|(sent, _)| *sent == name) {
+            return false;
+        }
+        log::warn!("clickhouse does not know the setting `{name}`; it is left out from now on");
+        self.0.push(name);
+        true
+    }
+}
+
+/// Ours first, then the caller's, so that the caller's win.
+pub fn of_insert(
+    params: &Params,
+    unknown: &Unknown,
+    caller: &[(&str, &str)],
+) -> Vec<(String, String)> {
+    let strategy: &[(&str, &str)] = match params.insert_strategy {
+        InsertStrategy::Insert => &[("async_insert", "0")],
+        InsertStrategy::InsertAsync => &[
+            ("async_insert", "1"),
+            // The answer comes after the flush, so it says what became of the rows.
+            ("wait_for_async_insert", "1"),
+            ("async_insert_max_data_size", "1000000"),
+            ("async_insert_busy_timeout_ms", "1000"),
+        ],
+    };
+    let optional = OPTIONAL_SETTINGS.iter().filter(|(name, _)| !unknown.contains(name));
+    let mut settings: Vec<(&str, &str)> = INSERT_SETTINGS.to_vec();
+    settings.extend_from_slice(strategy);
+    settings.extend(optional);
+    if unknown.contains(JSON_TYPE) && !unknown.contains(JSON_TYPE_OLD) {
+        settings.push((JSON_TYPE_OLD, "1"));
+    }
+    settings.extend_from_slice(caller);
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    let mut settings: Vec<(String, String)> = settings.iter().map(owned).collect();
+    if let Some(quorum) = params.quorum {
+        settings.extend(of_quorum(params, quorum));
+        if quorum.asks_for_others() && !unknown.contains(DEDUPLICATE) {
+            settings.push((DEDUPLICATE.to_owned(), "disable".to_owned()));
+        }
+    }
+    settings
+}
+
+/// Of every INSERT, into our own tables as well: a state that says "confirmed" must be as durable
+/// as the rows that it speaks of.
+///
+/// A block that is sent again must not be answered as a duplicate. ClickHouse then waits until the
+/// quorum of the part that it has is no longer pending, and takes its end for success; but if the
+/// replica that wrote the part is gone meanwhile, the quorum is marked as failed, which ends it as
+/// well, and the part is thrown away. Without deduplication each attempt has a quorum of its own,
+/// and rows that are there twice are one by their version.
+fn of_quorum(params: &Params, quorum: Quorum) -> Vec<(String, String)> {
+    // The server says what became of it while somebody still listens; writing itself takes time.
+    let timeout = params.request_timeout / 2;
+    let deduplicate = if quorum.asks_for_others() { "0" } else { "1" };
+    vec![
+        ("insert_deduplicate".to_owned(), deduplicate.to_owned()),
+        ("async_insert_deduplicate".to_owned(), "0".to_owned()),
+        ("insert_quorum".to_owned(), quorum.to_string()),
+        ("insert_quorum_timeout".to_owned(), timeout.as_millis().max(1).to_string()),
+        // Several flushers write into one table, and without it each would be refused while another
+        // waits for its quorum. Reads do not rely on the order that it gives up: see `fresh`.
+        ("insert_quorum_parallel".to_owned(), "1".to_owned()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(params: &Params, name: &str) -> Option<String> {
+        let settings = of_insert(params, &Unknown::default(), &[("async_insert", "0")]);
+        // The last one wins.
+        settings.into_iter().rev().find(|(known, _)| known == name).map(|(_, value)| value)
+    }
+
+    #[test]
+    fn a_quorum_is_answered_before_the_request_is_given_up() {
+        let (params, _) = Params::parse("http://h:1?request_timeout=5000").expect("it is a URL");
+        assert_eq!(value(&params, "insert_quorum"), None);
+        let params = Params { quorum: Some(Quorum::Replicas(3)), ..params };
+        assert_eq!(value(&params, "insert_quorum").as_deref(), Some("3"));
+        assert_eq!(value(&params, "insert_quorum_timeout").as_deref(), Some("2500"));
+        assert_eq!(value(&params, "insert_quorum_parallel").as_deref(), Some("1"));
+        assert_eq!(value(&params, "insert_deduplicate").as_deref(), Some("0"));
+        assert_eq!(value(&params, "deduplicate_insert").as_deref(), Some("disable"));
+        assert_eq!(value(&params, "async_insert").as_deref(), Some("0"));
+        let params = Params { quorum: Some(Quorum::Auto), ..params };
+        assert_eq!(value(&params, "insert_quorum").as_deref(), Some("auto"));
+        let params = Params { quorum: Some(Quorum::Replicas(1)), ..params };
+        assert_eq!(value(&params, "insert_deduplicate").as_deref(), Some("1"));
+        assert_eq!(value(&params, "deduplicate_insert"), None);
+    }
+}

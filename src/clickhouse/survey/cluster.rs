@@ -1,0 +1,139 @@
+//! What is known of replication where ClickHouse has it, for `walhouse check`.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use super::super::client::{Client, quote_bytes};
+use super::super::hosts::{Hosts, TableKind};
+use super::super::params::Params;
+use crate::error::Result;
+
+/// How often the one address is asked who answers.
+const ASKED_TIMES: usize = 4;
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cluster {
+    /// Which clusters there are.
+    pub known: BTreeSet<String>,
+    /// The configured name, with macros replaced.
+    pub name: String,
+    /// A number for each shard, once for each of its replicas.
+    pub shards: Vec<String>,
+    /// Macros that the default path and name of replicas need, and that are not defined.
+    pub macros_missing: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replica {
+    pub table: String,
+    pub is_readonly: bool,
+    pub total: u32,
+    pub active: u32,
+}
+
+/// The name and the kind of each of the tables that is there.
+pub fn kinds(
+    client: &mut Client,
+    tables: &[&str],
+    deadline: Instant,
+) -> Result<Vec<(String, TableKind)>> {
+    let sql = format!(
+        "SELECT name, engine FROM system.tables WHERE {} ORDER BY name",
+        of_ours(client, "name", tables)
+    );
+    let rows = client.query(&sql, deadline)?;
+    let kind = |row: Vec<Option<String>>| {
+        let [name, engine] = <[Option<String>; 2]>::try_from(row).ok()?;
+        Some((name?, TableKind::of_engine(&engine?)))
+    };
+    Ok(rows.into_iter().filter_map(kind).collect())
+}
+
+pub fn replicas(client: &mut Client, tables: &[&str], deadline: Instant) -> Result<Vec<Replica>> {
+    let sql = format!(
+        "SELECT table, toString(is_readonly), toString(total_replicas), toString(active_replicas) \
+         FROM system.replicas WHERE {} ORDER BY table",
+        of_ours(client, "table", tables)
+    );
+    let rows = client.query(&sql, deadline)?;
+    let replica = |row: Vec<Option<String>>| {
+        let [table, is_readonly, total, active] = <[Option<String>; 4]>::try_from(row).ok()?;
+        Some(Replica {
+            table: table?,
+            is_readonly: is_readonly? != "0",
+            total: total?.parse().ok()?,
+            active: active?.parse().ok()?,
+        })
+    };
+    Ok(rows.into_iter().filter_map(replica).collect())
+}
+
+fn of_ours(client: &Client, column: &str, tables: &[&str]) -> String {
+    let names: Vec<String> = tables.iter().map(|name| quote_bytes(name.as_bytes())).collect();
+    let database = quote_bytes(client.database().as_bytes());
+    format!("database = {database} AND {column} IN ({})", names.join(", "))
+}
+
+pub fn cluster(client: &mut Client, configured: &str, deadline: Instant) -> Result<Cluster> {
+    let macros = pairs(client, "SELECT macro, substitution FROM system.macros", deadline)?;
+    let mut name = configured.to_owned();
+    for (key, value) in &macros {
+        name = name.replace(&format!("{{{key}}}"), value);
+    }
+    let sql = "SELECT cluster, toString(shard_num) FROM system.clusters ORDER BY cluster";
+    let clusters = pairs(client, sql, deadline)?;
+    // Only a server's own file can lack them; a version that does not show them has the usual ones.
+    let sql = "SELECT name, value FROM system.server_settings \
+               WHERE name IN ('default_replica_path', 'default_replica_name')";
+    let mut defaults = pairs(client, sql, deadline)?;
+    if defaults.is_empty() {
+        defaults.push((String::new(), "{shard} {replica}".to_owned()));
+    }
+    let needs = |wanted: &&str| {
+        let mark = format!("{{{wanted}}}");
+        defaults.iter().any(|(_, value)| value.contains(&mark))
+    };
+    let has = |wanted: &str| macros.iter().any(|(key, _)| key == wanted);
+    let missing = ["shard", "replica"].into_iter().filter(needs).filter(|wanted| !has(wanted));
+    Ok(Cluster {
+        macros_missing: missing.map(str::to_owned).collect(),
+        shards: (clusters.iter().filter(|(of, _)| *of == name))
+            .map(|(_, shard)| shard.clone())
+            .collect(),
+        known: clusters.into_iter().map(|(cluster, _)| cluster).collect(),
+        name,
+    })
+}
+
+fn pairs(client: &mut Client, sql: &str, deadline: Instant) -> Result<Vec<(String, String)>> {
+    let rows = client.query(sql, deadline)?;
+    let pair = |row: Vec<Option<String>>| {
+        let [one, other] = <[Option<String>; 2]>::try_from(row).ok()?;
+        Some((one?, other?))
+    };
+    Ok(rows.into_iter().filter_map(pair).collect())
+}
+
+/// The UUID of the server at each host, or why there is no answer.
+pub fn servers(params: &Params, deadline: impl Fn() -> Instant) -> Vec<(String, Result<String>)> {
+    let server = |endpoint: &String| {
+        let of_one = Params { hosts: Hosts::one(endpoint.clone()), ..params.clone() };
+        (endpoint.clone(), uuid(&of_one, deadline()))
+    };
+    params.hosts.all().iter().map(server).collect()
+}
+
+/// How many servers answer at the one address, as far as a few connections show.
+pub fn servers_behind(params: &Params, deadline: Instant) -> Result<usize> {
+    let mut found = BTreeSet::new();
+    for _ in 0..ASKED_TIMES {
+        // Each client has connections of its own.
+        found.insert(uuid(params, deadline)?);
+    }
+    Ok(found.len())
+}
+
+fn uuid(params: &Params, deadline: Instant) -> Result<String> {
+    let rows = Client::connect(params)?.query("SELECT toString(serverUUID())", deadline)?;
+    Ok(rows.into_iter().flatten().flatten().next().unwrap_or_default())
+}

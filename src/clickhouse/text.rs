@@ -1,0 +1,91 @@
+//! What is written into a statement, and how the rows of an answer are read.
+
+/// An identifier in ClickHouse's backticks.
+pub fn quote_name(name: &str) -> String {
+    format!("`{}`", name.replace('\\', "\\\\").replace('`', "\\`"))
+}
+
+/// Any bytes as a string literal, in ASCII.
+pub fn quote_bytes(bytes: &[u8]) -> String {
+    let mut literal = String::with_capacity(bytes.len() + 2);
+    literal.push('\'');
+    for &byte in bytes {
+        match byte {
+            b'\'' | b'\\' => literal.extend(['\\', char::from(byte)]),
+            0x20..=0x7e => literal.push(char::from(byte)),
+            _ => literal.push_str(&format!("\\x{byte:02X}")),
+        }
+    }
+    literal.push('\'');
+    literal
+}
+
+/// Rows of TabSeparated. `None` if the last line is cut or an escape is unknown.
+pub fn parse_rows(answer: &[u8]) -> Option<Vec<Vec<Option<Vec<u8>>>>> {
+    let Some(body) = answer.strip_suffix(b"\n") else {
+        return answer.is_empty().then(Vec::new);
+    };
+    body.split(|byte| *byte == b'\n')
+        .map(|line| line.split(|byte| *byte == b'\t').map(parse_value).collect())
+        .collect()
+}
+
+fn parse_value(text: &[u8]) -> Option<Option<Vec<u8>>> {
+    if text == b"\\N" {
+        return Some(None);
+    }
+    let mut value = Vec::with_capacity(text.len());
+    let mut bytes = text.iter().copied();
+    while let Some(byte) = bytes.next() {
+        value.push(match byte {
+            b'\\' => match bytes.next()? {
+                b'b' => 0x08,
+                b'f' => 0x0c,
+                b'r' => b'\r',
+                b'n' => b'\n',
+                b't' => b'\t',
+                b'0' => 0,
+                literal @ (b'\\' | b'\'') => literal,
+                _ => return None,
+            },
+            byte => byte,
+        });
+    }
+    Some(Some(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_bytes_cannot_leave_their_quotes() {
+        assert_eq!(quote_name("a`b\\c"), "`a\\`b\\\\c`");
+        assert_eq!(quote_bytes(b"it's \\ \0\xff\n"), "'it\\'s \\\\ \\x00\\xFF\\x0A'");
+    }
+
+    #[test]
+    fn rows_are_read_with_escapes_and_nulls() {
+        let text = |value: &[u8]| Some(value.to_vec());
+        assert_eq!(parse_rows(b""), Some(vec![]));
+        assert_eq!(
+            parse_rows(b"a\\tb\t\\N\n\\\\N\t\xff\n"),
+            Some(vec![vec![text(b"a\tb"), None], vec![text(b"\\N"), text(b"\xff")]])
+        );
+        assert_eq!(parse_rows(b"\n"), Some(vec![vec![text(b"")]]));
+    }
+
+    #[test]
+    fn a_cut_answer_is_no_answer() {
+        assert_eq!(parse_rows(b"a\tb"), None);
+        assert_eq!(parse_rows(b"a\\\n"), None);
+        assert_eq!(parse_rows(b"a\\q\n"), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_answer_panics_us(bytes: Vec<u8>) {
+            let _ = parse_rows(&bytes);
+        }
+    }
+}
