@@ -20,11 +20,14 @@ use support::wait::{PATIENCE, until, until_true};
 use support::zookeeper::Zookeeper;
 use walhouse::clickhouse::client::InsertError;
 use walhouse::clickhouse::hosts::Hosts;
+use walhouse::clickhouse::lookup::find_sort_keys;
 use walhouse::clickhouse::params::{Params, Quorum};
 use walhouse::clickhouse::{Client, own_tables, tables};
 use walhouse::error::{Error, ErrorKind};
 
 const ENGINE: &str = "ReplicatedReplacingMergeTree\n";
+/// What is asked of it where there are several hosts.
+const PATH: &str = "/clickhouse/tables/1\n";
 /// An answer that waits for the next one.
 const HELD: (u16, &str) = (0, "");
 const READ: &str = "SELECT k FROM `trigger_dev`.`t`";
@@ -136,20 +139,22 @@ fn retry(outcome: Result<(), InsertError>) -> Error {
 
 #[test]
 fn a_read_on_another_host_comes_after_its_replica_has_caught_up() {
-    let a = Host::start(&[(200, ENGINE), (200, ""), (200, "1\n"), (200, "1\n")]);
-    let b = Host::start(&[(200, ENGINE), (200, ""), (200, "2\n"), (200, "3\n")]);
+    let a = Host::start(&[(200, ENGINE), (200, PATH), (200, ""), (200, "1\n"), (200, "1\n")]);
+    let b = Host::start(&[(200, ENGINE), (200, PATH), (200, ""), (200, "2\n"), (200, "3\n")]);
+    let all = ["SELECT engine FROM", "SELECT zookeeper_path FROM", "SYSTEM SYNC REPLICA"];
+    let all: Vec<&str> = all.into_iter().chain(["SELECT k FROM"]).collect();
     let params = params_of(&[&a.endpoint, &b.endpoint]);
     let mut client = Client::connect(&params).unwrap();
     let mut other = Client::connect(&params).unwrap();
     client.query(READ, soon()).unwrap();
-    assert_eq!(a.asked(), ["SELECT engine FROM", "SYSTEM SYNC REPLICA", "SELECT k FROM"]);
+    assert_eq!(a.asked(), all);
     // Once for all clients.
     other.query(READ, soon()).unwrap();
     assert_eq!(a.asked(), ["SELECT k FROM"]);
 
     // It has no more answers: the same call goes on at the other host, and all clients with it.
     assert_eq!(client.query(READ, soon()).unwrap(), [[Some("2".to_owned())]]);
-    assert_eq!(b.asked(), ["SELECT engine FROM", "SYSTEM SYNC REPLICA", "SELECT k FROM"]);
+    assert_eq!(b.asked(), all);
     assert_eq!(a.asked(), ["SELECT k FROM"]);
     assert_eq!(other.query(READ, soon()).unwrap(), [[Some("3".to_owned())]]);
     assert_eq!((a.asked(), b.asked()), (vec![], vec!["SELECT k FROM".to_owned()]));
@@ -174,16 +179,17 @@ fn a_replica_that_does_not_catch_up_is_not_read_from() {
 
 #[test]
 fn what_a_left_host_acknowledges_late_is_waited_for_again() {
-    let again = [(200, ENGINE), (200, ""), (200, "1\n")];
-    let (a, b) = (Host::start(&[(200, ENGINE), HELD]), Host::start(&again));
+    let again = [(200, ENGINE), (200, PATH), (200, ""), (200, "1\n")];
+    let (a, b) = (Host::start(&[(200, ENGINE), (200, PATH), HELD]), Host::start(&again));
     let params = params_of(&[&a.endpoint, &b.endpoint]);
     let mut slow = Client::connect(&params).unwrap();
     let mut reader = Client::connect(&params).unwrap();
     let inserting = thread::spawn(move || insert(&mut slow));
-    until_true("the insert is on its way", PATIENCE, || a.asked.lock().unwrap().len() == 2);
+    until_true("the insert is on its way", PATIENCE, || a.asked.lock().unwrap().len() == 3);
     // For this one there is no answer, so that the other host is gone to.
     reader.query(READ, soon()).unwrap();
-    let all = ["SELECT engine FROM", "SYSTEM SYNC REPLICA", "SELECT k FROM"];
+    let all = ["SELECT engine FROM", "SELECT zookeeper_path FROM", "SYSTEM SYNC REPLICA"];
+    let all: Vec<&str> = all.into_iter().chain(["SELECT k FROM"]).collect();
     assert_eq!(b.asked(), all);
     b.will(&[(200, "1\n")]);
     reader.query(READ, soon()).unwrap();
@@ -222,12 +228,61 @@ fn a_table_without_replication_is_used_on_its_own_server_only() {
 }
 
 #[test]
+fn hosts_whose_tables_are_not_the_same_are_not_both_used() {
+    let elsewhere = (200, "/clickhouse/tables/2\n");
+    let a = Host::start(&[(200, ENGINE), (200, PATH), (200, ""), (200, "1\n")]);
+    let b = Host::start(&[(200, ENGINE), elsewhere, (200, ENGINE), elsewhere]);
+    let mut client = Client::connect(&params_of(&[&a.endpoint, &b.endpoint])).unwrap();
+    client.query(READ, soon()).unwrap();
+    let error = client.query(READ, soon()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Setup, "{error}");
+    assert!(error.to_string().contains("it is no replica of the one at another host"), "{error}");
+    assert_eq!(client.params().hosts.current(), a.endpoint);
+    retry(insert(&mut client));
+    assert_eq!(retry(insert(&mut client)).kind(), ErrorKind::Setup);
+    assert!(!b.asked().iter().any(|asked| asked.starts_with("INSERT")), "nothing went there");
+
+    // A quorum that the one table cannot have.
+    let plain = (200, "ReplacingMergeTree\n");
+    let a = Host::start(&[plain, (200, "uuid-a\n")]);
+    let params = params_of(&[&a.endpoint, &b.endpoint]);
+    let params = Params { quorum: Some(Quorum::Auto), ..params };
+    let error = retry(insert(&mut Client::connect(&params).unwrap()));
+    assert!(error.to_string().contains("an insert is to have a quorum"), "{error}");
+    assert!(!a.asked().iter().any(|asked| asked.starts_with("INSERT")), "nothing went there");
+}
+
+#[test]
+fn where_others_may_have_written_the_replica_catches_up_again() {
+    let ids: [&[u8]; 1] = [b"x"];
+    let look = |client: &mut Client| find_sort_keys(client, "t", "k", &ids, soon()).unwrap();
+    let asked_once = [(200, ""), (200, "")];
+    let a = Host::start(&[(200, ENGINE), (200, PATH)]);
+    a.will(&asked_once);
+    a.will(&asked_once);
+    let mut client = Client::connect(&params_of(&[&a.endpoint, "http://127.0.0.1:1"])).unwrap();
+    look(&mut client);
+    a.asked();
+    look(&mut client);
+    assert_eq!(a.asked(), ["SYSTEM SYNC REPLICA", "SELECT `k`, organization_id,"]);
+}
+
+#[test]
+fn a_replica_that_does_not_catch_up_is_left_for_one_that_may_have_all() {
+    let late = (408, "Code: 159. DB::Exception: SYNC REPLICA d.t: timed out. (TIMEOUT_EXCEEDED)");
+    let a = Host::start(&[(200, ENGINE), (200, PATH), late]);
+    let b = Host::start(&[(200, ENGINE), (200, PATH), (200, ""), (200, "1\n")]);
+    let mut client = Client::connect(&params_of(&[&a.endpoint, &b.endpoint])).unwrap();
+    assert_eq!(client.query(READ, soon()).unwrap(), [[Some("1".to_owned())]]);
+}
+
+#[test]
 fn one_host_that_the_user_may_not_sync_is_read_as_ever() {
     let denied =
         (403, "Code: 497. DB::Exception: walhouse: Not enough privileges. (ACCESS_DENIED)");
     let a = Host::start(&[(200, ENGINE), denied, (200, "1\n")]);
     Client::connect(&params_of(&[&a.endpoint])).unwrap().query(READ, soon()).unwrap();
-    let b = Host::start(&[(200, ENGINE), denied]);
+    let b = Host::start(&[(200, ENGINE), (200, PATH), denied]);
     let params = params_of(&[&b.endpoint, &a.endpoint]);
     let error = Client::connect(&params).unwrap().query(READ, soon()).unwrap_err();
     assert!(error.hint_text().unwrap().contains("GRANT SYSTEM SYNC REPLICA"), "{error}");
@@ -245,8 +300,8 @@ fn storage_that_is_shared_is_read_in_sequence() {
 fn an_insert_leaves_a_host_that_is_read_only_and_stays_for_a_missing_quorum() {
     let read_only = "Code: 242. DB::Exception: Table is in readonly mode. (TABLE_IS_READ_ONLY)";
     let few = "Code: 285. DB::Exception: Number of alive replicas. (TOO_FEW_LIVE_REPLICAS)";
-    let a = Host::start(&[(200, ENGINE), (500, read_only)]);
-    let b = Host::start(&[(200, ENGINE), (500, few), (200, "")]);
+    let a = Host::start(&[(200, ENGINE), (200, PATH), (500, read_only)]);
+    let b = Host::start(&[(200, ENGINE), (200, PATH), (500, few), (200, "")]);
     let params = params_of(&[&a.endpoint, &b.endpoint]);
     let params = Params { quorum: Some(Quorum::Replicas(2)), ..params };
     let mut client = Client::connect(&params).unwrap();

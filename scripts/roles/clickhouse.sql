@@ -11,11 +11,12 @@ CREATE USER IF NOT EXISTS `WALHOUSE_USER` IDENTIFIED WITH sha256_password BY 'WA
 -- REPLICATION_CREATE_TABLES=0.
 GRANT SELECT, INSERT, CREATE TABLE ON trigger_dev.* TO `WALHOUSE_USER`;
 
--- With replicated tables: to bring a replica up to date before it is read. With
--- REPLICATION_CLICKHOUSE_CLUSTER: to create tables on all of its hosts; then run the statements of
--- this file, each with ON CLUSTER, or users in replicated access storage.
+-- With replicated tables: to bring a replica up to date before it is read.
 GRANT SYSTEM SYNC REPLICA ON trigger_dev.* TO `WALHOUSE_USER`;
-GRANT CLUSTER ON *.* TO `WALHOUSE_USER`;
 
 -- For the trial row of `walhouse check`, which is left out without it. ClickHouse 24.10 or newer.
 GRANT DROP TABLE ON trigger_dev.walhouse_check_* TO `WALHOUSE_USER`;
+
+-- With REPLICATION_CLICKHOUSE_CLUSTER, take the dashes away: to create tables on all of its hosts. Run
+-- the statements of this file with ON CLUSTER then, or have users in replicated access storage.
+-- GRANT CLUSTER ON *.* TO `WALHOUSE_USER`;

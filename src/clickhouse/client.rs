@@ -73,6 +73,18 @@ impl Client {
         &self.params.hosts
     }
 
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Another process may have written to the table, through another host: what is read next is
+    /// to have that.
+    pub(super) fn expect_others(&self, table: &str) {
+        if 1 < self.hosts().count() {
+            self.hosts().forget_fresh_of(table);
+        }
+    }
+
     /// The host that the last statement went to.
     pub fn endpoint(&self) -> &str {
         self.params.hosts.endpoint(self.generation)

@@ -2,23 +2,26 @@
 //!
 //! A replica that has just become ours may not yet have fetched what another one has taken. So
 //! before a SELECT the tables that it reads are brought up to date, once for each host that is
-//! moved to and each session: `SYSTEM SYNC REPLICA` returns when the replica has fetched all that
+//! moved to, each session, and where another process may have written ([`Client::expect_others`]): `SYSTEM SYNC REPLICA` returns when the replica has fetched all that
 //! stood in the replication log when it was asked. That it cannot is a failure of the SELECT: less
 //! than was acknowledged is never read. Between two sessions another process may have written
 //! through another host, and a balancer may have another replica behind the one address.
 //!
-//! A table without replication is on one server alone, so it must not be read or written on another
-//! one: two addresses of the same server are told by its UUID.
+//! Where there are several hosts, each must have the same table: replicas of one have one path in
+//! ZooKeeper, and what is not replicated is on one server alone, whose addresses share its UUID.
+//! Otherwise rows would go to one place and be looked for in another.
 
 use std::time::Instant;
 
 use super::client::{Client, quote_bytes, quote_name};
 use super::hosts::TableKind;
+use super::params::Quorum;
 use super::refusal::Refusal;
 use super::text::parse_rows;
 use crate::error::{Error, ErrorKind, Result};
 
 const ACCESS_DENIED: u32 = 497;
+const TIMEOUT_EXCEEDED: u32 = 159;
 
 const BEHIND_HINT: &str = "This replica lacks what another one has taken, and is not read from \
                            before it has it: see system.replication_queue and system.replicas \
@@ -40,7 +43,9 @@ pub(super) fn before_select(client: &mut Client, sql: &str, deadline: Instant) -
     }
     for table in tables_of(sql, &quote_name(client.database())) {
         match kind(client, &table, deadline)? {
-            Some(TableKind::Replicated) if !client.hosts().is_fresh(&table) => {
+            Some(TableKind::Replicated)
+                if !client.hosts().is_fresh(&table, client.generation()) =>
+            {
                 sync(client, &table, deadline)?;
             }
             Some(TableKind::Shared) => reading = Reading::Shared,
@@ -61,10 +66,10 @@ pub(super) fn before_insert(client: &mut Client, table: &str, deadline: Instant)
 
 /// `None`: there is no such table, as far as this user sees.
 fn kind(client: &mut Client, table: &str, deadline: Instant) -> Result<Option<TableKind>> {
-    if let Some(kind) = client.hosts().kind(table) {
+    if let Some(kind) = client.hosts().kind(table, client.generation()) {
         return Ok(Some(kind));
     }
-    let ticket = client.hosts().ticket();
+    let ticket = client.hosts().ticket(client.generation());
     let sql = format!(
         "SELECT engine FROM system.tables WHERE database = {} AND name = {}",
         quote_bytes(client.database().as_bytes()),
@@ -72,30 +77,63 @@ fn kind(client: &mut Client, table: &str, deadline: Instant) -> Result<Option<Ta
     );
     let Some(engine) = value(client, &sql, deadline)? else { return Ok(None) };
     let kind = TableKind::of_engine(&engine);
-    if kind == TableKind::Plain && 1 < client.hosts().count() {
-        let server = value(client, "SELECT toString(serverUUID())", deadline)?;
-        if !client.hosts().is_home(&server.unwrap_or_default()) {
-            let doing = format!("use {} at `{}`", client.qualified(table), client.endpoint());
-            // Back to where the rows are, once that is there again.
-            client.leave("it is another server, and tables are not replicated");
-            return Err(Error::new(ErrorKind::Setup, doing)
-                .because(format!("it is a {engine}, and its rows are on another server"))
-                .hint(
-                    "Make the tables Replicated on every host, or name one host alone in \
-                     *_REPLICATION_CLICKHOUSE_URL.",
-                ));
-        }
+    if 1 < client.hosts().count() {
+        same_everywhere(client, table, &engine, deadline)?;
     }
     client.hosts().set_kind(table, kind, ticket);
     Ok(Some(kind))
 }
 
+/// A table of this name may be another one on another host.
+fn same_everywhere(
+    client: &mut Client,
+    table: &str,
+    engine: &str,
+    deadline: Instant,
+) -> Result<()> {
+    let kind = TableKind::of_engine(engine);
+    let identity = match kind {
+        TableKind::Shared | TableKind::Elsewhere => return Ok(()),
+        TableKind::Plain => "SELECT toString(serverUUID())".to_owned(),
+        TableKind::Replicated => format!(
+            "SELECT zookeeper_path FROM system.replicas WHERE database = {} AND table = {}",
+            quote_bytes(client.database().as_bytes()),
+            quote_bytes(table.as_bytes())
+        ),
+    };
+    let identity = value(client, &identity, deadline)?.unwrap_or_default();
+    let is_for_others = client.params().quorum.is_some_and(Quorum::asks_for_others);
+    let cause = if kind == TableKind::Plain && is_for_others {
+        format!("an insert is to have a quorum, and it is a {engine}")
+    } else if client.hosts().is_known_as(table, &identity) {
+        return Ok(());
+    } else {
+        match kind {
+            TableKind::Plain => format!("it is a {engine}, and its rows are on another server"),
+            _ => format!("it is no replica of the one at another host, but has path `{identity}`"),
+        }
+    };
+    let doing = format!("use {} at `{}`", client.qualified(table), client.endpoint());
+    // Back to where the rows are, once that is there again.
+    client.leave("its tables are not those of the other hosts");
+    Err(Error::new(ErrorKind::Setup, doing).because(cause).hint(
+        "Make the tables replicas of each other on every host, or name one host alone in \
+         *_REPLICATION_CLICKHOUSE_URL.",
+    ))
+}
+
 fn sync(client: &mut Client, table: &str, deadline: Instant) -> Result<()> {
-    let ticket = client.hosts().ticket();
+    let ticket = client.hosts().ticket(client.generation());
     let sql = format!("SYSTEM SYNC REPLICA {} LIGHTWEIGHT", client.qualified(table));
     // The server waits for as long; what it says then is better than no answer.
     let left = deadline.saturating_duration_since(Instant::now()).as_secs();
-    let timeout = left.saturating_sub(1).max(1).to_string();
+    if left < 2 {
+        let doing = format!("bring {} up to date", client.qualified(table));
+        return Err(Error::new(ErrorKind::Unreachable, doing)
+            .because("no second is left for it")
+            .hint("Raise `request_timeout` in *_REPLICATION_CLICKHOUSE_URL."));
+    }
+    let timeout = (left - 1).to_string();
     let outcome = client.select_here(&sql, &[("receive_timeout", &timeout)], deadline);
     match outcome {
         Ok(_) => {}
@@ -113,6 +151,10 @@ fn sync(client: &mut Client, table: &str, deadline: Instant) -> Result<()> {
             ));
         }
         Err(error) => {
+            if code_of(&error) == Some(TIMEOUT_EXCEEDED) {
+                // Another replica may have all of it.
+                client.leave("its replica does not catch up");
+            }
             let doing =
                 format!("bring {} up to date at `{}`", client.qualified(table), client.endpoint());
             let hint = error.hint_text().unwrap_or(BEHIND_HINT).to_owned();
@@ -124,8 +166,12 @@ fn sync(client: &mut Client, table: &str, deadline: Instant) -> Result<()> {
 }
 
 fn is_denied(error: &Error) -> bool {
+    code_of(error) == Some(ACCESS_DENIED)
+}
+
+fn code_of(error: &Error) -> Option<u32> {
     let refusal = error.cause().and_then(|cause| cause.downcast_ref::<Refusal>());
-    refusal.is_some_and(|refusal| refusal.code == ACCESS_DENIED)
+    refusal.map(|refusal| refusal.code)
 }
 
 fn value(client: &mut Client, sql: &str, deadline: Instant) -> Result<Option<String>> {
@@ -136,25 +182,38 @@ fn value(client: &mut Client, sql: &str, deadline: Instant) -> Result<Option<Str
 }
 
 /// The tables of our database that a statement names: each is written as [`Client::qualified`]
-/// writes it. A value that looks the same costs a question about a table that is not there.
+/// writes it. What stands in literals is values.
 fn tables_of(sql: &str, database: &str) -> Vec<String> {
     let mark = format!("{database}.`");
     let mut tables = Vec::new();
-    for (at, _) in sql.match_indices(&mark) {
-        let mut name = String::new();
-        let mut rest = sql[at + mark.len()..].chars();
-        while let Some(c) = rest.next() {
-            match c {
-                '`' => break,
-                '\\' => name.extend(rest.next()),
-                c => name.push(c),
+    let mut rest = sql;
+    while let Some(at) = rest.find(['\'', '`']) {
+        let quote = &rest[at..=at];
+        if quote == "`" && rest[at..].starts_with(&mark) {
+            let (name, behind) = quoted(&rest[at + mark.len()..], '`');
+            rest = behind;
+            if !tables.contains(&name) {
+                tables.push(name);
             }
-        }
-        if !tables.contains(&name) {
-            tables.push(name);
+        } else {
+            (_, rest) = quoted(&rest[at + 1..], if quote == "`" { '`' } else { '\'' });
         }
     }
     tables
+}
+
+/// What stands before the closing quote, and what behind it.
+fn quoted(text: &str, quote: char) -> (String, &str) {
+    let mut inside = String::new();
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            c if c == quote => break,
+            '\\' => inside.extend(rest.next()),
+            c => inside.push(c),
+        }
+    }
+    (inside, rest.as_str())
 }
 
 #[cfg(test)]
@@ -167,5 +226,7 @@ mod tests {
         assert_eq!(tables_of(sql, "`d`"), ["t", "u`v"]);
         assert_eq!(tables_of("SELECT name FROM system.tables", "`d`"), [] as [&str; 0]);
         assert_eq!(tables_of("SELECT 1 FROM `d`.`cut", "`d`"), ["cut"]);
+        let hostile = "SELECT `d` FROM `d`.`t` WHERE k IN ('`d`.`u`', 'it\\'s `d`.`v`') FINAL";
+        assert_eq!(tables_of(hostile, "`d`"), ["t"]);
     }
 }

@@ -23,8 +23,9 @@ struct Shared {
     epoch: u64,
     fresh: BTreeSet<String>,
     kinds: BTreeMap<String, TableKind>,
-    /// The server that a table without replication was first read from.
-    home: Option<String>,
+    /// By table: what tells it from another of that name. Kept whatever happens: the hosts have to
+    /// agree on it.
+    identities: BTreeMap<String, String>,
 }
 
 /// What it takes to read from a table what was written to it through another host.
@@ -107,14 +108,15 @@ impl Hosts {
         Some(self.endpoint(generation))
     }
 
-    /// To be taken before a table is made fresh.
-    pub fn ticket(&self) -> Ticket {
-        let shared = self.lock();
-        Ticket { generation: shared.generation, epoch: shared.epoch }
+    /// To be taken before a table is made fresh at the host of this generation.
+    pub fn ticket(&self, generation: u64) -> Ticket {
+        Ticket { generation, epoch: self.lock().epoch }
     }
 
-    pub fn is_fresh(&self, table: &str) -> bool {
-        self.lock().fresh.contains(table)
+    /// Of the host of this generation, on which another client may still be.
+    pub fn is_fresh(&self, table: &str, generation: u64) -> bool {
+        let shared = self.lock();
+        shared.generation == generation && shared.fresh.contains(table)
     }
 
     /// The host of the ticket has everything of `table` that was acknowledged before the ticket was
@@ -134,14 +136,18 @@ impl Hosts {
         shared.kinds.clear();
     }
 
-    /// The same of one table.
+    /// The same of one table, whose kind stays.
     pub fn forget_fresh_of(&self, table: &str) {
-        self.lock().fresh.remove(table);
+        let mut shared = self.lock();
+        shared.epoch += 1;
+        shared.fresh.remove(table);
     }
 
-    /// What was found out about the table at this host.
-    pub fn kind(&self, table: &str) -> Option<TableKind> {
-        self.lock().kinds.get(table).copied()
+    /// What was found out about the table at the host of this generation.
+    pub fn kind(&self, table: &str, generation: u64) -> Option<TableKind> {
+        let shared = self.lock();
+        let kind = shared.kinds.get(table).copied();
+        kind.filter(|_| shared.generation == generation)
     }
 
     /// As [`Hosts::set_fresh`].
@@ -152,10 +158,10 @@ impl Hosts {
         }
     }
 
-    /// Whether `server` is the one that a table without replication was first read from.
-    pub fn is_home(&self, server: &str) -> bool {
+    /// Whether the table is the one that was first seen under this name.
+    pub fn is_known_as(&self, table: &str, identity: &str) -> bool {
         let mut shared = self.lock();
-        shared.home.get_or_insert_with(|| server.to_owned()) == server
+        shared.identities.entry(table.to_owned()).or_insert_with(|| identity.to_owned()) == identity
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
@@ -217,18 +223,21 @@ mod tests {
     #[test]
     fn what_a_left_host_takes_late_makes_tables_stale_again() {
         let all = hosts(&["a", "b"]);
-        all.set_fresh("t", all.ticket());
-        assert!(all.is_fresh("t") && !all.is_fresh("u"));
+        all.set_fresh("t", all.ticket(0));
+        assert!(all.is_fresh("t", 0) && !all.is_fresh("u", 0));
         all.move_on(0);
-        assert!(!all.is_fresh("t"));
-        let before = all.ticket();
-        all.forget_fresh();
-        all.set_fresh("t", before);
-        assert!(!all.is_fresh("t"), "it was made fresh before the late rows came");
-        all.set_fresh("t", all.ticket());
-        assert!(all.is_fresh("t"));
-        all.forget_fresh_of("t");
-        assert!(!all.is_fresh("t"));
+        assert!(!all.is_fresh("t", 1));
+        all.set_fresh("t", all.ticket(0));
+        assert!(!all.is_fresh("t", 1) && !all.is_fresh("t", 0), "that host was left");
+        for forget in [Hosts::forget_fresh, |all: &Hosts| all.forget_fresh_of("t")] {
+            let before = all.ticket(1);
+            forget(&all);
+            all.set_fresh("t", before);
+            assert!(!all.is_fresh("t", 1), "it was made fresh before the late rows came");
+            all.set_fresh("t", all.ticket(1));
+            assert!(all.is_fresh("t", 1));
+            assert!(!all.is_fresh("t", 0), "a client that is still there is not told otherwise");
+        }
     }
 
     #[test]
@@ -247,8 +256,11 @@ mod tests {
     }
 
     #[test]
-    fn the_first_server_is_home() {
+    fn a_table_is_the_one_that_was_seen_first() {
         let all = hosts(&["a", "b"]);
-        assert!(all.is_home("1") && all.is_home("1") && !all.clone().is_home("2"));
+        assert!(all.is_known_as("t", "1") && all.is_known_as("u", "2"));
+        all.move_on(0);
+        all.forget_fresh();
+        assert!(all.is_known_as("t", "1") && !all.clone().is_known_as("t", "2"));
     }
 }

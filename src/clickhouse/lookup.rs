@@ -43,6 +43,7 @@ pub fn find_sort_keys(
     deadline: Instant,
 ) -> Result<Vec<SortKey>> {
     let mut keys = Vec::new();
+    client.expect_others(table);
     let from = client.qualified(table);
     let id_name = quote_name(id_column);
     for list in literal_lists(ids) {
@@ -71,6 +72,7 @@ pub fn find_live(
     deadline: Instant,
 ) -> Result<Vec<LiveKey>> {
     let mut live = Vec::new();
+    client.expect_others(target.table);
     let id_name = quote_name(target.id_name());
     for list in literal_lists(ids) {
         live.extend(live_keys_where(client, target, &format!("{id_name} IN ({list})"), deadline)?);

@@ -79,6 +79,7 @@ pub(super) fn latest(
     key: &[(&str, &str)],
     deadline: Instant,
 ) -> Result<Option<Vec<Option<String>>>> {
+    client.expect_others(table);
     let is =
         |(column, value): &(&str, &str)| format!("{column} = {}", quote_bytes(value.as_bytes()));
     let sql = format!(

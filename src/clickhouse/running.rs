@@ -10,16 +10,24 @@ use crate::error::{Error, ErrorKind, Result};
 /// A host that is left is often one that does not answer.
 const OTHERS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many inserts of ours into these tables have been running for longer than this, on any of the
-/// hosts. Each server tells of its own only: behind a balancer the others are not seen, and nothing
-/// is known of one that does not answer.
+/// Inserts of ours into some tables, on all hosts.
+#[derive(Debug, Default)]
+pub struct Running {
+    pub count: u64,
+    /// Hosts that did not answer: what runs there is not known.
+    pub unseen: Vec<String>,
+}
+
+/// Those that have been running for longer than this. Each server tells of its own only: behind a
+/// balancer the others are not seen.
 pub fn inserts_older_than(
     client: &mut Client,
     tables: &[&str],
     age: Duration,
     deadline: Instant,
-) -> Result<u64> {
-    let mut count = here(client, tables, age, deadline)?;
+) -> Result<Running> {
+    let count = here(client, tables, age, deadline)?;
+    let mut running = Running { count, unseen: Vec::new() };
     let current = client.endpoint().to_owned();
     let params = client.params().clone();
     for endpoint in params.hosts.all().iter().filter(|endpoint| **endpoint != current) {
@@ -27,11 +35,14 @@ pub fn inserts_older_than(
         let found = Client::connect(&of_one)
             .and_then(|mut other| here(&mut other, tables, age, deadline.min(soon())));
         match found {
-            Ok(found) => count += found,
-            Err(error) => log::debug!("clickhouse: inserts at `{endpoint}` are not seen: {error}"),
+            Ok(found) => running.count += found,
+            Err(error) => {
+                log::debug!("clickhouse: inserts at `{endpoint}` are not seen: {error}");
+                running.unseen.push(endpoint.clone());
+            }
         }
     }
-    Ok(count)
+    Ok(running)
 }
 
 fn soon() -> Instant {

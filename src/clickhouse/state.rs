@@ -121,10 +121,6 @@ pub fn write_unless_overtaken(
     row: &mut StateRow,
     deadline: Instant,
 ) -> Result<Option<StateRow>> {
-    if 1 < client.hosts().count() {
-        // The other session may write through another host.
-        client.hosts().forget_fresh_of(STATE_TABLE);
-    }
     let latest = read(client, &row.service, &row.slot, deadline)?;
     if let Some(latest) = latest.filter(|latest| row.revision < latest.revision) {
         return Ok(Some(latest));

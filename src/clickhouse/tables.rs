@@ -162,6 +162,7 @@ impl Definition {
         const ENGINE: &str = "\n) ENGINE = ReplacingMergeTree(_version, _is_deleted)";
         let engine = format!("\n) ENGINE = {}", replacing(client, "_version, _is_deleted"));
         let body = self.body.replacen(ENGINE, &engine, 1);
+        assert!(body.contains(&engine), "`{}` is replicated where it is to be", self.name);
         format!("{} ({body}", create_table(client, self.name))
     }
 

@@ -200,7 +200,7 @@ pub const SECTIONS: &[Section] = &[
             "Turns the service on; it also needs its ClickHouse URL."),
         variable("*_REPLICATION_CLICKHOUSE_URL", Kind::ClickhouseUrl, Preset::Unset,
             "ClickHouse, its HTTP interface. Unset turns the service off. \
-             Several hosts, as in `http://a:8123,b:8123`, are tried in turn: see below. \
+             Several hosts, as in `http://a:8123,b:8123`, are tried in turn. \
              Tables live in database `trigger_dev`. \
              `?request_timeout=` in ms (30000); `?compress=1` or `0`: inserts as LZ4 (unless the \
              host is this machine)."),

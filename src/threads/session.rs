@@ -218,8 +218,8 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
         version_shift,
         primary: &primary,
         application_name: &application_name,
-        // Beside it a block is held that has the same values.
-        reread_bytes_max: limits(config).bytes_max / 2,
+        // Beside it a block is held that has the same values, and an answer on its way.
+        reread_bytes_max: limits(config).bytes_max / 3,
         source_oid: Oid(source.oid),
     };
     let admit = |upper| ground.reserve(upper);

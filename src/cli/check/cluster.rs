@@ -1,15 +1,16 @@
 //! Several hosts, a cluster, replicated tables, a quorum: whether they fit together.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::clickhouse::client::quote_name;
 use crate::clickhouse::hosts::TableKind;
 use crate::clickhouse::params::{Params, Quorum};
-use crate::clickhouse::survey::cluster::{self, Cluster, Replica};
+use crate::clickhouse::survey::cluster::{self, Cluster, Identity, Replica};
 use crate::clickhouse::survey::{self, Grant};
 use crate::clickhouse::{Client, own_tables};
 use crate::error::Result;
-use crate::finding::Finding;
+use crate::finding::{Finding, Level};
 
 const ABOUT: &str = "cluster";
 const QUORUM: &str = "quorum";
@@ -37,7 +38,10 @@ pub(super) fn look(
         found.extend(judge_replicas(&replicas, params.quorum));
         let all = format!("{}.*", quote_name(client.database()));
         let grant = survey::grant_on(client, "SYSTEM SYNC REPLICA", &all, deadline())?;
-        found.extend(denied(grant, user, "SYSTEM SYNC REPLICA", &all));
+        let finding = denied(grant, user, "SYSTEM SYNC REPLICA", &all);
+        // With one host it is only missed behind a balancer.
+        let level = if params.hosts.count() == 1 { Level::Warning } else { Level::Problem };
+        found.extend(finding.map(|finding| Finding { level, ..finding }));
     }
     found.extend(judge_quorum(&kinds, params.quorum));
     if 1 < params.hosts.count() {
@@ -48,7 +52,7 @@ pub(super) fn look(
                 "Set REPLICATION_CLICKHOUSE_CLUSTER, or make the tables on each host.",
             ));
         }
-        found.extend(hosts(&params, &kinds, deadline));
+        found.extend(hosts(&params, &tables, deadline));
     } else if is_replicated && 1 < cluster::servers_behind(&params, deadline())? {
         found.push(Finding::warning(
             ABOUT,
@@ -157,17 +161,13 @@ fn judge_quorum(kinds: &[(String, TableKind)], quorum: Option<Quorum>) -> Option
     })
 }
 
-fn hosts(
-    params: &Params,
-    kinds: &[(String, TableKind)],
-    deadline: impl Fn() -> Instant,
-) -> Vec<Finding> {
-    let (mut found, mut uuids) = (Vec::new(), Vec::new());
-    for (endpoint, server) in cluster::servers(params, deadline) {
-        match server {
-            Ok(uuid) => {
+fn hosts(params: &Params, tables: &[&str], deadline: impl Fn() -> Instant) -> Vec<Finding> {
+    let (mut found, mut seen) = (Vec::new(), Vec::new());
+    for (endpoint, identities) in cluster::identities(params, tables, deadline) {
+        match identities {
+            Ok(identities) => {
                 found.push(Finding::ok(ABOUT, format!("{endpoint} answers")));
-                uuids.push(uuid);
+                seen.push((endpoint, identities));
             }
             Err(error) => found.push(Finding::warning(
                 ABOUT,
@@ -176,23 +176,36 @@ fn hosts(
             )),
         }
     }
-    let plain = kinds.iter().find(|(_, kind)| *kind == TableKind::Plain);
-    if let Some((table, _)) = plain
-        && uuids.iter().any(|uuid| *uuid != uuids[0])
-    {
-        found.push(Finding::problem(
-            ABOUT,
-            format!("the hosts are different servers, and `{table}` is not replicated"),
-            "Make the tables Replicated on every host, or name one host alone.",
-        ));
-    }
+    found.extend(judge_identities(&seen));
     found
+}
+
+/// Each host, and by table what tells it from another of that name.
+fn judge_identities(seen: &[(String, BTreeMap<String, Identity>)]) -> Option<Finding> {
+    let (first, ours) = seen.first()?;
+    let differs = |theirs: &BTreeMap<String, Identity>| {
+        let all = ours.iter().chain(theirs).map(|(table, _)| table);
+        all.into_iter().find(|table| ours.get(*table) != theirs.get(*table)).cloned()
+    };
+    let (other, table) = seen.iter().find_map(|(host, theirs)| Some((host, differs(theirs)?)))?;
+    let is_plain = [ours.get(&table), seen.iter().find_map(|(_, of)| of.get(&table))]
+        .into_iter()
+        .flatten()
+        .any(|identity| identity.kind == TableKind::Plain);
+    let text = match is_plain {
+        true => format!("the hosts are different servers, and `{table}` is not replicated"),
+        false => format!("`{table}` at {other} is no replica of the one at {first}"),
+    };
+    Some(Finding::problem(
+        ABOUT,
+        text,
+        "Make the tables replicas of each other on every host, or name one host alone.",
+    ))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::finding::Level;
 
     fn levels(found: &[Finding]) -> Vec<Level> {
         found.iter().map(|finding| finding.level).collect()
@@ -232,5 +245,23 @@ mod tests {
         assert!(judge_quorum(&plain, Some(Quorum::Replicas(1))).is_none());
         let shared = [("t".to_owned(), TableKind::Shared)];
         assert!(judge_quorum(&shared, Some(Quorum::Auto)).is_none());
+    }
+
+    #[test]
+    fn hosts_have_to_have_the_same_tables() {
+        let of = |kind, place: &str| {
+            BTreeMap::from([("t".to_owned(), Identity { kind, place: place.to_owned() })])
+        };
+        let judge =
+            |one, other| judge_identities(&[("a".to_owned(), one), ("b".to_owned(), other)]);
+        let text = |finding: Option<Finding>| finding.expect("they differ").text;
+        use TableKind::{Elsewhere, Plain, Replicated};
+        assert_eq!(judge(of(Replicated, "/1"), of(Replicated, "/1")), None);
+        assert_eq!(judge(of(Plain, "uuid"), of(Plain, "uuid")), None);
+        assert_eq!(judge(of(Elsewhere, ""), of(Elsewhere, "")), None);
+        assert!(text(judge(of(Replicated, "/1"), of(Replicated, "/2"))).contains("no replica"));
+        assert!(text(judge(of(Replicated, "/1"), BTreeMap::new())).contains("no replica"));
+        assert!(text(judge(of(Plain, "1"), of(Plain, "2"))).contains("different servers"));
+        assert!(text(judge(of(Replicated, "/1"), of(Plain, "2"))).contains("`t`"));
     }
 }

@@ -1,6 +1,6 @@
 //! What is known of replication where ClickHouse has it, for `walhouse check`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::super::client::{Client, quote_bytes};
@@ -114,13 +114,43 @@ fn pairs(client: &mut Client, sql: &str, deadline: Instant) -> Result<Vec<(Strin
     Ok(rows.into_iter().filter_map(pair).collect())
 }
 
-/// The UUID of the server at each host, or why there is no answer.
-pub fn servers(params: &Params, deadline: impl Fn() -> Instant) -> Vec<(String, Result<String>)> {
-    let server = |endpoint: &String| {
+/// What tells a table from another one of its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    pub kind: TableKind,
+    /// Its path in ZooKeeper; of one that is not replicated the UUID of its server.
+    pub place: String,
+}
+
+/// The tables that are there, at each host, or why there is no answer.
+pub fn identities(
+    params: &Params,
+    tables: &[&str],
+    deadline: impl Fn() -> Instant,
+) -> Vec<(String, Result<BTreeMap<String, Identity>>)> {
+    let here = |endpoint: &String| {
         let of_one = Params { hosts: Hosts::one(endpoint.clone()), ..params.clone() };
-        (endpoint.clone(), uuid(&of_one, deadline()))
+        let identities = || {
+            let mut client = Client::connect(&of_one)?;
+            let server = server_uuid(&mut client, deadline())?;
+            let sql = format!(
+                "SELECT table, zookeeper_path FROM system.replicas WHERE {}",
+                of_ours(&client, "table", tables)
+            );
+            let paths: BTreeMap<_, _> = pairs(&mut client, &sql, deadline())?.into_iter().collect();
+            let identity = |(table, kind): (String, TableKind)| {
+                let place = match kind {
+                    TableKind::Plain => server.clone(),
+                    TableKind::Replicated => paths.get(&table).cloned().unwrap_or_default(),
+                    TableKind::Shared | TableKind::Elsewhere => String::new(),
+                };
+                (table, Identity { kind, place })
+            };
+            Ok(kinds(&mut client, tables, deadline())?.into_iter().map(identity).collect())
+        };
+        (endpoint.clone(), identities())
     };
-    params.hosts.all().iter().map(server).collect()
+    params.hosts.all().iter().map(here).collect()
 }
 
 /// How many servers answer at the one address, as far as a few connections show.
@@ -128,12 +158,12 @@ pub fn servers_behind(params: &Params, deadline: Instant) -> Result<usize> {
     let mut found = BTreeSet::new();
     for _ in 0..ASKED_TIMES {
         // Each client has connections of its own.
-        found.insert(uuid(params, deadline)?);
+        found.insert(server_uuid(&mut Client::connect(params)?, deadline)?);
     }
     Ok(found.len())
 }
 
-fn uuid(params: &Params, deadline: Instant) -> Result<String> {
-    let rows = Client::connect(params)?.query("SELECT toString(serverUUID())", deadline)?;
+fn server_uuid(client: &mut Client, deadline: Instant) -> Result<String> {
+    let rows = client.query("SELECT toString(serverUUID())", deadline)?;
     Ok(rows.into_iter().flatten().flatten().next().unwrap_or_default())
 }

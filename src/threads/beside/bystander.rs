@@ -326,6 +326,8 @@ impl<'c> Bystander<'c> {
         loop {
             let confirmed = self.check(&mut record.client)?.confirmed;
             if lsn <= confirmed {
+                // The stream may write through another host than we read from.
+                self.config.clickhouse.hosts.forget_fresh();
                 return Ok(());
             }
             if until <= Instant::now() {

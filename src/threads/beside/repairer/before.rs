@@ -12,7 +12,7 @@ use super::work::{Ended, connect, sql_deadline};
 use super::{LOOK_EVERY, Repairer};
 use crate::clickhouse::Client;
 use crate::clickhouse::params::InsertStrategy;
-use crate::clickhouse::running::inserts_older_than;
+use crate::clickhouse::running::{Running, inserts_older_than};
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::barrier::{Barrier, Waiting, waiting};
 use crate::threads::shared::Pace;
@@ -47,18 +47,23 @@ fn inserts_of_others(with: &Repairer<'_>) -> Result<Ended> {
     loop {
         let deadline = Instant::now() + ground.clickhouse.request_timeout;
         let age = with.session_begun_at.elapsed();
-        match inserts_older_than(&mut client, &tables, age, deadline)? {
-            0 => {
-                // What has just ended on another host is to be seen by what comes next.
-                ground.clickhouse.hosts.forget_fresh();
-                return Ok(Ended::Done);
+        let Running { count, unseen } = inserts_older_than(&mut client, &tables, age, deadline)?;
+        let has_waited = INSERTS_END_WITHIN <= begun_at.elapsed();
+        if count == 0 && (unseen.is_empty() || has_waited) {
+            if !unseen.is_empty() {
+                log::warn!(
+                    "clickhouse: what still runs on `{}` is not known; the repair goes on",
+                    unseen.join("`, `")
+                );
             }
-            count if INSERTS_END_WITHIN <= begun_at.elapsed() => {
-                return Err(Error::new(ErrorKind::Unreachable, "wait for inserts to end")
-                    .because(format!("{count} of an earlier session are still running"))
-                    .hint("See system.processes of ClickHouse; KILL QUERY ends them."));
-            }
-            _ => {}
+            // What has just ended on another host is to be seen by what comes next.
+            ground.clickhouse.hosts.forget_fresh();
+            return Ok(Ended::Done);
+        }
+        if has_waited {
+            return Err(Error::new(ErrorKind::Unreachable, "wait for inserts to end")
+                .because(format!("{count} of an earlier session are still running"))
+                .hint("See system.processes of ClickHouse; KILL QUERY ends them."));
         }
         if ground.shared.rest(Instant::now() + LOOK_EVERY) != Pace::Running {
             return Ok(Ended::Told);
