@@ -2,9 +2,10 @@
 //!
 //! A replica that has just become ours may not yet have fetched what another one has taken. So
 //! before a SELECT the tables that it reads are brought up to date, once for each host that is
-//! moved to, each session, and where another process may have written ([`Client::expect_others`]): `SYSTEM SYNC REPLICA` returns when the replica has fetched all that
+//! moved to, each session, and where another process may have written meanwhile
+//! ([`Client::expect_others`]): `SYSTEM SYNC REPLICA` returns when the replica has fetched all that
 //! stood in the replication log when it was asked. That it cannot is a failure of the SELECT: less
-//! than was acknowledged is never read. Between two sessions another process may have written
+//! than was acknowledged is not read. Between two sessions another process may have written
 //! through another host, and a balancer may have another replica behind the one address.
 //!
 //! Where there are several hosts, each must have the same table: replicas of one have one path in

@@ -206,8 +206,8 @@ impl Refusal {
     }
 
     /// Whether another replica may well take what this one does not: it has lost ZooKeeper, is
-    /// read-only, shuts down, has no room, or lacks the user, a grant or the table. A quorum that is
-    /// not reached is none of these.
+    /// read-only, shuts down, has no room, or lacks the user, a grant or the table. A quorum that
+    /// is not reached is none of these.
     pub fn is_of_host(&self) -> bool {
         const CODES: [u32; 12] = [60, 81, 192, 193, 194, 195, 225, 236, 242, 243, 497, 516];
         self.code == 999 || CODES.contains(&self.code)

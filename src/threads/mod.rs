@@ -4,9 +4,11 @@
 //! What a session runs is in the folders: [`start`], then [`stream`], with [`watch`] and [`beside`]
 //! next to it.
 
+pub mod as_of;
 pub mod beside;
 pub mod board;
 pub mod coordinator;
+pub mod debt;
 pub mod http;
 pub mod lease_watch;
 pub mod lock_keeper;

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::debt;
 use super::mapped::{Columns, Mapped, columns_of};
 use super::repairer::Repairer;
 use crate::clickhouse::backfills::{self, BackfillRow};
@@ -27,6 +26,7 @@ use crate::postgres::source_table::{SourceTable, TableName};
 use crate::postgres::sql::Sql;
 use crate::rows::Shape;
 use crate::services::mapping::Mapping;
+use crate::threads::debt;
 use crate::threads::lease_watch::LeaseWatch;
 use crate::threads::outage::Delays;
 use crate::threads::session::page_bytes_max;

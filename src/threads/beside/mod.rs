@@ -1,10 +1,8 @@
 //! What reads the table itself and writes beside the stream, with versions below whatever is still
 //! to be streamed: repairs, backfills, comparisons.
 
-pub mod as_of;
 pub mod backfiller;
 pub mod bystander;
-pub mod debt;
 pub mod mapped;
 pub mod repairer;
 pub mod verifier;

@@ -12,7 +12,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::as_of::wait_until_flushed;
 use crate::clickhouse::Client;
 use crate::clickhouse::repairs::{RepairRow, Status};
 use crate::error::{ErrorKind, Result};
@@ -22,6 +21,7 @@ use crate::postgres::server::as_of;
 use crate::postgres::source_table::SourceTable;
 use crate::rows::Shape;
 use crate::services::mapping::Mapping;
+use crate::threads::as_of::wait_until_flushed;
 use crate::threads::outage::Delays;
 use crate::threads::shared::Pace;
 use crate::threads::stream::landing::Ground;

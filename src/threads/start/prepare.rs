@@ -30,7 +30,7 @@ use crate::services::runs::Runs;
 use crate::services::sessions::Sessions;
 use crate::services::source::Source;
 use crate::threads::Memory;
-use crate::threads::beside::debt;
+use crate::threads::debt;
 use crate::threads::shared::Shared;
 use crate::wal::Lsn;
 

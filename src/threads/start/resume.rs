@@ -5,7 +5,7 @@
 //! a repair that goes with no state; then the slot, the repair, the state. What made a repair
 //! necessary may not be seen a second time, so whatever repair is recorded and does not go with the
 //! state is owed, and is begun anew ([`recovery::course_in_debt`]). What is found out before comes
-//! as a debt, too ([`debt`](crate::threads::beside::debt)), and so does the filling of tables that
+//! as a debt, too ([`debt`](crate::threads::debt)), and so does the filling of tables that
 //! are about to be made.
 
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ use crate::postgres::slot;
 use crate::postgres::sql::Sql;
 use crate::rows::Shape;
 use crate::services::mapping::Mapping;
-use crate::threads::beside::debt::{DEBT, Numbers, debt_of, is_owed, makes_debt, repair_row};
+use crate::threads::debt::{DEBT, Numbers, debt_of, is_owed, makes_debt, repair_row};
 use crate::wal::Lsn;
 
 /// Creating a slot waits for the transactions that are running.

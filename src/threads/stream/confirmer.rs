@@ -150,12 +150,8 @@ impl Confirmer<'_> {
                 self.row.timeline
             );
             let of = (self.service, self.row.slot.as_str());
-            let owed = crate::threads::beside::debt::owe(
-                &mut self.client,
-                of,
-                &reason,
-                self.request_timeout,
-            );
+            let owed =
+                crate::threads::debt::owe(&mut self.client, of, &reason, self.request_timeout);
             if let Err(error) = owed {
                 log::error!("{}: {error}", self.service);
             }

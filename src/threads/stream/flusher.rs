@@ -30,7 +30,7 @@ use crate::services::fold::{Change, Folded, fold};
 use crate::services::mapping::{BareKey, Mapping};
 use crate::services::source::TextValues;
 use crate::services::tombstone::LiveKey;
-use crate::threads::beside::as_of::wait_until_flushed;
+use crate::threads::as_of::wait_until_flushed;
 use crate::wal::{Lsn, Oid, PgTime};
 
 /// How soon values are asked for again when their transaction is not yet visible.

@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::machines::repair::Pieces;
 use crate::postgres::sql::Sql;
 use crate::postgres::table_reader::AsOf;
-use crate::threads::beside::as_of::wait_until_flushed;
+use crate::threads::as_of::wait_until_flushed;
 use crate::threads::shared::{Pace, PanicGuard};
 use crate::threads::stream::landing::Landing;
 
@@ -71,7 +71,7 @@ impl<'a> Worker<'a> {
     }
 
     /// To be done before anything is written of what was read, and before it counts as done: see
-    /// [`crate::threads::beside::as_of`]. A fork below is then noticed, and the repair begun anew.
+    /// [`crate::threads::as_of`]. A fork below is then noticed, and the repair begun anew.
     pub fn cover(&mut self, as_of: AsOf) -> Result<()> {
         let ground = self.with.ground;
         wait_until_flushed(&mut self.sql, ground.shared, as_of, sql_deadline())?;

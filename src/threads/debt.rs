@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::repairer::Position;
+use super::beside::repairer::Position;
 use crate::clickhouse::Client;
 use crate::clickhouse::repairs::{self, INITIAL_BACKFILL, RepairRow, Status};
 use crate::clickhouse::state;
