@@ -75,24 +75,56 @@ pub fn check_quorum(client: &mut Client, tables: &[&str], deadline: Instant) -> 
     if !client.params().quorum.is_some_and(Quorum::asks_for_others) {
         return Ok(());
     }
-    let names: Vec<String> = tables.iter().map(|name| quote_bytes(name.as_bytes())).collect();
-    let sql = format!(
-        "SELECT name, engine FROM system.tables WHERE database = {} AND name IN ({}) ORDER BY name",
-        quote_bytes(client.database().as_bytes()),
-        names.join(", ")
-    );
-    for row in client.query(&sql, deadline)? {
-        let [Some(name), Some(engine)] = row.as_slice() else { continue };
-        if TableKind::of_engine(engine) == TableKind::Plain {
-            return Err(Error::new(ErrorKind::Setup, format!("use {}", client.qualified(name)))
-                .because(format!("an insert is to have a quorum, and it is a {engine}"))
-                .hint(
-                    "Make it Replicated on every host, or unset \
-                     REPLICATION_CLICKHOUSE_INSERT_QUORUM.",
-                ));
+    for (name, engine) in engines(client, tables, deadline)? {
+        if TableKind::of_engine(&engine) == TableKind::Plain {
+            return Err(without_quorum(client, &name, &engine));
         }
     }
     Ok(())
+}
+
+/// A table that an insert with a quorum must not go to.
+pub(super) fn without_quorum(client: &Client, table: &str, engine: &str) -> Error {
+    let doing = format!("use {} at `{}`", client.qualified(table), client.endpoint());
+    Error::new(ErrorKind::Setup, doing)
+        .because(format!("an insert is to have a quorum, and it is a {engine}"))
+        .hint("Make it Replicated on every host, or unset REPLICATION_CLICKHOUSE_INSERT_QUORUM.")
+}
+
+/// The name and the engine of each of the tables that is there.
+pub(super) fn engines(
+    client: &mut Client,
+    tables: &[&str],
+    deadline: Instant,
+) -> Result<Vec<(String, String)>> {
+    let sql = format!(
+        "SELECT name, engine FROM system.tables WHERE {} ORDER BY name",
+        of_ours(client, "name", tables)
+    );
+    pairs(client, &sql, deadline)
+}
+
+/// Which server this is: a table that is not replicated is there alone.
+pub(super) const SERVER: &str = "SELECT toString(serverUUID())";
+
+/// Limits a system table to these tables of our database, whose names are in the column.
+pub(super) fn of_ours(client: &Client, column: &str, tables: &[&str]) -> String {
+    let names: Vec<String> = tables.iter().map(|name| quote_bytes(name.as_bytes())).collect();
+    let database = quote_bytes(client.database().as_bytes());
+    format!("database = {database} AND {column} IN ({})", names.join(", "))
+}
+
+pub(super) fn pairs(
+    client: &mut Client,
+    sql: &str,
+    deadline: Instant,
+) -> Result<Vec<(String, String)>> {
+    let rows = client.query(sql, deadline)?;
+    let pair = |row: Vec<Option<String>>| {
+        let [one, other] = <[Option<String>; 2]>::try_from(row).ok()?;
+        Some((one?, other?))
+    };
+    Ok(rows.into_iter().filter_map(pair).collect())
 }
 
 /// The hosts without a status: host, port, status, error, and how many are left.

@@ -14,7 +14,8 @@
 
 use std::time::Instant;
 
-use super::client::{Client, quote_bytes, quote_name};
+use super::client::{Client, quote_name};
+use super::cluster::{SERVER, of_ours, without_quorum};
 use super::hosts::TableKind;
 use super::params::Quorum;
 use super::refusal::Refusal;
@@ -71,11 +72,8 @@ fn kind(client: &mut Client, table: &str, deadline: Instant) -> Result<Option<Ta
         return Ok(Some(kind));
     }
     let ticket = client.hosts().ticket(client.generation());
-    let sql = format!(
-        "SELECT engine FROM system.tables WHERE database = {} AND name = {}",
-        quote_bytes(client.database().as_bytes()),
-        quote_bytes(table.as_bytes())
-    );
+    let sql =
+        format!("SELECT engine FROM system.tables WHERE {}", of_ours(client, "name", &[table]));
     let Some(engine) = value(client, &sql, deadline)? else { return Ok(None) };
     let kind = TableKind::of_engine(&engine);
     if 1 < client.hosts().count() {
@@ -95,32 +93,32 @@ fn same_everywhere(
     let kind = TableKind::of_engine(engine);
     let identity = match kind {
         TableKind::Shared | TableKind::Elsewhere => return Ok(()),
-        TableKind::Plain => "SELECT toString(serverUUID())".to_owned(),
+        TableKind::Plain => SERVER.to_owned(),
         TableKind::Replicated => format!(
-            "SELECT zookeeper_path FROM system.replicas WHERE database = {} AND table = {}",
-            quote_bytes(client.database().as_bytes()),
-            quote_bytes(table.as_bytes())
+            "SELECT zookeeper_path FROM system.replicas WHERE {}",
+            of_ours(client, "table", &[table])
         ),
     };
     let identity = value(client, &identity, deadline)?.unwrap_or_default();
     let is_for_others = client.params().quorum.is_some_and(Quorum::asks_for_others);
-    let cause = if kind == TableKind::Plain && is_for_others {
-        format!("an insert is to have a quorum, and it is a {engine}")
+    let error = if kind == TableKind::Plain && is_for_others {
+        without_quorum(client, table, engine)
     } else if client.hosts().is_known_as(table, &identity) {
         return Ok(());
     } else {
-        match kind {
+        let doing = format!("use {} at `{}`", client.qualified(table), client.endpoint());
+        let error = Error::new(ErrorKind::Setup, doing).because(match kind {
             TableKind::Plain => format!("it is a {engine}, and its rows are on another server"),
             _ => format!("it is no replica of the one at another host, but has path `{identity}`"),
-        }
+        });
+        error.hint(
+            "Make the tables replicas of each other on every host, or name one host alone in \
+             *_REPLICATION_CLICKHOUSE_URL.",
+        )
     };
-    let doing = format!("use {} at `{}`", client.qualified(table), client.endpoint());
     // Back to where the rows are, once that is there again.
     client.leave("its tables are not those of the other hosts");
-    Err(Error::new(ErrorKind::Setup, doing).because(cause).hint(
-        "Make the tables replicas of each other on every host, or name one host alone in \
-         *_REPLICATION_CLICKHOUSE_URL.",
-    ))
+    Err(error)
 }
 
 fn sync(client: &mut Client, table: &str, deadline: Instant) -> Result<()> {

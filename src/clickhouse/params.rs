@@ -99,6 +99,11 @@ pub enum ParamsError {
 }
 
 impl Params {
+    /// The same at one of its hosts alone.
+    pub(super) fn at(&self, endpoint: &str) -> Params {
+        Params { hosts: Hosts::one(endpoint.to_owned()), ..self.clone() }
+    }
+
     /// The parameters and what is worth a warning. What the URL does not say (keep-alive,
     /// connections, strategy) has its default.
     pub fn parse(text: &str) -> Result<(Params, Vec<String>), ParamsError> {

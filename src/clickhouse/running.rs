@@ -3,8 +3,6 @@
 use std::time::{Duration, Instant};
 
 use super::client::{Client, QUERY_ID_PREFIX, quote_bytes};
-use super::hosts::Hosts;
-use super::params::Params;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A host that is left is often one that does not answer.
@@ -31,8 +29,7 @@ pub fn inserts_older_than(
     let current = client.endpoint().to_owned();
     let params = client.params().clone();
     for endpoint in params.hosts.all().iter().filter(|endpoint| **endpoint != current) {
-        let of_one = Params { hosts: Hosts::one(endpoint.clone()), ..params.clone() };
-        let found = Client::connect(&of_one)
+        let found = Client::connect(&params.at(endpoint))
             .and_then(|mut other| here(&mut other, tables, age, deadline.min(soon())));
         match found {
             Ok(found) => running.count += found,

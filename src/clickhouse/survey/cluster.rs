@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use super::super::client::{Client, quote_bytes};
-use super::super::hosts::{Hosts, TableKind};
+use super::super::client::Client;
+use super::super::cluster::{SERVER, engines, of_ours, pairs};
+use super::super::hosts::TableKind;
 use super::super::params::Params;
 use crate::error::Result;
 
@@ -37,16 +38,8 @@ pub fn kinds(
     tables: &[&str],
     deadline: Instant,
 ) -> Result<Vec<(String, TableKind)>> {
-    let sql = format!(
-        "SELECT name, engine FROM system.tables WHERE {} ORDER BY name",
-        of_ours(client, "name", tables)
-    );
-    let rows = client.query(&sql, deadline)?;
-    let kind = |row: Vec<Option<String>>| {
-        let [name, engine] = <[Option<String>; 2]>::try_from(row).ok()?;
-        Some((name?, TableKind::of_engine(&engine?)))
-    };
-    Ok(rows.into_iter().filter_map(kind).collect())
+    let kind = |(name, engine): (String, String)| (name, TableKind::of_engine(&engine));
+    Ok(engines(client, tables, deadline)?.into_iter().map(kind).collect())
 }
 
 pub fn replicas(client: &mut Client, tables: &[&str], deadline: Instant) -> Result<Vec<Replica>> {
@@ -66,12 +59,6 @@ pub fn replicas(client: &mut Client, tables: &[&str], deadline: Instant) -> Resu
         })
     };
     Ok(rows.into_iter().filter_map(replica).collect())
-}
-
-fn of_ours(client: &Client, column: &str, tables: &[&str]) -> String {
-    let names: Vec<String> = tables.iter().map(|name| quote_bytes(name.as_bytes())).collect();
-    let database = quote_bytes(client.database().as_bytes());
-    format!("database = {database} AND {column} IN ({})", names.join(", "))
 }
 
 pub fn cluster(client: &mut Client, configured: &str, deadline: Instant) -> Result<Cluster> {
@@ -105,15 +92,6 @@ pub fn cluster(client: &mut Client, configured: &str, deadline: Instant) -> Resu
     })
 }
 
-fn pairs(client: &mut Client, sql: &str, deadline: Instant) -> Result<Vec<(String, String)>> {
-    let rows = client.query(sql, deadline)?;
-    let pair = |row: Vec<Option<String>>| {
-        let [one, other] = <[Option<String>; 2]>::try_from(row).ok()?;
-        Some((one?, other?))
-    };
-    Ok(rows.into_iter().filter_map(pair).collect())
-}
-
 /// What tells a table from another one of its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
@@ -129,9 +107,8 @@ pub fn identities(
     deadline: impl Fn() -> Instant,
 ) -> Vec<(String, Result<BTreeMap<String, Identity>>)> {
     let here = |endpoint: &String| {
-        let of_one = Params { hosts: Hosts::one(endpoint.clone()), ..params.clone() };
         let identities = || {
-            let mut client = Client::connect(&of_one)?;
+            let mut client = Client::connect(&params.at(endpoint))?;
             let server = server_uuid(&mut client, deadline())?;
             let sql = format!(
                 "SELECT table, zookeeper_path FROM system.replicas WHERE {}",
@@ -164,6 +141,6 @@ pub fn servers_behind(params: &Params, deadline: Instant) -> Result<usize> {
 }
 
 fn server_uuid(client: &mut Client, deadline: Instant) -> Result<String> {
-    let rows = client.query("SELECT toString(serverUUID())", deadline)?;
+    let rows = client.query(SERVER, deadline)?;
     Ok(rows.into_iter().flatten().flatten().next().unwrap_or_default())
 }
