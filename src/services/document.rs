@@ -320,7 +320,7 @@ impl Pass<'_> {
         } else {
             json_string::unquoted(raw)
         };
-        let (hash, has_dot) = hash_and_dot(name);
+        let (hash, has_dot) = json_string::hash_and_dot(name);
         key_hashes.push(hash);
         self.found.dotted_key |= has_dot;
     }
@@ -338,25 +338,6 @@ impl Pass<'_> {
         };
         self.keys.key_hashes.truncate(start);
     }
-}
-
-/// Of a key: a hash, and whether it has a dot. The hash only raises a suspicion: whatever hashes
-/// alike is compared in full by `json_paths`.
-fn hash_and_dot(name: &[u8]) -> (u64, bool) {
-    const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    let (words, tail) = name.as_chunks::<8>();
-    let mut last = [0; 8];
-    last.iter_mut().zip(tail).for_each(|(to, from)| *to = *from);
-    let (mut hash, mut dots) = (name.len() as u64, 0);
-    for word in words.iter().chain([&last]) {
-        let word = u64::from_le_bytes(*word);
-        hash = (hash ^ word).wrapping_mul(FACTOR).rotate_left(29);
-        // The high bit of a byte is set if it is a dot, and of no byte if none is.
-        let zero_if_dot = word ^ (ONES * b'.' as u64);
-        dots |= zero_if_dot.wrapping_sub(ONES) & !zero_if_dot & (ONES << 7);
-    }
-    (hash, dots != 0)
 }
 
 /// Is the number one that every ClickHouse takes, and takes as a number?

@@ -174,21 +174,12 @@ fn key_hash(text: &[u8], mut at: usize) -> Option<(u64, usize)> {
         if has_dot {
             return None;
         }
-        hash = mixed(hash, kept);
+        hash = json_string::mixed(hash, kept);
         at += len;
         if stops != 0 {
             return (*text.get(at)? == b'"').then_some((hash, at + 1));
         }
     }
-}
-
-/// One multiplication for two words, its halves folded.
-#[inline(always)]
-fn mixed(hash: u64, [low, high]: [u64; 2]) -> u64 {
-    const SALT: u64 = 0x9E37_79B9_7F4A_7C15;
-    let (low, high) = (low ^ SALT, high ^ hash.rotate_left(29) ^ !SALT);
-    let product = u128::from(low) * u128::from(high);
-    product as u64 ^ (product >> 64) as u64
 }
 
 /// What is behind the closing quote of the string whose content begins at `at`.

@@ -56,6 +56,27 @@ pub fn first_bytes(window: [u8; WINDOW], len: usize) -> ([u64; 2], bool) {
     ([words as u64, (words >> 64) as u64], has_dot)
 }
 
+/// One multiplication for two words, its halves folded.
+#[inline(always)]
+pub fn mixed(hash: u64, [low, high]: [u64; 2]) -> u64 {
+    const SALT: u64 = 0x9E37_79B9_7F4A_7C15;
+    let (low, high) = (low ^ SALT, high ^ hash.rotate_left(29) ^ !SALT);
+    let product = u128::from(low) * u128::from(high);
+    product as u64 ^ (product >> 64) as u64
+}
+
+/// Of a key: a hash, and whether it has a dot. The hash only raises a suspicion: whatever hashes
+/// alike is compared in full by `json_paths`.
+pub fn hash_and_dot(name: &[u8]) -> (u64, bool) {
+    let (mut hash, mut has_dot) = (name.len() as u64, false);
+    for at in (0..name.len()).step_by(WINDOW) {
+        let (words, dot) = first_bytes(window_at(name, at), WINDOW);
+        hash = mixed(hash, words);
+        has_dot |= dot;
+    }
+    (hash, has_dot)
+}
+
 /// How many bytes from here on are neither a quote, nor a backslash, nor a control character.
 #[inline]
 pub fn plain_len(bytes: &[u8]) -> usize {
