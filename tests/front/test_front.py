@@ -182,6 +182,100 @@ class Protocol(FrontCase):
         self.assertEqual(self.ask("SELECT {x:String} = 'a\\'b\\n'", param_x="a'b\\n"), "1")
         self.assertEqual(call(self.connection, body=b"SELECT {x:UInt8}").code, 456)
 
+    def test_what_answers_200_did_what_it_says(self):
+        """Statements that the engine, which embeds no client, takes in silence or in its way."""
+        table = self.table("a Int32, b String")
+        rows = b'{"x":1,"y":"one, input("}\n\n{"x":2,"y":"two"}\n'
+        for head in (
+            "INSERT INTO {} SELECT x, y FROM input('x Int32, y String') FORMAT JSONEachRow",
+            "insert into {} (b, a) select y, x from input ( 'x Int32, y String' ) as i "
+            "where i.x > 0 settings max_threads = 1 format JSONEachRow\n",
+            "INSERT INTO {} (SELECT x, y AS format FROM (SELECT * FROM input('x Int32, y String')))"
+            " FORMAT JSONEachRow\n",
+            "INSERT INTO {} WITH i AS (SELECT * FROM input('x Int32, y String')) SELECT * FROM i"
+            " FORMAT JSONEachRow ",
+        ):
+            self.ask(f"TRUNCATE TABLE {table}")
+            self.assertEqual(self.insert(head.format(table), rows).status, 200, head)
+            self.assertEqual(self.ask(f"SELECT sum(a), max(b) FROM {table}"), "3\ttwo", head)
+        self.ask(f"TRUNCATE TABLE {table}")
+        structure = "SELECT * FROM input('x Int32, y String')"
+        for statement in (
+            f"INSERT INTO {table} {structure} UNION ALL {structure} FORMAT JSONEachRow\n",
+            f"INSERT INTO {table} {structure}",
+            f"WITH 1 AS one INSERT INTO {table} {structure} FORMAT JSONEachRow\n",
+            f"EXPLAIN {structure} FORMAT JSONEachRow\n",
+            f"INSERT INTO {table} SELECT 1, 'x' FORMAT JSONEachRow\n",
+            f"INSERT INTO {table} FROM INFILE '/etc/hostname' FORMAT LineAsString",
+            "SELECT 1 INTO OUTFILE '/dev/null'",
+        ):
+            answer = self.insert(statement, rows)
+            self.assertIn(answer.status, (400, 500, 501), statement)
+            self.assertNotEqual(answer.code, 0, statement)
+        self.assertEqual(self.ask(f"SELECT count() FROM {table}"), "0")
+        self.assertEqual(self.ask("SELECT 'input(', 'INTO OUTFILE'"), "input(\tINTO OUTFILE")
+
+    def test_a_session_keeps_what_its_statements_made(self):
+        named = {"session_id": self.id()}
+        answer = call(self.connection, session_check="1", body=b"SELECT 1", **named)
+        self.assertEqual(answer.code, 372)
+        self.ask("CREATE TEMPORARY TABLE kept (x Int32)", **named)
+        self.insert("INSERT INTO kept FORMAT TSV", b"7\n", **named)
+        self.ask("SET max_block_size = 77", **named)
+        asked = "SELECT x, getSetting('max_block_size'), getSetting('max_threads') FROM kept"
+        threads = self.ask("SELECT getSetting('max_threads')")
+        # What came with a request alone is gone with it.
+        self.assertEqual(self.ask(asked, max_threads="3", **named), "7\t77\t3")
+        self.assertEqual(self.ask(asked, max_block_size="5", **named), f"7\t5\t{threads}")
+        self.assertEqual(self.ask("SELECT currentDatabase()", database="system", **named), "system")
+        self.assertEqual(self.ask(asked, **named), f"7\t77\t{threads}")
+        self.assertEqual(self.ask("SELECT {p:String}", param_p="x", **named), "x")
+        self.assertEqual(call(self.connection, body=b"SELECT {p:String}", **named).status, 501)
+        # Another one has nothing of it, and nobody else has.
+        self.assertEqual(call(self.connection, body=asked.encode(), session_id="other").code, 60)
+        self.assertEqual(call(self.connection, body=asked.encode()).code, 60)
+        self.ask("SELECT 1", close_session="1", param_p="", **named)
+        self.assertEqual(call(self.connection, body=asked.encode(), **named).code, 60)
+        self.ask("SELECT 1", session_timeout="0", session_id="short")
+        answer = call(self.connection, body=b"SELECT 1", session_check="1", session_id="short")
+        self.assertEqual(answer.code, 372)
+        self.assertNotEqual(call(self.connection, body=b"SELECT 1", role="r").status, 200)
+
+    def test_a_session_is_of_one_request_at_a_time(self):
+        named = {"session_id": self.id()}
+        answers = []
+        def slow():
+            answers.append(self.front.call(body=b"SELECT sleep(2)", **named).status)
+        running = threading.Thread(target=slow)
+        running.start()
+        deadline = time.monotonic() + 10
+        code = 0
+        while code != 373 and time.monotonic() < deadline:
+            code = self.front.call(body=b"SELECT 1", **named).code
+        running.join()
+        self.assertEqual(code, 373)
+
+    def test_a_profile_holds_unless_the_request_says_otherwise(self):
+        def profile(**params):
+            self.assertEqual(call(self.connection, path="/_test/profile", **params).status, 200)
+
+        self.addCleanup(profile)
+        asked = "SELECT getSetting('max_threads'), getSetting('extremes')"
+        table = self.table("a Int32")
+        profile(max_threads="5", extremes="1", _constants="extremes")
+        self.assertTrue(self.ask(asked).startswith("5\ttrue"))
+        self.assertTrue(self.ask(asked, max_threads="2", extremes="1").startswith("2\ttrue"))
+        self.assertEqual(call(self.connection, body=b"SELECT 1", extremes="0").code, 452)
+        profile(readonly="1", _changeable="max_threads")
+        self.assertTrue(self.ask(asked, max_threads="2").startswith("2\t"))
+        self.assertEqual(call(self.connection, body=b"SELECT 1", extremes="1").code, 164)
+        self.assertEqual(self.insert(f"INSERT INTO {table} FORMAT TSV", b"1\n").code, 164)
+        profile(readonly="2")
+        self.assertTrue(self.ask(asked, extremes="1").endswith("\ttrue"))
+        profile()
+        self.assertEqual(self.ask("SELECT getSetting('readonly')"), "0")
+        self.assertEqual(call(self.connection, path="/_test/profile", nonsense="1").code, 115)
+
     def test_parameters_come_as_a_form(self):
         boundary = "a-boundary"
         parts = {"query": "SELECT {x:UInt8} * 2", "param_x": "21"}

@@ -1,12 +1,15 @@
-"""The embedded ClickHouse engine: every statement runs in a session of its own.
+"""The embedded ClickHouse engine: every statement runs in a session of its own, or in a named one.
 
 A session is a fresh connection (0.15 ms), so that no setting, database or temporary table of one
-request is seen by another. The engine releases Python's lock while it works: statements of
+request is seen by another, but for those that name a `session_id`. The engine releases Python's lock while it works: statements of
 different connections run side by side.
 """
 
+import json
 import os
 import re
+import threading
+import time
 
 import chdb
 from chdb import _chdb
@@ -99,47 +102,155 @@ class Engine:
         self.formats = {name.lower(): name for name, _ in formats}
         self.content_types = {name: content for name, content in formats if content}
         self.timezone = self._rows("SELECT timezone()")[0][0]
+        self.kept = KeptSessions(self.path)
 
     def _rows(self, statement):
         text = self.keeper.query(statement, "TabSeparatedRaw").bytes().decode()
         return [line.split("\t") for line in text.splitlines()]
 
-    def session(self, database, settings, parameters):
-        return Session(self.path, database, settings, parameters)
+    def session(self, database, settings, parameters, profile, kept=None):
+        return Session(self.path, database, settings, parameters, profile, kept)
 
     def close(self):
+        self.kept.close()
         self.keeper.close()
 
 
-class Session:
-    """One statement's connection, with its settings in place; use it as a context manager."""
+class Profile:
+    """What a user's settings profile has on a server, which the embedded engine has not.
 
-    def __init__(self, path, database, settings, parameters):
-        self.connection = chdb.connect(path)
+    `settings` hold unless the request says otherwise. Of `constants` a request may not change the
+    value. `changeable` may be changed although the profile is `readonly`.
+    """
+
+    def __init__(self, settings=None, constants=(), changeable=()):
+        self.settings = settings or {}
+        self.constants = frozenset(constants)
+        self.changeable = frozenset(changeable)
+
+
+class KeptSessions:
+    """Connections that outlive their request, by `session_id`."""
+
+    def __init__(self, path):
+        self.path = path
+        self.lock = threading.Lock()
+        self.kept = {}
+
+    def take(self, name, must_exist):
+        """The session, which is the caller's until it gives it back."""
+        with self.lock:
+            now = time.monotonic()
+            for old in [n for n, k in self.kept.items() if not k.busy and k.expires < now]:
+                self.kept.pop(old).connection.close()
+            kept = self.kept.get(name)
+            if kept is None:
+                if must_exist:
+                    raise EngineError.named("SESSION_NOT_FOUND", f"Session {name} not found")
+                kept = self.kept[name] = KeptSession(chdb.connect(self.path))
+            elif kept.busy:
+                raise EngineError.named(
+                    "SESSION_IS_LOCKED", f"Session {name} is locked by a concurrent client"
+                )
+            kept.busy = True
+            return kept
+
+    def give_back(self, name, timeout, close):
+        with self.lock:
+            kept = self.kept[name]
+            kept.busy = False
+            kept.expires = time.monotonic() + timeout
+            if close:
+                self.kept.pop(name).connection.close()
+
+    def close(self):
+        with self.lock:
+            for kept in self.kept.values():
+                kept.connection.close()
+            self.kept = {}
+
+
+class KeptSession:
+    def __init__(self, connection):
+        self.connection = connection
+        self.busy = False
+        self.expires = 0.0
+        # The engine keeps parameters; a server has those of the request alone.
+        self.parameters = set()
+
+
+class Session:
+    """One statement's connection, with its settings in place; use it as a context manager.
+
+    The connection of a `kept` session is left as the statement made it: what came with the request
+    alone is undone.
+    """
+
+    def __init__(self, path, database, settings, parameters, profile, kept=None):
+        self.kept = kept
+        self.connection = kept.connection if kept else chdb.connect(path)
+        self.undo = []
         try:
-            # The embedded engine's session default, unlike a server's: `1` would be a query.
-            changes = ["implicit_select=0"]
-            # `readonly` last: it forbids changing the others.
-            for name in sorted(settings, key=lambda name: name == "readonly"):
+            for name in (*settings, *parameters):
                 if not SETTING_NAME.match(name):
                     raise EngineError.named("UNKNOWN_SETTING", f"Unknown setting '{name}'.")
-                changes.append(f"{name}={sql.literal(settings[name])}")
-            for name, value in parameters.items():
-                if not SETTING_NAME.match(name):
-                    raise EngineError.named("BAD_QUERY_PARAMETER", f"Bad parameter name '{name}'")
-                changes.append(f"param_{name}={sql.literal(value)}")
+            if kept:
+                self.remember(settings, bool(database))
+                kept.parameters.update(parameters)
             if database:
                 self.query(f"USE {sql.identifier(database)}".encode(), "Null")
-            self.query(("SET " + ", ".join(changes)).encode(), "Null")
+            # The embedded engine's session default, unlike a server's: `1` would be a query.
+            self.set({"implicit_select": "0"})
+            # `readonly` last: it forbids changing the others.
+            self.set({n: v for n, v in profile.settings.items() if n != "readonly"})
+            self.set({n: v for n, v in settings.items() if n in profile.changeable})
+            if "readonly" in profile.settings:
+                self.set({"readonly": profile.settings["readonly"]})
+            constants = {name: self.value(name) for name in profile.constants & set(settings)}
+            rest = {n: v for n, v in settings.items() if n not in profile.changeable}
+            self.set({n: v for n, v in rest.items() if n != "readonly"})
+            for name, value in constants.items():
+                if self.value(name) != value:
+                    raise EngineError.named(
+                        "SETTING_CONSTRAINT_VIOLATION", f"Setting {name} should not be changed"
+                    )
+            if "readonly" in rest:
+                self.set({"readonly": rest["readonly"]})
+            self.set({f"param_{name}": value for name, value in parameters.items()})
         except BaseException:
-            self.connection.close()
+            self.__exit__()
             raise
+
+    def set(self, settings):
+        if settings:
+            changes = [f"{name}={sql.literal(value)}" for name, value in settings.items()]
+            self.query(("SET " + ", ".join(changes)).encode(), "Null")
+
+    def value(self, name):
+        rows = self.query(f"SELECT getSetting({sql.literal(name)})".encode(), "TabSeparatedRaw")
+        return rows.body.decode().rstrip("\n")
+
+    def remember(self, settings, database):
+        """How the session is, so that the request's own settings hold for it alone."""
+        names = ", ".join(sql.literal(name) for name in settings)
+        if names:
+            asked = f"SELECT name, value, changed FROM system.settings WHERE name IN ({names})"
+            for line in self.query(asked.encode(), "JSONCompactEachRow").body.splitlines():
+                name, value, changed = json.loads(line)
+                self.undo.append(f"SET {name}={sql.literal(value) if changed else 'DEFAULT'}")
+        if database:
+            rows = self.query(b"SELECT currentDatabase()", "TabSeparatedRaw").body
+            self.undo.append(f"USE {sql.identifier(rows.decode().rstrip())}")
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.connection.close()
+        if not self.kept:
+            self.connection.close()
+            return
+        for statement in self.undo:
+            self.query(statement.encode(), "Null")
 
     def query(self, statement, format):
         try:
@@ -165,16 +276,23 @@ class Session:
         statement is cut at blank lines.
         """
         with BodyFile(pieces) as path:
-            statement = b" ".join(
-                (
-                    # The line breaks keep a comment at the end of a part from hiding the next.
+            # The line breaks keep a comment at the end of a part from hiding the next.
+            if insert.input:
+                begins, structure, ends = insert.input
+                # What `input` is for a server: the same data as a table function.
+                file = f"file({sql.literal(path)}, {sql.literal(insert.format)}, ".encode()
+                parts = (
+                    insert.head[:begins] + file + insert.head[structure : ends - 1] + b"\n",
+                    b", 'none')" + insert.head[ends:],
+                )
+            else:
+                parts = (
                     insert.head + b"\n",
                     f"FROM INFILE {sql.literal(path)} COMPRESSION 'none'".encode(),
                     insert.settings + b"\n",
                     b"FORMAT " + sql.identifier(insert.format).encode(),
                 )
-            )
-            outcome = self.query(statement, "Null")
+            outcome = self.query(b" ".join(parts), "Null")
         written = outcome.summary
         written["read_rows"] = written["written_rows"]
         written["read_bytes"] = written["written_bytes"]

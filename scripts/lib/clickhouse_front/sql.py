@@ -22,19 +22,27 @@ TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 
+# What is worth a closer look by `not_for_a_server`.
+FOREIGN = re.compile(rb"input|outfile|infile", re.IGNORECASE)
+
 # An INSERT's head (names, columns, settings) is looked for in this much of the statement.
 HEAD_BYTES = 256 * 1024
 
 
 class Insert:
-    """An INSERT whose data follows the statement: `head`, `settings`, FORMAT and the data."""
+    """An INSERT whose data follows the statement: `head`, `settings`, FORMAT and the data.
 
-    def __init__(self, head, settings, table, format, data_at):
+    `input` is where its `input(structure)` stands in `head` when it SELECTs from the data:
+    (start, where the structure begins, end).
+    """
+
+    def __init__(self, head, settings, table, format, data_at, input=None):
         self.head = head
         self.settings = settings
         self.table = table
         self.format = format
         self.data_at = data_at
+        self.input = input
 
 
 def tokens(text):
@@ -78,33 +86,49 @@ def parse_insert(text):
     table = unquote(token)
     depth = 0
     dotted = False
+    selects = False
     settings_at = None
+    # Of each `input(` that was seen: its start, where its structure begins, its depth, its end.
+    inputs = []
+    word_before = (b"", 0)
 
     def found(start, format, data_at):
         split = start if settings_at is None else settings_at
-        return Insert(text[:split], text[split:start], table, format, data_at)
+        if not selects:
+            return Insert(text[:split], text[split:start], table, format, data_at)
+        if len(inputs) != 1 or inputs[0][3] is None:
+            return None  # Nothing reads the data, or in a way that `not_for_a_server` names.
+        begins, structure, _, ends = inputs[0]
+        return Insert(text[:start], b"", table, format, data_at, (begins, structure, ends))
 
     while True:
         kind, token, start, token_end = following()
         lowered = token.lower() if kind == "word" else b""
         if kind == "end":
             return None  # Neither FORMAT nor VALUES: the engine says what is wrong with it.
+        before, word_before = word_before, (lowered, start)
         if token == b"(":
+            if before[0] == b"input" and selects:
+                inputs.append([before[1], token_end, depth, None])
             depth += 1
         elif token == b")":
             depth -= 1
+            if inputs and inputs[-1][2] == depth and inputs[-1][3] is None:
+                inputs[-1][3] = token_end
         elif depth > 0:
             pass
-        elif token == b".":
+        elif token == b"." and not selects:
             dotted = True
             continue
         elif dotted:
             table += "." + unquote(token)
-        elif lowered in (b"select", b"with", b"from", b"watch"):
+        elif lowered in (b"select", b"with") or selects and lowered == b"from":
+            selects = True
+        elif lowered in (b"from", b"watch"):
             return None
-        elif lowered == b"values":
+        elif lowered == b"values" and not selects:
             return found(start, "Values", token_end)
-        elif lowered == b"format":
+        elif lowered == b"format" and before[0] != b"as":
             kind, token, _, token_end = following()
             if kind not in ("word", "quoted"):
                 return None
@@ -113,8 +137,26 @@ def parse_insert(text):
             settings_at = start
         if depth == 1 and lowered in (b"select", b"with"):
             # INSERT INTO t (SELECT ...): a column cannot have either name unquoted.
-            return None
+            selects = True
         dotted = False
+
+
+def not_for_a_server(text):
+    """What of the statement a server does otherwise than the engine, or None.
+
+    A server has no files of its client, and the engine takes no data for `input`, and says nothing.
+    """
+    if not FOREIGN.search(text):
+        return None
+    before = b""
+    for kind, token, _, _ in tokens(text):
+        lowered = token.lower() if kind == "word" else b""
+        if before == b"input" and token == b"(":
+            return "input() other than once, in INSERT INTO ... SELECT ... FORMAT ... with its data"
+        if (before, lowered) in ((b"into", b"outfile"), (b"from", b"infile")):
+            return f"{before.decode().upper()} {lowered.decode().upper()} over HTTP"
+        before = lowered
+    return None
 
 
 def skip_to_data(text, at):

@@ -5,6 +5,7 @@ inserts nothing, and a client that does not read its answer loses only the answe
 """
 
 import base64
+import contextlib
 import email.parser
 import email.policy
 import hmac
@@ -20,7 +21,7 @@ import urllib.parse
 import uuid
 
 from . import frames, sql
-from .engine import EngineError, Outcome
+from .engine import EngineError, Outcome, Profile
 
 # The server's keep_alive_timeout and receive_timeout.
 IDLE_SECONDS = 10
@@ -32,9 +33,10 @@ LINE_BYTES_MAX = 64 * 1024
 RESERVED = {
     "query", "database", "default_format", "user", "password", "quota_key", "compress",
     "decompress", "query_id", "buffer_size", "wait_end_of_query", "stacktrace",
-    "client_protocol_version",
+    "client_protocol_version", "session_id", "session_timeout", "session_check", "close_session",
 }  # fmt: skip
-UNSUPPORTED = {"session_id", "session_timeout", "session_check", "close_session", "role"}
+UNSUPPORTED = {"role"}
+SESSION_SECONDS, SESSION_SECONDS_MAX = 60, 3600
 
 STATUS_BY_NAME = {
     "REQUIRED_PASSWORD": 401,
@@ -83,6 +85,7 @@ class Server(socketserver.ThreadingTCPServer):
         self.user = user
         self.password = password
         self.faults = faults
+        self.profile = Profile()
         self.verbose = verbose
         self.changed = threading.Condition()
         self.running = 0
@@ -174,6 +177,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             body = self.read_body()
             if self.server.faults is not None and url.path == "/_test/fault":
                 return self.serve_fault()
+            if self.server.faults is not None and url.path == "/_test/profile":
+                return self.serve_profile()
             if url.path in ("/ping", "/replicas_status"):
                 return self.send(200, Outcome(b"Ok.\n"), "text/html; charset=UTF-8")
             if url.path != "/":
@@ -325,7 +330,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             )
         self.strike_before(faults, cleared)
         database = params.get("database") or self.headers.get("X-ClickHouse-Database", "")
-        with self.server.engine.session(database, settings, parameters) as session:
+        with self.session(params, database, settings, parameters) as session:
             if insert:
                 start = insert.data_at - (len(statement) + 1 if statement else 0)
                 pieces = [memoryview(body)[start:]] if start >= 0 else [head[insert.data_at :]]
@@ -337,6 +342,41 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.strike_after(faults, cleared)
         return outcome
 
+    @contextlib.contextmanager
+    def session(self, params, database, settings, parameters):
+        """The session that the statement runs in: its own, or the one that it names."""
+        engine, profile = self.server.engine, self.server.profile
+        name = params.get("session_id", "")
+        if not name:
+            with engine.session(database, settings, parameters, profile) as session:
+                yield session
+            return
+        if self.command in ("GET", "HEAD") or "readonly" in {**settings, **profile.settings}:
+            raise EngineError.named(
+                "NOT_IMPLEMENTED", "the front for tests has no readonly requests in a session"
+            )
+        try:
+            timeout = int(params.get("session_timeout", SESSION_SECONDS))
+        except ValueError:
+            timeout = -1
+        if not 0 <= timeout <= SESSION_SECONDS_MAX:
+            raise EngineError.named(
+                "INVALID_SESSION_TIMEOUT", f"Invalid session timeout: '{params['session_timeout']}'"
+            )
+        # Of another user is another session, as on a server.
+        name = (self.server.user, name)
+        kept = engine.kept.take(name, params.get("session_check") == "1")
+        try:
+            for left in kept.parameters - set(parameters):
+                raise EngineError.named(
+                    "NOT_IMPLEMENTED",
+                    f"the front for tests cannot take back `param_{left}` in a session: send it",
+                )
+            with engine.session(database, settings, parameters, profile, kept) as session:
+                yield session
+        finally:
+            engine.kept.give_back(name, timeout, params.get("close_session") == "1")
+
     def run_query(self, session, statement, body, params):
         whole = statement + b"\n" + body if statement else body
         second = sql.second_statement_at(whole)
@@ -344,6 +384,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             raise EngineError.named(
                 "SYNTAX_ERROR",
                 f"Syntax error (Multi-statements are not allowed): failed at position {second + 1}",
+            )
+        if foreign := sql.not_for_a_server(whole):
+            raise EngineError.named(
+                "NOT_IMPLEMENTED", f"the front for tests does not support {foreign}"
             )
         default = params.get("default_format") or self.headers.get("X-ClickHouse-Format")
         default = default or "TabSeparated"
@@ -382,6 +426,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.send(400, Outcome(f"{error}\n".encode()), "text/plain; charset=UTF-8")
         report = json.dumps(faults.report()).encode() + b"\n"
         self.send(200, Outcome(report), "application/json; charset=UTF-8")
+
+    def serve_profile(self):
+        """The user's settings profile from now on: NAME=VALUE each; nothing at all clears it."""
+        settings = dict(self.params)
+        names = lambda key: filter(None, settings.pop(key, "").split(","))
+        constants, changeable = list(names("_constants")), list(names("_changeable"))
+        profile = Profile(settings, constants, changeable)
+        # What the engine does not take is not in any profile.
+        with self.server.engine.session("", {}, {}, profile):
+            self.server.profile = profile
+        self.send(200, Outcome(b""), "text/plain; charset=UTF-8")
 
     # Answers
 
