@@ -36,7 +36,7 @@
 //! |---|---|---|---|
 //! | session, before the stream | a server away or refusing; no primary; a slot held by another | -> | `doing: cause`, with a hint |
 //! | | a gap or fork, strategy `repair` or `skip` | streaming | `gap: ...; streaming from ...` |
-//! | | the same under `halt`; a foreign cluster | failed | `stopped until an operator has decided` |
+//! | | the same under `halt`; a foreign cluster or database | failed | `stopped until an operator has decided` |
 //! | wal_reader | the link is lost, the server ends, silence | -> | `stream from slot ...: ...` |
 //! | batcher, flusher | bytes or values that cannot be read, a changed table | -> | `read the stream ...`, `map the changes ...` |
 //! | flusher, confirmer | ClickHouse is away or refuses | streaming, `walhouse_insert_outage` | `outage: ...; nothing is dropped` |

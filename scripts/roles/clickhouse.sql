@@ -4,12 +4,12 @@
 --   sed -e s/WALHOUSE_USER/walhouse/ -e s/WALHOUSE_PASSWORD/SECRET/ scripts/roles/clickhouse.sql |
 --       clickhouse-client --host clickhouse.internal --user admin --ask-password --multiquery
 
-CREATE DATABASE IF NOT EXISTS trigger_dev;
 CREATE USER IF NOT EXISTS `WALHOUSE_USER` IDENTIFIED WITH sha256_password BY 'WALHOUSE_PASSWORD';
 
--- CREATE TABLE is for the tables that are missing; leave it out once they are there, with
--- REPLICATION_CREATE_TABLES=0.
-GRANT SELECT, INSERT, CREATE TABLE ON trigger_dev.* TO `WALHOUSE_USER`;
+-- CREATE is for the database and tables that are missing; leave it out once they are there, with
+-- REPLICATION_CREATE_TABLES=0. The database is not made here: the first of trigger.dev's own
+-- migrations makes it, and fails where it is there.
+GRANT SELECT, INSERT, CREATE DATABASE, CREATE TABLE ON trigger_dev.* TO `WALHOUSE_USER`;
 
 -- With replicated tables: to bring a replica up to date before it is read.
 GRANT SYSTEM SYNC REPLICA ON trigger_dev.* TO `WALHOUSE_USER`;

@@ -1,18 +1,19 @@
-//! `walhouse adopt <service>`: names the cluster that the service is to follow from now on.
+//! `walhouse adopt <service>`: names the cluster, and the database in it, that the service is to
+//! follow from now on.
 //!
 //! It only records the name, for the state that is recorded now; the next session that finds that
-//! very cluster and timeline starts over on it. So nothing happens to another one that the URL may
-//! lead to by then, and a service that streams again meanwhile is not led away.
+//! very database, cluster and timeline starts over on it. So nothing happens to another one that
+//! the URL may lead to by then, and a service that streams again meanwhile is not led away.
 
 use std::time::{Duration, Instant};
 
 use crate::clickhouse::adoptions;
-use crate::clickhouse::{Client, own_tables, state};
+use crate::clickhouse::{Client, databases, own_tables, state, tables};
 use crate::config::ServiceConfig;
 use crate::error::Result;
 use crate::machines::recovery::Adopted;
 use crate::postgres::primary::Primary;
-use crate::postgres::server::Server;
+use crate::postgres::server::{self, Server};
 
 const SQL_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -22,8 +23,13 @@ pub fn adopt(config: &ServiceConfig) -> Result<String> {
     let deadline = || Instant::now() + config.clickhouse.request_timeout;
     let mut client = Client::connect(&config.clickhouse)?;
     client.ping(deadline())?;
-    own_tables::ensure(&mut client, config.create_tables, deadline())?;
-    let Some(state) = state::read(&mut client, service, &config.slot, deadline())? else {
+    // Where nothing was recorded nothing is made either.
+    let is_new = !tables::missing(&mut client, &[state::STATE_TABLE], deadline())?.is_empty();
+    let state = match is_new {
+        true => None,
+        false => state::read(&mut client, service, &config.slot, deadline())?,
+    };
+    let Some(state) = state else {
         return Ok(format!(
             "{service}: nothing to adopt: slot `{}` has no recorded state yet; just start \
              walhouse.",
@@ -34,22 +40,31 @@ pub fn adopt(config: &ServiceConfig) -> Result<String> {
     let (_, mut sql) =
         Primary::find(&config.postgres, "walhouse/adopt", None, sql_deadline, || Ok(()))?;
     let server = Server::inspect(&mut sql, sql_deadline)?;
-    let found = Adopted { system_identifier: server.system_identifier, timeline: server.timeline };
-    let Adopted { system_identifier, timeline } = found;
+    let database = server::database(&mut sql, sql_deadline)?;
+    let (system_identifier, timeline) = (server.system_identifier, server.timeline);
+    let found = Adopted { system_identifier, timeline, database: Some(database.oid) };
+    own_tables::ensure(&mut client, config.create_tables, deadline())?;
+    let of = databases::read(&mut client, service, &config.slot, deadline())?;
+    let is_same_database = of.as_ref().is_none_or(|of| of.oid == database.oid);
     if (system_identifier.to_string().as_str(), timeline)
         == (state.system_identifier.as_str(), state.timeline)
+        && is_same_database
     {
         return Ok(format!(
-            "{service}: nothing to adopt: cluster {system_identifier} on timeline {timeline} is \
-             the one it follows."
+            "{service}: nothing to adopt: database `{}` of cluster {system_identifier} on timeline \
+             {timeline} is the one it follows.",
+            database.name
         ));
     }
     adoptions::write(&mut client, &state, &found, deadline())?;
     Ok(format!(
-        "{service}: adopted cluster {system_identifier} on timeline {timeline}, instead of {} on \
-         {}.\nStart walhouse now: the whole table is then compared, and ClickHouse made equal to \
-         it; rows that this cluster does not have are marked as deleted. If the service was \
-         streaming just now, stop it and say this again.",
-        state.system_identifier, state.timeline
+        "{service}: adopted database `{}` of cluster {system_identifier} on timeline {timeline}, \
+         instead of {}cluster {} on {}.\nStart walhouse now: the whole table is then compared, and \
+         ClickHouse made equal to it; rows that it does not have are marked as deleted. If the \
+         service was streaming just now, stop it and say this again.",
+        database.name,
+        of.map_or(String::new(), |of| format!("`{}` of ", of.name)),
+        state.system_identifier,
+        state.timeline
     ))
 }

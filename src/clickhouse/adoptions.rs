@@ -14,13 +14,16 @@ use crate::error::Result;
 use crate::machines::recovery::Adopted;
 
 pub const ADOPTIONS_TABLE: &str = "walhouse_adoptions";
+/// Between the system identifier and the oid of the database, in a table that was made before the
+/// latter was known.
+const DATABASE: &str = "/";
 
 pub(super) fn ddl(client: &Client) -> String {
     format!(
         "{} (
     service String,
     slot String,
-    system_identifier String,
+    system_identifier String COMMENT 'and the oid of the database',
     timeline UInt32,
     state_revision UInt64 COMMENT 'the revision in walhouse_state that it was said of',
     adopted_at DateTime64(3) DEFAULT now64(3)
@@ -49,11 +52,23 @@ pub fn read(client: &mut Client, state: &StateRow, deadline: Instant) -> Result<
 }
 
 fn parse(row: &[Option<String>]) -> Option<Adopted> {
-    let [system_identifier, timeline] = row else { return None };
+    let [named, timeline] = row else { return None };
+    let (system_identifier, database) = match named.as_ref()?.split_once(DATABASE) {
+        Some((system_identifier, oid)) => (system_identifier, Some(oid.parse().ok()?)),
+        None => (named.as_deref()?, None),
+    };
     Some(Adopted {
-        system_identifier: system_identifier.as_ref()?.parse().ok()?,
+        system_identifier: system_identifier.parse().ok()?,
         timeline: timeline.as_ref()?.parse().ok()?,
+        database,
     })
+}
+
+fn named(adopted: &Adopted) -> String {
+    match adopted.database {
+        Some(oid) => format!("{}{DATABASE}{oid}", adopted.system_identifier),
+        None => adopted.system_identifier.to_string(),
+    }
 }
 
 /// Says it of this state, and waits until ClickHouse has it.
@@ -68,7 +83,7 @@ pub fn write(
     let values = [
         state.service.clone(),
         state.slot.clone(),
-        adopted.system_identifier.to_string(),
+        named(adopted),
         adopted.timeline.to_string(),
         state.revision.to_string(),
     ];
@@ -88,8 +103,11 @@ mod tests {
     #[test]
     fn a_row_of_another_shape_is_refused() {
         let row = |values: [&str; 2]| values.map(|value| Some(value.to_owned()));
-        let adopted = Adopted { system_identifier: u64::MAX, timeline: 3 };
-        assert_eq!(parse(&row([&u64::MAX.to_string(), "3"])), Some(adopted));
+        for database in [None, Some(u32::MAX)] {
+            let adopted = Adopted { system_identifier: u64::MAX, timeline: 3, database };
+            assert_eq!(parse(&row([&named(&adopted), "3"])), Some(adopted));
+        }
+        assert_eq!(parse(&row(["7/x", "3"])), None);
         assert_eq!(parse(&row(["7", "-1"])), None);
         assert_eq!(parse(&[None, None]), None);
         assert_eq!(parse(&[]), None);

@@ -4,6 +4,7 @@ pub mod adoptions;
 pub mod backfills;
 pub mod client;
 pub mod cluster;
+pub mod databases;
 mod fresh;
 pub mod hosts;
 mod insert_settings;

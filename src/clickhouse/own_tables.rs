@@ -6,13 +6,14 @@ use std::time::Instant;
 use super::client::{Client, InsertError, quote_bytes};
 use super::refusal::Refusal;
 use super::tables::{ensure_database, missing};
-use super::{adoptions, backfills, cluster, refused, repairs, state};
+use super::{adoptions, backfills, cluster, databases, refused, repairs, state};
 use crate::error::{Error, ErrorKind, Result};
 
 type Ddl = fn(&Client) -> String;
 
-const TABLES: [(&str, Ddl); 5] = [
+const TABLES: [(&str, Ddl); 6] = [
     (state::STATE_TABLE, state::ddl),
+    (databases::DATABASES_TABLE, databases::ddl),
     (repairs::REPAIRS_TABLE, repairs::ddl),
     (backfills::BACKFILLS_TABLE, backfills::ddl),
     (adoptions::ADOPTIONS_TABLE, adoptions::ddl),
@@ -33,20 +34,19 @@ pub fn ensure(client: &mut Client, create: bool, deadline: Instant) -> Result<()
     Ok(())
 }
 
-pub fn names() -> [&'static str; 5] {
+pub fn names() -> [&'static str; 6] {
     TABLES.map(|(name, _)| name)
 }
 
-/// Whether all of them are there, for those who only read.
-pub fn exist(client: &mut Client, deadline: Instant) -> Result<bool> {
-    Ok(missing(client, &TABLES.map(|(name, _)| name), deadline)?.is_empty())
+/// Those that are missing, for those who only read: an older version did not make all of them.
+pub fn absent_names(client: &mut Client, deadline: Instant) -> Result<Vec<&'static str>> {
+    missing(client, &names(), deadline)
 }
 
-/// What [`ensure`] would say of each that is missing, if none were to be created.
-pub fn absences(client: &mut Client, deadline: Instant) -> Result<Vec<Error>> {
-    let missing = missing(client, &TABLES.map(|(name, _)| name), deadline)?;
+/// What [`ensure`] would say of each of these, if none were to be created.
+pub fn absences(client: &Client, missing: &[&str]) -> Vec<Error> {
     let absences = TABLES.iter().filter(|(name, _)| missing.contains(name));
-    Ok(absences.map(|(name, ddl)| absent(client, name, &ddl(client))).collect())
+    absences.map(|(name, ddl)| absent(client, name, &ddl(client))).collect()
 }
 
 fn absent(client: &Client, name: &str, ddl: &str) -> Error {

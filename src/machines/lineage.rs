@@ -100,6 +100,11 @@ pub enum Verdict {
         expected: u64,
         found: u64,
     },
+    /// Another database of the same cluster, by their oids: what ClickHouse has is not in it.
+    ForeignDatabase {
+        expected: u32,
+        found: u32,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,6 +216,16 @@ pub fn judge(
     }
 }
 
+/// [`judge`] once more, where the database is known that ClickHouse's rows come from. It keeps its
+/// oid when it is renamed; one that was made anew under its name has another, and other rows.
+pub fn judge_database(verdict: Verdict, recorded: Option<u32>, found: u32) -> Verdict {
+    match (verdict, recorded) {
+        (Verdict::ForeignCluster { .. }, _) => verdict,
+        (_, Some(expected)) if expected != found => Verdict::ForeignDatabase { expected, found },
+        (_, Some(_) | None) => verdict,
+    }
+}
+
 /// Whether [`judge_landed`] may say otherwise. Nothing above `upper` can have landed.
 pub fn depends_on_landed(verdict: &Verdict, state: &State, server: &Server) -> bool {
     goes_on_here(verdict, state, server) && server.wal_end < state.upper
@@ -297,6 +312,14 @@ impl Verdict {
                      made equal to it."
                 ),
             ),
+            Verdict::ForeignDatabase { .. } => (
+                ErrorKind::Lineage,
+                format!(
+                    "Check the database that DATABASE_URL names first. If it is the one to follow \
+                     from now on, run `walhouse adopt {service}` and start again: ClickHouse is \
+                     then made equal to it, and rows that it does not have are marked as deleted."
+                ),
+            ),
         };
         let doing = format!("resume service `{service}` from slot `{slot}`");
         Some(Error::new(kind, doing).because(self.to_string()).hint(hint))
@@ -367,6 +390,11 @@ impl fmt::Display for Verdict {
             Verdict::ForeignCluster { expected, found } => {
                 write!(f, "foreign cluster: expected system identifier {expected}, got {found}")
             }
+            Verdict::ForeignDatabase { expected, found } => write!(
+                f,
+                "foreign database: expected the one with oid {expected} of this cluster, got \
+                 {found}"
+            ),
         }
     }
 }

@@ -49,6 +49,8 @@ pub enum Debt {
 pub struct Adopted {
     pub system_identifier: u64,
     pub timeline: u32,
+    /// The oid of the database; `None`: whoever named it did not know of it.
+    pub database: Option<u32>,
 }
 
 pub fn course(
@@ -65,8 +67,14 @@ pub fn course(
         Verdict::TakeOver { record } => Course::Continue { record: Some(*record) },
         Verdict::Continue { record } => Course::Continue { record: *record },
         // Another server than the one to follow, most likely: nothing but a name makes it that.
-        Verdict::ForeignCluster { .. } | Verdict::Diverged { why: Fork::Older, .. } => {
-            if is_adopted { Course::StartOver { repair: true } } else { Course::Stop }
+        Verdict::ForeignCluster { .. }
+        | Verdict::ForeignDatabase { .. }
+        | Verdict::Diverged { why: Fork::Older, .. } => {
+            if is_adopted {
+                Course::StartOver { repair: true }
+            } else {
+                Course::Stop
+            }
         }
         Verdict::Gap { .. } | Verdict::Diverged { .. } => match strategy {
             GapStrategy::Repair => Course::StartOver { repair: true },
@@ -210,8 +218,12 @@ mod tests {
 
     #[test]
     fn a_server_that_looks_wrong_is_followed_only_when_it_was_named() {
-        let named = |timeline| Some(Adopted { system_identifier: 7, timeline });
-        for verdict in [Verdict::ForeignCluster { expected: 8, found: 7 }, diverged(Fork::Older)] {
+        let named = |timeline| Some(Adopted { system_identifier: 7, timeline, database: None });
+        for verdict in [
+            Verdict::ForeignCluster { expected: 8, found: 7 },
+            Verdict::ForeignDatabase { expected: 5, found: 16384 },
+            diverged(Fork::Older),
+        ] {
             for strategy in STRATEGIES {
                 let course = |adopted| course(&verdict, strategy, &SERVER, adopted);
                 assert_eq!(course(None), Course::Stop, "{verdict:?} {strategy:?}");

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::sql::{Sql, SqlError};
+use super::sql::{Row, Sql, SqlError};
 use super::table_reader::{AS_OF, AsOf};
 use crate::error::{Error, ErrorKind, Result};
 use crate::wal::Lsn;
@@ -60,6 +60,23 @@ impl Server {
             .because(format!("expected `logical`, got `{}`", self.wal_level))
             .hint(WAL_LEVEL_HINT))
     }
+}
+
+/// A database of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Database {
+    pub oid: u32,
+    pub name: String,
+}
+
+/// The one that the session is in.
+pub fn database(sql: &mut Sql, deadline: Instant) -> Result<Database> {
+    let doing = "ask for the database";
+    let query = "SELECT oid, datname FROM pg_database WHERE datname = current_database()";
+    let rows = sql.rows(doing, query, deadline)?;
+    let row = rows.first().ok_or_else(|| super::sql::protocol("expected one row"));
+    let read = |row: &Row| Ok(Database { oid: row.parse(0)?, name: row.required(1)?.to_owned() });
+    row.and_then(read).map_err(|error| error.doing(doing))
 }
 
 /// How far the server's WAL is on its disk.

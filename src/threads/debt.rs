@@ -121,7 +121,9 @@ pub fn makes_debt(verdict: &Verdict, course: Course) -> bool {
         Course::StartOver { .. } => true,
         Course::Stop => !matches!(
             verdict,
-            Verdict::ForeignCluster { .. } | Verdict::Diverged { why: Fork::Older, .. }
+            Verdict::ForeignCluster { .. }
+                | Verdict::ForeignDatabase { .. }
+                | Verdict::Diverged { why: Fork::Older, .. }
         ),
         Course::Begin | Course::Continue { .. } => false,
     }

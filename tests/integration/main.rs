@@ -48,6 +48,8 @@ mod backfill;
 mod documents;
 /// Promotions: who is followed, and what is taken along.
 mod failover;
+/// Another database, another source: rows of theirs are not marked as deleted.
+mod foreign;
 /// Links and walsenders that fall silent, and servers that stop in order.
 mod half_dead;
 /// Who streams when, and what a program leaves to the next.

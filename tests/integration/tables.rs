@@ -152,3 +152,41 @@ fn a_table_without_a_column_that_is_needed_is_refused_by_name() {
     assert_eq!(assert_same(&stage.postgres, &stage.clickhouse, Scope::RUNS), 2);
     program.stop();
 }
+
+/// Goal: whoever makes the tables in ClickHouse by migrations of its own may do so after walhouse was
+/// started, as long as its table in Postgres is not there either.
+/// Method: its first statement is the one that fails where somebody was faster.
+#[test]
+fn nothing_is_made_before_the_source_table_was_seen() {
+    let stage = Stage::take();
+    let rename = |from: &str, to: &str| {
+        stage.postgres.execute(&format!(r#"ALTER TABLE "{from}" RENAME TO "{to}""#));
+    };
+    rename("TaskRun", "not yet TaskRun");
+    rename("Session", "not yet Session");
+    let settings = stage.settings();
+    let mut program = Program::start(&settings);
+    for table in ["TaskRun", "Session"] {
+        program.wait_for_log_lines(&format!("`public.{table}`: the table is not in database"), 2);
+    }
+    for command in [&["adopt", "runs"][..], &["verify", "runs", "--repair"], &["check"]] {
+        Program::command(&settings, command);
+    }
+    let made = "SELECT (SELECT count(*) FROM pg_publication), \
+                (SELECT count(*) FROM pg_replication_slots)";
+    assert_eq!(stage.postgres.rows_of::<2>(made), [["0".to_owned(), "0".to_owned()]]);
+    stage.clickhouse.execute(&format!("CREATE DATABASE {DATABASE}"));
+    assert_eq!(
+        stage
+            .clickhouse
+            .value(&format!("SELECT count() FROM system.tables WHERE database = '{DATABASE}'")),
+        "0"
+    );
+    rename("not yet TaskRun", "TaskRun");
+    rename("not yet Session", "Session");
+    program.wait_streaming(&SERVICES);
+    stage.postgres.insert("TaskRun", &sample::run("r"));
+    stage.settle(&mut program, &SERVICES);
+    assert_eq!(assert_same(&stage.postgres, &stage.clickhouse, Scope::ALL), 2);
+    program.stop();
+}

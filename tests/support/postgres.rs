@@ -17,7 +17,7 @@ pub use super::database::*;
 use super::wait::{PATIENCE, until, until_true};
 use super::{free_port, reaper};
 
-const TABLES: &str = include_str!("../../scripts/lib/tables.sql");
+pub const TABLES: &str = include_str!("../../scripts/lib/tables.sql");
 
 pub struct Postgres {
     dir: PathBuf,

@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::{cluster, interrupt, is_near, now_ms};
 use crate::clickhouse::client::quote_name;
 use crate::clickhouse::refusal::Refusal;
+use crate::clickhouse::state::STATE_TABLE;
 use crate::clickhouse::survey::judge::{self, Fit, Order};
 use crate::clickhouse::survey::{self, Facts, Grant, Trial};
 use crate::clickhouse::tables::{self, Definition, TableShape};
@@ -26,7 +27,8 @@ const AGAIN: &str = "Run `walhouse check` again; if it stays, look into the log 
 pub(super) struct Reached {
     pub client: Client,
     pub shapes: Vec<Shape>,
-    pub has_own_tables: bool,
+    /// Of walhouse's own.
+    pub absent: Vec<&'static str>,
 }
 
 pub(super) fn look(service: &ServiceConfig) -> (Vec<Finding>, Option<Reached>) {
@@ -63,9 +65,7 @@ pub(super) fn look(service: &ServiceConfig) -> (Vec<Finding>, Option<Reached>) {
     let tables = looking.tables();
     let Looking { mut found, client, .. } = looking;
     match tables {
-        Ok(Some((shapes, has_own_tables))) => {
-            (found, Some(Reached { client, shapes, has_own_tables }))
-        }
+        Ok(Some((shapes, absent))) => (found, Some(Reached { client, shapes, absent })),
         Ok(None) => (found, None),
         Err(error) => {
             found.push(Finding::of_error("ClickHouse", &error, AGAIN));
@@ -116,18 +116,17 @@ impl Looking<'_> {
         deadline(self.service)
     }
 
-    /// What the target tables take, and whether walhouse's own are there; `None` if a target is
+    /// What the target tables take, and which of walhouse's own are absent; `None` if a target is
     /// missing or is not as it has to be.
-    fn tables(&mut self) -> Result<Option<(Vec<Shape>, bool)>> {
+    fn tables(&mut self) -> Result<Option<(Vec<Shape>, Vec<&'static str>)>> {
         let creates = self.service.create_tables;
         let deadline = self.deadline();
-        let absences = own_tables::absences(&mut self.client, deadline)?;
+        let own = own_tables::absent_names(&mut self.client, deadline)?;
         let names: Vec<&str> = self.mapping.targets().iter().map(|target| target.table).collect();
         let deadline = self.deadline();
         let missing = tables::missing(&mut self.client, &names, deadline)?;
-        let has_own_tables = absences.is_empty();
-        if creates && !(has_own_tables && missing.is_empty()) {
-            self.may_create(absences.len(), &missing)?;
+        if creates && !(own.is_empty() && missing.is_empty()) {
+            self.may_create(&[missing.as_slice(), &own].concat())?;
         }
         if !creates && !self.facts.has_database {
             let database = self.client.database();
@@ -138,7 +137,7 @@ impl Looking<'_> {
             ));
         }
         if !creates {
-            for error in &absences {
+            for error in &own_tables::absences(&self.client, &own) {
                 self.found.push(Finding::of_error("table", error, AGAIN));
             }
         }
@@ -161,13 +160,13 @@ impl Looking<'_> {
         }
         let is_complete = shapes.len() == self.mapping.targets().len();
         // Nothing is recorded where nothing is, and then the tables are no matter.
-        match is_complete || !has_own_tables {
-            true => Ok(Some((shapes, has_own_tables))),
+        match is_complete || own.contains(&STATE_TABLE) {
+            true => Ok(Some((shapes, own))),
             false => Ok(None),
         }
     }
 
-    fn may_create(&mut self, own: usize, missing: &[&str]) -> Result<()> {
+    fn may_create(&mut self, missing: &[&str]) -> Result<()> {
         let user = &self.facts.user;
         let database = self.client.database().to_owned();
         if !self.facts.has_database {
@@ -176,7 +175,10 @@ impl Looking<'_> {
             self.found.push(match grant {
                 Grant::Given | Grant::Unknown => Finding::ok(
                     "database",
-                    format!("database `{database}` is not there yet: a start creates it"),
+                    format!(
+                        "database `{database}` is not there yet: a start creates it. \
+                         trigger.dev's own migrations fail where it is there: run them before"
+                    ),
                 ),
                 Grant::Denied => Finding::problem(
                     "database",
@@ -185,10 +187,7 @@ impl Looking<'_> {
                 ),
             });
         }
-        let what = match missing.is_empty() {
-            true => format!("{own} of walhouse's own"),
-            false => format!("`{}` and {own} of walhouse's own", missing.join("`, `")),
-        };
+        let what = format!("`{}`", missing.join("`, `"));
         let deadline = self.deadline();
         let grant = survey::grant(&mut self.client, "CREATE TABLE", None, deadline)?;
         let user = &self.facts.user;

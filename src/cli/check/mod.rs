@@ -115,7 +115,7 @@ fn outlook(
         sql: &mut source.sql,
         connection,
     };
-    Some(match resume::foresee(parties, target.has_own_tables) {
+    Some(match resume::foresee(parties, &target.absent) {
         Ok(Foreseen::GoesOn(reason)) => Finding::ok("lineage", reason),
         Ok(Foreseen::StartsOver { reason, repair: true }) => Finding::warning(
             "lineage",

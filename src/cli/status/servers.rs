@@ -183,7 +183,9 @@ impl Look {
     fn ask_clickhouse(&mut self, config: &ServiceConfig) -> Result<()> {
         let deadline = Instant::now() + TIMEOUT;
         let mut client = Client::connect(&config.clickhouse)?;
-        if !own_tables::exist(&mut client, deadline)? {
+        let missing = own_tables::absent_names(&mut client, deadline)?;
+        let read = [state::STATE_TABLE, repairs::REPAIRS_TABLE, refused::REFUSED_TABLE];
+        if read.iter().any(|table| missing.contains(table)) {
             self.problems.push("ClickHouse has no table of walhouse's own yet".to_owned());
             return Ok(());
         }

@@ -93,6 +93,20 @@ fn another_cluster_is_foreign_whatever_else_is_true() {
 }
 
 #[test]
+fn another_database_is_foreign_and_one_that_was_not_recorded_is_none() {
+    let found = on_timeline(2, &[]);
+    let missing = judge(Some(&STATE), None, &SERVER, &[]);
+    for verdict in [found, missing] {
+        let foreign = Verdict::ForeignDatabase { expected: 5, found: 6 };
+        assert_eq!(judge_database(verdict, Some(5), 6), foreign, "{verdict}");
+        assert_eq!(judge_database(verdict, Some(6), 6), verdict);
+        assert_eq!(judge_database(verdict, None, 6), verdict);
+    }
+    let cluster = Verdict::ForeignCluster { expected: 7, found: 8 };
+    assert_eq!(judge_database(cluster, Some(5), 6), cluster, "that is the graver");
+}
+
+#[test]
 fn a_fork_at_or_above_upper_goes_on_and_is_recorded() {
     let record = |timeline, confirmed| Verdict::Continue {
         record: Some(State { timeline, confirmed: Lsn(confirmed), ..STATE }),
@@ -245,6 +259,11 @@ fn every_refusal_says_what_happened_and_what_to_do() {
         (
             Verdict::ForeignCluster { expected: 7, found: 8 },
             "foreign cluster: expected system identifier 7, got 8",
+            "walhouse adopt runs",
+        ),
+        (
+            Verdict::ForeignDatabase { expected: 5, found: 6 },
+            "foreign database: expected the one with oid 5 of this cluster, got 6",
             "walhouse adopt runs",
         ),
     ] {

@@ -128,6 +128,7 @@ impl World {
                 let is_ours = !matches!(
                     verdict,
                     Verdict::ForeignCluster { .. }
+                        | Verdict::ForeignDatabase { .. }
                         | Verdict::Diverged { why: lineage::Fork::Older, .. }
                 );
                 if is_ours && self.design.debt_is_recorded {
@@ -305,6 +306,7 @@ fn name_of(verdict: &Verdict) -> &'static str {
             lineage::Fork::WentBack => "WentBack",
         },
         Verdict::ForeignCluster { .. } => "ForeignCluster",
+        Verdict::ForeignDatabase { .. } => "ForeignDatabase",
     }
 }
 

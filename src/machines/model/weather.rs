@@ -217,7 +217,7 @@ impl World {
     pub fn adopt(&mut self) {
         let identity = self.primary().identity();
         let (system_identifier, timeline) = (identity.system_identifier, identity.timeline);
-        self.adopted = Some(Adopted { system_identifier, timeline });
+        self.adopted = Some(Adopted { system_identifier, timeline, database: None });
         self.say(|| format!("weather: adopted {identity:?}"));
     }
 

@@ -14,13 +14,13 @@ use super::repairer::Repairer;
 use crate::clickhouse::backfills::{self, BackfillRow};
 use crate::clickhouse::repairs::{self, Status};
 use crate::clickhouse::state::{self, StateRow};
-use crate::clickhouse::{Client, own_tables, tables};
+use crate::clickhouse::{Client, databases, own_tables, tables};
 use crate::config::ServiceConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::postgres::primary::Primary;
-use crate::postgres::server::as_of;
+use crate::postgres::server::{self, as_of};
 use crate::postgres::slot::{self, SlotVerdict};
 use crate::postgres::source_table::{SourceTable, TableName};
 use crate::postgres::sql::Sql;
@@ -90,15 +90,15 @@ impl<'c> Bystander<'c> {
         let mapping = prepare::mapping(config);
         let mut client = Client::connect(&config.clickhouse)?;
         let version = client.ping(deadline())?;
-        if writes {
-            own_tables::ensure(&mut client, config.create_tables, deadline())?;
-        }
         let is_new = !tables::missing(&mut client, &[state::STATE_TABLE], deadline())?.is_empty();
         let state = match is_new {
             true => None,
             false => state::read(&mut client, service, &config.slot, deadline())?,
         };
         let state = state.ok_or_else(|| no_stream(config, command))?;
+        if writes {
+            own_tables::ensure(&mut client, config.create_tables, deadline())?;
+        }
         let shapes = prepare::shapes(&mut client, config, mapping, &version, false)?;
         let application_name = format!("walhouse/{command}");
         let known = prepare::known(config, &mut client)?;
@@ -122,6 +122,7 @@ impl<'c> Bystander<'c> {
                 ))
                 .hint("Let the service stream from there first; or correct the database URL."));
         }
+        check_database(config, command, &mut client, &mut sql)?;
         let source = mapping.source();
         let name = TableName::new(source.schema, source.table);
         let table = SourceTable::inspect(&mut sql, &name, sql_deadline_now())?;
@@ -359,6 +360,35 @@ impl<'c> Bystander<'c> {
         let client = &mut self.record.lock().client;
         let row = repairs::read(client, self.service(), &self.config.slot, self.deadline())?;
         Ok(row.filter(|row| row.status == Status::Running).map(|row| row.reason))
+    }
+}
+
+/// Another database of the same cluster has other rows under the same timeline.
+fn check_database(
+    config: &ServiceConfig,
+    command: &str,
+    client: &mut Client,
+    sql: &mut Sql,
+) -> Result<()> {
+    let (service, deadline) =
+        (config.name.as_str(), || Instant::now() + config.clickhouse.request_timeout);
+    if !tables::missing(client, &[databases::DATABASES_TABLE], deadline())?.is_empty() {
+        return Ok(());
+    }
+    let recorded = databases::read(client, service, &config.slot, deadline())?;
+    let found = server::database(sql, sql_deadline_now())?;
+    match recorded.filter(|recorded| recorded.oid != found.oid) {
+        None => Ok(()),
+        Some(recorded) => {
+            let doing = format!("{command} service `{service}`");
+            Err(Error::new(ErrorKind::Lineage, doing)
+                .because(format!(
+                    "its rows come from database `{}` (oid {}), and the database URL leads to \
+                     `{}` (oid {})",
+                    recorded.name, recorded.oid, found.name, found.oid
+                ))
+                .hint("Correct the database URL."))
+        }
     }
 }
 

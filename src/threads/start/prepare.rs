@@ -75,7 +75,7 @@ pub fn prepare(
     memory.last_seen.begin();
     let go_on = || shared.go_on();
     let mapping = mapping(config);
-    let (mut client, shapes) = prepare_clickhouse(config, mapping)?;
+    let (mut client, version) = connect_clickhouse(config)?;
     go_on()?;
 
     // Who does not answer at all is waited for no longer than who falls silent later.
@@ -96,7 +96,13 @@ pub fn prepare(
     log::debug!("{}: the primary is `{}`", config.name.as_str(), primary.name());
     let server = Server::inspect(&mut sql, step())?;
     server.check_wal_level()?;
-    let table = prepare_source(config, mapping, &mut sql, first)?;
+    // Before anything is made on either side: a database without the table is not yet, or not at
+    // all, the one to replicate, and whoever fills it may want to make the tables in ClickHouse.
+    let table = look_at_source(config, mapping, &mut sql, first)?;
+    go_on()?;
+    let shapes = prepare_tables(config, mapping, &mut client, &version)?;
+    go_on()?;
+    ensure_publication(config, mapping, &mut sql, &table)?;
     go_on()?;
 
     let options = startup_options(config, &application_name);
@@ -196,11 +202,18 @@ pub(in crate::threads) fn known(
     client: &mut Client,
 ) -> Result<Option<Known>> {
     let deadline = || Instant::now() + config.clickhouse.request_timeout;
+    let tables = [state::STATE_TABLE, adoptions::ADOPTIONS_TABLE];
+    let missing = tables::missing(client, &tables, deadline())?;
+    if missing.contains(&state::STATE_TABLE) {
+        return Ok(None);
+    }
     let row = state::read(client, config.name.as_str(), &config.slot, deadline())?;
     let Some(row) = row else { return Ok(None) };
     // An operator may have named another one since, on whatever timeline.
-    if let Some(adopted) = adoptions::read(client, &row, deadline())? {
-        let Adopted { system_identifier, timeline } = adopted;
+    if missing.is_empty()
+        && let Some(adopted) = adoptions::read(client, &row, deadline())?
+    {
+        let Adopted { system_identifier, timeline, .. } = adopted;
         return Ok(Some(Known { system_identifier, timeline }));
     }
     let state = resume::of_row(&row)?;
@@ -246,25 +259,33 @@ pub fn mapping(config: &ServiceConfig) -> &'static dyn Mapping {
     }
 }
 
-fn prepare_clickhouse(
-    config: &ServiceConfig,
-    mapping: &'static dyn Mapping,
-) -> Result<(Client, Vec<Shape>)> {
+/// And its version. Nothing is made there yet.
+fn connect_clickhouse(config: &ServiceConfig) -> Result<(Client, String)> {
     // Another process may have written since, and through another host.
     config.clickhouse.hosts.forget_fresh();
     let mut client = Client::connect(&config.clickhouse)?;
+    let version = client.ping(Instant::now() + config.clickhouse.request_timeout)?;
+    Ok((client, version))
+}
+
+/// What each target table takes. What is missing of them and of ours is made, where that may be.
+fn prepare_tables(
+    config: &ServiceConfig,
+    mapping: &'static dyn Mapping,
+    client: &mut Client,
+    version: &str,
+) -> Result<Vec<Shape>> {
     let deadline = || Instant::now() + config.clickhouse.request_timeout;
-    let version = client.ping(deadline())?;
-    own_tables::ensure(&mut client, config.create_tables, deadline())?;
+    own_tables::ensure(client, config.create_tables, deadline())?;
     let names: Vec<&str> = mapping.targets().iter().map(|target| target.table).collect();
-    let missing = tables::missing(&mut client, &names, deadline())?;
+    let missing = tables::missing(client, &names, deadline())?;
     if !missing.is_empty() && config.create_tables {
-        debt::owe_for_tables(&mut client, config, &missing)?;
+        debt::owe_for_tables(client, config, &missing)?;
     }
-    let shapes = shapes(&mut client, config, mapping, &version, config.create_tables)?;
+    let shapes = shapes(client, config, mapping, version, config.create_tables)?;
     let all: Vec<&str> = names.into_iter().chain(own_tables::names()).collect();
-    cluster::check_quorum(&mut client, &all, deadline())?;
-    Ok((client, shapes))
+    cluster::check_quorum(client, &all, deadline())?;
+    Ok(shapes)
 }
 
 /// What each target table takes; a missing one is made when `create` says so.
@@ -333,7 +354,7 @@ pub fn columns_of(client: &Client, target: &Target, shape: &TableShape) -> (Vec<
     (present, problems)
 }
 
-fn prepare_source(
+fn look_at_source(
     config: &ServiceConfig,
     mapping: &'static dyn Mapping,
     sql: &mut Sql,
@@ -349,12 +370,21 @@ fn prepare_source(
         log::info!("{service}: {note}");
     }
     source_check::columns(&table, source)?;
-    let columns = published_columns(&table, source);
-    let wanted = Wanted { publication: &config.publication, table: &table, columns: &columns };
-    if publication::ensure(sql, &wanted, step())? == Ensured::Created {
-        log::info!("{service}: publication `{}` created", config.publication);
-    }
     Ok(table)
+}
+
+fn ensure_publication(
+    config: &ServiceConfig,
+    mapping: &'static dyn Mapping,
+    sql: &mut Sql,
+    table: &SourceTable,
+) -> Result<()> {
+    let columns = published_columns(table, mapping.source());
+    let wanted = Wanted { publication: &config.publication, table, columns: &columns };
+    if publication::ensure(sql, &wanted, step())? == Ensured::Created {
+        log::info!("{}: publication `{}` created", config.name.as_str(), config.publication);
+    }
+    Ok(())
 }
 
 /// The columns that the publication has to have.

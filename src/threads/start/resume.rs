@@ -11,6 +11,7 @@
 use std::time::{Duration, Instant};
 
 use super::prepare::step;
+use crate::clickhouse::databases::{self, DatabaseRow};
 use crate::clickhouse::repairs::{self, RepairRow, Status};
 use crate::clickhouse::state::{self, StateRow};
 use crate::clickhouse::stored::highest_version;
@@ -21,6 +22,7 @@ use crate::machines::lineage::{self, Verdict};
 use crate::machines::recovery::{self, Course, Debt};
 use crate::metrics::ServiceMetrics;
 use crate::postgres::connection::Connection;
+use crate::postgres::server::{self, Database};
 use crate::postgres::slot;
 use crate::postgres::sql::Sql;
 use crate::rows::Shape;
@@ -54,8 +56,10 @@ pub struct Resumed {
 /// `go_on` says whether the session may still write.
 pub fn resume(mut with: Parties<'_>, go_on: &impl Fn() -> Result<()>) -> Result<Resumed> {
     let (service, slot_name) = (with.service(), with.config.slot.as_str());
-    let Outlook { recorded, repair, before, server, slot, verdict, course, debt, reason } =
-        with.look_ahead(true)?;
+    let ahead = with.look_ahead(&[])?;
+    let Outlook { recorded, repair, before, server, slot, verdict, course, debt, reason, .. } =
+        ahead;
+    let Outlook { database, recorded_database, .. } = ahead;
     go_on()?;
     let was_usable = slot.is_some_and(|slot| !slot.invalidated);
     let mut revision = repair.as_ref().map_or(0, |row| row.revision);
@@ -112,6 +116,8 @@ pub fn resume(mut with: Parties<'_>, go_on: &impl Fn() -> Result<()>) -> Result<
         instance: crate::threads::instance(),
         revision: state::leap(recorded.map_or(0, |row| row.revision)),
     };
+    // Before the state: one that was written is of a database that is known.
+    with.record_database(&database, recorded_database)?;
     state::write(with.client, &mut row, with.deadline())?;
     Ok(Resumed { state: row, repair, slot_is_new: !was_usable })
 }
@@ -128,10 +134,10 @@ pub enum Foreseen {
     Stops(Error),
 }
 
-/// `has_tables` says whether walhouse's own tables are there.
-pub fn foresee(mut with: Parties<'_>, has_tables: bool) -> Result<Foreseen> {
+/// `absent` are those of walhouse's own tables that are not there.
+pub fn foresee(mut with: Parties<'_>, absent: &[&str]) -> Result<Foreseen> {
     let (service, slot_name) = (with.service(), with.config.slot.as_str());
-    let ahead = with.look_ahead(has_tables)?;
+    let ahead = with.look_ahead(absent)?;
     Ok(match ahead.course {
         Course::Begin | Course::Continue { .. } => Foreseen::GoesOn(ahead.reason),
         Course::StartOver { repair } => Foreseen::StartsOver { reason: ahead.reason, repair },
@@ -140,6 +146,12 @@ pub fn foresee(mut with: Parties<'_>, has_tables: bool) -> Result<Foreseen> {
 }
 
 fn stopped(service: &str, slot: &str, verdict: Verdict, reason: String) -> Error {
+    if let Verdict::ForeignDatabase { .. } = verdict
+        && let Some(error) = verdict.into_error(service, slot)
+    {
+        // With the names.
+        return error.because(reason);
+    }
     verdict.into_error(service, slot).unwrap_or_else(|| {
         Error::new(ErrorKind::Lineage, format!("resume service `{service}` from slot `{slot}`"))
             .because(reason)
@@ -150,6 +162,8 @@ fn stopped(service: &str, slot: &str, verdict: Verdict, reason: String) -> Error
 /// What was found, and what follows from it.
 struct Outlook {
     recorded: Option<StateRow>,
+    database: Database,
+    recorded_database: Option<DatabaseRow>,
     repair: Option<RepairRow>,
     before: Option<lineage::State>,
     server: lineage::Server,
@@ -162,16 +176,24 @@ struct Outlook {
 
 impl Parties<'_> {
     /// Reads only.
-    fn look_ahead(&mut self, has_tables: bool) -> Result<Outlook> {
+    fn look_ahead(&mut self, absent: &[&str]) -> Result<Outlook> {
         let (service, slot_name) = (self.service(), self.config.slot.as_str());
-        let (mut recorded, mut repair) = (None, None);
-        if has_tables {
+        let (mut recorded, mut repair, mut recorded_database) = (None, None, None);
+        if !absent.contains(&state::STATE_TABLE) {
             recorded = state::read(self.client, service, slot_name, self.deadline())?;
+        }
+        if !absent.contains(&repairs::REPAIRS_TABLE) {
             repair = repairs::read(self.client, service, slot_name, self.deadline())?;
         }
+        if !absent.contains(&databases::DATABASES_TABLE) {
+            recorded_database = databases::read(self.client, service, slot_name, self.deadline())?;
+        }
+        let database = server::database(self.sql, step())?;
         let (server, history) = self.identify()?;
         let mut before = recorded.as_ref().map(of_row).transpose()?;
-        if let (Some(row), Some(state)) = (&recorded, &mut before) {
+        if let (Some(row), Some(state)) = (&recorded, &mut before)
+            && !absent.contains(&backfills::BACKFILLS_TABLE)
+        {
             // Commands may have written beside the stream.
             let upper = backfills::upper(self.client, row, self.deadline())?;
             state.upper = state.upper.max(upper);
@@ -183,15 +205,29 @@ impl Parties<'_> {
         {
             verdict = lineage::judge_landed(verdict, state, &server, self.highest_version()?);
         }
+        if before.is_some() {
+            let of = recorded_database.as_ref().map(|row| row.oid);
+            verdict = lineage::judge_database(verdict, of, database.oid);
+        }
         log::debug!("{service}: {verdict}");
         let named = match &recorded {
-            Some(row) => adoptions::read(self.client, row, self.deadline())?,
-            None => None,
+            Some(row) if !absent.contains(&adoptions::ADOPTIONS_TABLE) => {
+                adoptions::read(self.client, row, self.deadline())?
+            }
+            _ => None,
         };
+        // Named was a database, too, and this may be another one.
+        let named = named.filter(|named| named.database.is_none_or(|oid| oid == database.oid));
         let strategy = self.config.gap_strategy;
         let mut course = recovery::course(&verdict, strategy, &server, named);
         let owed = repair.as_ref().filter(|repair| is_owed(repair, before.as_ref()));
-        let mut reason = verdict.to_string();
+        let mut reason = match (&verdict, &recorded_database) {
+            (Verdict::ForeignDatabase { .. }, Some(row)) => format!(
+                "foreign database: expected `{}` (oid {}), got `{}` (oid {}) of the same cluster",
+                row.name, row.oid, database.name, database.oid
+            ),
+            _ => verdict.to_string(),
+        };
         let debt = owed.map(|owed| debt_of(owed, before.as_ref()));
         if let (Some(owed), Some(debt)) = (owed, debt) {
             let in_debt = recovery::course_in_debt(course, strategy, debt);
@@ -206,7 +242,35 @@ impl Parties<'_> {
             }
             course = in_debt;
         }
-        Ok(Outlook { recorded, repair, before, server, slot, verdict, course, debt, reason })
+        Ok(Outlook {
+            recorded,
+            database,
+            recorded_database,
+            repair,
+            before,
+            server,
+            slot,
+            verdict,
+            course,
+            debt,
+            reason,
+        })
+    }
+
+    /// Where it is not what is recorded.
+    fn record_database(&mut self, found: &Database, recorded: Option<DatabaseRow>) -> Result<()> {
+        let is_known = |row: &DatabaseRow| (row.oid, &row.name) == (found.oid, &found.name);
+        if recorded.as_ref().is_some_and(is_known) {
+            return Ok(());
+        }
+        let mut row = DatabaseRow {
+            service: self.service().to_owned(),
+            slot: self.config.slot.clone(),
+            oid: found.oid,
+            name: found.name.clone(),
+            revision: recorded.map_or(0, |row| row.revision),
+        };
+        databases::write(self.client, &mut row, self.deadline())
     }
 
     fn service(&self) -> &'static str {
