@@ -87,7 +87,10 @@ impl Host {
                 answer = until("there is an answer", PATIENCE, next);
             }
             let (status, body) = answer;
-            let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n", body.len());
+            let head = format!(
+                "HTTP/1.1 {status} X\r\nX-ClickHouse-Query-Id: q\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
             if stream.write_all(format!("{head}{body}").as_bytes()).is_err() {
                 return;
             }
@@ -135,7 +138,9 @@ fn insert(client: &mut Client) -> Result<(), InsertError> {
 #[track_caller]
 fn retry(outcome: Result<(), InsertError>) -> Error {
     match outcome {
-        Err(InsertError::Retry(error)) => error,
+        Err(InsertError::Retry(error) | InsertError::Lost(error) | InsertError::Large(error)) => {
+            error
+        }
         other => panic!("{other:?}"),
     }
 }

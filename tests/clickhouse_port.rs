@@ -189,7 +189,9 @@ fn refused_data(result: Result<(), InsertError>) -> Refusal {
 
 fn retry(result: Result<(), InsertError>) -> Error {
     match result {
-        Err(InsertError::Retry(error)) => error,
+        Err(InsertError::Retry(error) | InsertError::Lost(error) | InsertError::Large(error)) => {
+            error
+        }
         other => panic!("the outcome should be open: {other:?}"),
     }
 }
@@ -836,7 +838,10 @@ fn read_request(stream: &mut TcpStream) -> Option<String> {
 }
 
 fn answer(status: &str, body: &str) -> String {
-    format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {status}\r\nX-ClickHouse-Query-Id: q\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
 }
 
 fn params_of(endpoint: String) -> Params {
@@ -955,24 +960,45 @@ fn a_connection_closed_while_idle_is_replaced_unnoticed() {
     }
 }
 
+const CHUNKED: &str =
+    "HTTP/1.1 200 OK\r\nX-ClickHouse-Query-Id: q\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+/// Goal: the status alone is nobody's yes, to whatever statement.
 #[test]
 fn what_is_not_clickhouse_is_never_taken_for_a_yes() {
     let foreign = [
         answer("502 Bad Gateway", ""),
         answer("500 Oops", "<html>hunter2</html>"),
         "SSH-2.0-OpenSSH_9.2\r\n\r\n".to_owned(),
-        // Cut in the middle.
-        "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nab".to_owned(),
+        // Of a proxy in maintenance, with a page and without.
+        "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nhunter2".to_owned(),
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_owned(),
+        "HTTP/1.1 204 No Content\r\nX-ClickHouse-Query-Id: q\r\n\r\n".to_owned(),
+        "HTTP/1.1 302 Found\r\nLocation: http://h/hunter2\r\nContent-Length: 0\r\n\r\n".to_owned(),
+        // Cut in the middle: by length, in a chunk, between two, and where nothing says so.
+        "HTTP/1.1 200 OK\r\nX-ClickHouse-Query-Id: q\r\nContent-Length: 10\r\n\r\nab".to_owned(),
+        format!("{CHUNKED}4\r\n26"),
+        format!("{CHUNKED}4\r\n26.9\r\n"),
+        "HTTP/1.1 200 OK\r\nX-ClickHouse-Query-Id: q\r\n\r\n".to_owned(),
     ];
     for said in foreign {
         let (endpoint, _heads) = scripted(vec![said.clone()], true);
         let error = Client::connect(&params_of(endpoint)).unwrap().ping(soon()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unreachable, "{said}: {error}");
         assert!(!error.to_string().contains("hunter2"), "{error}");
+        let (endpoint, _heads) = scripted(vec![said.clone()], true);
+        let mut client = Client::connect(&params_of(endpoint)).unwrap();
+        let error = client.execute("CREATE DATABASE d", soon()).expect_err(&said);
+        assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
         let (endpoint, _heads) = scripted(vec![said], true);
         let error = retry(insert_one(&mut Client::connect(&params_of(endpoint)).unwrap(), soon()));
         assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
     }
+    // An exception that came behind the status.
+    let text = "Code: 241. DB::Exception: too much (MEMORY_LIMIT_EXCEEDED)";
+    let (endpoint, _heads) = scripted(vec![answer("200 OK", text)], true);
+    let error = retry(insert_one(&mut Client::connect(&params_of(endpoint)).unwrap(), soon()));
+    assert!(error.to_string().contains("code 241"), "{error}");
     for said in ["hunter2", "hunter2\n", "\n", ""] {
         let (endpoint, _heads) = scripted(vec![answer("200 OK", said)], true);
         let error = Client::connect(&params_of(endpoint)).unwrap().ping(soon()).unwrap_err();

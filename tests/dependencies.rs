@@ -22,10 +22,8 @@ const LICENCES: &[&str] = &[
 /// Crates that are there in two versions, each with who keeps the older one.
 const TWICE: &[(&str, &str)] = &[
     ("const-oid", "der 0.7, by which tokio-postgres-rustls reads certificates"),
-    ("getrandom", "ring 0.17, and rand of the client of ClickHouse"),
-    ("rand", "the client of ClickHouse"),
-    ("rand_core", "the same"),
-    ("syn", "macros of the client of ClickHouse and of zerocopy"),
+    ("getrandom", "ring 0.17"),
+    ("syn", "macros of der, by the same"),
 ];
 
 /// A second TLS stack or runtime, or a library of the system's.

@@ -9,9 +9,9 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use clickhouse::Compression;
-use clickhouse::insert_formatted::CompressedData;
 
+use super::answer::{self, Answer, Said};
+use super::frame;
 use super::fresh::{self, Reading};
 use super::hosts::Hosts;
 use super::insert_settings::{self, JSON_TYPE, JSON_TYPE_OLD, Unknown};
@@ -31,6 +31,11 @@ pub enum InsertError {
     /// ClickHouse was not reached, did not answer, or cannot take any block now. The rows may be in
     /// the table or not; sending the same block again is right.
     Retry(Error),
+    /// The same, and the connection was lost amid the request: a proxy may have ended it for being
+    /// too large.
+    Lost(Error),
+    /// The same, and less at a time may be taken: it was too large, or took too long.
+    Large(Error),
     /// The rows themselves were refused. The same block will be refused again; a part of it may
     /// not.
     Data(Refusal),
@@ -50,6 +55,18 @@ pub struct Client {
     /// Which host the transport leads to.
     generation: u64,
     unknown: Unknown,
+}
+
+impl InsertError {
+    /// What an operator is told, where nothing depends on the kind.
+    pub fn into_error(self, table: &str) -> Error {
+        match self {
+            InsertError::Retry(error) | InsertError::Lost(error) | InsertError::Large(error) => {
+                error
+            }
+            InsertError::Data(refusal) => refused(format!("insert into `{table}`"), refusal),
+        }
+    }
 }
 
 impl Client {
@@ -161,9 +178,6 @@ impl Client {
     /// Sends `block`, the bytes of one or more Native blocks holding exactly `columns`, and waits
     /// until ClickHouse has taken it. `settings` are added to ours and win over them. An empty
     /// `block` is nothing to insert.
-    ///
-    /// The official client shows no headers of an answer to an INSERT, so status 200 is all there
-    /// is to believe: [`Client::ping`] first, to know that it is ClickHouse who answers.
     pub fn insert(
         &mut self,
         table: &str,
@@ -198,40 +212,29 @@ impl Client {
         loop {
             let query_id = new_query_id();
             let doing = format!("insert into `{table}` as query `{query_id}`");
-            let mut insert = self
-                .transport
-                .inserts
-                .insert_formatted_with(sql.as_str())
-                .with_setting("query_id", query_id);
-            for (name, value) in insert_settings::of_insert(&self.params, &self.unknown, settings) {
-                insert = insert.with_setting(name, value);
-            }
-            let compress = self.params.compress;
-            let send = async {
-                for piece in pieces(if compress { FRAME_BYTES } else { PLAIN_BYTES }) {
-                    if !compress {
-                        insert.send(Bytes::from(piece)).await?;
-                        continue;
-                    }
-                    // A piece with a large value at its end may be many times as long as asked for.
-                    for part in piece.chunks(2 * FRAME_BYTES) {
-                        let frame = CompressedData::new(part, Compression::Lz4)?;
-                        insert.send_compressed(frame).await?;
-                    }
-                }
-                insert.end().await
+            let ours = insert_settings::of_insert(&self.params, &self.unknown, settings);
+            let mut parameters = vec![("query", sql.as_str()), ("query_id", query_id.as_str())];
+            parameters.extend(ours.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+            let answer = if self.params.compress {
+                parameters.push(("decompress", "1"));
+                // A piece with a large value at its end may be many times as long as asked for.
+                let frames = pieces(FRAME_BYTES).flat_map(|piece| {
+                    let parts = piece.chunks(2 * FRAME_BYTES).map(frame::lz4);
+                    parts.map(Bytes::from).collect::<Vec<_>>()
+                });
+                self.transport.send(&parameters, frames, deadline)
+            } else {
+                self.transport.send(&parameters, pieces(PLAIN_BYTES).map(Bytes::from), deadline)
             };
-            match self.transport.wait(send, deadline) {
-                Ok(()) => {
+            match self.settle(answer, &query_id, &doing, Some(columns)) {
+                Ok(Ok(_)) => {
                     if self.hosts().generation() != self.generation {
                         // Others may have looked at the new host before this was acknowledged.
                         self.hosts().forget_fresh();
                     }
                     return Ok(());
                 }
-                Err(failure) => {
-                    let refusal = self.settle(failure, &doing, columns);
-                    let refusal = refusal.map_err(InsertError::Retry)?;
+                Ok(Err(refusal)) => {
                     if self.unknown.note(&refusal, settings) {
                         continue;
                     }
@@ -240,6 +243,13 @@ impl Client {
                         Verdict::Setup | Verdict::Busy => {
                             InsertError::Retry(refused(doing, refusal))
                         }
+                    });
+                }
+                Err(NoAnswer { error, why }) => {
+                    return Err(match why {
+                        Why::Away => InsertError::Retry(error),
+                        Why::Lost => InsertError::Lost(error),
+                        Why::Large => InsertError::Large(error),
                     });
                 }
             }
@@ -281,27 +291,24 @@ impl Client {
         loop {
             let query_id = new_query_id();
             let doing = format!("run {} as query `{query_id}`", verb_of(sql));
-            let mut query = self
-                .transport
-                .queries
-                .query_raw(sql)
-                .with_setting("query_id", query_id)
+            let mut parameters = vec![
+                ("query_id", query_id.as_str()),
+                ("default_format", "TabSeparated"),
                 // The whole answer is ready before its status line is sent.
-                .with_setting("wait_end_of_query", "1");
-            for (name, value) in settings {
-                query = query.with_setting(*name, *value);
-            }
+                ("wait_end_of_query", "1"),
+            ];
+            parameters.extend_from_slice(settings);
             if sql.starts_with("CREATE TABLE") {
                 let name = if self.unknown.contains(JSON_TYPE) { JSON_TYPE_OLD } else { JSON_TYPE };
                 if !self.unknown.contains(name) {
-                    query = query.with_setting(name, "1");
+                    parameters.push((name, "1"));
                 }
             }
-            let fetch = async { query.fetch_bytes("TabSeparated")?.collect().await };
-            match self.transport.wait(fetch, deadline) {
-                Ok(answer) => return Ok(answer.to_vec()),
-                Err(failure) => {
-                    let refusal = self.settle(failure, &doing, &[])?;
+            let answer = self.transport.ask(sql, &parameters, deadline);
+            let answer = self.settle(answer, &query_id, &doing, None);
+            match answer.map_err(|none| none.error)? {
+                Ok(rows) => return Ok(rows.to_vec()),
+                Err(refusal) => {
                     if !self.unknown.note(&refusal, &[]) {
                         return Err(refused(doing, refusal));
                     }
@@ -331,35 +338,40 @@ impl Client {
         }
     }
 
-    /// ClickHouse's own refusal, or the error that stands for everything else. After anything but
-    /// an answer, the connections are thrown away.
+    /// ClickHouse's own yes or no, or the error that stands for everything else. After anything
+    /// but an answer, the connections are thrown away.
     fn settle(
         &mut self,
-        failure: Failure,
+        answer: std::result::Result<Answer, Failure>,
+        query_id: &str,
         doing: &str,
-        columns: &[&str],
-    ) -> std::result::Result<Refusal, Error> {
-        use clickhouse::error::Error as E;
-        let (kind, cause) = match failure {
-            Failure::Late => (ErrorKind::Unreachable, "no answer in time".to_owned()),
-            Failure::Client(E::BadResponse(answer)) => {
-                if let Some(refusal) = Refusal::read(&answer, columns) {
+        insert_of: Option<&[&str]>,
+    ) -> std::result::Result<std::result::Result<Bytes, Refusal>, NoAnswer> {
+        let unreachable = ErrorKind::Unreachable;
+        let (kind, why, cause, hint) = match answer {
+            Ok(answer) => match answer::read(answer, query_id, QUERY_ID_PREFIX, insert_of) {
+                Said::Done(rows) => return Ok(Ok(rows)),
+                Said::Refused(refusal) => {
                     if refusal.is_of_host() {
                         self.leave(&refusal.to_string());
                     }
-                    return Ok(refusal);
+                    return Ok(Err(refusal));
                 }
-                (ErrorKind::Unreachable, foreign_answer(&answer))
+                Said::Foreign(foreign) => {
+                    let why = if foreign.is_of_size() { Why::Large } else { Why::Away };
+                    (unreachable, why, foreign.cause(), Some(foreign.hint()))
+                }
+            },
+            Err(Failure::Late) => {
+                (unreachable, Why::Large, "no answer in time".to_owned(), Some(LATE_HINT))
             }
-            Failure::Client(E::TimedOut) => {
-                (ErrorKind::Unreachable, "no answer in time".to_owned())
+            Err(Failure::Connect(cause)) => {
+                let hint = certificate_hint(&cause);
+                (unreachable, Why::Away, cause, hint)
             }
-            Failure::Client(E::Network(cause)) => (ErrorKind::Unreachable, chain(cause.as_ref())),
-            Failure::Client(E::InvalidParams(cause)) => (ErrorKind::Setup, chain(cause.as_ref())),
-            // What is left speaks of the client's own use and of compression, not of rows.
-            Failure::Client(other) => (ErrorKind::Protocol, other.to_string()),
+            Err(Failure::Lost(cause)) => (unreachable, Why::Lost, cause, None),
+            Err(Failure::Invalid(cause)) => (ErrorKind::Setup, Why::Away, cause, None),
         };
-        let hint = certificate_hint(&cause);
         self.leave(&cause);
         let doing = format!("{doing} at `{}`", self.endpoint());
         let error = Error::new(kind, doing).because(cause);
@@ -368,10 +380,28 @@ impl Client {
             None => error,
         };
         // A broken connection may still hold half of a request: none of them is used again.
-        self.transport = Transport::new(&self.params, self.endpoint())?;
-        Err(error)
+        match Transport::new(&self.params, self.endpoint()) {
+            Ok(transport) => self.transport = transport,
+            Err(error) => return Err(NoAnswer { error, why: Why::Away }),
+        }
+        Err(NoAnswer { error, why })
     }
 }
+
+/// What became of the statement is not known.
+struct NoAnswer {
+    error: Error,
+    why: Why,
+}
+
+enum Why {
+    Away,
+    Lost,
+    Large,
+}
+
+const LATE_HINT: &str = "See in system.processes and system.query_log what takes it so long; raise \
+                         `request_timeout` in *_REPLICATION_CLICKHOUSE_URL if it is usual.";
 
 fn refused(doing: String, refusal: Refusal) -> Error {
     let kind = match refusal.verdict() {
@@ -393,31 +423,6 @@ fn not_clickhouse(endpoint: &str) -> Error {
         .hint("Give the address of ClickHouse's HTTP interface (port 8123, or 8443 with TLS).")
 }
 
-/// A status line is told; a page of text is not.
-fn foreign_answer(answer: &str) -> String {
-    let status = answer.lines().next().unwrap_or_default();
-    let plain = status.chars().all(|c| c.is_ascii_alphanumeric() || " -'<>".contains(c));
-    if plain && status.len() <= 48 && status.starts_with(|c: char| c.is_ascii_digit()) {
-        format!("the answer was `{status}`, not one of ClickHouse")
-    } else {
-        format!("the answer, {} bytes of text, was not one of ClickHouse", answer.len())
-    }
-}
-
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
-}
-
 /// What the operator can find in `system.query_log`.
 fn new_query_id() -> String {
     format!("{QUERY_ID_PREFIX}{:032x}", fastrand::u128(..))
@@ -432,16 +437,6 @@ fn verb_of(sql: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn foreign_answers_are_told_without_their_text() {
-        assert_eq!(
-            foreign_answer("502 Bad Gateway"),
-            "the answer was `502 Bad Gateway`, not one of ClickHouse"
-        );
-        assert!(!foreign_answer("<p>hunter2</p>").contains("hunter2"));
-        assert!(!foreign_answer("{\"data\":\"hunter2\"}").contains("hunter2"));
-    }
 
     #[test]
     fn statements_are_named_by_their_verb_alone() {

@@ -1,10 +1,12 @@
 //! Everything said to ClickHouse: inserts, tables, state, repairs, adoptions, refused rows.
 
 pub mod adoptions;
+mod answer;
 pub mod backfills;
 pub mod client;
 pub mod cluster;
 pub mod databases;
+pub mod frame;
 mod fresh;
 pub mod hosts;
 mod insert_settings;

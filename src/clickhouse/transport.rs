@@ -1,15 +1,23 @@
-//! The connections to one host of ClickHouse: the official client, which is async, and the
+//! The connections to one host of ClickHouse: an HTTP client, which is async, and the
 //! current-thread runtime that turns only while a call waits.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use clickhouse::{Client as Official, Compression};
-use hyper_util::client::legacy::Client as Http;
+use bytes::Bytes;
+use http_body_util::channel::{Channel, Sender};
+use http_body_util::{BodyExt, Either, Full, Limited};
+use hyper::body::Body;
+use hyper::header::{CONNECTION, CONTENT_ENCODING, TRANSFER_ENCODING, USER_AGENT};
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{Client as Http, ResponseFuture};
 use hyper_util::rt::TokioExecutor;
 use tokio::runtime::Runtime;
+use url::Url;
 
+use super::answer::Answer;
 use super::params::Params;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -17,20 +25,36 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 /// Below ClickHouse's `keep_alive_timeout`: 3 s before 23.11, then 10, now 30.
 const IDLE_DEFAULT: Duration = Duration::from_millis(2500);
+/// Of an answer without rows: a text of ClickHouse, or a page of somebody else.
+const TEXT_BYTES_MAX: usize = 1 << 20;
+
+type Outgoing = Either<Full<Bytes>, Channel<Bytes, Infallible>>;
 
 /// The runtime and the connections that live in it. Thrown away as a whole when an outcome is
 /// unknown, so that no half-sent request stays open on the server.
 pub struct Transport {
     /// `None` only while it is being dropped.
     runtime: Option<Runtime>,
-    pub queries: Official,
-    pub inserts: Official,
+    http: Kind,
+    url: Url,
+    headers: Vec<(&'static str, String)>,
 }
 
-/// Why a request ended without success.
+enum Kind {
+    Plain(Http<HttpConnector, Outgoing>),
+    Tls(Http<HttpsConnector<HttpConnector>, Outgoing>),
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
 pub enum Failure {
     Late,
-    Client(clickhouse::error::Error),
+    /// Nobody was reached: nothing was sent.
+    Connect(String),
+    /// The connection ended amid a request or an answer.
+    Lost(String),
+    /// No request can be made of this.
+    Invalid(String),
 }
 
 impl Transport {
@@ -57,44 +81,100 @@ impl Transport {
         } else {
             builder.pool_max_idle_per_host(0);
         }
-        let official = if endpoint.starts_with("https://") {
+        let http = if endpoint.starts_with("https://") {
             let tls = hyper_rustls::HttpsConnectorBuilder::new()
                 .with_tls_config(tls_config()?)
                 .https_only()
                 .enable_http1()
                 .wrap_connector(connector);
-            Official::with_http_client(builder.build(tls))
+            Kind::Tls(builder.build(tls))
         } else {
-            Official::with_http_client(builder.build(connector))
+            Kind::Plain(builder.build(connector))
         };
-        let mut official =
-            official.with_url(endpoint).with_product_info("walhouse", env!("CARGO_PKG_VERSION"));
+        let url = Url::parse(endpoint).map_err(|e| {
+            Error::new(ErrorKind::Setup, format!("read the address `{endpoint}`")).because(e)
+        })?;
+        let agent = concat!("walhouse/", env!("CARGO_PKG_VERSION")).to_owned();
+        let mut headers = vec![(USER_AGENT.as_str(), agent)];
         if !params.user.is_empty() {
-            official = official.with_user(&params.user);
+            headers.push(("X-ClickHouse-User", params.user.clone()));
         }
         if !params.password.expose().is_empty() {
-            official = official.with_password(params.password.expose());
+            headers.push(("X-ClickHouse-Key", params.password.expose().to_owned()));
         }
         if !params.keep_alive {
-            official = official.with_header("Connection", "close");
+            headers.push((CONNECTION.as_str(), "close".to_owned()));
         }
-        Ok(Transport {
-            runtime: Some(runtime),
-            queries: official.clone().with_compression(Compression::None),
-            inserts: official.with_compression(match params.compress {
-                true => Compression::Lz4,
-                false => Compression::None,
-            }),
+        Ok(Transport { runtime: Some(runtime), http, url, headers })
+    }
+
+    /// Sends a statement.
+    pub fn ask(
+        &self,
+        sql: &str,
+        parameters: &[(&str, &str)],
+        deadline: Instant,
+    ) -> std::result::Result<Answer, Failure> {
+        let body = Either::Left(Full::from(sql.to_owned()));
+        let response = self.request(parameters, body)?;
+        self.wait(answer(response, true), deadline)
+    }
+
+    /// Sends a statement that stands among the parameters, and behind it `pieces`, each of which is
+    /// made when there is room for it.
+    pub fn send(
+        &self,
+        parameters: &[(&str, &str)],
+        pieces: impl Iterator<Item = Bytes>,
+        deadline: Instant,
+    ) -> std::result::Result<Answer, Failure> {
+        let (mut sender, body): (Sender<Bytes>, _) = Channel::new(1);
+        let response = self.request(parameters, Either::Right(body))?;
+        let exchange = async move {
+            // Answers may come before all is sent, so it is listened for meanwhile.
+            let answered = tokio::spawn(answer(response, false));
+            for piece in pieces {
+                if sender.send_data(piece).await.is_err() {
+                    // Nobody reads on: the answer says why.
+                    break;
+                }
+            }
+            drop(sender);
+            answered.await.unwrap_or_else(|stopped| Err(Failure::Lost(stopped.to_string())))
+        };
+        self.wait(exchange, deadline)
+    }
+
+    fn request(
+        &self,
+        parameters: &[(&str, &str)],
+        body: Outgoing,
+    ) -> std::result::Result<ResponseFuture, Failure> {
+        let mut url = self.url.clone();
+        url.query_pairs_mut().clear().extend_pairs(parameters);
+        let mut request = hyper::Request::post(url.as_str());
+        for (name, value) in &self.headers {
+            request = request.header(*name, value);
+        }
+        let request = request.body(body).map_err(|e| Failure::Invalid(e.to_string()))?;
+        // Whatever a request begins lives in the runtime.
+        let _guard = self.runtime().enter();
+        Ok(match &self.http {
+            Kind::Plain(http) => http.request(request),
+            Kind::Tls(http) => http.request(request),
         })
     }
 
-    pub fn wait<T>(
+    fn runtime(&self) -> &Runtime {
+        self.runtime.as_ref().expect("runtime lives as long as the transport")
+    }
+
+    fn wait<T>(
         &self,
-        request: impl Future<Output = clickhouse::error::Result<T>>,
+        request: impl Future<Output = std::result::Result<T, Failure>>,
         deadline: Instant,
     ) -> std::result::Result<T, Failure> {
-        let runtime = self.runtime.as_ref().expect("runtime lives as long as the transport");
-        runtime.block_on(async {
+        self.runtime().block_on(async {
             // The runtime stood still since the last call: one turn to hear of connections that
             // were closed meanwhile, and one to take them out of the pool.
             tokio::task::yield_now().await;
@@ -102,13 +182,55 @@ impl Transport {
             let result = tokio::time::timeout_at(deadline.into(), request).await;
             // The connection goes back to the pool in a task of its own; let it.
             tokio::task::yield_now().await;
-            match result {
-                Ok(Ok(value)) => Ok(value),
-                Ok(Err(cause)) => Err(Failure::Client(cause)),
-                Err(_) => Err(Failure::Late),
-            }
+            result.unwrap_or(Err(Failure::Late))
         })
     }
+}
+
+/// Reads an answer to its end; a large one only where rows are asked for and ClickHouse speaks.
+async fn answer(response: ResponseFuture, has_rows: bool) -> std::result::Result<Answer, Failure> {
+    let response = response.await.map_err(|e| match e.is_connect() {
+        true => Failure::Connect(chain(&e)),
+        false => Failure::Lost(chain(&e)),
+    })?;
+    let (head, body) = response.into_parts();
+    let header = |name: &str| {
+        head.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+    };
+    let mut answer = Answer {
+        status: head.status.as_u16(),
+        query_id: header("X-ClickHouse-Query-Id"),
+        exception_code: header("X-ClickHouse-Exception-Code"),
+        exception_tag: header("X-ClickHouse-Exception-Tag"),
+        has_end: body.size_hint().exact().is_some() || header(TRANSFER_ENCODING.as_str()).is_some(),
+        is_encoded: header(CONTENT_ENCODING.as_str()).is_some_and(|name| name != "identity"),
+        body: Bytes::new(),
+    };
+    if has_rows && answer.status == 200 && answer.query_id.is_some() {
+        answer.body = body.collect().await.map_err(|e| Failure::Lost(chain(&e)))?.to_bytes();
+        return Ok(answer);
+    }
+    match Limited::new(body, TEXT_BYTES_MAX).collect().await {
+        Ok(body) => answer.body = body.to_bytes(),
+        // The status speaks for itself.
+        Err(_) if answer.status != 200 => {}
+        Err(cause) => return Err(Failure::Lost(chain(cause.as_ref()))),
+    }
+    Ok(answer)
+}
+
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
 }
 
 impl Drop for Transport {

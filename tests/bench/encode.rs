@@ -9,11 +9,10 @@ mod service;
 
 use std::sync::Arc;
 
-use clickhouse::Compression;
-use clickhouse::insert_formatted::CompressedData;
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use serde_json::value::RawValue;
+use walhouse::clickhouse::frame;
 use walhouse::postgres::Frames;
 use walhouse::rows::{Block, JsonForm, Shape, native};
 use walhouse::services::assemble::{Assembled, Found, Updates, Wanted, assemble, wanted};
@@ -172,7 +171,7 @@ fn f_compress(bencher: Bencher, service: Service) {
     bencher.counter(ItemsCount::new(ROWS)).counter(BytesCount::new(bytes)).bench(|| {
         for body in &bodies {
             for piece in body.chunks(1 << 20) {
-                black_box(CompressedData::new(piece, Compression::Lz4).expect("it compresses"));
+                black_box(frame::lz4(piece));
             }
         }
     });
@@ -185,7 +184,7 @@ fn g_all<const N: usize>(bencher: Bencher, service: Service) {
     bencher.counter(ItemsCount::new(N)).bench(|| {
         for body in batch.bodies() {
             for piece in body.chunks(1 << 20) {
-                black_box(CompressedData::new(piece, Compression::Lz4).expect("it compresses"));
+                black_box(frame::lz4(piece));
             }
         }
     });

@@ -31,7 +31,8 @@ pub struct Gate {
 /// As much as a socket brings at once.
 const READ_BYTES: usize = 1 << 20;
 const TIMEOUT: Duration = Duration::from_secs(120);
-const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\nX-ClickHouse-Query-Id: gate\r\nContent-Length: 0\r\n\
+                    Connection: close\r\n\r\n";
 
 impl Gate {
     pub fn before(clickhouse: SocketAddr, mode: Mode) -> io::Result<Gate> {

@@ -23,8 +23,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, String> {
             "pass" => Flow::Pass,
             "tear" => Flow::Tear,
             "lose" => Flow::Lose,
+            "page" => Flow::Page,
             _ => return Err(format!("`{order}` is no order")),
         };
+        let to_server = if flow == Flow::Page { flow } else { Flow::Pass };
+        proxy.set(Direction::ToServer, to_server);
         proxy.set(Direction::ToClient, flow);
         eprintln!("from now on: {order}; {} connections so far", proxy.connections());
     }

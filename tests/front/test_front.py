@@ -770,6 +770,16 @@ class Hooks(FrontCase):
     def fault_report(self):
         return json.loads(self.front.call("GET", path="/_test/fault").body)
 
+    def test_a_page_is_none_of_clickhouse(self):
+        self.fault(action="page", text="back soon", count="1")
+        answer = self.insert(self.statement, b"1\n")
+        self.assertEqual((answer.status, answer.body), (200, b"back soon"))
+        self.assertNotIn("X-ClickHouse-Query-Id", answer.headers)
+        self.fault(action="page", status="413", over="2")
+        self.assertEqual(self.insert(self.statement, b"1\n1\n").status, 413)
+        self.assertEqual(self.count(self.target), 0)
+        self.assertEqual(self.send(), (200, 0))
+
     def test_queries_are_struck_only_when_asked_for(self):
         self.fault(action="error", code="159", on="query", count="1")
         self.assertEqual(self.send(), (200, 0))

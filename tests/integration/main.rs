@@ -60,6 +60,8 @@ mod hosts;
 mod identity;
 /// Rows that were there before tables were created.
 mod initial_backfill;
+/// What an INSERT comes to when its answer, its size or a view is at fault.
+mod landing;
 /// The comparison of both sides finds what is planted: without this, no other test says much.
 mod oracle_finds;
 /// Payloads of runs that are not there.

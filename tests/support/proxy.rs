@@ -30,7 +30,13 @@ pub enum Flow {
     /// They are thrown away and the connection is reset: the other side has done what it was asked,
     /// and nobody learns of it.
     Lose,
+    /// They are thrown away, and each request is answered with a page and status 200, as by a proxy
+    /// in maintenance.
+    Page,
 }
+
+const PAGE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 9\r\n\
+                      Connection: close\r\n\r\nback soon";
 
 pub struct Proxy {
     address: SocketAddr,
@@ -58,6 +64,8 @@ struct Pair {
     server: TcpStream,
     /// It ends by a reset: without a FIN, which a shutdown would send.
     reset: AtomicBool,
+    /// A page was sent in place of the server's answer.
+    answered: AtomicBool,
 }
 
 /// How soon a blocked pump notices a change.
@@ -198,7 +206,12 @@ impl Shared {
             stream.set_read_timeout(Some(NOTICE_EVERY))?;
             stream.set_write_timeout(Some(NOTICE_EVERY))?;
         }
-        let pair = Arc::new(Pair { client, server, reset: AtomicBool::new(false) });
+        let pair = Arc::new(Pair {
+            client,
+            server,
+            reset: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
+        });
         {
             let mut state = self.lock();
             state.open.push(Arc::clone(&pair));
@@ -240,6 +253,15 @@ impl Shared {
                     self.send(to, &buffer[..count - 1]);
                     pair.reset.store(true, Ordering::Relaxed);
                     break;
+                }
+                Flow::Page => {
+                    // Of one connection the first request alone is answered.
+                    if direction == Direction::ToServer
+                        && !pair.answered.swap(true, Ordering::Relaxed)
+                    {
+                        self.send(&pair.client, PAGE);
+                    }
+                    continue;
                 }
                 Flow::Lose => {
                     pair.reset.store(true, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-"""What a failure test can ask for: errors, delays, lost answers, hangs.
+"""What a failure test can ask for: errors, delays, lost answers, hangs, answers of a proxy.
 
 Faults match statements by kind and table, are used up by count, and are all undone by one clear,
 which also wakes whoever is waiting in a delay or a hang.
@@ -7,11 +7,11 @@ which also wakes whoever is waiting in a delay or a hang.
 import re
 import threading
 
-ACTIONS = ("error", "delay_before", "delay_after", "lose_answer", "drop", "hang")
+ACTIONS = ("error", "delay_before", "delay_after", "lose_answer", "drop", "hang", "page")
 
 
 class Fault:
-    def __init__(self, action, on, table, count, ms, code, text):
+    def __init__(self, action, on, table, count, ms, code, text, status, over):
         self.action = action
         self.on = on
         self.table = table
@@ -19,10 +19,12 @@ class Fault:
         self.ms = ms
         self.code = code
         self.text = text
+        self.status = status
+        self.over = over
         self.hits = 0
 
-    def matches(self, is_insert, table):
-        if self.left == 0 or (self.on == "insert" and not is_insert):
+    def matches(self, is_insert, table, length):
+        if self.left == 0 or length <= self.over or (self.on == "insert" and not is_insert):
             return False
         if self.on == "query" and is_insert:
             return False
@@ -43,6 +45,8 @@ class Fault:
             "ms": self.ms,
             "code": self.code,
             "text": self.text,
+            "status": self.status,
+            "over": self.over,
             "hits": self.hits,
         }
 
@@ -55,7 +59,7 @@ class Faults:
 
     def add(self, asked):
         """One fault from the parameters of a request; ValueError says what is wrong with them."""
-        known = {"action", "on", "table", "count", "ms", "code", "text"}
+        known = {"action", "on", "table", "count", "ms", "code", "text", "status", "over"}
         if unknown := set(asked) - known:
             raise ValueError(f"unknown parameter: {', '.join(sorted(unknown))}")
         action = asked.get("action", "")
@@ -73,7 +77,10 @@ class Faults:
         code = int(asked.get("code", "0"))
         if action == "error" and code <= 0:
             raise ValueError("an error needs its code")
-        fault = Fault(action, on, table, count, ms, code, asked.get("text", "Injected by a test"))
+        text = asked.get("text", "Injected by a test")
+        status = int(asked.get("status", "200"))
+        over = int(asked.get("over", "-1"))
+        fault = Fault(action, on, table, count, ms, code, text, status, over)
         with self.lock:
             self.active.append(fault)
 
@@ -83,12 +90,12 @@ class Faults:
             self.cleared.set()
             self.cleared = threading.Event()
 
-    def take(self, is_insert, table):
+    def take(self, is_insert, table, length):
         """The faults that strike this statement, by action, and the event that ends waiting."""
         struck = {}
         with self.lock:
             for fault in self.active:
-                if fault.action not in struck and fault.matches(is_insert, table):
+                if fault.action not in struck and fault.matches(is_insert, table, length):
                     fault.take()
                     struck[fault.action] = fault
             return struck, self.cleared

@@ -74,6 +74,10 @@ class NoAnswer(Exception):
     """A fault of a test: the connection is closed without an answer."""
 
 
+class Page(Exception):
+    """A fault of a test: somebody else has answered, with this status and text."""
+
+
 class Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
@@ -195,6 +199,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.format, "text/plain; charset=UTF-8"
             )
             self.send(200, outcome, content_type)
+        except Page as page:
+            status, text = page.args
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+            self.wfile.flush()
         except EngineError as error:
             self.send_failure(error)
 
@@ -326,7 +337,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         faults, cleared = {}, None
         if self.server.faults is not None:
             faults, cleared = self.server.faults.take(
-                insert is not None, insert.table if insert else ""
+                insert is not None, insert.table if insert else "", len(body)
             )
         self.strike_before(faults, cleared)
         database = params.get("database") or self.headers.get("X-ClickHouse-Database", "")
@@ -405,6 +416,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             raise NoAnswer
         if "drop" in faults:
             raise NoAnswer
+        if fault := faults.get("page"):
+            raise Page(fault.status, fault.text.encode())
         if fault := faults.get("error"):
             name = EngineError.names.get(fault.code, "UNKNOWN_EXCEPTION")
             raise EngineError(fault.code, name, fault.text)

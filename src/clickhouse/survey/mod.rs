@@ -173,10 +173,10 @@ pub fn try_block(
         Err(error) => Trial::NotMade(error),
         Ok(()) => match client.insert(name, columns, &[("async_insert", "0")], block, deadline) {
             Ok(()) => Trial::Taken,
-            Err(InsertError::Retry(error)) => Trial::Refused(error),
             Err(InsertError::Data(refusal)) => Trial::Refused(
                 Error::new(ErrorKind::DataRefused, "insert a trial row").because(refusal),
             ),
+            Err(other) => Trial::Refused(other.into_error(name)),
         },
     };
     match drop_trial(client, name) {

@@ -238,7 +238,7 @@ impl<'a> Landing<'a> {
                 match client.insert_pieces(table, &columns, &[], pieces, deadline) {
                     Ok(()) => Ok(Outcome::Landed),
                     Err(InsertError::Data(refusal)) => Ok(Outcome::Refused(refusal)),
-                    Err(InsertError::Retry(error)) => Err(error),
+                    Err(other) => Err(other.into_error(table)),
                 }
             },
             |_| false,
