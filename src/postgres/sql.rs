@@ -236,14 +236,17 @@ impl Sql {
             "SET search_path = pg_catalog".to_owned(),
             // A policy that hides rows has to be an error: hidden would look deleted.
             "SET row_security = off".to_owned(),
+            // A managed server whose disk is full makes every session read-only by this default,
+            // for applications to stop; so may a role. What we write (the publication, a message
+            // that has WAL flushed) is what lets it remove WAL again.
+            "SET default_transaction_read_only = off".to_owned(),
             format!("SET statement_timeout = {}", STATEMENT_TIMEOUT.as_millis()),
             "SET lock_timeout = '10s'".to_owned(),
             "SET idle_in_transaction_session_timeout = '60s'".to_owned(),
             "SET tcp_keepalives_idle = 10".to_owned(),
             "SET tcp_keepalives_interval = 5".to_owned(),
             "SET tcp_keepalives_count = 3".to_owned(),
-            "SELECT current_setting('server_version_num'), pg_is_in_recovery(),
-                    current_setting('transaction_read_only')::bool, pg_backend_pid(),
+            "SELECT current_setting('server_version_num'), pg_is_in_recovery(), pg_backend_pid(),
                     current_database(), current_user"
                 .to_owned(),
         ]);
@@ -252,9 +255,9 @@ impl Sql {
         self.about = About {
             version_num: row.parse(0)?,
             in_recovery: row.bool(1)?,
-            backend_pid: row.parse(3)?,
-            database: row.required(4)?.to_owned(),
-            role: row.required(5)?.to_owned(),
+            backend_pid: row.parse(2)?,
+            database: row.required(3)?.to_owned(),
+            role: row.required(4)?.to_owned(),
         };
         if self.about.version_num < VERSION_NUM_MIN {
             return Err(SqlError::new(
@@ -262,20 +265,12 @@ impl Sql {
                 format!("expected Postgres 14 or newer, got {}", self.about.version_num / 10_000),
             ));
         }
-        match (target, self.about.in_recovery, row.bool(2)?) {
-            (TargetSession::Any, _, _) | (TargetSession::ReadWrite, false, false) => Ok(()),
-            (TargetSession::ReadWrite, true, _) => {
-                Err(SqlError::new(ErrorKind::Unreachable, "server is a standby")
-                    .with_hint(STANDBY_HINT))
-            }
-            (TargetSession::ReadWrite, false, true) => {
-                let hint = format!(
-                    "Run: ALTER ROLE {} SET default_transaction_read_only = off;",
-                    ident(&self.about.role)
-                );
-                Err(SqlError::new(ErrorKind::Setup, "session is read-only").with_hint(hint))
-            }
+        // Whoever is not in recovery is a primary, whatever its sessions may write by default.
+        if target == TargetSession::ReadWrite && self.about.in_recovery {
+            return Err(SqlError::new(ErrorKind::Unreachable, "server is a standby")
+                .with_hint(STANDBY_HINT));
         }
+        Ok(())
     }
 
     /// No answer for this long is taken for a dead link, whatever the caller's deadline; but for a

@@ -228,22 +228,19 @@ impl Dial<'_> {
         if self.attempt.params.target == TargetSession::Any {
             return Ok(());
         }
-        // The walsender of a database takes these in every version that we support.
-        let sql = "SELECT pg_catalog.pg_is_in_recovery()::text, \
-                   pg_catalog.current_setting('transaction_read_only')";
+        // Who is not in recovery is a primary. Sessions that are read-only by default, as a managed
+        // server with a full disk has them, stream all the same.
+        let sql = "SELECT pg_catalog.pg_is_in_recovery()::text";
         let results = connection.query(self.doing.to_owned(), sql, self.deadline)?;
         let row = results.first().and_then(|rows| rows.rows.first());
-        let cause = match row.map(Vec::as_slice) {
-            Some([Some(recovery), Some(read_only)]) => match (&**recovery, &**read_only) {
-                ("false", "off") => return Ok(()),
-                ("true", _) => "server is a standby",
-                _ => "server is read-only",
-            },
+        match row.map(Vec::as_slice) {
+            Some([Some(recovery)]) if recovery == "false" => return Ok(()),
+            Some([Some(recovery)]) if recovery == "true" => {}
             _ => return Err(protocol(self.doing, "malformed answer")),
-        };
+        }
         // Not a matter of settings: during a failover this is how the new primary looks at first.
         Err(Error::new(ErrorKind::Unreachable, self.doing)
-            .because(format!("{cause}, and target_session_attrs is read-write")))
+            .because("server is a standby, and target_session_attrs is read-write"))
     }
 
     /// The server's refusal at start-up, with what the operator can do.

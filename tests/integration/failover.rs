@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::support::oracle::{Scope, assert_same};
-use crate::support::postgres::{Postgres, Stop};
+use crate::support::postgres::{self as database, Postgres, Stop};
 use crate::support::program::{Program, Settings};
 use crate::support::sample;
 use crate::support::stage::{RUNS_SLOT, SERVICES, SESSIONS_SLOT, Stage};
@@ -150,6 +150,41 @@ fn a_standby_alone_is_waited_on_until_it_is_promoted() {
     stage.postgres = standby;
     program.wait_streaming(&["runs"]);
     stage.postgres.insert("TaskRun", &sample::run("a"));
+    stage.settle(&mut program, &["runs"]);
+    assert!(0 < assert_same(&stage.postgres, &stage.clickhouse, Scope::RUNS));
+    program.stop();
+}
+
+/// Goal: a primary whose sessions are read-only by default, as a managed server with a full disk has
+/// them, is a primary all the same: it is found among several hosts, and all is made there that a
+/// service needs.
+#[test]
+fn a_primary_that_is_read_only_by_default_is_streamed_from() {
+    let stage = Stage::own();
+    let standby = stage.postgres.start_standby();
+    stage.postgres.execute("ALTER SYSTEM SET default_transaction_read_only = on");
+    stage.postgres.execute("SELECT pg_reload_conf()");
+    let show = "SHOW default_transaction_read_only";
+    until_true("sessions are read-only", PATIENCE, || {
+        stage.postgres.value(show).as_deref() == Some("on")
+    });
+    let mut writer = stage.postgres.client();
+    writer.batch_execute("SET default_transaction_read_only = off").unwrap();
+    database::insert(&mut writer, "TaskRun", &sample::run("before")).unwrap();
+
+    let settings = stage
+        .settings_runs()
+        .with("DATABASE_URL", url_of(&[standby.port(), stage.postgres.port()]))
+        .with("RUN_REPLICATION_INITIAL_BACKFILL", 1);
+    let mut program = Program::start(&settings);
+    program.wait_streaming(&["runs"]);
+    database::insert(&mut writer, "TaskRun", &sample::run("streamed")).unwrap();
+    stage.settle(&mut program, &["runs"]);
+    program.wait_for_log("initial backfill: done after");
+    stage.postgres.terminate_walsender(RUNS_SLOT);
+    program.wait_for_log("reconnecting in");
+    database::delete(&mut writer, "TaskRun", "before").unwrap();
+    program.wait_streaming(&["runs"]);
     stage.settle(&mut program, &["runs"]);
     assert!(0 < assert_same(&stage.postgres, &stage.clickhouse, Scope::RUNS));
     program.stop();
