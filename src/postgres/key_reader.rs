@@ -6,16 +6,15 @@
 
 use std::time::Instant;
 
-use super::source_table::TableName;
+use super::source_table::SourceTable;
 use super::sql::{Sql, SqlError, ident, literal, protocol};
 use super::table_reader::{AS_OF, AsOf, Rows};
 use crate::error::{ErrorKind, Result};
 
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
-    pub table: &'a TableName,
-    /// The table that is meant; another one of that name is an error.
-    pub table_oid: u32,
+    /// As it was looked at; another one of that name is an error.
+    pub table: &'a SourceTable,
     pub key_column: &'a str,
     pub columns: &'a [&'a str],
     pub wanted: &'a Wanted<'a>,
@@ -42,21 +41,21 @@ pub struct Wanted<'a> {
 pub fn page(sql: &mut Sql, request: &Request, deadline: Instant) -> Result<Rows<String>> {
     read_in_snapshot(sql, request, deadline).map_err(|error| {
         sql.roll_back(deadline);
-        error.doing(format!("read table `{}` by key", request.table))
+        error.doing(format!("read table `{}` by key", request.table.name))
     })
 }
 
 /// How many rows there are, about: what the planner thinks.
 pub fn estimate(
     sql: &mut Sql,
-    table: &TableName,
+    table: &SourceTable,
     key_column: &str,
     wanted: &Wanted<'_>,
     deadline: Instant,
 ) -> Result<u64> {
-    let doing = format!("estimate the rows of table `{table}`");
+    let doing = format!("estimate the rows of table `{}`", table.name);
     let condition = condition(key_column, wanted, None);
-    let query = format!("EXPLAIN (FORMAT JSON) SELECT 1 FROM {}{condition}", table.quoted());
+    let query = format!("EXPLAIN (FORMAT JSON) SELECT 1 FROM {}{condition}", table.rows());
     let rows = sql.rows(&doing, &query, deadline)?;
     let row = rows.first().ok_or_else(|| protocol("expected a plan").doing(&doing))?;
     let plan = row.json(0).map_err(|error| error.doing(&doing))?;
@@ -68,20 +67,20 @@ fn read_in_snapshot(
     request: &Request,
     deadline: Instant,
 ) -> std::result::Result<Rows<String>, SqlError> {
-    let name = request.table.quoted();
     // A cursor, so that no row is sent that does not fit. The LSNs by a statement of their own: one
     // that takes the snapshot might read them first.
     let begin = format!(
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE {name} IN ACCESS SHARE MODE;
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE {} IN ACCESS SHARE MODE;
          DECLARE page NO SCROLL CURSOR FOR {};
          SELECT to_regclass({})::oid::int8, {AS_OF}",
+        request.table.rows(),
         select(request),
-        literal(&name)
+        literal(&request.table.name.quoted())
     );
     let rows = sql.try_rows(&begin, deadline)?;
     let row = rows.first().ok_or_else(|| protocol("expected one row about the snapshot"))?;
     let table_oid: Option<u32> = row.parse_nullable(0)?;
-    if table_oid != Some(request.table_oid) {
+    if table_oid != Some(request.table.oid) {
         return Err(SqlError::new(ErrorKind::Setup, "another table has taken its name"));
     }
     let limits = (request.bytes_max, request.rows_max);
@@ -97,7 +96,7 @@ fn select(request: &Request) -> String {
     }
     statement.push_str(&format!(
         " FROM {}{} ORDER BY {key_column} LIMIT {}",
-        request.table.quoted(),
+        request.table.rows(),
         condition(request.key_column, request.wanted, request.after),
         // One more, so that the end is seen.
         request.rows_max.saturating_add(1)
@@ -131,10 +130,11 @@ fn condition(key_column: &str, wanted: &Wanted<'_>, after: Option<&str>) -> Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::source_table::{TableName, testing};
 
     #[test]
     fn every_name_and_value_is_quoted() {
-        let table = TableName::new("s", "t\"1");
+        let table = testing::table(TableName::new("s", "t\"1"));
         let keys = ["k'1".to_owned(), "k2".to_owned()];
         let wanted = Wanted {
             from: Some(("createdAt", "2026-01-01T00:00:00".to_owned())),
@@ -144,7 +144,6 @@ mod tests {
         };
         let request = Request {
             table: &table,
-            table_oid: 1,
             key_column: "i\"d",
             columns: &["a"],
             wanted: &wanted,
@@ -154,13 +153,13 @@ mod tests {
         };
         assert_eq!(
             select(&request),
-            "SELECT \"i\"\"d\", \"a\" FROM \"s\".\"t\"\"1\" WHERE \"i\"\"d\" > 'x''' AND \
-             \"i\"\"d\" IN ('k''1', 'k2') AND \"createdAt\" >= '2026-01-01T00:00:00' AND \
+            "SELECT \"i\"\"d\", \"a\" FROM ONLY \"s\".\"t\"\"1\" WHERE \"i\"\"d\" > 'x''' \
+             AND \"i\"\"d\" IN ('k''1', 'k2') AND \"createdAt\" >= '2026-01-01T00:00:00' AND \
              \"createdAt\" < '2026-02-01T00:00:00' AND \"status\"::text IN ('A', 'B''') \
              ORDER BY \"i\"\"d\" LIMIT 11"
         );
         let wanted = Wanted::default();
         let all = Request { wanted: &wanted, after: None, ..request };
-        assert!(select(&all).ends_with("FROM \"s\".\"t\"\"1\" ORDER BY \"i\"\"d\" LIMIT 11"));
+        assert!(select(&all).ends_with("FROM ONLY \"s\".\"t\"\"1\" ORDER BY \"i\"\"d\" LIMIT 11"));
     }
 }

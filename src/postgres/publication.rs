@@ -85,7 +85,7 @@ pub fn create_statement(wanted: &Wanted) -> String {
         "CREATE PUBLICATION {} FOR TABLE {} \
          WITH (publish = {ACTIONS}{via_root})",
         ident(wanted.publication),
-        wanted.table.name.quoted()
+        wanted.table.rows()
     )
 }
 

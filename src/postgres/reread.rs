@@ -15,7 +15,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use super::source_table::TableName;
+use super::source_table::SourceTable;
 use super::sql::{Row, Sql, SqlError, ident, literal, protocol};
 use super::table_reader::{AS_OF, AsOf};
 use crate::error::{ErrorKind, Result};
@@ -31,9 +31,8 @@ const KEYS_OF_FIRST_STATEMENT: usize = 4;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
-    pub table: &'a TableName,
-    /// The table that is meant; another one of that name is an error.
-    pub table_oid: u32,
+    /// As it was looked at; another one of that name is an error.
+    pub table: &'a SourceTable,
     pub key_column: &'a str,
     pub columns: &'a [&'a str],
     /// In the text output format, without duplicates.
@@ -80,7 +79,7 @@ fn text_of(key: &[u8]) -> Option<&str> {
 pub fn reread(sql: &mut Sql, request: &Request, deadline: Instant) -> Result<Reread> {
     read_in_snapshot(sql, request, deadline).map_err(|error| {
         sql.roll_back(deadline);
-        error.doing(format!("read unchanged values again from table `{}`", request.table))
+        error.doing(format!("read unchanged values again from table `{}`", request.table.name))
     })
 }
 
@@ -90,11 +89,11 @@ fn read_in_snapshot(
     deadline: Instant,
 ) -> std::result::Result<Reread, SqlError> {
     // The LSNs by a statement of their own: one that takes the snapshot might read them first.
-    let name = request.table.quoted();
     let begin = format!(
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE {name} IN ACCESS SHARE MODE; \
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE {} IN ACCESS SHARE MODE; \
          SELECT pg_current_snapshot(), to_regclass({})::oid::int8; SELECT {AS_OF}",
-        literal(&name)
+        request.table.rows(),
+        literal(&request.table.name.quoted())
     );
     let answers = sql.try_rows(&begin, deadline)?;
     let [snapshot, as_of] = answers.as_slice() else {
@@ -104,7 +103,7 @@ fn read_in_snapshot(
     let snapshot = Snapshot::parse(snapshot.required(0)?)
         .ok_or_else(|| protocol("expected a snapshot such as 10:20:10,14"))?;
     let as_of = AsOf::read(as_of, 0)?;
-    if table_oid != Some(request.table_oid) {
+    if table_oid != Some(request.table.oid) {
         return Err(SqlError::new(ErrorKind::Setup, "another table has taken its name"));
     }
     let transactions = request.xids.iter().filter(|xid| !snapshot.is_ended(**xid)).count();
@@ -150,7 +149,7 @@ fn select(request: &Request, keys: &[&[u8]]) -> std::result::Result<String, SqlE
         statement.push_str(", ");
         statement.push_str(&ident(column));
     }
-    statement.push_str(&format!(" FROM {} WHERE {key_column} IN (", request.table.quoted()));
+    statement.push_str(&format!(" FROM {} WHERE {key_column} IN (", request.table.rows()));
     for (i, key) in keys.iter().enumerate() {
         let key = text_of(key).ok_or_else(|| protocol("a key is not UTF-8 text"))?;
         if i > 0 {
@@ -212,6 +211,7 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::source_table::{TableName, testing};
 
     #[test]
     fn a_transaction_has_ended_when_it_is_below_xmax_and_not_running() {
@@ -255,10 +255,9 @@ mod tests {
 
     #[test]
     fn every_name_and_key_is_quoted() {
-        let table = TableName::new("s\"1", "t");
+        let table = testing::table(TableName::new("s\"1", "t"));
         let request = Request {
             table: &table,
-            table_oid: 1,
             key_column: "i\"d",
             columns: &["a", "b c"],
             keys: &[],
@@ -267,8 +266,8 @@ mod tests {
         };
         assert_eq!(
             select(&request, &[b"x'y", "\u{e9}\\".as_bytes()]).unwrap(),
-            "SELECT \"i\"\"d\", xmin, \"a\", \"b c\" FROM \"s\"\"1\".\"t\" WHERE \"i\"\"d\" IN \
-             ('x''y', E'\u{e9}\\\\')"
+            "SELECT \"i\"\"d\", xmin, \"a\", \"b c\" FROM ONLY \"s\"\"1\".\"t\" WHERE \"i\"\"d\" \
+             IN ('x''y', E'\u{e9}\\\\')"
         );
         assert!(select(&request, &[b"\xff"]).is_err());
         assert!(select(&request, &[b"a\0b"]).is_err());

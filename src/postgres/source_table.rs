@@ -10,6 +10,9 @@ use serde_json::Value;
 
 use super::sql::{Sql, ident, literal, protocol};
 use crate::error::{Error, ErrorKind, Result};
+use crate::services::source::Types;
+use crate::wal::Oid;
+use crate::wal::value::oid;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TableName {
@@ -62,6 +65,11 @@ pub struct Column {
     pub number: i16,
     pub type_oid: u32,
     pub type_name: String,
+    /// The built-in type that values of this one have the form of, in text and in binary: a domain
+    /// that of what it is over, an enum that of text. 0: of none.
+    pub reads_as: u32,
+    /// What a domain is over in the end.
+    pub base_type: String,
     pub is_not_null: bool,
     pub is_enum: bool,
     /// Such columns are not streamed unless the publication says so.
@@ -74,6 +82,10 @@ pub struct Part {
     pub identity: ReplicaIdentity,
     /// The columns of the index that the identity rests on; empty without one.
     pub identity_columns: Vec<String>,
+    /// The columns of each key that two rows never share.
+    pub keys: Vec<Vec<String>>,
+    /// The same of keys that are looked at when a transaction ends: within it rows may share them.
+    pub deferrable_keys: Vec<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,8 +141,24 @@ impl SourceTable {
             .ok_or_else(|| protocol("the catalog's answer has an unexpected form").doing(doing))
     }
 
+    /// What the types of its columns are underneath.
+    pub fn types(&self) -> Types {
+        let known = self.columns.iter().filter(|column| column.reads_as != 0);
+        known.map(|column| (Oid(column.type_oid), Oid(column.reads_as))).collect()
+    }
+
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// Its rows in a statement: what the stream brings. Tables that inherit from it are tables
+    /// of their own to a publication, and to a SELECT only with ONLY. A partitioned table has no
+    /// rows but those of its partitions.
+    pub fn rows(&self) -> String {
+        match self.kind {
+            TableKind::Ordinary => format!("ONLY {}", self.name.quoted()),
+            TableKind::Partitioned => self.name.quoted(),
+        }
     }
 
     /// Re-reading values needs it; the stream alone does not.
@@ -154,6 +182,32 @@ impl SourceTable {
         let mut all = OldRow::Whole;
         let mut problems = Vec::new();
         for part in &self.parts {
+            let doing = || {
+                Error::new(
+                    ErrorKind::Setup,
+                    format!("check replica identity of table `{}`", part.name),
+                )
+            };
+            let names = |columns: &&Vec<String>| columns.iter().any(|column| column == key);
+            if let Some(deferrable) = part.deferrable_keys.iter().find(names)
+                && !part.keys.iter().any(|columns| names(&columns))
+            {
+                let table = part.name.quoted();
+                problems.push(
+                    doing()
+                        .because(format!(
+                            "its key ({}) is deferrable: within a transaction several rows may \
+                             have it, and it is no key to logical replication",
+                            deferrable.join(", ")
+                        ))
+                        .hint(format!(
+                            "Run: CREATE UNIQUE INDEX ON {table} ({}); ALTER TABLE {table} \
+                             REPLICA IDENTITY FULL;",
+                            ident(key)
+                        )),
+                );
+                continue;
+            }
             let cause = match part.identity {
                 ReplicaIdentity::Full => continue,
                 ReplicaIdentity::Nothing => "replica identity is NOTHING".to_owned(),
@@ -176,10 +230,8 @@ impl SourceTable {
                     continue;
                 }
             };
-            let doing = format!("check replica identity of table `{}`", part.name);
             let sql = format!("ALTER TABLE {} REPLICA IDENTITY FULL;", part.name.quoted());
-            let error = Error::new(ErrorKind::Setup, doing).because(cause);
-            problems.push(error.hint(format!("Run: {sql}")));
+            problems.push(doing().because(cause).hint(format!("Run: {sql}")));
         }
         (all, problems)
     }
@@ -187,9 +239,22 @@ impl SourceTable {
 
 fn query(name: &TableName) -> String {
     format!(
-        "WITH target AS (
+        "WITH RECURSIVE target AS (
            SELECT c.* FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
            WHERE n.nspname = {schema} AND c.relname = {name}
+         ), under AS (
+           SELECT a.attnum, y.* FROM target t
+           JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
+           JOIN pg_type y ON y.oid = a.atttypid
+           UNION ALL
+           SELECT u.attnum, y.* FROM under u JOIN pg_type y ON y.oid = u.typbasetype
+           WHERE u.typtype = 'd'
+         ), element AS (
+           SELECT u.attnum, y.* FROM under u JOIN pg_type y ON y.oid = u.typelem
+           WHERE u.typtype = 'b' AND u.typcategory = 'A'
+           UNION ALL
+           SELECT e.attnum, y.* FROM element e JOIN pg_type y ON y.oid = e.typbasetype
+           WHERE e.typtype = 'd'
          ), part AS (
            SELECT t.oid FROM target t WHERE t.relkind <> 'p'
            UNION ALL
@@ -207,9 +272,17 @@ fn query(name: &TableName) -> String {
            (SELECT json_agg(json_build_object(
                 'name', a.attname, 'number', a.attnum, 'type_oid', a.atttypid::int8,
                 'type_name', y.typname, 'is_not_null', a.attnotnull,
+                'reads_as', CASE
+                    WHEN u.oid < {user} AND u.typtype = 'b' THEN u.oid::int8
+                    WHEN {is_text} OR u.typtype = 'b' AND u.typsend = 0 THEN {text}
+                    WHEN EXISTS (SELECT FROM element e
+                                 WHERE e.attnum = a.attnum AND {are_texts}) THEN {texts}
+                    ELSE 0 END,
+                'base_type', format_type(u.oid, NULL),
                 'is_enum', y.typtype = 'e', 'is_generated', a.attgenerated <> '')
                 ORDER BY a.attnum)
               FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
+              JOIN under u ON u.attnum = a.attnum AND u.typtype <> 'd'
              WHERE a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
            (SELECT json_agg(json_build_object(
                 'schema', n.nspname, 'name', c.relname, 'identity', c.relreplident,
@@ -221,12 +294,46 @@ fn query(name: &TableName) -> String {
                   WHERE i.indrelid = c.oid AND i.indisvalid AND i.indislive AND i.indimmediate
                     AND k.n <= i.indnkeyatts
                     AND CASE c.relreplident WHEN 'd' THEN i.indisprimary
-                                            WHEN 'i' THEN i.indisreplident ELSE false END)))
+                                            WHEN 'i' THEN i.indisreplident ELSE false END),
+                'keys', {keys}, 'deferrable_keys', {deferrable_keys}))
               FROM part p JOIN pg_class c ON c.oid = p.oid
               JOIN pg_namespace n ON n.oid = c.relnamespace) AS parts
          FROM target t) answer",
         schema = literal(&name.schema),
         name = literal(&name.name),
+        user = oid::FIRST_USER.0,
+        text = oid::TEXT.0,
+        texts = oid::TEXT_ARRAY.0,
+        is_text = is_text("u"),
+        are_texts = is_text("e"),
+        keys = keys("i.indimmediate"),
+        deferrable_keys = keys("NOT i.indimmediate"),
+    )
+}
+
+/// The columns of the unique indexes of table `c`, over all of its rows.
+fn keys(which: &str) -> String {
+    format!(
+        "(SELECT json_agg((SELECT json_agg(a.attname ORDER BY k.n)
+              FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, n)
+              JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+              WHERE k.n <= i.indnkeyatts))
+          FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid
+            AND i.indislive AND i.indpred IS NULL AND i.indexprs IS NULL AND {which})"
+    )
+}
+
+/// Whether the type of this name in the query is sent as its text in binary, too: an enum, or one
+/// that borrows the send function of text, as `citext` does.
+fn is_text(of: &str) -> String {
+    format!(
+        "({of}.typtype = 'e' OR {of}.oid IN ({}, {}, {})
+          OR {of}.typtype = 'b' AND {of}.oid >= {} AND (SELECT p.prosrc FROM pg_proc p
+              WHERE p.oid = {of}.typsend) IN ('textsend', 'varcharsend', 'bpcharsend'))",
+        oid::TEXT.0,
+        oid::VARCHAR.0,
+        oid::BPCHAR.0,
+        oid::FIRST_USER.0
     )
 }
 
@@ -237,6 +344,8 @@ fn read(name: &TableName, value: &Value) -> Option<SourceTable> {
             number: i16::try_from(column.get("number")?.as_i64()?).ok()?,
             type_oid: u32::try_from(column.get("type_oid")?.as_u64()?).ok()?,
             type_name: text(column, "type_name")?.to_owned(),
+            reads_as: u32::try_from(column.get("reads_as")?.as_u64()?).ok()?,
+            base_type: text(column, "base_type")?.to_owned(),
             is_not_null: column.get("is_not_null")?.as_bool()?,
             is_enum: column.get("is_enum")?.as_bool()?,
             is_generated: column.get("is_generated")?.as_bool()?,
@@ -253,6 +362,8 @@ fn read(name: &TableName, value: &Value) -> Option<SourceTable> {
                 _ => return None,
             },
             identity_columns: names(part, "identity_columns"),
+            keys: lists(part, "keys"),
+            deferrable_keys: lists(part, "deferrable_keys"),
         })
     });
     Some(SourceTable {
@@ -283,26 +394,59 @@ fn names(value: &Value, field: &str) -> Vec<String> {
     list(value, field).iter().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
+fn lists(value: &Value, field: &str) -> Vec<Vec<String>> {
+    let texts = |list: &Value| -> Vec<String> {
+        let list = list.as_array().map_or(&[][..], Vec::as_slice);
+        list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    list(value, field).iter().map(texts).collect()
+}
+
 #[cfg(test)]
-mod tests {
+pub(crate) mod testing {
     use super::*;
 
-    fn table(identity: ReplicaIdentity, identity_columns: &[&str]) -> SourceTable {
-        let name = TableName::new("public", "Task\"Run");
-        SourceTable {
+    /// An ordinary one with the key `id`, and no columns that anybody knows.
+    pub fn table(name: TableName) -> SourceTable {
+        let part = Part {
             name: name.clone(),
+            identity: ReplicaIdentity::Default,
+            identity_columns: vec!["id".into()],
+            keys: vec![vec!["id".into()]],
+            deferrable_keys: Vec::new(),
+        };
+        SourceTable {
+            name,
             oid: 1,
             kind: TableKind::Ordinary,
             owner: "owner".into(),
             is_readable: true,
             primary_key: vec!["id".into()],
             columns: Vec::new(),
-            parts: vec![Part {
-                name,
-                identity,
-                identity_columns: identity_columns.iter().map(|name| (*name).into()).collect(),
-            }],
+            parts: vec![part],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(identity: ReplicaIdentity, identity_columns: &[&str]) -> SourceTable {
+        let mut table = testing::table(TableName::new("public", "Task\"Run"));
+        table.parts[0].identity = identity;
+        table.parts[0].identity_columns =
+            identity_columns.iter().map(|name| (*name).into()).collect();
+        table
+    }
+
+    #[test]
+    fn what_inherits_from_the_table_is_no_part_of_it() {
+        let mut table = table(ReplicaIdentity::Full, &[]);
+        assert_eq!(table.rows(), "ONLY \"public\".\"Task\"\"Run\"");
+        // Which has no rows but those of its partitions.
+        table.kind = TableKind::Partitioned;
+        assert_eq!(table.rows(), "\"public\".\"Task\"\"Run\"");
     }
 
     #[test]
@@ -328,6 +472,22 @@ mod tests {
                 error.hint_text(),
                 Some("Run: ALTER TABLE \"public\".\"Task\"\"Run\" REPLICA IDENTITY FULL;")
             );
+        }
+    }
+
+    /// Within a transaction two rows may share it, so the DELETE of one would end the other.
+    #[test]
+    fn a_key_that_is_deferrable_is_none_whatever_the_identity() {
+        for identity in [ReplicaIdentity::Full, ReplicaIdentity::Index, ReplicaIdentity::Default] {
+            let mut table = table(identity, &["id"]);
+            let part = &mut table.parts[0];
+            part.deferrable_keys = std::mem::take(&mut part.keys);
+            let error = table.old_row("id").unwrap_err();
+            assert!(error.to_string().contains("(id) is deferrable"), "{error}");
+            let hint = error.hint_text().unwrap();
+            assert!(hint.contains("CREATE UNIQUE INDEX ON \"public\".\"Task\"\"Run\" (\"id\");"));
+            table.parts[0].keys.push(vec!["x".into(), "id".into()]);
+            table.old_row("id").unwrap();
         }
     }
 

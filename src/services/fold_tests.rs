@@ -7,7 +7,7 @@ use super::fold::{Change, Folded, fold};
 use super::mapping::{BareKey, Mapping, is_owned};
 use super::runs::Runs;
 use super::sessions::Sessions;
-use super::source::{Plan, Row};
+use super::source::{Plan, Row, Types};
 use super::tombstone::LiveKey;
 use crate::rows::column::Values;
 use crate::rows::{JsonForm, Shape, stored};
@@ -29,7 +29,8 @@ fn plan_of(mapping: &dyn Mapping) -> Plan {
     let source = mapping.source();
     let columns: Vec<_> =
         source.columns.iter().map(|column| (column.name, column.kind.a_type())).collect();
-    Plan::new(source, &testing::relation_of(TABLE.0, source.table, &columns)).unwrap()
+    let relation = testing::relation_of(TABLE.0, source.table, &columns);
+    Plan::new(source, &relation, &Types::default()).unwrap()
 }
 
 /// A session's tuple: id, organization, metadata; the rest is constant.
@@ -387,10 +388,10 @@ fn a_tuple_of_another_width_is_refused() {
 #[test]
 fn a_relation_without_a_mapped_column_or_with_another_type_is_refused_by_name() {
     let relation = testing::relation_of(1, "Session", &[("id", oid::TEXT)]);
-    let error = Plan::new(Sessions.source(), &relation).unwrap_err().to_string();
+    let error = Plan::new(Sessions.source(), &relation, &Types::default()).unwrap_err().to_string();
     assert_eq!(error, r#"relation "public"."Session" has no column `friendlyId`"#);
     let relation = testing::relation_of(1, "Session", &[("id", oid::INT4)]);
-    let error = Plan::new(Sessions.source(), &relation).unwrap_err().to_string();
+    let error = Plan::new(Sessions.source(), &relation, &Types::default()).unwrap_err().to_string();
     assert_eq!(
         error,
         r#"column `id` of relation "public"."Session": expected text or an enum, got type oid 23"#
@@ -409,8 +410,8 @@ fn what_a_past_version_of_the_relation_lacks_is_read_again() {
         columns.map(|column| (column.name, kind(column))).collect()
     };
     let relation = testing::relation_of(TABLE.0, "Session", &columns("closedReason", "metadata"));
-    assert!(Plan::new(source, &relation).is_err());
-    let plan = Plan::of_the_past(source, &relation).unwrap();
+    assert!(Plan::new(source, &relation, &Types::default()).is_err());
+    let plan = Plan::of_the_past(source, &relation, &Types::default()).unwrap();
     let mut values = session("a", "org", V::Text("t"));
     values.remove(12);
     let mut other = session("b", "org", V::Text("t"));
@@ -435,7 +436,7 @@ fn what_a_past_version_of_the_relation_lacks_is_read_again() {
     assert_eq!(assembled.blocks[0].text(12, 0), b"done");
 
     let without_id = testing::relation_of(TABLE.0, "Session", &columns("id", ""));
-    assert!(Plan::of_the_past(source, &without_id).is_err());
+    assert!(Plan::of_the_past(source, &without_id, &Types::default()).is_err());
 
     // What came before it in the batch does not stand for what it lacks: that may have changed
     // under it. Nor does it for an update after it that left the value in TOAST.

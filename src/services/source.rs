@@ -1,5 +1,6 @@
 //! The source table of a service, and how a relation's columns meet it.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -75,13 +76,11 @@ impl SourceKind {
         }
     }
 
-    pub fn accepts(self, type_oid: Oid) -> bool {
-        let is = |oids: &[Oid]| oids.contains(&type_oid);
+    /// Of a type that reads as this built-in one, see [`Types`].
+    pub fn accepts(self, reads_as: Oid) -> bool {
+        let is = |oids: &[Oid]| oids.contains(&reads_as);
         match self {
-            // Enums and domains over text have oids of their own and read as text.
-            SourceKind::Text => {
-                is(&[oid::TEXT, oid::VARCHAR, oid::BPCHAR]) || oid::FIRST_USER <= type_oid
-            }
+            SourceKind::Text => is(&[oid::TEXT, oid::VARCHAR, oid::BPCHAR]),
             SourceKind::Int => is(&[oid::INT2, oid::INT4, oid::INT8]),
             SourceKind::Float => is(&[oid::FLOAT4, oid::FLOAT8]),
             SourceKind::Bool => is(&[oid::BOOL]),
@@ -89,6 +88,28 @@ impl SourceKind {
             SourceKind::Json => is(&[oid::JSON, oid::JSONB]),
             SourceKind::TextArray => is(&[oid::TEXT_ARRAY, oid::VARCHAR_ARRAY]),
         }
+    }
+}
+
+/// What a user's own types are underneath: for each, the built-in type whose values have the same
+/// form on the wire. A domain reads as what it is over, an enum and `citext` as text, an array of
+/// either as an array of text. What reads as none (a composite, a range) is not here: its binary
+/// form is known to nobody.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Types(HashMap<Oid, Oid>);
+
+impl Types {
+    pub fn reads_as(&self, type_oid: Oid) -> Option<Oid> {
+        match type_oid < oid::FIRST_USER {
+            true => Some(type_oid),
+            false => self.0.get(&type_oid).copied(),
+        }
+    }
+}
+
+impl FromIterator<(Oid, Oid)> for Types {
+    fn from_iter<I: IntoIterator<Item = (Oid, Oid)>>(types: I) -> Types {
+        Types(types.into_iter().filter(|(type_oid, _)| oid::FIRST_USER <= *type_oid).collect())
     }
 }
 
@@ -145,7 +166,8 @@ pub(super) use source_columns;
 pub struct Plan {
     /// For each column of the relation: its place in [`Source::columns`].
     places: Vec<Option<usize>>,
-    /// For each column of the source: its type, where the relation has it.
+    /// For each column of the source: the built-in type that its own reads as, where the relation
+    /// has it.
     types: Vec<Option<Oid>>,
     /// Columns of the source that this version of the relation does not have as they are now.
     unknown: Places,
@@ -182,22 +204,26 @@ impl std::error::Error for PlanError {}
 
 impl Plan {
     /// For a relation that must have every column, each of its type.
-    pub fn new(source: &Source, relation: &Relation) -> Result<Plan, PlanError> {
-        let (plan, refusal) = Plan::match_up(source, relation);
+    pub fn new(source: &Source, relation: &Relation, user: &Types) -> Result<Plan, PlanError> {
+        let (plan, refusal) = Plan::match_up(source, relation, user);
         refusal.map_or(Ok(plan), Err)
     }
 
     /// For a version of the relation that is past: what its rows do not have is still to be read
     /// from the table as it is now. Only the key it must have.
-    pub fn of_the_past(source: &Source, relation: &Relation) -> Result<Plan, PlanError> {
-        match Plan::match_up(source, relation) {
+    pub fn of_the_past(
+        source: &Source,
+        relation: &Relation,
+        user: &Types,
+    ) -> Result<Plan, PlanError> {
+        match Plan::match_up(source, relation, user) {
             (plan, Some(refusal)) if plan.unknown.has(source.key.id) => Err(refusal),
             (plan, _) => Ok(plan),
         }
     }
 
     /// The plan, and the first reason why the relation is not what it should be.
-    fn match_up(source: &Source, relation: &Relation) -> (Plan, Option<PlanError>) {
+    fn match_up(source: &Source, relation: &Relation, user: &Types) -> (Plan, Option<PlanError>) {
         let named = || format!("\"{}\".\"{}\"", relation.namespace, relation.name);
         let (mut unknown, mut refusal) = (Places::default(), None);
         let mut types = vec![None; source.columns.len()];
@@ -206,8 +232,9 @@ impl Plan {
             let mut place = source.columns.iter().position(|wanted| wanted.name == column.name);
             if let Some(at) = place {
                 let wanted = &source.columns[at];
-                if wanted.kind.accepts(column.type_oid) {
-                    types[at] = Some(column.type_oid);
+                let reads_as = user.reads_as(column.type_oid);
+                if reads_as.is_some_and(|reads_as| wanted.kind.accepts(reads_as)) {
+                    types[at] = reads_as;
                 } else {
                     refusal.get_or_insert_with(|| PlanError::WrongType {
                         relation: named(),

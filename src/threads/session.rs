@@ -190,6 +190,7 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
     let batcher = Batcher {
         service,
         source: mapping.source(),
+        types: source.types(),
         table_oid: Oid(source.oid),
         table_checked_at: source_checked_at,
         limits: limits(config),
@@ -220,7 +221,7 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
         application_name: &application_name,
         // Beside it a block is held that has the same values, and an answer on its way.
         reread_bytes_max: limits(config).bytes_max / 3,
-        source_oid: Oid(source.oid),
+        source: &source,
     };
     let admit = |upper| ground.reserve(upper);
     let repairer = Repairer {

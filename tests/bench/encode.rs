@@ -26,6 +26,7 @@ use walhouse::services::source::Plan;
 use walhouse::wal::Lsn;
 use walhouse::wal::copy_both::FromServer;
 use walhouse::wal::pgoutput::Message;
+use walhouse::wal::value::oid;
 
 use service::Service::{self, Runs as R, Sessions as S};
 
@@ -57,7 +58,9 @@ impl Batch {
             S => &Sessions,
         };
         let relation = messages::relation(service);
-        let plan = Plan::new(mapping.source(), &relation).expect("the relation is as it should be");
+        let enums = [(messages::ENUM, oid::TEXT)].into_iter().collect();
+        let plan = Plan::new(mapping.source(), &relation, &enums);
+        let plan = plan.expect("the relation is as it should be");
         let pool: Vec<_> = documents::pool().collect();
         let inserts: Vec<Vec<u8>> = (0..rows)
             .map(|g| messages::insert(service, &relation, g, &pool[g % pool.len()]))

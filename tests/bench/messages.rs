@@ -9,7 +9,7 @@ use crate::documents::Documents;
 use crate::service::Service;
 
 const TABLES: &str = include_str!("../../scripts/lib/tables.sql");
-const ENUM: Oid = Oid(16_500);
+pub const ENUM: Oid = Oid(16_500);
 /// Microseconds from 2000 to the day of the rows.
 const CREATED_SINCE_US: i64 = 848_448_000_000_000;
 

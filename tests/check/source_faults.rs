@@ -68,6 +68,18 @@ fn privileges_table_and_publication() {
     );
     bench.case(
         "problem",
+        "its column `closedReason` is of_a_user, underneath integer, expected text or an enum",
+        sql("CREATE DOMAIN of_a_user AS int;
+             ALTER TABLE \"Session\" ALTER COLUMN \"closedReason\" TYPE of_a_user USING 1"),
+    );
+    bench.case(
+        "problem",
+        "its key (id) is deferrable",
+        sql("ALTER TABLE \"Session\" REPLICA IDENTITY FULL, DROP CONSTRAINT \"Session_pkey\",
+                 ADD PRIMARY KEY (id) DEFERRABLE INITIALLY DEFERRED"),
+    );
+    bench.case(
+        "problem",
         "replica identity is NOTHING",
         sql("ALTER TABLE \"Session\" REPLICA IDENTITY NOTHING"),
     );

@@ -10,13 +10,19 @@ use walhouse::services::fold::{Change, Folded, fold};
 use walhouse::services::mapping::{Mapping, Target, ValueError};
 use walhouse::services::runs::Runs;
 use walhouse::services::sessions::Sessions;
-use walhouse::services::source::Plan;
+use walhouse::services::source::{Plan, Types};
 use walhouse::wal::copy_both::FromServer;
 use walhouse::wal::pgoutput::Message;
-use walhouse::wal::{DecodeError, Lsn, Oid};
+use walhouse::wal::value::oid;
+use walhouse::wal::{DecodeError, Lsn, Oid, Relation};
 
 pub static RUNS: Runs = Runs { payloads: true, fingerprints: true };
 pub static SESSIONS: Sessions = Sessions;
+
+/// Of a user's own, the recorded tables have enums alone.
+fn enums(relation: &Relation) -> Types {
+    relation.columns.iter().map(|column| (column.type_oid, oid::TEXT)).collect()
+}
 
 pub fn mappings() -> [&'static dyn Mapping; 2] {
     [&RUNS, &SESSIONS]
@@ -65,7 +71,7 @@ impl<'a> Changes<'a> {
                     relations.remove(&relation.oid);
                     if (relation.namespace.as_str(), relation.name.as_str())
                         == (source.schema, source.table)
-                        && let Ok(plan) = Plan::new(source, &relation)
+                        && let Ok(plan) = Plan::new(source, &relation, &enums(&relation))
                     {
                         relations.insert(relation.oid, changes.plans.len());
                         changes.plans.push(plan);

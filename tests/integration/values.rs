@@ -50,6 +50,77 @@ fn kept_names(stage: &Stage) -> Vec<[String; 2]> {
     kept(stage).into_iter().map(|[key, column, _]| [key, column]).collect()
 }
 
+/// Goal: a type of a user's own reads as what it is underneath, however deep.
+#[test]
+fn columns_of_a_users_own_types_are_exact() {
+    for binary in [1, 0] {
+        let stage = Stage::take();
+        stage.postgres.execute(
+            "CREATE DOMAIN whole AS int; CREATE DOMAIN deep AS whole CHECK (value < 1e9);
+             CREATE DOMAIN flag AS boolean; CREATE DOMAIN money2 AS double precision;
+             CREATE DOMAIN moment AS timestamp(3); CREATE DOMAIN doc AS jsonb;
+             CREATE DOMAIN word AS text; CREATE DOMAIN tag AS word; CREATE DOMAIN tags AS tag[];
+             CREATE TYPE colour AS ENUM ('red', 'green'); CREATE DOMAIN of_colour AS colour;
+             ALTER TABLE \"TaskRun\" ALTER COLUMN \"attemptNumber\" TYPE deep,
+                 ALTER COLUMN \"usageDurationMs\" TYPE whole, ALTER COLUMN \"isTest\" TYPE flag,
+                 ALTER COLUMN \"costInCents\" TYPE money2, ALTER COLUMN \"startedAt\" TYPE moment,
+                 ALTER COLUMN \"error\" TYPE doc, ALTER COLUMN \"output\" TYPE word,
+                 ALTER COLUMN \"runTags\" TYPE tags,
+                 ALTER COLUMN \"bulkActionGroupIds\" DROP DEFAULT,
+                 ALTER COLUMN \"bulkActionGroupIds\" TYPE tag[] USING '{}',
+                 ALTER COLUMN \"id\" TYPE tag, ALTER COLUMN \"planType\" TYPE of_colour USING NULL",
+        );
+        let settings = stage.settings_runs().with("REPLICATION_BINARY", binary);
+        let mut program = Program::start(&settings);
+        program.wait_streaming(&["runs"]);
+        let own = json!({"bulkActionGroupIds": ["a tag", "ü"], "planType": "red"});
+        let row = sample::with(sample::full_run("full"), own.clone());
+        stage.postgres.insert("TaskRun", &row);
+        let toasted = "x".repeat(100).repeat(100) + &"y".repeat(9_000);
+        let row = sample::with(sample::full_run("toasted"), own);
+        let large = json!({"outputType": "application/json", "output": format!("\"{toasted}\"")});
+        stage.postgres.execute("ALTER TABLE \"TaskRun\" ALTER \"output\" SET STORAGE EXTERNAL");
+        stage.postgres.insert("TaskRun", &sample::with(row, large));
+        stage.postgres.update("TaskRun", "toasted", &json!({"attemptNumber": 3}));
+        stage.settle(&mut program, &["runs"]);
+        assert_same(&stage.postgres, &stage.clickhouse, Scope::RUNS);
+        let exact = "attempt = 7 AND usage_duration_ms = 123456 AND cost_in_cents = 0.1 AND \
+                     plan_type = 'red' AND bulk_action_group_ids = ['a tag', 'ü']";
+        assert_eq!(stage.clickhouse.count("task_runs_v2", exact), 1, "binary {binary}");
+        let verified = Program::command(&settings, &["verify", "runs"]);
+        assert_eq!(verified.status.code(), Some(0), "{verified:?}");
+        program.stop();
+    }
+}
+
+/// Goal: what has no form that is known is refused by name, and never written as something else.
+#[test]
+fn a_column_of_a_composite_a_range_or_a_domain_over_another_type_is_refused() {
+    for (made, type_name) in [
+        ("CREATE DOMAIN d AS int", "d"),
+        ("CREATE DOMAIN d AS int; CREATE DOMAIN d2 AS d", "d2"),
+        ("CREATE TYPE c AS (a int)", "c"),
+        ("CREATE TYPE r AS RANGE (subtype = int)", "r"),
+    ] {
+        let stage = Stage::take();
+        stage.postgres.execute(made);
+        let alter =
+            format!("ALTER TABLE \"TaskRun\" ALTER COLUMN \"ttl\" TYPE {type_name} USING NULL");
+        stage.postgres.execute(&alter);
+        let mut program = Program::start(&stage.settings_runs());
+        let error = program.wait_for_log("its column `ttl` is");
+        assert!(error.contains("underneath"), "{error}");
+        let hint = program.wait_for_log("hint: Run: ALTER TABLE");
+        let (_, statement) = hint.split_once("Run: ").unwrap();
+        stage.postgres.execute(statement.split_once(';').unwrap().0);
+        program.wait_streaming(&["runs"]);
+        stage.postgres.insert("TaskRun", &sample::full_run("a"));
+        stage.settle(&mut program, &["runs"]);
+        assert_same(&stage.postgres, &stage.clickhouse, Scope::RUNS);
+        program.stop();
+    }
+}
+
 #[test]
 fn every_mapped_column_is_exact() {
     let runs = [("full", sample::full_run("full")), ("bare", json!({}))];

@@ -57,6 +57,36 @@ fn insert_sessions(stage: &Stage) {
     }
 }
 
+/// Goal: a table that inherits from the source's is another one, to the stream and to all that reads
+/// beside it.
+#[test]
+fn rows_of_a_table_that_inherits_are_read_by_nobody() {
+    let stage = Stage::take();
+    stage.postgres.execute("CREATE TABLE heir () INHERITS (\"Session\")");
+    stage.postgres.execute("ALTER TABLE heir REPLICA IDENTITY FULL");
+    let settings = stage.settings().with("RUN_REPLICATION_ENABLED", 0);
+    let mut program = Program::start(&settings);
+    program.wait_streaming(&["sessions"]);
+    insert_sessions(&stage);
+    // One of a key of its own, and one with a key that a row of the table has, too.
+    stage.postgres.execute(
+        "INSERT INTO heir SELECT * FROM ONLY \"Session\" WHERE id IN ('kept-1', 'kept-2');
+         UPDATE heir SET \"taskIdentifier\" = 'of the heir';
+         UPDATE heir SET id = 'heir' WHERE id = 'kept-1'",
+    );
+    stage.settle(&mut program, &["sessions"]);
+    assert_equal(&settings, "sessions", &[]);
+    let copied = Program::command(&settings, &["backfill", "sessions"]);
+    assert_eq!(copied.status.code(), Some(0), "{}", stdout(&copied));
+    stage.postgres.execute("DELETE FROM ONLY \"Session\" WHERE id = 'kept-2'");
+    stage.settle(&mut program, &["sessions"]);
+    assert_equal(&settings, "sessions", &["--repair"]);
+    assert_eq!(stage.clickhouse.count("sessions_v1", "1"), 8);
+    let of_heir = "session_id = 'heir' OR task_identifier = 'of the heir'";
+    assert_eq!(stage.clickhouse.count("sessions_v1", of_heir), 0);
+    program.stop();
+}
+
 /// Every kind of difference, each in a session of its own.
 fn plant_all(stage: &Stage) {
     plant(stage, "kept-1", "'wrong' AS type");

@@ -1,17 +1,17 @@
 //! Reading rows in the order of their key, page by page.
 
 use walhouse::postgres::key_reader::{Request, Wanted, estimate, page};
-use walhouse::postgres::source_table::TableName;
+use walhouse::postgres::source_table::{SourceTable, TableName};
 use walhouse::postgres::sql::Sql;
 
 use super::server::database;
 use super::{run, soon};
 
-fn table() -> TableName {
-    TableName::new("public", "Keyed \"T\"")
+fn table(sql: &mut Sql) -> SourceTable {
+    SourceTable::inspect(sql, &TableName::new("public", "Keyed \"T\""), soon()).unwrap()
 }
 
-fn fill(sql: &mut Sql, rows: usize) -> u32 {
+fn fill(sql: &mut Sql, rows: usize) -> SourceTable {
     run(
         sql,
         &format!(
@@ -26,23 +26,20 @@ fn fill(sql: &mut Sql, rows: usize) -> u32 {
              ANALYZE public.\"Keyed \"\"T\"\"\""
         ),
     );
-    let query = "SELECT 'public.\"Keyed \"\"T\"\"\"'::regclass::oid::int8";
-    let rows = sql.rows("find the table", query, soon()).unwrap();
-    rows[0].parse(0).unwrap()
+    table(sql)
 }
 
 /// Every id of those wanted, and the number of pages.
 fn read_all(
     sql: &mut Sql,
-    oid: u32,
+    table: &SourceTable,
     wanted: &Wanted<'_>,
     limits: (usize, usize),
 ) -> (Vec<String>, usize) {
-    let (table, mut after, mut ids, mut pages) = (table(), None::<String>, Vec::new(), 0);
+    let (mut after, mut ids, mut pages) = (None::<String>, Vec::new(), 0);
     loop {
         let request = Request {
-            table: &table,
-            table_oid: oid,
+            table,
             key_column: "id",
             columns: &["id", "big"],
             wanted,
@@ -67,30 +64,30 @@ fn read_all(
 #[test]
 fn every_row_comes_once_in_order_whatever_the_pages() {
     let (_, mut sql) = database();
-    let oid = fill(&mut sql, 300);
+    let table = fill(&mut sql, 300);
     let all = Wanted::default();
     let query = "SELECT id FROM public.\"Keyed \"\"T\"\"\" ORDER BY id";
     let expected = sql.rows("list", query, soon()).unwrap();
     let expected: Vec<String> =
         expected.iter().map(|row| row.required(0).unwrap().to_owned()).collect();
     for (limits, pages_min) in [((1, 1_000), 300), ((usize::MAX, 10), 30), ((200_000, 1_000), 10)] {
-        let (ids, pages) = read_all(&mut sql, oid, &all, limits);
+        let (ids, pages) = read_all(&mut sql, &table, &all, limits);
         assert_eq!(ids, expected, "{limits:?}");
         assert!(pages_min <= pages, "{pages} pages of {limits:?}");
     }
-    let about = estimate(&mut sql, &table(), "id", &all, soon()).unwrap();
+    let about = estimate(&mut sql, &table, "id", &all, soon()).unwrap();
     assert!((200..=400).contains(&about), "{about}");
 }
 
 #[test]
 fn only_what_is_wanted_comes() {
     let (_, mut sql) = database();
-    let oid = fill(&mut sql, 40);
+    let table = fill(&mut sql, 40);
     let keys: Vec<String> =
         ["it's \\4", "it's \\5", "it's \\6", "nobody"].map(str::to_owned).to_vec();
     let moment = |day: u32| ("at", format!("2026-01-{day:02}T00:00:00"));
     let mut wanted = Wanted { keys: Some(&keys), ..Wanted::default() };
-    let read = |sql: &mut Sql, wanted: &Wanted<'_>| read_all(sql, oid, wanted, (1, 10)).0;
+    let read = |sql: &mut Sql, wanted: &Wanted<'_>| read_all(sql, &table, wanted, (1, 10)).0;
     assert_eq!(read(&mut sql, &wanted), keys[..3]);
     wanted.from = Some(moment(6));
     assert_eq!(read(&mut sql, &wanted), keys[1..3]);
@@ -100,21 +97,26 @@ fn only_what_is_wanted_comes() {
     // The enum knows nothing of one of them.
     wanted.one_of = Some(("state", &["CLOSED", "unheard of"]));
     assert_eq!(read(&mut sql, &wanted), ["it's \\4", "it's \\6"]);
+    // What inherits from the table is another one.
+    run(
+        &mut sql,
+        "CREATE TABLE public.child () INHERITS (public.\"Keyed \"\"T\"\"\");
+         INSERT INTO public.child (id, state) VALUES ('it''s \\4', 'CLOSED'), ('x', 'CLOSED')",
+    );
+    assert_eq!(read(&mut sql, &wanted), ["it's \\4", "it's \\6"]);
 }
 
 #[test]
 fn a_table_that_is_another_by_now_is_refused() {
     let (_, mut sql) = database();
-    let oid = fill(&mut sql, 5);
+    let table = fill(&mut sql, 5);
     run(
         &mut sql,
         "ALTER TABLE public.\"Keyed \"\"T\"\"\" RENAME TO old;
          CREATE TABLE public.\"Keyed \"\"T\"\"\" (LIKE public.old)",
     );
-    let table = table();
     let request = Request {
         table: &table,
-        table_oid: oid,
         key_column: "id",
         columns: &["id"],
         wanted: &Wanted::default(),

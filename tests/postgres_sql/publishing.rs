@@ -128,7 +128,64 @@ fn the_replica_identity_is_judged_and_the_hint_mends_it() {
     alter(&mut sql, "REPLICA IDENTITY DEFAULT, DROP CONSTRAINT \"Task\"\"Run' ü_pkey\"");
     expect_error(inspect(&mut sql).old_row("id"), ErrorKind::Setup, "no primary key");
     alter(&mut sql, "ADD PRIMARY KEY (id) DEFERRABLE");
-    expect_error(inspect(&mut sql).old_row("id"), ErrorKind::Setup, "no primary key");
+    let hint = expect_error(inspect(&mut sql).old_row("id"), ErrorKind::Setup, "is deferrable");
+    alter(&mut sql, "REPLICA IDENTITY FULL");
+    expect_error(inspect(&mut sql).old_row("id"), ErrorKind::Setup, "(id) is deferrable");
+    run(&mut sql, hint.strip_prefix("Run: ").unwrap());
+    assert_eq!(inspect(&mut sql).old_row("id").unwrap(), OldRow::Whole);
+}
+
+/// Goal: what a type is underneath is the catalog's to say, not its name's or number's.
+#[test]
+fn types_of_a_users_own_read_as_what_they_are_underneath() {
+    let (_, mut sql) = database();
+    run(
+        &mut sql,
+        "CREATE SCHEMA \"own\"; CREATE TYPE own.e AS ENUM ('a'); CREATE DOMAIN own.e2 AS own.e;
+         CREATE DOMAIN own.t1 AS text; CREATE DOMAIN own.t2 AS own.t1 CHECK (value <> '');
+         CREATE DOMAIN own.i1 AS int; CREATE DOMAIN own.i2 AS own.i1; CREATE DOMAIN own.j AS jsonb;
+         CREATE DOMAIN own.at AS timestamp(3); CREATE DOMAIN own.tags AS text[];
+         CREATE DOMAIN own.tags2 AS own.t2[]; CREATE TYPE own.c AS (a int, b text);
+         CREATE TYPE own.r AS RANGE (subtype = int); CREATE DOMAIN own.m AS int4multirange",
+    );
+    let types = [
+        ("e", 25),
+        ("e2", 25),
+        ("t1", 25),
+        ("t2", 25),
+        ("i1", 23),
+        ("i2", 23),
+        ("j", 3802),
+        ("at", 1114),
+        ("tags", 1009),
+        ("tags2", 1009),
+        ("e[]", 1009),
+        ("e2[]", 1009),
+        ("t2[]", 1009),
+        ("i2[]", 0),
+        ("c", 0),
+        ("c[]", 0),
+        ("r", 0),
+        ("m", 0),
+    ];
+    let columns: Vec<String> =
+        types.iter().map(|(name, _)| format!("\"{name}\" own.{name}")).collect();
+    run(&mut sql, &format!("CREATE TABLE own.all_of_them ({})", columns.join(", ")));
+    let name = TableName::new("own", "all_of_them");
+    let table = SourceTable::inspect(&mut sql, &name, soon()).unwrap();
+    let found: Vec<_> = table.columns.iter().map(|c| (c.name.as_str(), c.reads_as)).collect();
+    assert_eq!(found, types);
+    assert_eq!(table.column("i2").unwrap().base_type, "integer");
+    assert_eq!(table.column("c").unwrap().base_type, "own.c");
+    let available = "SELECT count(*) FROM pg_available_extensions WHERE name = 'citext'";
+    if sql.rows("look", available, soon()).unwrap()[0].required(0).unwrap() == "1" {
+        run(
+            &mut sql,
+            "CREATE EXTENSION citext SCHEMA own; ALTER TABLE own.all_of_them ADD x own.citext",
+        );
+        let table = SourceTable::inspect(&mut sql, &name, soon()).unwrap();
+        assert_eq!(table.column("x").unwrap().reads_as, 25);
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use walhouse::error::ErrorKind;
 use walhouse::postgres::reread::{Request, Reread, Rows, reread};
-use walhouse::postgres::source_table::TableName;
+use walhouse::postgres::source_table::{SourceTable, TableName};
 use walhouse::postgres::sql::{Sql, literal};
 
 use super::server::{Server, database};
@@ -22,9 +22,8 @@ fn create_table(sql: &mut Sql) {
     ));
 }
 
-fn table_oid(sql: &mut Sql) -> u32 {
-    let query = format!("SELECT to_regclass({})::oid", literal(&name().quoted()));
-    value(sql, &query).parse().unwrap()
+fn inspect(sql: &mut Sql) -> SourceTable {
+    SourceTable::inspect(sql, &name(), soon()).unwrap()
 }
 
 fn rows(answer: Reread) -> Rows {
@@ -64,10 +63,9 @@ fn values_come_as_logical_decoding_prints_them() {
         streamed.iter().map(|row| row.required(0).unwrap().to_owned()).collect();
 
     let columns = ["a\"1", "tags", "doc", "plain", "flag", "at", "ratio", "raw"];
-    let table_oid = table_oid(&mut sql);
+    let table = inspect(&mut sql);
     let request = Request {
-        table: &name(),
-        table_oid,
+        table: &table,
         key_column: "id",
         columns: &columns,
         keys: &[b"k", b"nulls", b"ab'sent\\"],
@@ -105,17 +103,15 @@ fn many_keys_come_from_one_snapshot_and_within_the_memory_allowed() {
     );
     let keys: Vec<String> = (0..1100).map(|n| format!("k'\\{n}")).collect();
     let keys: Vec<&[u8]> = keys.iter().map(String::as_bytes).collect();
-    let table_oid = table_oid(&mut sql);
+    let table = inspect(&mut sql);
     let request = |keys, bytes_max| Request {
-        table: TABLE.get_or_init(name),
-        table_oid,
+        table: &table,
         key_column: "id",
         columns: &["a\"1"],
         keys,
         xids: &[],
         bytes_max,
     };
-    static TABLE: std::sync::OnceLock<TableName> = std::sync::OnceLock::new();
     let all = rows(reread(&mut sql, &request(&keys, usize::MAX), soon()).unwrap());
     assert_eq!((all.found.len(), all.answered), (1000, 1100));
 
@@ -139,14 +135,35 @@ fn many_keys_come_from_one_snapshot_and_within_the_memory_allowed() {
     assert_eq!((none.found.len(), none.answered), (0, 0));
 }
 
+/// Goal: what is read is what the stream brings.
+#[test]
+fn rows_of_a_table_that_inherits_are_not_the_tables() {
+    let (_, mut sql) = database();
+    create_table(&mut sql);
+    let t = name().quoted();
+    run(&mut sql, &format!("CREATE TABLE public.child () INHERITS ({t})"));
+    run(&mut sql, &format!("INSERT INTO {t} (id) VALUES ('own')"));
+    run(&mut sql, "INSERT INTO public.child (id) VALUES ('own'), ('of the child')");
+    let table = inspect(&mut sql);
+    let request = Request {
+        table: &table,
+        key_column: "id",
+        columns: &["id"],
+        keys: &[b"own", b"of the child"],
+        xids: &[],
+        bytes_max: usize::MAX,
+    };
+    let found = rows(reread(&mut sql, &request, soon()).unwrap()).found;
+    assert_eq!(found.into_keys().collect::<Vec<_>>(), [b"own"]);
+}
+
 #[test]
 fn a_refused_read_leaves_the_session_fit_for_the_next() {
     let (_, mut sql) = database();
     create_table(&mut sql);
-    let table_oid = table_oid(&mut sql);
+    let table = inspect(&mut sql);
     let mut request = Request {
-        table: &name(),
-        table_oid,
+        table: &table,
         key_column: "id",
         columns: &["no such"],
         keys: &[b"k"],
@@ -171,14 +188,13 @@ fn a_table_that_is_rewritten_meanwhile_keeps_its_rows() {
     create_table(&mut sql);
     let t = name().quoted();
     run(&mut sql, &format!("INSERT INTO {t} (id, ratio) VALUES ('k', 1)"));
-    let table_oid = table_oid(&mut sql);
+    let table = inspect(&mut sql);
     let mut other = connect(&params);
     run(&mut other, &format!("BEGIN; ALTER TABLE {t} ALTER COLUMN ratio TYPE numeric"));
     let pid = sql.about().backend_pid;
-    let read = move |sql: &mut Sql| {
+    let read = |sql: &mut Sql, table: &SourceTable| {
         let request = Request {
-            table: &name(),
-            table_oid,
+            table,
             key_column: "id",
             columns: &["ratio"],
             keys: &[b"k"],
@@ -187,8 +203,9 @@ fn a_table_that_is_rewritten_meanwhile_keeps_its_rows() {
         };
         reread(sql, &request, soon())
     };
+    let of_thread = table.clone();
     let reading = thread::spawn(move || {
-        let answer = read(&mut sql);
+        let answer = read(&mut sql, &of_thread);
         (sql, answer)
     });
     let waits = format!(
@@ -201,7 +218,7 @@ fn a_table_that_is_rewritten_meanwhile_keeps_its_rows() {
 
     run(&mut other, &format!("ALTER TABLE {t} RENAME TO old"));
     run(&mut other, &format!("CREATE TABLE {t} (id text, ratio numeric)"));
-    expect_error(read(&mut sql), ErrorKind::Setup, "another table has taken");
+    expect_error(read(&mut sql, &table), ErrorKind::Setup, "another table has taken");
 }
 
 /// Goal: what is streamed before it is visible is not read as if it were.
@@ -244,10 +261,9 @@ fn a_change_that_is_streamed_before_it_is_visible_is_not_read_yet() {
         xid.is_some()
     });
     let xid = xid.unwrap();
-    let table_oid = table_oid(&mut sql);
+    let table = inspect(&mut sql);
     let request = Request {
-        table: &name(),
-        table_oid,
+        table: &table,
         key_column: "id",
         columns: &["flag"],
         keys: &[b"k", b"new"],

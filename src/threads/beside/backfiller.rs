@@ -28,7 +28,6 @@ use crate::machines::backfill::Request;
 use crate::machines::repair::tombstone_version;
 use crate::postgres::key_reader::{self, Wanted};
 use crate::postgres::reread::is_text;
-use crate::postgres::source_table::TableName;
 use crate::rows::Block;
 use crate::services::tombstone;
 use crate::threads::shared::stopped;
@@ -58,7 +57,6 @@ pub struct Done {
 
 struct Backfiller<'b, 'c> {
     by: &'b Bystander<'c>,
-    table: TableName,
     request: Request,
     base: Option<(u64, Instant)>,
     done: Done,
@@ -100,10 +98,8 @@ pub fn backfill(
     let position = row.position.clone();
     let (rows_read, rows_written) = (row.rows_read, row.rows_written);
     by.set_record(row)?;
-    let source = by.mapping.source();
     let mut backfiller = Backfiller {
         by: &by,
-        table: TableName::new(source.schema, source.table),
         request,
         base: None,
         done: Done { rows_read, rows_written, ..Done::default() },
@@ -172,7 +168,7 @@ impl Backfiller<'_, '_> {
     /// From behind this key on.
     fn copy_all(&mut self, worker: &mut Worker<'_>, position: &str) -> Result<()> {
         let wanted = self.wanted(None);
-        let (table, key) = (&self.table, self.key_column());
+        let (table, key) = (&self.by.source, self.key_column());
         self.expected =
             key_reader::estimate(&mut worker.sql, table, key, &wanted, sql_deadline_now())?;
         let after = (!position.is_empty()).then(|| position.to_owned());
@@ -224,8 +220,7 @@ impl Backfiller<'_, '_> {
         loop {
             let base = self.base(worker)?;
             let request = key_reader::Request {
-                table: &self.table,
-                table_oid: self.by.source.oid,
+                table: &self.by.source,
                 key_column: self.key_column(),
                 columns: &names,
                 wanted,

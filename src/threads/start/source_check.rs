@@ -34,9 +34,13 @@ pub fn column_problems(table: &SourceTable, source: &Source) -> Vec<Error> {
             );
             continue;
         };
-        if !column.kind.accepts(Oid(found.type_oid)) {
+        if !column.kind.accepts(Oid(found.reads_as)) {
+            let underneath = match found.type_oid == found.reads_as {
+                true => String::new(),
+                false => format!(", underneath {}", found.base_type),
+            };
             let cause = format!(
-                "its column `{}` is {}, expected {}",
+                "its column `{}` is {}{underneath}, expected {}",
                 column.name, found.type_name, column.kind
             );
             let change =
@@ -89,7 +93,9 @@ mod tests {
                 name: column.name.to_owned(),
                 number: i16::try_from(at).unwrap() + 1,
                 type_oid: oid,
+                reads_as: oid,
                 type_name: "x".into(),
+                base_type: "x".into(),
                 is_not_null: false,
                 is_enum: false,
                 is_generated: false,
@@ -121,8 +127,14 @@ mod tests {
         let error = columns(&without, source).unwrap_err();
         assert!(error.to_string().contains("no column `id`"), "{error}");
         let mut other = table();
-        other.columns[id].type_oid = 600;
-        assert!(columns(&other, source).unwrap_err().to_string().contains("`id` is x"));
+        (other.columns[id].type_oid, other.columns[id].reads_as) = (600, 600);
+        assert!(columns(&other, source).unwrap_err().to_string().contains("`id` is x, expected"));
+        // A type of a user's own is what it is underneath.
+        (other.columns[id].type_oid, other.columns[id].reads_as) = (20_000, 25);
+        columns(&other, source).unwrap();
+        other.columns[id].reads_as = 0;
+        let error = columns(&other, source).unwrap_err().to_string();
+        assert!(error.contains("`id` is x, underneath x, expected text"), "{error}");
     }
 
     #[test]

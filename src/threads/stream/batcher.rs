@@ -19,7 +19,7 @@ use crate::machines::batches::{Batches, Limits};
 use crate::machines::progress::{BatchId, Progress};
 use crate::metrics::ServiceMetrics;
 use crate::postgres::frames::Frames;
-use crate::services::source::{Plan, Source};
+use crate::services::source::{Plan, Source, Types};
 use crate::threads::shared::{Pace, Shared};
 use crate::wal::copy_both::FromServer;
 use crate::wal::pgoutput::Message;
@@ -31,6 +31,8 @@ const NOTICE_EVERY: std::time::Duration = std::time::Duration::from_millis(50);
 pub struct Batcher<'a> {
     pub service: &'static str,
     pub source: &'static Source,
+    /// What the types of the table's columns are underneath.
+    pub types: Types,
     /// The table's oid in the catalog, to tell a renamed table from another one.
     pub table_oid: Oid,
     /// Up to here the WAL was written when the catalog had the table as it should be.
@@ -241,8 +243,8 @@ impl State<'_> {
         }
         let known = if ours {
             let plan = match is_past {
-                true => Plan::of_the_past(source, &relation),
-                false => Plan::new(source, &relation),
+                true => Plan::of_the_past(source, &relation, &self.with.types),
+                false => Plan::new(source, &relation, &self.with.types),
             };
             let plan = plan.map_err(|e| {
                 Error::new(ErrorKind::Protocol, self.doing()).because(e).hint(
@@ -390,6 +392,7 @@ mod tests {
         let with = Batcher {
             service: "sessions",
             source: Sessions.source(),
+            types: Types::default(),
             table_oid: TABLE,
             table_checked_at: Lsn(0),
             limits,

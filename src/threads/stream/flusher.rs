@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::machines::progress::BatchId;
 use crate::postgres::primary::Primary;
 use crate::postgres::reread::{Request, Reread, Rows, reread};
-use crate::postgres::source_table::TableName;
+use crate::postgres::source_table::SourceTable;
 use crate::postgres::sql::Sql;
 use crate::rows::{Block, Shape};
 use crate::services::assemble::{
@@ -31,7 +31,7 @@ use crate::services::mapping::{BareKey, Mapping};
 use crate::services::source::TextValues;
 use crate::services::tombstone::LiveKey;
 use crate::threads::as_of::wait_until_flushed;
-use crate::wal::{Lsn, Oid, PgTime};
+use crate::wal::{Lsn, PgTime};
 
 /// How soon values are asked for again when their transaction is not yet visible.
 const VISIBLE_EVERY: Duration = Duration::from_millis(20);
@@ -55,7 +55,8 @@ pub struct Flusher<'a> {
     pub primary: &'a Primary,
     pub application_name: &'a str,
     pub reread_bytes_max: usize,
-    pub source_oid: Oid,
+    /// As it was when the stream began.
+    pub source: &'a SourceTable,
 }
 
 /// Runs until the batcher hangs up or the session is given up.
@@ -209,7 +210,6 @@ impl Open<'_> {
         }
         let with = self.with;
         let source = with.mapping.source();
-        let table = TableName::new(source.schema, source.table);
         let columns: Vec<&str> =
             wanted.places.iter().map(|place| source.columns[place].name).collect();
         let mut xids: Vec<u32> = folded.entries.iter().map(|entry| entry.xid).collect();
@@ -221,8 +221,7 @@ impl Open<'_> {
             .filter(|id| known.insert(*id))
             .collect();
         let request = Request {
-            table: &table,
-            table_oid: with.source_oid.0,
+            table: with.source,
             key_column: source.columns[source.key.id].name,
             columns: &columns,
             keys: &keys,
@@ -405,14 +404,16 @@ mod tests {
     use crate::postgres::frames::Frames;
     use crate::postgres::params::Params;
     use crate::postgres::primary::Known;
+    use crate::postgres::source_table::{self, TableName};
     use crate::rows::JsonForm;
     use crate::services::sessions::Sessions;
-    use crate::services::source::Plan;
+    use crate::services::source::{Plan, Types};
     use crate::threads::lease_watch::LeaseWatch;
     use crate::threads::outage::Delays;
     use crate::threads::shared::Shared;
     use crate::threads::stream::batch::ChangeAt;
     use crate::threads::stream::position::Position;
+    use crate::wal::Oid;
     use crate::wal::testing::{self, V};
 
     /// An UPDATE of one row that leaves every value but the key in TOAST.
@@ -420,7 +421,8 @@ mod tests {
         let source = Sessions.source();
         let columns: Vec<_> =
             source.columns.iter().map(|column| (column.name, column.kind.a_type())).collect();
-        let plan = Plan::new(source, &testing::relation_of(1, source.table, &columns)).unwrap();
+        let relation = testing::relation_of(1, source.table, &columns);
+        let plan = Plan::new(source, &relation, &Types::default()).unwrap();
         let mut values = vec![V::Unchanged; columns.len()];
         values[source.key.id] = V::Text("a");
         let message = testing::update(Oid(1), None, &values);
@@ -455,6 +457,7 @@ mod tests {
         let shared = Shared::new(Lsn(0), Arc::new(lease));
         let metrics = Metrics::new(&["sessions"]);
         let shapes = [Shape { present: vec![true; 19], json: JsonForm::Typed }];
+        let table = source_table::testing::table(TableName::new("public", "Session"));
         let with = Flusher {
             ground: Ground {
                 service: "sessions",
@@ -474,7 +477,7 @@ mod tests {
             primary: &Primary::new(postgres, Known { system_identifier: 1, timeline: 1 }),
             application_name: "test",
             reread_bytes_max: 1,
-            source_oid: Oid(1),
+            source: &table,
         };
         let (to_flusher, batches) = bounded(1);
         let (told, flushed) = bounded(1);

@@ -14,7 +14,6 @@ use crate::clickhouse::stored;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::repair::{Fate, Stored, fate_of_key, tombstone_version};
 use crate::postgres::reread::{self, Reread, reread};
-use crate::postgres::source_table::TableName;
 use crate::postgres::table_reader::AsOf;
 use crate::rows::Block;
 use crate::services::mapping::{Notes, Stamp, is_owned};
@@ -158,7 +157,6 @@ pub fn are_in_postgres(
         .filter(|id| reread::is_text(id))
         .collect();
     let ids: Vec<&[u8]> = ids.into_iter().collect();
-    let table = TableName::new(source.schema, source.table);
     let mut looked_up = LookedUp { there: vec![false; keys.len()], as_of: None };
     let mut rest = ids.as_slice();
     while !rest.is_empty() {
@@ -166,8 +164,7 @@ pub fn are_in_postgres(
             return Ok(None);
         }
         let request = reread::Request {
-            table: &table,
-            table_oid: with.source.oid,
+            table: with.source,
             key_column: columns[0],
             columns: &columns,
             keys: rest,

@@ -7,7 +7,6 @@ use crate::clickhouse::stored::{self, StoredRow};
 use crate::error::Result;
 use crate::machines::verify::{Pair, Stored};
 use crate::postgres::reread::{self, Reread, reread};
-use crate::postgres::source_table::TableName;
 use crate::rows::Block;
 use crate::services::mapping::Target;
 use crate::services::tombstone::Key;
@@ -68,7 +67,6 @@ impl Verifier<'_, '_> {
         left: &mut BTreeSet<usize>,
     ) -> Result<Vec<Held>> {
         let source = self.by.mapping.source();
-        let table = TableName::new(source.schema, source.table);
         let columns = self.by.mapped().names();
         let id_of = |at: usize| id(&self.targets()[suspects[at].target], &suspects[at].key);
         let (mut held, mut bytes) = (Vec::new(), 0);
@@ -78,8 +76,7 @@ impl Verifier<'_, '_> {
             let ids = chunk.iter().map(|&at| id_of(at)).filter(|id| reread::is_text(id));
             let ids: Vec<&[u8]> = ids.collect::<BTreeSet<_>>().into_iter().collect();
             let request = reread::Request {
-                table: &table,
-                table_oid: self.by.source.oid,
+                table: &self.by.source,
                 key_column: source.columns[source.key.id].name,
                 columns: &columns,
                 keys: &ids,

@@ -10,7 +10,6 @@ use crate::machines::repair::tombstone_version;
 use crate::machines::verify::{Difference, Suspicion};
 use crate::postgres::reread::{self, Reread, reread};
 use crate::postgres::server::flush_wal;
-use crate::postgres::source_table::TableName;
 use crate::rows::Block;
 use crate::services::tombstone::{self, Key, LiveKey};
 use crate::threads::beside::bystander::{Progress, sql_deadline_now};
@@ -132,13 +131,11 @@ impl Verifier<'_, '_> {
 
     fn write_rows(&mut self, worker: &mut Worker<'_>, ids: &[&[u8]], base: u64) -> Result<usize> {
         let source = self.by.mapping.source();
-        let table = TableName::new(source.schema, source.table);
         let columns = self.by.mapped().names();
         let (mut rest, mut written) = (ids, 0);
         while !rest.is_empty() {
             let request = reread::Request {
-                table: &table,
-                table_oid: self.by.source.oid,
+                table: &self.by.source,
                 key_column: source.columns[source.key.id].name,
                 columns: &columns,
                 keys: rest,
