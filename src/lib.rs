@@ -17,7 +17,7 @@
 //!
 //!  lock_keeper --LockLost--> coordinator <--SessionEnded-- session (the threads above)
 //!  lookout --PrimaryBack-------^             readiness: what a failover would be worse for
-//!  wal_watch: how far the server is, what the slot keeps
+//!  wal_watch: how far the server is, what the slot keeps; table_watch: ClickHouse's tables
 //!  http                      supervisor (the main thread): signals, exit code, word to systemd
 //! ```
 //!
@@ -40,6 +40,7 @@
 //! | wal_reader | the link is lost, the server ends, silence | -> | `stream from slot ...: ...` |
 //! | batcher, flusher | bytes or values that cannot be read, a changed table | -> | `read the stream ...`, `map the changes ...` |
 //! | flusher, confirmer | ClickHouse is away or refuses | streaming, `walhouse_insert_outage` | `outage: ...; nothing is dropped` |
+//! | flusher, confirmer, table_watch | a table in ClickHouse is gone or another one | -> | `... code 60 (UNKNOWN_TABLE)`, `... dropped, replaced or altered` |
 //! | rival | another server was promoted beside ours | -> | `... this server is left behind` |
 //! | repairer | anything | streaming, `walhouse_repair_failing` | `repair: ...; the stream goes on` |
 //! | readiness, lookout, slot_watch, wal_watch | anything | as it was | at level debug: they only look |

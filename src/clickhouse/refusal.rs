@@ -213,13 +213,23 @@ impl Refusal {
         self.code == 999 || CODES.contains(&self.code)
     }
 
+    /// Whether a table or a column is not there, or not of a type that takes what is sent: true of
+    /// every attempt until somebody looks at the tables again, which each session does.
+    pub fn is_of_tables(&self) -> bool {
+        const CODES: [u32; 11] = [8, 10, 16, 20, 43, 44, 47, 53, 60, 81, 218];
+        CODES.contains(&self.code)
+    }
+
     /// What mends it, where one sentence can say so.
     pub fn hint(&self) -> Option<&'static str> {
         if self.text.starts_with(OLD_JSON) {
             return Some("Use ClickHouse 25.3 or newer.");
         }
         Some(match self.code {
-            60 | 81 => "Create the table, or allow it to be created.",
+            60 | 81 | 218 => {
+                "Tables are looked for, and made where that is allowed, when the service starts \
+                 again; then its rows are compared with Postgres."
+            }
             16 => {
                 "Add the column to the table; the service starts again with the columns it finds."
             }

@@ -304,6 +304,39 @@ pub fn read_shape(
     Ok(Some(shape))
 }
 
+/// What tells that a table is another one now: what it is known by, and its columns. In the order
+/// of names; tables that are not there are not in it.
+pub type Look = Vec<(String, String)>;
+
+/// The same of several tables, in one question for the tables and one for their columns.
+pub fn look(client: &mut Client, tables: &[&str], deadline: Instant) -> Result<Look> {
+    // One table may have another UUID on each replica.
+    let is_alone = match client.hosts().count() {
+        1 => "startsWith(engine, 'Replicated') OR startsWith(engine, 'Shared')",
+        _ => "1",
+    };
+    let sql = format!(
+        "SELECT name, concat(engine, ' ', if({is_alone}, '', toString(uuid))) \
+         FROM system.tables WHERE {} ORDER BY name",
+        cluster::of_ours(client, "name", tables)
+    );
+    let found = cluster::pairs(client, &sql, deadline)?;
+    let sql = format!(
+        "SELECT table, arrayStringConcat(groupArray(column), ', ') FROM \
+         (SELECT table, concat(name, ' ', type, ' ', default_kind) AS column FROM system.columns \
+         WHERE {} ORDER BY table, position) GROUP BY table",
+        cluster::of_ours(client, "table", tables)
+    );
+    let columns = cluster::pairs(client, &sql, deadline)?;
+    let columns_of = |name: &str| columns.iter().find(|(table, _)| table == name);
+    let whole = |(name, identity): (String, String)| {
+        let columns = columns_of(&name).map_or("", |(_, columns)| columns);
+        let look = format!("{identity}: {columns}");
+        (name, look)
+    };
+    Ok(found.into_iter().map(whole).collect())
+}
+
 fn texts(rows: Vec<super::client::TextRow>) -> Vec<Vec<String>> {
     rows.into_iter().map(|row| row.into_iter().map(Option::unwrap_or_default).collect()).collect()
 }

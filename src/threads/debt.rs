@@ -95,6 +95,18 @@ pub fn owe_for_tables(
     }
 }
 
+/// The same where what was recorded may be gone itself: somebody knows that rows were streamed.
+pub fn owe_whatever_is_recorded(
+    client: &mut Client,
+    config: &ServiceConfig,
+    reason: &str,
+) -> Result<()> {
+    let of = (config.name.as_str(), config.slot.as_str());
+    write_debt(client, of, reason, config.clickhouse.request_timeout)?;
+    log::warn!("{}: {reason}", of.0);
+    Ok(())
+}
+
 fn write_debt(
     client: &mut Client,
     (service, slot): (&str, &str),

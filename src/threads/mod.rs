@@ -31,6 +31,7 @@ use crate::machines::lifecycle::Outcome;
 pub struct Memory {
     pub told: watch::readiness::Told,
     pub last_seen: watch::lookout::LastSeen,
+    pub tables: start::tables_seen::TablesSeen,
 }
 
 /// How one service ended for good.

@@ -6,8 +6,11 @@
 use std::time::{Duration, Instant};
 
 use super::shared::{Pace, Shared, stopped};
+use crate::clickhouse::Refusal;
 use crate::error::{Error, Result};
 use crate::metrics::Outage;
+
+const TRIES_OF_TABLES: u32 = 2;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Delays {
@@ -17,8 +20,15 @@ pub struct Delays {
     pub outage_after: u32,
 }
 
+/// The tables are not what the session found when it began: no attempt of it can succeed, and the
+/// next session looks at them again.
+pub fn is_of_tables(error: &Error) -> bool {
+    let refusal = error.cause().and_then(|cause| cause.downcast_ref::<Refusal>());
+    refusal.is_some_and(Refusal::is_of_tables)
+}
+
 /// Does `attempt` until it succeeds or the session is given up. An error for which `hopeless` holds
-/// is returned at once.
+/// is returned at once; one of the tables from the third on, since another host may have them.
 pub fn retry<T>(
     shared: &Shared,
     delays: Delays,
@@ -44,6 +54,12 @@ pub fn retry<T>(
                 return Ok(value);
             }
             Err(error) if hopeless(&error) => {
+                if since.is_some() {
+                    outage.lower();
+                }
+                return Err(error);
+            }
+            Err(error) if TRIES_OF_TABLES <= attempts && is_of_tables(&error) => {
                 if since.is_some() {
                     outage.lower();
                 }

@@ -31,6 +31,7 @@ use super::stream::position::Position;
 use super::stream::wal_reader::{self, WalReader};
 use super::watch::readiness::{self, Readiness};
 use super::watch::rival::{self, Rival};
+use super::watch::table_watch::{self, TableWatch};
 use super::watch::wal_watch::{self, WalWatch};
 use super::{Memory, spawn_named};
 use crate::config::ServiceConfig;
@@ -165,7 +166,8 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
     let With { config, metrics, health, events, shared, memory } = with;
     let service = config.name.as_str();
     let Prepared { stream, source, source_checked_at, slot_is_new, .. } = prepared;
-    let Prepared { mapping, shapes, state, repair, client, status_every, resume, .. } = prepared;
+    let Prepared { mapping, shapes, tables, state, repair, client, .. } = prepared;
+    let Prepared { status_every, resume, .. } = prepared;
     let primary = prepared.primary;
     let marks = Marks { confirmed: state.confirmed, upper: state.upper };
     let version_shift = state.version_shift;
@@ -295,6 +297,8 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
             wal_watch::run(&watch);
             Ok(())
         });
+        let tables = TableWatch { service, clickhouse: ground.clickhouse, look: &tables, shared };
+        part.spawn("table_watch", move || table_watch::run(&tables));
         let rival = Rival { service, params: &config.postgres, primary: &primary, shared };
         part.spawn("rival", move || rival::run(&rival));
         let confirmer = part.spawn("confirmer", move || confirmer::run(confirmer));

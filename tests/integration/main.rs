@@ -82,6 +82,7 @@ mod stored;
 mod survives;
 /// Target tables made by somebody else.
 mod tables;
+mod target_tables;
 /// A service taken out of Postgres.
 mod teardown;
 /// What systemd hears of it.

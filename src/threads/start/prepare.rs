@@ -9,7 +9,7 @@ use super::slot_watch::SlotWatch;
 use super::source_check;
 use crate::clickhouse::repairs::RepairRow;
 use crate::clickhouse::state::{self, StateRow};
-use crate::clickhouse::tables::{self, Definition, TableShape};
+use crate::clickhouse::tables::{self, Definition, Look, TableShape};
 use crate::clickhouse::{Client, adoptions, cluster, own_tables};
 use crate::config::{ServiceConfig, ServiceName};
 use crate::error::{Error, ErrorKind, Result};
@@ -44,6 +44,8 @@ pub struct Prepared {
     pub mapping: &'static dyn Mapping,
     /// By target table.
     pub shapes: Vec<Shape>,
+    /// Target tables and ours, as they were found.
+    pub tables: Look,
     /// As it is recorded in ClickHouse.
     pub state: StateRow,
     /// What is to be made equal while the stream runs.
@@ -100,7 +102,7 @@ pub fn prepare(
     // all, the one to replicate, and whoever fills it may want to make the tables in ClickHouse.
     let table = look_at_source(config, mapping, &mut sql, first)?;
     go_on()?;
-    let shapes = prepare_tables(config, mapping, &mut client, &version)?;
+    let (shapes, tables) = prepare_tables(config, mapping, &mut client, &version, memory)?;
     go_on()?;
     ensure_publication(config, mapping, &mut sql, &table)?;
     go_on()?;
@@ -146,6 +148,7 @@ pub fn prepare(
     // What a stop has cut short is no failure.
     let resumed = resumed.or_else(|error| go_on().and(Err(error)))?;
     let Resumed { state, repair, slot_is_new } = resumed;
+    memory.tables.on_recorded();
     let resume = state.confirmed;
     let wanted = config.failover;
     let mark = failover_slot::ensure(&mut sql, &mut connection, &config.slot, wanted, step())?;
@@ -158,6 +161,7 @@ pub fn prepare(
         source_checked_at,
         mapping,
         shapes,
+        tables,
         state,
         repair,
         client,
@@ -274,18 +278,23 @@ fn prepare_tables(
     mapping: &'static dyn Mapping,
     client: &mut Client,
     version: &str,
-) -> Result<Vec<Shape>> {
+    memory: &Memory,
+) -> Result<(Vec<Shape>, Look)> {
     let deadline = || Instant::now() + config.clickhouse.request_timeout;
+    memory.tables.begin(client, config)?;
     own_tables::ensure(client, config.create_tables, deadline())?;
     let names: Vec<&str> = mapping.targets().iter().map(|target| target.table).collect();
     let missing = tables::missing(client, &names, deadline())?;
     if !missing.is_empty() && config.create_tables {
         debt::owe_for_tables(client, config, &missing)?;
     }
-    let shapes = shapes(client, config, mapping, version, config.create_tables)?;
+    let shapes = shapes(client, config, mapping, version, config.create_tables);
+    let shapes = shapes.or_else(|error| memory.tables.refuse(client, config, error))?;
     let all: Vec<&str> = names.into_iter().chain(own_tables::names()).collect();
     cluster::check_quorum(client, &all, deadline())?;
-    Ok(shapes)
+    let look = tables::look(client, &all, deadline())?;
+    memory.tables.compare(client, config, mapping, &shapes, &missing, &look)?;
+    Ok((shapes, look))
 }
 
 /// What each target table takes; a missing one is made when `create` says so.

@@ -15,6 +15,7 @@ use crate::machines::confirm::{Confirm, Marks};
 use crate::machines::lifecycle::Input;
 use crate::metrics::ServiceMetrics;
 use crate::threads::coordinator::Event;
+use crate::threads::outage::is_of_tables;
 use crate::threads::shared::{Pace, Shared};
 
 /// How often the end of a session is noticed while nothing else happens.
@@ -94,6 +95,8 @@ pub fn run(mut with: Confirmer<'_>) -> Result<()> {
             }
             // Overtaken: another attempt would not change that.
             Err(error) if error.kind() == ErrorKind::SlotBusy => return Err(error),
+            // The next session makes the table again.
+            Err(error) if is_of_tables(&error) => return Err(error),
             Err(error) => {
                 failures = failures.saturating_add(1);
                 let is_outage = with.outage_after <= failures;

@@ -1,7 +1,9 @@
-//! They only look: at the server, the slot, the other hosts. Nothing that they find or fail at
-//! touches the stream, but for a server that was promoted beside ours.
+//! They only look: at the server, the slot, the other hosts, the tables. Nothing that they find or
+//! fail at touches the stream, but for a server that was promoted beside ours, and tables that are
+//! not those of the session any more.
 
 pub mod lookout;
 pub mod readiness;
 pub mod rival;
+pub mod table_watch;
 pub mod wal_watch;
