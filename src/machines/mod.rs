@@ -21,6 +21,7 @@ pub mod prng;
 pub mod progress;
 pub mod pulse;
 pub mod recovery;
+pub mod removals;
 pub mod repair;
 pub mod salvage;
 pub mod status;

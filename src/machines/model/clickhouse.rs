@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::postgres::{Key, Row};
 use crate::machines::lineage::State;
+use crate::machines::removals::Found;
 use crate::machines::repair::Stored;
 
 /// Who wrote a version.
@@ -41,6 +42,8 @@ pub struct Repair {
 pub struct ClickHouse {
     /// The version that wins.
     pub rows: BTreeMap<Key, Version>,
+    /// Versions that have lost and are not merged away.
+    pub unmerged: Vec<(Key, Version)>,
     pub state: Option<State>,
     pub repair: Option<Repair>,
 }
@@ -54,11 +57,19 @@ impl ClickHouse {
                 return Err(format!("tie of key {key}: {old:?} and {new:?}"));
             }
             if new.version < old.version {
+                self.unmerged.push((key, new));
                 return Ok(());
             }
+            self.unmerged.push((key, old));
         }
         self.rows.insert(key, new);
         Ok(())
+    }
+
+    pub fn versions_of(&self, key: Key) -> Vec<Found> {
+        let losers = self.unmerged.iter().filter(|(of, _)| *of == key).map(|(_, loser)| loser);
+        let all = losers.chain(self.rows.get(&key));
+        all.map(|at| Found { version: at.version, is_deleted: at.row.is_none() }).collect()
     }
 
     /// SELECT ... FINAL

@@ -1,5 +1,6 @@
-//! What clients do to a simulated server: transactions side by side. None waits for another: a key
-//! that another has touched is left alone.
+//! What clients do to a simulated server: transactions side by side. A row that another has touched
+//! is left alone; but a row may come under a key that another has, and then waits for it, with its
+//! record in the WAL already, as a unique index makes it.
 
 use super::postgres::{Change, Commits, KEYS, Key, Row, Server, What};
 use crate::machines::prng::Prng;
@@ -26,6 +27,7 @@ impl Server {
             }
             _ => self.write(prng, 0, What::Other),
         }
+        self.wake(prng);
         match self.commits {
             Commits::AtOnce => self.flush(),
             Commits::FlushedLater if prng.below(15) == 0 => self.flush(),
@@ -36,21 +38,78 @@ impl Server {
                     let at = prng.below(self.unseen.len() as u64) as usize;
                     let xid = self.unseen.remove(at);
                     self.show(xid);
+                    self.wake(prng);
                 }
             }
         }
     }
 
     fn any_open(&self, prng: &mut Prng) -> Option<u32> {
-        self.open.keys().nth(prng.below(self.open.len() as u64) as usize).copied()
+        let free = || self.open.keys().filter(|xid| !self.waiting.contains_key(xid));
+        free().nth(prng.below(free().count() as u64) as usize).copied()
     }
 
-    /// Another transaction has touched the key and is not seen to have ended.
-    fn is_locked(&self, xid: u32, key: Key) -> bool {
+    /// Another transaction that has touched the key and is not seen to have ended.
+    fn holder(&self, xid: u32, key: Key) -> Option<u32> {
         let touches = |change: Change| change.effects().any(|(touched, _)| touched == key);
-        let open = self.open.iter().filter(|(other, _)| **other != xid);
-        open.flat_map(|(_, changes)| changes).any(|change| touches(*change))
-            || self.unseen.iter().any(|xid| self.changes_of(*xid).any(|(_, c)| touches(c)))
+        let mut open = self.open.iter().filter(|(other, _)| **other != xid);
+        // Who waits for the key does not have it.
+        let has = |other: &u32, changes: &[Change]| {
+            self.waiting.get(other) != Some(&key) && changes.iter().any(|change| touches(*change))
+        };
+        let open = open.find(|(other, changes)| has(other, changes)).map(|(other, _)| *other);
+        let mut unseen = self.unseen.iter().copied();
+        open.or_else(|| unseen.find(|xid| self.changes_of(*xid).any(|(_, c)| touches(c))))
+    }
+
+    fn is_locked(&self, xid: u32, key: Key) -> bool {
+        self.holder(xid, key).is_some()
+    }
+
+    pub fn waits_for(&self, xid: u32) -> Option<u32> {
+        self.holder(xid, *self.waiting.get(&xid)?)
+    }
+
+    /// Those go on whose key nobody has any more. It may be taken.
+    pub fn wake(&mut self, prng: &mut Prng) {
+        let free = |server: &Server| {
+            server.waiting.keys().copied().find(|xid| server.waits_for(*xid).is_none())
+        };
+        while let Some(xid) = free(self) {
+            let key = self.waiting.remove(&xid).expect("it waits");
+            if self.table.contains_key(&key) {
+                self.open.remove(&xid);
+                self.write(prng, xid, What::Abort);
+            }
+        }
+    }
+
+    /// Two that wait for each other: the server would end one of them.
+    fn would_wait_in_a_circle(&self, xid: u32, holder: u32) -> bool {
+        let mut next = Some(holder);
+        while let Some(at) = next {
+            if at == xid {
+                return true;
+            }
+            next = self.waits_for(at);
+        }
+        false
+    }
+
+    /// A row comes under a key that another has.
+    fn wait_for_key(&mut self, prng: &mut Prng, xid: u32, key: Key, row: Row) {
+        let from = prng.below(KEYS.into()) as Key;
+        let moves = from != key && !self.is_locked(xid, from) && prng.below(3) == 0;
+        let change = match self.seen_by(xid, from).filter(|_| moves) {
+            Some(before) => {
+                let row = Row { toast: before.toast, ..row };
+                Change::Update { from, key, row, same_toast: true }
+            }
+            None => Change::Insert { key, row },
+        };
+        self.write(prng, xid, What::Change(change));
+        self.open.get_mut(&xid).expect("it is open").push(change);
+        self.waiting.insert(xid, key);
     }
 
     fn seen_by(&self, xid: u32, key: Key) -> Option<Row> {
@@ -61,14 +120,17 @@ impl Server {
 
     fn change(&mut self, prng: &mut Prng, xid: u32, next_value: &mut u32) {
         let key = prng.below(KEYS.into()) as Key;
-        if self.is_locked(xid, key) {
-            return;
-        }
         let mut value = || {
             *next_value += 1;
             *next_value
         };
         let (plain, toast) = (value(), value());
+        if let Some(holder) = self.holder(xid, key) {
+            if prng.below(2) == 0 && !self.would_wait_in_a_circle(xid, holder) {
+                self.wait_for_key(prng, xid, key, Row { plain, toast });
+            }
+            return;
+        }
         let change = match self.seen_by(xid, key) {
             None => Change::Insert { key, row: Row { plain, toast } },
             Some(before) => {

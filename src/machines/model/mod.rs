@@ -12,7 +12,8 @@
 //!
 //! Whatever happens, in the end ClickHouse has what the surviving primary has. The decisions are
 //! the real ones ([`super::lineage`], [`super::recovery`], [`super::repair`], [`super::confirm`],
-//! [`super::progress`]); [`Design`] says what is done around them, and how to do it wrong.
+//! [`super::progress`],
+//! [`super::removals`]); [`Design`] says what is done around them, and how to do it wrong.
 //!
 //! What cannot be seen is not in the model: two timelines of one number that left at one place, and
 //! a restored server that has written past what was confirmed before anyone looked.
@@ -61,6 +62,12 @@ pub struct Design {
     pub debt_is_recorded: bool,
     /// A repair row of another state than this means that there is a repair to begin.
     pub debt_is_paid: bool,
+    /// A row under a key that was removed above it comes above the removal.
+    pub removals_are_remembered: bool,
+    /// Of removals that the session does not know, ClickHouse is asked.
+    pub removals_are_asked_for: bool,
+    /// And Postgres, whether it was not a later one.
+    pub rows_are_asked_for: bool,
     /// A first start finds no tables, and fills those it makes. No fault either way.
     pub tables_are_filled: bool,
 }
@@ -76,6 +83,9 @@ pub const RIGHT: Design = Design {
     repair_row_first: true,
     debt_is_recorded: true,
     debt_is_paid: true,
+    removals_are_remembered: true,
+    removals_are_asked_for: true,
+    rows_are_asked_for: true,
     tables_are_filled: false,
 };
 

@@ -79,6 +79,8 @@ pub struct Server {
     pub(super) commits: Commits,
     pub(super) next_xid: u32,
     pub(super) open: BTreeMap<u32, Vec<Change>>,
+    /// Open ones that have written a row, and wait for whoever has its key.
+    pub(super) waiting: BTreeMap<u32, Key>,
     /// Committed, and not seen yet.
     pub(super) unseen: Vec<u32>,
     pub(super) table: BTreeMap<Key, Row>,
@@ -100,6 +102,7 @@ impl Server {
             commits,
             next_xid: 1,
             open: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             unseen: Vec::new(),
             table: BTreeMap::new(),
             slot: None,
@@ -136,6 +139,7 @@ impl Server {
     fn recover(&mut self) {
         self.epoch += 1;
         self.open.clear();
+        self.waiting.clear();
         self.unseen.clear();
         self.table.clear();
         self.flush();
@@ -226,13 +230,24 @@ impl Server {
         self.flush();
     }
 
-    /// Transactions below `xid` end and are seen.
+    /// Transactions below `xid` end and are seen, and whoever they wait for.
     pub fn end_before(&mut self, prng: &mut Prng, xid: u32) {
-        let old: Vec<u32> = self.open.range(..xid).map(|(xid, _)| *xid).collect();
-        old.into_iter().for_each(|xid| self.end(prng, xid));
-        let (old, rest) = self.unseen.iter().partition::<Vec<u32>, _>(|unseen| **unseen < xid);
-        self.unseen = rest;
-        old.into_iter().for_each(|xid| self.show(xid));
+        loop {
+            let unseen = self.unseen.iter().copied().find(|unseen| *unseen < xid);
+            let first = unseen.or_else(|| self.open.keys().copied().find(|open| *open < xid));
+            let Some(mut next) = first else { return };
+            while let Some(holder) = self.waits_for(next) {
+                next = holder;
+            }
+            match self.open.contains_key(&next) {
+                true => self.end(prng, next),
+                false => {
+                    self.unseen.retain(|unseen| *unseen != next);
+                    self.show(next);
+                }
+            }
+            self.wake(prng);
+        }
     }
 
     pub(super) fn end(&mut self, prng: &mut Prng, xid: u32) {

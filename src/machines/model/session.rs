@@ -10,7 +10,8 @@ use super::postgres::{Change, Key, Server};
 use super::walhouse::{Process, Reading};
 use crate::machines::confirm::{Confirm, Marks, Params};
 use crate::machines::lineage::State;
-use crate::machines::progress::{Cut, Progress};
+use crate::machines::progress::{BatchId, Cut, Progress};
+use crate::machines::removals::{Limits, Removals};
 use crate::wal::Lsn;
 
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub struct Session {
     pub state: State,
     pub progress: Progress,
     pub confirm: Confirm,
+    pub removals: Removals,
+    pub next_batch: BatchId,
     /// The stream comes slower than all else.
     is_slow: bool,
     /// Of the slot as it was found.
@@ -48,12 +51,16 @@ pub struct Streamed {
     pub xid: u32,
     pub commit_end: u64,
     pub change: Change,
+    /// ClickHouse may have a tombstone of the key below this.
+    pub ask_below: Option<Lsn>,
 }
 
 #[derive(Debug)]
 pub struct Batch {
     pub cut: Cut,
     pub changes: Vec<Streamed>,
+    /// For changes, by index: the version above a tombstone that ClickHouse has.
+    pub outranking: Option<Vec<(usize, u64)>>,
     /// What it comes to, once others were asked.
     pub rows: Option<Vec<(Key, Version)>>,
     pub reading: Option<Reading>,
@@ -65,6 +72,7 @@ enum Act {
     Receive,
     Keepalive,
     Cut,
+    Ask(usize),
     Resolve(usize),
     Land(usize),
     Record,
@@ -80,6 +88,7 @@ impl Session {
     pub fn begin(world: &mut World, server: usize, state: State) -> Option<Session> {
         let ahead_bytes = 100 * world.prng.below(3);
         let is_slow = world.once_in(2);
+        let limits = Limits { generations: 1 + world.any(4), generation_bytes: 65 };
         let from = &world.servers[server];
         let slot = from.slot.filter(|slot| !slot.invalidated)?;
         let marks = Marks { confirmed: state.confirmed, upper: state.upper };
@@ -90,6 +99,8 @@ impl Session {
             state,
             progress: Progress::resume(state.confirmed),
             confirm: Confirm::resume(marks, params),
+            removals: Removals::resume(state.confirmed, limits),
+            next_batch: BatchId(0),
             is_slow,
             restart_lsn: slot.restart_lsn,
             decoded: from.wal.iter().take_while(|r| r.end <= slot.confirmed_flush.0).count(),
@@ -143,6 +154,7 @@ impl Session {
         }
         for (at, batch) in self.batches.iter().enumerate() {
             match (&batch.rows, batch.reading) {
+                (None, _) if batch.outranking.is_none() => acts.push(Act::Ask(at)),
                 (None, _) if self.can_resolve(world, at) => acts.push(Act::Resolve(at)),
                 (None, _) => {}
                 (Some(_), reading) => {
@@ -178,17 +190,22 @@ impl Session {
 
     /// A batch that must ask waits until what it asks for can be answered.
     fn can_resolve(&self, world: &World, at: usize) -> bool {
+        let (batch, server) = (&self.batches[at], &world.servers[self.server]);
+        let raises = batch.outranking.iter().flatten();
+        let mut raised = raises.map(|(at, _)| batch.changes[*at].xid);
+        let is_seen = |xid: u32| self.is_connected(world) && server.has_ended(xid);
+        if !raised.all(is_seen) {
+            return false;
+        }
         if !world.bare {
             return true;
         }
-        let batch = &self.batches[at];
         let looks_up = batch.changes.iter().any(|streamed| match streamed.change {
             Change::Insert { .. } => false,
             Change::Update { from, key, .. } => from != key,
             Change::Delete { .. } => true,
         });
         let reads_again = batch.changes.iter().any(|streamed| streamed.change.leaves_toast_out());
-        let server = &world.servers[self.server];
         let are_seen = || batch.changes.iter().all(|streamed| server.has_ended(streamed.xid));
         (!looks_up || at == 0) && (!reads_again || self.is_connected(world) && are_seen())
     }
@@ -212,10 +229,13 @@ impl Session {
             Act::Cut => {
                 let cut = self.progress.on_batch_cut();
                 self.confirm.on_batch(cut.upper);
+                self.next_batch = BatchId(cut.id.0 + 1);
                 let changes = std::mem::take(&mut self.gathering);
                 world.say(|| format!("  {cut:?}"));
-                self.batches.push(Batch { cut, changes, rows: None, reading: None });
+                let outranking = None;
+                self.batches.push(Batch { cut, changes, outranking, rows: None, reading: None });
             }
+            Act::Ask(at) => self.ask(world, at),
             Act::Resolve(at) => self.resolve(world, at),
             Act::Land(at) => {
                 let batch = self.batches.remove(at);
@@ -224,11 +244,16 @@ impl Session {
                 world.read_has_landed |= batch.reading.is_some();
                 world.check_ok(self.progress.on_flushed(batch.cut.id));
                 self.confirm.on_flushed(self.progress.flushed());
+                let in_flight = self.batches.iter().map(|batch| batch.cut.id);
+                self.removals.on_durable_below(in_flight.min().unwrap_or(self.next_batch));
             }
             Act::Record => self.record(world),
             Act::Tell => {
                 let confirmed = self.confirm.recorded().confirmed;
                 world.servers[self.server].advance_slot(confirmed, &mut world.prng);
+                if let Some(slot) = world.servers[self.server].slot.filter(|_| world.once_in(3)) {
+                    self.removals.on_restart_lsn(slot.restart_lsn);
+                }
             }
             Act::BeginPage => self.begin_page(world),
             Act::ReadPage(at) => self.read_page(world, at),

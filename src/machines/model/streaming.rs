@@ -7,6 +7,7 @@ use super::session::{Session, Streamed, Transaction};
 use super::walhouse::Reading;
 use crate::machines::confirm::Marks;
 use crate::machines::lineage::State;
+use crate::machines::removals::{Place, outranking};
 use crate::wal::Lsn;
 
 impl Session {
@@ -21,17 +22,60 @@ impl Session {
             self.confirm.on_flushed(self.progress.flushed());
             return;
         };
-        let streamed = Streamed { lsn, xid: open.xid, commit_end: open.end, change };
-        world.say(|| format!("  streamed {streamed:?}"));
+        let (xid, commit_end) = (open.xid, open.end);
         world.check_ok(self.progress.on_row());
         let restart_lsn = self.restart_lsn;
         world.check(restart_lsn.0 < lsn, || format!("{lsn} streamed from {restart_lsn}"));
+        let (lsn, ask_below) = self.place(world, lsn, change);
+        let streamed = Streamed { lsn, xid, commit_end, change, ask_below };
+        world.say(|| format!("  streamed {streamed:?}"));
+        let is_ordered = world.design.removals_are_remembered && ask_below.is_none();
         for (key, _) in change.effects() {
             let version = lsn + self.state.shift;
             let before = self.versions.insert(key, version).unwrap_or(0);
-            world.check(before < version, || format!("key {key} goes back to {version}"));
+            let holds = before < version || !is_ordered;
+            world.check(holds, || format!("key {key} goes back to {version}"));
         }
         self.gathering.push(streamed);
+    }
+
+    fn place(&mut self, world: &World, lsn: u64, change: Change) -> (u64, Option<Lsn>) {
+        let (gone, come) = change.keys();
+        let place = match come.filter(|_| world.design.removals_are_remembered) {
+            Some(key) => self.removals.place(Lsn(lsn), &[key]),
+            None => Place::AsWritten,
+        };
+        let (lsn, ask_below) = match place {
+            Place::AsWritten => (lsn, None),
+            Place::Above(above) => (above.0, None),
+            Place::Ask { below } => (lsn, Some(below)),
+        };
+        if let Some(key) = gone {
+            self.removals.on_removed(Lsn(lsn), &[key], self.next_batch);
+        }
+        (lsn, ask_below)
+    }
+
+    /// What ClickHouse has above rows that may have been removed there.
+    pub fn ask(&mut self, world: &mut World, at: usize) {
+        let changes = &self.batches[at].changes;
+        let mut found = Vec::new();
+        for (index, streamed) in changes.iter().enumerate() {
+            let (Some(below), (_, Some(key))) = (streamed.ask_below, streamed.change.keys()) else {
+                continue;
+            };
+            let mut later = changes[index + 1..].iter();
+            let is_removed_later = later.any(|later| later.change.keys().0 == Some(key));
+            if is_removed_later || !world.design.removals_are_asked_for {
+                continue;
+            }
+            let shift = self.state.shift;
+            let versions = world.clickhouse.versions_of(key);
+            let version = outranking(streamed.lsn + shift, below.0 + shift, &versions);
+            found.extend(version.map(|version| (index, version)));
+        }
+        world.say(|| format!("  asks, found {found:?}"));
+        self.batches[at].outranking = Some(found);
     }
 
     /// A transaction is streamed when its commit is found.
@@ -53,8 +97,11 @@ impl Session {
         let mut rows: Vec<(Key, Version)> = Vec::new();
         let mut reads = false;
         let server = &world.servers[self.server];
-        for streamed in &self.batches[at].changes {
+        let outranking = self.batches[at].outranking.clone().unwrap_or_default();
+        for (index, streamed) in self.batches[at].changes.iter().enumerate() {
             let version = streamed.lsn + self.state.shift;
+            let raised = outranking.iter().find(|(raised, _)| *raised == index);
+            reads |= raised.is_some() && world.design.rows_are_asked_for;
             let left_out = world.bare && streamed.change.leaves_toast_out();
             let before = |from, rows: &[(Key, Version)]| {
                 let earlier = rows.iter().rev().find(|(key, _)| *key == from);
@@ -83,6 +130,10 @@ impl Session {
                     }
                     (row, _) => row,
                 };
+                let is_there =
+                    !world.design.rows_are_asked_for || server.table().contains_key(&key);
+                let raised = raised.filter(|_| row.is_some() && is_there);
+                let version = raised.map_or(version, |(_, raised)| *raised);
                 rows.push((key, Version { version, row, origin }));
             }
         }
@@ -120,6 +171,16 @@ impl Session {
 }
 
 impl Change {
+    /// The keys that it takes away and brings.
+    fn keys(self) -> (Option<Key>, Option<Key>) {
+        match self {
+            Change::Insert { key, .. } => (None, Some(key)),
+            Change::Update { from, key, .. } if from != key => (Some(from), Some(key)),
+            Change::Update { .. } => (None, None),
+            Change::Delete { key } => (Some(key), None),
+        }
+    }
+
     pub fn leaves_toast_out(self) -> bool {
         matches!(self, Change::Update { same_toast: true, .. })
     }

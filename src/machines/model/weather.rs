@@ -20,6 +20,9 @@ impl World {
             self.fault();
         }
         self.land_late();
+        if self.once_in(4) {
+            self.clickhouse.unmerged.clear();
+        }
         match self.prng.below(13) {
             0..=4 => self.write(),
             5 | 6 => self.stray(),
