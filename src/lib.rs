@@ -54,8 +54,9 @@
 //!   every row has landed, [`confirm`](machines::confirm) when Postgres may be told.
 //! - Nothing is dropped: [`outage`](threads::outage) retries for ever,
 //!   [`landing`](threads::stream::landing) and [`salvage`](machines::salvage) keep what is refused.
-//! - Replays are harmless: `_version` is the position of the change in the WAL
-//!   ([`assemble`](services::assemble)).
+//! - Replays are harmless, and versions follow commits: `_version` is the position of the change in
+//!   the WAL ([`assemble`](services::assemble)), but for a row whose key was removed above it while
+//!   it waited for that key: [`removals`](machines::removals) puts it just above.
 //! - Nothing good is overwritten by nothing: [`fold`](services::fold) finds what the stream left
 //!   out, [`flusher`](threads::stream::flusher) asks for the rest.
 //! - A gap or a fork is never passed over: [`lineage`](machines::lineage) judges every start,

@@ -85,6 +85,7 @@ pub struct ServiceMetrics {
     pub toast_rows_gone: Counter,
     pub deletes_looked_up: Counter,
     pub deletes_unresolved: Counter,
+    pub reused_keys: Counter,
 
     pub reconnects: Counter,
     pub is_leader: Flag,
@@ -223,6 +224,11 @@ impl ServiceMetrics {
         let looked_up = counter(r, "deletes_looked_up", "Deletes completed from ClickHouse");
         let unresolved =
             counter(r, "deletes_unresolved", "Deletes for which no row was found to delete");
+        let reused = counter(
+            r,
+            "reused_keys",
+            "Rows given a version above a removal of their key that was written later",
+        );
         let reconnects = counter(r, "reconnects", "Attempts to stream after the first");
         let is_leader = gauge(r, "is_leader", "Whether this process holds the leader lock");
         let outage = gauge(r, "insert_outage", "Whether inserts into ClickHouse keep failing");
@@ -263,6 +269,7 @@ impl ServiceMetrics {
                 toast_rows_gone: toast_gone.get_or_create_owned(&service()),
                 deletes_looked_up: looked_up.get_or_create_owned(&service()),
                 deletes_unresolved: unresolved.get_or_create_owned(&service()),
+                reused_keys: reused.get_or_create_owned(&service()),
                 reconnects: reconnects.get_or_create_owned(&service()),
                 is_leader: Flag(is_leader.get_or_create_owned(&service())),
                 insert_outage: Outage::new(outage.get_or_create_owned(&service())),

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use super::client::{Client, quote_bytes, quote_name};
 use crate::error::{Error, ErrorKind, Result};
+use crate::machines::removals::Found;
 use crate::rows::column::Values;
 use crate::rows::{Block, Shape, stored};
 use crate::services::mapping::Target;
@@ -52,7 +53,7 @@ pub fn rows_of(
         true => format!("{key}, {} {order}", quote_name(target.columns[target.version].name)),
         false => key.clone(),
     };
-    for set in key_sets(target, block) {
+    for set in key_sets(target, block, 0..block.rows()) {
         let sql = format!(
             "SELECT {} FROM {} WHERE ({key}) IN ({set}) ORDER BY {by_version} LIMIT 1 BY {key}",
             select.join(", "),
@@ -61,6 +62,38 @@ pub fn rows_of(
         for row in client.query_bytes(&sql, deadline())? {
             let (key, row) = read_row(target, row).ok_or_else(|| malformed(target))?;
             found.insert(key, row);
+        }
+    }
+    Ok(found)
+}
+
+/// What ClickHouse has above version `low` for the keys of these rows; losers, too, unless they are
+/// merged away.
+pub fn versions_of(
+    client: &mut Client,
+    target: &Target,
+    block: &Block,
+    rows: &[usize],
+    low: u64,
+    deadline: impl Fn() -> Instant,
+) -> Result<HashMap<Key, Vec<Found>>> {
+    let mut found: HashMap<Key, Vec<Found>> = HashMap::new();
+    client.expect_others(target.table);
+    let name = |&at: &usize| quote_name(target.columns[at].name);
+    let key = target.order_by.iter().map(name).collect::<Vec<_>>().join(", ");
+    let mut select: Vec<String> = target.order_by.iter().map(|&at| text_of(target, at)).collect();
+    select.extend([target.version, target.is_deleted].map(|at| text_of(target, at)));
+    for set in key_sets(target, block, rows.iter().copied()) {
+        let sql = format!(
+            "SELECT {} FROM {} WHERE ({key}) IN ({set}) AND {low} < {}",
+            select.join(", "),
+            client.qualified(target.table),
+            name(&target.version),
+        );
+        for row in client.query_bytes(&sql, deadline())? {
+            let (key, row) = read_row(target, row).ok_or_else(|| malformed(target))?;
+            let StoredRow { version, is_deleted, .. } = row;
+            found.entry(key).or_default().push(Found { version, is_deleted });
         }
     }
     Ok(found)
@@ -191,12 +224,12 @@ pub(super) fn number<T: FromStr>(text: &[u8]) -> Option<T> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// The keys of the block as sets for `IN`, each of which fits into a statement; a single key above
+/// The keys of these rows as sets for `IN`, each of which fits into a statement; a single key above
 /// the limit makes a set of its own.
 ///
 /// An array for each column: ClickHouse reads an array of constants at once, and a tuple of
 /// constants as an expression each, which takes 20 times as long (measured with 26.9).
-fn key_sets(target: &Target, block: &Block) -> Vec<String> {
+fn key_sets(target: &Target, block: &Block, rows: impl IntoIterator<Item = usize>) -> Vec<String> {
     let mut sets = Vec::new();
     let (mut columns, mut bytes, mut keys) = (vec![String::new(); target.order_by.len()], 0, 0);
     let mut close = |columns: &mut Vec<String>| {
@@ -212,7 +245,7 @@ fn key_sets(target: &Target, block: &Block) -> Vec<String> {
         };
         sets.push(format!("SELECT arrayJoin({set})"));
     };
-    for row in 0..block.rows() {
+    for row in rows {
         if KEYS_MAX <= keys || (0 < keys && LITERAL_BYTES_MAX <= bytes) {
             close(&mut columns);
             (bytes, keys) = (0, 0);
@@ -284,18 +317,22 @@ mod tests {
         block
     }
 
+    fn all_key_sets(target: &Target, block: &Block) -> Vec<String> {
+        key_sets(target, block, 0..block.rows())
+    }
+
     #[test]
     fn keys_are_asked_for_in_arrays_of_quoted_values() {
         let mapping = Runs { payloads: true, fingerprints: true };
         let [runs, payloads] = mapping.targets() else { panic!("two tables") };
         assert_eq!(
-            key_sets(runs, &block(runs, 2, "r")),
+            all_key_sets(runs, &block(runs, 2, "r")),
             ["SELECT arrayJoin(arrayZip(['o\\'1','o\\'1'], ['p','p'], ['e','e'], \
               arrayMap(ticks -> reinterpret(toInt64(ticks), 'DateTime64(3)'), [-5,-5]), \
               ['r0','r1']))"]
         );
-        assert_eq!(key_sets(payloads, &block(payloads, 1, "r")), ["SELECT arrayJoin(['r0'])"]);
-        assert_eq!(key_sets(runs, &block(runs, 0, "r")), [""; 0]);
+        assert_eq!(all_key_sets(payloads, &block(payloads, 1, "r")), ["SELECT arrayJoin(['r0'])"]);
+        assert_eq!(all_key_sets(runs, &block(runs, 0, "r")), [""; 0]);
     }
 
     #[test]
@@ -305,7 +342,7 @@ mod tests {
         let large = "x".repeat(1_000);
         for (target, count, id) in [(runs, 5_000, "r"), (payloads, 4_001, "r"), (runs, 400, &large)]
         {
-            let sets = key_sets(target, &block(target, count, id));
+            let sets = all_key_sets(target, &block(target, count, id));
             assert!(1 < sets.len());
             assert!(sets.iter().all(|set| set.len() < 200 * 1024));
             let named: usize = sets.iter().map(|set| set.matches(id).count()).sum();

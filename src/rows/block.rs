@@ -101,6 +101,14 @@ impl Block {
         &self.values[column]
     }
 
+    /// Another value for a row that is there.
+    pub fn set_u64(&mut self, column: usize, row: usize, value: u64) {
+        match &mut self.values[column] {
+            Values::U64(values) => values[row] = value,
+            other => unreachable!("{other:?} holds no such number"),
+        }
+    }
+
     fn take_next(&mut self, kind: Kind) -> &mut Values {
         let spec = self.specs[self.next];
         assert_eq!(spec.kind, kind, "column `{}` is filled with its own kind", spec.name);

@@ -64,6 +64,30 @@ pub struct Assembled {
     pub rows_gone: u64,
     /// Tombstones left out because ClickHouse never had the row.
     pub tombstones_of_nothing: u64,
+    /// Rows that ClickHouse may have a later tombstone for: see [`Entry::ask_below`].
+    ///
+    /// [`Entry::ask_below`]: super::fold::Entry::ask_below
+    pub asked: Vec<Asked>,
+}
+
+/// What an entry whose key may have been removed above it came to.
+#[derive(Debug)]
+pub struct Asked {
+    pub entry: usize,
+    /// A target, and a row of its block.
+    pub rows: Vec<(usize, usize)>,
+    kept: Range<usize>,
+}
+
+impl Assembled {
+    /// Gives all that `self.asked[asked]` came to another version.
+    pub fn set_version(&mut self, targets: &[Target], asked: usize, version: u64) {
+        let Asked { rows, kept, .. } = &self.asked[asked];
+        for &(target, row) in rows {
+            self.blocks[target].set_u64(targets[target].version, row, version);
+        }
+        self.notes.kept[kept.clone()].iter_mut().for_each(|kept| kept.version = version);
+    }
 }
 
 pub fn wanted(mapping: &dyn Mapping, folded: &Folded<'_>, updates: Updates) -> Wanted {
@@ -131,8 +155,13 @@ pub fn assemble_into(
     part: Range<usize>,
 ) -> Result<Assembled, ValueError> {
     let targets = mapping.targets();
-    let mut assembled =
-        Assembled { blocks, notes: Notes::default(), rows_gone: 0, tombstones_of_nothing: 0 };
+    let mut assembled = Assembled {
+        blocks,
+        notes: Notes::default(),
+        rows_gone: 0,
+        tombstones_of_nothing: 0,
+        asked: Vec::new(),
+    };
     let mut others = targets.iter().zip(&assembled.blocks).skip(1);
     let deletes = others.all(|(target, block)| takes_deletes(target, block.shape()));
     let before = |index: &usize| *index < part.start;
@@ -154,7 +183,7 @@ pub fn assemble_into(
                 Stamp { version, deleted: true, row: true, first: deletes }
             }
         };
-        let Assembled { blocks, notes, .. } = &mut assembled;
+        let Assembled { blocks, notes, asked, .. } = &mut assembled;
         if lookups.next_if_eq(&index).is_some() {
             let keys = found.keys.get(&index).map_or(&[][..], Vec::as_slice);
             for key in keys {
@@ -179,7 +208,17 @@ pub fn assemble_into(
                 }
             }
         }
+        if entry.ask_below.is_none() {
+            mapping.append(&row, stamp, blocks, notes)?;
+            continue;
+        }
+        let (before, kept) = (blocks.iter().map(Block::rows).collect::<Vec<_>>(), notes.kept.len());
         mapping.append(&row, stamp, blocks, notes)?;
+        let rows = blocks.iter().zip(before).enumerate();
+        let rows =
+            rows.flat_map(|(at, (block, before))| (before..block.rows()).map(move |row| (at, row)));
+        let kept = kept..notes.kept.len();
+        asked.push(Asked { entry: index, rows: rows.collect(), kept });
     }
     Ok(assembled)
 }

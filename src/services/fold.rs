@@ -16,6 +16,8 @@ pub struct Change<'a> {
     pub lsn: Lsn,
     pub xid: u32,
     pub plan: &'a Plan,
+    /// ClickHouse may have a tombstone of the key that came before, with a position below this.
+    pub ask_below: Option<Lsn>,
 }
 
 /// The rows a batch comes to.
@@ -35,6 +37,8 @@ pub struct Entry<'a> {
     pub kind: EntryKind,
     /// A later change of the same key took its place.
     pub superseded: bool,
+    /// Of an `Insert`, see [`Change::ask_below`]. Not where the batch itself removes the row later.
+    pub ask_below: Option<Lsn>,
     plan: &'a Plan,
     /// The new row; of a tombstone the old one; of a look-up the key alone.
     image: Tuple<'a>,
@@ -72,6 +76,7 @@ pub fn fold<'a>(
     let mut fold = Fold {
         source,
         latest: HashMap::with_capacity(rows),
+        asked: HashMap::new(),
         folded: Folded { entries, inserts: 0, updates: 0, deletes: 0 },
     };
     for change in changes {
@@ -84,6 +89,8 @@ struct Fold<'a, 's> {
     source: &'s Source,
     /// The last entry of each id.
     latest: HashMap<&'a [u8], usize>,
+    /// The entries with [`Entry::ask_below`], by id.
+    asked: HashMap<&'a [u8], usize>,
     folded: Folded<'a>,
 }
 
@@ -204,6 +211,11 @@ impl<'a> Fold<'a, '_> {
     ) -> Result<(), DecodeError> {
         let before = self.row_of(id);
         self.supersede(id);
+        if let Some(entry) = self.asked.remove(id) {
+            // The tombstone covers the row wherever it was written. It may be in ClickHouse from an
+            // earlier delivery, and is not to be outranked.
+            self.folded.entries[entry].ask_below = None;
+        }
         match (old, before) {
             (Old::Row(row), _) => self.add(change, id, EntryKind::Tombstone, row, Older::Nowhere),
             (Old::Key(_), Some(entry)) if self.is_known_from_its_start(entry) => {
@@ -243,10 +255,15 @@ impl<'a> Fold<'a, '_> {
         image: Tuple<'a>,
         older: Older<'a>,
     ) {
-        let Change { lsn, xid, plan, .. } = change;
+        let Change { lsn, xid, plan, ask_below, .. } = change;
         self.latest.insert(id, self.folded.entries.len());
+        let ask_below = ask_below.filter(|_| kind == EntryKind::Insert);
+        if ask_below.is_some() {
+            self.asked.insert(id, self.folded.entries.len());
+        }
         let superseded = false;
-        self.folded.entries.push(Entry { id, lsn, xid, kind, superseded, plan, image, older });
+        let entry = Entry { id, lsn, xid, kind, superseded, ask_below, plan, image, older };
+        self.folded.entries.push(entry);
     }
 
     /// The live row that the batch already holds for this id.

@@ -65,8 +65,13 @@ fn key_of(id: &str) -> Vec<V<'_>> {
 
 /// Folds messages whose LSNs are 1, 2, 3...
 fn folded<'a>(plan: &'a Plan, messages: &'a [Vec<u8>]) -> Folded<'a> {
-    let changes =
-        (1..).zip(messages).map(|(lsn, message)| Change { message, lsn: Lsn(lsn), xid: 1, plan });
+    let changes = (1..).zip(messages).map(|(lsn, message)| Change {
+        message,
+        lsn: Lsn(lsn),
+        xid: 1,
+        plan,
+        ask_below: None,
+    });
     fold(Sessions.source(), changes).unwrap()
 }
 
@@ -346,7 +351,8 @@ fn a_row_without_an_owner_is_not_one_that_is_written() {
 #[test]
 fn a_version_beyond_its_type_is_refused() {
     let (plan, message) = (plan(), insert("a", "1"));
-    let change = Change { message: &message, lsn: Lsn(u64::MAX - 1), xid: 1, plan: &plan };
+    let change =
+        Change { message: &message, lsn: Lsn(u64::MAX - 1), xid: 1, plan: &plan, ask_below: None };
     let folded = fold(Sessions.source(), [change]).unwrap();
     let with_shift = |shift| {
         let (wanted, found) = (Wanted::default(), Found::default());
@@ -381,7 +387,7 @@ fn a_row_that_the_batch_only_updates_is_looked_up_when_it_is_deleted() {
 fn a_tuple_of_another_width_is_refused() {
     let plan = plan();
     let message = testing::insert(TABLE, &[V::Text("a")]);
-    let change = Change { message: &message, lsn: Lsn(1), xid: 1, plan: &plan };
+    let change = Change { message: &message, lsn: Lsn(1), xid: 1, plan: &plan, ask_below: None };
     assert!(fold(Sessions.source(), [change]).is_err());
 }
 
@@ -450,6 +456,7 @@ fn what_a_past_version_of_the_relation_lacks_is_read_again() {
             lsn: Lsn(lsn),
             xid: 1,
             plan,
+            ask_below: None,
         });
         let folded = fold(source, changes).unwrap();
         let wanted = super::assemble::wanted(&Sessions, &folded, Updates::AsUpdates);
@@ -494,6 +501,7 @@ fn a_run_that_moves_to_another_sorting_key_keeps_its_payload() {
             lsn: Lsn(lsn),
             xid: 1,
             plan: &plan,
+            ask_below: None,
         });
         let folded = fold(RUNS.source(), changes).unwrap();
         let wanted = wanted(&RUNS, &folded, Updates::AsUpdates);
@@ -521,7 +529,8 @@ fn an_update_under_a_repair_brings_the_payload_too() {
         (payload(V::Unchanged), Updates::AsUpdates, 0, 0),
         (payload(V::Unchanged), Updates::AsFirst, 1, 1),
     ] {
-        let change = Change { message: &message, lsn: Lsn(1), xid: 1, plan: &plan };
+        let change =
+            Change { message: &message, lsn: Lsn(1), xid: 1, plan: &plan, ask_below: None };
         let folded = fold(RUNS.source(), [change]).unwrap();
         let wanted = wanted(&RUNS, &folded, updates);
         assert_eq!(wanted.rereads.len(), rereads, "{updates:?}");

@@ -173,6 +173,8 @@ pub struct Plan {
     unknown: Places,
     /// Its rows have a value for each column of the source.
     is_whole: bool,
+    /// The column of the relation that has the key.
+    id_column: usize,
 }
 
 /// The relation does not have what the mapping needs.
@@ -258,12 +260,18 @@ impl Plan {
             }
         }
         let is_whole = types.iter().all(Option::is_some);
-        (Plan { places, types, unknown, is_whole }, refusal)
+        // Without it the relation is refused.
+        let id_column = places.iter().position(|place| *place == Some(source.key.id)).unwrap_or(0);
+        (Plan { places, types, unknown, is_whole, id_column }, refusal)
     }
 
     /// The columns whose values its rows do not have.
     pub fn unknown(&self) -> Places {
         self.unknown
+    }
+
+    pub fn id_column(&self) -> usize {
+        self.id_column
     }
 
     pub fn type_of(&self, place: usize) -> Option<Oid> {

@@ -291,6 +291,7 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
             primary: &primary,
             application_name: &application_name,
             shared,
+            position: &position,
             metrics,
         };
         part.spawn("wal_watch", move || {

@@ -6,7 +6,7 @@
 use super::lsn::Lsn;
 use super::relation::{Column, Oid, Relation, ReplicaIdentity};
 use super::time::PgTime;
-use super::tuple::Tuple;
+use super::tuple::{Datum, Tuple};
 use super::wire::{DecodeError, Wire};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +86,46 @@ impl<'a> Message<'a> {
         };
         wire.end("message")?;
         Ok(message)
+    }
+}
+
+/// The keys that a change takes away and brings; an UPDATE that leaves its row the key has neither.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Keys<'a> {
+    pub gone: Option<&'a [u8]>,
+    pub come: Option<&'a [u8]>,
+}
+
+/// Of an INSERT, UPDATE or DELETE whose relation has the key in `column`. It looks at no more of
+/// the message than it must.
+pub fn keys(payload: &[u8], column: usize) -> Result<Keys<'_>, DecodeError> {
+    let mut wire = Wire::new(payload);
+    let tag = wire.take_u8("message tag")?;
+    wire.take_u32("relation of a change")?;
+    let kind = wire.take_u8("tuple kind")?;
+    let first = || Ok(key(Tuple::parse_one(&wire, column)?));
+    match (tag, kind) {
+        (b'I', _) => Ok(Keys { gone: None, come: first()? }),
+        (b'D', _) => Ok(Keys { gone: first()?, come: None }),
+        (_, b'K' | b'O') => {
+            let gone = first()?;
+            Tuple::parse(&mut wire)?;
+            wire.take_u8("tuple kind")?;
+            match key(Tuple::parse_one(&wire, column)?) {
+                Some(come) if gone.is_some_and(|gone| gone != come) => {
+                    Ok(Keys { gone, come: Some(come) })
+                }
+                _ => Ok(Keys::default()),
+            }
+        }
+        _ => Ok(Keys::default()),
+    }
+}
+
+fn key(datum: Datum<'_>) -> Option<&[u8]> {
+    match datum {
+        Datum::Text(key) | Datum::Binary(key) => Some(key),
+        Datum::Null | Datum::Unchanged => None,
     }
 }
 

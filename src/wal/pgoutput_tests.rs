@@ -2,9 +2,28 @@
 
 use proptest::prelude::*;
 
-use super::pgoutput::{Message, Old};
+use super::pgoutput::{Keys, Message, Old, keys};
 use super::testing::{self, V};
 use super::{Datum, DecodeError, Lsn, Oid, PgTime, Tuple};
+
+#[test]
+fn the_keys_that_a_change_takes_away_and_brings() {
+    let (a, b) = ([V::Null, V::Text("a")], [V::Unchanged, V::Binary(b"b")]);
+    let none = Keys::default();
+    let (gone, come) = (Some(&b"a"[..]), Some(&b"b"[..]));
+    for (message, expected) in [
+        (testing::insert(Oid(7), &b), Keys { come, ..none }),
+        (testing::delete(Oid(7), b'K', &a), Keys { gone, ..none }),
+        (testing::delete(Oid(7), b'O', &a), Keys { gone, ..none }),
+        (testing::update(Oid(7), None, &a), none),
+        (testing::update(Oid(7), Some((b'O', &a)), &a), none),
+        (testing::update(Oid(7), Some((b'O', &a)), &b), Keys { gone, come }),
+        (testing::update(Oid(7), Some((b'K', &a)), &b), Keys { gone, come }),
+        (testing::update(Oid(7), Some((b'K', &a)), &[V::Null, V::Unchanged]), none),
+    ] {
+        assert_eq!(keys(&message, 1), Ok(expected), "{message:?}");
+    }
+}
 
 fn samples() -> Vec<Vec<u8>> {
     let values = [V::Text("a"), V::Null, V::Unchanged, V::Binary(&[1, 2])];
@@ -98,6 +117,7 @@ proptest! {
         let place = place % sample.len();
         sample[place] = byte;
         let _ = Message::parse(&sample);
+        let _ = keys(&sample, 1);
     }
 
     #[test]

@@ -31,6 +31,18 @@ impl<'a> Tuple<'a> {
         Ok(Tuple { columns, bytes, has_unchanged })
     }
 
+    /// One column, without a look at those behind it.
+    pub fn parse_one(wire: &Wire<'a>, column: usize) -> Result<Datum<'a>, DecodeError> {
+        let mut wire = *wire;
+        let columns = wire.take_u16("tuple column count")?;
+        let before = u16::try_from(column).ok().filter(|column| *column < columns);
+        let datum = before
+            .and_then(|before| walk(before, wire.rest()))
+            .and_then(|(walked, _)| split_datum(wire.rest().get(walked..)?));
+        let (datum, _) = datum.ok_or(DecodeError::BadValue { context: "tuple columns" })?;
+        Ok(datum)
+    }
+
     pub fn columns(&self) -> usize {
         usize::from(self.columns)
     }
@@ -171,6 +183,9 @@ mod tests {
                     tuple.each(|column, datum| each.push((column, datum)));
                     prop_assert_eq!(each, datums.iter().copied().enumerate().collect::<Vec<_>>());
                     prop_assert_eq!(tuple.columns(), datums.len());
+                    let one = |column| Tuple::parse_one(&Wire::new(&bytes), column).ok();
+                    let one: Vec<_> = (0..=datums.len()).map_while(one).collect();
+                    prop_assert_eq!(&one, &datums);
                     prop_assert_eq!(tuple.has_unchanged(), datums.contains(&Datum::Unchanged));
                     prop_assert_eq!(Ok(datums), expected);
                     prop_assert_eq!(wire.rest(), expected_wire.rest());

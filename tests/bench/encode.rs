@@ -74,9 +74,13 @@ impl Batch {
 
     fn changes(&self) -> impl Iterator<Item = Change<'_>> {
         self.frames.messages().map(|data| match FromServer::parse(data) {
-            Ok(FromServer::XLogData { wal_start, payload, .. }) => {
-                Change { message: payload, lsn: wal_start, xid: 1, plan: &self.plan }
-            }
+            Ok(FromServer::XLogData { wal_start, payload, .. }) => Change {
+                message: payload,
+                lsn: wal_start,
+                xid: 1,
+                plan: &self.plan,
+                ask_below: None,
+            },
             other => unreachable!("{other:?}"),
         })
     }

@@ -106,6 +106,7 @@ impl<'a> Changes<'a> {
             lsn: at.lsn,
             xid: at.xid,
             plan: &self.plans[at.plan],
+            ask_below: None,
         });
         fold(self.mapping.source(), changes)
     }

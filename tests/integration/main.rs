@@ -74,6 +74,8 @@ mod refused;
 mod repairs;
 /// What a working day brings: inserts, updates, deletes, batches, metrics.
 mod replicates;
+/// Keys that are used again while somebody waits for them.
+mod reused_keys;
 /// The source table changes under the stream.
 mod schema_changes;
 /// What is stored is told apart from what would be written.

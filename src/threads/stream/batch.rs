@@ -14,6 +14,8 @@ pub struct Batch {
     /// The blocks that the changes lie in.
     pub frames: Vec<Arc<Frames>>,
     pub changes: Vec<ChangeAt>,
+    /// In the order of `changes`.
+    pub asks: Vec<Ask>,
     /// The versions of the relation that the changes were written under.
     pub plans: Vec<Arc<Plan>>,
     /// When the transactions that end in this batch were committed.
@@ -22,9 +24,20 @@ pub struct Batch {
     pub bytes: usize,
 }
 
+/// A change brings a row of a key that may have been removed above it, where this session has not
+/// seen it.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask {
+    /// Index into `Batch::changes`.
+    pub change: usize,
+    /// The tombstone lies below.
+    pub below: Lsn,
+}
+
 /// Where a change lies: kept small, since a batch may hold a million.
 #[derive(Debug, Clone, Copy)]
 pub struct ChangeAt {
+    /// Of its record, or above where an earlier removal of its key lies above.
     pub lsn: Lsn,
     pub xid: u32,
     /// Index into `Batch::frames`.

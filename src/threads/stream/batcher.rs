@@ -12,21 +12,25 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, never, select};
 
-use super::batch::{Batch, ChangeAt};
+use super::batch::{Ask, Batch, ChangeAt};
 use super::position::Position;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::batches::{Batches, Limits};
 use crate::machines::progress::{BatchId, Progress};
+use crate::machines::removals::{self, Place, Removals};
 use crate::metrics::ServiceMetrics;
 use crate::postgres::frames::Frames;
 use crate::services::source::{Plan, Source, Types};
 use crate::threads::shared::{Pace, Shared};
 use crate::wal::copy_both::FromServer;
-use crate::wal::pgoutput::Message;
+use crate::wal::pgoutput::{self, Keys, Message};
 use crate::wal::{Lsn, Oid, PgTime, Relation};
 
 /// How often a drain is noticed while nothing else happens.
 const NOTICE_EVERY: std::time::Duration = std::time::Duration::from_millis(50);
+/// For the removals of some 170,000 keys such as those of runs; beyond that ClickHouse is asked.
+const REMOVALS: removals::Limits =
+    removals::Limits { generations: 8, generation_bytes: 2 * 1024 * 1024 };
 
 pub struct Batcher<'a> {
     pub service: &'static str,
@@ -64,6 +68,7 @@ struct State<'a> {
     batches: Batches,
     progress: Progress,
     open: Open,
+    removals: Removals,
     relations: HashMap<Oid, Known>,
     plans: Vec<Arc<Plan>>,
     /// Of the open transaction.
@@ -92,6 +97,7 @@ struct Open {
     oldest: Option<PgTime>,
     frames: Vec<Arc<Frames>>,
     changes: Vec<ChangeAt>,
+    asks: Vec<Ask>,
     commit_times: Vec<PgTime>,
     bytes: usize,
 }
@@ -103,6 +109,7 @@ pub fn run(with: Batcher<'_>, channels: Channels) -> Result<()> {
         batches: Batches::new(with.limits),
         progress: Progress::resume(with.resume),
         open: Open::default(),
+        removals: Removals::resume(with.resume, REMOVALS),
         relations: HashMap::new(),
         plans: Vec::new(),
         xid: 0,
@@ -189,7 +196,9 @@ impl State<'_> {
                 Some(Known::Ours(plan)) => {
                     self.progress.on_row()?;
                     let length = u32::try_from(payload.len()).map_err(|e| bug(e.to_string()))?;
-                    let change = ChangeAt { lsn, xid: self.xid, frame, start, length, plan: *plan };
+                    let plan = *plan;
+                    let lsn = self.place(lsn, payload, plan)?;
+                    let change = ChangeAt { lsn, xid: self.xid, frame, start, length, plan };
                     self.open.changes.push(change);
                     self.open.oldest.get_or_insert(self.commit_time);
                     self.has_rows = true;
@@ -225,6 +234,39 @@ impl State<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Where the change stands among those of its key.
+    #[inline]
+    fn place(&mut self, lsn: Lsn, payload: &[u8], plan: u32) -> Result<Lsn> {
+        let concerns_keys = match *payload {
+            [b'I', ..] => !self.removals.is_above_all(lsn),
+            // Without an old tuple the key is what it was.
+            [b'U', _, _, _, _, kind, ..] => kind != b'N',
+            _ => true,
+        };
+        if concerns_keys { self.place_by_key(lsn, payload, plan) } else { Ok(lsn) }
+    }
+
+    fn place_by_key(&mut self, lsn: Lsn, payload: &[u8], plan: u32) -> Result<Lsn> {
+        let column = self.plans[plan as usize].id_column();
+        let Keys { gone, come } = pgoutput::keys(payload, column).map_err(|e| self.malformed(e))?;
+        let place = come.map_or(Place::AsWritten, |key| self.removals.place(lsn, key));
+        let lsn = match place {
+            Place::AsWritten => lsn,
+            Place::Above(above) => {
+                self.with.metrics.reused_keys.inc();
+                above
+            }
+            Place::Ask { below } => {
+                self.open.asks.push(Ask { change: self.open.changes.len(), below });
+                lsn
+            }
+        };
+        if let Some(key) = gone {
+            self.removals.on_removed(lsn, key, self.next_batch);
+        }
+        Ok(lsn)
     }
 
     fn on_relation(&mut self, relation: Relation) -> Result<()> {
@@ -291,11 +333,11 @@ impl State<'_> {
         self.batches.cut(now);
         let cut = self.progress.on_batch_cut();
         let open = std::mem::take(&mut self.open);
-        let Open { oldest, frames, changes, commit_times, bytes } = open;
+        let Open { oldest, frames, changes, asks, commit_times, bytes } = open;
         self.in_flight.push(InFlight { id: cut.id, bytes, oldest });
         self.next_batch = BatchId(cut.id.0 + 1);
         self.with.position.set_upper(cut.upper);
-        Batch { cut, frames, changes, plans: self.plans.clone(), commit_times, bytes }
+        Batch { cut, frames, changes, asks, plans: self.plans.clone(), commit_times, bytes }
     }
 
     fn on_flushed(&mut self, id: BatchId) -> Result<()> {
@@ -304,7 +346,10 @@ impl State<'_> {
         self.in_flight.retain(|in_flight| in_flight.id != id);
         // Ids are handed out in order, so all below the oldest in flight are durable.
         let oldest = self.in_flight.iter().map(|in_flight| in_flight.id).min();
-        self.with.shared.set_durable_below(oldest.unwrap_or(self.next_batch));
+        let durable_below = oldest.unwrap_or(self.next_batch);
+        self.with.shared.set_durable_below(durable_below);
+        self.removals.on_durable_below(durable_below);
+        self.removals.on_restart_lsn(self.with.position.restart_lsn());
         Ok(())
     }
 

@@ -101,9 +101,9 @@ struct Values {
     as_of: Lsn,
 }
 
-struct Open<'a> {
-    with: &'a Flusher<'a>,
-    client: Client,
+pub(super) struct Open<'a> {
+    pub(super) with: &'a Flusher<'a>,
+    pub(super) client: Client,
     /// Opened when a value must be read again, which with REPLICA IDENTITY FULL is never.
     sql: Option<Sql>,
     landings: Vec<Landing<'a>>,
@@ -115,10 +115,11 @@ struct Open<'a> {
 impl Open<'_> {
     fn flush(&mut self, batch: Batch) -> Result<()> {
         let (with, started_at) = (self.with, Instant::now());
-        let Batch { cut, frames, changes, plans, commit_times, .. } = batch;
+        let Batch { cut, frames, changes, asks, plans, commit_times, .. } = batch;
         let doing = || format!("map the changes of service `{}`", with.ground.service);
         let folded = {
-            let changes = changes.iter().map(|at| {
+            let mut asks = asks.iter().peekable();
+            let changes = changes.iter().enumerate().map(|(index, at)| {
                 let bytes = frames[at.frame as usize].bytes();
                 let start = at.start as usize;
                 Change {
@@ -126,6 +127,7 @@ impl Open<'_> {
                     lsn: at.lsn,
                     xid: at.xid,
                     plan: &plans[at.plan as usize],
+                    ask_below: asks.next_if(|ask| ask.change == index).map(|ask| ask.below),
                 }
             });
             fold(with.mapping.source(), changes)
@@ -150,8 +152,9 @@ impl Open<'_> {
             let (mapping, shift) = (with.mapping, with.version_shift);
             let blocks = self.blocks.take().unwrap_or_else(|| new_blocks(mapping, with.shapes));
             let part = begin..end;
-            let part = assemble_into(blocks, mapping, &folded, &wanted, &found, shift, part)
+            let mut part = assemble_into(blocks, mapping, &folded, &wanted, &found, shift, part)
                 .map_err(|e| Error::new(ErrorKind::Protocol, doing()).because(e))?;
+            let upper = upper.max(self.outrank_tombstones(&folded, &mut part)?);
             if end == folded.entries.len() {
                 break (upper, part);
             }
@@ -244,7 +247,7 @@ impl Open<'_> {
         Ok((values, end))
     }
 
-    fn ask_until_visible(&mut self, request: &Request<'_>) -> Result<Rows> {
+    pub(super) fn ask_until_visible(&mut self, request: &Request<'_>) -> Result<Rows> {
         let (with, sql) = (self.with, &mut self.sql);
         let mut waits = 0_u32;
         loop {
@@ -439,6 +442,7 @@ mod tests {
             bytes: message.len(),
             frames: vec![Arc::new(Frames::from_bytes(message))],
             changes: vec![change],
+            asks: vec![],
             plans: vec![Arc::new(plan)],
             commit_times: vec![],
         }

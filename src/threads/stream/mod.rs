@@ -6,4 +6,5 @@ pub mod confirmer;
 pub mod flusher;
 pub mod landing;
 pub mod position;
+pub mod reused;
 pub mod wal_reader;

@@ -18,6 +18,8 @@ pub struct Position {
     /// Postgres asked for a reply since the confirmer last looked.
     asked: AtomicBool,
     confirmed: AtomicU64,
+    /// No transaction that is still to come has written anything below this.
+    restart_lsn: AtomicU64,
     /// Wakes the confirmer. One place is enough: a second poke says nothing new.
     poke: Sender<()>,
     pokes: Receiver<()>,
@@ -33,6 +35,7 @@ impl Position {
             rows_flushed: AtomicBool::new(false),
             asked: AtomicBool::new(false),
             confirmed: AtomicU64::new(confirmed.0),
+            restart_lsn: AtomicU64::new(0),
             poke,
             pokes,
         }
@@ -87,6 +90,15 @@ impl Position {
 
     pub fn set_confirmed(&self, confirmed: Lsn) {
         self.confirmed.fetch_max(confirmed.0, Ordering::AcqRel);
+    }
+
+    pub fn restart_lsn(&self) -> Lsn {
+        Lsn(self.restart_lsn.load(Ordering::Acquire))
+    }
+
+    /// As the server shows it of our slot while we stream from it.
+    pub fn set_restart_lsn(&self, restart_lsn: Lsn) {
+        self.restart_lsn.fetch_max(restart_lsn.0, Ordering::AcqRel);
     }
 
     pub fn poke(&self) {

@@ -13,6 +13,8 @@ use crate::postgres::primary::Primary;
 use crate::postgres::slot;
 use crate::postgres::sql::Sql;
 use crate::threads::shared::{Pace, Shared};
+use crate::threads::stream::position::Position;
+use crate::wal::Lsn;
 
 pub const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// Connecting and asking. A session that ends waits for it.
@@ -24,6 +26,7 @@ pub struct WalWatch<'a> {
     pub primary: &'a Primary,
     pub application_name: &'a str,
     pub shared: &'a Shared,
+    pub position: &'a Position,
     pub metrics: &'a ServiceMetrics,
 }
 
@@ -43,13 +46,22 @@ impl WalWatch<'_> {
     fn look(&self) -> Result<()> {
         let deadline = Instant::now() + LOOK_TIMEOUT;
         let mut sql = self.primary.sql(self.application_name, deadline)?;
-        look(&mut sql, self.slot, self.metrics, deadline)
+        if let Some(restart_lsn) = look(&mut sql, self.slot, self.metrics, deadline)? {
+            self.position.set_restart_lsn(restart_lsn);
+        }
+        Ok(())
     }
 }
 
-/// One look, by whoever has a session at hand.
-pub fn look(sql: &mut Sql, slot: &str, metrics: &ServiceMetrics, deadline: Instant) -> Result<()> {
-    if let Some(retained) = slot::retained(sql, slot, deadline)? {
+/// One look, by whoever has a session at hand. Returns the slot's `restart_lsn`.
+pub fn look(
+    sql: &mut Sql,
+    slot: &str,
+    metrics: &ServiceMetrics,
+    deadline: Instant,
+) -> Result<Option<Lsn>> {
+    let retained = slot::retained(sql, slot, deadline)?;
+    if let Some(retained) = &retained {
         metrics.on_server_wal(ServerWal {
             lsn: retained.flushed,
             retained_bytes: retained.bytes(),
@@ -58,5 +70,5 @@ pub fn look(sql: &mut Sql, slot: &str, metrics: &ServiceMetrics, deadline: Insta
             limit_bytes: retained.limit_bytes,
         });
     }
-    Ok(())
+    Ok(retained.and_then(|retained| retained.restart_lsn))
 }

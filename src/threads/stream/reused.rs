@@ -1,0 +1,107 @@
+//! Rows whose key may have been removed above them by a transaction that this session has not seen:
+//! asks ClickHouse for the tombstones, and Postgres whether the rows are there. What that means is
+//! for [`outranking`](crate::machines::removals::outranking) to say.
+
+use std::time::Instant;
+
+use super::flusher::Open;
+use super::landing::Ground;
+use crate::clickhouse::Client;
+use crate::clickhouse::stored::{has_versions, key_of, versions_of};
+use crate::error::Result;
+use crate::machines::removals::outranking;
+use crate::postgres::reread::Request;
+use crate::rows::column::Values;
+use crate::services::assemble::Assembled;
+use crate::services::fold::Folded;
+use crate::services::mapping::Target;
+use crate::wal::Lsn;
+
+/// A row, as an index into [`Assembled::asked`], and the version that would outrank what is there.
+type Outranking = (usize, u64);
+
+impl Open<'_> {
+    /// Raises rows above a tombstone of their key that lies above them, where Postgres has the row.
+    /// Returns how far the commits reach that this tells of.
+    pub(super) fn outrank_tombstones(
+        &mut self,
+        folded: &Folded<'_>,
+        part: &mut Assembled,
+    ) -> Result<Lsn> {
+        if part.asked.is_empty() {
+            return Ok(Lsn(0));
+        }
+        let with = self.with;
+        let (targets, source) = (with.mapping.targets(), with.mapping.source());
+        let (client, shift) = (&mut self.client, with.version_shift);
+        let found = find_tombstones(&with.ground, client, targets, folded, part, shift)?;
+        if found.is_empty() {
+            return Ok(Lsn(0));
+        }
+        let entry = |asked: usize| &folded.entries[part.asked[asked].entry];
+        let mut xids: Vec<u32> = found.iter().map(|(asked, _)| entry(*asked).xid).collect();
+        xids.sort_unstable();
+        xids.dedup();
+        let ids: hashbrown::HashSet<&[u8]> =
+            found.iter().map(|(asked, _)| entry(*asked).id).collect();
+        let request = Request {
+            table: with.source,
+            key_column: source.columns[source.key.id].name,
+            columns: &[],
+            keys: &Vec::from_iter(ids),
+            xids: &xids,
+            bytes_max: usize::MAX,
+        };
+        let rows = self.ask_until_visible(&request)?;
+        for (asked, version) in found {
+            if rows.found.contains_key(folded.entries[part.asked[asked].entry].id) {
+                part.set_version(targets, asked, version);
+                with.ground.metrics.reused_keys.inc();
+            }
+        }
+        Ok(if rows.is_as_streamed { Lsn(0) } else { rows.as_of.insert_lsn })
+    }
+}
+
+/// Those of `part.asked` for whose key a target has a later tombstone.
+fn find_tombstones(
+    ground: &Ground<'_>,
+    client: &mut Client,
+    targets: &[Target],
+    folded: &Folded<'_>,
+    part: &Assembled,
+    shift: u64,
+) -> Result<Vec<Outranking>> {
+    let mut found = vec![None; part.asked.len()];
+    let below = |asked: usize| {
+        let below = folded.entries[part.asked[asked].entry].ask_below;
+        below.map_or(0, |below| below.0.saturating_add(shift))
+    };
+    for (at, target) in targets.iter().enumerate() {
+        let block = &part.blocks[at];
+        // A table without versions holds no tombstones.
+        if !has_versions(target, |column| block.is_present(column)) {
+            continue;
+        }
+        let asked: Vec<(usize, usize)> = (part.asked.iter().enumerate())
+            .flat_map(|(asked, of)| of.rows.iter().map(move |row| (asked, *row)))
+            .filter_map(|(asked, (target, row))| (target == at).then_some((asked, row)))
+            .collect();
+        let Values::U64(own) = block.values(target.version) else {
+            unreachable!("versions are numbers");
+        };
+        let Some(low) = asked.iter().map(|(_, row)| own[*row]).min() else { continue };
+        let rows: Vec<usize> = asked.iter().map(|(_, row)| *row).collect();
+        let timeout = ground.clickhouse.request_timeout;
+        let deadline = || Instant::now() + timeout;
+        let versions =
+            ground.retry(|| versions_of(client, target, block, &rows, low, deadline), |_| false)?;
+        for (asked, row) in asked {
+            if let Some(there) = versions.get(&key_of(target, block, row)) {
+                found[asked] = found[asked].max(outranking(own[row], below(asked), there));
+            }
+        }
+    }
+    let found = found.into_iter().enumerate();
+    Ok(found.filter_map(|(asked, version)| Some((asked, version?))).collect())
+}
