@@ -259,7 +259,9 @@ fn hosts_whose_tables_are_not_the_same_are_not_both_used() {
 #[test]
 fn where_others_may_have_written_the_replica_catches_up_again() {
     let ids: [&[u8]; 1] = [b"x"];
-    let look = |client: &mut Client| find_sort_keys(client, "t", "k", &ids, soon()).unwrap();
+    let look = |client: &mut Client| {
+        find_sort_keys(client, "t", "k", &ids, &[], soon, &mut Vec::new()).unwrap();
+    };
     let asked_once = [(200, ""), (200, "")];
     let a = Host::start(&[(200, ENGINE), (200, PATH)]);
     a.will(&asked_once);

@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use walhouse::clickhouse::client::{quote_bytes, quote_name};
 use walhouse::clickhouse::hosts::Hosts;
-use walhouse::clickhouse::lookup::{SortKey, find_sort_keys};
+use walhouse::clickhouse::lookup::find_sort_keys;
 use walhouse::clickhouse::params::InsertStrategy;
+use walhouse::clickhouse::partitions::{Partition, partitions};
 use walhouse::clickhouse::refused::{RefusedPart, RefusedRow};
 use walhouse::clickhouse::state::StateRow;
 use walhouse::clickhouse::{
@@ -24,6 +25,7 @@ use walhouse::clickhouse::{
 };
 use walhouse::error::{Error, ErrorKind};
 use walhouse::secret::Secret;
+use walhouse::services::mapping::BareKey;
 use walhouse::wal::Lsn;
 
 // ---- the engine ----
@@ -646,15 +648,12 @@ fn sorting_keys_are_found_by_id_alone_dead_or_alive() {
     insert(b"other", "p", 5, 1, 0);
 
     let ids: [&[u8]; 7] = [b"live", b"gone", b"back", b"moved", b"split", odd, b"never"];
-    let mut found =
-        find_sort_keys(&mut place.client, "sessions_v1", "session_id", &ids, soon()).unwrap();
+    let mut found = Vec::new();
+    let (table, column) = ("sessions_v1", "session_id");
+    find_sort_keys(&mut place.client, table, column, &ids, &[], soon, &mut found).unwrap();
     found.sort();
-    let key = |id: &[u8], project: &str, created_at_ms: i64| SortKey {
-        id: id.to_vec(),
-        organization_id: b"o".to_vec(),
-        project_id: project.as_bytes().to_vec(),
-        environment_id: b"e".to_vec(),
-        created_at_ms,
+    let key = |id: &[u8], project: &str, created_at: i64| {
+        BareKey::new(id, b"o", project.as_bytes(), b"e", created_at)
     };
     let mut expected = vec![
         key(b"live", "p", 1_700_000_000_123),
@@ -671,10 +670,10 @@ fn sorting_keys_are_found_by_id_alone_dead_or_alive() {
 }
 
 #[test]
-fn thousands_of_ids_are_found() {
+fn as_many_ids_as_a_mass_delete_has_are_found() {
     let mut place = place();
     tables::ensure(&mut place.client, &tables::TASK_RUNS, true, soon()).unwrap();
-    let rows = 12_000;
+    let rows = 60_000;
     let ids: Vec<String> = (0..rows).map(|n| format!("run_{n:021}")).collect();
     let at: Vec<i64> = (0..rows).collect();
     let block = Block::of(ids.len())
@@ -683,11 +682,26 @@ fn thousands_of_ids_are_found() {
         .numbers("_version", "UInt64", &at);
     place.insert("task_runs_v2", &block).unwrap();
     let wanted: Vec<&[u8]> = ids.iter().map(String::as_bytes).collect();
-    let found =
-        find_sort_keys(&mut place.client, "task_runs_v2", "run_id", &wanted, soon()).unwrap();
-    let mut times: Vec<i64> = found.iter().map(|key| key.created_at_ms).collect();
-    times.sort_unstable();
-    assert_eq!(times, at);
+    let (table, column) = ("task_runs_v2", "run_id");
+    let mut found = Vec::new();
+    find_sort_keys(&mut place.client, table, column, &wanted, &[], soon, &mut found).unwrap();
+    found.sort();
+    let expected =
+        ids.iter().zip(&at).map(|(id, at)| BareKey::new(id.as_bytes(), b"", b"", b"", *at));
+    assert_eq!(found, expected.collect::<Vec<_>>());
+
+    // One partition after the other finds the same: here all are of one month.
+    let partitions = partitions(&mut place.client, table, soon()).unwrap();
+    let [Partition { id, rows }] = partitions.as_slice() else { panic!("{partitions:?}") };
+    assert_eq!(*rows, 60_000);
+    let mut again = Vec::new();
+    for among in [id.clone(), "190001".to_owned()] {
+        let among = [among];
+        find_sort_keys(&mut place.client, table, column, &wanted, &among, soon, &mut again)
+            .unwrap();
+    }
+    again.sort();
+    assert_eq!(again, found);
 }
 
 // ---- connections ----

@@ -35,8 +35,10 @@ mod slots;
 #[path = "postgres_sql/table_reading.rs"]
 mod table_reading;
 
+const SOON: Duration = Duration::from_secs(20);
+
 fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(20)
+    Instant::now() + SOON
 }
 
 fn params(port: u16, database: &str) -> Params {

@@ -7,7 +7,7 @@
 #
 #   primary NAME [KEY=VALUE...]    a Postgres that runs, with the source tables
 #   standby NAME FROM              a physical standby that runs and streams
-#   services_up                    Redis and ClickHouse
+#   services_up [ARGUMENT...]      Redis and ClickHouse; the arguments are for clickhouse-front
 #   instance NAME [VARIABLE=VALUE...]   walhouse as it starts, no more; see await_streaming
 #   load_begin, load_end, load_grows N  the write load, and N more transactions of it
 #   opening [standby]              all of that: primary `a`, standby `b`, instance `one`, load
@@ -108,7 +108,7 @@ has_replayed() {
 
 services_up() {
     redis_start "$STAGE/redis" 0 || broken "Redis does not start"
-    clickhouse_start "$STAGE/clickhouse" 0 || broken "ClickHouse does not start"
+    clickhouse_start "$STAGE/clickhouse" 0 "$@" || broken "ClickHouse does not start"
     CLICKHOUSE=${SERVER_URL%%\?*}
 }
 

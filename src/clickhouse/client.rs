@@ -17,7 +17,7 @@ use super::hosts::Hosts;
 use super::insert_settings::{self, JSON_TYPE, JSON_TYPE_OLD, Unknown};
 use super::params::Params;
 use super::refusal::{Refusal, Verdict};
-use super::text::parse_rows;
+use super::text::{BytesRow, each_row, parse_rows};
 pub use super::text::{quote_bytes, quote_name};
 use super::transport::{Failure, Transport, certificate_hint};
 use crate::error::{Error, ErrorKind, Result};
@@ -45,6 +45,8 @@ pub enum InsertError {
 const FRAME_BYTES: usize = 1 << 20;
 /// Of what is not compressed, so that it is still in the cache when it goes to the socket.
 const PLAIN_BYTES: usize = 1 << 18;
+/// What ClickHouse parses of a statement by default is a little more (`max_query_size`, 256 KiB).
+const STATEMENT_BYTES_PLAIN: usize = 250_000;
 /// By it a query is known as ours.
 pub const QUERY_ID_PREFIX: &str = "walhouse-";
 
@@ -162,6 +164,19 @@ impl Client {
         self.rows(sql, &[], deadline)
     }
 
+    /// As [`Client::query_bytes`], for many rows: `take` is given one after the other, and has
+    /// `None` for one that is not what was asked for.
+    pub(super) fn query_each(
+        &mut self,
+        sql: &str,
+        settings: &[(&str, &str)],
+        deadline: Instant,
+        take: impl FnMut(BytesRow) -> Option<()>,
+    ) -> Result<()> {
+        let answer = self.select(sql, settings, deadline)?;
+        each_row(&answer, take).ok_or_else(malformed_answer)
+    }
+
     fn rows(
         &mut self,
         sql: &str,
@@ -169,10 +184,7 @@ impl Client {
         deadline: Instant,
     ) -> Result<Vec<Vec<Option<Vec<u8>>>>> {
         let answer = self.select(sql, settings, deadline)?;
-        parse_rows(&answer).ok_or_else(|| {
-            Error::new(ErrorKind::Protocol, "read an answer of ClickHouse")
-                .because("its rows are not what was asked for")
-        })
+        parse_rows(&answer).ok_or_else(malformed_answer)
     }
 
     /// Sends `block`, the bytes of one or more Native blocks holding exactly `columns`, and waits
@@ -298,6 +310,10 @@ impl Client {
                 ("wait_end_of_query", "1"),
             ];
             parameters.extend_from_slice(settings);
+            let bytes_max = (2 * sql.len()).to_string();
+            if STATEMENT_BYTES_PLAIN < sql.len() {
+                parameters.push(("max_query_size", &bytes_max));
+            }
             if sql.starts_with("CREATE TABLE") {
                 let name = if self.unknown.contains(JSON_TYPE) { JSON_TYPE_OLD } else { JSON_TYPE };
                 if !self.unknown.contains(name) {
@@ -415,6 +431,11 @@ fn refused(doing: String, refusal: Refusal) -> Error {
         Some(hint) => error.hint(hint),
         None => error,
     }
+}
+
+fn malformed_answer() -> Error {
+    Error::new(ErrorKind::Protocol, "read an answer of ClickHouse")
+        .because("its rows are not what was asked for")
 }
 
 fn not_clickhouse(endpoint: &str) -> Error {

@@ -13,6 +13,7 @@ mod insert_settings;
 pub mod lookup;
 pub mod own_tables;
 pub mod params;
+pub mod partitions;
 pub mod refusal;
 pub mod refused;
 pub mod repairs;

@@ -14,6 +14,7 @@
 use std::time::Instant;
 
 use super::client::{Client, quote_bytes, quote_name};
+use super::partitions::{self, Partition, partitions};
 use super::stored::{live_keys_where, malformed, number};
 use super::tables::read_shape;
 use crate::error::Result;
@@ -32,12 +33,6 @@ pub enum BoundValue {
 /// The last key of a slice, or what would stand there: a value for each column of the key, in the
 /// order of its [`Slicer`].
 pub type Bound = Vec<BoundValue>;
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Partition {
-    pub id: String,
-    pub rows: u64,
-}
 
 /// The keys of one partition that are after one bound and not after another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,18 +68,7 @@ impl<'a> Slicer<'a> {
     }
 
     pub fn partitions(&self, client: &mut Client, deadline: Instant) -> Result<Vec<Partition>> {
-        let sql = format!(
-            "SELECT _partition_id, toString(count()) FROM {} GROUP BY _partition_id \
-             ORDER BY _partition_id",
-            client.qualified(self.target.table)
-        );
-        let rows = client.query(&sql, deadline)?.into_iter();
-        rows.map(|row| {
-            let [id, rows] = <[Option<String>; 2]>::try_from(row).ok()?;
-            Some(Partition { id: id?, rows: rows?.parse().ok()? })
-        })
-        .collect::<Option<_>>()
-        .ok_or_else(|| malformed(self.target))
+        partitions(client, self.target.table, deadline)
     }
 
     /// The partition's keys, or those after a bound, cut so that each slice has about `rows_max`
@@ -157,7 +141,7 @@ impl<'a> Slicer<'a> {
     }
 
     fn is_in(&self, partition_id: &str, after: Option<&Bound>) -> String {
-        let mut condition = format!("_partition_id = {}", quote_bytes(partition_id.as_bytes()));
+        let mut condition = partitions::is_in([partition_id]);
         if let Some(after) = after {
             condition.push_str(&format!(" AND ({})", self.is_after(after)));
         }

@@ -20,14 +20,27 @@ pub fn quote_bytes(bytes: &[u8]) -> String {
     literal
 }
 
+/// One row of an answer; `None` is NULL.
+pub type BytesRow = Vec<Option<Vec<u8>>>;
+
 /// Rows of TabSeparated. `None` if the last line is cut or an escape is unknown.
-pub fn parse_rows(answer: &[u8]) -> Option<Vec<Vec<Option<Vec<u8>>>>> {
+pub fn parse_rows(answer: &[u8]) -> Option<Vec<BytesRow>> {
+    let mut rows = Vec::new();
+    each_row(answer, |row| {
+        rows.push(row);
+        Some(())
+    })?;
+    Some(rows)
+}
+
+/// The same one by one, for an answer of many rows; it ends where `take` has none.
+pub fn each_row(answer: &[u8], mut take: impl FnMut(BytesRow) -> Option<()>) -> Option<()> {
     let Some(body) = answer.strip_suffix(b"\n") else {
-        return answer.is_empty().then(Vec::new);
+        return answer.is_empty().then_some(());
     };
-    body.split(|byte| *byte == b'\n')
-        .map(|line| line.split(|byte| *byte == b'\t').map(parse_value).collect())
-        .collect()
+    body.split(|byte| *byte == b'\n').try_for_each(|line| {
+        take(line.split(|byte| *byte == b'\t').map(parse_value).collect::<Option<_>>()?)
+    })
 }
 
 fn parse_value(text: &[u8]) -> Option<Option<Vec<u8>>> {

@@ -17,6 +17,7 @@ pub mod lifecycle;
 pub mod lineage;
 #[cfg(test)]
 mod model;
+pub mod portions;
 pub mod prng;
 pub mod progress;
 pub mod pulse;

@@ -13,7 +13,7 @@
 //! and no row that is there looks deleted. The lock is the one that any SELECT takes.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::source_table::SourceTable;
 use super::sql::{Row, Sql, SqlError, ident, literal, protocol};
@@ -56,8 +56,9 @@ pub enum Reread {
 pub struct Rows {
     /// Per key the columns asked for.
     pub found: HashMap<Vec<u8>, TextValues>,
-    /// How many of the keys, from the first, this answers. One that is answered and not found has
-    /// been deleted since. The rest did not fit into `bytes_max`: ask again for them.
+    /// How many of the keys, from the first, this answers: one at least. One that is answered and
+    /// not found has been deleted since. For the rest there was no room in `bytes_max`, or no time:
+    /// ask again for them.
     pub answered: usize,
     /// The commits that this may tell of.
     pub as_of: AsOf,
@@ -75,10 +76,12 @@ fn text_of(key: &[u8]) -> Option<&str> {
     std::str::from_utf8(key).ok().filter(|key| !key.contains('\0'))
 }
 
-/// All keys are read in one snapshot.
-pub fn reread(sql: &mut Sql, request: &Request, deadline: Instant) -> Result<Reread> {
-    read_in_snapshot(sql, request, deadline).map_err(|error| {
-        sql.roll_back(deadline);
+/// What is answered is read in one snapshot. Each statement has `timeout`; once that has passed
+/// since the first one no other is begun, however many keys are left: a slow server's answers are
+/// kept, and its snapshot is not held for long.
+pub fn reread(sql: &mut Sql, request: &Request, timeout: Duration) -> Result<Reread> {
+    read_in_snapshot(sql, request, timeout).map_err(|error| {
+        sql.roll_back(Instant::now() + timeout);
         error.doing(format!("read unchanged values again from table `{}`", request.table.name))
     })
 }
@@ -86,8 +89,10 @@ pub fn reread(sql: &mut Sql, request: &Request, deadline: Instant) -> Result<Rer
 fn read_in_snapshot(
     sql: &mut Sql,
     request: &Request,
-    deadline: Instant,
+    timeout: Duration,
 ) -> std::result::Result<Reread, SqlError> {
+    let until = Instant::now() + timeout;
+    let deadline = || Instant::now() + timeout;
     // The LSNs by a statement of their own: one that takes the snapshot might read them first.
     let begin = format!(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE {} IN ACCESS SHARE MODE; \
@@ -95,7 +100,7 @@ fn read_in_snapshot(
         request.table.rows(),
         literal(&request.table.name.quoted())
     );
-    let answers = sql.try_rows(&begin, deadline)?;
+    let answers = sql.try_rows(&begin, deadline())?;
     let [snapshot, as_of] = answers.as_slice() else {
         return Err(protocol("expected one row with the snapshot and one about it"));
     };
@@ -108,18 +113,18 @@ fn read_in_snapshot(
     }
     let transactions = request.xids.iter().filter(|xid| !snapshot.is_ended(**xid)).count();
     if transactions > 0 {
-        sql.try_rows("ROLLBACK", deadline)?;
+        sql.try_rows("ROLLBACK", deadline())?;
         return Ok(Reread::NotYetVisible { transactions });
     }
     let found = HashMap::with_capacity(request.keys.len());
     let mut rows = Rows { found, answered: 0, as_of, is_as_streamed: true };
     let (mut bytes, mut keys_max) = (0, KEYS_OF_FIRST_STATEMENT);
     while let Some(rest) = request.keys.get(rows.answered..).filter(|rest| !rest.is_empty())
-        && (bytes < request.bytes_max || rows.answered == 0)
+        && (rows.answered == 0 || bytes < request.bytes_max && Instant::now() < until)
     {
         let keys = rest.get(..keys_max).unwrap_or(rest);
         let before = bytes;
-        let found = sql.try_rows(&select(request, keys)?, deadline)?;
+        let found = sql.try_rows(&select(request, keys)?, deadline())?;
         rows.is_as_streamed &= found.len() == keys.len();
         for row in found {
             let (key, xmin, values) = read_row(&row, request.columns.len())?;
@@ -131,7 +136,7 @@ fn read_in_snapshot(
         let room = request.bytes_max.saturating_sub(bytes).min(STATEMENT_BYTES);
         keys_max = next_keys_max(keys.len(), bytes - before, room);
     }
-    sql.try_rows("COMMIT", deadline)?;
+    sql.try_rows("COMMIT", deadline())?;
     Ok(Reread::Rows(rows))
 }
 

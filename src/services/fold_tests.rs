@@ -244,10 +244,7 @@ fn parts_of_a_batch_come_to_what_the_whole_does() {
     ];
     let folded = folded(&plan, &messages);
     let wanted = wanted(&Sessions, &folded, Updates::AsUpdates);
-    let key = |id: &str| {
-        let text = |text: &str| text.as_bytes().to_vec();
-        vec![BareKey::new(text(id), text("org"), text("project"), text("environment"), 0)]
-    };
+    let key = |id: &str| vec![BareKey::new(id.as_bytes(), b"org", b"project", b"environment", 0)];
     let found = Found {
         values: HashMap::from([0, 4].map(|entry| (entry, [Some(b"5".to_vec())].into()))),
         keys: HashMap::from([(1, key("b")), (3, key("d"))]),
@@ -285,13 +282,7 @@ fn a_tombstone_of_an_unknown_row_is_looked_up() {
     let wanted = wanted(&Sessions, &folded, Updates::AsUpdates);
     assert_eq!(wanted.lookups, [0]);
     let key = |organization: &str| {
-        BareKey::new(
-            b"a".to_vec(),
-            organization.as_bytes().to_vec(),
-            b"p".to_vec(),
-            b"e".to_vec(),
-            1_704_067_200_123,
-        )
+        BareKey::new(b"a", organization.as_bytes(), b"p", b"e", 1_704_067_200_123)
     };
     let found =
         Found { keys: HashMap::from([(0, vec![key("org1"), key("org2")])]), ..Found::default() };

@@ -21,3 +21,4 @@ pub mod sessions;
 pub mod source;
 pub mod tombstone;
 pub mod trial;
+pub mod weight;

@@ -23,6 +23,7 @@ use super::lease_watch::LeaseWatch;
 use super::outage::Delays;
 use super::shared::{PanicGuard, Shared, stopped};
 use super::start::prepare::{self, Prepared};
+use super::stream::batch::ChangeAt;
 use super::stream::batcher::{self, Batcher};
 use super::stream::confirmer::{self, Confirmer};
 use super::stream::flusher::{self, Flusher};
@@ -43,6 +44,7 @@ use crate::machines::lifecycle::Input;
 use crate::machines::status;
 use crate::metrics::ServiceMetrics;
 use crate::postgres::failover_slot::Failover;
+use crate::services::weight::Weight;
 use crate::wal::{Lsn, Oid};
 
 /// Blocks between reader and batcher, of 256 KiB unless a single message is larger; more would only
@@ -196,6 +198,7 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
         table_oid: Oid(source.oid),
         table_checked_at: source_checked_at,
         limits: limits(config),
+        weight: Weight::new(mapping, size_of::<ChangeAt>()),
         flushers: config.flush.concurrency,
         resume,
         shared,

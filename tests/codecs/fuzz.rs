@@ -225,7 +225,7 @@ fn check_batch(rng: &mut Rng, mapping: &'static dyn Mapping, changes: &Changes<'
     for &entry in &wanted.lookups {
         let key = |rng: &mut Rng| {
             let [id, organization, project, environment] = std::array::from_fn(|_| word(rng));
-            BareKey::new(id, organization, project, environment, rng.i64(..))
+            BareKey::new(&id, &organization, &project, &environment, rng.i64(..))
         };
         let keys = (0..rng.usize(..3)).map(|_| key(rng)).collect();
         found.keys.insert(entry, keys);

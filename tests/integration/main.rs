@@ -62,6 +62,8 @@ mod identity;
 mod initial_backfill;
 /// What an INSERT comes to when its answer, its size or a view is at fault.
 mod landing;
+/// Deletes by the hundred thousand, of rows whose keys have to be looked up.
+mod mass_delete;
 /// The comparison of both sides finds what is planted: without this, no other test says much.
 mod oracle_finds;
 /// Payloads of runs that are not there.

@@ -1,6 +1,6 @@
 use std::collections::HashSet;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use walhouse::error::ErrorKind;
 use walhouse::postgres::reread::{Request, Reread, Rows, reread};
@@ -8,7 +8,7 @@ use walhouse::postgres::source_table::{SourceTable, TableName};
 use walhouse::postgres::sql::{Sql, literal};
 
 use super::server::{Server, database};
-use super::{connect, expect_error, params, run, soon, value, wait_until};
+use super::{SOON, connect, expect_error, params, run, soon, value, wait_until};
 
 fn name() -> TableName {
     TableName::new("s'c\"h", "t ü")
@@ -72,7 +72,7 @@ fn values_come_as_logical_decoding_prints_them() {
         xids: &[],
         bytes_max: usize::MAX,
     };
-    let answer = rows(reread(&mut sql, &request, soon()).unwrap());
+    let answer = rows(reread(&mut sql, &request, SOON).unwrap());
     assert_eq!(answer.answered, 3);
     assert_eq!(answer.found.len(), 2);
     assert_eq!(*answer.found[&b"nulls"[..]], [const { None }; 8]);
@@ -87,6 +87,40 @@ fn values_come_as_logical_decoding_prints_them() {
         hex.extend(text.bytes().map(|byte| format!("{byte:02x}")));
         assert!(insert.contains(&hex), "{text} is not in {insert}");
     }
+}
+
+/// Goal: however long all of them take, no statement has to be done again.
+#[test]
+fn what_a_slow_server_has_answered_is_kept() {
+    let (_, mut sql) = database();
+    run(
+        &mut sql,
+        "CREATE SCHEMA s; CREATE TABLE s.fast (id text PRIMARY KEY, v text); \
+         INSERT INTO s.fast SELECT n, n FROM generate_series(1, 3000) n; \
+         CREATE VIEW s.slow AS SELECT id, xmin, v FROM s.fast WHERE pg_sleep(0.001) IS NOT NULL; SET enable_seqscan = off",
+    );
+    let table = SourceTable::inspect(&mut sql, &TableName::new("s", "fast"), soon()).unwrap();
+    let oid = value(&mut sql, "SELECT 's.slow'::regclass::oid").parse().unwrap();
+    let table = SourceTable { name: TableName::new("s", "slow"), oid, ..table };
+    let keys: Vec<String> = (1..=3000).map(|n| n.to_string()).collect();
+    let keys: Vec<&[u8]> = keys.iter().map(String::as_bytes).collect();
+    let (mut left, mut rounds) = (&keys[..], 0);
+    while !left.is_empty() {
+        let request = Request {
+            table: &table,
+            key_column: "id",
+            columns: &["v"],
+            keys: left,
+            xids: &[],
+            bytes_max: usize::MAX,
+        };
+        // All of them take three seconds and more; a statement of 500 takes half a one.
+        let some = rows(reread(&mut sql, &request, Duration::from_millis(1500)).unwrap());
+        assert_eq!(some.found.len(), some.answered);
+        left = &left[some.answered..];
+        rounds += 1;
+    }
+    assert!(1 < rounds, "it was not slow");
 }
 
 #[test]
@@ -112,14 +146,14 @@ fn many_keys_come_from_one_snapshot_and_within_the_memory_allowed() {
         xids: &[],
         bytes_max,
     };
-    let all = rows(reread(&mut sql, &request(&keys, usize::MAX), soon()).unwrap());
+    let all = rows(reread(&mut sql, &request(&keys, usize::MAX), SOON).unwrap());
     assert_eq!((all.found.len(), all.answered), (1000, 1100));
 
     let mut found = HashSet::new();
     let mut left = &keys[..];
     let mut rounds = 0;
     while !left.is_empty() {
-        let some = rows(reread(&mut sql, &request(left, 250_000), soon()).unwrap());
+        let some = rows(reread(&mut sql, &request(left, 250_000), SOON).unwrap());
         assert!(
             some.found.values().flat_map(|row| row.iter()).flatten().map(Vec::len).sum::<usize>()
                 <= 350_000
@@ -131,7 +165,7 @@ fn many_keys_come_from_one_snapshot_and_within_the_memory_allowed() {
     assert_eq!(found.len(), 1000);
     // A megabyte in quarters, each approached with care.
     assert!((4..=6).contains(&rounds), "{rounds}");
-    let none = rows(reread(&mut sql, &request(&[], 0), soon()).unwrap());
+    let none = rows(reread(&mut sql, &request(&[], 0), SOON).unwrap());
     assert_eq!((none.found.len(), none.answered), (0, 0));
 }
 
@@ -153,7 +187,7 @@ fn rows_of_a_table_that_inherits_are_not_the_tables() {
         xids: &[],
         bytes_max: usize::MAX,
     };
-    let found = rows(reread(&mut sql, &request, soon()).unwrap()).found;
+    let found = rows(reread(&mut sql, &request, SOON).unwrap()).found;
     assert_eq!(found.into_keys().collect::<Vec<_>>(), [b"own"]);
 }
 
@@ -170,13 +204,13 @@ fn a_refused_read_leaves_the_session_fit_for_the_next() {
         xids: &[],
         bytes_max: 1,
     };
-    expect_error(reread(&mut sql, &request, soon()), ErrorKind::Setup, "SQLSTATE 42703");
+    expect_error(reread(&mut sql, &request, SOON), ErrorKind::Setup, "SQLSTATE 42703");
     request.columns = &["doc"];
-    assert_eq!(rows(reread(&mut sql, &request, soon()).unwrap()).answered, 1);
+    assert_eq!(rows(reread(&mut sql, &request, SOON).unwrap()).answered, 1);
     request.keys = &[b"\xff"];
-    expect_error(reread(&mut sql, &request, soon()), ErrorKind::Protocol, "not UTF-8");
+    expect_error(reread(&mut sql, &request, SOON), ErrorKind::Protocol, "not UTF-8");
     request.keys = &[b"k"];
-    assert_eq!(rows(reread(&mut sql, &request, soon()).unwrap()).answered, 1);
+    assert_eq!(rows(reread(&mut sql, &request, SOON).unwrap()).answered, 1);
 }
 
 /// Goal: a row that is there never looks deleted.
@@ -201,7 +235,7 @@ fn a_table_that_is_rewritten_meanwhile_keeps_its_rows() {
             xids: &[],
             bytes_max: usize::MAX,
         };
-        reread(sql, &request, soon())
+        reread(sql, &request, SOON)
     };
     let of_thread = table.clone();
     let reading = thread::spawn(move || {
@@ -271,11 +305,11 @@ fn a_change_that_is_streamed_before_it_is_visible_is_not_read_yet() {
         bytes_max: usize::MAX,
     };
     assert_eq!(
-        reread(&mut sql, &request, soon()).unwrap(),
+        reread(&mut sql, &request, SOON).unwrap(),
         Reread::NotYetVisible { transactions: 1 }
     );
     // What a read that does not ask would have taken for true: the old row, and a deleted one.
-    let unasked = rows(reread(&mut sql, &Request { xids: &[], ..request }, soon()).unwrap());
+    let unasked = rows(reread(&mut sql, &Request { xids: &[], ..request }, SOON).unwrap());
     assert_eq!(*unasked.found[&b"k"[..]], [Some(b"f".to_vec())]);
     assert!(!unasked.found.contains_key(&b"new"[..]));
 
@@ -283,16 +317,16 @@ fn a_change_that_is_streamed_before_it_is_visible_is_not_read_yet() {
     run(&mut sql, &format!("SELECT pg_cancel_backend({})", waiting.0));
     let mut last = None;
     wait_until("the transaction is visible", || {
-        last = Some(reread(&mut sql, &request, soon()).unwrap());
+        last = Some(reread(&mut sql, &request, SOON).unwrap());
         matches!(last, Some(Reread::Rows(_)))
     });
     let answer = rows(last.unwrap());
     assert!(answer.is_as_streamed, "both keys are as that transaction left them");
     let other = Request { xids: &[xid.wrapping_sub(1)], ..request };
-    let newer = rows(reread(&mut sql, &other, soon()).unwrap());
+    let newer = rows(reread(&mut sql, &other, SOON).unwrap());
     assert!(!newer.is_as_streamed && newer.as_of.insert_lsn >= newer.as_of.flush_lsn);
     let gone = Request { keys: &[b"k", b"never there"], ..request };
-    assert!(!rows(reread(&mut sql, &gone, soon()).unwrap()).is_as_streamed);
+    assert!(!rows(reread(&mut sql, &gone, SOON).unwrap()).is_as_streamed);
     assert_eq!(*answer.found[&b"k"[..]], [Some(b"t".to_vec())]);
     assert_eq!(*answer.found[&b"new"[..]], [None]);
     waiting.1.join().unwrap().unwrap();

@@ -181,6 +181,12 @@ impl Clickhouse {
         hits.sum()
     }
 
+    /// The user's settings profile from now on; see the front's `--help`.
+    #[track_caller]
+    pub fn set_profile(&self, profile: &str) {
+        self.hook("POST", &format!("/_test/profile?{profile}"));
+    }
+
     #[track_caller]
     fn hook(&self, method: &str, path: &str) -> String {
         assert!(self.is_front(), "only a front has faults");

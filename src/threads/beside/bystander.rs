@@ -38,7 +38,7 @@ use crate::threads::stream::position::Position;
 use crate::wal::Lsn;
 
 /// One statement against Postgres.
-const SQL_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const SQL_TIMEOUT: Duration = Duration::from_secs(60);
 /// No lock is held that could be lost.
 const LEASE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 /// How soon it is seen that the stream has come further.

@@ -21,6 +21,7 @@ use crate::machines::removals::{self, Place, Removals};
 use crate::metrics::ServiceMetrics;
 use crate::postgres::frames::Frames;
 use crate::services::source::{Plan, Source, Types};
+use crate::services::weight::Weight;
 use crate::threads::shared::{Pace, Shared};
 use crate::wal::copy_both::FromServer;
 use crate::wal::pgoutput::{self, Keys, Message};
@@ -42,6 +43,7 @@ pub struct Batcher<'a> {
     /// Up to here the WAL was written when the catalog had the table as it should be.
     pub table_checked_at: Lsn,
     pub limits: Limits,
+    pub weight: Weight,
     pub flushers: usize,
     pub resume: Lsn,
     pub shared: &'a Shared,
@@ -99,6 +101,9 @@ struct Open {
     changes: Vec<ChangeAt>,
     asks: Vec<Ask>,
     commit_times: Vec<PgTime>,
+    /// What its changes come to, beside the bytes that they came as.
+    weight: usize,
+    /// Memory held, once they have.
     bytes: usize,
 }
 
@@ -168,7 +173,7 @@ impl State<'_> {
         let bytes = frames.bytes_held();
         self.with.metrics.received_bytes.inc_by(frames.bytes_len() as u64);
         let frames = Arc::new(frames);
-        let before = self.open.changes.len();
+        let (before, weight_before) = (self.open.changes.len(), self.open.weight);
         let frame = u32::try_from(self.open.frames.len()).map_err(|e| bug(e.to_string()))?;
         for data in frames.messages() {
             match FromServer::parse(data).map_err(|e| self.malformed(e))? {
@@ -182,6 +187,7 @@ impl State<'_> {
         let rows = self.open.changes.len() - before;
         if 0 < rows {
             self.open.frames.push(frames);
+            let bytes = bytes + (self.open.weight - weight_before);
             self.open.bytes += bytes;
             self.batches.push(now, rows, bytes);
         }
@@ -200,6 +206,7 @@ impl State<'_> {
                     let lsn = self.place(lsn, payload, plan)?;
                     let change = ChangeAt { lsn, xid: self.xid, frame, start, length, plan };
                     self.open.changes.push(change);
+                    self.open.weight += self.with.weight.of(payload);
                     self.open.oldest.get_or_insert(self.commit_time);
                     self.has_rows = true;
                 }
@@ -333,7 +340,7 @@ impl State<'_> {
         self.batches.cut(now);
         let cut = self.progress.on_batch_cut();
         let open = std::mem::take(&mut self.open);
-        let Open { oldest, frames, changes, asks, commit_times, bytes } = open;
+        let Open { oldest, frames, changes, asks, commit_times, bytes, .. } = open;
         self.in_flight.push(InFlight { id: cut.id, bytes, oldest });
         self.next_batch = BatchId(cut.id.0 + 1);
         self.with.position.set_upper(cut.upper);
@@ -441,6 +448,7 @@ mod tests {
             table_oid: TABLE,
             table_checked_at: Lsn(0),
             limits,
+            weight: Weight::new(&Sessions, size_of::<ChangeAt>()),
             flushers: 1,
             resume: Lsn(0),
             shared: &shared,

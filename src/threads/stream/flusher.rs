@@ -14,8 +14,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::batch::Batch;
 use super::landing::{Ground, Landing};
+use super::look_up::LookUps;
 use crate::clickhouse::Client;
-use crate::clickhouse::lookup::{find_live, find_sort_keys};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::progress::BatchId;
 use crate::postgres::primary::Primary;
@@ -23,13 +23,10 @@ use crate::postgres::reread::{Request, Reread, Rows, reread};
 use crate::postgres::source_table::SourceTable;
 use crate::postgres::sql::Sql;
 use crate::rows::{Block, Shape};
-use crate::services::assemble::{
-    Assembled, Found, Wanted, assemble_into, new_blocks, takes_deletes, wanted,
-};
+use crate::services::assemble::{Assembled, Found, Wanted, assemble_into, new_blocks, wanted};
 use crate::services::fold::{Change, Folded, fold};
-use crate::services::mapping::{BareKey, Mapping};
+use crate::services::mapping::Mapping;
 use crate::services::source::TextValues;
-use crate::services::tombstone::LiveKey;
 use crate::threads::as_of::wait_until_flushed;
 use crate::wal::{Lsn, PgTime};
 
@@ -65,6 +62,7 @@ pub fn run(with: &Flusher<'_>, batches: &Receiver<Batch>, flushed: &Sender<Batch
         client: Client::connect(with.ground.clickhouse)?,
         sql: None,
         landings: with.ground.landings(with.mapping.targets()),
+        look_ups: LookUps::default(),
         blocks: None,
         with,
     };
@@ -107,6 +105,7 @@ pub(super) struct Open<'a> {
     /// Opened when a value must be read again, which with REPLICA IDENTITY FULL is never.
     sql: Option<Sql>,
     landings: Vec<Landing<'a>>,
+    look_ups: LookUps,
     /// Those of the batch before, emptied: their memory is the next one's, so that a busy stream
     /// does not have it given and taken away by the kernel all the time.
     blocks: Option<Vec<Block>>,
@@ -140,8 +139,16 @@ impl Open<'_> {
         if !wanted.lookups.is_empty() {
             // An INSERT that the DELETE ends may be in an earlier batch still on its way.
             with.ground.shared.wait_for_batches_before(cut.id)?;
-            found.keys = self.look_up(&folded, &wanted)?;
-            found.strays = self.look_for_strays(&folded, &wanted, &found)?;
+            let (client, shapes) = (&mut self.client, with.shapes);
+            self.look_ups.find(
+                &with.ground,
+                client,
+                with.mapping,
+                shapes,
+                &folded,
+                &wanted,
+                &mut found,
+            )?;
         }
         let mut begin = 0;
         let (upper, last) = loop {
@@ -284,78 +291,6 @@ impl Open<'_> {
         }
     }
 
-    /// Finds under which sorting keys ClickHouse has the rows of bare tombstones.
-    fn look_up(
-        &mut self,
-        folded: &Folded<'_>,
-        wanted: &Wanted,
-    ) -> Result<hashbrown::HashMap<usize, Vec<BareKey>>> {
-        let with = self.with;
-        let target = &with.mapping.targets()[0];
-        let ids: Vec<&[u8]> =
-            wanted.lookups.iter().map(|&entry| folded.entries[entry].id).collect();
-        let client = &mut self.client;
-        let timeout = with.ground.clickhouse.request_timeout;
-        let keys = with.ground.retry(
-            || {
-                let deadline = Instant::now() + timeout;
-                find_sort_keys(client, target.table, target.id_name(), &ids, deadline)
-            },
-            |_| false,
-        )?;
-        with.ground.metrics.deletes_looked_up.inc_by(ids.len() as u64);
-        // A batch may end a hundred thousand rows.
-        let mut by_id = hashbrown::HashMap::<&[u8], Vec<BareKey>>::new();
-        for key in &keys {
-            by_id.entry(&key.id).or_default().push(BareKey::new(
-                key.id.clone(),
-                key.organization_id.clone(),
-                key.project_id.clone(),
-                key.environment_id.clone(),
-                key.created_at_ms,
-            ));
-        }
-        let by_entry: hashbrown::HashMap<usize, Vec<BareKey>> = wanted
-            .lookups
-            .iter()
-            .filter_map(|&entry| Some((entry, by_id.get(folded.entries[entry].id)?.clone())))
-            .collect();
-        Ok(by_entry)
-    }
-
-    /// A row may be missing in the first table and stand in another one: it was refused there, or a
-    /// session died between two parts of a batch. Its tombstone must not be forgotten for that.
-    fn look_for_strays(
-        &mut self,
-        folded: &Folded<'_>,
-        wanted: &Wanted,
-        found: &Found,
-    ) -> Result<hashbrown::HashMap<usize, Vec<(usize, LiveKey)>>> {
-        let with = self.with;
-        let missing = || wanted.lookups.iter().filter(|entry| !found.keys.contains_key(*entry));
-        let ids: Vec<&[u8]> = missing().map(|&entry| folded.entries[entry].id).collect();
-        let mut strays = hashbrown::HashMap::<usize, Vec<(usize, LiveKey)>>::new();
-        let targets = with.mapping.targets().iter().zip(with.shapes).enumerate().skip(1);
-        for (index, (target, _)) in targets.filter(|(_, (t, shape))| takes_deletes(t, shape)) {
-            if ids.is_empty() {
-                break;
-            }
-            let client = &mut self.client;
-            let timeout = with.ground.clickhouse.request_timeout;
-            let live = with
-                .ground
-                .retry(|| find_live(client, target, &ids, Instant::now() + timeout), |_| false)?;
-            let by_id: hashbrown::HashMap<&[u8], &LiveKey> =
-                live.iter().map(|live| (live.id(target), live)).collect();
-            for &entry in missing() {
-                if let Some(live) = by_id.get(folded.entries[entry].id) {
-                    strays.entry(entry).or_default().push((index, (*live).clone()));
-                }
-            }
-        }
-        Ok(strays)
-    }
-
     fn count(&self, folded: &Folded<'_>, wanted: &Wanted) {
         let metrics = self.with.ground.metrics;
         metrics.inserts.inc_by(folded.inserts);
@@ -373,16 +308,16 @@ impl Open<'_> {
 }
 
 fn ask(sql: &mut Option<Sql>, with: &Flusher<'_>, request: &Request<'_>) -> Result<Reread> {
-    let deadline = Instant::now() + SQL_TIMEOUT;
+    let deadline = || Instant::now() + SQL_TIMEOUT;
     let mut open = match sql.take().filter(Sql::is_usable) {
         Some(open) => open,
-        None => with.primary.sql(with.application_name, deadline)?,
+        None => with.primary.sql(with.application_name, deadline())?,
     };
-    let answer = reread(&mut open, request, deadline).and_then(|answer| {
+    let answer = reread(&mut open, request, SQL_TIMEOUT).and_then(|answer| {
         if let Reread::Rows(rows) = &answer
             && !rows.is_as_streamed
         {
-            wait_until_flushed(&mut open, with.ground.shared, rows.as_of, deadline)?;
+            wait_until_flushed(&mut open, with.ground.shared, rows.as_of, deadline())?;
         }
         Ok(answer)
     });

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use walhouse::clickhouse::slices::{Partition, Slice, Slicer};
+use walhouse::clickhouse::partitions::Partition;
+use walhouse::clickhouse::slices::{Slice, Slicer};
 use walhouse::services::tombstone::Key;
 
 use super::*;

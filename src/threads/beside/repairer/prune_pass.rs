@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use super::position::Pruned;
 use super::recorder::Recorder;
-use super::work::{Ended, Pass, Worker, sql_deadline};
-use super::{Position, Repairer};
+use super::work::{Ended, Pass, Worker};
+use super::{Position, Repairer, SQL_TIMEOUT};
 use crate::clickhouse::Client;
 use crate::clickhouse::slices::{Slice, Slicer};
 use crate::clickhouse::stored;
@@ -172,7 +172,7 @@ pub fn are_in_postgres(
             xids: &[],
             bytes_max: with.page_bytes_max,
         };
-        let rows = match reread(&mut worker.sql, &request, sql_deadline())? {
+        let rows = match reread(&mut worker.sql, &request, SQL_TIMEOUT)? {
             Reread::Rows(rows) => rows,
             Reread::NotYetVisible { .. } => {
                 unreachable!("no transaction was named")

@@ -10,7 +10,7 @@ use crate::postgres::reread::{self, Reread, reread};
 use crate::rows::Block;
 use crate::services::mapping::Target;
 use crate::services::tombstone::Key;
-use crate::threads::beside::bystander::sql_deadline_now;
+use crate::threads::beside::bystander::SQL_TIMEOUT;
 use crate::threads::beside::repairer::before::commits;
 use crate::threads::beside::repairer::prune_pass::LOOKUP_KEYS;
 use crate::threads::beside::repairer::work::Worker;
@@ -83,7 +83,7 @@ impl Verifier<'_, '_> {
                 xids: &[],
                 bytes_max: worker.with.page_bytes_max,
             };
-            let rows = match reread(&mut worker.sql, &request, sql_deadline_now())? {
+            let rows = match reread(&mut worker.sql, &request, SQL_TIMEOUT)? {
                 Reread::Rows(rows) => rows,
                 Reread::NotYetVisible { .. } => unreachable!("no transaction was named"),
             };

@@ -12,7 +12,7 @@ use crate::postgres::reread::{self, Reread, reread};
 use crate::postgres::server::flush_wal;
 use crate::rows::Block;
 use crate::services::tombstone::{self, Key, LiveKey};
-use crate::threads::beside::bystander::{Progress, sql_deadline_now};
+use crate::threads::beside::bystander::{Progress, SQL_TIMEOUT, sql_deadline_now};
 use crate::threads::beside::repairer::before::commits;
 use crate::threads::beside::repairer::page;
 use crate::threads::beside::repairer::prune_pass::{LOOKUP_KEYS, are_in_postgres};
@@ -142,7 +142,7 @@ impl Verifier<'_, '_> {
                 xids: &[],
                 bytes_max: worker.with.page_bytes_max,
             };
-            let rows = match reread(&mut worker.sql, &request, sql_deadline_now())? {
+            let rows = match reread(&mut worker.sql, &request, SQL_TIMEOUT)? {
                 Reread::Rows(rows) => rows,
                 Reread::NotYetVisible { .. } => unreachable!("no transaction was named"),
             };

@@ -1,0 +1,91 @@
+//! What a change comes to in memory, beside the bytes that it came as, until its rows have landed.
+//!
+//! A DELETE under REPLICA IDENTITY DEFAULT is forty bytes on the wire, and a row of sixty columns
+//! and a sorting key that was looked up in a block: if its bytes alone counted, a batch would
+//! take ten times what it may. What a row's own values take is not counted here: they are in those
+//! bytes, and once more in a block whose batch has been cut.
+
+use super::fold::Entry;
+use super::mapping::{BareKey, Mapping, Target};
+use crate::rows::Kind;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Weight {
+    /// A row of the first table.
+    update: usize,
+    /// One in each table.
+    first: usize,
+    /// The same, and a sorting key that was looked up.
+    look_up: usize,
+}
+
+/// A table of hashes is between half and nearly full.
+const SLOT: usize = 2 * size_of::<(&[u8], usize)>();
+/// An id as part of a statement, which is held twice while it is sent, and its answer.
+const ASKED: usize = 2 * KEY_TEXT;
+/// A sorting key of four ids of the usual length.
+const KEY_TEXT: usize = 4 * 28;
+/// An allocation of its own.
+const ALLOCATED: usize = 16;
+
+impl Weight {
+    /// Of each change in a batch, `place` is what is kept of where it lies.
+    pub fn new(mapping: &dyn Mapping, place: usize) -> Weight {
+        let folded = place + size_of::<Entry<'_>>() + SLOT;
+        let rows: Vec<usize> = mapping.targets().iter().map(row).collect();
+        let first = folded + rows.iter().sum::<usize>();
+        let key = size_of::<BareKey>() + KEY_TEXT + 2 * ALLOCATED + 2 * SLOT;
+        Weight {
+            update: folded + rows.first().copied().unwrap_or_default(),
+            first,
+            look_up: first + key + KEY_TEXT + ASKED,
+        }
+    }
+
+    /// Of a message that is a change.
+    pub fn of(&self, message: &[u8]) -> usize {
+        match message {
+            // The old row's key alone.
+            [b'D', _, _, _, _, b'K', ..] => self.look_up,
+            [b'U', ..] => self.update,
+            _ => self.first,
+        }
+    }
+}
+
+/// A row whose texts are empty; lists grow to twice what they hold.
+fn row(target: &Target) -> usize {
+    let width = |kind| match kind {
+        Kind::String | Kind::Json | Kind::StringArray => size_of::<usize>(),
+        Kind::UInt8 => 1,
+        Kind::NullableUInt8 => 2,
+        Kind::UInt32 => 4,
+        Kind::NullableUInt32 => 5,
+        Kind::UInt64 | Kind::Float64 | Kind::Millis => 8,
+        Kind::NullableMillis => 9,
+    };
+    target.columns.iter().map(|spec| width(spec.kind)).sum::<usize>() * 3 / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::services::runs::Runs;
+    use crate::services::sessions::Sessions;
+    use crate::wal::Oid;
+    use crate::wal::testing::{self, V};
+
+    #[test]
+    fn a_delete_by_its_key_weighs_most() {
+        let runs = Weight::new(&Runs { payloads: true, fingerprints: true }, 32);
+        let key = [V::Text("a")];
+        let weigh = |message: &[u8]| runs.of(message);
+        let [insert, update] =
+            [testing::insert(Oid(1), &key), testing::update(Oid(1), None, &key)].map(|m| weigh(&m));
+        let by_key = weigh(&testing::delete(Oid(1), b'K', &key));
+        let by_row = weigh(&testing::delete(Oid(1), b'O', &key));
+        assert!(update < insert && insert == by_row && by_row < by_key);
+        assert!((1_000..3_000).contains(&by_key), "{by_key}");
+        assert!(Weight::new(&Sessions, 32).look_up < by_key);
+    }
+}

@@ -1,0 +1,205 @@
+//! Finds what ClickHouse has of the rows that a batch deletes and whose key alone was streamed.
+//!
+//! One scan of the table serves all of a batch. Where that takes too long, or is turned down, it
+//! is cut as [`portions`](crate::machines::portions) says: each statement has a deadline of its
+//! own, and what one has found is kept while the next is tried again.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use hashbrown::HashMap;
+
+use super::landing::Ground;
+use crate::clickhouse::lookup::{find_live, find_sort_keys};
+use crate::clickhouse::partitions::partitions;
+use crate::clickhouse::{Client, Refusal};
+use crate::error::{Error, ErrorKind, Result};
+use crate::machines::portions::{Next, Search, Sizes, TooMuch};
+use crate::rows::Shape;
+use crate::services::assemble::{Found, Wanted, takes_deletes};
+use crate::services::fold::Folded;
+use crate::services::mapping::{BareKey, Mapping};
+use crate::services::tombstone::LiveKey;
+
+/// More than a statement holds, so that its length is what counts.
+const IDS_MAX: usize = 1 << 20;
+/// A server that answers so soon is there, and the question before was too large for it.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
+/// TOO_MANY_ROWS, TIMEOUT_EXCEEDED, TOO_SLOW and TOO_MANY_BYTES: limits of a user's profile.
+const TOO_MUCH_READ: [u32; 4] = [158, 159, 160, 307];
+const MEMORY_LIMIT_EXCEEDED: u32 = 241;
+/// A server that says no to fewer ids than these does not do so for the length of the statement.
+const IDS_OF_LONG_STATEMENT: usize = 5_000;
+
+/// What a flusher knows, from batch to batch, of how much a table can be asked at once.
+pub struct LookUps {
+    keys: Sizes,
+    strays: Sizes,
+}
+
+impl Default for LookUps {
+    fn default() -> LookUps {
+        LookUps { keys: Sizes::new(IDS_MAX), strays: Sizes::new(IDS_MAX) }
+    }
+}
+
+impl LookUps {
+    /// Fills in `keys` and `strays` of `found`.
+    #[allow(clippy::too_many_arguments)]
+    pub fn find(
+        &mut self,
+        ground: &Ground<'_>,
+        client: &mut Client,
+        mapping: &'static dyn Mapping,
+        shapes: &[Shape],
+        folded: &Folded<'_>,
+        wanted: &Wanted,
+        found: &mut Found,
+    ) -> Result<()> {
+        let target = &mapping.targets()[0];
+        let id_of = |entry: &usize| folded.entries[*entry].id;
+        let ids: Vec<&[u8]> = wanted.lookups.iter().map(id_of).collect();
+        let of_target = (target.table, target.id_name());
+        let keys = search(ground, client, &mut self.keys, target.table, &ids, Cut::Anywhere, {
+            |client, ids, partitions, deadline, keys| {
+                find_sort_keys(client, of_target.0, of_target.1, ids, partitions, deadline, keys)
+            }
+        })?;
+        ground.metrics.deletes_looked_up.inc_by(ids.len() as u64);
+        found.keys = by_entry(keys, &wanted.lookups, folded);
+        // A row may be missing in the first table and stand in another one: it was refused there,
+        // or a session died between two parts of a batch. Its tombstone must not be forgotten.
+        let missing = wanted.lookups.iter().filter(|entry| !found.keys.contains_key(*entry));
+        let missing: Vec<usize> = missing.copied().collect();
+        let ids: Vec<&[u8]> = missing.iter().map(id_of).collect();
+        let targets = mapping.targets().iter().zip(shapes).enumerate().skip(1);
+        for (index, (target, _)) in targets.filter(|(_, (t, shape))| takes_deletes(t, shape)) {
+            // A key whose partition has changed is alive or not by all of them together.
+            let sizes = &mut self.strays;
+            let live = search(ground, client, sizes, target.table, &ids, Cut::Ids, {
+                |client, ids, _, deadline, live| find_live(client, target, ids, deadline, live)
+            })?;
+            let by_id: HashMap<&[u8], &LiveKey> =
+                live.iter().map(|live| (live.id(target), live)).collect();
+            for &entry in &missing {
+                if let Some(live) = by_id.get(id_of(&entry)) {
+                    found.strays.entry(entry).or_default().push((index, (*live).clone()));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Hands each key to the entry that asked for it; one id may stand behind several.
+fn by_entry(
+    keys: Vec<BareKey>,
+    lookups: &[usize],
+    folded: &Folded<'_>,
+) -> HashMap<usize, Vec<BareKey>> {
+    let mut entries = HashMap::<&[u8], (usize, Vec<usize>)>::with_capacity(lookups.len());
+    for &entry in lookups {
+        let id = folded.entries[entry].id;
+        entries
+            .entry(id)
+            .and_modify(|(_, others)| others.push(entry))
+            .or_insert_with(|| (entry, Vec::new()));
+    }
+    let mut found = HashMap::<usize, Vec<BareKey>>::with_capacity(keys.len());
+    let mut add = |entry, key| {
+        // Most rows have one: no room for others is taken.
+        let list: &mut Vec<BareKey> = found.entry(entry).or_default();
+        list.reserve_exact(1);
+        list.push(key);
+    };
+    for key in keys {
+        let Some((entry, others)) = entries.get(key.id()) else { continue };
+        others.iter().for_each(|entry| add(*entry, key.clone()));
+        add(*entry, key);
+    }
+    found
+}
+
+/// Into what a question may be cut.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    /// Into fewer ids.
+    Ids,
+    /// Also into partitions: each answers for itself.
+    Anywhere,
+}
+
+/// Asks about all of the ids, in as many statements as it takes.
+fn search<T>(
+    ground: &Ground<'_>,
+    client: &mut Client,
+    sizes: &mut Sizes,
+    table: &str,
+    ids: &[&[u8]],
+    cut: Cut,
+    mut ask: impl FnMut(
+        &mut Client,
+        &[&[u8]],
+        &[String],
+        &dyn Fn() -> Instant,
+        &mut Vec<T>,
+    ) -> Result<()>,
+) -> Result<Vec<T>> {
+    let timeout = ground.clickhouse.request_timeout;
+    let mut search = Search::new(sizes, ids.len(), cut == Cut::Anywhere);
+    let (mut names, mut found) = (Vec::new(), Vec::new());
+    loop {
+        match search.step() {
+            Next::Done => return Ok(found),
+            Next::ListPartitions => {
+                let listed = ground
+                    .retry(|| partitions(client, table, Instant::now() + timeout), |_| false)?;
+                search.on_partitions(listed.iter().map(|partition| partition.rows).collect());
+                names = listed.into_iter().map(|partition| partition.id).collect();
+            }
+            Next::Ask(_) => ground.retry(
+                || {
+                    let Next::Ask(portion) = search.step() else { return Ok(()) };
+                    let (before, patience) =
+                        (found.len(), timeout.saturating_mul(search.patience()));
+                    let asked_at = Cell::new(Instant::now());
+                    let deadline = || {
+                        asked_at.set(Instant::now());
+                        asked_at.get() + patience
+                    };
+                    let ids = &ids[portion.ids];
+                    let among = portion.partitions.map_or(&[][..], |range| &names[range]);
+                    let outcome = ask(client, ids, among, &deadline, &mut found);
+                    match &outcome {
+                        Ok(()) => search.on_answer(),
+                        Err(error) => {
+                            found.truncate(before);
+                            let is_late = asked_at.get() + patience <= Instant::now();
+                            if let Some(why) = too_much(client, error, ids.len(), is_late) {
+                                search.on_too_much(why);
+                            }
+                        }
+                    }
+                    outcome
+                },
+                |_| false,
+            )?,
+        }
+    }
+}
+
+/// Whether the question was too much for a server that is well.
+fn too_much(client: &mut Client, error: &Error, ids: usize, is_late: bool) -> Option<TooMuch> {
+    let refusal = error.cause().and_then(|cause| cause.downcast_ref::<Refusal>());
+    match refusal.map(|refusal| refusal.code) {
+        Some(code) if TOO_MUCH_READ.contains(&code) => return Some(TooMuch::Scan),
+        Some(MEMORY_LIMIT_EXCEEDED) => return Some(TooMuch::Statement),
+        // Its length alone: otherwise it is a table or a privilege that is missing.
+        Some(_) if ids <= IDS_OF_LONG_STATEMENT => return None,
+        Some(_) => {}
+        None if error.kind() == ErrorKind::Unreachable => {}
+        None => return None,
+    }
+    let why = if is_late { TooMuch::Scan } else { TooMuch::Statement };
+    client.ping(Instant::now() + GREETING_TIMEOUT).is_ok().then_some(why)
+}
