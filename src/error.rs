@@ -6,6 +6,8 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use crate::wal::Lsn;
+
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// An operating error. Prints as one line, `doing: cause: cause`; the hint is a line of its own.
@@ -15,6 +17,7 @@ pub struct Error {
     doing: String,
     source: Option<Box<dyn StdError + Send + Sync>>,
     hint: Option<String>,
+    place: Option<Lsn>,
 }
 
 /// Coarse on purpose: a kind exists only where something is done differently for it.
@@ -49,7 +52,7 @@ pub enum Remedy {
 
 impl Error {
     pub fn new(kind: ErrorKind, doing: impl Into<String>) -> Error {
-        Error { kind, doing: doing.into(), source: None, hint: None }
+        Error { kind, doing: doing.into(), source: None, hint: None, place: None }
     }
 
     pub fn because(mut self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
@@ -61,6 +64,17 @@ impl Error {
     pub fn hint(mut self, hint: impl Into<String>) -> Error {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// Where in the WAL it was met, of one that the WAL there may be the cause of: whoever comes to
+    /// that place again may meet it again. The first to know the place knows it best.
+    pub fn at(mut self, place: Lsn) -> Error {
+        self.place.get_or_insert(place);
+        self
+    }
+
+    pub fn place(&self) -> Option<Lsn> {
+        self.place
     }
 
     pub fn kind(&self) -> ErrorKind {

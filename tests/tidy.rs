@@ -147,7 +147,8 @@ fn may_use(room: &str, used: &str) -> bool {
     match (room, used) {
         // They make the program of the rooms.
         ("lib" | "main", _) => true,
-        ("health", "metrics") | ("metrics", "wal") => true,
+        // An error may name the place in the WAL that it was met at.
+        ("health", "metrics") | ("metrics", "wal") | ("error", "wal") => true,
         (room, used) if SEEING.contains(&used) => matches!(room, "cli" | "threads"),
         (room, used) => match (layer(room), layer(used)) {
             (Some(room), Some(used)) => room < used,

@@ -117,6 +117,13 @@ pub enum Gap {
         confirmed_flush: Lsn,
         held: Lsn,
     },
+    /// The slot would stream it, and nobody can read it.
+    Undecodable {
+        at: Lsn,
+    },
+    /// What was written before the publication is not in it, and no state tells how far the slot
+    /// was used.
+    OlderThanPublication,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -251,6 +258,19 @@ pub fn judge_landed(
     }
 }
 
+/// [`judge`] once more, where the stream from this slot has ended in vain at `at` too often to be
+/// tried again ([`super::undecodable`]).
+pub fn judge_undecodable(verdict: Verdict, state: Option<&State>, at: Lsn) -> Verdict {
+    match verdict {
+        Verdict::TakeOver { .. } | Verdict::Continue { .. } => {
+            let confirmed = state.map(|state| state.confirmed);
+            Verdict::Gap { confirmed, why: Gap::Undecodable { at } }
+        }
+        // What is graver, and what begins on another slot anyway.
+        verdict => verdict,
+    }
+}
+
 /// Whether the state's timeline is the one of that number in the server's past: it began where that
 /// began. What is not known is taken for the same.
 fn is_of_branch(state: &State, server: &Server, history: &[Switch]) -> bool {
@@ -284,6 +304,14 @@ impl Verdict {
             Verdict::FirstStart | Verdict::TakeOver { .. } | Verdict::Continue { .. } => {
                 return None;
             }
+            Verdict::Gap { why: Gap::OlderThanPublication, .. } => (
+                ErrorKind::Lineage,
+                format!(
+                    "REPLICATION_GAP_STRATEGY is `halt`. Run: SELECT \
+                     pg_drop_replication_slot('{slot}'); and start again, so that a slot is made \
+                     behind the publication; or set it to `repair`."
+                ),
+            ),
             Verdict::Gap { .. }
             | Verdict::Diverged {
                 why: Fork::Below { .. } | Fork::WentBack | Fork::NotAncestor,
@@ -347,6 +375,15 @@ impl fmt::Display for Verdict {
                     write!(f, "gap: the slot was invalidated, expected WAL from {at} on")
                 }
                 (Gap::SlotInvalidated, None) => f.write_str("gap: the slot was invalidated"),
+                (Gap::Undecodable { at }, _) => write!(
+                    f,
+                    "gap: the WAL at {at} cannot be decoded, three attempts ended there with the \
+                     same error"
+                ),
+                (Gap::OlderThanPublication, _) => f.write_str(
+                    "gap: the slot is older than its publication, or than what that was altered \
+                     to last, and no state tells how far it was used",
+                ),
                 (Gap::SlotAhead { confirmed_flush, held }, _) => write!(
                     f,
                     "gap: the slot was moved or created again: expected it at {held} or below, \

@@ -27,6 +27,7 @@ pub mod repair;
 pub mod salvage;
 pub mod status;
 pub mod supervisor;
+pub mod undecodable;
 pub mod verify;
 
 /// `at + wait`, or far in the future where that would overflow: no setting may panic a machine.

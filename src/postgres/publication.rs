@@ -95,6 +95,33 @@ pub fn exists(sql: &mut Sql, publication: &str, deadline: Instant) -> Result<boo
     Ok(!sql.rows(&doing, &query, deadline)?.is_empty())
 }
 
+/// Whether the publication, or the table's entry in it, may have been made or altered after the
+/// slot. Certain where it says no: of every transaction below its `catalog_xmin` the slot sees what
+/// it has done. A publication that is missing is younger than any slot.
+pub fn may_be_younger(
+    sql: &mut Sql,
+    publication: &str,
+    table: &TableName,
+    slot: &str,
+    deadline: Instant,
+) -> Result<bool> {
+    let doing = format!("compare the age of publication `{publication}` with its slot's");
+    let query = format!(
+        "SELECT coalesce(bool_or(age(entry.xmin) BETWEEN 0 AND age(s.catalog_xmin)), true)
+         FROM (SELECT p.xmin FROM pg_publication p WHERE p.pubname = {name}
+               UNION ALL
+               SELECT r.xmin FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+               WHERE p.pubname = {name} AND r.prrelid = to_regclass({table})) entry
+         CROSS JOIN pg_replication_slots s WHERE s.slot_name = {slot}",
+        name = literal(publication),
+        table = literal(&table.quoted()),
+        slot = literal(slot),
+    );
+    let rows = sql.rows(&doing, &query, deadline)?;
+    let row = rows.first().ok_or_else(|| protocol("expected one row"));
+    row.and_then(|row| row.bool(0)).map_err(|error| error.doing(doing))
+}
+
 /// True if there was one.
 pub fn drop(sql: &mut Sql, publication: &str, deadline: Instant) -> Result<bool> {
     match sql.try_rows(&format!("DROP PUBLICATION {}", ident(publication)), deadline) {

@@ -5,6 +5,7 @@
 use std::fmt;
 
 use crate::error::{Error, ErrorKind};
+use crate::wal::Lsn;
 
 /// An ErrorResponse. `message` and `detail` are in the language of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub struct ServerError {
     pub message: String,
     pub detail: Option<String>,
     pub hint: Option<String>,
+    /// The change that was being decoded, of an error of the output plugin.
+    pub place: Option<Lsn>,
     /// The C function that raised it: tells apart what shares a SQLSTATE, in any language.
     pub routine: Option<String>,
 }
@@ -28,6 +31,7 @@ impl ServerError {
             message: String::new(),
             detail: None,
             hint: None,
+            place: None,
             routine: None,
         };
         for field in body.split(|&byte| byte == 0) {
@@ -40,6 +44,7 @@ impl ServerError {
                 b'M' => error.message = text,
                 b'D' => error.detail = Some(text),
                 b'H' => error.hint = Some(text),
+                b'W' => error.place = place_of(&text),
                 b'R' => error.routine = Some(text),
                 _ => {}
             }
@@ -77,7 +82,10 @@ impl ServerError {
 
     /// As our own error: the kind by SQLSTATE, the server's hint as the hint.
     pub fn into_error(self, doing: impl Into<String>) -> Error {
-        let error = Error::new(self.kind(), doing);
+        let mut error = Error::new(self.kind(), doing);
+        if let Some(place) = self.place {
+            error = error.at(place);
+        }
         match self.hint.clone() {
             Some(hint) => error.because(self).hint(hint),
             None => error.because(self),
@@ -107,6 +115,14 @@ impl fmt::Display for ServerError {
 }
 
 impl std::error::Error for ServerError {}
+
+/// From "slot "s", output plugin "pgoutput", in the change callback, associated LSN 0/16B3748": the
+/// words are translated, the LSN comes last.
+fn place_of(context: &str) -> Option<Lsn> {
+    let is_of_lsn = |c: char| c == '/' || c.is_ascii_hexdigit();
+    let words = context.split(|c| !is_of_lsn(c));
+    words.filter(|word| word.contains('/')).filter_map(|word| word.parse().ok()).last()
+}
 
 /// Several servers were tried, and none would do. Stands for the most telling of the errors.
 #[derive(Debug)]
@@ -176,6 +192,20 @@ mod tests {
         }
         assert_eq!(error("55006", "busy").active_pid(), None);
         assert_eq!(error("42704", "slot 1").active_pid(), None);
+    }
+
+    #[test]
+    fn the_place_is_found_in_any_language() {
+        for context in [
+            "slot \"s/1\", output plugin \"pgoutput\", in the change callback, associated LSN \
+             0/16B3748",
+            "Slot »s«, Output-Plugin »pgoutput«, im Callback change, zugehörige LSN 0/16B3748",
+        ] {
+            let body = format!("SERROR\0C42704\0Mx\0W{context}\0\0");
+            let error = ServerError::parse(body.as_bytes()).into_error("stream");
+            assert_eq!(error.place(), Some(Lsn(0x16B_3748)), "{context}");
+        }
+        assert_eq!(place_of("PL/pgSQL function f() line 1"), None);
     }
 
     #[test]

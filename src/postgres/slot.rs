@@ -62,6 +62,9 @@ pub enum SlotVerdict {
     },
     /// It ends with the session that holds it.
     Temporary,
+    /// It streams a transaction when that is prepared, in messages that are not asked for: Postgres
+    /// goes by the slot.
+    TwoPhase,
     /// A copy on a standby: it can be used once the standby is promoted.
     OnStandby,
 }
@@ -94,6 +97,9 @@ impl SlotState {
         }
         if self.is_temporary {
             return SlotVerdict::Temporary;
+        }
+        if self.two_phase {
+            return SlotVerdict::TwoPhase;
         }
         if self.confirmed_flush_lsn.is_none() {
             return SlotVerdict::InCreation;
@@ -151,6 +157,16 @@ pub fn usable(slot: &str, verdict: SlotVerdict) -> Result<Option<String>> {
             own(format!("it belongs to database `{database}`"))
         }
         SlotVerdict::Temporary => own("it is a temporary slot".to_owned()),
+        SlotVerdict::TwoPhase => (
+            ErrorKind::Setup,
+            "it was made with two_phase, which sends prepared transactions in messages of their own"
+                .to_owned(),
+            format!(
+                "Run: SELECT pg_drop_replication_slot({}); the next start makes one without, and \
+                 compares the table.",
+                literal(slot)
+            ),
+        ),
         SlotVerdict::InCreation => (
             ErrorKind::SlotBusy,
             "another session is still creating it".to_owned(),
@@ -221,6 +237,32 @@ pub fn create(sql: &mut Sql, slot: &str, failover: Failover, deadline: Instant) 
         .map_err(|error| with_setup_hint(error, &role).doing(&doing))?;
     let lsn = rows.first().ok_or_else(|| protocol("expected one row")).and_then(|row| row.parse(0));
     lsn.map_err(|error| error.doing(doing))
+}
+
+/// Whether the server meets, in the WAL that the slot has, changes from before the publication; it
+/// says so before 18. Nothing is consumed. What cannot be told in time is not so: the stream will
+/// tell.
+pub fn lacks_publication(
+    sql: &mut Sql,
+    slot: &str,
+    publication: &str,
+    deadline: Instant,
+) -> Result<bool> {
+    let query = format!(
+        "SELECT count(*) FROM pg_logical_slot_peek_binary_changes({}, NULL, 1,
+             'proto_version', '1', 'publication_names', {})",
+        literal(slot),
+        literal(&ident(publication)),
+    );
+    match sql.try_rows(&query, deadline) {
+        Ok(_) => Ok(false),
+        Err(error) if error.is("42704") => Ok(true),
+        Err(error) if error.is_fatal => Err(error.doing(format!("look into slot `{slot}`"))),
+        Err(error) => {
+            log::debug!("look into slot `{slot}`: {}", error.cause);
+            Ok(false)
+        }
+    }
 }
 
 /// Which transaction the backend waits for, such as for the beginning of a slot; `None` if it waits
@@ -354,6 +396,7 @@ mod tests {
             ("", SlotVerdict::Usable),
             (",\"failover\":true,\"synced\":false", SlotVerdict::Usable),
             (",\"temporary\":true", SlotVerdict::Temporary),
+            (",\"two_phase\":true", SlotVerdict::TwoPhase),
             (",\"slot_type\":\"physical\",\"plugin\":null", SlotVerdict::Physical),
             (",\"plugin\":\"x\"", SlotVerdict::WrongPlugin { plugin: "x".into() }),
             (",\"database\":\"y\"", SlotVerdict::OtherDatabase { database: "y".into() }),

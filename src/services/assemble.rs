@@ -12,7 +12,7 @@ use super::mapping::{BareKey, Mapping, Notes, Stamp, Target, ValueError};
 use super::source::{Places, Row, TextValues};
 use super::tombstone::{self, LiveKey};
 use crate::rows::{Block, Shape};
-use crate::wal::{Datum, DecodeError};
+use crate::wal::{Datum, DecodeError, Lsn};
 
 /// What a batch lacks.
 #[derive(Debug, Default)]
@@ -171,7 +171,9 @@ pub fn assemble_into(
 
     for (index, entry) in folded.entries.iter().enumerate().take(part.end).skip(part.start) {
         // An LSN of the stream may be anything; wrapped around, its row would lose to older ones.
-        let version = entry.lsn.0.checked_add(shift).ok_or_else(|| version_error(targets))?;
+        let version =
+            entry.lsn.0.checked_add(shift).ok_or_else(|| version_error(targets, entry.lsn))?;
+        let placed = |error| ValueError { lsn: entry.lsn, ..error };
         let stamp = |row, first| Stamp { version, deleted: false, row, first };
         let stamp = match entry.kind {
             EntryKind::Insert => stamp(!entry.superseded, true),
@@ -187,7 +189,8 @@ pub fn assemble_into(
         if lookups.next_if_eq(&index).is_some() {
             let keys = found.keys.get(&index).map_or(&[][..], Vec::as_slice);
             for key in keys {
-                mapping.append(&key.row(mapping.source()), stamp, blocks, notes)?;
+                let key = key.row(mapping.source());
+                mapping.append(&key, stamp, blocks, notes).map_err(placed)?;
             }
             let strays = found.strays.get(&index).filter(|_| stamp.first);
             for (target, live) in strays.into_iter().flatten() {
@@ -209,11 +212,11 @@ pub fn assemble_into(
             }
         }
         if entry.ask_below.is_none() {
-            mapping.append(&row, stamp, blocks, notes)?;
+            mapping.append(&row, stamp, blocks, notes).map_err(placed)?;
             continue;
         }
         let (before, kept) = (blocks.iter().map(Block::rows).collect::<Vec<_>>(), notes.kept.len());
-        mapping.append(&row, stamp, blocks, notes)?;
+        mapping.append(&row, stamp, blocks, notes).map_err(placed)?;
         let rows = blocks.iter().zip(before).enumerate();
         let rows =
             rows.flat_map(|(at, (block, before))| (before..block.rows()).map(move |row| (at, row)));
@@ -223,10 +226,10 @@ pub fn assemble_into(
     Ok(assembled)
 }
 
-fn version_error(targets: &[Target]) -> ValueError {
+fn version_error(targets: &[Target], lsn: Lsn) -> ValueError {
     let column = targets.first().map_or("", |target| target.columns[target.version].name);
     let cause = DecodeError::BadValue { context: "LSN of a change plus the version shift" };
-    ValueError { column, cause }
+    ValueError { column, cause, lsn }
 }
 
 /// Whether the table can hold a tombstone at all (a payload table made by another tool cannot).

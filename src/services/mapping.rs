@@ -7,7 +7,7 @@ use super::document::Outcome;
 use super::source::{Places, Row, Source};
 use crate::rows::{Block, ColumnSpec};
 use crate::wal::time::Timestamp;
-use crate::wal::{Datum, DecodeError, PgTime, value};
+use crate::wal::{Datum, DecodeError, Lsn, PgTime, value};
 
 /// A service's knowledge of its tables. Nothing outside `services` knows a column by name.
 pub trait Mapping: fmt::Debug + Send + Sync {
@@ -102,6 +102,8 @@ pub struct Kept {
 pub struct ValueError {
     pub column: &'static str,
     pub cause: DecodeError,
+    /// Of the change that it came with; 0 of a row that was read from the table.
+    pub lsn: Lsn,
 }
 
 impl fmt::Display for ValueError {
@@ -138,7 +140,7 @@ impl<'r, 'a> Reader<'r, 'a> {
 
     fn fail(&self, place: usize) -> impl FnOnce(DecodeError) -> ValueError + use<> {
         let column = self.source.columns[place].name;
-        move |cause| ValueError { column, cause }
+        move |cause| ValueError { column, cause, lsn: Lsn(0) }
     }
 
     /// The value's bytes; null reads as empty.

@@ -285,6 +285,11 @@ impl Running {
         }
         self.with.health.report_error(self.service, &error.to_string(), error.hint_text());
         self.last_error = Some((error.to_string(), error.hint_text().map(str::to_owned)));
+        // What the other side may have mended by the next attempt is no matter of the WAL.
+        if let (Some(place), ErrorKind::Protocol | ErrorKind::Setup) = (error.place(), error.kind())
+        {
+            self.memory.undecodable.lock().on_error(place, &error.to_string());
+        }
         if error.kind() == ErrorKind::Bug {
             log::error!("{}: this is a bug of walhouse; please report it", self.service);
         }

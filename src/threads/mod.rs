@@ -24,7 +24,10 @@ pub mod watch;
 
 use std::thread::{Builder, JoinHandle};
 
+use parking_lot::Mutex;
+
 use crate::machines::lifecycle::Outcome;
+use crate::machines::undecodable::Undecodable;
 
 /// What a service remembers from one session to the next.
 #[derive(Debug, Default)]
@@ -32,6 +35,7 @@ pub struct Memory {
     pub told: watch::readiness::Told,
     pub last_seen: watch::lookout::LastSeen,
     pub tables: start::tables_seen::TablesSeen,
+    pub undecodable: Mutex<Undecodable>,
 }
 
 /// How one service ended for good.

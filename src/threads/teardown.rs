@@ -142,7 +142,10 @@ fn find_slot(config: &ServiceConfig, sql: &mut Sql) -> Result<Option<FoundSlot>>
     let name = &config.slot;
     let Some(state) = slot::inspect(sql, name, step())? else { return Ok(None) };
     let what = match slot::verdict(sql, &state) {
-        SlotVerdict::Usable | SlotVerdict::InCreation | SlotVerdict::Invalidated { .. } => None,
+        SlotVerdict::Usable
+        | SlotVerdict::InCreation
+        | SlotVerdict::TwoPhase
+        | SlotVerdict::Invalidated { .. } => None,
         SlotVerdict::Physical => Some("it is a physical slot".to_owned()),
         SlotVerdict::WrongPlugin { plugin } => Some(format!("its plugin is `{plugin}`")),
         SlotVerdict::OtherDatabase { database } => Some(format!("it is of database `{database}`")),

@@ -89,6 +89,8 @@ mod tables;
 mod target_tables;
 /// A service taken out of Postgres.
 mod teardown;
+/// WAL that no attempt can decode, and states of the source in which none could.
+mod undecodable;
 /// What systemd hears of it.
 mod under_systemd;
 /// Single values at and beyond the edges of what a column holds.

@@ -114,6 +114,7 @@ fn outlook(
         client: &mut target.client,
         sql: &mut source.sql,
         connection,
+        given_up: None,
     };
     Some(match resume::foresee(parties, &target.absent) {
         Ok(Foreseen::GoesOn(reason)) => Finding::ok("lineage", reason),

@@ -160,6 +160,7 @@ impl Look {
             | SlotVerdict::WrongPlugin { .. }
             | SlotVerdict::OtherDatabase { .. }
             | SlotVerdict::Temporary
+            | SlotVerdict::TwoPhase
             | SlotVerdict::OnStandby => {
                 service.state = "slot_unusable".to_owned();
                 self.problems.push(format!(

@@ -335,3 +335,22 @@ fn going_on_neither_loses_a_commit_nor_keeps_a_dead_one() {
     }
     assert!(0 < went_on);
 }
+
+#[test]
+fn wal_that_nobody_can_decode_is_a_gap_where_the_stream_would_go_on() {
+    let at = Lsn(105);
+    let undecodable = |confirmed| Verdict::Gap { confirmed, why: Gap::Undecodable { at } };
+    let goes_on = Verdict::Continue { record: None };
+    let confirmed = Some(STATE.confirmed);
+    assert_eq!(judge_undecodable(goes_on, Some(&STATE), at), undecodable(confirmed));
+    let takes_over = Verdict::TakeOver { record: STATE };
+    assert_eq!(judge_undecodable(takes_over, None, at), undecodable(None));
+    // A new slot is made for these anyway, or none at all.
+    for graver in [
+        Verdict::FirstStart,
+        Verdict::Gap { confirmed, why: Gap::SlotMissing },
+        Verdict::ForeignCluster { expected: 1, found: 2 },
+    ] {
+        assert_eq!(judge_undecodable(graver, Some(&STATE), at), graver);
+    }
+}

@@ -298,6 +298,8 @@ fn name_of(verdict: &Verdict) -> &'static str {
             lineage::Gap::SlotMissing => "SlotMissing",
             lineage::Gap::SlotInvalidated => "SlotInvalidated",
             lineage::Gap::SlotAhead { .. } => "SlotAhead",
+            lineage::Gap::Undecodable { .. } => "Undecodable",
+            lineage::Gap::OlderThanPublication => "OlderThanPublication",
         },
         Verdict::Diverged { why, .. } => match why {
             lineage::Fork::Below { .. } => "Below",

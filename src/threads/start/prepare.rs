@@ -142,6 +142,7 @@ pub fn prepare(
             client: &mut client,
             sql: &mut sql,
             connection: &mut connection,
+            given_up: memory.undecodable.lock().given_up(),
         };
         resume::resume(parties, &go_on)
     });
@@ -149,6 +150,9 @@ pub fn prepare(
     let resumed = resumed.or_else(|error| go_on().and(Err(error)))?;
     let Resumed { state, repair, slot_is_new } = resumed;
     memory.tables.on_recorded();
+    if slot_is_new {
+        memory.undecodable.lock().on_new_slot();
+    }
     let resume = state.confirmed;
     let wanted = config.failover;
     let mark = failover_slot::ensure(&mut sql, &mut connection, &config.slot, wanted, step())?;

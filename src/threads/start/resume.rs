@@ -18,13 +18,15 @@ use crate::clickhouse::stored::highest_version;
 use crate::clickhouse::{Client, adoptions, backfills};
 use crate::config::ServiceConfig;
 use crate::error::{Error, ErrorKind, Result};
-use crate::machines::lineage::{self, Verdict};
+use crate::machines::lineage::{self, Gap, Verdict};
 use crate::machines::recovery::{self, Course, Debt};
+use crate::machines::undecodable::Given;
 use crate::metrics::ServiceMetrics;
 use crate::postgres::connection::Connection;
 use crate::postgres::server::{self, Database};
-use crate::postgres::slot;
+use crate::postgres::source_table::TableName;
 use crate::postgres::sql::Sql;
+use crate::postgres::{publication, slot};
 use crate::rows::Shape;
 use crate::services::mapping::Mapping;
 use crate::threads::debt::{DEBT, Numbers, debt_of, is_owed, makes_debt, repair_row};
@@ -32,6 +34,11 @@ use crate::wal::Lsn;
 
 /// Creating a slot waits for the transactions that are running.
 const CREATE_SLOT_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A look at what a slot has may come to much that is not ours.
+const PEEK_TIMEOUT: Duration = Duration::from_secs(10);
+/// The first version that decodes WAL from before its publication, without what that has.
+const WARNS_ONLY_SINCE: u32 = 180_000;
 
 /// Whom it talks to, and about what.
 pub struct Parties<'a> {
@@ -43,6 +50,8 @@ pub struct Parties<'a> {
     pub client: &'a mut Client,
     pub sql: &'a mut Sql,
     pub connection: &'a mut Connection,
+    /// What lies in the slot and is not to be tried again.
+    pub given_up: Option<Given>,
 }
 
 /// Recorded in ClickHouse; rows may come.
@@ -146,17 +155,12 @@ pub fn foresee(mut with: Parties<'_>, absent: &[&str]) -> Result<Foreseen> {
 }
 
 fn stopped(service: &str, slot: &str, verdict: Verdict, reason: String) -> Error {
-    if let Verdict::ForeignDatabase { .. } = verdict
-        && let Some(error) = verdict.into_error(service, slot)
-    {
-        // With the names.
-        return error.because(reason);
-    }
-    verdict.into_error(service, slot).unwrap_or_else(|| {
+    let error = verdict.into_error(service, slot).unwrap_or_else(|| {
         Error::new(ErrorKind::Lineage, format!("resume service `{service}` from slot `{slot}`"))
-            .because(reason)
             .hint("REPLICATION_GAP_STRATEGY is `halt`. Set it to `repair` and start again.")
-    })
+    });
+    // With the names, and with what was met.
+    error.because(reason)
 }
 
 /// What was found, and what follows from it.
@@ -209,6 +213,17 @@ impl Parties<'_> {
             let of = recorded_database.as_ref().map(|row| row.oid);
             verdict = lineage::judge_database(verdict, of, database.oid);
         }
+        if let Some(given) = &self.given_up {
+            verdict = lineage::judge_undecodable(verdict, before.as_ref(), given.at);
+        }
+        let is_older = matches!(verdict, Verdict::TakeOver { .. }) && self.slot_is_older()?;
+        if is_older {
+            verdict = Verdict::Gap { confirmed: None, why: Gap::OlderThanPublication };
+        }
+        // Nobody streams from it again, whatever else is wrong.
+        let is_dead = is_older || self.given_up.is_some();
+        let slot =
+            slot.map(|slot| lineage::Slot { invalidated: slot.invalidated || is_dead, ..slot });
         log::debug!("{service}: {verdict}");
         let named = match &recorded {
             Some(row) if !absent.contains(&adoptions::ADOPTIONS_TABLE) => {
@@ -226,6 +241,10 @@ impl Parties<'_> {
                 "foreign database: expected `{}` (oid {}), got `{}` (oid {}) of the same cluster",
                 row.name, row.oid, database.name, database.oid
             ),
+            (Verdict::Gap { why: Gap::Undecodable { .. }, .. }, _) => {
+                let error = self.given_up.as_ref().map_or("", |given| given.error.as_str());
+                format!("{verdict}: {error}")
+            }
             _ => verdict.to_string(),
         };
         let debt = owed.map(|owed| debt_of(owed, before.as_ref()));
@@ -255,6 +274,19 @@ impl Parties<'_> {
             debt,
             reason,
         })
+    }
+
+    /// Than its publication, and where changes lie between the two: before 18 the server ends with
+    /// an error there, from then on it passes them over with a warning.
+    fn slot_is_older(&mut self) -> Result<bool> {
+        let (slot, publication) = (&self.config.slot, &self.config.publication);
+        let source = self.mapping.source();
+        let table = TableName::new(source.schema, source.table);
+        let may_be = publication::may_be_younger(self.sql, publication, &table, slot, step())?;
+        if !may_be || WARNS_ONLY_SINCE <= self.sql.about().version_num {
+            return Ok(may_be);
+        }
+        slot::lacks_publication(self.sql, slot, publication, Instant::now() + PEEK_TIMEOUT)
     }
 
     /// Where it is not what is recorded.

@@ -180,7 +180,8 @@ impl State<'_> {
                 FromServer::PrimaryKeepalive { wal_end, .. } => self.progress.on_keepalive(wal_end),
                 FromServer::XLogData { wal_start, payload, .. } => {
                     let start = frames.place_of(payload).ok_or_else(|| bug("payload elsewhere"))?;
-                    self.on_message(wal_start, payload, frame, start)?;
+                    let read = self.on_message(wal_start, payload, frame, start);
+                    read.map_err(|error| error.at(self.place_of(wal_start)))?;
                 }
             }
         }
@@ -370,6 +371,11 @@ impl State<'_> {
         self.with.metrics.unflushed_bytes.set((held + self.open.bytes) as u64);
         let in_flight = self.in_flight.iter().filter_map(|in_flight| in_flight.oldest);
         self.with.metrics.set_oldest_unflushed(in_flight.chain(self.open.oldest).min());
+    }
+
+    /// A message that changes nothing, such as the description of a table, has no LSN of its own.
+    fn place_of(&self, lsn: Lsn) -> Lsn {
+        if lsn == Lsn(0) { self.commit_lsn } else { lsn }
     }
 
     fn doing(&self) -> String {

@@ -116,9 +116,12 @@ impl Open<'_> {
         let (with, started_at) = (self.with, Instant::now());
         let Batch { cut, frames, changes, asks, plans, commit_times, .. } = batch;
         let doing = || format!("map the changes of service `{}`", with.ground.service);
+        // Of the change that was looked at last.
+        let place = Cell::new(Lsn(0));
         let folded = {
             let mut asks = asks.iter().peekable();
             let changes = changes.iter().enumerate().map(|(index, at)| {
+                place.set(at.lsn);
                 let bytes = frames[at.frame as usize].bytes();
                 let start = at.start as usize;
                 Change {
@@ -130,7 +133,7 @@ impl Open<'_> {
                 }
             });
             fold(with.mapping.source(), changes)
-                .map_err(|e| Error::new(ErrorKind::Protocol, doing()).because(e))?
+                .map_err(|e| Error::new(ErrorKind::Protocol, doing()).because(e).at(place.get()))?
         };
         let updates = with.ground.shared.updates();
         let wanted = wanted(with.mapping, &folded, updates);
@@ -160,7 +163,10 @@ impl Open<'_> {
             let blocks = self.blocks.take().unwrap_or_else(|| new_blocks(mapping, with.shapes));
             let part = begin..end;
             let mut part = assemble_into(blocks, mapping, &folded, &wanted, &found, shift, part)
-                .map_err(|e| Error::new(ErrorKind::Protocol, doing()).because(e))?;
+                .map_err(|e| {
+                    let place = e.lsn;
+                    Error::new(ErrorKind::Protocol, doing()).because(e).at(place)
+                })?;
             let upper = upper.max(self.outrank_tombstones(&folded, &mut part)?);
             if end == folded.entries.len() {
                 break (upper, part);

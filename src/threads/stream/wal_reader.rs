@@ -13,8 +13,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::machines::gather::Gather;
 use crate::machines::status::{Due, Params, Status};
 use crate::postgres::frames::Frames;
+use crate::postgres::server_error::server_error;
 use crate::postgres::stream::{ReadOutcome, Stream};
 use crate::threads::shared::{Pace, Shared};
+use crate::wal::Lsn;
 use crate::wal::copy_both::{FromServer, StandbyStatusUpdate};
 
 /// How often a stop, and a confirmation, is noticed while the stream is silent.
@@ -36,10 +38,11 @@ pub fn run(mut with: WalReader<'_>, frames: Sender<Frames>, settled: &Receiver<(
     let now = Instant::now();
     let mut status = Status::new(now, with.position.confirmed(), with.params);
     let mut gather = Gather::default();
+    let resume = with.position.confirmed();
     while with.shared.pace() == Pace::Running {
         let now = with.report(&mut status)?;
         let wait = status.deadline(now).saturating_duration_since(now).min(NOTICE_EVERY);
-        match with.stream.read(wait)? {
+        match with.stream.read(wait).map_err(|error| placed(error, resume))? {
             ReadOutcome::Nothing => {}
             ReadOutcome::Partial => status.on_heard(Instant::now()),
             ReadOutcome::Ended => {
@@ -153,6 +156,12 @@ impl WalReader<'_> {
         }
         Ok(now)
     }
+}
+
+/// What the server says while it decodes is met again where this stream began, unless it says
+/// where.
+fn placed(error: Error, resume: Lsn) -> Error {
+    if server_error(&error).is_some() { error.at(resume) } else { error }
 }
 
 fn asks_for_reply(block: &Frames) -> bool {
