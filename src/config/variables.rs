@@ -254,7 +254,8 @@ pub const SECTIONS: &[Section] = &[
     ]},
     Section { title: "Flushing", variables: &[
         integer("*_REPLICATION_FLUSH_BATCH_SIZE", (1, 10_000_000), "100",
-            "From this many rows on a batch waits for a tenth of the interval only."),
+            "From this many rows on a batch waits for a tenth of the interval only, and so does \
+             the rest of a burst that comes after such a batch."),
         integer("*_REPLICATION_FLUSH_INTERVAL_MS", (1, HOUR_MS), "1000",
             "A batch is flushed at the latest when its first row is this old."),
         variable("*_REPLICATION_MAX_FLUSH_CONCURRENCY", Kind::Integer { min: 1, max: 256 },

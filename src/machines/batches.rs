@@ -28,6 +28,8 @@ pub struct Batches {
     limits: Limits,
     open: Option<Open>,
     last_cut_at: Option<Instant>,
+    /// The last cut had enough rows: what follows may be the end of a burst.
+    last_was_full: bool,
     draining: bool,
 }
 
@@ -37,16 +39,20 @@ pub struct Open {
     pub rows: usize,
     pub bytes: usize,
     pub opened_at: Instant,
+    /// When the last of them came.
+    pub grew_at: Instant,
 }
 
 impl Batches {
     pub fn new(limits: Limits) -> Batches {
-        Batches { limits, open: None, last_cut_at: None, draining: false }
+        Batches { limits, open: None, last_cut_at: None, last_was_full: false, draining: false }
     }
 
     /// `rows` more rows of `bytes` were added to the open batch.
     pub fn push(&mut self, now: Instant, rows: usize, bytes: usize) {
-        let open = self.open.get_or_insert(Open { rows: 0, bytes: 0, opened_at: now });
+        let new = Open { rows: 0, bytes: 0, opened_at: now, grew_at: now };
+        let open = self.open.get_or_insert(new);
+        open.grew_at = now;
         open.rows = open.rows.saturating_add(rows);
         open.bytes = open.bytes.saturating_add(bytes);
     }
@@ -74,6 +80,7 @@ impl Batches {
     pub fn cut(&mut self, now: Instant) -> Option<Open> {
         let open = self.open.take()?;
         self.last_cut_at = Some(now);
+        self.last_was_full = self.limits.rows_max <= open.rows;
         Some(open)
     }
 
@@ -88,11 +95,18 @@ impl Batches {
 
     /// An interval after the last cut; after silence that has passed, so at once. Never later than
     /// `age_max` after the first row, because the last cut came before that row.
+    ///
+    /// The last rows of a burst are too few to leave for their number. They do not wait out the
+    /// interval either: once no more come they leave, which is one more insert for each burst, and
+    /// not sooner after the last one than in a flood.
     fn due_at(&self, open: &Open) -> Instant {
         let soon = self.limits.age_max / HASTE;
         let many = self.limits.rows_max <= open.rows;
         let wait = if many { soon } else { self.limits.age_max };
         match self.last_cut_at {
+            Some(at) if self.last_was_full => {
+                after(at, soon).max(after(open.grew_at, soon)).min(after(at, wait))
+            }
             Some(at) => after(at, wait),
             // A stream begins with what has gathered while there was none. If the first row went
             // alone, all others of it would wait out the whole interval.
@@ -118,7 +132,8 @@ mod tests {
         let mut batches = Batches::new(LIMITS);
         assert!(!batches.ready(t0, 1), "nothing to cut");
         batches.push(t0, 1, 10);
-        assert_eq!(batches.cut(t0), Some(Open { rows: 1, bytes: 10, opened_at: t0 }));
+        let open = Open { rows: 1, bytes: 10, opened_at: t0, grew_at: t0 };
+        assert_eq!(batches.cut(t0), Some(open));
         assert_eq!(batches.cut(t0), None);
         batches.push(t0 + ms(50), 1, 10);
         assert!(batches.ready(t0 + ms(50), 1), "an interval of silence has passed");
@@ -171,6 +186,51 @@ mod tests {
         assert!(!batches.ready(t0, 1));
         batches.drain();
         assert!(batches.ready(t0, 1), "draining");
+    }
+
+    #[test]
+    fn the_end_of_a_burst_does_not_wait_out_the_interval() {
+        let t0 = Instant::now();
+        let mut batches = Batches::new(LIMITS);
+        batches.push(t0, 100, 1);
+        batches.cut(t0);
+        batches.push(t0 + ms(1), 30, 1);
+        batches.push(t0 + ms(4), 30, 1);
+        assert_eq!(batches.deadline(1), Some(t0 + ms(9)), "five without another row");
+        batches.push(t0 + ms(8), 1, 1);
+        assert_eq!(batches.deadline(1), Some(t0 + ms(13)));
+        assert!(batches.ready(t0 + ms(13), 1));
+        batches.cut(t0 + ms(13));
+        batches.push(t0 + ms(14), 1, 1);
+        assert_eq!(batches.deadline(1), Some(t0 + ms(63)), "one more insert, and no others");
+    }
+
+    /// Goal: at a steady 1,000 rows a second and after it no row waits for long, and inserts are as
+    /// few as without the haste at the end: ten a second, and one for each burst.
+    #[test]
+    fn bursts_of_a_thousand_rows_a_second_are_soon_there_in_few_inserts() {
+        let limits = Limits { rows_max: 100, bytes_max: 1 << 20, age_max: ms(1_000) };
+        let t0 = Instant::now();
+        let (mut batches, mut waits, mut cuts) = (Batches::new(limits), Vec::new(), 0);
+        let (mut came, bursts) = (Vec::new(), 7);
+        for step in 0..bursts * 5_000_u64 {
+            let now = t0 + ms(step);
+            // A second and a bit of rows, then silence.
+            if step % 5_000 < 1_037 {
+                batches.push(now, 1, 1);
+                came.push(now);
+            }
+            if batches.ready(now, 1) {
+                batches.cut(now);
+                cuts += 1;
+                waits.extend(came.drain(..).map(|came| now - came));
+            }
+        }
+        waits.sort_unstable();
+        assert!(came.is_empty());
+        assert!(waits[waits.len() / 2] <= ms(75), "{:?}", waits[waits.len() / 2]);
+        assert!(waits[waits.len() - 1] <= ms(200), "{:?}", waits[waits.len() - 1]);
+        assert!(cuts <= bursts * 12, "{cuts}");
     }
 
     #[test]

@@ -40,6 +40,12 @@ impl LeaseWatch {
         }
     }
 
+    /// When the standing changes unless the lock is extended before; `None` when it does not.
+    pub fn changes_at(&self, now: Instant) -> Option<Instant> {
+        let term = (*self.0.lock())?;
+        [term.lost_at, term.over_at].into_iter().find(|at| now < *at)
+    }
+
     /// The lock was released: its session has ended.
     pub fn clear(&self) {
         *self.0.lock() = None;
@@ -57,6 +63,9 @@ mod tests {
         assert_eq!(watch.standing(now), Standing::Over);
         watch.set(now + second, second);
         assert_eq!(watch.standing(now), Standing::Held);
+        assert_eq!(watch.changes_at(now), Some(now + second));
+        assert_eq!(watch.changes_at(now + second), Some(now + 2 * second));
+        assert_eq!(watch.changes_at(now + 2 * second), None);
         assert_eq!(watch.standing(now + second), Standing::Lost);
         assert_eq!(watch.standing(now + 2 * second), Standing::Over);
         watch.clear();

@@ -30,8 +30,8 @@ pub struct Shared {
     lease: Arc<LeaseWatch>,
 }
 
-/// How often a thread that waits at a gate looks at the lease.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Whatever the lease says.
+const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 struct State {
@@ -157,6 +157,12 @@ impl Shared {
         self.wait_until(|state| upper <= state.reserved)
     }
 
+    /// When a thread that waits has to look at the lease again: nobody else tells it.
+    pub fn look_at(&self, now: Instant) -> Instant {
+        let changes_at = self.lease.changes_at(now).unwrap_or(now + LOOK_AT_LEAST_EVERY);
+        changes_at.min(now + LOOK_AT_LEAST_EVERY)
+    }
+
     /// Waits out `until`, or less when the session is abandoned.
     pub fn pause(&self, until: Instant) -> Result<()> {
         let mut state = self.state.lock();
@@ -169,7 +175,7 @@ impl Shared {
             if until <= now {
                 return Ok(());
             }
-            self.moved.wait_until(&mut state, until.min(now + LOOK_EVERY));
+            self.moved.wait_until(&mut state, self.look_at(now).min(until));
         }
     }
 
@@ -182,7 +188,7 @@ impl Shared {
             if state.pace != Pace::Running || until <= now {
                 return state.pace;
             }
-            self.moved.wait_until(&mut state, until.min(now + LOOK_EVERY));
+            self.moved.wait_until(&mut state, self.look_at(now).min(until));
         }
     }
 
@@ -195,7 +201,7 @@ impl Shared {
             if state.pace == Pace::Abandoned {
                 return Err(stopped());
             }
-            self.moved.wait_for(&mut state, LOOK_EVERY);
+            self.moved.wait_until(&mut state, self.look_at(Instant::now()));
         }
         Ok(())
     }

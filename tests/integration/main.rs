@@ -68,6 +68,8 @@ mod mass_delete;
 mod oracle_finds;
 /// Payloads of runs that are not there.
 mod orphans;
+/// A service with nothing to do.
+mod quiet;
 /// The three error strategies, when Postgres ends the stream.
 mod recovery;
 /// Rows and values that ClickHouse refuses.

@@ -27,8 +27,10 @@ use crate::wal::copy_both::FromServer;
 use crate::wal::pgoutput::{self, Keys, Message};
 use crate::wal::{Lsn, Oid, PgTime, Relation};
 
-/// How often a drain is noticed while nothing else happens.
+/// How often it is noticed that the session is given up, while nothing else happens.
 const NOTICE_EVERY: std::time::Duration = std::time::Duration::from_millis(50);
+/// The same where there is nothing to give up.
+const NOTICE_EVERY_IDLE: std::time::Duration = std::time::Duration::from_millis(250);
 /// For the removals of some 170,000 keys such as those of runs; beyond that ClickHouse is asked.
 const REMOVALS: removals::Limits =
     removals::Limits { generations: 8, generation_bytes: 2 * 1024 * 1024 };
@@ -147,7 +149,8 @@ pub fn run(with: Batcher<'_>, channels: Channels) -> Result<()> {
         }
         let full = hung_up || state.batches.is_full();
         let receive_from = if full { &never } else { &frames };
-        let soon = now + NOTICE_EVERY;
+        let is_idle = state.progress.is_idle();
+        let soon = now + if is_idle { NOTICE_EVERY_IDLE } else { NOTICE_EVERY };
         let wake_at = state.batches.deadline(state.flushers_free()).map_or(soon, |at| at.min(soon));
         select! {
             recv(receive_from) -> block => match block {

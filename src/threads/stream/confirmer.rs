@@ -18,8 +18,8 @@ use crate::threads::coordinator::Event;
 use crate::threads::outage::is_of_tables;
 use crate::threads::shared::{Pace, Shared};
 
-/// How often the end of a session is noticed while nothing else happens.
-const NOTICE_EVERY: Duration = Duration::from_millis(200);
+/// It is poked when something has happened, the end of the session included.
+const NOTICE_EVERY: Duration = Duration::from_secs(5);
 /// The last row of a session that was given up gets one short try: without it `upper` is only
 /// looser than it could be.
 const LAST_TRY: Duration = Duration::from_secs(2);

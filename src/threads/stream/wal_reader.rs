@@ -21,6 +21,9 @@ use crate::wal::copy_both::{FromServer, StandbyStatusUpdate};
 
 /// How often a stop, and a confirmation, is noticed while the stream is silent.
 const NOTICE_EVERY: Duration = Duration::from_millis(25);
+/// The same when it has been silent for a while, and no confirmation is to be expected.
+const NOTICE_EVERY_QUIET: Duration = Duration::from_millis(250);
+const QUIET_AFTER: Duration = Duration::from_secs(1);
 /// How long the server may take to acknowledge the end of the stream.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -39,9 +42,13 @@ pub fn run(mut with: WalReader<'_>, frames: Sender<Frames>, settled: &Receiver<(
     let mut status = Status::new(now, with.position.confirmed(), with.params);
     let mut gather = Gather::default();
     let resume = with.position.confirmed();
+    let mut moved_at = now;
     while with.shared.pace() == Pace::Running {
         let now = with.report(&mut status)?;
-        let wait = status.deadline(now).saturating_duration_since(now).min(NOTICE_EVERY);
+        let is_quiet = QUIET_AFTER <= now.saturating_duration_since(moved_at)
+            && with.position.received() <= status.confirmed();
+        let notice = if is_quiet { NOTICE_EVERY_QUIET } else { NOTICE_EVERY };
+        let wait = status.deadline(now).saturating_duration_since(now).min(notice);
         match with.stream.read(wait).map_err(|error| placed(error, resume))? {
             ReadOutcome::Nothing => {}
             ReadOutcome::Partial => status.on_heard(Instant::now()),
@@ -53,7 +60,8 @@ pub fn run(mut with: WalReader<'_>, frames: Sender<Frames>, settled: &Receiver<(
                 .because("the server ended the stream: it is shutting down"));
             }
             ReadOutcome::Frames(block) => {
-                status.on_heard(Instant::now());
+                moved_at = Instant::now();
+                status.on_heard(moved_at);
                 if asks_for_reply(&block) {
                     status.on_reply_requested();
                     with.position.ask();

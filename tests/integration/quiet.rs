@@ -1,0 +1,42 @@
+//! A service with nothing to do.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::support::program::Program;
+use crate::support::stage::Stage;
+use crate::support::wait;
+
+/// How often its threads have gone to sleep so far, which is how often they were woken.
+fn wakes(program: &Program) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{}/task", program.pid())).unwrap();
+    let of_task = |path: std::path::PathBuf| {
+        let status = fs::read_to_string(path.join("status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        line.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0)
+    };
+    tasks.map(|task| of_task(task.unwrap().path())).sum()
+}
+
+/// Goal: one that has nothing to do sleeps.
+#[test]
+fn a_quiet_service_hardly_wakes() {
+    let stage = Stage::take();
+    let settings = stage
+        .settings_runs()
+        .with("RUN_REPLICATION_LEADER_LOCK_TIMEOUT_MS", 30_000)
+        .with("RUN_REPLICATION_LEADER_LOCK_EXTEND_INTERVAL_MS", 10_000)
+        .with("RUN_REPLICATION_ACK_INTERVAL_SECONDS", 10);
+    let mut program = Program::start(&settings);
+    program.wait_streaming(&["runs"]);
+    stage.settle(&mut program, &["runs"]);
+    // What began with the session is over.
+    let rest = Duration::from_secs(5);
+    wait::stays_true("it streams", rest, || program.log_lines("ERROR") == 0);
+    let (before, pause) = (wakes(&program), Duration::from_secs(10));
+    wait::stays_true("it streams", pause, || program.log_lines("ERROR") == 0);
+    let each_second = (wakes(&program) - before) / pause.as_secs();
+    println!("{each_second} wakes a second");
+    assert!(each_second <= 25, "{each_second} wakes a second");
+    program.stop();
+}
