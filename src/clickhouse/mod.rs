@@ -19,6 +19,7 @@ pub mod refused;
 pub mod repairs;
 pub mod running;
 pub mod slices;
+pub mod sources;
 pub mod state;
 pub mod stored;
 pub mod survey;

@@ -6,14 +6,15 @@ use std::time::Instant;
 use super::client::{Client, InsertError, quote_bytes};
 use super::refusal::Refusal;
 use super::tables::{ensure_database, missing};
-use super::{adoptions, backfills, cluster, databases, refused, repairs, state};
+use super::{adoptions, backfills, cluster, databases, refused, repairs, sources, state};
 use crate::error::{Error, ErrorKind, Result};
 
 type Ddl = fn(&Client) -> String;
 
-const TABLES: [(&str, Ddl); 6] = [
+const TABLES: [(&str, Ddl); 7] = [
     (state::STATE_TABLE, state::ddl),
     (databases::DATABASES_TABLE, databases::ddl),
+    (sources::SOURCES_TABLE, sources::ddl),
     (repairs::REPAIRS_TABLE, repairs::ddl),
     (backfills::BACKFILLS_TABLE, backfills::ddl),
     (adoptions::ADOPTIONS_TABLE, adoptions::ddl),
@@ -34,7 +35,7 @@ pub fn ensure(client: &mut Client, create: bool, deadline: Instant) -> Result<()
     Ok(())
 }
 
-pub fn names() -> [&'static str; 6] {
+pub fn names() -> [&'static str; 7] {
     TABLES.map(|(name, _)| name)
 }
 

@@ -13,6 +13,9 @@ use crate::error::Result;
 
 pub const REPAIRS_TABLE: &str = "walhouse_repairs";
 
+/// The base version of a repair whose fence is still to be passed.
+pub const AT_FENCE: u64 = 0;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RepairRow {
     pub service: String,
@@ -22,7 +25,7 @@ pub struct RepairRow {
     pub system_identifier: String,
     pub timeline: u32,
     pub version_shift: u64,
-    /// The version of the rows it writes.
+    /// The version of the rows it writes; [`AT_FENCE`] while that is not known.
     pub base_version: u64,
     /// Why, for people.
     pub reason: String,

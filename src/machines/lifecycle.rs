@@ -26,6 +26,8 @@
 //! The rules:
 //!
 //! - Any end of a session that was not asked for goes through the strategy, the first start's too.
+//! - A session that stands on what has changed is told to begin again: it drains, and another one
+//!   begins under the same lock. That is no error, under no strategy.
 //! - A wait before another attempt ends early when a primary is there again: `delay_max` may be a
 //!   minute, and a failover over in seconds. The count of attempts goes on all the same.
 //! - Not getting the lock, losing it, or not reaching Redis is never an error: the service stands
@@ -58,7 +60,8 @@ pub struct Params {
     pub retry_every: Duration,
     /// A stream that has run this long is healthy, even if no row came.
     pub healthy_after: Duration,
-    /// How long a session may drain once its lock is lost: the margin of the lease.
+    /// How long a session may drain once its lock is lost: the margin of the lease. Also before
+    /// another one under the same lock.
     pub handover: Duration,
     /// How long an abandoned session may take to end when a stop was asked for.
     pub stop_grace: Duration,
@@ -119,6 +122,8 @@ pub enum Why {
 pub enum Then {
     StandBy,
     Stop,
+    /// Another session, under the same lock.
+    Again,
     /// The session fails by itself.
     Strategy,
 }
@@ -138,6 +143,8 @@ pub enum Input {
     /// Rows of this session became durable *and* were confirmed, so that no later session meets
     /// them again. A keepalive's confirmation is not progress: it comes with the first bytes.
     Progressed,
+    /// What the session stands on has changed.
+    BeginAgain,
     /// A thread of the session has ended that should not have; the others are ending.
     SessionFailing,
     /// All threads of the session have been joined.
@@ -268,6 +275,12 @@ impl Lifecycle {
                 let draining = Draining { deadline, then: Then::StandBy, abandoned: false };
                 (draining, vec![DrainSession { deadline }])
             }
+            (state @ Streaming { .. }, BeginAgain) => {
+                self.settle_if_old(now, state);
+                let deadline = after(now, self.params.handover);
+                let draining = Draining { deadline, then: Then::Again, abandoned: false };
+                (draining, vec![DrainSession { deadline }])
+            }
             (Starting | Streaming { .. }, StopRequested { deadline }) => {
                 let draining = Draining { deadline, then: Then::Stop, abandoned: false };
                 (draining, vec![DrainSession { deadline }])
@@ -285,13 +298,26 @@ impl Lifecycle {
                 self.unasked_end(now)
             }
             (
-                Starting | Streaming { .. } | Draining { then: Then::StandBy | Then::Strategy, .. },
+                Starting
+                | Streaming { .. }
+                | Draining { then: Then::StandBy | Then::Strategy | Then::Again, .. },
                 SessionEnded { remedy: Remedy::Halt },
             ) => (Stopped(Outcome::Halted), vec![ReleaseLock, Finished(Outcome::Halted)]),
 
             (draining @ Draining { .. }, Progressed) => {
                 self.settle();
                 (draining, vec![])
+            }
+            // However it ended: what stands in the way of the next one is found by it.
+            (Draining { then: Then::Again, .. }, SessionEnded { remedy: Remedy::Strategy }) => {
+                (Starting, vec![StartSession])
+            }
+            (Draining { deadline, then: Then::Again, abandoned: false }, LockLost) => {
+                let deadline = deadline.min(after(now, self.params.handover));
+                (Draining { deadline, then: Then::StandBy, abandoned: false }, vec![])
+            }
+            (Draining { deadline, then: Then::Again, abandoned: true }, LockLost) => {
+                (Draining { deadline, then: Then::StandBy, abandoned: true }, vec![])
             }
             (Draining { then: Then::StandBy, .. }, SessionEnded { remedy: Remedy::Strategy }) => {
                 (self.stand_by(now, Why::Standby), vec![ReleaseLock])
@@ -310,7 +336,7 @@ impl Lifecycle {
             }
             (Draining { then, abandoned: false, .. }, DeadlineReached) => {
                 let grace = match then {
-                    Then::StandBy | Then::Strategy => self.params.wedged_after,
+                    Then::StandBy | Then::Strategy | Then::Again => self.params.wedged_after,
                     Then::Stop => self.params.stop_grace,
                 };
                 let deadline = after(now, grace);
@@ -330,6 +356,7 @@ impl Lifecycle {
                 | LockFailed
                 | LockLost
                 | PrimaryBack
+                | BeginAgain
                 | StreamStarted
                 | Progressed
                 | SessionFailing

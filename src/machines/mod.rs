@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 pub mod backfill;
 pub mod backoff;
 pub mod batches;
+pub mod catalog;
 pub mod confirm;
 pub mod gather;
 pub mod history;

@@ -3,7 +3,9 @@
 //! Starting over means a slot that works (the old one where it can be used), a version shift with
 //! which everything that comes outranks everything that ClickHouse has, and, unless the operator
 //! prefers to skip, a repair: the table is read and compared, and what differs is written at
-//! [`base_version`], below every change that is still to be streamed.
+//! [`base_version`], below every change that is still to be streamed. Where the source itself was
+//! changed, that is not enough: rows that the slot still brings have values of before the change.
+//! There what is read is written at the version of a fence ([`fence_version`]).
 //!
 //! ```text
 //!   versions ->  old and dead rows | base: repaired rows | base + 1: repaired deletes | stream
@@ -168,6 +170,30 @@ pub fn base_version(state: &State, slot: &Slot) -> u64 {
     slot.restart_lsn.0.saturating_add(state.shift)
 }
 
+/// The version of rows that are read behind a fence: `fence` is where the server's WAL ended before
+/// all transactions that ran then had ended. A change that a later snapshot does not see begins at
+/// the fence or above; every other one lies below it by a record's header at least. So a row, a
+/// tombstone one above it, and a row that comes just above that, outrank all that was changed
+/// before, streamed or still to be streamed, and yield to all that comes.
+pub fn fence_version(shift: u64, fence: Lsn) -> u64 {
+    fence.0.saturating_sub(4).saturating_add(shift)
+}
+
+/// What is done about rows that the source may have hidden while the stream went on: the same as
+/// about a gap.
+pub fn course_of_hidden(course: Course, strategy: GapStrategy) -> Course {
+    match (course, strategy) {
+        (Course::Stop | Course::StartOver { .. }, _) => course,
+        (Course::Begin | Course::Continue { .. }, GapStrategy::Repair) => {
+            Course::StartOver { repair: true }
+        }
+        (Course::Begin | Course::Continue { .. }, GapStrategy::Skip) => {
+            Course::StartOver { repair: false }
+        }
+        (Course::Begin | Course::Continue { .. }, GapStrategy::Halt) => Course::Stop,
+    }
+}
+
 /// A repair that was recorded and not finished goes on, if it still speaks of this state.
 pub fn goes_on(repair_system_identifier: u64, repair_shift: u64, state: &State) -> bool {
     repair_system_identifier == state.system_identifier && repair_shift == state.shift
@@ -250,6 +276,31 @@ mod tests {
         assert_eq!(filled, Course::StartOver { repair: true });
         let halted = course_in_debt(Course::Stop, GapStrategy::Halt, Debt::Fill);
         assert_eq!(halted, Course::Stop);
+    }
+
+    #[test]
+    fn what_the_source_may_have_hidden_is_a_gap() {
+        for course in [Course::Begin, Course::Continue { record: None }] {
+            let courses = STRATEGIES.map(|strategy| course_of_hidden(course, strategy));
+            let expected = [
+                Course::StartOver { repair: true },
+                Course::Stop,
+                Course::StartOver { repair: false },
+            ];
+            assert_eq!(courses, expected);
+        }
+        let stopped = STRATEGIES.map(|strategy| course_of_hidden(Course::Stop, strategy));
+        assert_eq!(stopped, [Course::Stop; 3]);
+    }
+
+    #[test]
+    fn what_is_read_behind_a_fence_lies_between_what_was_and_what_comes() {
+        // The header of a record of the WAL.
+        const HEADER: u64 = 24;
+        let fence = Lsn(1_000);
+        let version = fence_version(5, fence);
+        assert!(fence.0 - HEADER + 5 < version);
+        assert!(crate::machines::repair::tombstone_version(version) + 1 < fence.0 + 5);
     }
 
     #[test]

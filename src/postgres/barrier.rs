@@ -30,6 +30,11 @@ impl Barrier {
         Ok(Barrier { running: running(sql, deadline)? })
     }
 
+    /// So many are left, as of the last look.
+    pub fn count(&self) -> usize {
+        self.running.len()
+    }
+
     /// True once all of them have ended.
     pub fn is_passed(&mut self, sql: &mut Sql, deadline: Instant) -> Result<bool> {
         if !self.running.is_empty() {

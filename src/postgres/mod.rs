@@ -3,6 +3,7 @@
 pub mod advisory_lock;
 mod auth;
 pub mod barrier;
+pub mod catalog;
 pub mod connection;
 pub mod failover_slot;
 pub mod frames;

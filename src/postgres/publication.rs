@@ -224,9 +224,10 @@ fn problems(found: &Found, wanted: &Wanted) -> Vec<Error> {
         problems.push(error.hint(format!("Run: {sql}")));
     };
     let again = || {
+        // In two transactions, what is written in between would not be streamed.
         format!(
-            "ALTER PUBLICATION {publication} DROP TABLE {quoted}; \
-             ALTER PUBLICATION {publication} ADD TABLE {quoted};"
+            "BEGIN; ALTER PUBLICATION {publication} DROP TABLE {quoted}; \
+             ALTER PUBLICATION {publication} ADD TABLE {quoted}; COMMIT;"
         )
     };
     let actions = [("insert", found.insert), ("update", found.update), ("delete", found.delete)];
@@ -413,7 +414,11 @@ mod tests {
         let columns = |found: &mut Found| found.tables[0].columns = Some(vec!["id".into()]);
         let (line, hint) = refusal(TableKind::Ordinary, columns).unwrap();
         assert!(line.ends_with("is missing columns: status"), "{line}");
-        assert!(hint.contains("DROP TABLE") && hint.contains("ADD TABLE"), "{hint}");
+        assert_eq!(
+            hint,
+            "Run: BEGIN; ALTER PUBLICATION \"p\" DROP TABLE \"public\".\"TaskRun\"; \
+             ALTER PUBLICATION \"p\" ADD TABLE \"public\".\"TaskRun\"; COMMIT;"
+        );
 
         let (_, hint) = refusal(TableKind::Partitioned, |_| ()).unwrap();
         assert!(hint.contains("publish_via_partition_root = true"), "{hint}");

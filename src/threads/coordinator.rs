@@ -317,6 +317,9 @@ impl Running {
             State::Draining { then: Then::Stop, abandoned: false, .. } => {
                 log::info!("{service}: stopping; finishing the work in hand");
             }
+            State::Draining { then: Then::Again, abandoned: false, .. } => {
+                log::info!("{service}: finishing the work in hand, to begin again");
+            }
             // Why is told when it has ended.
             State::Draining { then: Then::Strategy, .. } => {}
             State::Draining { abandoned: true, .. } => {
@@ -407,6 +410,7 @@ impl Running {
             State::Streaming { .. } => "the stream is open",
             State::Draining { then: Then::StandBy, .. } => "the leader lock was lost",
             State::Draining { then: Then::Strategy, .. } => "the stream failed",
+            State::Draining { then: Then::Again, .. } => "the source has changed",
             State::Draining { then: Then::Stop, .. } | State::Withdrawing { .. } => "told to stop",
             State::Waiting { why: Why::Backoff { .. }, .. }
             | State::Acquiring

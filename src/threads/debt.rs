@@ -67,7 +67,13 @@ pub fn owe(
     request_timeout: Duration,
 ) -> Result<()> {
     let (service, slot) = of;
-    if state::read(client, service, slot, Instant::now() + request_timeout)?.is_none() {
+    let deadline = || Instant::now() + request_timeout;
+    if state::read(client, service, slot, deadline())?.is_none() {
+        return Ok(());
+    }
+    // A start that is refused again and again finds the same each time.
+    let last = repairs::read(client, service, slot, deadline())?;
+    if last.is_some_and(|last| is_only_owed(&last) && last.reason == reason) {
         return Ok(());
     }
     write_debt(client, of, reason, request_timeout)?;
@@ -139,6 +145,14 @@ pub fn makes_debt(verdict: &Verdict, course: Course) -> bool {
         ),
         Course::Begin | Course::Continue { .. } => false,
     }
+}
+
+/// Nothing was done about it yet.
+pub fn is_only_owed(repair: &RepairRow) -> bool {
+    let Numbers { state, .. } = DEBT;
+    repair.status == Status::Running
+        && repair.system_identifier == state.system_identifier.to_string()
+        && repair.version_shift == state.shift
 }
 
 /// A repair is recorded that does not go with the state. Where there is none, also one that would

@@ -16,6 +16,7 @@ pub mod outage;
 mod service_manager;
 pub mod session;
 pub mod shared;
+pub mod source_look;
 pub mod start;
 pub mod stream;
 pub mod supervisor;

@@ -32,6 +32,7 @@ use super::stream::position::Position;
 use super::stream::wal_reader::{self, WalReader};
 use super::watch::readiness::{self, Readiness};
 use super::watch::rival::{self, Rival};
+use super::watch::source_watch::{self, SourceWatch};
 use super::watch::table_watch::{self, TableWatch};
 use super::watch::wal_watch::{self, WalWatch};
 use super::{Memory, spawn_named};
@@ -167,7 +168,7 @@ fn run(with: With<'_>, first: bool, end: EndGuard<'_>) {
 fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
     let With { config, metrics, health, events, shared, memory } = with;
     let service = config.name.as_str();
-    let Prepared { stream, source, source_checked_at, slot_is_new, .. } = prepared;
+    let Prepared { stream, source, source_row, source_checked_at, slot_is_new, .. } = prepared;
     let Prepared { mapping, shapes, tables, state, repair, client, .. } = prepared;
     let Prepared { status_every, resume, .. } = prepared;
     let primary = prepared.primary;
@@ -303,6 +304,19 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
         });
         let tables = TableWatch { service, clickhouse: ground.clickhouse, look: &tables, shared };
         part.spawn("table_watch", move || table_watch::run(&tables));
+        let watch = SourceWatch {
+            config,
+            source: mapping.source(),
+            primary: &primary,
+            application_name: &application_name,
+            shared,
+            events,
+            row: source_row,
+        };
+        part.spawn("source_watch", move || {
+            source_watch::run(watch);
+            Ok(())
+        });
         let rival = Rival { service, params: &config.postgres, primary: &primary, shared };
         part.spawn("rival", move || rival::run(&rival));
         let confirmer = part.spawn("confirmer", move || confirmer::run(confirmer));

@@ -54,6 +54,8 @@ mod foreign;
 mod half_dead;
 /// Who streams when, and what a program leaves to the next.
 mod handover;
+/// What the source no longer sends, noticed by what it looks like.
+mod hidden;
 /// Several hosts of ClickHouse, and a quorum that nothing keeps.
 mod hosts;
 /// Every replica identity and format, under load, compared in full.

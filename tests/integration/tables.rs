@@ -127,7 +127,7 @@ fn tables_that_may_not_be_made_are_asked_for() {
             program.state("runs") == "streaming" && program.state("sessions") == "streaming"
         },
     );
-    assert_eq!(made, 8);
+    assert_eq!(made, 10);
     stage.postgres.insert("TaskRun", &sample::full_run("a"));
     stage.settle(&mut program, &["runs"]);
     assert_eq!(assert_same(&stage.postgres, &stage.clickhouse, Scope::RUNS), 2);

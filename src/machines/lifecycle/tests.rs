@@ -162,6 +162,40 @@ fn a_lost_lock_ends_the_session_and_stands_by_whatever_the_strategy() {
 }
 
 #[test]
+fn a_session_that_begins_again_keeps_its_lock_whatever_the_strategy() {
+    for strategy in strategies() {
+        let t0 = Instant::now();
+        check(
+            strategy,
+            t0,
+            &[StreamStarted, BeginAgain, ENDED, BeginAgain, StreamStarted, BeginAgain, LockLost],
+            &[
+                DrainSession { deadline: t0 + s(4) },
+                StartSession,
+                DrainSession { deadline: t0 + s(4) },
+            ],
+            |state| matches!(state, State::Draining { then: Then::StandBy, .. }),
+        );
+    }
+    // One that does not drain is given up, and then wedged; a stop goes before.
+    let t0 = Instant::now();
+    check(
+        reconnect(0),
+        t0,
+        &[StreamStarted, BeginAgain, DeadlineReached, ENDED, StopRequested { deadline: t0 }, ENDED],
+        &[
+            DrainSession { deadline: t0 + s(4) },
+            AbandonSession,
+            StartSession,
+            DrainSession { deadline: t0 },
+            ReleaseLock,
+            CLEAN,
+        ],
+        |state| state == State::Stopped(Outcome::Clean),
+    );
+}
+
+#[test]
 fn halt_stops_the_service_whatever_the_strategy() {
     for script in [vec![HALTED], vec![StreamStarted, HALTED]] {
         for strategy in strategies() {
@@ -326,7 +360,7 @@ struct World {
 
 impl World {
     fn offer(&self, state: State, prng: &mut Prng, now: Instant) -> Input {
-        match prng.below(16) {
+        match prng.below(17) {
             0..=2 if self.asked => LockAcquired,
             3 if self.asked => LockBusy,
             4 if self.asked => LockFailed,
@@ -335,6 +369,7 @@ impl World {
             8 if self.session => ENDED,
             9 if self.session && prng.below(10) == 0 => HALTED,
             13 if self.session && prng.below(4) == 0 => SessionFailing,
+            16 if self.session => BeginAgain,
             // Late messages of a session or a lock that is gone.
             10 if prng.below(4) == 0 => [LockLost, Progressed, PrimaryBack][prng.below(3) as usize],
             11 if self.locked => LockLost,
@@ -349,7 +384,7 @@ impl World {
             LockBusy | LockFailed => self.asked = false,
             SessionEnded { .. } => self.session = false,
             StopRequested { .. } => self.stop_requested = true,
-            DeadlineReached | LockLost | PrimaryBack | StreamStarted | Progressed
+            DeadlineReached | LockLost | PrimaryBack | BeginAgain | StreamStarted | Progressed
             | SessionFailing => (),
         }
     }

@@ -13,7 +13,7 @@
 use std::time::{Duration, Instant};
 
 use crate::clickhouse::Client;
-use crate::clickhouse::repairs::{RepairRow, Status};
+use crate::clickhouse::repairs::{AT_FENCE, RepairRow, Status};
 use crate::error::{ErrorKind, Result};
 use crate::health::Health;
 use crate::postgres::primary::Primary;
@@ -142,6 +142,12 @@ fn catch_up(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Ended> {
 
 /// From where it was left to its end.
 fn repair(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Ended> {
+    if recorder.base_version() == AT_FENCE {
+        match before::fence(with, || recorder.show_waiting())? {
+            Some(fence) => recorder.pass_fence(fence)?,
+            None => return Ok(Ended::Told),
+        }
+    }
     loop {
         match recorder.position() {
             Position::Read(read) => {

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use super::resume::{self, Parties, Resumed};
 use super::slot_watch::SlotWatch;
 use super::source_check;
-use crate::clickhouse::repairs::RepairRow;
+use crate::clickhouse::repairs::{REPAIRS_TABLE, RepairRow};
+use crate::clickhouse::sources::{SOURCES_TABLE, SourceRow};
 use crate::clickhouse::state::{self, StateRow};
 use crate::clickhouse::tables::{self, Definition, Look, TableShape};
 use crate::clickhouse::{Client, adoptions, cluster, own_tables};
 use crate::config::{ServiceConfig, ServiceName};
 use crate::error::{Error, ErrorKind, Result};
-use crate::machines::recovery::Adopted;
+use crate::machines::recovery::{Adopted, GapStrategy};
 use crate::metrics::ServiceMetrics;
 use crate::postgres::connection::StartupOptions;
 use crate::postgres::failover_slot::{self, Mark};
@@ -32,12 +33,15 @@ use crate::services::source::Source;
 use crate::threads::Memory;
 use crate::threads::debt;
 use crate::threads::shared::Shared;
+use crate::threads::source_look;
 use crate::wal::Lsn;
 
 /// A stream that is running, and all that the threads must know to take it on.
 pub struct Prepared {
     pub stream: Stream,
     pub source: SourceTable,
+    /// What the source looks like, as it is recorded.
+    pub source_row: SourceRow,
     /// The table was looked at when the WAL ended here: what it was called before, and which
     /// columns it had, is past.
     pub source_checked_at: Lsn,
@@ -98,13 +102,19 @@ pub fn prepare(
     log::debug!("{}: the primary is `{}`", config.name.as_str(), primary.name());
     let server = Server::inspect(&mut sql, step())?;
     server.check_wal_level()?;
+    // Of another cluster nothing is owed here; whether it is to be followed is judged later.
+    let here = primary.identity().system_identifier;
+    let is_known = known.is_some_and(|known| known.system_identifier == here);
+    if is_known {
+        owe_for_source(&mut client, &mut sql, (config, mapping), &primary)?;
+    }
     // Before anything is made on either side: a database without the table is not yet, or not at
     // all, the one to replicate, and whoever fills it may want to make the tables in ClickHouse.
     let table = look_at_source(config, mapping, &mut sql, first)?;
     go_on()?;
     let (shapes, tables) = prepare_tables(config, mapping, &mut client, &version, memory)?;
     go_on()?;
-    ensure_publication(config, mapping, &mut sql, &table)?;
+    ensure_publication(config, mapping, &mut sql, &table, is_known.then_some(&mut client))?;
     go_on()?;
 
     let options = startup_options(config, &application_name);
@@ -148,7 +158,7 @@ pub fn prepare(
     });
     // What a stop has cut short is no failure.
     let resumed = resumed.or_else(|error| go_on().and(Err(error)))?;
-    let Resumed { state, repair, slot_is_new } = resumed;
+    let Resumed { state, repair, slot_is_new, source } = resumed;
     memory.tables.on_recorded();
     if slot_is_new {
         memory.undecodable.lock().on_new_slot();
@@ -162,6 +172,7 @@ pub fn prepare(
     Ok(Prepared {
         stream,
         source: table,
+        source_row: source,
         source_checked_at,
         mapping,
         shapes,
@@ -367,6 +378,34 @@ pub fn columns_of(client: &Client, target: &Target, shape: &TableShape) -> (Vec<
     (present, problems)
 }
 
+/// Records that a repair is owed where the source no longer looks as it was recorded and rows may
+/// have been hidden. Before all that may be refused: what it is refused for may be undone, and then
+/// nothing shows any more.
+fn owe_for_source(
+    client: &mut Client,
+    sql: &mut Sql,
+    of: (&ServiceConfig, &'static dyn Mapping),
+    primary: &Primary,
+) -> Result<()> {
+    let (config, service) = (of.0, of.0.name.as_str());
+    let (of_debt, timeout) = ((service, config.slot.as_str()), config.clickhouse.request_timeout);
+    // What is missing of these is made later on, and then nothing is left to compare.
+    let own = [SOURCES_TABLE, REPAIRS_TABLE];
+    if !tables::missing(client, &own, Instant::now() + timeout)?.is_empty() {
+        return Ok(());
+    }
+    let system_identifier = primary.identity().system_identifier.to_string();
+    let look = source_look::look(client, sql, of, &system_identifier, step())?;
+    for told in &look.judgement.told {
+        log::warn!("{service}: {told}");
+    }
+    // What is to be skipped is judged once more when it is.
+    if !look.judgement.may_hide_rows() || config.gap_strategy == GapStrategy::Skip {
+        return Ok(());
+    }
+    debt::owe(client, of_debt, &look.judgement.to_string(), timeout)
+}
+
 fn look_at_source(
     config: &ServiceConfig,
     mapping: &'static dyn Mapping,
@@ -386,18 +425,33 @@ fn look_at_source(
     Ok(table)
 }
 
+/// `known` is for what is owed where there is a recorded state.
 fn ensure_publication(
     config: &ServiceConfig,
     mapping: &'static dyn Mapping,
     sql: &mut Sql,
     table: &SourceTable,
+    known: Option<&mut Client>,
 ) -> Result<()> {
     let columns = published_columns(table, mapping.source());
     let wanted = Wanted { publication: &config.publication, table, columns: &columns };
-    if publication::ensure(sql, &wanted, step())? == Ensured::Created {
-        log::info!("{}: publication `{}` created", config.name.as_str(), config.publication);
+    if publication::ensure(sql, &wanted, step())? == Ensured::Existing {
+        return Ok(());
     }
-    Ok(())
+    let (service, name) = (config.name.as_str(), &config.publication);
+    let Some(client) = known else {
+        log::info!("{service}: publication `{name}` created");
+        return Ok(());
+    };
+    log::warn!(
+        "{service}: publication `{name}` was gone, and is created: what was written without it was \
+         not streamed"
+    );
+    if config.gap_strategy == GapStrategy::Skip {
+        return Ok(());
+    }
+    let reason = format!("publication `{name}` was dropped, and made again");
+    debt::owe(client, (service, &config.slot), &reason, config.clickhouse.request_timeout)
 }
 
 /// The columns that the publication has to have.

@@ -12,12 +12,14 @@ use std::time::{Duration, Instant};
 
 use super::prepare::step;
 use crate::clickhouse::databases::{self, DatabaseRow};
-use crate::clickhouse::repairs::{self, RepairRow, Status};
+use crate::clickhouse::repairs::{self, AT_FENCE, RepairRow, Status};
+use crate::clickhouse::sources::{self, SourceRow};
 use crate::clickhouse::state::{self, StateRow};
 use crate::clickhouse::stored::highest_version;
 use crate::clickhouse::{Client, adoptions, backfills};
 use crate::config::ServiceConfig;
 use crate::error::{Error, ErrorKind, Result};
+use crate::machines::catalog::Judgement;
 use crate::machines::lineage::{self, Gap, Verdict};
 use crate::machines::recovery::{self, Course, Debt};
 use crate::machines::undecodable::Given;
@@ -29,7 +31,8 @@ use crate::postgres::sql::Sql;
 use crate::postgres::{publication, slot};
 use crate::rows::Shape;
 use crate::services::mapping::Mapping;
-use crate::threads::debt::{DEBT, Numbers, debt_of, is_owed, makes_debt, repair_row};
+use crate::threads::debt::{DEBT, Numbers, debt_of, is_only_owed, is_owed, makes_debt, repair_row};
+use crate::threads::source_look::{self, SourceLook};
 use crate::wal::Lsn;
 
 /// Creating a slot waits for the transactions that are running.
@@ -60,6 +63,8 @@ pub struct Resumed {
     /// To be done beside the stream.
     pub repair: Option<RepairRow>,
     pub slot_is_new: bool,
+    /// What the source looks like, as it is recorded.
+    pub source: SourceRow,
 }
 
 /// `go_on` says whether the session may still write.
@@ -69,8 +74,9 @@ pub fn resume(mut with: Parties<'_>, go_on: &impl Fn() -> Result<()>) -> Result<
     let Outlook { recorded, repair, before, server, slot, verdict, course, debt, reason, .. } =
         ahead;
     let Outlook { database, recorded_database, .. } = ahead;
+    let mut source = ahead.source.ok_or_else(|| bug("go on without a look at the source"))?;
     go_on()?;
-    let was_usable = slot.is_some_and(|slot| !slot.invalidated);
+    let mut is_usable = slot.is_some_and(|slot| !slot.invalidated);
     let mut revision = repair.as_ref().map_or(0, |row| row.revision);
     if debt.is_none() && makes_debt(&verdict, course) {
         revision = with.write_repair(Status::Running, DEBT, &reason, revision)?.revision;
@@ -83,12 +89,17 @@ pub fn resume(mut with: Parties<'_>, go_on: &impl Fn() -> Result<()>) -> Result<
             (state, repair.filter(|repair| repair.status == Status::Running))
         }
         Course::StartOver { repair: is_repaired } => {
-            let slot = with.usable_slot(slot)?;
+            let is_blind = source.judgement.publication_is_new;
+            is_usable &= !is_blind;
+            let slot = with.usable_slot(slot, is_blind)?;
             let state = match debt {
                 Some(Debt::Fill) => with.begin_filling(&reason, &slot, &server)?,
                 _ => with.start_over(&reason, before.as_ref(), &slot, &server)?,
             };
-            let base_version = recovery::base_version(&state, &slot);
+            // What is owed may be of any time, and the slot may still bring what is older.
+            let at_fence = debt == Some(Debt::Repair) || source.judgement.may_hide_rows();
+            let base_version =
+                if at_fence { AT_FENCE } else { recovery::base_version(&state, &slot) };
             let numbers = Numbers { state, base_version };
             match is_repaired {
                 true => {
@@ -112,6 +123,8 @@ pub fn resume(mut with: Parties<'_>, go_on: &impl Fn() -> Result<()>) -> Result<
         }
     };
     go_on()?;
+    // Behind the debt, and before anything is confirmed.
+    source.record(with.client, with.config.clickhouse.request_timeout)?;
     let mut row = StateRow {
         service: service.to_owned(),
         slot: slot_name.to_owned(),
@@ -128,7 +141,7 @@ pub fn resume(mut with: Parties<'_>, go_on: &impl Fn() -> Result<()>) -> Result<
     // Before the state: one that was written is of a database that is known.
     with.record_database(&database, recorded_database)?;
     state::write(with.client, &mut row, with.deadline())?;
-    Ok(Resumed { state: row, repair, slot_is_new: !was_usable })
+    Ok(Resumed { state: row, repair, slot_is_new: !is_usable, source: source.row })
 }
 
 /// What a session would find if it began now. Nothing is written.
@@ -176,6 +189,8 @@ struct Outlook {
     course: Course,
     debt: Option<Debt>,
     reason: String,
+    /// `None` where there is nowhere to record it.
+    source: Option<SourceLook>,
 }
 
 impl Parties<'_> {
@@ -247,12 +262,24 @@ impl Parties<'_> {
             }
             _ => verdict.to_string(),
         };
+        let source = match absent.contains(&sources::SOURCES_TABLE) {
+            false => Some(self.look_at_source(before.is_some(), &server)?),
+            true => None,
+        };
+        if let Some(look) = source.as_ref().filter(|look| look.judgement.may_hide_rows()) {
+            let of_hidden = recovery::course_of_hidden(course, strategy);
+            if of_hidden != course {
+                reason = look.judgement.to_string();
+            }
+            course = of_hidden;
+        }
         let debt = owed.map(|owed| debt_of(owed, before.as_ref()));
         if let (Some(owed), Some(debt)) = (owed, debt) {
             let in_debt = recovery::course_in_debt(course, strategy, debt);
             if in_debt != course {
                 reason = match (debt, owed.status) {
                     (Debt::Fill, _) => owed.reason.clone(),
+                    (_, Status::Running) if is_only_owed(owed) => owed.reason.clone(),
                     (_, Status::Running) => format!("a repair was not finished: {}", owed.reason),
                     (_, Status::Done) => {
                         "the state that goes with the last repair is gone".to_owned()
@@ -273,6 +300,7 @@ impl Parties<'_> {
             course,
             debt,
             reason,
+            source,
         })
     }
 
@@ -303,6 +331,18 @@ impl Parties<'_> {
             revision: recorded.map_or(0, |row| row.revision),
         };
         databases::write(self.client, &mut row, self.deadline())
+    }
+
+    fn look_at_source(&mut self, is_known: bool, server: &lineage::Server) -> Result<SourceLook> {
+        let of = (self.config, self.mapping);
+        let system_identifier = server.system_identifier.to_string();
+        let mut look = source_look::look(self.client, self.sql, of, &system_identifier, step())?;
+        if !is_known {
+            // What was there before a state is nobody's promise.
+            look.is_first = true;
+            look.judgement = Judgement::default();
+        }
+        Ok(look)
     }
 
     fn service(&self) -> &'static str {
@@ -396,10 +436,15 @@ impl Parties<'_> {
         }
     }
 
-    /// The slot that is there if it can be streamed from, else a new one.
-    fn usable_slot(&mut self, slot: Option<lineage::Slot>) -> Result<lineage::Slot> {
+    /// The slot that is there if it can be streamed from, else a new one. Before Postgres 18 one
+    /// that is older than its publication cannot, and later it brings nothing of that time.
+    fn usable_slot(
+        &mut self,
+        slot: Option<lineage::Slot>,
+        is_blind: bool,
+    ) -> Result<lineage::Slot> {
         match slot {
-            Some(slot) if !slot.invalidated => return Ok(slot),
+            Some(slot) if !slot.invalidated && !is_blind => return Ok(slot),
             Some(_) => {
                 slot::drop(self.sql, &self.config.slot, step())?;
                 log::warn!("{}: slot `{}` dropped", self.service(), self.config.slot);

@@ -64,7 +64,8 @@ pub struct Channels {
 /// What a relation's changes are to us.
 enum Known {
     Ours(u32),
-    Other,
+    /// With its name, until it was told of. Each partition is described, too, and sends nothing.
+    Other(Option<String>),
 }
 
 struct State<'a> {
@@ -202,7 +203,7 @@ impl State<'_> {
         // Changes are by far the most; their rows are looked at by a flusher.
         if let [b'I' | b'U' | b'D', a, b, c, d, ..] = *payload {
             let oid = Oid(u32::from_be_bytes([a, b, c, d]));
-            match self.relations.get(&oid) {
+            match self.relations.get_mut(&oid) {
                 Some(Known::Ours(plan)) => {
                     self.progress.on_row()?;
                     let length = u32::try_from(payload.len()).map_err(|e| bug(e.to_string()))?;
@@ -214,8 +215,14 @@ impl State<'_> {
                     self.open.oldest.get_or_insert(self.commit_time);
                     self.has_rows = true;
                 }
-                Some(Known::Other) => {
+                Some(Known::Other(name)) => {
                     self.with.metrics.changes_ignored.inc();
+                    if let Some(name) = name.take() {
+                        log::warn!(
+                            "{}: the publication also sends table {name}, which is ignored",
+                            self.with.service
+                        );
+                    }
                 }
                 None => {
                     return Err(Error::new(ErrorKind::Protocol, self.doing())
@@ -285,8 +292,21 @@ impl State<'_> {
         // What was undone before this session began does not hinder it for ever.
         let is_past = self.commit_lsn < self.with.table_checked_at;
         let named = relation.namespace == source.schema && relation.name == source.table;
-        let ours = named || is_past && relation.oid == self.with.table_oid;
-        if !ours && relation.oid == self.with.table_oid {
+        let is_table = relation.oid == self.with.table_oid;
+        if named && !is_table && !is_past {
+            return Err(Error::new(ErrorKind::Protocol, self.doing())
+                .because(format!(
+                    "another table is now called \"{}\".\"{}\"",
+                    source.schema, source.table
+                ))
+                .hint(
+                    "The next session streams the one that has the name then, and compares it \
+                     with ClickHouse.",
+                ));
+        }
+        // One that had the name before is not what the table is made equal to.
+        let ours = is_table && (named || is_past);
+        if !ours && is_table {
             return Err(Error::new(ErrorKind::Protocol, self.doing())
                 .because(format!(
                     "table \"{}\".\"{}\" is now called \"{}\".\"{}\"",
@@ -312,15 +332,9 @@ impl State<'_> {
             });
             Known::Ours(u32::try_from(place).map_err(|e| bug(e.to_string()))?)
         } else {
-            if !self.relations.contains_key(&relation.oid) {
-                log::warn!(
-                    "{}: the publication also sends table \"{}\".\"{}\", which is ignored",
-                    self.with.service,
-                    relation.namespace,
-                    relation.name
-                );
-            }
-            Known::Other
+            let name = format!("\"{}\".\"{}\"", relation.namespace, relation.name);
+            let is_told = matches!(self.relations.get(&relation.oid), Some(Known::Other(None)));
+            Known::Other((!is_told).then_some(name))
         };
         self.relations.insert(relation.oid, known);
         Ok(())

@@ -1,9 +1,10 @@
-//! They only look: at the server, the slot, the other hosts, the tables. Nothing that they find or
-//! fail at touches the stream, but for a server that was promoted beside ours, and tables that are
-//! not those of the session any more.
+//! They only look: at the server, the slot, the source, the other hosts, the tables. Nothing that
+//! they find or fail at touches the stream, but for a server that was promoted beside ours, tables
+//! that are not those of the session any more, and a source that can have hidden rows.
 
 pub mod lookout;
 pub mod readiness;
 pub mod rival;
+pub mod source_watch;
 pub mod table_watch;
 pub mod wal_watch;

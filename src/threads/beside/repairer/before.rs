@@ -3,6 +3,7 @@
 //!
 //! - Postgres: a commit below where the slot begins may not be visible yet. It will not be
 //!   streamed, so a page that does not see it misses it for good.
+//!   Where the source was changed, all that ran then is waited for instead ([`fence`]).
 //! - ClickHouse: an insert of an earlier session, whose answer never came, may still be running. It
 //!   would land behind the comparison, with rows that a fork has made dead.
 
@@ -15,13 +16,18 @@ use crate::clickhouse::params::InsertStrategy;
 use crate::clickhouse::running::{Running, inserts_older_than};
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::barrier::{Barrier, Waiting, waiting};
+use crate::postgres::server::as_of;
 use crate::threads::shared::Pace;
+use crate::wal::Lsn;
 
 /// From the WAL to being visible takes microseconds, or the time slice of a busy machine, unless a
 /// standby has to answer. Who is running for longer has not committed.
 const VISIBLE_WITHIN: Duration = Duration::from_secs(3);
 /// Where it cannot be seen whether a commit waits for a standby.
 const UNSEEN_WITHIN: Duration = Duration::from_secs(60);
+/// How soon it is seen that a long transaction has ended, and how often that is told.
+const FENCE_EVERY: Duration = Duration::from_secs(1);
+const TELL_EVERY: Duration = Duration::from_secs(30);
 /// Longer than any insert of ours should take; then it is an error, and tried again.
 const INSERTS_END_WITHIN: Duration = Duration::from_secs(60);
 /// What ClickHouse has taken as an asynchronous insert and not written yet, it writes within a
@@ -69,6 +75,34 @@ fn inserts_of_others(with: &Repairer<'_>) -> Result<Ended> {
             return Ok(Ended::Told);
         }
     }
+}
+
+/// Where the WAL ended before every transaction that ran then had ended, prepared ones too: what is
+/// read from now on lacks no change that lies below. `None` when the session ends before.
+pub fn fence(with: &Repairer<'_>, tell: impl Fn()) -> Result<Option<Lsn>> {
+    let (ground, begun_at) = (with.ground, Instant::now());
+    let mut sql = connect(with)?;
+    // In this order: who begins in between changes nothing below.
+    let fence = as_of(&mut sql, sql_deadline())?.insert_lsn;
+    let mut barrier = Barrier::set(&mut sql, sql_deadline())?;
+    let mut told_at = begun_at;
+    while !barrier.is_passed(&mut sql, sql_deadline())? {
+        if TELL_EVERY <= told_at.elapsed() || told_at == begun_at {
+            told_at = Instant::now();
+            tell();
+            log::info!(
+                "{}: repair: waiting for {} transactions that were open at {fence}; the stream \
+                 goes on",
+                ground.service,
+                barrier.count()
+            );
+        }
+        let pause = if VISIBLE_WITHIN <= begun_at.elapsed() { FENCE_EVERY } else { LOOK_EVERY };
+        if ground.shared.rest(Instant::now() + pause) != Pace::Running {
+            return Ok(None);
+        }
+    }
+    Ok(Some(fence))
 }
 
 /// Waits until what is committed by now is visible.

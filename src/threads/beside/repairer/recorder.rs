@@ -6,10 +6,12 @@ use parking_lot::Mutex;
 
 use super::{Position, Repairer};
 use crate::clickhouse::Client;
-use crate::clickhouse::repairs::{self, RepairRow, Status};
+use crate::clickhouse::repairs::{self, AT_FENCE, RepairRow, Status};
 use crate::error::{Error, Result};
 use crate::health::RepairHealth;
+use crate::machines::recovery::fence_version;
 use crate::machines::repair::Pieces;
+use crate::wal::Lsn;
 
 /// A record for each piece of a small table would be many.
 const RECORD_EVERY: Duration = Duration::from_secs(2);
@@ -82,6 +84,18 @@ impl<'a> Recorder<'a> {
 
     pub fn base_version(&self) -> u64 {
         self.state.lock().row.base_version
+    }
+
+    /// What is read from now on is written at this fence's version.
+    pub fn pass_fence(&self, fence: Lsn) -> Result<()> {
+        let mut state = self.state.lock();
+        state.row.base_version = fence_version(state.row.version_shift, fence);
+        let written = self.write(&mut state, Status::Running);
+        if written.is_err() {
+            // Another one the next time: a successor would not know of this one.
+            state.row.base_version = AT_FENCE;
+        }
+        written
     }
 
     pub fn position(&self) -> Position {
@@ -166,6 +180,13 @@ impl<'a> Recorder<'a> {
                 state.row.rows_buried
             );
         }
+    }
+
+    /// Transactions are waited for.
+    pub fn show_waiting(&self) {
+        let mut state = self.state.lock();
+        state.shown.pass = "wait for transactions";
+        self.with.health.publish_repair(self.with.ground.service, Some(state.shown.clone()));
     }
 
     /// The passes are done; the stream is waited for.

@@ -1,0 +1,350 @@
+//! What the source looks like in the catalog of Postgres, and whether a difference between two
+//! looks can hide rows: rows that were changed, and of which the stream says nothing.
+//!
+//! The stream brings what is published while it is published, of the table that is published. It
+//! says nothing of what was written while a table was out of its publication, of rows that came or
+//! went with a partition, of a column whose values a statement wrote anew, of a table that took the
+//! name of another. All of these leave a trace in the catalog, which stays: each entry is another
+//! version of its row (`xmin`) from then on, also where it reads as it did before.
+//!
+//! What was seen last is recorded. Whoever looks later judges the two, in lists, for each
+//! publication and table by itself; doubt counts as a difference. What changes no value and
+//! withholds no change must not count, because the table is read as a whole where one does: VACUUM
+//! FULL, CLUSTER, ANALYZE, REINDEX, GRANT, a new index, a comment, a column without values, a
+//! partition that was made empty.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// One look.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Catalog {
+    /// The oid of the database: those of its tables mean nothing in another one.
+    pub database: u32,
+    pub publications: Vec<Publication>,
+    pub tables: Vec<Table>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Publication {
+    pub name: String,
+    pub oid: u32,
+    /// Of its own entry.
+    pub version: u32,
+    pub owner: u32,
+    /// Everything else in its entry, as it reads.
+    pub options: String,
+    /// What puts our tables in: entries of tables, partitions and schemas.
+    pub members: Vec<Member>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    pub oid: u32,
+    pub version: u32,
+    /// The table, or the schema.
+    pub of: u32,
+    /// Its column list and row filter, as they read.
+    pub options: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    /// Schema and name, for people, and to find it again.
+    pub name: String,
+    pub oid: u32,
+    /// Only what a logged table is written reaches the WAL.
+    pub is_logged: bool,
+    /// The highest number that a column has, or had.
+    pub last_number: i16,
+    pub columns: Vec<Column>,
+    /// Itself, or all of its partitions.
+    pub parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Column {
+    pub name: String,
+    pub number: i16,
+    pub version: u32,
+    pub type_oid: u32,
+    /// Rows that are older than the column read as something else than NULL.
+    pub is_missing: bool,
+    pub is_generated: bool,
+    /// The entry of its default, which a change of its type makes anew.
+    pub default: Option<u32>,
+    /// Everything in its entry, as it reads.
+    pub entry: String,
+    /// The labels of its enum.
+    pub labels: Vec<Label>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Label {
+    pub oid: u32,
+    pub text: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    pub name: String,
+    pub oid: u32,
+    /// Another file after whatever writes the table as a whole.
+    pub filenode: u32,
+    pub is_leaf: bool,
+    /// The version of the entry that makes it a partition.
+    pub attached: Option<u32>,
+    /// It was never anything but a partition of this parent.
+    pub is_born: bool,
+    pub is_empty: bool,
+}
+
+/// What follows from two looks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Judgement {
+    /// Why rows may be hidden: a repair is owed. Empty: none are.
+    pub hidden: Vec<String>,
+    /// What an operator should know all the same.
+    pub told: Vec<String>,
+    /// The looks are not the same.
+    pub differs: bool,
+    /// WAL of before the publication was made cannot be read with it.
+    pub publication_is_new: bool,
+}
+
+impl Judgement {
+    pub fn may_hide_rows(&self) -> bool {
+        !self.hidden.is_empty()
+    }
+}
+
+/// The reasons, in one line.
+impl fmt::Display for Judgement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.hidden.join("; "))
+    }
+}
+
+/// A column that is read; an optional one may be missing, and nobody refuses to go on without it.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    pub name: &'a str,
+    pub is_optional: bool,
+}
+
+/// `columns` are those that are read of every table.
+pub fn judge(before: &Catalog, now: &Catalog, columns: &[Wanted<'_>]) -> Judgement {
+    let mut judgement = Judgement { differs: before != now, ..Judgement::default() };
+    // Which server and database this is, is judged elsewhere: there is nothing to compare.
+    if before.database != now.database {
+        return judgement;
+    }
+    let names = |publications: &[Publication]| -> Vec<String> {
+        publications.iter().map(|publication| publication.name.clone()).collect()
+    };
+    for name in merged(names(&before.publications), names(&now.publications)) {
+        let of = |catalog: &'_ Catalog| {
+            catalog.publications.iter().position(|publication| publication.name == name)
+        };
+        let before = of(before).map(|at| &before.publications[at]);
+        let now = of(now).map(|at| &now.publications[at]);
+        judge_publication(&name, before, now, &mut judgement);
+    }
+    let names = |tables: &[Table]| -> Vec<String> {
+        tables.iter().map(|table| table.name.clone()).collect()
+    };
+    for name in merged(names(&before.tables), names(&now.tables)) {
+        let of = |catalog: &'_ Catalog| catalog.tables.iter().position(|table| table.name == name);
+        let before = of(before).map(|at| &before.tables[at]);
+        let now = of(now).map(|at| &now.tables[at]);
+        judge_table(&name, before, now, columns, &mut judgement);
+    }
+    judgement
+}
+
+fn merged(mut names: Vec<String>, more: Vec<String>) -> Vec<String> {
+    let more: Vec<String> = more.into_iter().filter(|name| !names.contains(name)).collect();
+    names.extend(more);
+    names
+}
+
+fn judge_publication(
+    name: &str,
+    before: Option<&Publication>,
+    now: Option<&Publication>,
+    judgement: &mut Judgement,
+) {
+    let mut hide = |what: &str| judgement.hidden.push(format!("publication `{name}` {what}"));
+    let (before, now) = match (before, now) {
+        (Some(before), Some(now)) => (before, now),
+        (None, Some(_)) => {
+            hide("was missing, and was made");
+            judgement.publication_is_new = true;
+            return;
+        }
+        (Some(_), None) => return hide("is gone"),
+        (None, None) => return,
+    };
+    if before.oid != now.oid {
+        hide("was dropped, and made again");
+        judgement.publication_is_new = true;
+        return;
+    }
+    if before.version != now.version {
+        hide(match before.options == now.options {
+            true => "was altered, and reads as before",
+            false => "was altered",
+        });
+    }
+    for member in &before.members {
+        match now.members.iter().find(|other| other.of == member.of) {
+            None => hide("no longer has a table of this service"),
+            Some(other) if (other.oid, other.version) == (member.oid, member.version) => {}
+            Some(other) if other.options == member.options => {
+                hide("was without a table of this service, and has it again");
+            }
+            Some(_) => hide("has another column list or row filter for a table of this service"),
+        }
+    }
+    let is_new = |member: &&Member| !before.members.iter().any(|other| other.of == member.of);
+    if now.members.iter().any(|member| is_new(&member)) {
+        hide("was given a table of this service");
+    }
+}
+
+fn judge_table(
+    name: &str,
+    before: Option<&Table>,
+    now: Option<&Table>,
+    columns: &[Wanted<'_>],
+    judgement: &mut Judgement,
+) {
+    let hide = |judgement: &mut Judgement, what: &str| {
+        judgement.hidden.push(format!("table `{name}` {what}"));
+    };
+    let (before, now) = match (before, now) {
+        (Some(before), Some(now)) => (before, now),
+        (None, Some(_)) => return hide(judgement, "was not there, and is now"),
+        (Some(_), None) => return hide(judgement, "is gone"),
+        (None, None) => return,
+    };
+    if before.oid != now.oid {
+        return hide(judgement, "is another one under the same name");
+    }
+    if !now.is_logged || !before.is_logged {
+        hide(judgement, "was unlogged: what is written to such a table is not in the WAL");
+    }
+    judge_parts(name, before, now, judgement);
+    let is_rewritten = before.parts.iter().any(|part| {
+        now.parts.iter().any(|other| other.oid == part.oid && other.filenode != part.filenode)
+    });
+    let mut values = Vec::new();
+    for wanted in columns {
+        let of = |table: &Table| table.columns.iter().position(|column| column.name == wanted.name);
+        let had = of(before).map(|at| &before.columns[at]);
+        let has = of(now).map(|at| &now.columns[at]);
+        if let Some(what) = judge_column(before, now, (had, has), wanted, is_rewritten) {
+            values.push(format!("column `{}` {what}", wanted.name));
+        }
+    }
+    if let Some(first) = values.first() {
+        let more = match values.len() {
+            1 => String::new(),
+            count => format!(", and {} more", count - 1),
+        };
+        judgement.hidden.push(format!("table `{name}`: {first}{more}"));
+    } else if is_rewritten && before.parts.iter().any(|part| part.attached.is_some()) {
+        // The root's TRUNCATE is in the stream, a partition's own is not.
+        for part in &before.parts {
+            let is = |other: &&Part| other.oid == part.oid && other.filenode != part.filenode;
+            if now.parts.iter().any(|other| is(&other)) {
+                judgement.told.push(format!(
+                    "partition `{}` of `{name}` has another file, after VACUUM FULL, CLUSTER or \
+                     TRUNCATE: the TRUNCATE of a partition is not streamed, and not applied",
+                    part.name
+                ));
+            }
+        }
+    }
+}
+
+fn judge_parts(name: &str, before: &Table, now: &Table, judgement: &mut Judgement) {
+    let mut hide = |part: &Part, what: &str| {
+        let text = format!("partition `{}` of table `{name}` {what}", part.name);
+        judgement.hidden.push(text);
+    };
+    for part in &before.parts {
+        match now.parts.iter().find(|other| other.oid == part.oid) {
+            None => hide(part, "was detached or dropped"),
+            Some(other) if other.attached != part.attached => {
+                hide(part, "was detached, and attached again");
+            }
+            Some(_) => {}
+        }
+    }
+    let is_new = |part: &&Part| !before.parts.iter().any(|other| other.oid == part.oid);
+    let new: Vec<&Part> = now.parts.iter().filter(is_new).collect();
+    let rows = new.iter().find(|part| part.is_leaf && !part.is_empty);
+    // Rows of one that was made as a partition came by the stream, unless its parent was attached.
+    let may_bring = |part: &&&Part| !(part.is_born || part.is_leaf && part.is_empty);
+    let brought = new.iter().find(may_bring);
+    if let (Some(_), Some(part)) = (rows, brought) {
+        hide(part, "was attached, with rows");
+    }
+}
+
+/// What is to be said of its values, if they may be others than the stream told.
+fn judge_column(
+    before: &Table,
+    now: &Table,
+    looks: (Option<&Column>, Option<&Column>),
+    wanted: &Wanted<'_>,
+    is_rewritten: bool,
+) -> Option<&'static str> {
+    let (had, has) = match looks {
+        (None, None) => return None,
+        (Some(_), None) => return Some("was dropped, or is called otherwise"),
+        (None, Some(has)) => {
+            let was_there = has.number <= before.last_number;
+            if was_there {
+                return Some("had another name");
+            }
+            if has.is_missing || has.is_generated || is_rewritten {
+                return Some("was added with values");
+            }
+            // One that came and went meanwhile may have had its name.
+            let is_there = |number| now.columns.iter().any(|column| column.number == number);
+            let all_are_there = (before.last_number + 1..=now.last_number).all(is_there);
+            return (!all_are_there).then_some("was added, and others came and went");
+        }
+        (Some(had), Some(has)) => (had, has),
+    };
+    if had.number != has.number {
+        return Some("is another one under the same name");
+    }
+    let is_renamed = |label: &Label| {
+        has.labels.iter().any(|other| other.oid == label.oid && other.text != label.text)
+    };
+    if had.labels.iter().any(is_renamed) {
+        return Some("has an enum of which a label was renamed");
+    }
+    if had.version == has.version {
+        return None;
+    }
+    if is_rewritten {
+        // VACUUM FULL writes such values into the rows, and a change of type a new default as well.
+        let is_only_filled = had.is_missing
+            && !has.is_missing
+            && had.default.is_some()
+            && (had.default, had.type_oid, &had.entry) == (has.default, has.type_oid, &has.entry);
+        return (!is_only_filled).then_some("was rewritten");
+    }
+    // Under another name for a while, it was missing in the stream. Without one that is needed
+    // nothing goes on.
+    let reads_as_before = had.entry == has.entry && had.default == has.default;
+    (wanted.is_optional && reads_as_before).then_some("was altered, and reads as before")
+}
+
+#[cfg(test)]
+mod tests;

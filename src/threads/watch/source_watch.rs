@@ -1,0 +1,96 @@
+//! `source_watch/<service>`: looks, while the stream runs, whether the source still looks as it did
+//! when the session began. What the stream does not say of it is seen here within [`LOOK_EVERY`].
+//!
+//! What can have hidden rows is a debt, recorded before anything else is done about it; then the
+//! session ends in order and begins again, and its start pays. Until the start has recorded what it
+//! saw, whoever comes next sees the difference once more, so a death in between costs nothing.
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+
+use crate::clickhouse::Client;
+use crate::clickhouse::sources::{self, SourceRow};
+use crate::config::ServiceConfig;
+use crate::error::Result;
+use crate::machines::lifecycle::Input;
+use crate::machines::recovery::GapStrategy;
+use crate::postgres::primary::Primary;
+use crate::services::source::Source;
+use crate::threads::coordinator::Event;
+use crate::threads::shared::{Pace, Shared};
+use crate::threads::{debt, source_look};
+
+pub const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// Connecting and asking. A session that ends waits for it.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
+
+pub struct SourceWatch<'a> {
+    pub config: &'a ServiceConfig,
+    pub source: &'static Source,
+    pub primary: &'a Primary,
+    pub application_name: &'a str,
+    pub shared: &'a Shared,
+    pub events: &'a Sender<Event>,
+    /// As it is recorded.
+    pub row: SourceRow,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    Same,
+    MayHideRows,
+}
+
+/// Runs until the session ends, or is to begin again.
+pub fn run(mut with: SourceWatch<'_>) {
+    let service = with.config.name.as_str();
+    while with.shared.rest(Instant::now() + LOOK_EVERY) == Pace::Running {
+        match with.look() {
+            Ok(Seen::Same) => {}
+            Ok(Seen::MayHideRows) => {
+                let again = Event::Lifecycle(Input::BeginAgain);
+                // The coordinator reads its inbox, whatever it is at.
+                if with.events.send_timeout(again, LOOK_TIMEOUT).is_ok() {
+                    return;
+                }
+            }
+            // Seen again at the next look, or the next start.
+            Err(error) => log::debug!("{service}: {error}"),
+        }
+    }
+}
+
+impl SourceWatch<'_> {
+    fn look(&mut self) -> Result<Seen> {
+        let deadline = Instant::now() + LOOK_TIMEOUT;
+        let mut sql = self.primary.sql(self.application_name, deadline)?;
+        let now = source_look::ask(&mut sql, self.config, self.source, deadline)?;
+        drop(sql);
+        let (service, slot) = (self.config.name.as_str(), self.config.slot.as_str());
+        let judgement = source_look::judge(&self.row.catalog, &now, self.source);
+        if judgement.may_hide_rows() {
+            if self.config.gap_strategy == GapStrategy::Skip {
+                // The start skips it, and says so.
+                log::warn!("{service}: the source changed: {judgement}");
+                return Ok(Seen::MayHideRows);
+            }
+            let timeout = self.config.clickhouse.request_timeout;
+            let mut client = Client::connect(&self.config.clickhouse)?;
+            debt::owe(&mut client, (service, slot), &judgement.to_string(), timeout)?;
+            return Ok(Seen::MayHideRows);
+        }
+        if judgement.differs {
+            let mut client = Client::connect(&self.config.clickhouse)?;
+            let mut row = SourceRow { catalog: now, ..self.row.clone() };
+            let deadline = Instant::now() + self.config.clickhouse.request_timeout;
+            sources::write(&mut client, &mut row, deadline)?;
+            self.row = row;
+            for told in judgement.told {
+                log::warn!("{service}: {told}");
+            }
+            log::debug!("{service}: the source changed in a way that hides no row");
+        }
+        Ok(Seen::Same)
+    }
+}
