@@ -165,7 +165,11 @@ fn repair(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Ended> {
                 }
             }
             Position::Prune(done) => {
-                if before::stand_still(with)? == Ended::Told {
+                // Of a row that went without a word, as with its partition, the stream still brings
+                // what it was before: it has to be there to be buried.
+                if catch_up(with, recorder)? == Ended::Told
+                    || before::stand_still(with)? == Ended::Told
+                {
                     return Ok(Ended::Told);
                 }
                 let pass = PrunePass::plan(with, recorder.base_version(), done.as_ref())?;
