@@ -121,7 +121,7 @@ impl std::error::Error for ServerError {}
 fn place_of(context: &str) -> Option<Lsn> {
     let is_of_lsn = |c: char| c == '/' || c.is_ascii_hexdigit();
     let words = context.split(|c| !is_of_lsn(c));
-    words.filter(|word| word.contains('/')).filter_map(|word| word.parse().ok()).last()
+    words.filter(|word| word.contains('/')).filter_map(|word| word.parse().ok()).next_back()
 }
 
 /// Several servers were tried, and none would do. Stands for the most telling of the errors.
