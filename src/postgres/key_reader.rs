@@ -7,7 +7,7 @@
 use std::time::Instant;
 
 use super::source_table::SourceTable;
-use super::sql::{Sql, SqlError, ident, literal, protocol};
+use super::sql::{Sql, SqlError, Texts, ident, literal, protocol};
 use super::table_reader::{AS_OF, AsOf, Rows};
 use crate::error::{ErrorKind, Result};
 
@@ -54,7 +54,7 @@ pub fn estimate(
     deadline: Instant,
 ) -> Result<u64> {
     let doing = format!("estimate the rows of table `{}`", table.name);
-    let condition = condition(key_column, wanted, None);
+    let condition = condition(key_column, wanted, None, sql.texts());
     let query = format!("EXPLAIN (FORMAT JSON) SELECT 1 FROM {}{condition}", table.rows());
     let rows = sql.rows(&doing, &query, deadline)?;
     let row = rows.first().ok_or_else(|| protocol("expected a plan").doing(&doing))?;
@@ -74,7 +74,7 @@ fn read_in_snapshot(
          DECLARE page NO SCROLL CURSOR FOR {};
          SELECT to_regclass({})::oid::int8, {AS_OF}",
         request.table.rows(),
-        select(request),
+        select(request, sql.texts()),
         literal(&request.table.name.quoted())
     );
     let rows = sql.try_rows(&begin, deadline)?;
@@ -84,20 +84,25 @@ fn read_in_snapshot(
         return Err(SqlError::new(ErrorKind::Setup, "another table has taken its name"));
     }
     let limits = (request.bytes_max, request.rows_max);
-    Rows::new(AsOf::read(row, 1)?).fetch(sql, limits, |key| Ok(key.to_owned()), deadline)
+    Rows::new(AsOf::read(row, 1)?, sql.texts()).fetch(
+        sql,
+        limits,
+        |key| Ok(key.to_owned()),
+        deadline,
+    )
 }
 
-fn select(request: &Request) -> String {
+fn select(request: &Request, texts: Texts) -> String {
     let key_column = ident(request.key_column);
-    let mut statement = format!("SELECT {key_column}");
+    let mut statement = format!("SELECT {}", texts.column(request.key_column));
     for column in request.columns {
         statement.push_str(", ");
-        statement.push_str(&ident(column));
+        statement.push_str(&texts.column(column));
     }
     statement.push_str(&format!(
         " FROM {}{} ORDER BY {key_column} LIMIT {}",
         request.table.rows(),
-        condition(request.key_column, request.wanted, request.after),
+        condition(request.key_column, request.wanted, request.after, texts),
         // One more, so that the end is seen.
         request.rows_max.saturating_add(1)
     ));
@@ -105,12 +110,14 @@ fn select(request: &Request) -> String {
 }
 
 /// Literals without a type of their own take that of their column.
-fn condition(key_column: &str, wanted: &Wanted<'_>, after: Option<&str>) -> String {
+fn condition(key_column: &str, wanted: &Wanted<'_>, after: Option<&str>, texts: Texts) -> String {
     let key = ident(key_column);
     let list =
         |values: &mut dyn Iterator<Item = &str>| values.map(literal).collect::<Vec<_>>().join(", ");
     let mut all = Vec::new();
-    all.extend(after.map(|after| format!("{key} > {}", literal(after))));
+    // As it came, and so what the database holds.
+    let after = after.and_then(|after| texts.literal(&texts.bytes(after)));
+    all.extend(after.map(|after| format!("{key} > {after}")));
     if let Some(keys) = wanted.keys {
         all.push(format!("{key} IN ({})", list(&mut keys.iter().map(String::as_str))));
     }
@@ -152,7 +159,7 @@ mod tests {
             rows_max: 10,
         };
         assert_eq!(
-            select(&request),
+            select(&request, Texts::default()),
             "SELECT \"i\"\"d\", \"a\" FROM ONLY \"s\".\"t\"\"1\" WHERE \"i\"\"d\" > 'x''' \
              AND \"i\"\"d\" IN ('k''1', 'k2') AND \"createdAt\" >= '2026-01-01T00:00:00' AND \
              \"createdAt\" < '2026-02-01T00:00:00' AND \"status\"::text IN ('A', 'B''') \
@@ -160,6 +167,9 @@ mod tests {
         );
         let wanted = Wanted::default();
         let all = Request { wanted: &wanted, after: None, ..request };
-        assert!(select(&all).ends_with("FROM ONLY \"s\".\"t\"\"1\" ORDER BY \"i\"\"d\" LIMIT 11"));
+        assert!(
+            select(&all, Texts::default())
+                .ends_with("FROM ONLY \"s\".\"t\"\"1\" ORDER BY \"i\"\"d\" LIMIT 11")
+        );
     }
 }

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::source_table::SourceTable;
-use super::sql::{Row, Sql, SqlError, ident, literal, protocol};
+use super::sql::{Row, Sql, SqlError, Texts, ident, literal, protocol};
 use super::table_reader::{AS_OF, AsOf};
 use crate::error::{ErrorKind, Result};
 use crate::services::source::TextValues;
@@ -67,15 +67,6 @@ pub struct Rows {
     pub is_as_streamed: bool,
 }
 
-/// Whether the key can have come from Postgres, and so be asked for.
-pub fn is_text(key: &[u8]) -> bool {
-    text_of(key).is_some()
-}
-
-fn text_of(key: &[u8]) -> Option<&str> {
-    std::str::from_utf8(key).ok().filter(|key| !key.contains('\0'))
-}
-
 /// What is answered is read in one snapshot. Each statement has `timeout`; once that has passed
 /// since the first one no other is begun, however many keys are left: a slow server's answers are
 /// kept, and its snapshot is not held for long.
@@ -119,15 +110,16 @@ fn read_in_snapshot(
     let found = HashMap::with_capacity(request.keys.len());
     let mut rows = Rows { found, answered: 0, as_of, is_as_streamed: true };
     let (mut bytes, mut keys_max) = (0, KEYS_OF_FIRST_STATEMENT);
+    let texts = sql.texts();
     while let Some(rest) = request.keys.get(rows.answered..).filter(|rest| !rest.is_empty())
         && (rows.answered == 0 || bytes < request.bytes_max && Instant::now() < until)
     {
         let keys = rest.get(..keys_max).unwrap_or(rest);
         let before = bytes;
-        let found = sql.try_rows(&select(request, keys)?, deadline())?;
+        let found = sql.try_rows(&select(request, keys, texts)?, deadline())?;
         rows.is_as_streamed &= found.len() == keys.len();
         for row in found {
-            let (key, xmin, values) = read_row(&row, request.columns.len())?;
+            let (key, xmin, values) = read_row(&row, request.columns.len(), texts)?;
             bytes += values.iter().flatten().map(Vec::len).sum::<usize>();
             rows.is_as_streamed &= request.xids.binary_search(&xmin).is_ok();
             rows.found.insert(key, values.into());
@@ -147,21 +139,25 @@ fn next_keys_max(keys: usize, bytes: usize, room: usize) -> usize {
     (room / bytes_per_key).min(keys.saturating_mul(4)).clamp(1, KEYS_PER_STATEMENT)
 }
 
-fn select(request: &Request, keys: &[&[u8]]) -> std::result::Result<String, SqlError> {
+fn select(
+    request: &Request,
+    keys: &[&[u8]],
+    texts: Texts,
+) -> std::result::Result<String, SqlError> {
     let key_column = ident(request.key_column);
-    let mut statement = format!("SELECT {key_column}, xmin");
+    let mut statement = format!("SELECT {}, xmin", texts.column(request.key_column));
     for column in request.columns {
         statement.push_str(", ");
-        statement.push_str(&ident(column));
+        statement.push_str(&texts.column(column));
     }
     statement.push_str(&format!(" FROM {} WHERE {key_column} IN (", request.table.rows()));
     for (i, key) in keys.iter().enumerate() {
-        let key = text_of(key).ok_or_else(|| protocol("a key is not UTF-8 text"))?;
+        let key = texts.literal(key).ok_or_else(|| protocol("a key is not UTF-8 text"))?;
         if i > 0 {
             statement.push(',');
         }
         // Without a type of its own, the literal takes that of the column.
-        statement.push_str(&literal(key));
+        statement.push_str(&key);
     }
     statement.push(')');
     Ok(statement)
@@ -170,10 +166,11 @@ fn select(request: &Request, keys: &[&[u8]]) -> std::result::Result<String, SqlE
 /// A key, the transaction that wrote its row, and the values.
 type Found = (Vec<u8>, u32, Vec<Option<Vec<u8>>>);
 
-fn read_row(row: &Row, columns: usize) -> std::result::Result<Found, SqlError> {
-    let key = row.required(0)?.as_bytes().to_vec();
+fn read_row(row: &Row, columns: usize, texts: Texts) -> std::result::Result<Found, SqlError> {
+    let key = texts.bytes(row.required(0)?).into_owned();
     let xmin = row.parse(1)?;
-    let values = (2..2 + columns).map(|i| Ok(row.text(i)?.map(|text| text.as_bytes().to_vec())));
+    let value = |i| Ok(row.text(i)?.map(|text| texts.bytes(text).into_owned()));
+    let values = (2..2 + columns).map(value);
     Ok((key, xmin, values.collect::<std::result::Result<_, SqlError>>()?))
 }
 
@@ -260,7 +257,7 @@ mod tests {
 
     #[test]
     fn every_name_and_key_is_quoted() {
-        let table = testing::table(TableName::new("s\"1", "t"));
+        let (table, texts) = (testing::table(TableName::new("s\"1", "t")), Texts::default());
         let request = Request {
             table: &table,
             key_column: "i\"d",
@@ -270,11 +267,11 @@ mod tests {
             bytes_max: 1,
         };
         assert_eq!(
-            select(&request, &[b"x'y", "\u{e9}\\".as_bytes()]).unwrap(),
+            select(&request, &[b"x'y", "\u{e9}\\".as_bytes()], texts).unwrap(),
             "SELECT \"i\"\"d\", xmin, \"a\", \"b c\" FROM ONLY \"s\"\"1\".\"t\" WHERE \"i\"\"d\" \
              IN ('x''y', E'\u{e9}\\\\')"
         );
-        assert!(select(&request, &[b"\xff"]).is_err());
-        assert!(select(&request, &[b"a\0b"]).is_err());
+        assert!(select(&request, &[b"\xff"], texts).is_err());
+        assert!(select(&request, &[b"a\0b"], texts).is_err());
     }
 }

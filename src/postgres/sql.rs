@@ -22,6 +22,7 @@ use postgres::config::{SslMode as Negotiate, SslNegotiation};
 use postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
 pub use sql_error::SqlError;
+pub use texts::Texts;
 
 use connector::Deadline;
 use hosts::{addresses, knock, name_of, refused_by_all, share};
@@ -33,6 +34,7 @@ use crate::postgres::params::{Host, TargetSession};
 mod connector;
 pub(super) mod hosts;
 mod sql_error;
+mod texts;
 
 /// What decides how values look as text. The replication connection asks for the same, so that a
 /// value read from the table equals the one that was streamed.
@@ -102,6 +104,7 @@ pub struct About {
     pub backend_pid: i32,
     pub database: String,
     pub role: String,
+    pub texts: Texts,
 }
 
 impl Sql {
@@ -209,6 +212,7 @@ impl Sql {
             backend_pid: 0,
             database: params.database.clone(),
             role: params.user.clone(),
+            texts: Texts::default(),
         };
         let mut sql = Sql {
             client: Some(client),
@@ -247,7 +251,7 @@ impl Sql {
             "SET tcp_keepalives_interval = 5".to_owned(),
             "SET tcp_keepalives_count = 3".to_owned(),
             "SELECT current_setting('server_version_num'), pg_is_in_recovery(), pg_backend_pid(),
-                    current_database(), current_user"
+                    current_database(), current_user, current_setting('server_encoding')"
                 .to_owned(),
         ]);
         let rows = self.try_rows(&settings.join("; "), until)?;
@@ -258,6 +262,7 @@ impl Sql {
             backend_pid: row.parse(2)?,
             database: row.required(3)?.to_owned(),
             role: row.required(4)?.to_owned(),
+            texts: Texts::of(row.required(5)?),
         };
         if self.about.version_num < VERSION_NUM_MIN {
             return Err(SqlError::new(
@@ -290,6 +295,11 @@ impl Sql {
     /// Harmless between two calls.
     pub fn interrupt(&self) -> Interrupt {
         Interrupt(self.deadline.clone())
+    }
+
+    /// How texts of the database's rows are asked for and read.
+    pub fn texts(&self) -> Texts {
+        self.about.texts
     }
 
     pub fn about(&self) -> &About {

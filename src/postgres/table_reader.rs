@@ -11,10 +11,11 @@
 //! of other columns, than planned is refused, and the caller plans anew. The table is locked, as by
 //! any SELECT, before the snapshot is taken: one that is older than a rewrite would see no rows.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use super::source_table::TableName;
-use super::sql::{Row, Sql, SqlError, ident, literal, protocol};
+use super::sql::{Row, Sql, SqlError, Texts, literal, protocol};
 use crate::error::Result;
 use crate::wal::Lsn;
 
@@ -59,6 +60,7 @@ pub enum Page {
 pub struct Rows<Place> {
     /// As text, in the order of the columns asked for, behind the place.
     rows: Vec<Row>,
+    texts: Texts,
     pub as_of: AsOf,
     /// That of the last row; `None` when the end was reached.
     pub next: Option<Place>,
@@ -103,8 +105,8 @@ impl std::fmt::Display for Tid {
 }
 
 impl<Place> Rows<Place> {
-    pub(super) fn new(as_of: AsOf) -> Rows<Place> {
-        Rows { rows: Vec::new(), as_of, next: None, bytes: 0 }
+    pub(super) fn new(as_of: AsOf, texts: Texts) -> Rows<Place> {
+        Rows { rows: Vec::new(), texts, as_of, next: None, bytes: 0 }
     }
 
     pub fn len(&self) -> usize {
@@ -116,10 +118,10 @@ impl<Place> Rows<Place> {
     }
 
     /// The values of each row, in the text output format; `None` is NULL.
-    pub fn values(&self) -> impl Iterator<Item = Result<Vec<Option<&[u8]>>>> {
+    pub fn values(&self) -> impl Iterator<Item = Result<Vec<Option<Cow<'_, [u8]>>>>> {
         self.rows.iter().map(|row| {
             (1..row.len())
-                .map(|column| Ok(row.text(column)?.map(str::as_bytes)))
+                .map(|column| Ok(row.text(column)?.map(|text| self.texts.bytes(text))))
                 .collect::<std::result::Result<_, SqlError>>()
                 .map_err(|error| error.doing("read a page of a table"))
         })
@@ -231,7 +233,7 @@ fn read_in_snapshot(
          LOCK TABLE ONLY {name} IN ACCESS SHARE MODE;
          DECLARE page NO SCROLL CURSOR FOR {};
          SELECT pg_relation_filenode({table})::int8, {}, {AS_OF}",
-        select(request),
+        select(request, sql.texts()),
         columns_of(&table),
     );
     let rows = sql.try_rows(&begin, deadline)?;
@@ -252,7 +254,7 @@ fn read_in_snapshot(
         Ok(tid)
     };
     let limits = (request.bytes_max, request.rows_max);
-    Rows::new(AsOf::read(row, 2)?).fetch(sql, limits, place, deadline).map(Page::Rows)
+    Rows::new(AsOf::read(row, 2)?, sql.texts()).fetch(sql, limits, place, deadline).map(Page::Rows)
 }
 
 /// As many rows as would fill what is left if they are as large as those before, but no leap.
@@ -263,11 +265,11 @@ fn next_fetch(fetch: usize, rows: usize, bytes: usize, bytes_max: usize, rows_ma
     room.min(left).min(fetch.saturating_mul(4)).clamp(1, ROWS_PER_FETCH)
 }
 
-fn select(request: &Request) -> String {
+fn select(request: &Request, texts: Texts) -> String {
     let mut statement = "SELECT ctid".to_owned();
     for column in request.columns {
         statement.push_str(", ");
-        statement.push_str(&ident(column));
+        statement.push_str(&texts.column(column));
     }
     statement.push_str(&format!(
         " FROM ONLY {} WHERE ctid > '{}'::tid AND ctid < '({},0)'::tid",
@@ -310,7 +312,7 @@ mod tests {
             rows_max: 1,
         };
         assert_eq!(
-            select(&request),
+            select(&request, Texts::default()),
             "SELECT ctid, \"a\", \"b\"\"c\" FROM ONLY \"s\".\"t\"\"1\" \
              WHERE ctid > '(1,4)'::tid AND ctid < '(8,0)'::tid"
         );

@@ -16,7 +16,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore,
+    SignatureScheme,
 };
 
 use super::params::{Params, SslMode};
@@ -240,29 +241,71 @@ fn is_out_of_date(error: &rustls::Error) -> bool {
 pub(super) fn explain(error: &std::io::Error, doing: &str) -> Option<Error> {
     let cause = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     let ours = Error::new(ErrorKind::Setup, doing).because(cause.clone());
+    Some(match hint_of(cause) {
+        Some(hint) => ours.hint(hint),
+        None => ours,
+    })
+}
+
+/// What the operator can do about it. libpq's OpenSSL takes more, so that psql may connect.
+pub(super) fn hint_of(cause: &rustls::Error) -> Option<&'static str> {
+    const TAKEN: &str = "Taken are TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and TLS 1.3; \
+                         keys of RSA from 2048 bits, P-256, P-384 or Ed25519, so not all that psql \
+                         takes: look at ssl_cert_file, ssl_ciphers and ssl_max_protocol_version of \
+                         the server.";
     let rustls::Error::InvalidCertificate(refusal) = cause else {
-        return Some(match cause {
-            rustls::Error::AlertReceived(_) => ours.hint(
+        return match cause {
+            rustls::Error::AlertReceived(
+                AlertDescription::HandshakeFailure
+                | AlertDescription::ProtocolVersion
+                | AlertDescription::InsufficientSecurity,
+            )
+            | rustls::Error::PeerIncompatible(_) => Some(TAKEN),
+            rustls::Error::AlertReceived(_) => Some(
                 "The server ended the TLS connection: check sslcert and sslkey in the database \
                  URL, and the server's ssl_ca_file.",
             ),
-            _ => ours,
-        });
+            _ => None,
+        };
     };
-    Some(match refusal {
+    match refusal {
         CertificateError::UnknownIssuer => {
-            ours.hint("Set sslrootcert in the database URL to the CA that signed for the server.")
+            Some("Set sslrootcert in the database URL to the CA that signed for the server.")
         }
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => ours
-            .hint(
-                "Connect by a name that the certificate carries as subject alternative name, or \
-                 set sslmode=verify-ca.",
-            ),
-        _ if is_out_of_date(cause) => ours.hint("Renew the server's certificate (ssl_cert_file)."),
-        CertificateError::Other(_) => ours.hint(
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            Some(
+                "Connect by a name that the certificate carries as subject alternative name (its common \
+             name is not looked at), or set sslmode=verify-ca.",
+            )
+        }
+        _ if is_out_of_date(cause) => Some("Renew the server's certificate (ssl_cert_file)."),
+        CertificateError::Other(_) => Some(
             "The server's certificate must be X.509 version 3 and not a CA; reissue it, or name \
              it itself in sslrootcert.",
         ),
-        _ => ours,
-    })
+        CertificateError::BadSignature
+        | CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => Some(TAKEN),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_psql_takes_and_we_do_not_is_told_as_that() {
+        let alert = rustls::Error::AlertReceived(AlertDescription::HandshakeFailure);
+        let version = rustls::Error::PeerIncompatible(
+            rustls::PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
+        );
+        let name = rustls::Error::InvalidCertificate(CertificateError::NotValidForName);
+        for (cause, words) in [(alert, "P-384"), (version, "TLS 1.3"), (name, "common name")] {
+            let hint = hint_of(&cause).unwrap();
+            assert!(hint.contains(words), "{cause}: {hint}");
+        }
+        let bad_key = rustls::Error::AlertReceived(AlertDescription::BadCertificate);
+        assert!(hint_of(&bad_key).unwrap().contains("sslcert"));
+    }
 }

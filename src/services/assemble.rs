@@ -11,6 +11,7 @@ use super::fold::{EntryKind, Folded};
 use super::mapping::{BareKey, Mapping, Notes, Stamp, Target, ValueError};
 use super::source::{Places, Row, TextValues};
 use super::tombstone::{self, LiveKey};
+use super::utf8;
 use crate::rows::{Block, Shape};
 use crate::wal::{Datum, DecodeError, Lsn};
 
@@ -212,11 +213,11 @@ pub fn assemble_into(
             }
         }
         if entry.ask_below.is_none() {
-            mapping.append(&row, stamp, blocks, notes).map_err(placed)?;
+            utf8::append(mapping, &row, stamp, blocks, notes).map_err(placed)?;
             continue;
         }
         let (before, kept) = (blocks.iter().map(Block::rows).collect::<Vec<_>>(), notes.kept.len());
-        mapping.append(&row, stamp, blocks, notes).map_err(placed)?;
+        utf8::append(mapping, &row, stamp, blocks, notes).map_err(placed)?;
         let rows = blocks.iter().zip(before).enumerate();
         let rows =
             rows.flat_map(|(at, (block, before))| (before..block.rows()).map(move |row| (at, row)));

@@ -21,4 +21,5 @@ pub mod sessions;
 pub mod source;
 pub mod tombstone;
 pub mod trial;
+pub mod utf8;
 pub mod weight;

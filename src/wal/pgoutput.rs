@@ -138,12 +138,12 @@ fn expect_tag(wire: &mut Wire<'_>, expected: u8, context: &'static str) -> Resul
 
 fn relation(wire: &mut Wire<'_>) -> Result<Relation, DecodeError> {
     let oid = Oid(wire.take_u32("Relation oid")?);
-    let namespace = match wire.take_str("Relation namespace")? {
-        // An empty namespace stands for pg_catalog.
-        "" => "pg_catalog".to_owned(),
-        name => name.to_owned(),
-    };
-    let name = wire.take_str("Relation name")?.to_owned();
+    let mut namespace = wire.take_name("Relation namespace")?;
+    if namespace.is_empty() {
+        // It stands for pg_catalog.
+        namespace.push_str("pg_catalog");
+    }
+    let name = wire.take_name("Relation name")?;
     let replica_identity = match wire.take_u8("Relation replica identity")? {
         b'd' => ReplicaIdentity::Default,
         b'n' => ReplicaIdentity::Nothing,
@@ -157,7 +157,7 @@ fn relation(wire: &mut Wire<'_>) -> Result<Relation, DecodeError> {
         let flags = wire.take_u8("Relation column flags")?;
         columns.push(Column {
             key: flags & 1 == 1,
-            name: wire.take_str("Relation column name")?.to_owned(),
+            name: wire.take_name("Relation column name")?,
             type_oid: Oid(wire.take_u32("Relation column type")?),
             type_modifier: wire.take_i32("Relation column type modifier")?,
         });

@@ -112,6 +112,11 @@ impl<'a> Wire<'a> {
 
     /// A string that ends with a zero byte.
     pub fn take_str(&mut self, context: &'static str) -> Result<&'a str, DecodeError> {
+        let text = self.take_until_zero(context)?;
+        std::str::from_utf8(text).map_err(|_| DecodeError::NotUtf8 { context })
+    }
+
+    fn take_until_zero(&mut self, context: &'static str) -> Result<&'a [u8], DecodeError> {
         let end = memchr::memchr(0, self.rest).ok_or(DecodeError::Short {
             context,
             wanted: self.rest.len() + 1,
@@ -119,7 +124,13 @@ impl<'a> Wire<'a> {
         })?;
         let text = self.take(end, context)?;
         self.take_u8(context)?;
-        std::str::from_utf8(text).map_err(|_| DecodeError::NotUtf8 { context })
+        Ok(text)
+    }
+
+    /// The name of something of the user's, which ends with a zero byte: in a database in SQL_ASCII
+    /// it may be any bytes. No name that we know is such a one.
+    pub fn take_name(&mut self, context: &'static str) -> Result<String, DecodeError> {
+        Ok(String::from_utf8_lossy(self.take_until_zero(context)?).into_owned())
     }
 
     /// A length that must not be negative, then as many bytes.

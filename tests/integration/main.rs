@@ -46,6 +46,8 @@ mod support;
 mod backfill;
 /// JSON documents that are large, strange, or poison.
 mod documents;
+/// Databases that are not in UTF-8.
+mod encodings;
 /// Promotions: who is followed, and what is taken along.
 mod failover;
 /// Another database, another source: rows of theirs are not marked as deleted.

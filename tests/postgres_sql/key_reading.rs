@@ -50,7 +50,7 @@ fn read_all(
         let rows = page(sql, &request, soon()).unwrap();
         assert!(rows.len() <= limits.1);
         for values in rows.values() {
-            let id = values.unwrap()[0].expect("no null").to_vec();
+            let id = values.unwrap()[0].as_ref().expect("no null").to_vec();
             ids.push(String::from_utf8(id).unwrap());
         }
         pages += 1;

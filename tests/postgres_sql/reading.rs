@@ -25,7 +25,9 @@ fn read(
         for values in rows.values() {
             let values = values.unwrap();
             let text = |at: usize| {
-                values[at].map_or("-".to_owned(), |v| String::from_utf8_lossy(v).into_owned())
+                values[at]
+                    .as_ref()
+                    .map_or("-".to_owned(), |v| String::from_utf8_lossy(v).into_owned())
             };
             all.push(format!("{}:{}", text(0), text(1)));
         }

@@ -1,5 +1,7 @@
 //! Reading a whole table page by page, and what may be relied on of what was read.
 
+use std::borrow::Cow;
+
 use walhouse::postgres::server::{as_of, flush_lsn, flush_wal};
 use walhouse::postgres::source_table::TableName;
 use walhouse::postgres::sql::Sql;
@@ -50,8 +52,8 @@ fn read_all(
 }
 
 fn ids_of(rows: &Rows<Tid>) -> Vec<String> {
-    let id = |values: Vec<Option<&[u8]>>| {
-        String::from_utf8(values[0].expect("no null").to_vec()).unwrap()
+    let id = |values: Vec<Option<Cow<'_, [u8]>>>| {
+        String::from_utf8(values[0].as_ref().expect("no null").to_vec()).unwrap()
     };
     rows.values().map(|values| id(values.unwrap())).collect()
 }

@@ -14,7 +14,7 @@ use crate::postgres::params::{Params, TargetSession};
 use crate::postgres::primary::Primary;
 use crate::postgres::server::Server;
 use crate::postgres::slot::{self, Held, SlotVerdict};
-use crate::postgres::sql::Sql;
+use crate::postgres::sql::{Sql, Texts};
 use crate::postgres::survey::{self, Facts, judge};
 use crate::threads::start::prepare::{application_name, application_name_of, startup_options};
 
@@ -88,7 +88,7 @@ fn hosts(params: &Params) -> Vec<Finding> {
 /// A start-up by our own protocol knows more of what mends a refusal.
 fn not_reached(service: &ServiceConfig, error: Error) -> Finding {
     if error.kind() != ErrorKind::Unreachable {
-        let mut options = startup_options(service, APPLICATION_NAME);
+        let mut options = startup_options(service, APPLICATION_NAME, Texts::default());
         options.replication = false;
         if let Err(told) = Connection::connect(&service.postgres, &options, step())
             && told.kind() == error.kind()
@@ -275,7 +275,7 @@ impl Looking<'_> {
 
     /// A pooler in between shows here at the latest.
     fn replication(&mut self, application_name: &str) -> Option<Connection> {
-        let options = startup_options(self.service, application_name);
+        let options = startup_options(self.service, application_name, self.sql.texts());
         match self.primary.replication(&options, Instant::now() + super::STEP_TIMEOUT) {
             Ok((connection, _)) => {
                 let text = "the server takes replication connections, and nothing is in between";

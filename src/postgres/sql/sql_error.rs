@@ -7,6 +7,7 @@ use std::time::Duration;
 use postgres::error::{DbError, Severity};
 
 use crate::error::{Error, ErrorKind};
+use crate::postgres::tls;
 
 /// A statement that did not succeed, before the caller says what it was doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,14 +45,17 @@ impl SqlError {
             let kind = if is_ours { ErrorKind::Setup } else { ErrorKind::Protocol };
             return SqlError::new(kind, text);
         };
-        if let Some(tls) = io.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
+        if let Some(cause) = io.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
             return SqlError {
                 hint: Some(
-                    "Check `sslmode` and `sslrootcert` of the database URL against the server's \
-                     certificate."
+                    tls::hint_of(cause)
+                        .unwrap_or(
+                            "Check `sslmode` and `sslrootcert` of the database URL against the \
+                             server's certificate.",
+                        )
                         .into(),
                 ),
-                ..SqlError::new(ErrorKind::Setup, format!("TLS handshake: {tls}"))
+                ..SqlError::new(ErrorKind::Setup, format!("TLS handshake: {cause}"))
             };
         }
         match io.kind() {

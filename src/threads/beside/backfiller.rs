@@ -27,7 +27,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::machines::backfill::Request;
 use crate::machines::repair::tombstone_version;
 use crate::postgres::key_reader::{self, Wanted};
-use crate::postgres::reread::is_text;
 use crate::rows::Block;
 use crate::services::tombstone;
 use crate::threads::shared::stopped;
@@ -189,7 +188,7 @@ impl Backfiller<'_, '_> {
             let is_end = line.is_none();
             lines += u64::from(!is_end);
             let id = line.map(|line| line.trim().to_owned()).unwrap_or_default();
-            if done < lines && !id.is_empty() && is_text(id.as_bytes()) {
+            if done < lines && !id.is_empty() && worker.sql.texts().may_hold(id.as_bytes()) {
                 chunk.push(id);
                 self.done.ids += 1;
             }

@@ -5,6 +5,7 @@ use crate::postgres::source_table::SourceTable;
 use crate::rows::{Block, Shape};
 use crate::services::mapping::{Mapping, Notes, Stamp};
 use crate::services::source::{Row, Source};
+use crate::services::utf8;
 use crate::wal::Datum;
 
 /// The places of the source's columns that the table has, with their names.
@@ -41,9 +42,9 @@ impl Mapped<'_> {
     }
 
     /// By target table, with all that only a row's first version has.
-    pub fn blocks<'v>(
+    pub fn blocks<V: AsRef<[u8]>>(
         &self,
-        rows: impl Iterator<Item = Result<Vec<Option<&'v [u8]>>>>,
+        rows: impl Iterator<Item = Result<Vec<Option<V>>>>,
         version: u64,
     ) -> Result<(Vec<Block>, Notes)> {
         let (mut blocks, mut notes) = (self.empty_blocks(), Notes::default());
@@ -51,10 +52,11 @@ impl Mapped<'_> {
         for values in rows {
             let values = values?;
             let mut row = Row::of(self.mapping.source());
-            for ((place, _), value) in self.columns.iter().zip(values) {
+            for ((place, _), value) in self.columns.iter().zip(&values) {
+                let value = value.as_ref().map(AsRef::as_ref);
                 row.values[*place] = value.map_or(Datum::Null, Datum::Text);
             }
-            self.mapping.append(&row, stamp, &mut blocks, &mut notes).map_err(|e| {
+            utf8::append(self.mapping, &row, stamp, &mut blocks, &mut notes).map_err(|e| {
                 let doing = format!("map a row of service `{}`", self.service);
                 Error::new(ErrorKind::Protocol, doing).because(e)
             })?;

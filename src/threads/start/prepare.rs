@@ -23,7 +23,7 @@ use crate::postgres::publication::{self, Ensured, Wanted};
 use crate::postgres::server::Server;
 use crate::postgres::slot;
 use crate::postgres::source_table::{SourceTable, TableName};
-use crate::postgres::sql::{OUTPUT_SETTINGS, Sql};
+use crate::postgres::sql::{OUTPUT_SETTINGS, Sql, Texts};
 use crate::postgres::stream::Stream;
 use crate::rows::{JsonForm, Shape};
 use crate::services::mapping::{Mapping, Target};
@@ -117,7 +117,7 @@ pub fn prepare(
     ensure_publication(config, mapping, &mut sql, &table, is_known.then_some(&mut client))?;
     go_on()?;
 
-    let options = startup_options(config, &application_name);
+    let options = startup_options(config, &application_name, sql.texts());
     let (mut connection, system) = primary.replication(&options, connect_deadline())?;
     // After the look at the table. What changed just then is found when values are read again.
     let source_checked_at = system.xlogpos;
@@ -188,14 +188,18 @@ pub fn prepare(
 }
 
 /// Of the replication connection.
-pub fn startup_options(config: &ServiceConfig, application_name: &str) -> StartupOptions {
+pub fn startup_options(
+    config: &ServiceConfig,
+    application_name: &str,
+    texts: Texts,
+) -> StartupOptions {
     StartupOptions {
         application_name: application_name.to_owned(),
         replication: true,
         // The same as for ordinary SQL, so that a value reads the same streamed and read again.
         options: OUTPUT_SETTINGS
             .iter()
-            .chain(&[("client_encoding", "UTF8")])
+            .chain(&[("client_encoding", texts.client_encoding())])
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect(),
         receive_timeout: config.receive_timeout,

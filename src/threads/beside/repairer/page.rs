@@ -12,10 +12,10 @@ use crate::services::mapping::Target;
 use crate::threads::beside::mapped::Mapped;
 
 /// Returns how many rows were written. `as_of` is the page's snapshot.
-pub fn land<'v>(
+pub fn land<V: AsRef<[u8]>>(
     worker: &mut Worker<'_>,
     mapped: Mapped<'_>,
-    rows: impl Iterator<Item = Result<Vec<Option<&'v [u8]>>>>,
+    rows: impl Iterator<Item = Result<Vec<Option<V>>>>,
     as_of: AsOf,
     base_version: u64,
 ) -> Result<usize> {

@@ -154,7 +154,7 @@ pub fn are_in_postgres(
     // What is no text cannot be in Postgres, and cannot be asked for either.
     let ids: BTreeSet<&[u8]> = (keys.iter())
         .map(|live| live.id(&with.mapping.targets()[target]))
-        .filter(|id| reread::is_text(id))
+        .filter(|id| worker.sql.texts().may_hold(id))
         .collect();
     let ids: Vec<&[u8]> = ids.into_iter().collect();
     let mut looked_up = LookedUp { there: vec![false; keys.len()], as_of: None };

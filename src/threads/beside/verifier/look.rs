@@ -73,7 +73,8 @@ impl Verifier<'_, '_> {
         while !left.is_empty() && bytes < HELD_BYTES_MAX {
             let chunk: Vec<usize> = left.iter().copied().take(LOOKUP_KEYS).collect();
             // What is no text cannot be in Postgres, and cannot be asked for either.
-            let ids = chunk.iter().map(|&at| id_of(at)).filter(|id| reread::is_text(id));
+            let ids =
+                chunk.iter().map(|&at| id_of(at)).filter(|id| worker.sql.texts().may_hold(id));
             let ids: Vec<&[u8]> = ids.collect::<BTreeSet<_>>().into_iter().collect();
             let request = reread::Request {
                 table: &self.by.source,

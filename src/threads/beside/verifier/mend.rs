@@ -92,7 +92,7 @@ impl Verifier<'_, '_> {
         })?;
         let ids: BTreeSet<&[u8]> = (found.iter().filter(|found| !is_extra(found)))
             .map(|found| look::id(&self.targets()[found.suspect.target], &found.suspect.key))
-            .filter(|id| reread::is_text(id))
+            .filter(|id| worker.sql.texts().may_hold(id))
             .collect();
         let ids: Vec<&[u8]> = ids.into_iter().collect();
         let mut written = self.write_rows(worker, &ids, base)?;

@@ -1,0 +1,93 @@
+//! Texts of a database in SQL_ASCII, where they are whatever bytes a client has sent, in a session
+//! that speaks UTF-8.
+//!
+//! There the server refuses to send what is no UTF-8 (22021), and the client to read it. So the
+//! values of rows travel with each byte as the character of its number, which is what Latin-1 is,
+//! and are turned back here. Other databases convert, and their texts are UTF-8 as they come.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use super::{ident, literal};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Texts {
+    is_raw: bool,
+}
+
+impl Texts {
+    pub(super) fn of(server_encoding: &str) -> Texts {
+        Texts { is_raw: server_encoding == "SQL_ASCII" }
+    }
+
+    /// What a session has to speak in which the server hands out the bytes as they are.
+    pub fn client_encoding(self) -> &'static str {
+        if self.is_raw { "SQL_ASCII" } else { "UTF8" }
+    }
+
+    /// A column in the list of a SELECT, its values as the output function of its type prints them.
+    pub fn column(self, name: &str) -> String {
+        let name = ident(name);
+        match self.is_raw {
+            false => name,
+            true => format!(
+                "CASE WHEN num_nulls({name}) = 0 THEN convert_from(convert(convert_to(\
+                 format('%s', {name}), 'SQL_ASCII'), 'LATIN1', 'UTF8'), 'SQL_ASCII') END"
+            ),
+        }
+    }
+
+    /// A value of [`Texts::column`].
+    pub fn bytes(self, text: &str) -> Cow<'_, [u8]> {
+        match self.is_raw && !text.is_ascii() {
+            false => Cow::Borrowed(text.as_bytes()),
+            // All are below 256, or the server did not send them.
+            true => text.chars().map(|c| u8::try_from(u32::from(c)).unwrap_or(b'?')).collect(),
+        }
+    }
+
+    /// Whether the value can have come from the database, and so be asked for.
+    pub fn may_hold(self, value: &[u8]) -> bool {
+        !value.contains(&0) && (self.is_raw || std::str::from_utf8(value).is_ok())
+    }
+
+    /// `None` of what the database cannot hold.
+    pub fn literal(self, value: &[u8]) -> Option<String> {
+        if !self.may_hold(value) {
+            return None;
+        }
+        if let Ok(text) = std::str::from_utf8(value) {
+            return Some(literal(text));
+        }
+        let mut escaped = " E'".to_owned();
+        for byte in value {
+            let _ = write!(escaped, "\\x{byte:02x}");
+        }
+        escaped.push('\'');
+        Some(escaped)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_come_back_from_their_characters() {
+        let (raw, utf8) = (Texts::of("SQL_ASCII"), Texts::of("UTF8"));
+        assert_eq!(&*raw.bytes("caf\u{e9}"), b"caf\xe9");
+        assert_eq!(&*raw.bytes("\u{c3}\u{a9}"), "\u{e9}".as_bytes());
+        assert_eq!(&*utf8.bytes("caf\u{e9}"), "caf\u{e9}".as_bytes());
+        assert_eq!((raw.client_encoding(), utf8.client_encoding()), ("SQL_ASCII", "UTF8"));
+    }
+
+    #[test]
+    fn only_what_the_database_can_hold_is_asked_for() {
+        let (raw, utf8) = (Texts::of("SQL_ASCII"), Texts::of("LATIN1"));
+        assert_eq!(utf8.literal(b"a'b").as_deref(), Some("'a''b'"));
+        assert_eq!(utf8.literal(b"\xe9"), None);
+        assert_eq!(raw.literal(b"'\xe9").as_deref(), Some(" E'\\x27\\xe9'"));
+        assert_eq!((raw.literal(b"a\0"), utf8.literal(b"\0")), (None, None));
+        assert_eq!(utf8.column("a\"b"), "\"a\"\"b\"");
+    }
+}
