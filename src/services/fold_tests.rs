@@ -533,3 +533,49 @@ fn an_update_under_a_repair_brings_the_payload_too() {
         assert_eq!(assembled.blocks[1].rows(), payloads, "{updates:?}");
     }
 }
+
+/// Its tombstone may be in ClickHouse already, and must not be outranked.
+#[test]
+fn a_row_that_the_batch_removes_is_not_asked_for() {
+    let plan = plan();
+    let asked = |messages: &[Vec<u8>]| {
+        let changes = (1..).zip(messages).map(|(lsn, message)| Change {
+            message,
+            lsn: Lsn(lsn),
+            xid: 1,
+            plan: &plan,
+            ask_below: Some(Lsn(9)),
+        });
+        let folded = fold(Sessions.source(), changes).unwrap();
+        let asked = folded.entries.iter().filter(|entry| entry.ask_below.is_some());
+        asked.map(|entry| (entry.id.to_vec(), entry.lsn.0)).collect::<Vec<_>>()
+    };
+    let old = session("a", "org", V::Text("old"));
+    let whole = testing::update(TABLE, Some((b'O', &old)), &old);
+    let rekeyed = testing::update(TABLE, Some((b'K', &key_of("a"))), &session("b", "org", V::Null));
+    let delete = || testing::delete(TABLE, b'K', &key_of("a"));
+    let a = |lsn| (b"a".to_vec(), lsn);
+    assert_eq!(asked(&[insert("a", "m"), whole.clone()]), [a(1)]);
+    assert_eq!(asked(&[insert("a", "m"), delete()]), []);
+    assert_eq!(asked(&[insert("a", "m"), whole, delete(), insert("a", "n")]), [a(4)]);
+    assert_eq!(asked(&[insert("a", "m"), rekeyed]), [(b"b".to_vec(), 2)]);
+}
+
+#[test]
+fn what_an_asked_entry_came_to_takes_another_version() {
+    let plan = plan_of(&RUNS);
+    let message = testing::insert(TABLE, &run("org", V::Text("{\"a\":1,\"a\":2}")));
+    let ask_below = Some(Lsn(9));
+    let change = Change { message: &message, lsn: Lsn(1), xid: 1, plan: &plan, ask_below };
+    let folded = fold(RUNS.source(), [change]).unwrap();
+    let wanted = wanted(&RUNS, &folded, Updates::AsUpdates);
+    let (found, shapes) = (Found::default(), run_shapes());
+    let mut assembled = assemble(&RUNS, &folded, &wanted, &found, &shapes, 0, ALL).unwrap();
+    assert_eq!(assembled.asked.len(), 1);
+    assert_eq!(assembled.asked[0].rows, [(0, 0), (1, 0)]);
+    assembled.set_version(RUNS.targets(), 0, 25);
+    for (target, block) in RUNS.targets().iter().zip(&assembled.blocks) {
+        assert_eq!(stored::text(block.values(target.version), 0).unwrap(), b"25");
+    }
+    assert!(assembled.notes.kept.iter().all(|kept| kept.version == 25), "{:?}", assembled.notes);
+}

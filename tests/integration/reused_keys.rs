@@ -11,7 +11,7 @@ use crate::support::database::{detail, insert};
 use crate::support::oracle::{Scope, assert_same};
 use crate::support::program::Program;
 use crate::support::sample;
-use crate::support::stage::{SERVICES, Stage};
+use crate::support::stage::{SERVICES, SESSIONS_SLOT, Stage};
 use crate::support::wait::{PATIENCE, until_true};
 
 /// How a row comes by a key that it has to wait for.
@@ -165,6 +165,59 @@ fn a_row_that_waited_for_its_key_across_a_restart_outranks_the_removal() {
         stage.postgres.delete("TaskRun", "KeyUpdate");
         stage.settle(&mut program, &SERVICES);
         assert_same(&stage.postgres, &stage.clickhouse, Scope::ALL);
+        program.stop();
+    }
+}
+
+/// Delivered twice, a row meets the tombstone that its own transaction wrote after it.
+#[test]
+fn a_removal_that_was_delivered_before_a_kill_stays_the_last_word() {
+    for identity in ["DEFAULT", "FULL"] {
+        let stage = Stage::own();
+        set_identity(&stage, identity);
+        // What comes before and after many rows is in different batches.
+        let settings = stage.settings().with("SESSION_REPLICATION_MAX_BUFFER_BYTES", 1 << 20);
+        let mut program = Program::start(&settings);
+        program.wait_streaming(&SERVICES);
+        let (first, waiting) = begin(&stage, "Session", "taken", By::Insert);
+        remove(first, "Session", "taken");
+        let mut second = got_it(waiting);
+        for key in ["gone", "back"] {
+            insert(&mut second, "Session", &row("Session", key, "second")).unwrap();
+        }
+        run(
+            &mut second,
+            "INSERT INTO \"Session\" (id, \"friendlyId\", type, \"projectId\", \
+             \"runtimeEnvironmentId\", \"environmentType\", \"organizationId\", \
+             \"taskIdentifier\", \"updatedAt\", \"triggerConfig\") \
+             SELECT 'n' || n, 'n' || n, 'chat', 'p', 'e', 'PRODUCTION', 'o', 't', now(), '{}' \
+             FROM generate_series(1, 4000) n; \
+             DELETE FROM \"Session\" WHERE id IN ('gone', 'back')",
+        );
+        insert(&mut second, "Session", &row("Session", "back", "third")).unwrap();
+        stage.postgres.insert("Session", &sample::session("after"));
+        let written = stage.postgres.flush_lsn();
+        until_true("the next session begins above", PATIENCE, || {
+            stage.postgres.confirmed_flush(SESSIONS_SLOT).is_some_and(|lsn| written <= lsn)
+        });
+
+        // It lands, and is not confirmed.
+        stage.clickhouse.add_fault("action=error&code=242&table=walhouse_state");
+        run(&mut second, "COMMIT");
+        let landed = format!(
+            "SELECT count() FROM {DATABASE}.sessions_v1 FINAL \
+             WHERE session_id LIKE 'n%' OR task_identifier = 'third'"
+        );
+        until_true("all of it has landed", PATIENCE, || stage.clickhouse.value(&landed) == "4001");
+        program.kill();
+        stage.clickhouse.clear_faults();
+        let mut program = Program::start(&settings);
+        program.wait_streaming(&SERVICES);
+        stage.settle(&mut program, &["sessions"]);
+        let rows = assert_same(&stage.postgres, &stage.clickhouse, Scope::SESSIONS);
+        assert_eq!(rows, 4003, "{identity}");
+        // `taken` at least is asked for, and found.
+        assert!(0.0 < reused(&mut program, "sessions"), "{identity}");
         program.stop();
     }
 }
