@@ -115,6 +115,7 @@ pub struct ServiceMetrics {
     rows_inserted: Family<Labels, Counter>,
     insert_retries: Family<Labels, Counter>,
     refused_rows: Family<Labels, Counter>,
+    rows_refused_by_views: Family<Labels, Counter>,
     adjusted_values: Family<Labels, Counter>,
 }
 
@@ -124,6 +125,7 @@ pub struct TableMetrics {
     pub rows_inserted: Counter,
     pub insert_retries: Counter,
     pub refused_rows: Counter,
+    pub rows_refused_by_views: Counter,
 }
 
 /// Yes or no, as 1 or 0.
@@ -210,6 +212,11 @@ impl ServiceMetrics {
         let insert_retries = counter(r, "insert_retries", "Inserts tried again, by table");
         let refused_rows =
             counter(r, "refused_rows", "Rows that ClickHouse refused and that were put aside");
+        let by_views = counter(
+            r,
+            "rows_refused_by_views",
+            "Rows that are in their table and that a materialized view of it refused",
+        );
         let adjusted_values =
             counter(r, "adjusted_values", "Values that had to be changed to fit, by column");
         let without_owner = counter(
@@ -296,6 +303,7 @@ impl ServiceMetrics {
                 rows_inserted: rows_inserted.clone(),
                 insert_retries: insert_retries.clone(),
                 refused_rows: refused_rows.clone(),
+                rows_refused_by_views: by_views.clone(),
                 adjusted_values: adjusted_values.clone(),
             })
         };
@@ -317,6 +325,7 @@ impl ServiceMetrics {
             rows_inserted: self.rows_inserted.get_or_create_owned(&labels),
             insert_retries: self.insert_retries.get_or_create_owned(&labels),
             refused_rows: self.refused_rows.get_or_create_owned(&labels),
+            rows_refused_by_views: self.rows_refused_by_views.get_or_create_owned(&labels),
         };
         tables.push((table.to_owned(), metrics.clone()));
         metrics

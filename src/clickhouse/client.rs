@@ -36,9 +36,11 @@ pub enum InsertError {
     Lost(Error),
     /// The same, and less at a time may be taken: it was too large, or took too long.
     Large(Error),
-    /// The rows themselves were refused. The same block will be refused again; a part of it may
-    /// not.
+    /// The rows themselves were refused, or for what is not known. The same block will be refused
+    /// again; a part of it may not.
     Data(Refusal),
+    /// The table may have taken the rows; a view behind it refused them.
+    View(Refusal),
 }
 
 /// Raw bytes per compressed frame. ClickHouse writes frames of this size itself.
@@ -66,7 +68,9 @@ impl InsertError {
             InsertError::Retry(error) | InsertError::Lost(error) | InsertError::Large(error) => {
                 error
             }
-            InsertError::Data(refusal) => refused(format!("insert into `{table}`"), refusal),
+            InsertError::Data(refusal) | InsertError::View(refusal) => {
+                refused(format!("insert into `{table}`"), refusal)
+            }
         }
     }
 }
@@ -219,15 +223,51 @@ impl Client {
         let names: Vec<String> = columns.iter().map(|name| quote_name(name)).collect();
         let sql =
             format!("INSERT INTO {} ({}) FORMAT Native", self.qualified(table), names.join(", "));
+        self.send(&sql, table, columns, settings, pieces, deadline)
+    }
+
+    /// Inserts a row that the table has once more, exactly as it is. False: it has none.
+    pub fn insert_again(
+        &mut self,
+        table: &str,
+        condition: &str,
+        settings: &[(&str, &str)],
+        deadline: Instant,
+    ) -> std::result::Result<bool, InsertError> {
+        let name = self.qualified(table);
+        let from = format!("FROM {name} WHERE {condition} LIMIT 1");
+        let found =
+            self.query(&format!("SELECT 1 {from}"), deadline).map_err(InsertError::Retry)?;
+        if found.is_empty() {
+            return Ok(false);
+        }
+        let sql = format!(
+            "INSERT INTO {name} SELECT * {from} SETTINGS asterisk_include_materialized_columns = 0, \
+             asterisk_include_alias_columns = 0"
+        );
+        self.send(&sql, table, &[], settings, |_| std::iter::empty(), deadline)?;
+        Ok(true)
+    }
+
+    fn send<P: Iterator<Item = Vec<u8>>>(
+        &mut self,
+        sql: &str,
+        table: &str,
+        columns: &[&str],
+        settings: &[(&str, &str)],
+        pieces: impl Fn(usize) -> P,
+        deadline: Instant,
+    ) -> std::result::Result<(), InsertError> {
         self.follow().map_err(InsertError::Retry)?;
         fresh::before_insert(self, table, deadline).map_err(InsertError::Retry)?;
         loop {
             let query_id = new_query_id();
             let doing = format!("insert into `{table}` as query `{query_id}`");
             let ours = insert_settings::of_insert(&self.params, &self.unknown, settings);
-            let mut parameters = vec![("query", sql.as_str()), ("query_id", query_id.as_str())];
+            let mut parameters = vec![("query", sql), ("query_id", query_id.as_str())];
             parameters.extend(ours.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-            let answer = if self.params.compress {
+            // Without a body there is nothing to decompress.
+            let answer = if self.params.compress && !columns.is_empty() {
                 parameters.push(("decompress", "1"));
                 // A piece with a large value at its end may be many times as long as asked for.
                 let frames = pieces(FRAME_BYTES).flat_map(|piece| {
@@ -251,7 +291,9 @@ impl Client {
                         continue;
                     }
                     return Err(match refusal.verdict() {
-                        Verdict::Data => InsertError::Data(refusal),
+                        Verdict::Data | Verdict::Unknown => InsertError::Data(refusal),
+                        Verdict::View => InsertError::View(refusal),
+                        Verdict::Size => InsertError::Large(refused(doing, refusal)),
                         Verdict::Setup | Verdict::Busy => {
                             InsertError::Retry(refused(doing, refusal))
                         }
@@ -423,7 +465,8 @@ fn refused(doing: String, refusal: Refusal) -> Error {
     let kind = match refusal.verdict() {
         Verdict::Data => ErrorKind::DataRefused,
         Verdict::Setup => ErrorKind::Setup,
-        Verdict::Busy => ErrorKind::Unreachable,
+        Verdict::View => ErrorKind::Setup,
+        Verdict::Busy | Verdict::Size | Verdict::Unknown => ErrorKind::Unreachable,
     };
     let hint = refusal.hint();
     let error = Error::new(kind, doing).because(refusal);

@@ -6,9 +6,11 @@ use super::refusal::Refusal;
 /// What every INSERT relies on, said each time: defaults differ between versions (`async_insert`
 /// and `input_format_skip_unknown_fields` were turned on in 2026) and profiles can change them.
 const INSERT_SETTINGS: &[(&str, &str)] = &[
-    // A column that the table lacks is an error, not a loss; so is NULL for a column without it.
+    // A column that the table lacks is an error, not a loss.
     ("input_format_skip_unknown_fields", "0"),
-    ("input_format_null_as_default", "0"),
+    // Without it a document with an array that holds an array and a null is refused. A NULL for a
+    // column that takes none is found by ourselves before anything is sent.
+    ("input_format_null_as_default", "1"),
     // String to LowCardinality, DateTime64(6) to DateTime64(3), and so on.
     ("input_format_native_allow_types_conversion", "1"),
     // A batch may touch many months, and the default refuses more than 100 partitions.

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::client::{Client, InsertError, quote_bytes};
-use super::refusal::Refusal;
+use super::refusal::{Refusal, Verdict};
 use super::tables::{ensure_database, missing};
 use super::{adoptions, backfills, cluster, databases, refused, repairs, sources, state};
 use crate::error::{Error, ErrorKind, Result};
@@ -67,7 +67,7 @@ pub(super) fn insert(
     let block = string_block(columns, rows);
     // No row can be at fault here.
     client.insert(table, columns, &[("async_insert", "0")], &block, deadline).map_err(|e| match e {
-        InsertError::Data(refusal) => refused_own(refusal),
+        InsertError::Data(refusal) if refusal.verdict() == Verdict::Data => refused_own(refusal),
         other => other.into_error(table),
     })
 }

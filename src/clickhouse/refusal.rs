@@ -14,8 +14,14 @@ pub enum Verdict {
     Data,
     /// Names, types, privileges or settings: an operator has to change something.
     Setup,
-    /// The server at this moment: memory, parts, a lost replica, a time limit.
+    /// The server at this moment: parts, a lost replica, no room.
     Busy,
+    /// Memory, time, or a limit of rows and bytes: the same, and less at a time may be taken.
+    Size,
+    /// A materialized view threw for what the table itself takes.
+    View,
+    /// A code that is not listed: whether it is about rows shows when less is sent.
+    Unknown,
 }
 
 /// ClickHouse answered, and said no. Holds no row content.
@@ -27,6 +33,10 @@ pub struct Refusal {
     pub text: String,
     /// Which of the inserted columns could not be converted, when ClickHouse says so.
     pub column: Option<String>,
+    /// Which of the inserted rows violates a constraint, from 0.
+    pub row: Option<usize>,
+    /// The view that was being pushed to; empty where its name is not told.
+    pub view: Option<String>,
     /// The setting that the server does not know, for `UNKNOWN_SETTING`.
     pub unknown_setting: Option<String>,
 }
@@ -44,11 +54,11 @@ enum Words {
     Closed,
 }
 
-use Verdict::{Busy, Data, Setup};
+use Verdict::{Busy, Data, Setup, Size, Unknown, View};
 use Words::{Closed, Open};
 
-/// Every code that is told apart. A code that is not listed is `Busy` and `Closed`: it is retried,
-/// because holding a batch back loses nothing, and its words are not shown.
+/// Every code that is told apart. A code that is not listed is `Unknown` and `Closed`: its words
+/// are not shown.
 ///
 /// `Data` is only what one row can cause and another row of the same block can avoid. A type of the
 /// block that does not fit the column (43, 53) holds for every row alike, so it is `Setup`:
@@ -90,8 +100,9 @@ const CODES: &[(u32, &str, Verdict, Words)] = &[
     (128, "TOO_LARGE_ARRAY_SIZE", Data, Closed),
     (130, "CANNOT_READ_ARRAY_FROM_TEXT", Data, Closed),
     (131, "TOO_LARGE_STRING_SIZE", Data, Closed),
-    (159, "TIMEOUT_EXCEEDED", Busy, Open),
-    (160, "TOO_SLOW", Busy, Open),
+    (158, "TOO_MANY_ROWS", Size, Open),
+    (159, "TIMEOUT_EXCEEDED", Size, Open),
+    (160, "TOO_SLOW", Size, Open),
     (164, "READONLY", Setup, Open),
     (190, "SIZES_OF_ARRAYS_DONT_MATCH", Data, Closed),
     (192, "UNKNOWN_USER", Setup, Open),
@@ -100,13 +111,13 @@ const CODES: &[(u32, &str, Verdict, Words)] = &[
     (195, "IP_ADDRESS_NOT_ALLOWED", Setup, Open),
     (201, "QUOTA_EXCEEDED", Busy, Open),
     (202, "TOO_MANY_SIMULTANEOUS_QUERIES", Busy, Open),
-    (209, "SOCKET_TIMEOUT", Busy, Open),
+    (209, "SOCKET_TIMEOUT", Size, Open),
     (210, "NETWORK_ERROR", Busy, Open),
     (216, "QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING", Busy, Open),
     (218, "TABLE_IS_DROPPED", Setup, Open),
     (225, "NO_ZOOKEEPER", Busy, Open),
     (236, "ABORTED", Busy, Open),
-    (241, "MEMORY_LIMIT_EXCEEDED", Busy, Open),
+    (241, "MEMORY_LIMIT_EXCEEDED", Size, Open),
     (242, "TABLE_IS_READ_ONLY", Busy, Open),
     (243, "NOT_ENOUGH_SPACE", Busy, Open),
     (252, "TOO_MANY_PARTS", Busy, Open),
@@ -118,12 +129,15 @@ const CODES: &[(u32, &str, Verdict, Words)] = &[
     (290, "LIMIT_EXCEEDED", Busy, Open),
     (291, "DATABASE_ACCESS_DENIED", Setup, Open),
     (306, "TOO_DEEP_RECURSION", Data, Closed),
+    (307, "TOO_MANY_BYTES", Size, Open),
     (319, "UNKNOWN_STATUS_OF_INSERT", Busy, Open),
     (321, "VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE", Data, Closed),
     (344, "SUPPORT_IS_DISABLED", Setup, Open),
     (349, "CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN", Data, Closed),
     (376, "CANNOT_PARSE_UUID", Data, Closed),
+    (392, "QUERY_IS_PROHIBITED", Setup, Open),
     (394, "QUERY_WAS_CANCELLED", Busy, Open),
+    (396, "TOO_MANY_ROWS_OR_BYTES", Size, Open),
     (407, "DECIMAL_OVERFLOW", Data, Closed),
     (439, "CANNOT_SCHEDULE_TASK", Busy, Open),
     (452, "SETTING_CONSTRAINT_VIOLATION", Setup, Open),
@@ -139,6 +153,7 @@ const CODES: &[(u32, &str, Verdict, Words)] = &[
     (676, "CANNOT_PARSE_IPV6", Data, Closed),
     (691, "UNKNOWN_ELEMENT_OF_ENUM", Data, Closed),
     (745, "SERVER_OVERLOADED", Busy, Open),
+    (774, "TABLE_IS_PERMANENTLY_READ_ONLY", Busy, Open),
     (999, "KEEPER_EXCEPTION", Busy, Open),
 ];
 
@@ -162,8 +177,10 @@ const PHRASES: &[&str] = &[
     OLD_JSON,
     "Too large string size",
     "Syntax error",
-    "while pushing to view",
+    PUSHING,
 ];
+
+const PUSHING: &str = "while pushing to view";
 
 impl Refusal {
     /// Reads the body of an answer. `columns` are those of the INSERT: only their names may be
@@ -181,7 +198,9 @@ impl Refusal {
             Some((_, name, ..)) => (*name).to_owned(),
             None => trailing_name(message).unwrap_or("UNKNOWN").to_owned(),
         };
-        let words = known.map_or(Closed, |row| row.3);
+        let view = view_pushed_to(message);
+        // What a view says is its author's, and of rows.
+        let words = known.filter(|_| view.is_none()).map_or(Closed, |row| row.3);
         let text = match words {
             Open => bounded_line(without_tail(message)),
             Closed => phrases_in(message),
@@ -190,7 +209,9 @@ impl Refusal {
             code,
             name,
             text,
-            column: converted_column(message, columns),
+            column: converted_column(message, columns).or_else(|| checked_column(message, columns)),
+            row: violating_row(message),
+            view,
             unknown_setting: (code == UNKNOWN_SETTING).then(|| setting_name(message)).flatten(),
         })
     }
@@ -202,7 +223,13 @@ impl Refusal {
         if self.code == 117 && every_row.iter().any(|phrase| self.text.starts_with(phrase)) {
             return Setup;
         }
-        classify(self.code)
+        match classify(self.code) {
+            // What a view needs is missing, or does not fit, or it throws.
+            Data | Setup | Unknown if self.view.is_some() => View,
+            // Of one INSERT, and not of the table.
+            Busy if self.code == 252 && self.text.contains("partitions for single") => Size,
+            verdict => verdict,
+        }
     }
 
     /// Whether another replica may well take what this one does not: it has lost ZooKeeper, is
@@ -217,7 +244,8 @@ impl Refusal {
     /// every attempt until somebody looks at the tables again, which each session does.
     pub fn is_of_tables(&self) -> bool {
         const CODES: [u32; 11] = [8, 10, 16, 20, 43, 44, 47, 53, 60, 81, 218];
-        CODES.contains(&self.code)
+        // What a view lacks is nothing that a session looks at.
+        self.view.is_none() && CODES.contains(&self.code)
     }
 
     /// What mends it, where one sentence can say so.
@@ -240,6 +268,15 @@ impl Refusal {
             }
             452 => "Lift the constraint on this setting for the user (`SHOW SETTINGS PROFILES`).",
             UNKNOWN_SETTING => "Use ClickHouse 24.8 or newer.",
+            241 => {
+                "Less is sent at a time meanwhile. Raise `max_memory_usage` of the user, or give the \
+                 server more memory."
+            }
+            158..=160 | 209 | 307 | 396 => {
+                "Less is sent at a time meanwhile. See the limits of the user: SHOW SETTINGS \
+                 PROFILES."
+            }
+            774 => "ALTER TABLE ... MODIFY SETTING table_readonly = 0.",
             243 => "Free disk space on the ClickHouse server.",
             242 => {
                 "Look into `zookeeper_exception` of system.replicas, and into the server's log; \
@@ -256,9 +293,9 @@ impl Refusal {
     }
 }
 
-/// What a code says about its cause. Codes that are not listed are `Busy`.
+/// What a code says about its cause.
 pub fn classify(code: u32) -> Verdict {
-    CODES.iter().find(|row| row.0 == code).map_or(Busy, |row| row.2)
+    CODES.iter().find(|row| row.0 == code).map_or(Unknown, |row| row.2)
 }
 
 /// The codes that are told apart, with their names.
@@ -336,6 +373,48 @@ fn converted_column(message: &str, columns: &[&str]) -> Option<String> {
     columns.contains(&name).then(|| name.to_owned())
 }
 
+/// `Constraint `c` for table d.t is violated at row 3. Expression: (...). Column values: k = 'v'`.
+/// Its own words come first; behind `Column values` anything may follow.
+fn violation(message: &str) -> Option<(usize, &str)> {
+    let rest = message.strip_prefix("Constraint `")?;
+    let (_, rest) = rest.split_once(" is violated at row ")?;
+    let (row, rest) = rest.split_once(". Expression: ")?;
+    Some((row.parse().ok()?, rest.split(". Column values: ").next()?))
+}
+
+fn violating_row(message: &str) -> Option<usize> {
+    // Of a view's table it would be another row.
+    let (row, _) = violation(message).filter(|_| view_pushed_to(message).is_none())?;
+    row.checked_sub(1)
+}
+
+/// The only column of ours that a violated constraint speaks of.
+fn checked_column(message: &str, columns: &[&str]) -> Option<String> {
+    let (_, expression) = violation(message)?;
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words: Vec<&str> = expression.split(|c| !is_word(c)).collect();
+    let mut named = columns.iter().filter(|column| words.contains(column));
+    match (named.next(), named.next()) {
+        (Some(column), None) => Some((*column).to_owned()),
+        _ => None,
+    }
+}
+
+/// `...: while pushing to view d.v. (NAME)`, and before anything is written `Target table 'd.w' of
+/// view 'd.v' doesn't exists`.
+fn view_pushed_to(message: &str) -> Option<String> {
+    let rest = match message.rfind(PUSHING) {
+        Some(at) => message.get(at + PUSHING.len()..)?.trim_start(),
+        None => {
+            let (_, rest) = message.strip_prefix("Target table '")?.split_once("' of view '")?;
+            rest
+        }
+    };
+    let word = |c: char| c.is_ascii_alphanumeric() || "_.`-".contains(c);
+    let name: String = rest.chars().take_while(|c| word(*c)).take(2 * NAME_MAX_BYTES).collect();
+    Some(name.trim_end_matches('.').to_owned())
+}
+
 /// `Unknown setting 'x'`, `Unknown setting x`, and `Setting x is neither a builtin setting ...`.
 fn setting_name(message: &str) -> Option<String> {
     const MARK: &str = "etting ";
@@ -402,7 +481,7 @@ mod tests {
              1000.00 B: While executing AggregatingTransform. (MEMORY_LIMIT_EXCEEDED) (version \
              26.9.2.1 (official build))",
         );
-        assert_eq!(refusal.verdict(), Busy);
+        assert_eq!(refusal.verdict(), Size);
         assert_eq!(
             refusal.to_string(),
             "code 241 (MEMORY_LIMIT_EXCEEDED): Query memory limit exceeded: would use 59.59 KiB, \
@@ -419,7 +498,7 @@ mod tests {
         assert_eq!(classify(43), Setup);
         assert_eq!(classify(53), Setup);
         assert_eq!(classify(252), Busy);
-        assert_eq!(classify(4_000_000), Busy);
+        assert_eq!(classify(4_000_000), Unknown);
         let refusal = read(
             "Code: 117. DB::Exception: Unknown column with name zz found while reading data in \
              Native format: While executing Native. (INCORRECT_DATA)",
@@ -454,6 +533,59 @@ mod tests {
              (TABLE_IS_READ_ONLY) (version 26.9.2.1)",
         );
         assert!(refusal.verdict() == Busy && refusal.is_of_host());
+    }
+
+    #[test]
+    fn a_violated_constraint_names_its_row_and_its_only_column() {
+        let said = |expression: &str, values: &str| {
+            read(&format!(
+                "Code: 469. DB::Exception: Constraint `c` for table d.t (54657b44) is violated at \
+                 row 3. Expression: ({expression}). Column values: {values}. \
+                 (VIOLATED_CONSTRAINT) (version 26.9.2.1 (official build))"
+            ))
+        };
+        let refusal = said("position(toJSONString(j), 'poison') = 0", "j = 'hunter2 k'");
+        assert_eq!((refusal.row, refusal.column.as_deref()), (Some(2), Some("j")));
+        assert!(!format!("{refusal:?}").contains("hunter2"), "{refusal:?}");
+        let refusal = said("(k != 'bad') AND notEmpty(j)", "k = 'bad', j = ''");
+        assert_eq!((refusal.row, refusal.column), (Some(2), None));
+        assert_eq!(said("0", ".").column, None);
+        // A value that looks like it.
+        let forged = "Code: 117. DB::Exception: Cannot parse JSON object here: Constraint `c` is \
+                      violated at row 9. Expression: (k). Column values: ";
+        assert_eq!((read(forged).row, read(forged).column), (None, None));
+    }
+
+    #[test]
+    fn what_a_view_throws_is_about_the_view() {
+        let pushing = |code: u32, text: &str| {
+            read(&format!("Code: {code}. DB::Exception: {text}: while pushing to view d.v. (X)"))
+        };
+        for code in [6, 43, 60, 117, 153, 395, 469, 4_000_000] {
+            let refusal = pushing(code, "no: hunter2");
+            assert_eq!((refusal.verdict(), refusal.view.as_deref()), (View, Some("d.v")), "{code}");
+            assert_eq!(refusal.row, None);
+            assert!(!format!("{refusal:?}").contains("hunter2"), "{refusal:?}");
+        }
+        // The server at this moment, wherever it notices.
+        assert_eq!(pushing(241, "memory").verdict(), Size);
+        assert_eq!(pushing(252, "Too many parts").verdict(), Busy);
+        let refusal = read(
+            "Code: 60. DB::Exception: Target table 'd.w' of view 'd.v' doesn't exists. \
+             (UNKNOWN_TABLE)",
+        );
+        assert_eq!((refusal.verdict(), refusal.view.as_deref()), (View, Some("d.v")));
+        assert_eq!(read("Code: 395. DB::Exception: no. (X)").verdict(), Unknown);
+    }
+
+    #[test]
+    fn a_limit_of_one_insert_is_of_its_size() {
+        let too_many = |what: &str| read(&format!("Code: 252. DB::Exception: Too many {what}"));
+        assert_eq!(too_many("partitions for single INSERT block (more than 100)").verdict(), Size);
+        assert_eq!(too_many("parts (300)").verdict(), Busy);
+        for code in [158, 159, 160, 209, 307, 396] {
+            assert_eq!(classify(code), Size, "{code}");
+        }
     }
 
     #[test]

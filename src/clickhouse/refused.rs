@@ -37,7 +37,14 @@ pub enum RefusedPart {
     Row,
     /// The row is in its table, without the value of this column.
     Column(String),
+    /// The row is in its table as it is, and not in what a materialized view makes of it.
+    View,
 }
+
+/// What stands for a column then: no column is called so.
+const VIEW: &str = "(view)";
+/// Of one INSERT: a proxy may take no more, and what is kept may be large.
+const WRITE_BYTES_MAX: usize = 256 << 10;
 
 pub(super) fn ddl(client: &Client) -> String {
     format!(
@@ -46,7 +53,7 @@ pub(super) fn ddl(client: &Client) -> String {
     table LowCardinality(String),
     key String,
     version UInt64,
-    column LowCardinality(String) COMMENT 'empty: the whole row was refused',
+    column LowCardinality(String) COMMENT 'empty: the whole row was refused; (view): by a view alone',
     error String,
     document String CODEC(ZSTD(1)),
     time DateTime64(3) DEFAULT now64(3)
@@ -77,6 +84,15 @@ pub fn counts(
     counts.ok_or_else(|| own_tables::malformed(client, REFUSED_TABLE, "how many rows are kept"))
 }
 
+/// So many of the first rows as go into one INSERT: one at least.
+pub fn first_part(rows: &[RefusedRow]) -> usize {
+    let bytes = rows.iter().scan(0, |sum, row| {
+        *sum += row.document.len() + row.key.len() + row.error.len();
+        Some(*sum)
+    });
+    bytes.take_while(|bytes| *bytes <= WRITE_BYTES_MAX).count().max(1).min(rows.len())
+}
+
 /// Writes the rows and waits until ClickHouse has them.
 pub fn write(client: &mut Client, rows: &[RefusedRow], deadline: Instant) -> Result<()> {
     const COLUMNS: [&str; 7] =
@@ -90,6 +106,7 @@ pub fn write(client: &mut Client, rows: &[RefusedRow], deadline: Instant) -> Res
             let column = match &row.what {
                 RefusedPart::Row => "",
                 RefusedPart::Column(name) => name,
+                RefusedPart::View => VIEW,
             };
             vec![
                 row.service.clone().into_bytes(),

@@ -299,7 +299,10 @@ mod tests {
 
     fn block(target: &Target, count: usize, id: &str) -> Block {
         let present = vec![true; target.columns.len()];
-        let mut block = Block::new(target.columns, &Shape { present, json: JsonForm::Typed });
+        let mut block = Block::new(
+            target.columns,
+            &Shape { present, without_null: Vec::new(), json: JsonForm::Typed },
+        );
         for n in 0..count {
             let text = |text: &str| text.as_bytes().to_vec();
             let key: Vec<String> = match target.order_by.len() {

@@ -1,374 +1,501 @@
-//! Lands every good row of a block that ClickHouse refused.
+//! Lands every row of a block that its table takes, and finds out what is at fault where it takes
+//! less: the server, the size, a row, the whole table, or a view behind it.
 //!
-//! A pure plan: the flusher asks for the next step, does it, and says how it went. What went wrong
-//! on the way there (no answer, an outage) is no verdict about rows: do the same step again.
+//! A pure plan: the flusher asks for the next step, does it, and says how it went.
 //!
 //! ```text
-//!   block refused -> halves -> ... -> one row refused
-//!                                      -> blank document 0, blank document 1, ..., blank all
-//!                                      -> refused as a whole
+//!   too large or too slow -> less at a time, down to a row; kept for a while, then grown again
+//!   refused, or a code nobody knows -> halves -> one row, a suspect
+//!   as many refused in a row -> is a row known to be good taken? no: hold, and all of it again
+//!   only suspects are left   -> the same; then each without the document that is named, or in turn
+//!                               without each; then refused as a whole; and the same once more
+//!   refused by a view -> halves -> one row, which lands with the view's errors passed over
 //! ```
 //!
-//! There is no budget of inserts, because giving up would lose rows or stop the stream for ever.
-//! The plan is bounded by itself: k bad rows of n take at most k * (2 * log2(n) + documents + 3)
-//! inserts, and a few more. A table that takes nothing is found out sooner: when no range has
-//! landed for a while, single rows from all over the block are tried to their end.
+//! So a refusal is about a row only where a row known to be good was taken right before and right
+//! after. Nothing of that is remembered from block to block: a table that refuses everything is
+//! held as in an outage by each session alike. There is no budget of inserts, because giving up
+//! would lose rows or stop the stream for ever; the plan is bounded by itself: see the tests.
 
-use std::collections::VecDeque;
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
-/// Rows refused as a whole, one after the other, while nothing landed.
-///
-/// It is the table that is wrong then (a column gone, a constraint new), not the rows: they must
-/// not drain into the dead-letter table one by one. One for each table, across blocks, because a
-/// quiet stream's blocks have one row each. Within a block the limit ends a hopeless plan early.
-#[derive(Debug, Clone)]
-pub struct Streak {
-    refused: u32,
-    refused_max: u32,
+/// What an INSERT was not taken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The server is away, or somebody has to mend something: no verdict about rows.
+    Away,
+    /// The same, with the connection lost amid the request: a proxy may have found it too large.
+    Lost,
+    /// Less at a time may be taken.
+    Large,
+    Rows(Blame),
+    /// A materialized view refuses what the table takes.
+    View,
 }
 
-impl Streak {
-    /// At `refused_max` the answer is an outage.
-    pub fn new(refused_max: u32) -> Streak {
-        Streak { refused: 0, refused_max: refused_max.max(1) }
-    }
+/// What a refusal says of its cause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Blame {
+    /// Of the rows that were sent.
+    pub row: Option<usize>,
+    pub column: Column,
+}
 
-    /// Something landed in the table, by salvage or not.
-    pub fn on_landed(&mut self) {
-        self.refused = 0;
-    }
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Column {
+    #[default]
+    Unnamed,
+    /// By its place in the order that the caller chose.
+    Document(usize),
+    /// One without which there is no row.
+    Other,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Insert these rows as they are.
-    Insert(Range<usize>),
+    Insert {
+        rows: Range<usize>,
+        views: Views,
+    },
     /// Insert this row with documents made empty. If it lands, keep what was made empty.
-    Blank { row: usize, documents: Documents },
+    Blank {
+        row: usize,
+        documents: Vec<usize>,
+        views: Views,
+    },
+    /// Insert a row known to be good, under its own version.
+    Probe(Known),
     /// Nothing is left to try. These rows did not land; keep each in full, then the block is done.
-    Done { refused: Vec<usize> },
-    /// Treat it as an outage: keep the block, refuse nothing of it, try all of it again later.
-    Suspend,
+    Done {
+        refused: Vec<usize>,
+    },
 }
 
-/// Refused inserts without any landing before single rows are tried.
-const PROBE_AFTER: u32 = 32;
-/// How many single rows then are.
-const PROBES_MAX: usize = 16;
-
-/// Which of a row's JSON columns, by their place in the order the caller chose.
+/// Whether the views of the table may refuse the INSERT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Documents {
-    One(usize),
-    All,
+pub enum Views {
+    Heard,
+    /// What they refuse they lack. `all`: it is not known of each of the rows.
+    PassedOver {
+        all: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// This row of the block has landed.
+    Landed(usize),
+    /// One that the table has.
+    OfTable,
+}
+
+/// Before the next step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    GoOn,
+    /// Wait, as for a server that is away.
+    Wait,
+    /// The same: not even a row known to be good is taken.
+    Hold,
+}
+
+/// Refused in a row before a row known to be good is tried: the whole and both halves.
+const PROBE_AFTER: u32 = 3;
+/// Lost connections in a row before the size is doubted: the same block again is dropped as known
+/// by tables that keep a log of blocks, and a part of it is not.
+const LOST_MAX: u32 = 3;
+/// Refused by a view in a row, and it takes nothing: the rest of the block is not asked for.
+const REFUSED_BY_VIEWS_MAX: u32 = 16;
+/// Around a bad row at least so many are tried at a time.
+const WINDOW_MIN: usize = 16;
+
+/// How many rows at a time a table takes. One for each table, across blocks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fit {
+    rows_max: Option<usize>,
+    /// The size was grown and failed again: not before then.
+    kept_until: Option<Instant>,
+    keep: Duration,
+    has_landed: bool,
+}
+
+const KEEP_MIN: Duration = Duration::from_secs(30);
+const KEEP_MAX: Duration = Duration::from_secs(30 * 60);
+
+impl Fit {
+    /// So many rows at a time; `None`: whatever comes.
+    pub fn rows_max(&self) -> Option<usize> {
+        self.rows_max
+    }
+
+    fn on_too_large(&mut self, rows: usize, now: Instant) {
+        self.rows_max = Some((rows / 2).max(1));
+        // Less has landed just before: the size it is, and not a server that was away.
+        if std::mem::take(&mut self.has_landed) {
+            self.keep = (self.keep * 2).clamp(KEEP_MIN, KEEP_MAX);
+            self.kept_until = Some(now + self.keep);
+        }
+    }
+
+    fn on_landed(&mut self, rows: usize, now: Instant) {
+        let Some(max) = self.rows_max else { return };
+        if rows < max || self.kept_until.is_some_and(|until| now < until) {
+            // What is smaller says nothing about more.
+            self.has_landed |= max <= rows;
+            return;
+        }
+        self.has_landed = true;
+        self.rows_max = Some(max.saturating_mul(2));
+    }
 }
 
 #[derive(Debug)]
 pub struct Salvage {
     documents: usize,
-    /// Breadth first: large ranges land before single rows are doubted, so that a table that does
-    /// take rows shows it early.
-    pending: VecDeque<Try>,
+    /// A row may be written again: it is one by its version.
+    can_repeat: bool,
+    /// The last one is next.
+    pending: Vec<Piece>,
+    suspects: Vec<Suspect>,
     refused: Vec<usize>,
-    landed: bool,
-    suspended: bool,
-    refused_inserts: u32,
+    /// A row known to be good is to be tried.
+    is_probing: bool,
+    /// A row that has landed in this plan.
+    landed: Option<usize>,
+    /// Since the table was held last, some have.
+    has_landed: bool,
+    /// A row known to be good was taken after the last refusal that is not judged.
+    is_proven: bool,
+    refused_in_a_row: u32,
+    lost_in_a_row: u32,
+    probe_at: u32,
+    /// Rows tried at a time while bad ones are being found.
+    window: usize,
+    landed_since_suspect: usize,
+    refused_by_views: u32,
 }
 
 #[derive(Debug, Clone)]
-enum Try {
-    Rows(Range<usize>),
-    Blanked { row: usize, documents: Documents },
+struct Piece {
+    rows: Range<usize>,
+    views: Views,
+    /// It holds what its other half did not: to try it as a whole is in vain.
+    is_doubted: bool,
+    /// The other half is next.
+    is_first: bool,
+}
+
+/// A row that was refused alone.
+#[derive(Debug, Clone)]
+struct Suspect {
+    row: usize,
+    /// Documents to be made empty, one set after the other; the last one is next.
+    tries: Vec<Vec<usize>>,
+    views: Views,
 }
 
 impl Salvage {
-    /// The whole block of `rows` was refused. A row has `documents` columns that may be blanked.
-    pub fn of(rows: usize, documents: usize, streak: &mut Streak) -> Salvage {
+    /// For a block of `rows` with `documents` columns that may be blanked.
+    pub fn of(rows: usize, documents: usize, can_repeat: bool) -> Salvage {
         let mut salvage = Salvage {
             documents,
-            pending: VecDeque::new(),
+            can_repeat,
+            pending: Vec::new(),
+            suspects: Vec::new(),
             refused: Vec::new(),
-            landed: false,
-            suspended: false,
-            refused_inserts: 0,
+            is_probing: false,
+            landed: None,
+            has_landed: false,
+            is_proven: false,
+            refused_in_a_row: 0,
+            lost_in_a_row: 0,
+            probe_at: PROBE_AFTER,
+            window: usize::MAX,
+            landed_since_suspect: 0,
+            refused_by_views: 0,
         };
-        if 0 < rows {
-            salvage.after_refusal(Try::Rows(0..rows), streak);
-        }
+        salvage.push(0..rows, Views::Heard, false);
         salvage
     }
 
     /// The same step again until its outcome is told.
-    pub fn step(&self) -> Step {
-        if self.suspended {
-            return Step::Suspend;
+    pub fn step(&self, fit: &Fit) -> Step {
+        if self.is_probing {
+            return Step::Probe(self.landed.map_or(Known::OfTable, Known::Landed));
         }
-        match self.pending.front() {
-            Some(Try::Rows(range)) => Step::Insert(range.clone()),
-            Some(&Try::Blanked { row, documents }) => Step::Blank { row, documents },
-            None => {
-                let mut refused = self.refused.clone();
-                refused.sort_unstable();
-                Step::Done { refused }
-            }
+        if let Some(piece) = self.pending.last() {
+            let most = self.window.min(fit.rows_max.unwrap_or(usize::MAX)).max(1);
+            let end = piece.rows.end.min(piece.rows.start.saturating_add(most));
+            return Step::Insert { rows: piece.rows.start..end, views: piece.views };
         }
+        if let Some(suspect) = self.suspects.last() {
+            let (row, views) = (suspect.row, suspect.views);
+            return match suspect.tries.last() {
+                Some(documents) if !documents.is_empty() => {
+                    Step::Blank { row, documents: documents.clone(), views }
+                }
+                _ => Step::Insert { rows: row..row + 1, views },
+            };
+        }
+        let mut refused = self.refused.clone();
+        refused.sort_unstable();
+        Step::Done { refused }
     }
 
     /// The step's rows are durable.
-    pub fn on_landed(&mut self, streak: &mut Streak) {
-        if self.pending.pop_front().is_some() {
-            self.landed = true;
-            streak.on_landed();
-        }
-    }
-
-    /// ClickHouse refused the step's rows for what is in them.
-    pub fn on_refused(&mut self, streak: &mut Streak) {
-        if let Some(tried) = self.pending.pop_front() {
-            self.after_refusal(tried, streak);
-            self.refused_inserts = self.refused_inserts.saturating_add(1);
-            if self.refused_inserts == PROBE_AFTER && !self.landed {
-                self.probe();
+    pub fn on_landed(&mut self, fit: &mut Fit, now: Instant) {
+        let step = self.step(fit);
+        self.lost_in_a_row = 0;
+        match step {
+            Step::Probe(_) => self.on_probed(),
+            Step::Insert { rows, .. } if !self.pending.is_empty() => {
+                fit.on_landed(rows.len(), now);
+                if self.window <= rows.len() {
+                    self.window = self.window.saturating_mul(2);
+                }
+                self.landed_since_suspect += rows.len();
+                self.on_taken();
+                let Some(mut piece) = self.pending.pop() else { return };
+                if piece.views == Views::Heard {
+                    self.refused_by_views = 0;
+                    self.landed = Some(rows.start);
+                }
+                piece.rows.start = rows.end;
+                let is_first = piece.is_first;
+                if !piece.rows.is_empty() {
+                    self.pending.push(piece);
+                } else if is_first && let Some(other) = self.pending.last_mut() {
+                    other.is_doubted = true;
+                }
             }
+            Step::Insert { .. } | Step::Blank { .. } => {
+                self.on_taken();
+                self.suspects.pop();
+            }
+            Step::Done { .. } => {}
         }
+        self.go_on();
     }
 
-    /// Takes the first row out of ranges all over the block, to be tried next.
-    fn probe(&mut self) {
-        let every = self.pending.len().div_ceil(PROBES_MAX).max(1);
-        let mut probes = Vec::new();
-        for tried in self.pending.iter_mut().step_by(every) {
-            if let Try::Rows(range) = tried
-                && 1 < range.len()
+    pub fn on_failed(&mut self, fault: Fault, fit: &mut Fit, now: Instant) -> Then {
+        let step = self.step(fit);
+        self.lost_in_a_row = if fault == Fault::Lost { self.lost_in_a_row + 1 } else { 0 };
+        let then = match (step, fault) {
+            (Step::Done { .. }, _) => Then::GoOn,
+            (Step::Insert { rows, .. }, Fault::Large) if 1 < rows.len() => {
+                fit.on_too_large(rows.len(), now);
+                Then::GoOn
+            }
+            (Step::Insert { rows, .. }, Fault::Lost)
+                if 1 < rows.len() && LOST_MAX <= self.lost_in_a_row =>
             {
-                probes.push(Try::Rows(range.start..range.start + 1));
-                range.start += 1;
+                fit.on_too_large(rows.len(), now);
+                Then::Wait
             }
-        }
-        probes.into_iter().rev().for_each(|probe| self.pending.push_front(probe));
-    }
-
-    fn after_refusal(&mut self, tried: Try, streak: &mut Streak) {
-        match tried {
-            Try::Rows(range) if 1 < range.len() => {
-                let middle = range.start + range.len() / 2;
-                self.pending.push_back(Try::Rows(range.start..middle));
-                self.pending.push_back(Try::Rows(middle..range.end));
+            (_, Fault::Away | Fault::Lost | Fault::Large) => Then::Wait,
+            (Step::Probe(_), Fault::View) => {
+                // The table itself has taken it.
+                self.on_probed();
+                Then::GoOn
             }
-            Try::Rows(range) => self.blank(range.start, Documents::One(0), streak),
-            Try::Blanked { row, documents: Documents::One(at) } => {
-                self.blank(row, Documents::One(at + 1), streak);
+            (Step::Probe(_), Fault::Rows(_)) => self.hold(),
+            (Step::Insert { rows, views }, Fault::View) if !self.pending.is_empty() => {
+                self.on_view(rows, views)
             }
-            Try::Blanked { row, documents: Documents::All } => self.refuse(row, streak),
-        }
-    }
-
-    /// Tries this one next; after the last document all of them, if that is not the same.
-    fn blank(&mut self, row: usize, documents: Documents, streak: &mut Streak) {
-        let documents = match documents {
-            Documents::One(at) if at < self.documents => Documents::One(at),
-            Documents::One(_) | Documents::All if 1 < self.documents => Documents::All,
-            Documents::One(_) | Documents::All => return self.refuse(row, streak),
+            (Step::Insert { rows, .. }, Fault::Rows(blame)) if !self.pending.is_empty() => {
+                self.on_refused(rows, blame);
+                Then::GoOn
+            }
+            (Step::Insert { views, .. } | Step::Blank { views, .. }, Fault::View) => {
+                let Some(suspect) = self.suspects.last_mut() else { return Then::GoOn };
+                suspect.views = Views::PassedOver { all: false };
+                if views == Views::Heard { Then::GoOn } else { Then::Wait }
+            }
+            (Step::Insert { .. } | Step::Blank { .. }, Fault::Rows(blame)) => {
+                self.on_still_refused(blame);
+                Then::GoOn
+            }
         };
-        self.pending.push_front(Try::Blanked { row, documents });
+        self.go_on();
+        then
     }
 
-    fn refuse(&mut self, row: usize, streak: &mut Streak) {
-        self.refused.push(row);
-        // Once a row of this block has landed, the others are refused for what is in them.
-        if self.landed {
+    /// There is no row known to be good: an empty table, or one without versions.
+    pub fn on_none_known(&mut self) -> Then {
+        self.hold()
+    }
+
+    /// Whether something was refused, so that other INSERTs are to be kept out of this one's.
+    pub fn is_salvaging(&self) -> bool {
+        self.window < usize::MAX || 0 < self.refused_by_views || !self.suspects.is_empty()
+    }
+
+    fn on_taken(&mut self) {
+        self.has_landed = true;
+        self.refused_in_a_row = 0;
+        self.probe_at = PROBE_AFTER;
+        self.is_proven = true;
+    }
+
+    fn on_probed(&mut self) {
+        self.is_probing = false;
+        self.refused_in_a_row = 0;
+        // Where all rows of a large block are bad, this is not asked for each.
+        self.probe_at = self.probe_at.saturating_mul(2);
+        self.is_proven = true;
+    }
+
+    fn on_refused(&mut self, rows: Range<usize>, blame: Blame) {
+        self.refused_in_a_row = self.refused_in_a_row.saturating_add(1);
+        self.is_proven = false;
+        let Some(piece) = self.pending.pop() else { return };
+        let views = piece.views;
+        // What was not part of the INSERT is in no doubt.
+        self.push(rows.end..piece.rows.end, views, false);
+        if rows.len() == 1 {
+            let gap = std::mem::take(&mut self.landed_since_suspect);
+            self.window = gap.max(WINDOW_MIN);
+            self.suspects.push(self.suspect(rows.start, views, blame.column));
             return;
         }
-        let here = u32::try_from(self.refused.len()).unwrap_or(u32::MAX);
-        // Earlier blocks speak only when this one has been tried to its end: a good row may follow.
-        if self.pending.is_empty() || streak.refused_max <= here {
-            streak.refused = streak.refused.saturating_add(here);
-            self.suspended = streak.refused_max <= streak.refused;
+        self.window = self.window.min(rows.len());
+        match blame.row.filter(|row| *row < rows.len()) {
+            Some(named) => {
+                let named = rows.start + named;
+                self.window = (2 * (named + 1 - rows.start)).max(WINDOW_MIN);
+                self.push(named + 1..rows.end, views, false);
+                self.push(named..named + 1, views, false);
+                self.push(rows.start..named, views, false);
+            }
+            None => self.halve(rows, views),
+        }
+        if self.probe_at <= self.refused_in_a_row && self.can_repeat {
+            self.is_probing = true;
+        }
+    }
+
+    fn on_view(&mut self, rows: Range<usize>, views: Views) -> Then {
+        self.is_proven = true;
+        if views != Views::Heard {
+            // It should have been passed over.
+            return Then::Wait;
+        }
+        self.refused_by_views = self.refused_by_views.saturating_add(1);
+        if REFUSED_BY_VIEWS_MAX <= self.refused_by_views {
+            let passed_over = Views::PassedOver { all: true };
+            self.pending.iter_mut().for_each(|piece| piece.views = passed_over);
+            return Then::GoOn;
+        }
+        let Some(piece) = self.pending.pop() else { return Then::GoOn };
+        self.push(rows.end..piece.rows.end, views, false);
+        if rows.len() == 1 {
+            self.push(rows, Views::PassedOver { all: false }, false);
+        } else {
+            self.window = self.window.min(rows.len());
+            self.halve(rows, views);
+        }
+        Then::GoOn
+    }
+
+    /// Alone, after a row known to be good was taken.
+    fn on_still_refused(&mut self, blame: Blame) {
+        let Some(suspect) = self.suspects.last_mut() else { return };
+        let tried = suspect.tries.pop().unwrap_or_default();
+        if let Column::Document(at) = blame.column
+            && !tried.contains(&at)
+            && suspect.tries.iter().all(|next| !next.contains(&at))
+        {
+            // Without one document another one is named.
+            let mut next = tried;
+            next.push(at);
+            next.sort_unstable();
+            suspect.tries.push(next);
+        }
+        if suspect.tries.is_empty() {
+            self.refused.push(suspect.row);
+            self.suspects.pop();
+            self.is_proven = false;
+        }
+    }
+
+    fn suspect(&self, row: usize, views: Views, column: Column) -> Suspect {
+        let all: Vec<usize> = (0..self.documents).collect();
+        let mut tries = match column {
+            Column::Document(at) => vec![vec![at]],
+            Column::Unnamed if !all.is_empty() => {
+                let each = all.iter().map(|&at| vec![at]);
+                let all = (1 < all.len()).then(|| all.clone());
+                each.chain(all).collect()
+            }
+            Column::Unnamed | Column::Other => Vec::new(),
+        };
+        if tries.is_empty() || !self.has_landed {
+            // Once more, as it is: what it was refused for may be mended meanwhile.
+            tries.insert(0, Vec::new());
+        }
+        tries.reverse();
+        Suspect { row, tries, views }
+    }
+
+    fn halve(&mut self, rows: Range<usize>, views: Views) {
+        let middle = rows.start + rows.len() / 2;
+        self.push(middle..rows.end, views, false);
+        self.push(rows.start..middle, views, true);
+    }
+
+    fn push(&mut self, rows: Range<usize>, views: Views, is_first: bool) {
+        if !rows.is_empty() {
+            self.pending.push(Piece { rows, views, is_doubted: false, is_first });
+        }
+    }
+
+    /// Nothing is refused: all that has not landed is tried again.
+    fn hold(&mut self) -> Then {
+        let left = self.pending.drain(..).map(|piece| piece.rows);
+        let suspects = self.suspects.drain(..).map(|suspect| suspect.row);
+        let singles = suspects.chain(self.refused.drain(..)).map(|row| row..row + 1);
+        let mut left: Vec<Range<usize>> = left.chain(singles).collect();
+        left.sort_unstable_by_key(|rows| std::cmp::Reverse(rows.start));
+        *self = Salvage::of(0, self.documents, self.can_repeat);
+        // It is asked for by one row, not by all of them.
+        self.is_probing = self.can_repeat;
+        for rows in left {
+            match self.pending.last_mut() {
+                Some(behind) if behind.rows.start == rows.end => behind.rows.start = rows.start,
+                _ => self.push(rows, Views::Heard, false),
+            }
+        }
+        Then::Hold
+    }
+
+    /// What follows without an INSERT.
+    fn go_on(&mut self) {
+        if self.is_probing {
+            return;
+        }
+        while let Some(piece) = self.pending.last()
+            && piece.is_doubted
+            && 1 < piece.rows.len()
+        {
+            let Some(Piece { rows, views, .. }) = self.pending.pop() else { return };
+            self.halve(rows, views);
+        }
+        let is_judging =
+            self.pending.is_empty() && !(self.suspects.is_empty() && self.refused.is_empty());
+        let is_begun = self.suspects.is_empty() || self.refused.is_empty();
+        if is_judging && is_begun && !self.is_proven {
+            if self.can_repeat {
+                self.is_probing = true;
+            } else if self.landed.is_some() || !self.suspects.is_empty() {
+                // Written again it would be there twice. What has landed of the block must do.
+                self.is_proven = true;
+            } else {
+                self.is_probing = true;
+            }
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::machines::prng::Prng;
-
-    /// What ClickHouse would say of a row.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    enum Row {
-        Good,
-        /// Only this document is bad.
-        Bad(usize),
-        /// Every document is bad.
-        AllBad,
-        Poison,
-    }
-
-    #[derive(Debug, Default)]
-    struct Landed {
-        rows: Vec<usize>,
-        blanked: Vec<(usize, Documents)>,
-        inserts: usize,
-    }
-
-    fn run(rows: &[Row], documents: usize, streak: &mut Streak) -> (Landed, Step) {
-        let mut salvage = Salvage::of(rows.len(), documents, streak);
-        let mut landed = Landed::default();
-        loop {
-            let step = salvage.step();
-            assert_eq!(step, salvage.step(), "asking changes nothing");
-            let accepted = match &step {
-                Step::Insert(range) => rows[range.clone()].iter().all(|&row| row == Row::Good),
-                &Step::Blank { row, documents: Documents::One(at) } => rows[row] == Row::Bad(at),
-                &Step::Blank { row, documents: Documents::All } => rows[row] != Row::Poison,
-                Step::Done { .. } | Step::Suspend => return (landed, step),
-            };
-            landed.inserts += 1;
-            if !accepted {
-                salvage.on_refused(streak);
-                continue;
-            }
-            match step {
-                Step::Insert(range) => landed.rows.extend(range),
-                Step::Blank { row, documents } => landed.blanked.push((row, documents)),
-                Step::Done { .. } | Step::Suspend => unreachable!("returned above"),
-            }
-            salvage.on_landed(streak);
-        }
-    }
-
-    #[test]
-    fn lands_every_good_row_and_names_every_bad_one() {
-        for rows in 2..40 {
-            for bad in 0..rows {
-                let mut block = vec![Row::Good; rows];
-                block[bad] = Row::Poison;
-                let (landed, end) = run(&block, 2, &mut Streak::new(2));
-                assert_eq!(landed.rows.len(), rows - 1);
-                assert_eq!(end, Step::Done { refused: vec![bad] });
-            }
-        }
-    }
-
-    #[test]
-    fn documents_are_blanked_in_order_then_all_then_the_row_is_refused() {
-        let steps = |documents| {
-            let mut streak = Streak::new(9);
-            let mut salvage = Salvage::of(1, documents, &mut streak);
-            let mut steps = Vec::new();
-            while let Step::Blank { row: 0, documents } = salvage.step() {
-                steps.push(documents);
-                salvage.on_refused(&mut streak);
-            }
-            assert_eq!(salvage.step(), Step::Done { refused: vec![0] });
-            steps
-        };
-        assert_eq!(steps(0), []);
-        assert_eq!(steps(1), [Documents::One(0)], "all of one is the same as one");
-        assert_eq!(steps(2), [Documents::One(0), Documents::One(1), Documents::All]);
-    }
-
-    #[test]
-    fn a_row_that_lands_blanked_loses_no_more_than_it_must() {
-        let block = [Row::Good, Row::Bad(1), Row::AllBad, Row::Bad(0)];
-        let (landed, end) = run(&block, 2, &mut Streak::new(1));
-        let expected = [(1, Documents::One(1)), (2, Documents::All), (3, Documents::One(0))];
-        assert_eq!(landed.rows, [0]);
-        assert_eq!(landed.blanked, expected);
-        assert_eq!(end, Step::Done { refused: vec![] });
-    }
-
-    #[test]
-    fn a_table_that_takes_nothing_is_an_outage_and_refuses_nothing() {
-        let mut streak = Streak::new(20);
-        let (landed, end) = run(&[Row::Poison; 64], 0, &mut streak);
-        assert_eq!((landed.rows.len(), end), (0, Step::Suspend));
-        // So are later blocks, tried to their end, until something lands.
-        let (landed, end) = run(&[Row::Poison; 2], 1, &mut streak);
-        assert_eq!((landed.inserts, end), (4, Step::Suspend));
-        let (_, end) = run(&[Row::Poison, Row::Good], 0, &mut streak.clone());
-        assert_eq!(end, Step::Done { refused: vec![0] });
-        streak.on_landed();
-        assert_eq!(run(&[Row::Poison; 2], 0, &mut streak).1, Step::Done { refused: vec![0, 1] });
-    }
-
-    #[test]
-    fn a_large_block_for_a_table_that_takes_nothing_is_given_up_after_few_inserts() {
-        let (landed, end) = run(&vec![Row::Poison; 100_000], 2, &mut Streak::new(10));
-        assert_eq!(end, Step::Suspend);
-        assert!(landed.inserts < 100, "{}", landed.inserts);
-    }
-
-    #[test]
-    fn a_large_block_of_which_every_row_has_a_bad_document_lands_without_them() {
-        let (landed, end) = run(&vec![Row::Bad(1); 5_000], 2, &mut Streak::new(10));
-        assert_eq!(end, Step::Done { refused: vec![] });
-        assert_eq!(landed.blanked.len(), 5_000);
-    }
-
-    #[test]
-    fn the_streak_lasts_across_blocks_of_one_row() {
-        let mut streak = Streak::new(3);
-        for _ in 0..2 {
-            let (_, end) = run(&[Row::Poison], 1, &mut streak);
-            assert_eq!(end, Step::Done { refused: vec![0] });
-        }
-        assert_eq!(run(&[Row::Poison], 1, &mut streak).1, Step::Suspend);
-        // The table takes a row again, if only without its document.
-        assert_eq!(run(&[Row::Bad(0)], 1, &mut streak).1, Step::Done { refused: vec![] });
-        assert_eq!(run(&[Row::Poison], 1, &mut streak).1, Step::Done { refused: vec![0] });
-    }
-
-    #[test]
-    fn many_bad_rows_beside_good_ones_are_not_an_outage() {
-        let mut block = vec![Row::Poison; 50];
-        block.extend([Row::Good; 50]);
-        let (landed, end) = run(&block, 0, &mut Streak::new(5));
-        assert_eq!(landed.rows.len(), 50);
-        assert_eq!(end, Step::Done { refused: (0..50).collect() });
-    }
-
-    #[test]
-    fn an_empty_block_is_done() {
-        let mut streak = Streak::new(1);
-        let mut salvage = Salvage::of(0, 2, &mut streak);
-        salvage.on_refused(&mut streak);
-        salvage.on_landed(&mut streak);
-        assert_eq!(salvage.step(), Step::Done { refused: vec![] });
-    }
-
-    /// Goal: every row is landed, landed blanked, or named as refused, once; within the bound.
-    #[test]
-    fn every_row_is_accounted_for() {
-        for seed in 0..2_000 {
-            let mut prng = Prng::from_seed(seed);
-            let documents = prng.below(4) as usize;
-            let badness = 1 + prng.below(30);
-            let block: Vec<Row> = (0..1 + prng.below(200))
-                .map(|_| match prng.below(badness) {
-                    0 => Row::Poison,
-                    1 if 0 < documents => Row::Bad(prng.below(documents as u64) as usize),
-                    2 if 1 < documents => Row::AllBad,
-                    _ => Row::Good,
-                })
-                .collect();
-            if block.iter().all(|&row| row == Row::Good) {
-                continue;
-            }
-            let (landed, end) = run(&block, documents, &mut Streak::new(u32::MAX));
-            let Step::Done { refused } = end else { panic!("seed {seed}: {end:?}") };
-            let mut seen = landed.rows.clone();
-            seen.extend(landed.blanked.iter().map(|&(row, _)| row));
-            seen.extend(&refused);
-            seen.sort_unstable();
-            assert!(seen.into_iter().eq(0..block.len()), "seed {seed}");
-            assert!(landed.rows.iter().all(|&row| block[row] == Row::Good), "seed {seed}");
-            assert!(refused.iter().all(|&row| block[row] == Row::Poison), "seed {seed}");
-            let bad = block.iter().filter(|&&row| row != Row::Good).count();
-            let depth = block.len().next_power_of_two().trailing_zeros() as usize;
-            let most = bad * (2 * depth + documents + 3) + 3 * PROBES_MAX;
-            assert!(landed.inserts <= most, "seed {seed}: {} > {most}", landed.inserts);
-        }
-    }
-}
+mod tests;

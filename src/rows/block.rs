@@ -23,6 +23,8 @@ impl ColumnSpec {
 pub struct Shape {
     /// Columns that the table does not have are filled like the others and left out when encoding.
     pub present: Vec<bool>,
+    /// Columns that take no NULL and may be given one.
+    pub without_null: Vec<usize>,
     pub json: JsonForm,
 }
 
@@ -79,6 +81,17 @@ impl Block {
 
     pub fn is_present(&self, column: usize) -> bool {
         self.shape.present[column]
+    }
+
+    /// A column for which the row has a NULL, and the table has none.
+    pub fn null_without_place(&self, row: usize) -> Option<usize> {
+        let is_null = |column: &usize| match &self.values[*column] {
+            Values::NullableU8 { nulls, .. }
+            | Values::NullableU32 { nulls, .. }
+            | Values::NullableI64 { nulls, .. } => nulls[row] == 1,
+            _ => false,
+        };
+        self.shape.without_null.iter().copied().find(is_null)
     }
 
     pub fn json_form(&self) -> JsonForm {

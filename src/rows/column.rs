@@ -20,6 +20,10 @@ pub enum Kind {
 }
 
 impl Kind {
+    pub fn is_nullable(self) -> bool {
+        matches!(self, Kind::NullableUInt8 | Kind::NullableUInt32 | Kind::NullableMillis)
+    }
+
     /// The type name in a Native block.
     pub fn native_type(self) -> &'static str {
         match self {

@@ -51,7 +51,8 @@ mod tests {
             ColumnSpec::new("absent", Kind::UInt8),
         ];
         let present = vec![true, true, true, true, false];
-        let mut block = Block::new(SPECS, &Shape { present, json: JsonForm::Typed });
+        let mut block =
+            Block::new(SPECS, &Shape { present, without_null: Vec::new(), json: JsonForm::Typed });
         for at in [None, Some(5)] {
             block.put_str(b"a\xff");
             block.put_str_array(|items| items.push(b"t"));

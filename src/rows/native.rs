@@ -219,7 +219,8 @@ mod tests {
     ];
 
     fn block(present: &[bool], json: JsonForm) -> Block {
-        let mut block = Block::new(SPECS, &Shape { present: present.to_vec(), json });
+        let mut block =
+            Block::new(SPECS, &Shape { present: present.to_vec(), without_null: Vec::new(), json });
         for (id, n, tags, at) in [("b", 2, &["x", "y"][..], None), ("a", 1, &[], Some(-1))] {
             block.put_str(id.as_bytes());
             block.put_u32(n);

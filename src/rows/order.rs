@@ -100,7 +100,11 @@ mod tests {
     type Values = (u8, u8, i64, u64, u8);
 
     fn block(rows: &[Values]) -> Block {
-        let shape = Shape { present: vec![true; SPECS.len()], json: JsonForm::Typed };
+        let shape = Shape {
+            present: vec![true; SPECS.len()],
+            without_null: Vec::new(),
+            json: JsonForm::Typed,
+        };
         let mut block = Block::new(SPECS, &shape);
         for (a, b, at, n, id) in rows {
             block.put_str(&[*a]);

@@ -79,7 +79,8 @@ mod tests {
 
     #[test]
     fn each_kind_has_one_text_for_one_value() {
-        let shape = Shape { present: vec![true; 5], json: JsonForm::Typed };
+        let shape =
+            Shape { present: vec![true; 5], without_null: Vec::new(), json: JsonForm::Typed };
         let mut block = Block::new(SPECS, &shape);
         for (tags, at) in [(&["a", "b:1"][..], Some(-1)), (&["a2:b:1"], None)] {
             block.put_str(b"i\xff");

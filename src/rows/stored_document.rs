@@ -36,11 +36,35 @@ fn equal(ours: &Value, stored: &Value) -> bool {
                     .zip(&right)
                     .all(|((a, ours), (b, stored))| a == b && equal(ours, stored))
         }
-        (Value::Array(ours), Value::Array(stored)) => {
-            ours.len() == stored.len() && ours.iter().zip(stored).all(|(a, b)| equal(a, b))
-        }
+        (Value::Array(ours), Value::Array(stored)) => equal_lists(vec![(ours, stored)]),
         (Value::Number(ours), Value::Number(stored)) => equal_numbers(ours, stored),
         _ => ours == stored,
+    }
+}
+
+/// Arrays that ClickHouse stores as one type. Of a list of lists a null comes back as an empty list,
+/// unless its elements have no type in common.
+fn equal_lists(mut lists: Vec<(&Vec<Value>, &Vec<Value>)>) -> bool {
+    loop {
+        if lists.iter().any(|(ours, stored)| ours.len() != stored.len()) {
+            return false;
+        }
+        let elements = || lists.iter().flat_map(|(ours, _)| ours.iter());
+        let is_of_lists = elements().any(Value::is_array)
+            && elements().all(|element| element.is_array() || element.is_null());
+        let mut inner = Vec::new();
+        for (a, b) in lists.iter().flat_map(|(ours, stored)| ours.iter().zip(stored.iter())) {
+            match (a, b) {
+                (Value::Null, Value::Array(empty)) if is_of_lists && empty.is_empty() => {}
+                (Value::Array(a), Value::Array(b)) if is_of_lists => inner.push((a, b)),
+                (a, b) if equal(a, b) => {}
+                _ => return false,
+            }
+        }
+        if inner.is_empty() {
+            return true;
+        }
+        lists = inner;
     }
 }
 
@@ -91,6 +115,31 @@ mod tests {
         assert!(is_same(sent.as_bytes(), stored.as_bytes()));
         assert!(is_same(b"{}", b"{}") && is_same(b"{\"a\":{\"b\":null}}", b"{}"));
         assert!(is_same(br#"{"d":[{"x":null,"y.z":1}]}"#, br#"{"d":[{"y":{"z":1}}]}"#));
+    }
+
+    #[test]
+    fn a_null_among_lists_comes_back_as_an_empty_list_and_no_other_does() {
+        // As 26.9 gave it back.
+        for (sent, stored) in [
+            ("[[1],null]", "[[1],[]]"),
+            ("[null,[[]]]", "[[],[[]]]"),
+            ("[[[1],null],null,[null]]", "[[[1],[]],[],[[]]]"),
+            ("[[{\"a\":[[1],null]}],null]", "[[{\"a\":[[1],[]]}],[]]"),
+            ("[[1],null,[[\"a\"]]]", "[[1],null,[[\"a\"]]]"),
+        ] {
+            let wrapped = |text: &str| format!("{{\"data\":{text}}}").into_bytes();
+            assert!(is_same(&wrapped(sent), &wrapped(stored)), "{sent}");
+        }
+        for (ours, stored) in [
+            ("[null]", "[[]]"),
+            ("[1,null]", "[1,[]]"),
+            ("[[1],{\"a\":1},null]", "[[1],{\"a\":1},[]]"),
+            ("[[1],[]]", "[[1],null]"),
+            ("[[1],null]", "[[1],[null]]"),
+            ("[[1],null]", "[[1]]"),
+        ] {
+            assert!(!is_same(ours.as_bytes(), stored.as_bytes()), "{ours} {stored}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ const ALL: std::ops::Range<usize> = 0..usize::MAX;
 const TABLE: Oid = Oid(16_400);
 
 fn shapes() -> [Shape; 1] {
-    [Shape { present: vec![true; 19], json: JsonForm::Typed }]
+    [Shape { present: vec![true; 19], without_null: Vec::new(), json: JsonForm::Typed }]
 }
 
 fn plan() -> Plan {
@@ -313,7 +313,11 @@ fn a_payload_without_its_run_is_buried_with_what_is_known_of_it() {
     let stray = LiveKey { key, partition, version: 1 };
     let found = Found { strays: HashMap::from([(0, vec![(1, stray)])]), ..Found::default() };
     let shapes: Vec<Shape> = (mapping.targets().iter())
-        .map(|target| Shape { present: vec![true; target.columns.len()], json: JsonForm::Typed })
+        .map(|target| Shape {
+            present: vec![true; target.columns.len()],
+            without_null: Vec::new(),
+            json: JsonForm::Typed,
+        })
         .collect();
     let assembled = assemble(&mapping, &folded, &wanted, &found, &shapes, 0, ALL).unwrap();
     let [runs, payloads] = &assembled.blocks[..] else { panic!("two tables") };
@@ -470,7 +474,11 @@ fn run<'a>(organization: &'a str, payload: V<'a>) -> Vec<V<'a>> {
 }
 
 fn run_shapes() -> Vec<Shape> {
-    let shape = |count| Shape { present: vec![true; count], json: JsonForm::Typed };
+    let shape = |count| Shape {
+        present: vec![true; count],
+        without_null: Vec::new(),
+        json: JsonForm::Typed,
+    };
     RUNS.targets().iter().map(|target| shape(target.columns.len())).collect()
 }
 

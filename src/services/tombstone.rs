@@ -72,7 +72,10 @@ mod tests {
         ];
         for (target, live) in mapping.targets().iter().zip(&lives) {
             let present = vec![true; target.columns.len()];
-            let mut block = Block::new(target.columns, &Shape { present, json: JsonForm::Typed });
+            let mut block = Block::new(
+                target.columns,
+                &Shape { present, without_null: Vec::new(), json: JsonForm::Typed },
+            );
             append(target, &mut block, live, 9);
             let of = |at: usize| stored::text(block.values(at), 0).unwrap();
             assert_eq!(target.order_by.iter().map(|&at| of(at)).collect::<Key>(), live.key);

@@ -1,7 +1,8 @@
-//! A made-up row that goes through the real mapping, to see whether the target tables take it.
+//! Made-up rows, to see whether the target tables take them.
 
-use super::mapping::{Mapping, Notes, Stamp, ValueError};
+use super::mapping::{Mapping, Notes, Stamp, Target, ValueError};
 use super::source::{Row, SourceKind};
+use crate::rows::column::Kind;
 use crate::rows::{Block, Shape};
 use crate::wal::Datum;
 
@@ -28,6 +29,34 @@ pub fn blocks(mapping: &dyn Mapping, shapes: &[Shape]) -> Result<Vec<Block>, Val
     Ok(blocks)
 }
 
+/// A tombstone of a row that never was, for a table that is empty: nobody sees it in `FINAL`, and
+/// whatever comes under its key outranks it.
+pub fn tombstone(target: &Target, shape: &Shape) -> Block {
+    let mut block = Block::new(target.columns, shape);
+    for (at, column) in target.columns.iter().enumerate() {
+        match column.kind {
+            Kind::String => block.put_str(b"walhouse trial"),
+            Kind::Json => {
+                block.put_json(|out| out.extend_from_slice(br#"{"data":{"walhouse":"trial"}}"#));
+            }
+            Kind::StringArray => block.put_str_array(|items| items.push(b"walhouse trial")),
+            Kind::UInt8 => block.put_u8(u8::from(at == target.is_deleted)),
+            Kind::UInt32 => block.put_u32(1),
+            Kind::UInt64 => block.put_u64(1),
+            Kind::Float64 => block.put_f64(0.5),
+            Kind::Millis => block.put_millis(TRIAL_MILLIS),
+            Kind::NullableUInt8 => block.put_nullable_u8(Some(1)),
+            Kind::NullableUInt32 => block.put_nullable_u32(Some(1)),
+            Kind::NullableMillis => block.put_nullable_millis(Some(TRIAL_MILLIS)),
+        }
+    }
+    block.end_row();
+    block
+}
+
+/// 2026-01-02 03:04:05.678
+const TRIAL_MILLIS: i64 = 1_767_323_045_678;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,10 +71,16 @@ mod tests {
             let shapes: Vec<Shape> = (mapping.targets().iter())
                 .map(|target| Shape {
                     present: vec![true; target.columns.len()],
+                    without_null: Vec::new(),
                     json: JsonForm::Typed,
                 })
                 .collect();
             let blocks = blocks(mapping, &shapes).expect("the values are of their kinds");
+            for (target, shape) in mapping.targets().iter().zip(&shapes) {
+                let block = tombstone(target, shape);
+                assert_eq!(block.rows(), 1);
+                assert_eq!(format!("{:?}", block.values(target.is_deleted)), "U8([1])");
+            }
             assert_eq!(blocks.len(), mapping.targets().len());
             assert!(blocks.iter().all(|block| block.rows() == 1), "{mapping:?}");
         }

@@ -27,6 +27,82 @@ pub fn is_of_tables(error: &Error) -> bool {
     refusal.is_some_and(Refusal::is_of_tables)
 }
 
+/// What keeps failing, from the first time on: told, waited for, and told when it is over.
+pub struct Episode<'a> {
+    shared: &'a Shared,
+    delays: Delays,
+    service: &'a str,
+    outage: &'a Outage,
+    attempts: u32,
+    since: Option<Instant>,
+}
+
+impl<'a> Episode<'a> {
+    pub fn new(
+        shared: &'a Shared,
+        delays: Delays,
+        service: &'a str,
+        outage: &'a Outage,
+    ) -> Episode<'a> {
+        Episode { shared, delays, service, outage, attempts: 0, since: None }
+    }
+
+    /// Waits, longer each time. An error: the session is given up, or, where the tables are not
+    /// what it found, from the third attempt on, since another host may have them.
+    pub fn on_failed(&mut self, error: Error) -> Result<()> {
+        if TRIES_OF_TABLES <= self.attempts && is_of_tables(&error) {
+            self.end();
+            return Err(error);
+        }
+        self.fail(&error, self.delays.outage_after)
+    }
+
+    /// The same where nobody has to wait for more attempts to call it an outage.
+    pub fn on_held(&mut self, error: &Error) -> Result<()> {
+        self.fail(error, 1)
+    }
+
+    fn fail(&mut self, error: &Error, outage_after: u32) -> Result<()> {
+        self.attempts = self.attempts.saturating_add(1);
+        let (service, attempts) = (self.service, self.attempts);
+        if attempts < outage_after {
+            log::warn!("{service}: {error}; trying again (attempt {attempts})");
+        } else {
+            self.outage.raise(error.to_string(), error.hint_text());
+            self.since.get_or_insert_with(Instant::now);
+            // The 3rd, 6th, 12th, 24th...: a long outage takes few lines.
+            let n = attempts / outage_after.max(1);
+            if attempts.is_multiple_of(outage_after.max(1)) && n.is_power_of_two() {
+                log::error!("{service}: outage: {error}; nothing is dropped, attempt {attempts}");
+                if let Some(hint) = error.hint_text() {
+                    log::error!("{service}:   hint: {hint}");
+                }
+            }
+        }
+        let pause = self.shared.pause(Instant::now() + wait(self.delays, attempts));
+        if pause.is_err() {
+            self.end();
+        }
+        pause
+    }
+
+    pub fn on_success(&mut self) {
+        self.attempts = 0;
+        if let Some(since) = self.end() {
+            let lasted = Instant::now().saturating_duration_since(since);
+            log::warn!("{}: the outage is over after {:.1} s", self.service, lasted.as_secs_f64());
+        }
+    }
+
+    fn end(&mut self) -> Option<Instant> {
+        let since = self.since.take();
+        if since.is_some() {
+            self.outage.lower();
+        }
+        since
+    }
+}
+
 /// Does `attempt` until it succeeds or the session is given up. An error for which `hopeless` holds
 /// is returned at once; one of the tables from the third on, since another host may have them.
 pub fn retry<T>(
@@ -34,62 +110,24 @@ pub fn retry<T>(
     delays: Delays,
     service: &str,
     outage: &Outage,
-    mut on_retry: impl FnMut(),
     mut attempt: impl FnMut() -> Result<T>,
     hopeless: impl Fn(&Error) -> bool,
 ) -> Result<T> {
-    let mut attempts = 0_u32;
-    let mut since = None;
+    let mut episode = Episode::new(shared, delays, service, outage);
     loop {
         if shared.pace() == Pace::Abandoned {
             return Err(stopped());
         }
         match attempt() {
             Ok(value) => {
-                if let Some(since) = since {
-                    outage.lower();
-                    let lasted = Instant::now().saturating_duration_since(since);
-                    log::warn!("{service}: the outage is over after {:.1} s", lasted.as_secs_f64());
-                }
+                episode.on_success();
                 return Ok(value);
             }
             Err(error) if hopeless(&error) => {
-                if since.is_some() {
-                    outage.lower();
-                }
+                episode.end();
                 return Err(error);
             }
-            Err(error) if TRIES_OF_TABLES <= attempts && is_of_tables(&error) => {
-                if since.is_some() {
-                    outage.lower();
-                }
-                return Err(error);
-            }
-            Err(error) => {
-                attempts = attempts.saturating_add(1);
-                on_retry();
-                if attempts < delays.outage_after {
-                    log::warn!("{service}: {error}; trying again (attempt {attempts})");
-                } else {
-                    outage.raise(error.to_string(), error.hint_text());
-                    since.get_or_insert_with(Instant::now);
-                    // The 3rd, 6th, 12th, 24th...: a long outage takes few lines.
-                    let n = attempts / delays.outage_after.max(1);
-                    if attempts.is_multiple_of(delays.outage_after.max(1)) && n.is_power_of_two() {
-                        log::error!(
-                            "{service}: outage: {error}; nothing is dropped, attempt {attempts}"
-                        );
-                        if let Some(hint) = error.hint_text() {
-                            log::error!("{service}:   hint: {hint}");
-                        }
-                    }
-                }
-                let pause = shared.pause(Instant::now() + wait(delays, attempts));
-                if pause.is_err() && since.is_some() {
-                    outage.lower();
-                }
-                pause?;
-            }
+            Err(error) => episode.on_failed(error)?,
         }
     }
 }

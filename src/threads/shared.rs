@@ -9,6 +9,7 @@ use parking_lot::{Condvar, Mutex};
 use super::lease_watch::{LeaseWatch, Standing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::progress::BatchId;
+use crate::machines::salvage::Fit;
 use crate::services::assemble::Updates;
 use crate::wal::Lsn;
 
@@ -28,6 +29,8 @@ pub struct Shared {
     state: Mutex<State>,
     moved: Condvar,
     lease: Arc<LeaseWatch>,
+    /// By target table: what one flusher has found out about its size, the others need not.
+    fits: Mutex<Vec<(&'static str, Fit)>>,
 }
 
 /// Whatever the lease says.
@@ -55,7 +58,24 @@ impl Shared {
             reserved,
             repairing: false,
         };
-        Shared { state: Mutex::new(state), moved: Condvar::new(), lease }
+        Shared { state: Mutex::new(state), moved: Condvar::new(), lease, fits: Mutex::default() }
+    }
+
+    pub fn fit(&self, table: &str) -> Fit {
+        let fits = self.fits.lock();
+        fits.iter()
+            .find(|(known, _)| *known == table)
+            .map(|(_, fit)| fit.clone())
+            .unwrap_or_default()
+    }
+
+    /// The latest one counts: it is worth no more than the INSERT that it came from.
+    pub fn set_fit(&self, table: &'static str, fit: Fit) {
+        let mut fits = self.fits.lock();
+        match fits.iter_mut().find(|(known, _)| *known == table) {
+            Some((_, known)) => *known = fit,
+            None => fits.push((table, fit)),
+        }
     }
 
     pub fn pace(&self) -> Pace {

@@ -67,7 +67,11 @@ impl Batch {
             .collect();
         let lsns = (1..).map(|n| Lsn(n * 4096));
         let frames = messages::frames(lsns.zip(inserts.iter().map(Vec::as_slice)));
-        let shape = |columns: usize| Shape { present: vec![true; columns], json: JsonForm::Typed };
+        let shape = |columns: usize| Shape {
+            present: vec![true; columns],
+            without_null: Vec::new(),
+            json: JsonForm::Typed,
+        };
         let shapes = mapping.targets().iter().map(|t| shape(t.columns.len())).collect();
         Batch { mapping, plan: Arc::new(plan), frames, shapes }
     }

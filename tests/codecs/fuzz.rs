@@ -235,7 +235,7 @@ fn check_batch(rng: &mut Rng, mapping: &'static dyn Mapping, changes: &Changes<'
             let mut present = vec![true; target.columns.len()];
             target.optional.iter().for_each(|&column| present[column] = rng.bool());
             let json = if rng.bool() { JsonForm::Typed } else { JsonForm::Text };
-            Shape { present, json }
+            Shape { present, without_null: Vec::new(), json }
         })
         .collect();
     let shift = [0, 1 << 40, rng.u64(..)][rng.usize(..3)];

@@ -156,6 +156,7 @@ impl<'a> Changes<'a> {
 pub fn shapes(mapping: &dyn Mapping) -> Vec<Shape> {
     let shape = |target: &Target| Shape {
         present: vec![true; target.columns.len()],
+        without_null: Vec::new(),
         json: JsonForm::Typed,
     };
     mapping.targets().iter().map(shape).collect()

@@ -77,7 +77,10 @@ fn fill(mapping: &dyn Mapping, rows: usize, version: u64) -> Vec<Block> {
     let source = mapping.source();
     let new = |target: &Target| {
         let present = vec![true; target.columns.len()];
-        Block::new(target.columns, &Shape { present, json: JsonForm::Typed })
+        Block::new(
+            target.columns,
+            &Shape { present, without_null: Vec::new(), json: JsonForm::Typed },
+        )
     };
     let mut blocks: Vec<Block> = mapping.targets().iter().map(new).collect();
     let stamp = Stamp { version, deleted: false, row: true, first: true };
@@ -173,7 +176,7 @@ fn what_was_written_is_the_same_and_every_other_value_another() {
 
 fn shape(target: &Target) -> &'static Shape {
     let present = vec![true; target.columns.len()];
-    Box::leak(Box::new(Shape { present, json: JsonForm::Typed }))
+    Box::leak(Box::new(Shape { present, without_null: Vec::new(), json: JsonForm::Typed }))
 }
 
 /// By slices of a few rows.

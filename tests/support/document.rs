@@ -3,7 +3,7 @@
 //!
 //! Known of ClickHouse (measured with 26.9): null leaves and empty objects take no path and vanish,
 //! `{"a.b":1}` and `{"a":{"b":1}}` are one path, arrays are kept whole, objects in them have paths
-//! of their own, `1.0` is 1 and `-0` is 0. Not covered, and so not to be put in front of this:
+//! of their own, `1.0` is 1 and `-0` is 0, and a null among arrays is an empty one. Not covered, and so not to be put in front of this:
 //! arrays that mix booleans with numbers or strings, or large integers with fractions; ClickHouse
 //! makes one type of their elements.
 //!
@@ -130,7 +130,13 @@ fn add_paths(value: &Value, path: Option<&str>, paths: &mut BTreeMap<String, Str
 fn leaf(value: &Value) -> String {
     match value {
         Value::Array(elements) => {
-            let elements: Vec<String> = elements.iter().map(leaf).collect();
+            let is_of_lists = elements.iter().any(Value::is_array)
+                && elements.iter().all(|element| element.is_array() || element.is_null());
+            let element = |element: &Value| match element {
+                Value::Null if is_of_lists => "[]".to_owned(),
+                element => leaf(element),
+            };
+            let elements: Vec<String> = elements.iter().map(element).collect();
             format!("[{}]", elements.join(", "))
         }
         Value::Object(_) => canonical(value),
@@ -175,6 +181,7 @@ mod tests {
         same("null", "{}");
         same(r#"{"a":null,"b":{}}"#, "{}");
         same(r#"{"a.b":1,"c":[null,{"d":null}]}"#, r#"{"data":{"a":{"b":1},"c":[null,{}]}}"#);
+        same("[[1],null]", r#"{"data":[[1],[]]}"#);
         same(r#"{"a":1,"a":2}"#, r#"{"data":{"a":2}}"#);
         same(r#"{"a.b":1,"a":{"b":2}}"#, r#"{"data":{"a":{"b":1}}}"#);
         same("[1.0,1e5,0.1,-0]", r#"{"data":[1,100000,0.1,0]}"#);

@@ -269,7 +269,7 @@ impl Looking<'_> {
             self.found.push(Finding::ok("table", text));
         }
         self.trial(target, made, &present, true)?;
-        Ok(Some(Shape { present, json: self.json }))
+        Ok(Some(Shape { present, without_null: Vec::new(), json: self.json }))
     }
 
     /// True if a column does not take what is sent.
@@ -365,6 +365,7 @@ impl Looking<'_> {
                     true => present.to_vec(),
                     false => vec![true; one.columns.len()],
                 },
+                without_null: Vec::new(),
                 json: self.json,
             })
             .collect();

@@ -333,7 +333,19 @@ pub(in crate::threads) fn shapes(
         for warning in &shape.warnings {
             log::warn!("{}: {warning}", config.name.as_str());
         }
-        shapes.push(Shape { present: present_columns(client, target, &shape)?, json });
+        let present = present_columns(client, target, &shape)?;
+        let without_null = without_null(target, &shape);
+        for &column in &without_null {
+            log::warn!(
+                "{}: `{}` takes no NULL in column `{}`: a row that has one is kept in \
+                 `walhouse_refused_rows`; ALTER TABLE ... MODIFY COLUMN with Nullable(...) makes \
+                 room for it",
+                config.name.as_str(),
+                target.table,
+                target.columns[column].name
+            );
+        }
+        shapes.push(Shape { present, without_null, json });
     }
     Ok(shapes)
 }
@@ -358,6 +370,22 @@ pub fn definition(target: &Target) -> Result<&'static Definition> {
 fn present_columns(client: &Client, target: &Target, shape: &TableShape) -> Result<Vec<bool>> {
     let (present, problems) = columns_of(client, target, shape);
     problems.into_iter().next().map_or(Ok(present), Err)
+}
+
+/// Columns that may be given a NULL and have no place for it.
+pub fn without_null(target: &Target, shape: &TableShape) -> Vec<usize> {
+    let takes = |text: &str| {
+        let text = text.strip_prefix("LowCardinality(").unwrap_or(text);
+        ["Nullable(", "Dynamic", "Variant("].iter().any(|kind| text.starts_with(kind))
+    };
+    let is_without = |at: &usize| {
+        let column = target.columns[*at];
+        column.kind.is_nullable()
+            && shape
+                .column(column.name)
+                .is_some_and(|found| found.is_insertable() && !takes(&found.type_text))
+    };
+    (0..target.columns.len()).filter(is_without).collect()
 }
 
 /// The same, with each column that must be there and is not.

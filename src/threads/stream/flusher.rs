@@ -104,7 +104,7 @@ pub(super) struct Open<'a> {
     pub(super) client: Client,
     /// Opened when a value must be read again, which with REPLICA IDENTITY FULL is never.
     sql: Option<Sql>,
-    landings: Vec<Landing<'a>>,
+    landings: Vec<Landing>,
     look_ups: LookUps,
     /// Those of the batch before, emptied: their memory is the next one's, so that a busy stream
     /// does not have it given and taken away by the kernel all the time.
@@ -401,7 +401,8 @@ mod tests {
         lease.set(Instant::now() + Duration::from_secs(3600), Duration::ZERO);
         let shared = Shared::new(Lsn(0), Arc::new(lease));
         let metrics = Metrics::new(&["sessions"]);
-        let shapes = [Shape { present: vec![true; 19], json: JsonForm::Typed }];
+        let shapes =
+            [Shape { present: vec![true; 19], without_null: Vec::new(), json: JsonForm::Typed }];
         let table = source_table::testing::table(TableName::new("public", "Session"));
         let with = Flusher {
             ground: Ground {

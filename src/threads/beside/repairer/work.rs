@@ -45,7 +45,7 @@ pub struct Worker<'a> {
     pub sql: Sql,
     pub client: Client,
     /// By target table.
-    pub landings: Vec<Landing<'a>>,
+    pub landings: Vec<Landing>,
 }
 
 impl<'a> Worker<'a> {

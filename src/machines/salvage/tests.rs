@@ -1,0 +1,377 @@
+use super::*;
+use crate::machines::prng::Prng;
+
+/// What ClickHouse would say of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Row {
+    Good,
+    /// Only this document is bad.
+    Bad(usize),
+    /// Every document is bad.
+    AllBad,
+    Poison,
+    /// A view throws.
+    Unseen,
+}
+
+/// A table, its server and what stands before it.
+#[derive(Debug, Clone)]
+struct World {
+    rows: Vec<Row>,
+    documents: usize,
+    /// The refusal names what it is about.
+    names: bool,
+    can_repeat: bool,
+    /// Rows that are taken at a time.
+    rows_max: usize,
+    /// Until so many INSERTs were made, every row is refused.
+    refuses_until: usize,
+    /// The same of the server: no answer.
+    away_until: usize,
+    view_is_broken: bool,
+    has_known: bool,
+}
+
+impl World {
+    fn of(rows: &[Row]) -> World {
+        World {
+            rows: rows.to_vec(),
+            documents: 2,
+            names: false,
+            can_repeat: true,
+            rows_max: usize::MAX,
+            refuses_until: 0,
+            away_until: 0,
+            view_is_broken: false,
+            has_known: true,
+        }
+    }
+
+    fn verdict(&self, step: &Step, inserts: usize) -> Result<(), Fault> {
+        if inserts <= self.away_until {
+            return Err(Fault::Away);
+        }
+        let (range, blanked, views) = match step {
+            Step::Insert { rows, views } => (rows.clone(), &[][..], *views),
+            Step::Blank { row, documents, views } => (*row..row + 1, &documents[..], *views),
+            Step::Probe(Known::Landed(row)) => {
+                assert!(self.can_repeat, "it would be there twice");
+                (*row..row + 1, &[][..], Views::Heard)
+            }
+            Step::Probe(Known::OfTable) => {
+                let refused = inserts <= self.refuses_until;
+                return match (refused, self.view_is_broken) {
+                    (true, _) => Err(Fault::Rows(Blame::default())),
+                    (false, true) => Err(Fault::View),
+                    (false, false) => Ok(()),
+                };
+            }
+            Step::Done { .. } => unreachable!("it is no INSERT"),
+        };
+        if self.rows_max < range.len() {
+            return Err(Fault::Large);
+        }
+        let is_refused = |row: &Row| match row {
+            Row::Good | Row::Unseen => false,
+            Row::Bad(at) => !blanked.contains(at),
+            Row::AllBad => blanked.len() < self.documents,
+            Row::Poison => true,
+        };
+        let rows = &self.rows[range];
+        if inserts <= self.refuses_until {
+            return Err(Fault::Rows(Blame::default()));
+        }
+        if let Some(at) = rows.iter().position(is_refused) {
+            let column = match rows[at] {
+                _ if !self.names => Column::Unnamed,
+                Row::Bad(at) => Column::Document(at),
+                Row::AllBad => {
+                    let left = (0..self.documents).find(|at| !blanked.contains(at));
+                    left.map_or(Column::Unnamed, Column::Document)
+                }
+                _ => Column::Other,
+            };
+            return Err(Fault::Rows(Blame { row: self.names.then_some(at), column }));
+        }
+        let is_heard = views == Views::Heard;
+        if is_heard && (self.view_is_broken || rows.contains(&Row::Unseen)) {
+            return Err(Fault::View);
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Landed {
+    rows: Vec<usize>,
+    blanked: Vec<(usize, Vec<usize>)>,
+    unseen: Vec<usize>,
+    refused: Vec<usize>,
+    inserts: usize,
+    sent: usize,
+    holds: usize,
+    waits: usize,
+}
+
+/// Lands the block, and gives up when it has been held so often.
+fn run(world: &World, fit: &mut Fit, now: Instant, holds_max: usize) -> Landed {
+    let mut salvage = Salvage::of(world.rows.len(), world.documents, world.can_repeat);
+    let mut landed = Landed::default();
+    loop {
+        let step = salvage.step(fit);
+        assert_eq!(step, salvage.step(fit), "asking changes nothing");
+        if let Step::Done { refused } = step {
+            landed.refused = refused;
+            return landed;
+        }
+        landed.inserts += 1;
+        assert!(landed.inserts < 1_000_000, "it ends");
+        if matches!(step, Step::Probe(_)) && !(world.has_known && world.can_repeat) {
+            landed.holds += usize::from(salvage.on_none_known() == Then::Hold);
+        } else {
+            if let Step::Insert { rows, .. } = &step {
+                landed.sent += rows.len();
+            }
+            match world.verdict(&step, landed.inserts) {
+                Err(fault) => match salvage.on_failed(fault, fit, now) {
+                    Then::GoOn => {}
+                    Then::Wait => landed.waits += 1,
+                    Then::Hold => landed.holds += 1,
+                },
+                Ok(()) => {
+                    match &step {
+                        Step::Insert { rows, views } => {
+                            landed.rows.extend(rows.clone());
+                            if *views != Views::Heard {
+                                landed.unseen.extend(rows.clone());
+                            }
+                        }
+                        Step::Blank { row, documents, .. } => {
+                            landed.blanked.push((*row, documents.clone()));
+                        }
+                        Step::Probe(_) | Step::Done { .. } => {}
+                    }
+                    salvage.on_landed(fit, now);
+                }
+            }
+        }
+        if 0 < holds_max && holds_max <= landed.holds {
+            return landed;
+        }
+    }
+}
+
+fn land(world: &World) -> Landed {
+    run(world, &mut Fit::default(), Instant::now(), 1_000)
+}
+
+#[test]
+fn a_good_block_takes_one_insert() {
+    let landed = land(&World::of(&[Row::Good; 100]));
+    assert_eq!((landed.inserts, landed.rows.len()), (1, 100));
+    assert_eq!(land(&World::of(&[])).inserts, 0);
+}
+
+#[test]
+fn every_good_row_lands_and_every_bad_one_is_named() {
+    for rows in 2..40 {
+        for bad in 0..rows {
+            let mut block = vec![Row::Good; rows];
+            block[bad] = Row::Poison;
+            for names in [false, true] {
+                let landed = land(&World { names, ..World::of(&block) });
+                assert_eq!((landed.rows.len(), landed.refused), (rows - 1, vec![bad]));
+            }
+        }
+    }
+}
+
+/// Goal: only what is named is made empty; where nothing is named, no more than it must.
+#[test]
+fn a_row_that_lands_blanked_loses_no_more_than_it_must() {
+    let block = [Row::Good, Row::Bad(1), Row::AllBad, Row::Bad(0)];
+    for names in [false, true] {
+        let mut landed = land(&World { names, ..World::of(&block) });
+        landed.blanked.sort();
+        assert_eq!(landed.blanked, [(1, vec![1]), (2, vec![0, 1]), (3, vec![0])]);
+        assert_eq!((landed.rows, landed.refused), (vec![0], vec![]));
+    }
+    // Nothing is made empty of a row whose key, say, is refused.
+    let landed = land(&World { names: true, ..World::of(&[Row::Good, Row::Poison]) });
+    assert_eq!((landed.blanked, landed.refused), (vec![], vec![1]));
+}
+
+/// Goal: a table that refuses every row is held, whatever the size of its blocks and however often
+/// a session begins, and nothing of them is refused or made empty.
+#[test]
+fn a_table_that_refuses_everything_is_held_and_refuses_nothing() {
+    for rows in [1, 2, 14, 5_000] {
+        let mut world = World::of(&vec![Row::Good; rows]);
+        world.refuses_until = usize::MAX;
+        for _session in 0..3 {
+            let landed = run(&world, &mut Fit::default(), Instant::now(), 20);
+            assert_eq!((landed.holds, landed.rows.len()), (20, 0), "{rows}");
+            assert_eq!((landed.refused.len(), landed.blanked.len()), (0, 0), "{rows}");
+            // A probe each, after the first.
+            assert!(landed.inserts < 20 + 6, "{rows}: {}", landed.inserts);
+        }
+    }
+}
+
+/// Goal: whenever the table is mended, all rows land, and none is refused on the way.
+#[test]
+fn a_table_that_is_mended_at_any_moment_takes_every_row() {
+    for rows in [1, 2, 3, 14, 40] {
+        for refuses_until in 0..40 {
+            let world = World { refuses_until, ..World::of(&vec![Row::Good; rows]) };
+            let landed = land(&world);
+            assert_eq!(landed.rows.len(), rows, "{rows} {refuses_until}");
+            assert_eq!((landed.refused.len(), landed.blanked.len()), (0, 0));
+        }
+    }
+}
+
+#[test]
+fn a_bad_row_of_a_table_without_any_other_is_refused_only_if_one_is_known() {
+    let world = World { documents: 0, ..World::of(&[Row::Poison]) };
+    assert_eq!(land(&world).refused, [0]);
+    // A row written again would be there twice: what lands without its document tells enough.
+    let world = World { can_repeat: false, ..World::of(&[Row::Bad(0)]) };
+    assert_eq!(land(&world).blanked, [(0, vec![0])]);
+    let world = World { can_repeat: false, ..World::of(&[Row::Poison]) };
+    let landed = run(&world, &mut Fit::default(), Instant::now(), 5);
+    assert_eq!((landed.holds, landed.refused), (5, vec![]));
+    let world = World { can_repeat: false, ..World::of(&[Row::Good, Row::Poison]) };
+    assert_eq!(land(&world).refused, [1]);
+}
+
+/// Goal: what a view throws for lands as it is; nothing of it is made empty or refused.
+#[test]
+fn what_a_view_refuses_lands_unchanged() {
+    for rows in [1, 2, 14, 500] {
+        for bad in [0, rows / 2, rows - 1] {
+            let mut block = vec![Row::Good; rows];
+            block[bad] = Row::Unseen;
+            for can_repeat in [true, false] {
+                let landed = land(&World { can_repeat, ..World::of(&block) });
+                assert_eq!((landed.rows.len(), landed.unseen), (rows, vec![bad]));
+                assert_eq!((landed.refused, landed.blanked), (vec![], vec![]));
+            }
+        }
+        let landed = land(&World { view_is_broken: true, ..World::of(&vec![Row::Good; rows]) });
+        assert_eq!((landed.rows.len(), landed.unseen.len()), (rows, rows));
+        assert!(landed.inserts <= 40 && landed.sent <= 4 * rows, "{landed:?}");
+    }
+    // Beside rows that the table itself refuses.
+    let block = [Row::Good, Row::Unseen, Row::Poison, Row::Bad(1), Row::Good];
+    let mut landed = land(&World::of(&block));
+    landed.rows.sort_unstable();
+    assert_eq!((landed.rows, landed.unseen), (vec![0, 1, 4], vec![1]));
+    assert_eq!((landed.refused, landed.blanked), (vec![2], vec![(3, vec![1])]));
+}
+
+/// Goal: the size that lands is found by halves, kept for a while, and grown again.
+#[test]
+fn what_is_too_large_lands_by_halves_and_the_size_is_kept() {
+    let mut fit = Fit::default();
+    let begun = Instant::now();
+    let world = World { rows_max: 100, ..World::of(&vec![Row::Good; 5_000]) };
+    let first = run(&world, &mut fit, begun, 1);
+    assert_eq!((first.rows.len(), first.waits), (5_000, 0));
+    assert_eq!(fit.rows_max(), Some(78));
+    // 5,000 by 78, six that were too large, and one that was tried again.
+    assert!(first.inserts <= 65 + 8, "{}", first.inserts);
+    let next = run(&world, &mut fit, begun + Duration::from_secs(1), 1);
+    assert_eq!(next.inserts, 65, "nothing is tried that failed a second ago");
+    // Each try that fails makes the next one later; one that lands goes on.
+    let later = begun + Duration::from_secs(31);
+    assert_eq!(run(&world, &mut fit, later, 1).inserts, 66);
+    assert_eq!(run(&world, &mut fit, later + Duration::from_secs(31), 1).inserts, 65);
+    let mended = World { rows_max: usize::MAX, ..world };
+    for _ in 0..2 {
+        run(&mended, &mut fit, later + Duration::from_secs(61), 1);
+    }
+    let whole = run(&mended, &mut fit, later + Duration::from_secs(62), 1);
+    assert_eq!(whole.inserts, 1);
+    // A row that is too large by itself is waited for: it is neither refused nor passed over.
+    let mut salvage = Salvage::of(1, 0, true);
+    assert_eq!(salvage.on_failed(Fault::Large, &mut fit, later), Then::Wait);
+    assert!(matches!(salvage.step(&fit), Step::Insert { .. }));
+}
+
+#[test]
+fn a_server_that_is_away_is_no_verdict_and_a_lost_connection_only_in_the_end() {
+    let landed = land(&World { away_until: 50, ..World::of(&[Row::Good; 9]) });
+    assert_eq!((landed.inserts, landed.waits, landed.rows.len()), (51, 50, 9));
+    let (mut fit, now) = (Fit::default(), Instant::now());
+    let mut salvage = Salvage::of(8, 0, true);
+    for rows in [8, 8, 8, 4, 2, 1, 1] {
+        let step = salvage.step(&fit);
+        assert_eq!(step, Step::Insert { rows: 0..rows, views: Views::Heard });
+        assert_eq!(salvage.on_failed(Fault::Lost, &mut fit, now), Then::Wait);
+    }
+}
+
+#[test]
+fn singling_out_is_bounded() {
+    // Two of a hundred.
+    let block: Vec<Row> =
+        (0..5_000).map(|n| if n % 50 == 7 { Row::Poison } else { Row::Good }).collect();
+    let landed = land(&World::of(&block));
+    assert!(
+        landed.inserts < 1_350 && landed.sent < 6 * 5_000,
+        "{} {}",
+        landed.inserts,
+        landed.sent
+    );
+    assert_eq!(landed.refused.len(), 100);
+    let landed = land(&World { names: true, ..World::of(&block) });
+    assert!(landed.inserts < 550 && landed.sent < 4 * 5_000, "{} {}", landed.inserts, landed.sent);
+    // All of them.
+    let landed = land(&World::of(&vec![Row::Poison; 5_000]));
+    assert!(landed.inserts < 6 * 5_000, "{}", landed.inserts);
+}
+
+/// Goal: every row is landed, landed blanked, or named as refused, once; within the bound.
+#[test]
+fn every_row_is_accounted_for() {
+    for seed in 0..2_000 {
+        let mut prng = Prng::from_seed(seed);
+        let documents = prng.below(4) as usize;
+        let badness = 1 + prng.below(30);
+        let block: Vec<Row> = (0..1 + prng.below(200))
+            .map(|_| match prng.below(badness) {
+                0 => Row::Poison,
+                1 if 0 < documents => Row::Bad(prng.below(documents as u64) as usize),
+                2 if 1 < documents => Row::AllBad,
+                3 => Row::Unseen,
+                _ => Row::Good,
+            })
+            .collect();
+        let world = World {
+            documents,
+            names: prng.below(2) == 0,
+            rows_max: [usize::MAX, 7, 1][prng.below(3) as usize],
+            refuses_until: [0, prng.below(60) as usize][prng.below(2) as usize],
+            away_until: [0, prng.below(5) as usize][prng.below(2) as usize],
+            ..World::of(&block)
+        };
+        let landed = land(&world);
+        let mut seen = landed.rows.clone();
+        seen.extend(landed.blanked.iter().map(|&(row, _)| row));
+        seen.extend(&landed.refused);
+        seen.sort_unstable();
+        assert!(seen.into_iter().eq(0..block.len()), "seed {seed}: {world:?} {landed:?}");
+        let is_poison = |&row: &usize| block[row] == Row::Poison;
+        assert!(landed.refused.iter().all(is_poison), "seed {seed}");
+        assert!(landed.unseen.iter().all(|&row| block[row] == Row::Unseen), "seed {seed}");
+        let bad = block.iter().filter(|&&row| row != Row::Good).count();
+        let depth = block.len().next_power_of_two().trailing_zeros() as usize;
+        let mut most = (1 + bad) * (2 * depth + documents + 6) + 10;
+        most += world.refuses_until + world.away_until;
+        if world.rows_max < block.len() {
+            most += 2 * block.len();
+        }
+        assert!(landed.inserts <= most, "seed {seed}: {} > {most}: {world:?}", landed.inserts);
+    }
+}
