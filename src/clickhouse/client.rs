@@ -242,8 +242,8 @@ impl Client {
             return Ok(false);
         }
         let sql = format!(
-            "INSERT INTO {name} SELECT * {from} SETTINGS asterisk_include_materialized_columns = 0, \
-             asterisk_include_alias_columns = 0"
+            "INSERT INTO {name} SELECT * {from} \
+             SETTINGS asterisk_include_materialized_columns = 0, asterisk_include_alias_columns = 0"
         );
         self.send(&sql, table, &[], settings, |_| std::iter::empty(), deadline)?;
         Ok(true)

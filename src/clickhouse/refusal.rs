@@ -269,8 +269,8 @@ impl Refusal {
             452 => "Lift the constraint on this setting for the user (`SHOW SETTINGS PROFILES`).",
             UNKNOWN_SETTING => "Use ClickHouse 24.8 or newer.",
             241 => {
-                "Less is sent at a time meanwhile. Raise `max_memory_usage` of the user, or give the \
-                 server more memory."
+                "Less is sent at a time meanwhile. Raise `max_memory_usage` of the user, or give \
+                 the server more memory."
             }
             158..=160 | 209 | 307 | 396 => {
                 "Less is sent at a time meanwhile. See the limits of the user: SHOW SETTINGS \

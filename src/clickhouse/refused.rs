@@ -53,7 +53,7 @@ pub(super) fn ddl(client: &Client) -> String {
     table LowCardinality(String),
     key String,
     version UInt64,
-    column LowCardinality(String) COMMENT 'empty: the whole row was refused; (view): by a view alone',
+    column LowCardinality(String) COMMENT 'empty: the whole row; (view): refused by a view alone',
     error String,
     document String CODEC(ZSTD(1)),
     time DateTime64(3) DEFAULT now64(3)

@@ -249,7 +249,7 @@ pub(super) fn explain(error: &std::io::Error, doing: &str) -> Option<Error> {
 
 /// What the operator can do about it. libpq's OpenSSL takes more, so that psql may connect.
 pub(super) fn hint_of(cause: &rustls::Error) -> Option<&'static str> {
-    const TAKEN: &str = "Taken are TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, and TLS 1.3; \
+    const TAKEN: &str = "Taken are TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, TLS 1.3; \
                          keys of RSA from 2048 bits, P-256, P-384 or Ed25519, so not all that psql \
                          takes: look at ssl_cert_file, ssl_ciphers and ssl_max_protocol_version of \
                          the server.";
@@ -274,8 +274,8 @@ pub(super) fn hint_of(cause: &rustls::Error) -> Option<&'static str> {
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             Some(
-                "Connect by a name that the certificate carries as subject alternative name (its common \
-             name is not looked at), or set sslmode=verify-ca.",
+                "Connect by a name that the certificate carries as subject alternative name (its \
+                 common name is not looked at), or set sslmode=verify-ca.",
             )
         }
         _ if is_out_of_date(cause) => Some("Renew the server's certificate (ssl_cert_file)."),

@@ -42,8 +42,8 @@ fn equal(ours: &Value, stored: &Value) -> bool {
     }
 }
 
-/// Arrays that ClickHouse stores as one type. Of a list of lists a null comes back as an empty list,
-/// unless its elements have no type in common.
+/// Arrays that ClickHouse stores as one type. Of a list of lists a null comes back as an empty
+/// list, unless its elements have no type in common.
 fn equal_lists(mut lists: Vec<(&Vec<Value>, &Vec<Value>)>) -> bool {
     loop {
         if lists.iter().any(|(ours, stored)| ours.len() != stored.len()) {

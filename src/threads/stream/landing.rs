@@ -349,12 +349,13 @@ impl Landing {
         let (service, table) = (with.service, self.target.table);
         let view = refusal.view.as_deref().unwrap_or_default();
         log::error!(
-            "{service}: view `{view}` refused {} rows of `{table}`: {refusal}; they are in `{table}`, \
-             and the view lacks them",
+            "{service}: view `{view}` refused {} rows of `{table}`: {refusal}; they are in \
+             `{table}`, and the view lacks them",
             tried.unseen.len()
         );
         log::error!(
-            "{service}:   hint: Mend the view, or DROP VIEW {view}; then fill it again from `{table}`."
+            "{service}:   hint: Mend the view, or DROP VIEW {view}; then fill it again from \
+             `{table}`."
         );
     }
 
