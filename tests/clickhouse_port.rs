@@ -184,7 +184,7 @@ fn soon() -> Instant {
 
 fn refused_data(result: Result<(), InsertError>) -> Refusal {
     match result {
-        Err(InsertError::Data(refusal)) => refusal,
+        Err(InsertError::Data(refusal)) => *refusal,
         other => panic!("the rows should be refused: {other:?}"),
     }
 }

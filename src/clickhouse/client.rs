@@ -38,9 +38,9 @@ pub enum InsertError {
     Large(Error),
     /// The rows themselves were refused, or for what is not known. The same block will be refused
     /// again; a part of it may not.
-    Data(Refusal),
+    Data(Box<Refusal>),
     /// The table may have taken the rows; a view behind it refused them.
-    View(Refusal),
+    View(Box<Refusal>),
 }
 
 /// Raw bytes per compressed frame. ClickHouse writes frames of this size itself.
@@ -69,7 +69,7 @@ impl InsertError {
                 error
             }
             InsertError::Data(refusal) | InsertError::View(refusal) => {
-                refused(format!("insert into `{table}`"), refusal)
+                refused(format!("insert into `{table}`"), *refusal)
             }
         }
     }
@@ -291,8 +291,8 @@ impl Client {
                         continue;
                     }
                     return Err(match refusal.verdict() {
-                        Verdict::Data | Verdict::Unknown => InsertError::Data(refusal),
-                        Verdict::View => InsertError::View(refusal),
+                        Verdict::Data | Verdict::Unknown => InsertError::Data(Box::new(refusal)),
+                        Verdict::View => InsertError::View(Box::new(refusal)),
                         Verdict::Size => InsertError::Large(refused(doing, refusal)),
                         Verdict::Setup | Verdict::Busy => {
                             InsertError::Retry(refused(doing, refusal))

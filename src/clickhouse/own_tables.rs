@@ -67,7 +67,7 @@ pub(super) fn insert(
     let block = string_block(columns, rows);
     // No row can be at fault here.
     client.insert(table, columns, &[("async_insert", "0")], &block, deadline).map_err(|e| match e {
-        InsertError::Data(refusal) if refusal.verdict() == Verdict::Data => refused_own(refusal),
+        InsertError::Data(refusal) if refusal.verdict() == Verdict::Data => refused_own(*refusal),
         other => other.into_error(table),
     })
 }

@@ -174,7 +174,7 @@ pub fn try_block(
         Ok(()) => match client.insert(name, columns, &[("async_insert", "0")], block, deadline) {
             Ok(()) => Trial::Taken,
             Err(InsertError::Data(refusal)) => Trial::Refused(
-                Error::new(ErrorKind::DataRefused, "insert a trial row").because(refusal),
+                Error::new(ErrorKind::DataRefused, "insert a trial row").because(*refusal),
             ),
             Err(other) => Trial::Refused(other.into_error(name)),
         },

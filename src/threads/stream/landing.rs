@@ -461,19 +461,19 @@ impl Tried<'_> {
             InsertError::Lost(_) => return Fault::Lost,
             InsertError::Large(_) => return Fault::Large,
             InsertError::View(refusal) => {
-                self.by_view = Some(refusal.clone());
+                self.by_view = Some((**refusal).clone());
                 return Fault::View;
             }
             InsertError::Data(refusal) => refusal,
         };
-        self.last = Some(refusal.clone());
+        self.last = Some((**refusal).clone());
         let row = match step {
             Step::Insert { rows, .. } if rows.len() == 1 => Some(rows.start),
             Step::Blank { row, .. } => Some(*row),
             _ => None,
         };
         if let Some(row) = row {
-            self.refusals.insert(row, refusal.clone());
+            self.refusals.insert(row, (**refusal).clone());
         }
         let place =
             |name: &String| self.documents.iter().position(|&at| self.block.spec(at).name == name);
