@@ -28,8 +28,9 @@ use crate::wal::Lsn;
 
 /// What a key takes beside its own bytes.
 const BYTES_PER_KEY: usize = 64;
-/// No two records of the WAL begin closer to each other.
-const RECORDS_APART: u64 = 8;
+/// So far above a removal stands a row that waited for it: below the next record, and above what is
+/// raised by [`outranking`], which can be of a row that came before.
+const ABOVE: u64 = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -94,8 +95,7 @@ impl Removals {
         }
         let mut newest_first = self.generations.iter().rev();
         match newest_first.find_map(|generation| generation.by_key.get(key)) {
-            // Two above: what was read back from ClickHouse stands one above.
-            Some(removed) if lsn < *removed => Place::Above(Lsn(removed.0.saturating_add(2))),
+            Some(removed) if lsn < *removed => Place::Above(Lsn(removed.0.saturating_add(ABOVE))),
             // The last removal of the key is known, and lies below.
             Some(_) => Place::AsWritten,
             None if lsn < self.horizon => Place::Ask { below: self.horizon },
@@ -176,8 +176,7 @@ pub fn outranking(own: u64, below: u64, found: &[Found]) -> Option<u64> {
     let between = found.iter().filter(is_between).map(|found| found.version);
     let tombstone = between.filter(|version| *version <= below).max()?;
     // What was raised above the very same tombstone before.
-    let is_beside =
-        |version: &u64| version.checked_sub(tombstone).is_some_and(|by| by < RECORDS_APART);
+    let is_beside = |version: &u64| version.checked_sub(tombstone).is_some_and(|by| by < ABOVE - 1);
     let beside = found.iter().map(|found| found.version).filter(is_beside);
     beside.max()?.checked_add(1)
 }
@@ -194,11 +193,11 @@ mod tests {
         assert!(removals.is_above_all(Lsn(16)));
         removals.on_removed(Lsn(32), b"k", BatchId(0));
         assert!(!removals.is_above_all(Lsn(16)));
-        assert_eq!(removals.place(Lsn(16), b"k"), Place::Above(Lsn(34)));
+        assert_eq!(removals.place(Lsn(16), b"k"), Place::Above(Lsn(36)));
         assert_eq!(removals.place(Lsn(16), b"other"), Place::AsWritten);
         assert_eq!(removals.place(Lsn(40), b"k"), Place::AsWritten);
         removals.on_removed(Lsn(64), b"k", BatchId(0));
-        assert_eq!(removals.place(Lsn(24), b"k"), Place::Above(Lsn(66)), "of those, the last");
+        assert_eq!(removals.place(Lsn(24), b"k"), Place::Above(Lsn(68)), "of those, the last");
     }
 
     #[test]
@@ -208,7 +207,7 @@ mod tests {
         assert_eq!(removals.place(Lsn(104), b"k"), Place::AsWritten);
         removals.on_removed(Lsn(48), b"k", BatchId(0));
         assert_eq!(removals.place(Lsn(96), b"k"), Place::AsWritten, "its last removal is known");
-        assert_eq!(removals.place(Lsn(40), b"k"), Place::Above(Lsn(50)));
+        assert_eq!(removals.place(Lsn(40), b"k"), Place::Above(Lsn(52)));
     }
 
     #[test]
@@ -229,13 +228,13 @@ mod tests {
         for n in 0..10_u8 {
             removals.on_removed(Lsn(u64::from(n) * 8), &[n], BatchId(u64::from(n)));
         }
-        assert_eq!(removals.place(Lsn(0), &[1]), Place::Above(Lsn(10)), "still in flight");
+        assert_eq!(removals.place(Lsn(0), &[1]), Place::Above(Lsn(12)), "still in flight");
         removals.on_durable_below(BatchId(1));
         assert_eq!(removals.place(Lsn(0), &[0]), Place::Ask { below: Lsn(1) });
         removals.on_durable_below(BatchId(10));
         assert_eq!(removals.place(Lsn(0), &[1]), Place::Ask { below: Lsn(9) });
         assert_eq!(removals.place(Lsn(9), &[1]), Place::AsWritten);
-        assert_eq!(removals.place(Lsn(9), &[2]), Place::Above(Lsn(18)), "as many as there is room");
+        assert_eq!(removals.place(Lsn(9), &[2]), Place::Above(Lsn(20)), "as many as there is room");
     }
 
     #[test]
@@ -247,7 +246,7 @@ mod tests {
             (vec![found(10, true), found(32, true)], None),
             (vec![found(16, true), found(24, true)], Some(25)),
             (vec![found(24, true), found(26, false), found(40, false)], Some(27)),
-            (vec![found(24, true), found(32, false)], Some(25)),
+            (vec![found(24, true), found(27, false), found(28, false)], Some(25)),
         ] {
             assert_eq!(outranking(10, 30, &rows), expected, "{rows:?}");
         }
