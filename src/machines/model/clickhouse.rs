@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::postgres::{Key, Row};
+use crate::machines::catalog::Catalog;
 use crate::machines::lineage::State;
 use crate::machines::removals::Found;
 use crate::machines::repair::Stored;
@@ -29,6 +30,7 @@ pub struct Version {
 pub struct Repair {
     pub system_identifier: u64,
     pub shift: u64,
+    /// 0: at a fence that is still to be passed.
     pub base: u64,
     /// Pieces of the two passes.
     pub read: usize,
@@ -46,6 +48,8 @@ pub struct ClickHouse {
     pub unmerged: Vec<(Key, Version)>,
     pub state: Option<State>,
     pub repair: Option<Repair>,
+    /// What the source looked like, and of which cluster.
+    pub source: Option<(u64, Catalog)>,
 }
 
 impl ClickHouse {

@@ -9,8 +9,9 @@ use super::postgres::{KEYS, Key, Server};
 use super::session::{Session, land};
 use super::walhouse::Reading;
 use crate::machines::lineage::State;
-use crate::machines::recovery::goes_on;
+use crate::machines::recovery::{fence_version, goes_on};
 use crate::machines::repair::{Fate, Pieces, Stored, fate_of_key, fate_of_row, tombstone_version};
+use crate::wal::Lsn;
 
 const KEYS_PER_PAGE: Key = 2;
 const PAGES: usize = (KEYS / KEYS_PER_PAGE) as usize;
@@ -18,6 +19,8 @@ const PAGES: usize = (KEYS / KEYS_PER_PAGE) as usize;
 #[derive(Debug)]
 pub struct Mending {
     base: u64,
+    /// Where the WAL ended, and who may not have ended yet, while a fence is waited for.
+    fence: Option<(u64, u32)>,
     pass: Pass,
     pieces: Pieces,
     pub pages: Vec<Page>,
@@ -55,6 +58,8 @@ impl Mending {
         };
         Some(Mending {
             base: repair.base,
+            fence: (repair.base == 0)
+                .then(|| (world.servers[server].insert_lsn(), world.servers[server].xmax())),
             pass,
             pieces: Pieces::new(world.now, vec![1; PAGES], done),
             pages: Vec::new(),
@@ -63,7 +68,16 @@ impl Mending {
     }
 
     pub fn may_begin_page(&self) -> bool {
-        self.pages.len() < 2 && self.pieces.done() + self.pages.len() < PAGES
+        self.fence.is_none()
+            && self.pages.len() < 2
+            && self.pieces.done() + self.pages.len() < PAGES
+    }
+
+    /// What is older must be there to be compared and buried, so the stream has to have come there.
+    pub fn may_pass_fence(&self, server: &Server, flushed: Option<Lsn>) -> bool {
+        self.fence.is_some_and(|(fence, below)| {
+            below <= server.xmin() && flushed.is_none_or(|flushed| fence <= flushed.0)
+        })
     }
 
     pub fn may_read(&self, server: &Server) -> bool {
@@ -81,6 +95,16 @@ fn keys_of(piece: usize) -> Range<Key> {
 }
 
 impl Session {
+    pub fn pass_fence(&mut self, world: &mut World) {
+        let Some(mending) = &mut self.mending else { return };
+        let Some((fence, _)) = mending.fence.take() else { return };
+        mending.base = fence_version(self.state.shift, Lsn(fence));
+        if let Some(repair) = &mut world.clickhouse.repair {
+            repair.base = mending.base;
+        }
+        world.say(|| format!("  the fence is at {fence}"));
+    }
+
     pub fn begin_page(&mut self, world: &mut World) {
         let Some(mending) = &mut self.mending else { return };
         let Some(piece) = mending.pieces.take() else { return };

@@ -15,11 +15,15 @@
 //! [`super::progress`],
 //! [`super::removals`]); [`Design`] says what is done around them, and how to do it wrong.
 //!
+//! With `source_changes` the publication loses its table for a while, and the table is rewritten or
+//! swapped, of which the stream says nothing.
+//!
 //! What cannot be seen is not in the model: two timelines of one number that left at one place, and
 //! a restored server that has written past what was confirmed before anyone looked.
 
 use std::time::Instant;
 
+use super::catalog::Catalog;
 use super::prng::Prng;
 use super::recovery::{Adopted, GapStrategy};
 use crate::wal::Lsn;
@@ -68,6 +72,16 @@ pub struct Design {
     pub removals_are_asked_for: bool,
     /// And Postgres, whether it was not a later one.
     pub rows_are_asked_for: bool,
+    /// The source is looked at at each start, and beside the stream.
+    pub source_is_watched: bool,
+    /// What is owed is recorded before the look that shows it.
+    pub debt_before_look: bool,
+    /// What is owed is read behind a fence.
+    pub repairs_wait_at_a_fence: bool,
+    /// And once the stream has come to the fence.
+    pub fences_wait_for_the_stream: bool,
+    /// The publication and the table change. No fault either way.
+    pub source_changes: bool,
     /// A first start finds no tables, and fills those it makes. No fault either way.
     pub tables_are_filled: bool,
 }
@@ -86,6 +100,11 @@ pub const RIGHT: Design = Design {
     removals_are_remembered: true,
     removals_are_asked_for: true,
     rows_are_asked_for: true,
+    source_is_watched: true,
+    debt_before_look: true,
+    repairs_wait_at_a_fence: true,
+    fences_wait_for_the_stream: true,
+    source_changes: false,
     tables_are_filled: false,
 };
 
@@ -108,6 +127,8 @@ pub struct World {
     pub clickhouse: ClickHouse,
     pub process: Process,
     pub adopted: Option<Adopted>,
+    /// What the start has seen of the source.
+    pub seen_source: Option<(u64, Catalog)>,
     /// What was read from the table has landed lately: the worst time for a server to die.
     pub read_has_landed: bool,
     /// Where a stream started over without repair: what came before may differ.
@@ -179,6 +200,7 @@ pub fn run(
         clickhouse: ClickHouse::default(),
         process: Process::Down,
         adopted: None,
+        seen_source: None,
         read_has_landed: false,
         skipped: None,
         late: Vec::new(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::machines::catalog::{self, Catalog, Column, Part, Publication, Table};
 use crate::machines::lineage::{self, Slot, Switch};
 use crate::machines::prng::Prng;
 use crate::wal::Lsn;
@@ -43,6 +44,18 @@ pub enum What {
     Change(Change),
     Commit,
     Abort,
+    /// The table is taken out of its publication, or put in.
+    Publish {
+        id: u32,
+        is_in: bool,
+    },
+    /// Its values are rewritten, or another table takes its name: this is what it holds then, as an
+    /// index into [`Server::made`].
+    Make {
+        id: u32,
+        contents: usize,
+        is_other: bool,
+    },
     /// A checkpoint, the running transactions, another table.
     Other,
 }
@@ -84,6 +97,8 @@ pub struct Server {
     /// Committed, and not seen yet.
     pub(super) unseen: Vec<u32>,
     pub(super) table: BTreeMap<Key, Row>,
+    /// What statements that are not streamed made of the table.
+    pub(super) made: Vec<BTreeMap<Key, Row>>,
     pub slot: Option<Slot>,
     /// As a crash finds it.
     pub saved_slot: Option<Slot>,
@@ -105,6 +120,7 @@ impl Server {
             waiting: BTreeMap::new(),
             unseen: Vec::new(),
             table: BTreeMap::new(),
+            made: Vec::new(),
             slot: None,
             saved_slot: None,
         }
@@ -143,9 +159,13 @@ impl Server {
         self.unseen.clear();
         self.table.clear();
         self.flush();
-        let commits: Vec<u32> =
-            self.wal.iter().filter(|r| r.what == What::Commit).map(|record| record.xid).collect();
-        commits.into_iter().for_each(|xid| self.show(xid));
+        for record in self.wal.clone() {
+            match record.what {
+                What::Commit => self.show(record.xid),
+                What::Make { contents, .. } => self.table = self.made[contents].clone(),
+                What::Change(_) | What::Abort | What::Publish { .. } | What::Other => {}
+            }
+        }
     }
 
     pub fn insert_lsn(&self) -> u64 {
@@ -197,8 +217,109 @@ impl Server {
     pub fn changes_of(&self, xid: u32) -> impl Iterator<Item = (u64, Change)> {
         self.wal.iter().filter_map(move |record| match record.what {
             What::Change(change) if record.xid == xid => Some((record.start, change)),
-            What::Change(_) | What::Commit | What::Abort | What::Other => None,
+            _ => None,
         })
+    }
+
+    /// Of a transaction, what was written while the table was in its publication.
+    pub fn published_changes_of(&self, xid: u32) -> impl Iterator<Item = (u64, Change)> {
+        let is_published = |lsn: u64| self.is_published_before(lsn);
+        self.changes_of(xid).filter(move |(lsn, _)| is_published(*lsn))
+    }
+
+    fn is_published_before(&self, lsn: u64) -> bool {
+        let before = self.wal.iter().take_while(|record| record.start < lsn);
+        let last = before.filter_map(|record| match record.what {
+            What::Publish { is_in, .. } => Some(is_in),
+            _ => None,
+        });
+        last.last().unwrap_or(true)
+    }
+
+    pub fn is_published(&self) -> bool {
+        self.is_published_before(u64::MAX)
+    }
+
+    /// What a look at it finds.
+    pub fn catalog(&self) -> Catalog {
+        let (mut member, mut oid, mut filenode) = (1, 1, 1);
+        for record in &self.wal {
+            match record.what {
+                What::Publish { id, .. } => member = id,
+                What::Make { id, is_other: true, .. } => oid = id,
+                What::Make { id, is_other: false, .. } => filenode = id,
+                _ => {}
+            }
+        }
+        let members = match self.is_published() {
+            true => vec![catalog::Member { oid: member, version: 1, of: 1, options: "".into() }],
+            false => Vec::new(),
+        };
+        let publication = Publication {
+            name: "p".into(),
+            oid: 1,
+            version: 1,
+            owner: 1,
+            options: "".into(),
+            members,
+        };
+        let column = Column {
+            name: "plain".into(),
+            number: 1,
+            version: filenode,
+            type_oid: 1,
+            is_missing: false,
+            is_generated: false,
+            default: None,
+            entry: "".into(),
+            labels: Vec::new(),
+        };
+        let part = Part {
+            name: "t".into(),
+            oid: 1,
+            filenode,
+            is_leaf: true,
+            attached: None,
+            is_born: true,
+            is_empty: false,
+        };
+        let table = Table {
+            name: "t".into(),
+            oid,
+            is_logged: true,
+            last_number: 1,
+            columns: vec![column],
+            parts: vec![part],
+        };
+        Catalog { database: 1, publications: vec![publication], tables: vec![table] }
+    }
+
+    pub fn publish(&mut self, prng: &mut Prng, id: u32, is_in: bool) {
+        self.write(prng, 0, What::Publish { id, is_in });
+        self.flush();
+    }
+
+    /// Waits for all who have touched the table, and lets nobody touch it meanwhile.
+    pub fn make(&mut self, prng: &mut Prng, next_value: &mut u32, is_other: bool) {
+        self.end_before(prng, u32::MAX);
+        let mut made = BTreeMap::new();
+        for key in 0..KEYS {
+            let had = self.table.get(&key).copied();
+            // Another table may have other rows.
+            let is_there = if is_other { prng.below(2) == 0 } else { had.is_some() };
+            if !is_there {
+                continue;
+            }
+            *next_value += 2;
+            let (plain, toast) = (*next_value - 1, *next_value);
+            made.insert(key, Row { plain, toast: had.map_or(toast, |had| had.toast) });
+        }
+        *next_value += 1;
+        self.made.push(made.clone());
+        let contents = self.made.len() - 1;
+        self.write(prng, 0, What::Make { id: *next_value, contents, is_other });
+        self.flush();
+        self.table = made;
     }
 
     /// The keys of all commits that end above this.
@@ -212,9 +333,14 @@ impl Server {
     pub fn values(&self) -> impl Iterator<Item = u32> {
         let changes = self.wal.iter().filter_map(|record| match record.what {
             What::Change(change) => Some(change),
-            What::Commit | What::Abort | What::Other => None,
+            _ => None,
         });
         let rows = changes.flat_map(|change| change.effects().filter_map(|(_, row)| row));
+        let made = self.wal.iter().filter_map(|record| match record.what {
+            What::Make { contents, .. } => Some(&self.made[contents]),
+            _ => None,
+        });
+        let rows = rows.chain(made.flat_map(|made| made.values().copied()));
         rows.flat_map(|row| [row.plain, row.toast])
     }
 

@@ -36,6 +36,8 @@ pub struct Session {
     /// The last version of each key in this stream.
     pub versions: BTreeMap<Key, u64>,
     pub mending: Option<Mending>,
+    /// The source has changed: another session is to begin.
+    pub ends: bool,
 }
 
 #[derive(Debug)]
@@ -82,6 +84,8 @@ enum Act {
     ComparePage(usize),
     LandPage(usize),
     RecordRepair,
+    PassFence,
+    LookAtSource,
 }
 
 impl Session {
@@ -109,6 +113,7 @@ impl Session {
             batches: Vec::new(),
             versions: BTreeMap::new(),
             mending: Mending::of(world, server, &state),
+            ends: false,
         })
     }
 
@@ -167,7 +172,15 @@ impl Session {
             }
         }
         acts.push(Act::Record);
+        if is_connected && world.design.source_is_watched && !world.source_is_as_recorded() {
+            acts.push(Act::LookAtSource);
+        }
         if let Some(mending) = &self.mending {
+            let waits = world.design.fences_wait_for_the_stream;
+            let flushed = waits.then(|| self.progress.flushed());
+            if is_connected && mending.may_pass_fence(server, flushed) {
+                acts.push(Act::PassFence);
+            }
             if is_connected && mending.may_begin_page() {
                 acts.push(Act::BeginPage);
             }
@@ -260,6 +273,8 @@ impl Session {
             Act::ComparePage(at) => self.compare_page(world, at),
             Act::LandPage(at) => self.land_page(world, at),
             Act::RecordRepair => self.record_repair(world),
+            Act::PassFence => self.pass_fence(world),
+            Act::LookAtSource => self.ends = true,
         }
     }
 }
@@ -278,7 +293,12 @@ impl World {
         match std::mem::replace(&mut self.process, Process::Down) {
             Process::Running(mut session) => {
                 session.step(self);
+                let ends = session.ends;
                 self.process = Process::Running(session);
+                if ends {
+                    self.owe_for_source();
+                    self.stop();
+                }
             }
             process @ (Process::Down | Process::Starting(_)) => {
                 self.process = process;

@@ -74,7 +74,7 @@ impl Server {
         let is_past = |record: &&Record| match record.what {
             What::Commit => record.end <= confirmed,
             What::Abort => true,
-            What::Change(_) | What::Other => false,
+            _ => false,
         };
         let past: Vec<u32> = self.wal.iter().filter(is_past).map(|record| record.xid).collect();
         let first = self

@@ -85,7 +85,7 @@ impl Session {
             let record = server.wal[self.decoded];
             self.decoded += 1;
             if record.what == What::Commit {
-                let changes = server.changes_of(record.xid).collect();
+                let changes = server.published_changes_of(record.xid).collect();
                 self.open = Some(Transaction { xid: record.xid, end: record.end, changes });
                 world.check_ok(self.progress.on_begin(Lsn(record.start)));
                 return;

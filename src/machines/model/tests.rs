@@ -76,6 +76,32 @@ fn tables_that_are_filled_equal_the_surviving_primary() {
     }
 }
 
+/// Rows that are hidden, of a table that is out of its publication, swapped or rewritten.
+const CHANGING: Design = Design { source_changes: true, ..RIGHT };
+
+#[test]
+fn a_source_that_changes_hides_nothing() {
+    for strategy in [GapStrategy::Repair, GapStrategy::Halt] {
+        holds(strategy, CHANGING, (seeds() / 4).max(500));
+    }
+}
+
+#[test]
+fn each_fault_about_a_source_that_changes_is_found() {
+    let now = Instant::now();
+    for (name, design) in [
+        ("nobody looks", Design { source_is_watched: false, ..CHANGING }),
+        ("the look first", Design { debt_before_look: false, ..CHANGING }),
+        ("no fence", Design { repairs_wait_at_a_fence: false, ..CHANGING }),
+        ("ahead of the stream", Design { fences_wait_for_the_stream: false, ..CHANGING }),
+    ] {
+        let shows = |seed: &u64| run(*seed, now, design, GapStrategy::Repair, false).0.is_err();
+        let found = (0..20_000).find(shows);
+        println!("{name}: {found:?}");
+        assert!(found.is_some(), "{name}: no seed shows it");
+    }
+}
+
 #[test]
 fn skip_is_right_about_what_changes_afterwards() {
     holds(GapStrategy::Skip, RIGHT, (seeds() / 4).max(500));

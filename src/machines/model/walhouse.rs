@@ -3,8 +3,9 @@
 use super::World;
 use super::clickhouse::Repair;
 use super::session::Session;
+use crate::machines::catalog::{self, Wanted};
 use crate::machines::lineage::{self, State, Verdict};
-use crate::machines::recovery::{self, Course, Debt};
+use crate::machines::recovery::{self, Course, Debt, GapStrategy};
 use crate::wal::Lsn;
 
 #[derive(Debug)]
@@ -87,7 +88,46 @@ impl World {
         };
     }
 
+    pub fn source_is_as_recorded(&self) -> bool {
+        let server = &self.servers[self.primary];
+        let Some((of, recorded)) = &self.clickhouse.source else { return true };
+        *of != server.system_identifier || *recorded == server.catalog()
+    }
+
+    /// Whether the source may have hidden rows since the last look.
+    fn may_hide_rows(&self) -> bool {
+        let server = &self.servers[self.primary];
+        let Some((of, recorded)) = &self.clickhouse.source else { return false };
+        if *of != server.system_identifier || self.clickhouse.state.is_none() {
+            return false;
+        }
+        let columns = [Wanted { name: "plain", is_optional: false }];
+        catalog::judge(recorded, &server.catalog(), &columns).may_hide_rows()
+    }
+
+    pub fn owe_for_source(&mut self) {
+        if self.may_hide_rows() && self.strategy != GapStrategy::Skip {
+            self.owe();
+        }
+    }
+
+    fn see_source(&mut self) {
+        let server = &self.servers[self.primary];
+        self.seen_source = Some((server.system_identifier, server.catalog()));
+    }
+
     fn judge(&mut self) -> Option<Step> {
+        self.see_source();
+        if self.design.source_is_watched {
+            if !self.design.debt_before_look {
+                self.clickhouse.source = self.seen_source.clone();
+            }
+            self.owe_for_source();
+        }
+        if !self.primary().is_published() {
+            self.say(|| "walhouse: the table is not published".into());
+            return None;
+        }
         let found = self.primary().identity();
         let slot = self.primary().slot;
         let state = self.clickhouse.state;
@@ -106,6 +146,10 @@ impl World {
             verdict = lineage::judge_landed(verdict, state, &found, highest);
         }
         let course = recovery::course(&verdict, self.strategy, &found, self.adopted);
+        let course = match self.design.source_is_watched && self.may_hide_rows() {
+            true => recovery::course_of_hidden(course, self.strategy),
+            false => course,
+        };
         let course = match self.design.debt_is_paid && self.owes_repair() {
             true => recovery::course_in_debt(course, self.strategy, self.debt()),
             false => course,
@@ -183,7 +227,11 @@ impl World {
                 let slot = self.servers[server].slot;
                 if let Some(slot) = slot.filter(|slot| !slot.invalidated) {
                     if !repair {
-                        self.skipped = self.skipped.max(Some(slot.confirmed_flush));
+                        // What was hidden until now stays hidden.
+                        let hidden = self.may_hide_rows();
+                        let now = Lsn(self.servers[server].insert_lsn());
+                        let from = if hidden { now } else { slot.confirmed_flush };
+                        self.skipped = self.skipped.max(Some(from));
                     }
                     Step::Shift { repair, found }
                 } else {
@@ -226,6 +274,7 @@ impl World {
             }
             Step::WriteState { state, repair } => {
                 self.say(|| format!("walhouse: {state:?}"));
+                self.clickhouse.source = self.seen_source.clone();
                 self.clickhouse.state = Some(state);
                 self.adopted = None;
                 match repair {
@@ -255,7 +304,12 @@ impl World {
         if !self.design.shift_is_raised && !is_fill {
             state.shift = before.map_or(0, |before| before.shift) + 1;
         }
-        let base = recovery::base_version(&state, &slot);
+        let at_fence = self.owes_repair() && !is_fill || self.may_hide_rows();
+        let waits = self.design.repairs_wait_at_a_fence && self.design.source_changes;
+        let base = match at_fence && waits {
+            true => 0,
+            false => recovery::base_version(&state, &slot),
+        };
         let State { system_identifier, shift, .. } = state;
         let (read, pruned, done) = (0, 0, !repair);
         let row = Repair { system_identifier, shift, base, read, pruned, done, is_fill };

@@ -83,7 +83,8 @@ impl World {
             }
             return;
         }
-        match self.prng.below(14) {
+        match self.prng.below(if self.design.source_changes { 18 } else { 14 }) {
+            14..=17 => self.alter(),
             0..=2 => self.promote(),
             3 => self.crash(),
             4 => self.go_to_stray(),
@@ -94,6 +95,28 @@ impl World {
             11 => self.adopt(),
             _ => self.end(),
         }
+    }
+
+    /// Statements of which the stream says nothing; some are undone after a while.
+    fn alter(&mut self) {
+        let is_published = self.primary().is_published();
+        let what = self.prng.below(4);
+        let (server, prng) = (&mut self.servers[self.primary], &mut self.prng);
+        match what {
+            0 | 1 => {
+                self.next_value += 1;
+                server.publish(prng, self.next_value, !is_published);
+                if is_published && prng.below(2) == 0 {
+                    for _ in 0..prng.below(12) {
+                        server.act(prng, &mut self.next_value);
+                    }
+                    self.next_value += 1;
+                    server.publish(prng, self.next_value, true);
+                }
+            }
+            what => server.make(prng, &mut self.next_value, what == 2),
+        }
+        self.say(|| format!("weather: altered, {what}"));
     }
 
     /// One of the primary, or one that was left behind on an older branch.
@@ -264,6 +287,11 @@ impl World {
                 return;
             }
             self.servers[self.primary].quiet(&mut self.prng);
+            if !self.primary().is_published() {
+                self.next_value += 1;
+                let (id, prng) = (self.next_value, &mut self.prng);
+                self.servers[self.primary].publish(prng, id, true);
+            }
             self.land_late();
             let was_up = self.walhouse_is_up();
             match &self.process {
@@ -271,7 +299,9 @@ impl World {
                 Process::Running(session) if session.server != self.primary => self.stop(),
                 Process::Running(session) if !session.is_connected(self) => self.stop(),
                 Process::Running(session)
-                    if self.late.is_empty() && session.is_settled(&self.servers[self.primary]) =>
+                    if self.late.is_empty()
+                        && session.is_settled(&self.servers[self.primary])
+                        && (!self.design.source_is_watched || self.source_is_as_recorded()) =>
                 {
                     return self.check_all_is_there();
                 }

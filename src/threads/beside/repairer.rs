@@ -132,7 +132,13 @@ fn catch_up(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Ended> {
     wait_until_flushed(&mut sql, shared, read, work::sql_deadline())?;
     drop(sql);
     recorder.show_catching_up();
-    while with.ground.position.flushed() < read.insert_lsn {
+    come_to(with, read.insert_lsn)
+}
+
+/// Waits until all that was committed below is durable in ClickHouse.
+fn come_to(with: &Repairer<'_>, lsn: Lsn) -> Result<Ended> {
+    let shared = with.ground.shared;
+    while with.ground.position.flushed() < lsn {
         if shared.rest(Instant::now() + LOOK_EVERY) != Pace::Running {
             return Ok(Ended::Told);
         }
@@ -144,8 +150,10 @@ fn catch_up(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Ended> {
 fn repair(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Ended> {
     if recorder.base_version() == AT_FENCE {
         match before::fence(with, || recorder.show_waiting())? {
-            Some(fence) => recorder.pass_fence(fence)?,
-            None => return Ok(Ended::Told),
+            // What is older has to be there to be compared: equal now, the stream may still bring
+            // what a row was before; gone, as with its partition, what there is to be buried.
+            Some(fence) if come_to(with, fence)? == Ended::Done => recorder.pass_fence(fence)?,
+            Some(_) | None => return Ok(Ended::Told),
         }
     }
     loop {
@@ -165,11 +173,7 @@ fn repair(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Ended> {
                 }
             }
             Position::Prune(done) => {
-                // Of a row that went without a word, as with its partition, the stream still brings
-                // what it was before: it has to be there to be buried.
-                if catch_up(with, recorder)? == Ended::Told
-                    || before::stand_still(with)? == Ended::Told
-                {
+                if before::stand_still(with)? == Ended::Told {
                     return Ok(Ended::Told);
                 }
                 let pass = PrunePass::plan(with, recorder.base_version(), done.as_ref())?;
