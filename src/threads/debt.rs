@@ -9,7 +9,7 @@ use crate::clickhouse::repairs::{self, INITIAL_BACKFILL, RepairRow, Status};
 use crate::clickhouse::state;
 use crate::config::ServiceConfig;
 use crate::error::Result;
-use crate::machines::lineage::{self, Fork, Verdict};
+use crate::machines::lineage::{self, Fork, Gap, Verdict};
 use crate::machines::recovery::{self, Course, Debt};
 use crate::wal::Lsn;
 
@@ -142,6 +142,8 @@ pub fn makes_debt(verdict: &Verdict, course: Course) -> bool {
             Verdict::ForeignCluster { .. }
                 | Verdict::ForeignDatabase { .. }
                 | Verdict::Diverged { why: Fork::Older, .. }
+                // Nothing was streamed yet, and it is seen until that slot is gone.
+                | Verdict::Gap { why: Gap::OlderThanPublication, .. }
         ),
         Course::Begin | Course::Continue { .. } => false,
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::support::clickhouse::DATABASE;
 use crate::support::oracle::{Scope, assert_same};
 use crate::support::program::{Program, Settings};
 use crate::support::sample;
@@ -31,8 +32,10 @@ fn assert_mended(stage: &Stage, program: &mut Program) {
     assert_eq!(program.metric(REPAIRED), Some(1.0), "{}", program.log());
 }
 
-/// While it is stopped the publication is dropped, changes come, and it is made again.
+/// While it is stopped the publication is dropped, changes come, and it is made again. Nothing
+/// tells of that: the state is one of before sources were recorded.
 fn make_again(stage: &Stage) {
+    stage.clickhouse.execute(&format!("TRUNCATE TABLE {DATABASE}.walhouse_sources"));
     stage.postgres.execute(&format!("DROP PUBLICATION {PUBLICATION}"));
     insert(stage, "between");
     stage.postgres.update("TaskRun", "before", &json!({"status": "CANCELED"}));
@@ -223,6 +226,27 @@ fn a_slot_that_is_older_than_its_publication_is_a_gap_on_a_first_start() {
     program.wait_for_log("gap: the slot is older than its publication");
     assert_eq!(program.log_lines("reconnecting in"), 0, "{}", program.log());
     assert_mended(&stage, &mut program);
+    program.stop();
+
+    // Under `halt` it stops, and its statement is enough.
+    let stage = Stage::own();
+    stage
+        .postgres
+        .execute(&format!("SELECT pg_create_logical_replication_slot('{RUNS_SLOT}', 'pgoutput')"));
+    insert(&stage, "between");
+    stage.postgres.execute(&format!("CREATE PUBLICATION {PUBLICATION} FOR TABLE \"TaskRun\""));
+    let settings = stage.settings_runs().with("REPLICATION_GAP_STRATEGY", "halt");
+    let mut program = Program::start(&settings);
+    program.wait_halted(&["runs"]);
+    let hint = program.wait_for_log("Run: SELECT pg_drop_replication_slot(");
+    let (_, statement) = hint.split_once("Run: ").unwrap();
+    stage.postgres.execute(statement.split_once(';').unwrap().0);
+    program.stop();
+    let mut program = Program::start(&settings);
+    program.wait_streaming(&["runs"]);
+    insert(&stage, "behind");
+    stage.settle(&mut program, &["runs"]);
+    assert_eq!(stage.clickhouse.count("task_runs_v2", "run_id = 'behind'"), 1);
     program.stop();
 
     // One that is younger, and one that was used since, is taken over as it is.
