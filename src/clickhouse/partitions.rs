@@ -1,10 +1,20 @@
 //! The partitions of a target table: what a question about all of it is cut into. Parts are merged
 //! and vanish; a partition stays, and so does what was said of it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::client::{Client, quote_bytes};
+use super::refusal::Refusal;
 use crate::error::{Error, ErrorKind, Result};
+use crate::machines::portions::TooMuch;
+
+/// A server that answers so soon is there, and the question before was too large for it.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
+/// TOO_MANY_ROWS, TIMEOUT_EXCEEDED, TOO_SLOW and TOO_MANY_BYTES: limits of a user's profile.
+const TOO_MUCH_READ: [u32; 4] = [158, 159, 160, 307];
+const MEMORY_LIMIT_EXCEEDED: u32 = 241;
+/// A server that says no to fewer ids than these does not do so for the length of the statement.
+const IDS_OF_LONG_STATEMENT: usize = 5_000;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Partition {
@@ -39,6 +49,22 @@ pub fn is_in<'p>(partitions: impl IntoIterator<Item = &'p str>) -> String {
         [only] => format!("_partition_id = {only}"),
         several => format!("_partition_id IN ({})", several.join(", ")),
     }
+}
+
+/// Whether a question about so many ids was too much for a server that is well.
+pub fn too_much(client: &mut Client, error: &Error, ids: usize, is_late: bool) -> Option<TooMuch> {
+    let refusal = error.cause().and_then(|cause| cause.downcast_ref::<Refusal>());
+    match refusal.map(|refusal| refusal.code) {
+        Some(code) if TOO_MUCH_READ.contains(&code) => return Some(TooMuch::Scan),
+        Some(MEMORY_LIMIT_EXCEEDED) => return Some(TooMuch::Statement),
+        // Its length alone: otherwise it is a table or a privilege that is missing.
+        Some(_) if ids <= IDS_OF_LONG_STATEMENT => return None,
+        Some(_) => {}
+        None if error.kind() == ErrorKind::Unreachable => {}
+        None => return None,
+    }
+    let why = if is_late { TooMuch::Scan } else { TooMuch::Statement };
+    client.ping(Instant::now() + GREETING_TIMEOUT).is_ok().then_some(why)
 }
 
 #[cfg(test)]

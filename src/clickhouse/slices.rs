@@ -4,9 +4,11 @@
 //!   partition 202611:   ... B1] (B1 ... B2] (B2 ...      by the sorting key
 //! ```
 //!
-//! The bounds come from a sample of the partition's rows. Whatever it said, every key is in a
-//! slice: the first has no beginning, the last no end, and between two of them stands "is after B"
-//! against "is not after B" of one and the same B. All versions of a key are in one slice.
+//! Bound after bound is found by reading on in the order of the table, so that no statement reads
+//! more than a slice, however large the partition is. A table that is sorted otherwise is sampled,
+//! which reads all of a partition's keys. Whatever was found, every key is in a slice: the first
+//! has no beginning, the last no end, and between two of them stands "is after B" against "is not
+//! after B" of one and the same B. All versions of a key are in one slice.
 //!
 //! The primary index knows nothing of a comparison of tuples and would read the whole partition
 //! (measured with 24.8 and 26.9), so it is written out column by column.
@@ -50,6 +52,8 @@ pub struct Slicer<'a> {
     target: &'a Target,
     /// All of [`Target::order_by`].
     columns: Vec<usize>,
+    /// The table is sorted by these very columns: where to read on is found in its index.
+    is_sorted: bool,
 }
 
 /// So many make a slice: of two thousand slices the largest is then about twice what it should be.
@@ -64,7 +68,10 @@ impl<'a> Slicer<'a> {
     pub fn new(client: &mut Client, target: &'a Target, deadline: Instant) -> Result<Slicer<'a>> {
         let shape = read_shape(client, target.table, deadline)?;
         let sorting_key = shape.map(|shape| shape.sorting_key).unwrap_or_default();
-        Ok(Slicer { target, columns: columns_by(target, &sorting_key) })
+        let columns = columns_by(target, &sorting_key);
+        let names: Vec<&str> = columns.iter().map(|&at| target.columns[at].name).collect();
+        let is_sorted = sorting_key == names.join(", ");
+        Ok(Slicer { target, columns, is_sorted })
     }
 
     pub fn partitions(&self, client: &mut Client, deadline: Instant) -> Result<Vec<Partition>> {
@@ -72,32 +79,90 @@ impl<'a> Slicer<'a> {
     }
 
     /// The partition's keys, or those after a bound, cut so that each slice has about `rows_max`
-    /// rows. Reads the key columns of the partition once.
+    /// rows; the first `count_max` slices of them, or some more. The last one has an end if others
+    /// come after it.
     pub fn slices(
         &self,
         client: &mut Client,
         partition: &Partition,
         after: Option<Bound>,
-        rows_max: u64,
-        deadline: Instant,
+        (rows_max, count_max): (u64, usize),
+        deadline: impl Fn() -> Instant,
     ) -> Result<Vec<Slice>> {
+        let (mut slices, mut after) = (Vec::new(), after);
+        let rows = rows_max.min(partition.rows);
+        let push = |slices: &mut Vec<Slice>, after, up_to| {
+            slices.push(Slice { partition_id: partition.id.clone(), after, up_to, rows });
+        };
+        if self.is_sorted {
+            let mut wanted = rows_max.max(1);
+            while rows_max < partition.rows && slices.len() < count_max {
+                let place = (partition.id.as_str(), after.as_ref());
+                let Some(bound) = self.read_on(client, place, wanted, deadline())? else { break };
+                if after.as_ref().is_none_or(|after| *after < bound) {
+                    push(&mut slices, after.replace(bound.clone()), Some(bound));
+                    wanted = rows_max.max(1);
+                } else {
+                    // Texts that are the same as far as a bound goes.
+                    wanted = wanted.saturating_mul(2);
+                }
+            }
+            if slices.len() < count_max {
+                push(&mut slices, after, None);
+            }
+            return Ok(slices);
+        }
         let bounds = match partition.rows <= rows_max {
             true => Vec::new(),
-            false => self.sample(client, &partition.id, after.as_ref(), rows_max, deadline)?,
-        };
-        let (mut slices, mut after) = (Vec::new(), after);
-        let mut push = |after, up_to| {
-            let rows = rows_max.min(partition.rows);
-            slices.push(Slice { partition_id: partition.id.clone(), after, up_to, rows });
+            false => self.sample(client, &partition.id, after.as_ref(), rows_max, deadline())?,
         };
         for bound in bounds {
             // One key of many versions may have filled several slices.
             if after.as_ref().is_none_or(|after| *after < bound) {
-                push(after.replace(bound.clone()), Some(bound));
+                push(&mut slices, after.replace(bound.clone()), Some(bound));
             }
         }
-        push(after, None);
+        push(&mut slices, after, None);
         Ok(slices)
+    }
+
+    /// The last key of so many rows of the partition that are after a bound; `None` where there are
+    /// fewer. ClickHouse reads these in the order of the table and no others.
+    fn read_on(
+        &self,
+        client: &mut Client,
+        (partition_id, after): (&str, Option<&Bound>),
+        rows: u64,
+        deadline: Instant,
+    ) -> Result<Option<Bound>> {
+        let name = |&at: &usize| quote_name(self.target.columns[at].name);
+        let order: Vec<String> = self.columns.iter().map(name).collect();
+        let values: Vec<String> = self.columns.iter().map(|&at| self.value(at)).collect();
+        let texts: Vec<String> = values.iter().map(|value| format!("toString({value})")).collect();
+        let sql = format!(
+            "SELECT {} FROM {} WHERE {} ORDER BY {} LIMIT 1 OFFSET {}",
+            texts.join(", "),
+            client.qualified(self.target.table),
+            self.is_in(partition_id, after),
+            order.join(", "),
+            rows.saturating_sub(1),
+        );
+        let settings = [("optimize_read_in_order", "1")];
+        let mut found = None;
+        client.query_each(&sql, &settings, deadline, |row| {
+            found = Some(self.bound(row)?);
+            Some(())
+        })?;
+        Ok(found)
+    }
+
+    /// What a bound has of a column.
+    fn value(&self, at: usize) -> String {
+        let name = quote_name(self.target.columns[at].name);
+        match self.target.columns[at].kind {
+            Kind::Millis => format!("toUnixTimestamp64Milli({name})"),
+            _ => format!("substring(toString({name}), 1, {BOUND_BYTES_MAX})"),
+        }
     }
 
     /// The keys of the slice whose latest row is alive and not above `version_max`.
@@ -173,13 +238,7 @@ impl<'a> Slicer<'a> {
     ) -> Result<Vec<Bound>> {
         let one_in = (rows_max / SAMPLED_ROWS_PER_SLICE).max(1);
         let per_slice = (rows_max / one_in).max(1);
-        let value = |(n, &at): (usize, &usize)| {
-            let name = quote_name(self.target.columns[at].name);
-            match self.target.columns[at].kind {
-                Kind::Millis => format!("toUnixTimestamp64Milli({name}) AS k{n}"),
-                _ => format!("substring(toString({name}), 1, {BOUND_BYTES_MAX}) AS k{n}"),
-            }
-        };
+        let value = |(n, &at): (usize, &usize)| format!("{} AS k{n}", self.value(at));
         let list = |texts: Vec<String>| texts.join(", ");
         let values = list(self.columns.iter().enumerate().map(value).collect());
         let texts = list((0..self.columns.len()).map(|n| format!("toString(k{n})")).collect());
@@ -257,7 +316,7 @@ mod tests {
     const RUNS: Runs = Runs { payloads: true, fingerprints: true };
 
     fn slicer<'a>(target: &'a Target, sorting_key: &str) -> Slicer<'a> {
-        Slicer { target, columns: columns_by(target, sorting_key) }
+        Slicer { target, columns: columns_by(target, sorting_key), is_sorted: false }
     }
 
     fn bound(slicer: &Slicer<'_>, text: &[u8]) -> Bound {

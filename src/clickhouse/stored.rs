@@ -5,10 +5,12 @@
 
 use std::collections::HashMap;
 use std::str::FromStr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::client::{Client, quote_bytes, quote_name};
+use super::partitions::{self, partitions, too_much};
 use crate::error::{Error, ErrorKind, Result};
+use crate::machines::portions::{Next, Search, Sizes};
 use crate::machines::removals::Found;
 use crate::rows::column::Values;
 use crate::rows::{Block, Shape, stored};
@@ -128,36 +130,73 @@ pub fn has_versions(target: &Target, is_present: impl Fn(usize) -> bool) -> bool
 }
 
 /// The highest version in the table; 0 of an empty one and of one without versions.
+///
+/// That column is read of the whole table, at once if that is answered in time, and else partition
+/// by partition: each statement has `timeout`, or a multiple of it where a partition takes longer,
+/// so that it ends at any size. `go_on` is asked before each.
 pub fn highest_version(
     client: &mut Client,
     target: &Target,
     shape: &Shape,
-    deadline: Instant,
+    timeout: Duration,
+    go_on: impl Fn() -> Result<()>,
 ) -> Result<u64> {
     if !shape.present[target.version] {
         return Ok(0);
     }
     let name = quote_name(target.columns[target.version].name);
-    let sql = format!("SELECT toString(max({name})) FROM {}", client.qualified(target.table));
-    match client.query(&sql, deadline)?.as_slice() {
-        [row] => match row.as_slice() {
-            [Some(version)] => version.parse().map_err(|_| malformed(target)),
-            _ => Err(malformed(target)),
-        },
-        _ => Err(malformed(target)),
+    let (mut sizes, mut highest, mut names) = (Sizes::new(1), 0, Vec::new());
+    let mut search = Search::new(&mut sizes, 1, true);
+    loop {
+        go_on()?;
+        let portion = match search.step() {
+            Next::Done => return Ok(highest),
+            Next::ListPartitions => {
+                let listed = partitions(client, target.table, Instant::now() + timeout)?;
+                search.on_partitions(listed.iter().map(|partition| partition.rows).collect());
+                names = listed.into_iter().map(|partition| partition.id).collect();
+                continue;
+            }
+            Next::Ask(portion) => portion,
+        };
+        let among: &[String] = portion.partitions.map_or(&[], |range| &names[range]);
+        let sql = format!(
+            "SELECT toString(max({name})) FROM {} WHERE {}",
+            client.qualified(target.table),
+            partitions::is_in(among.iter().map(String::as_str)),
+        );
+        let deadline = Instant::now() + timeout.saturating_mul(search.patience());
+        match client.query(&sql, deadline) {
+            Ok(rows) => {
+                let [row] = rows.as_slice() else { return Err(malformed(target)) };
+                let [Some(version)] = row.as_slice() else { return Err(malformed(target)) };
+                highest = highest.max(version.parse().map_err(|_| malformed(target))?);
+                search.on_answer();
+            }
+            Err(error) => match too_much(client, &error, 1, deadline <= Instant::now()) {
+                Some(why) => {
+                    log::debug!("{error}; asking for less at once");
+                    search.on_too_much(why);
+                }
+                None => return Err(error),
+            },
+        }
     }
 }
 
-/// Of the keys whose latest row is alive, about one in so many; which ones, `residue` says.
+/// Of the keys whose latest row in a partition is alive, about one in so many; which ones,
+/// `residue` says. In another partition a later one may not be.
 pub fn sample_of_live_keys(
     client: &mut Client,
     target: &Target,
+    partition_id: &str,
     one_in: u64,
     residue: u64,
     deadline: Instant,
 ) -> Result<Vec<LiveKey>> {
     let id = quote_name(target.id_name());
-    let condition = format!("cityHash64({id}) % {} = {residue}", one_in.max(1));
+    let place = partitions::is_in([partition_id]);
+    let condition = format!("{place} AND cityHash64({id}) % {} = {residue}", one_in.max(1));
     live_keys_where(client, target, &condition, deadline)
 }
 

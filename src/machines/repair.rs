@@ -68,6 +68,8 @@ pub struct Pieces {
     done_weight: u64,
     /// Of pieces that were done before this began.
     skipped_weight: u64,
+    /// Of what is not among these pieces: done before them, or not cut into pieces yet.
+    others_weight: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -91,7 +93,15 @@ impl Pieces {
             begun_at: now,
             done_weight: 0,
             skipped_weight,
+            others_weight: 0,
         }
+    }
+
+    /// These pieces are a part of the work: so much was done before them, and so much comes after.
+    pub fn among(mut self, before: u64, later: u64) -> Pieces {
+        self.skipped_weight += before;
+        self.others_weight = before + later;
+        self
     }
 
     /// The piece to work on next; `None` when all have been taken.
@@ -132,7 +142,7 @@ impl Pieces {
     }
 
     pub fn estimate(&self, now: Instant) -> Estimate {
-        let total: u64 = self.weights.iter().sum();
+        let total = self.weights.iter().sum::<u64>() + self.others_weight;
         let done = self.skipped_weight + self.done_weight;
         let fraction = if total == 0 { 1.0 } else { done as f64 / total as f64 };
         let left = (0 < self.done_weight).then(|| {
@@ -194,6 +204,17 @@ mod tests {
         assert_eq!(pieces.done(), 3);
         assert!(!pieces.on_done(2), "twice is once");
         assert!(pieces.on_done(3) && pieces.is_done());
+    }
+
+    #[test]
+    fn pieces_may_be_a_part_of_the_work() {
+        let t0 = Instant::now();
+        let mut pieces = Pieces::new(t0, vec![10, 10], 0).among(30, 50);
+        assert_eq!(pieces.estimate(t0).fraction, 0.3);
+        let first = pieces.take().unwrap();
+        pieces.on_done(first);
+        let estimate = pieces.estimate(t0 + Duration::from_secs(1));
+        assert_eq!((estimate.fraction, estimate.left), (0.4, Some(Duration::from_secs(6))));
     }
 
     #[test]

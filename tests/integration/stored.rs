@@ -31,8 +31,10 @@ fn connect(stage: &Stage) -> Client {
     Client::connect(&params).unwrap()
 }
 
+const SOON: Duration = Duration::from_secs(30);
+
 fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(30)
+    Instant::now() + SOON
 }
 
 /// Values of each kind; the first three are usual, then it gets strange.
@@ -157,7 +159,10 @@ fn what_was_written_is_the_same_and_every_other_value_another() {
             // A newer version, and a tombstone, are what is found then.
             let newer = &fill(mapping, 15, 9)[usize::from(target.order_by.len() == 1)];
             write(&mut client, target, newer, 3);
-            assert_eq!(highest_version(&mut client, target, shape(target), soon()).unwrap(), 9);
+            assert_eq!(
+                highest_version(&mut client, target, shape(target), SOON, || Ok(())).unwrap(),
+                9
+            );
             let live = all_live(&mut client, target, u64::MAX);
             assert_eq!(live.len(), block.rows());
             assert_eq!(all_live(&mut client, target, 5).len(), block.rows() - 3, "above it");
@@ -184,11 +189,58 @@ fn all_live(client: &mut Client, target: &Target, version_max: u64) -> Vec<tombs
     let slicer = Slicer::new(client, target, soon()).unwrap();
     let mut slices = Vec::new();
     for partition in slicer.partitions(client, soon()).unwrap() {
-        slices.extend(slicer.slices(client, &partition, None, 4, soon()).unwrap());
+        slices.extend(slicer.slices(client, &partition, None, (4, 1_000), soon).unwrap());
     }
     assert!(1 < slices.len(), "{slices:?}");
     let live = slices
         .iter()
         .flat_map(|slice| slicer.live_keys(client, slice, version_max, soon()).unwrap());
     live.collect()
+}
+
+/// As much as a user's profile may have read at once, if it is told so.
+const ROWS: u64 = 400_000;
+
+fn fill_two_months(stage: &Stage, client: &mut Client) -> &'static Target {
+    let [runs, _] = MAPPINGS[0].0.targets() else { panic!("two tables") };
+    tables::ensure(client, &tables::TASK_RUNS, true, soon()).unwrap();
+    stage.clickhouse.execute(&format!(
+        "INSERT INTO trigger_dev.task_runs_v2 (organization_id, project_id, environment_id, run_id, \
+         created_at, _version) SELECT 'o' || number % 7, 'p', 'e', toString(number), \
+         toDateTime64('2026-01-01 00:00:00', 3, 'UTC') + number * 10, number FROM numbers({ROWS})"
+    ));
+    runs
+}
+
+/// Goal: a start that has to know the highest version gets it at any size of the table.
+#[test]
+fn the_highest_version_is_found_where_the_table_cannot_be_read_at_once() {
+    let stage = Stage::own();
+    let mut client = connect(&stage);
+    let runs = fill_two_months(&stage, &mut client);
+    stage.clickhouse.set_profile("max_rows_to_read=300000");
+    let highest = highest_version(&mut client, runs, shape(runs), SOON, || Ok(())).unwrap();
+    assert_eq!(highest, ROWS - 1);
+}
+
+/// Goal: to plan a slice costs a slice, not the partition.
+#[test]
+fn slices_are_planned_without_reading_the_partition() {
+    let stage = Stage::own();
+    let mut client = connect(&stage);
+    let runs = fill_two_months(&stage, &mut client);
+    let slicer = Slicer::new(&mut client, runs, soon()).unwrap();
+    let partitions = slicer.partitions(&mut client, soon()).unwrap();
+    let largest = partitions.iter().max_by_key(|partition| partition.rows).unwrap();
+    assert!(200_000 < largest.rows, "{partitions:?}");
+    let read = |stage: &Stage| -> u64 {
+        let events = "SELECT value FROM system.events WHERE event = 'SelectedRows'";
+        stage.clickhouse.value(events).parse().unwrap()
+    };
+    let before = read(&stage);
+    let slices = slicer.slices(&mut client, largest, None, (2_000, 3), soon).unwrap();
+    let rows = read(&stage) - before;
+    assert_eq!(slices.len(), 3);
+    assert!(slices[2].up_to.is_some(), "others come after it");
+    assert!(rows < largest.rows / 2, "{rows} of {} rows were read", largest.rows);
 }

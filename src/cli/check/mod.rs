@@ -115,6 +115,7 @@ fn outlook(
         sql: &mut source.sql,
         connection,
         given_up: None,
+        may_write: &|| Ok(()),
     };
     Some(match resume::foresee(parties, &target.absent) {
         Ok(Foreseen::GoesOn(reason)) => Finding::ok("lineage", reason),

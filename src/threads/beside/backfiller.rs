@@ -17,7 +17,7 @@ use super::bystander::{Bystander, Progress, sql_deadline_now};
 use super::repairer::Repairer;
 use super::repairer::before::commits;
 use super::repairer::page;
-use super::repairer::prune_pass::{LOOKUP_KEYS, SLICE_ROWS_MAX, are_in_postgres};
+use super::repairer::prune_pass::{LOOKUP_KEYS, SLICES_AT_ONCE, are_in_postgres};
 use super::repairer::work::Worker;
 use crate::clickhouse::backfills::BackfillRow;
 use crate::clickhouse::slices::Slicer;
@@ -292,13 +292,18 @@ impl Backfiller<'_, '_> {
             }
             let slicer = Slicer::new(&mut worker.client, target, self.by.deadline())?;
             for partition in slicer.partitions(&mut worker.client, self.by.deadline())? {
-                let (client, deadline) = (&mut worker.client, self.by.deadline());
-                let slices = slicer.slices(client, &partition, None, SLICE_ROWS_MAX, deadline)?;
-                for slice in &slices {
-                    let live = worker.ask(|client, deadline| {
-                        slicer.keys_written_between(client, slice, low, high, deadline())
-                    })?;
-                    self.bury_gone(worker, index, &live)?;
+                let mut next = Some(None);
+                while let Some(after) = next {
+                    let (client, size) = (&mut worker.client, SLICES_AT_ONCE);
+                    let deadline = || self.by.deadline();
+                    let slices = slicer.slices(client, &partition, after, size, deadline)?;
+                    for slice in &slices {
+                        let live = worker.ask(|client, deadline| {
+                            slicer.keys_written_between(client, slice, low, high, deadline())
+                        })?;
+                        self.bury_gone(worker, index, &live)?;
+                    }
+                    next = slices.into_iter().next_back().and_then(|last| last.up_to).map(Some);
                 }
             }
         }

@@ -30,7 +30,7 @@ use crate::wal::Lsn;
 use prune_pass::PrunePass;
 use read_pass::ReadPass;
 use recorder::Recorder;
-use work::{Ended, work};
+use work::{Ended, Pass, work};
 
 pub(super) mod before;
 pub(super) mod page;
@@ -156,6 +156,7 @@ fn repair(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Ended> {
             Some(_) | None => return Ok(Ended::Told),
         }
     }
+    let mut rows_pruned = None;
     loop {
         match recorder.position() {
             Position::Read(read) => {
@@ -173,13 +174,19 @@ fn repair(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Ended> {
                 }
             }
             Position::Prune(done) => {
-                if before::stand_still(with)? == Ended::Told {
+                if rows_pruned.is_none() && before::stand_still(with)? == Ended::Told {
                     return Ok(Ended::Told);
                 }
-                let pass = PrunePass::plan(with, recorder.base_version(), done.as_ref())?;
-                if work(with, recorder, &pass)? == Ended::Told
-                    || catch_up(with, recorder)? == Ended::Told
-                {
+                let before = rows_pruned.unwrap_or(0);
+                let pass = PrunePass::plan(with, recorder.base_version(), done.as_ref(), before)?;
+                if work(with, recorder, &pass)? == Ended::Told {
+                    return Ok(Ended::Told);
+                }
+                rows_pruned = Some(before + pass.weights().iter().sum::<u64>());
+                if !pass.is_last() {
+                    continue;
+                }
+                if catch_up(with, recorder)? == Ended::Told {
                     return Ok(Ended::Told);
                 }
                 recorder.record(Status::Done)?;

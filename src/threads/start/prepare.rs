@@ -153,8 +153,9 @@ pub fn prepare(
             sql: &mut sql,
             connection: &mut connection,
             given_up: memory.undecodable.lock().given_up(),
+            may_write: &go_on,
         };
-        resume::resume(parties, &go_on)
+        resume::resume(parties)
     });
     // What a stop has cut short is no failure.
     let resumed = resumed.or_else(|error| go_on().and(Err(error)))?;

@@ -55,6 +55,8 @@ pub struct Parties<'a> {
     pub connection: &'a mut Connection,
     /// What lies in the slot and is not to be tried again.
     pub given_up: Option<Given>,
+    /// Whether the session may still write.
+    pub may_write: &'a dyn Fn() -> Result<()>,
 }
 
 /// Recorded in ClickHouse; rows may come.
@@ -67,15 +69,14 @@ pub struct Resumed {
     pub source: SourceRow,
 }
 
-/// `go_on` says whether the session may still write.
-pub fn resume(mut with: Parties<'_>, go_on: &impl Fn() -> Result<()>) -> Result<Resumed> {
+pub fn resume(mut with: Parties<'_>) -> Result<Resumed> {
     let (service, slot_name) = (with.service(), with.config.slot.as_str());
     let ahead = with.look_ahead(&[])?;
     let Outlook { recorded, repair, before, server, slot, verdict, course, debt, reason, .. } =
         ahead;
     let Outlook { database, recorded_database, .. } = ahead;
     let mut source = ahead.source.ok_or_else(|| bug("go on without a look at the source"))?;
-    go_on()?;
+    (with.may_write)()?;
     let mut is_usable = slot.is_some_and(|slot| !slot.invalidated);
     let mut revision = repair.as_ref().map_or(0, |row| row.revision);
     if debt.is_none() && makes_debt(&verdict, course) {
@@ -122,7 +123,7 @@ pub fn resume(mut with: Parties<'_>, go_on: &impl Fn() -> Result<()>) -> Result<
             }
         }
     };
-    go_on()?;
+    (with.may_write)()?;
     // Behind the debt, and before anything is confirmed.
     source.record(with.client, with.config.clickhouse.request_timeout)?;
     let mut row = StateRow {
@@ -514,8 +515,8 @@ impl Parties<'_> {
     fn highest_version(&mut self) -> Result<u64> {
         let mut highest = 0;
         for (target, shape) in self.mapping.targets().iter().zip(self.shapes) {
-            let deadline = self.deadline();
-            highest = highest.max(highest_version(self.client, target, shape, deadline)?);
+            let (timeout, go_on) = (self.config.clickhouse.request_timeout, self.may_write);
+            highest = highest.max(highest_version(self.client, target, shape, timeout, go_on)?);
         }
         Ok(highest)
     }

@@ -5,16 +5,16 @@
 //! own, and what one has found is kept while the next is tried again.
 
 use std::cell::Cell;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hashbrown::HashMap;
 
 use super::landing::Ground;
+use crate::clickhouse::Client;
 use crate::clickhouse::lookup::{find_live, find_sort_keys};
-use crate::clickhouse::partitions::partitions;
-use crate::clickhouse::{Client, Refusal};
-use crate::error::{Error, ErrorKind, Result};
-use crate::machines::portions::{Next, Search, Sizes, TooMuch};
+use crate::clickhouse::partitions::{partitions, too_much};
+use crate::error::Result;
+use crate::machines::portions::{Next, Search, Sizes};
 use crate::rows::Shape;
 use crate::services::assemble::{Found, Wanted, takes_deletes};
 use crate::services::fold::Folded;
@@ -23,14 +23,6 @@ use crate::services::tombstone::LiveKey;
 
 /// More than a statement holds, so that its length is what counts.
 const IDS_MAX: usize = 1 << 20;
-/// A server that answers so soon is there, and the question before was too large for it.
-const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
-/// TOO_MANY_ROWS, TIMEOUT_EXCEEDED, TOO_SLOW and TOO_MANY_BYTES: limits of a user's profile.
-const TOO_MUCH_READ: [u32; 4] = [158, 159, 160, 307];
-const MEMORY_LIMIT_EXCEEDED: u32 = 241;
-/// A server that says no to fewer ids than these does not do so for the length of the statement.
-const IDS_OF_LONG_STATEMENT: usize = 5_000;
-
 /// What a flusher knows, from batch to batch, of how much a table can be asked at once.
 pub struct LookUps {
     keys: Sizes,
@@ -186,20 +178,4 @@ fn search<T>(
             )?,
         }
     }
-}
-
-/// Whether the question was too much for a server that is well.
-fn too_much(client: &mut Client, error: &Error, ids: usize, is_late: bool) -> Option<TooMuch> {
-    let refusal = error.cause().and_then(|cause| cause.downcast_ref::<Refusal>());
-    match refusal.map(|refusal| refusal.code) {
-        Some(code) if TOO_MUCH_READ.contains(&code) => return Some(TooMuch::Scan),
-        Some(MEMORY_LIMIT_EXCEEDED) => return Some(TooMuch::Statement),
-        // Its length alone: otherwise it is a table or a privilege that is missing.
-        Some(_) if ids <= IDS_OF_LONG_STATEMENT => return None,
-        Some(_) => {}
-        None if error.kind() == ErrorKind::Unreachable => {}
-        None => return None,
-    }
-    let why = if is_late { TooMuch::Scan } else { TooMuch::Statement };
-    client.ping(Instant::now() + GREETING_TIMEOUT).is_ok().then_some(why)
 }

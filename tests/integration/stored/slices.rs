@@ -118,7 +118,7 @@ impl Table {
         let partitions = slicer.partitions(client, soon()).unwrap();
         let mut found = Vec::new();
         for partition in &partitions {
-            let slices = slicer.slices(client, partition, None, ROWS_MAX, soon()).unwrap();
+            let slices = slicer.slices(client, partition, None, (ROWS_MAX, 10_000), soon).unwrap();
             let keys: Vec<Vec<Live>> =
                 slices.iter().map(|slice| live(client, &slicer, slice)).collect();
             self.check_resumes(client, &slicer, (partition, &slices), &keys);
@@ -150,7 +150,7 @@ impl Table {
             let named = slicer.name(up_to);
             let after = slicer.recall(&named);
             assert_eq!(after.as_ref(), Some(up_to));
-            let rest = slicer.slices(client, partition, after, ROWS_MAX, soon()).unwrap();
+            let rest = slicer.slices(client, partition, after, (ROWS_MAX, 10_000), soon).unwrap();
             let mut rest: Vec<Live> =
                 rest.iter().flat_map(|slice| live(client, slicer, slice)).collect();
             let mut expected: Vec<Live> = keys[done..].iter().flatten().cloned().collect();

@@ -22,7 +22,11 @@ use crate::services::tombstone::{self, Key, LiveKey};
 use crate::wal::Datum;
 
 /// The keys of a slice are held at once: some MB.
-pub const SLICE_ROWS_MAX: u64 = 20_000;
+const SLICE_ROWS_MAX: u64 = 20_000;
+/// Of so many rows, and so many of them, where they are read one after the other.
+pub const SLICES_AT_ONCE: (u64, usize) = (SLICE_ROWS_MAX, 100);
+/// Planned at a time: a plan takes a statement for each, and is held in memory.
+const PIECES_PLANNED: usize = 1_000;
 /// Looked up in Postgres under one snapshot.
 pub const LOOKUP_KEYS: usize = 500;
 
@@ -41,18 +45,24 @@ pub struct PrunePass {
     /// What an earlier run did.
     done: Option<Pruned>,
     base_version: u64,
+    /// Rows of the pieces before these, and about how many there are behind them.
+    others: (u64, u64),
+    is_last: bool,
 }
 
 impl PrunePass {
+    /// The next pieces behind what is done; `before` says how many rows that were.
     pub fn plan(
         with: &Repairer<'_>,
         base_version: u64,
         done: Option<&Pruned>,
+        before: u64,
     ) -> Result<PrunePass> {
         let ground = with.ground;
         let mut client = Client::connect(ground.clickhouse)?;
         let deadline = || Instant::now() + ground.clickhouse.request_timeout;
         let (mut slicers, mut pieces) = (Vec::new(), Vec::new());
+        let (mut later, mut is_last) = (0_u64, true);
         for (index, (target, shape)) in with.mapping.targets().iter().zip(with.shapes).enumerate() {
             let slicer = Slicer::new(&mut client, target, deadline())?;
             // A table without them cannot forget.
@@ -71,21 +81,39 @@ impl PrunePass {
                     (Ordering::Equal, Some(up_to)) => slicer.recall(up_to),
                     (Ordering::Equal, None) | (Ordering::Less, _) => continue,
                 };
-                // Each of them is read for its sample.
+                let room = PIECES_PLANNED - pieces.len().min(PIECES_PLANNED);
+                if room == 0 {
+                    (later, is_last) = (later + partition.rows, false);
+                    continue;
+                }
                 ground.shared.go_on()?;
-                let slices =
-                    slicer.slices(&mut client, &partition, after, SLICE_ROWS_MAX, deadline())?;
+                let size = (SLICE_ROWS_MAX, room);
+                let slices = slicer.slices(&mut client, &partition, after, size, deadline)?;
+                if slices.last().is_some_and(|last| last.up_to.is_some()) {
+                    let planned: u64 = slices.iter().map(|slice| slice.rows).sum();
+                    (later, is_last) = (later + partition.rows.saturating_sub(planned), false);
+                }
                 pieces.extend(slices.into_iter().map(|slice| (index, slice)));
             }
             slicers.push(slicer);
         }
-        Ok(PrunePass { slicers, pieces, done: done.cloned(), base_version })
+        let others = (before, later);
+        Ok(PrunePass { slicers, pieces, done: done.cloned(), base_version, others, is_last })
+    }
+
+    /// Nothing comes after these pieces.
+    pub fn is_last(&self) -> bool {
+        self.is_last
     }
 }
 
 impl Pass for PrunePass {
     fn weights(&self) -> Vec<u64> {
         self.pieces.iter().map(|(_, slice)| slice.rows.max(1)).collect()
+    }
+
+    fn others(&self) -> (u64, u64) {
+        self.others
     }
 
     fn do_piece(

@@ -35,6 +35,11 @@ pub trait Pass: Sync {
         piece: usize,
     ) -> Result<Ended>;
 
+    /// What was done before these pieces, and what comes after them, where they are not all.
+    fn others(&self) -> (u64, u64) {
+        (0, 0)
+    }
+
     /// Where the repair is once so many pieces from the first are done.
     fn position(&self, done: usize) -> Position;
 }
@@ -102,8 +107,9 @@ struct Bench<'a> {
 pub fn work(with: &Repairer<'_>, recorder: &Recorder<'_>, pass: &dyn Pass) -> Result<Ended> {
     let weights = pass.weights();
     let count = weights.len();
+    let (before, later) = pass.others();
     let bench = Bench {
-        pieces: Mutex::new(Pieces::new(Instant::now(), weights, 0)),
+        pieces: Mutex::new(Pieces::new(Instant::now(), weights, 0).among(before, later)),
         failure: Mutex::new(None),
         recorder,
     };

@@ -9,7 +9,7 @@ use crate::postgres::source_table::TableName;
 use crate::postgres::table_reader::{self, Page, Part, Request, Rows, Tid};
 use crate::services::tombstone::LiveKey;
 use crate::threads::beside::bystander::{Progress, sql_deadline_now};
-use crate::threads::beside::repairer::prune_pass::{LOOKUP_KEYS, SLICE_ROWS_MAX, are_in_postgres};
+use crate::threads::beside::repairer::prune_pass::{LOOKUP_KEYS, SLICES_AT_ONCE, are_in_postgres};
 use crate::threads::beside::repairer::work::Worker;
 use crate::threads::shared::stopped;
 
@@ -110,21 +110,30 @@ impl Verifier<'_, '_> {
                 let rows: u64 = partitions.iter().map(|partition| partition.rows).sum();
                 let one_in = (rows / wanted.max(1)).max(1);
                 let residue = fastrand::u64(..one_in);
-                let live = worker.ask(|client, deadline| {
-                    stored::sample_of_live_keys(client, target, one_in, residue, deadline())
-                })?;
-                self.look_up(worker, index, &live)?;
+                // One after the other: no statement reads the whole table.
+                for partition in &partitions {
+                    let live = worker.ask(|client, deadline| {
+                        let (id, deadline) = (&partition.id, deadline());
+                        stored::sample_of_live_keys(client, target, id, one_in, residue, deadline)
+                    })?;
+                    self.look_up(worker, index, &live)?;
+                }
                 continue;
             }
             for (done, partition) in partitions.iter().enumerate() {
-                let (client, deadline) = (&mut worker.client, self.by.deadline());
-                let slices = slicer.slices(client, partition, None, SLICE_ROWS_MAX, deadline)?;
-                for slice in &slices {
-                    self.tell("keys", done, partitions.len(), self.report.keys_compared);
-                    let live = worker.ask(|client, deadline| {
-                        slicer.live_keys(client, slice, u64::MAX, deadline())
-                    })?;
-                    self.look_up(worker, index, &live)?;
+                let mut next = Some(None);
+                while let Some(after) = next {
+                    let (client, size) = (&mut worker.client, SLICES_AT_ONCE);
+                    let deadline = || self.by.deadline();
+                    let slices = slicer.slices(client, partition, after, size, deadline)?;
+                    for slice in &slices {
+                        self.tell("keys", done, partitions.len(), self.report.keys_compared);
+                        let live = worker.ask(|client, deadline| {
+                            slicer.live_keys(client, slice, u64::MAX, deadline())
+                        })?;
+                        self.look_up(worker, index, &live)?;
+                    }
+                    next = slices.into_iter().next_back().and_then(|last| last.up_to).map(Some);
                 }
             }
         }
