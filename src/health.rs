@@ -6,7 +6,7 @@
 mod changes;
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
@@ -17,6 +17,8 @@ use crate::secret::Mask;
 
 pub use changes::{Change, Changes};
 
+/// A drain has a deadline well below this; one that is longer hangs.
+const DRAINING_MAX: Duration = Duration::from_secs(60);
 /// Up to this attempt backing off is weather. With the default delays it is reached after seconds,
 /// so a restart of a server stays unnoticed and a failover that drags on does not.
 const ATTEMPTS_HEALTHY: u32 = 3;
@@ -296,7 +298,13 @@ impl Entry {
                 )),
                 _ => None,
             },
-            ServiceHealth::StandingBy | ServiceHealth::Draining => None,
+            ServiceHealth::StandingBy => None,
+            ServiceHealth::Draining => {
+                let lasted = now.saturating_duration_since(self.since);
+                (DRAINING_MAX < lasted).then(|| {
+                    with_cause(format!("`{name}` is still draining after {} s", lasted.as_secs()))
+                })
+            }
             ServiceHealth::Starting | ServiceHealth::BackingOff { .. }
                 if *attempts <= ATTEMPTS_HEALTHY =>
             {
@@ -423,6 +431,16 @@ mod tests {
             (ServiceHealth::Streaming, 200),
             (ServiceHealth::Draining, 200),
         ]);
+    }
+
+    #[test]
+    fn a_drain_without_end_is_not_healthy() {
+        let health = Health::new(Arc::new(Metrics::new(&["runs"])));
+        health.publish("runs", ServiceHealth::Draining);
+        let entry = health.services.lock()[0].clone();
+        assert_eq!(entry.unhealthy(entry.since + DRAINING_MAX), None);
+        let later = entry.since + DRAINING_MAX + Duration::from_secs(1);
+        assert_eq!(entry.unhealthy(later).as_deref(), Some("`runs` is still draining after 61 s"));
     }
 
     #[test]

@@ -82,7 +82,7 @@
 //! | [`rows`] | columns, order, Native encoding |
 //! | [`wal`] | LSNs, times, relations, tuples and their codecs |
 //!
-//! [`error`], [`finding`] and [`secret`] are words for all; [`metrics`] and [`health`] are for
+//! [`error`], [`finding`], [`halt`] and [`secret`] are words for all; [`metrics`] and [`health`] are for
 //! `threads` and `cli`.
 //!
 //! # Invariants: what is absent
@@ -98,6 +98,7 @@
 
 pub mod error;
 pub mod finding;
+pub mod halt;
 pub mod health;
 pub mod metrics;
 pub mod secret;

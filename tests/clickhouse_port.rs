@@ -24,6 +24,7 @@ use walhouse::clickhouse::{
     Client, InsertError, Params, Refusal, own_tables, refusal, refused, state, tables,
 };
 use walhouse::error::{Error, ErrorKind};
+use walhouse::halt::Halt;
 use walhouse::secret::Secret;
 use walhouse::services::mapping::BareKey;
 use walhouse::wal::Lsn;
@@ -136,6 +137,7 @@ fn place() -> Place {
         keep_alive_idle: None,
         connections_max: 2,
         insert_strategy: InsertStrategy::Insert,
+        halt: Halt::default(),
     };
     let mut client = Client::connect(&params).unwrap();
     let database = quote_name(&params.database);
@@ -871,6 +873,7 @@ fn params_of(endpoint: String) -> Params {
         keep_alive_idle: None,
         connections_max: 1,
         insert_strategy: InsertStrategy::Insert,
+        halt: Halt::default(),
     }
 }
 

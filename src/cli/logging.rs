@@ -2,12 +2,21 @@
 //!
 //! A thread belongs to the service after the `/` of its name; other threads have the most talkative
 //! level of all. No variable but ours is read: `RUST_LOG` has no effect.
+//!
+//! Nobody waits for stderr: lines go through a bounded queue to a thread that writes. While whoever
+//! should read them does not, lines are dropped, and how many is told once he reads again.
 
 use std::io::Write;
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use log::{LevelFilter, Log, Metadata, Record};
 
+use super::log_queue::LogQueue;
 use crate::config::{Config, ServiceConfig, ServiceName};
+
+/// At the end of the process, for a stderr that is not read.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Everything logged after this is written. A second call changes nothing.
 pub fn init(config: &Config) {
@@ -20,6 +29,7 @@ fn init_for(services: &[ServiceConfig]) {
     // `env_logger` writes and stamps; which lines are written is decided here, by thread.
     let writer = env_logger::Builder::new()
         .filter_level(most)
+        .target(env_logger::Target::Pipe(Box::new(Queued)))
         .format(|out, record| {
             let time = out.timestamp_millis();
             let thread = std::thread::current();
@@ -29,6 +39,31 @@ fn init_for(services: &[ServiceConfig]) {
         .build();
     if log::set_boxed_logger(Box::new(Logger { levels, writer })).is_ok() {
         log::set_max_level(most);
+        // The default hook writes to stderr itself, and a thread that panics must not wait for it.
+        std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
+    }
+}
+
+static QUEUE: OnceLock<LogQueue> = OnceLock::new();
+
+/// What was logged is written, or a moment is over.
+pub fn flush() {
+    if let Some(queue) = QUEUE.get() {
+        queue.flush(FLUSH_TIMEOUT);
+    }
+}
+
+/// A line for the queue; the formatter writes each at once.
+struct Queued;
+
+impl Write for Queued {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        QUEUE.get_or_init(|| LogQueue::start(std::io::stderr())).push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

@@ -7,7 +7,8 @@ mod check;
 mod config;
 mod env_file;
 mod help;
-pub mod logging;
+pub mod log_queue;
+mod logging;
 mod progress;
 mod run;
 mod status;
@@ -31,6 +32,12 @@ pub const EXIT_USAGE: u8 = 64;
 
 /// `arguments` with the name of the program.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let code = run_command(arguments);
+    logging::flush();
+    code
+}
+
+fn run_command(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let given: Vec<OsString> = arguments.into_iter().collect();
     let arguments = match Arguments::try_parse_from(&given) {
         Ok(arguments) => arguments,

@@ -21,6 +21,7 @@ use super::text::{BytesRow, each_row, parse_rows};
 pub use super::text::{quote_bytes, quote_name};
 use super::transport::{Failure, Transport, certificate_hint};
 use crate::error::{Error, ErrorKind, Result};
+use crate::halt::Halt;
 
 /// One row of an answer; `None` is NULL.
 pub type TextRow = Vec<Option<String>>;
@@ -81,6 +82,12 @@ impl Client {
         let generation = params.hosts.generation();
         let transport = Transport::new(params, params.hosts.endpoint(generation))?;
         Ok(Client { params: params.clone(), transport, generation, unknown: Unknown::default() })
+    }
+
+    /// From now on requests are given up when this says so.
+    pub fn set_halt(&mut self, halt: &Halt) {
+        self.params.halt = halt.clone();
+        self.transport.halt = halt.clone();
     }
 
     /// The database of the target tables and of our own.
@@ -351,6 +358,10 @@ impl Client {
                 // The whole answer is ready before its status line is sent.
                 ("wait_end_of_query", "1"),
             ];
+            // The caller's come last and win.
+            for setting in self.unknown.of_statement() {
+                parameters.push(setting);
+            }
             parameters.extend_from_slice(settings);
             let bytes_max = (2 * sql.len()).to_string();
             if STATEMENT_BYTES_PLAIN < sql.len() {
@@ -420,6 +431,17 @@ impl Client {
                     (unreachable, why, foreign.cause(), Some(foreign.hint()))
                 }
             },
+            Err(Failure::Halted) => {
+                // The server may be well; half of the request is nobody's, though.
+                let error = Error::new(ErrorKind::Stopped, doing).because("told to give it up");
+                return Err(match Transport::new(&self.params, self.endpoint()) {
+                    Ok(transport) => {
+                        self.transport = transport;
+                        NoAnswer { error, why: Why::Away }
+                    }
+                    Err(error) => NoAnswer { error, why: Why::Away },
+                });
+            }
             Err(Failure::Late) => {
                 (unreachable, Why::Large, "no answer in time".to_owned(), Some(LATE_HINT))
             }

@@ -1,7 +1,9 @@
-//! The settings that go with every INSERT, and which of them a server may not know.
+//! The settings that go with every INSERT beside [`settings`](super::settings), and which of all of
+//! them a server may not know.
 
 use super::params::{InsertStrategy, Params, Quorum};
 use super::refusal::Refusal;
+use super::settings::{self, STATEMENT_SETTINGS};
 
 /// What every INSERT relies on, said each time: defaults differ between versions (`async_insert`
 /// and `input_format_skip_unknown_fields` were turned on in 2026) and profiles can change them.
@@ -66,15 +68,29 @@ impl Unknown {
         };
         let names = OPTIONAL_SETTINGS.iter().map(|(name, _)| *name);
         let names = names.chain([JSON_TYPE_OLD, DEDUPLICATE]);
+        let names = names.chain(settings::names());
         let Some(name) = names.into_iter().find(|name| *name == refused) else {
             return false;
         };
         if self.contains(name) || caller.iter().any(|(sent, _)| *sent == name) {
             return false;
         }
-        log::warn!("clickhouse does not know the setting `{name}`; it is left out from now on");
+        match settings::names().any(|of_all| of_all == name) {
+            // Nobody can have changed it there.
+            true => log::debug!("clickhouse does not know the setting `{name}`; it is left out"),
+            false => {
+                log::warn!(
+                    "clickhouse does not know the setting `{name}`; it is left out from now on"
+                );
+            }
+        }
         self.0.push(name);
         true
+    }
+
+    /// Of every statement, as far as the server knows them.
+    pub fn of_statement(&self) -> impl Iterator<Item = (&'static str, &'static str)> + '_ {
+        STATEMENT_SETTINGS.iter().copied().filter(|(name, _)| !self.contains(name))
     }
 }
 
@@ -95,7 +111,8 @@ pub fn of_insert(
         ],
     };
     let optional = OPTIONAL_SETTINGS.iter().filter(|(name, _)| !unknown.contains(name));
-    let mut settings: Vec<(&str, &str)> = INSERT_SETTINGS.to_vec();
+    let mut settings: Vec<(&str, &str)> = unknown.of_statement().collect();
+    settings.extend_from_slice(INSERT_SETTINGS);
     settings.extend_from_slice(strategy);
     settings.extend(optional);
     if unknown.contains(JSON_TYPE) && !unknown.contains(JSON_TYPE_OLD) {

@@ -18,6 +18,7 @@ pub mod refusal;
 pub mod refused;
 pub mod repairs;
 pub mod running;
+mod settings;
 pub mod slices;
 pub mod sources;
 pub mod state;

@@ -10,6 +10,7 @@ use percent_encoding::percent_decode_str;
 use url::{Host, Url};
 
 use super::hosts::Hosts;
+use crate::halt::Halt;
 use crate::secret::Secret;
 
 /// Where the tables live; fixed, for whoever reads them expects them there.
@@ -35,6 +36,8 @@ pub struct Params {
     pub cluster: Option<String>,
     /// An insert counts when so many replicas have it.
     pub quorum: Option<Quorum>,
+    /// When a request is given up before its answer.
+    pub halt: Halt,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,6 +174,7 @@ impl Params {
             insert_strategy: InsertStrategy::Insert,
             cluster: None,
             quorum: None,
+            halt: Halt::default(),
         };
         Ok((params, warnings))
     }

@@ -20,6 +20,7 @@ use url::Url;
 use super::answer::Answer;
 use super::params::Params;
 use crate::error::{Error, ErrorKind, Result};
+use crate::halt::Halt;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
@@ -38,6 +39,7 @@ pub struct Transport {
     http: Kind,
     url: Url,
     headers: Vec<(&'static str, String)>,
+    pub halt: Halt,
 }
 
 enum Kind {
@@ -49,6 +51,8 @@ enum Kind {
 #[derive(Debug)]
 pub enum Failure {
     Late,
+    /// Whoever waits was told to give it up.
+    Halted,
     /// Nobody was reached: nothing was sent.
     Connect(String),
     /// The connection ended amid a request or an answer.
@@ -105,7 +109,7 @@ impl Transport {
         if !params.keep_alive {
             headers.push((CONNECTION.as_str(), "close".to_owned()));
         }
-        Ok(Transport { runtime: Some(runtime), http, url, headers })
+        Ok(Transport { runtime: Some(runtime), http, url, headers, halt: params.halt.clone() })
     }
 
     /// Sends a statement.
@@ -179,11 +183,33 @@ impl Transport {
             // were closed meanwhile, and one to take them out of the pool.
             tokio::task::yield_now().await;
             tokio::task::yield_now().await;
-            let result = tokio::time::timeout_at(deadline.into(), request).await;
+            let result = self.until(deadline, request).await;
             // The connection goes back to the pool in a task of its own; let it.
             tokio::task::yield_now().await;
-            result.unwrap_or(Err(Failure::Late))
+            result
         })
+    }
+}
+
+impl Transport {
+    /// The answer, by the deadline, and unless nobody wants it any more.
+    async fn until<T>(
+        &self,
+        deadline: Instant,
+        request: impl Future<Output = std::result::Result<T, Failure>>,
+    ) -> std::result::Result<T, Failure> {
+        let mut request = std::pin::pin!(request);
+        loop {
+            if self.halt.is_due() {
+                return Err(Failure::Halted);
+            }
+            let look_at = deadline.min(Instant::now() + Halt::LOOK_EVERY);
+            match tokio::time::timeout_at(look_at.into(), &mut request).await {
+                Ok(result) => return result,
+                Err(_) if deadline <= Instant::now() => return Err(Failure::Late),
+                Err(_) => {}
+            }
+        }
     }
 }
 

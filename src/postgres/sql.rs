@@ -161,6 +161,7 @@ impl Sql {
         if waited.is_zero() {
             return Ok(Err(SqlError::new(ErrorKind::Unreachable, "no time left to try it")));
         }
+        has_descriptors()?;
         let mut config = Client::configure();
         config
             .user(&params.user)
@@ -449,6 +450,20 @@ pub fn ident(name: &str) -> String {
 /// Quotes a value.
 pub fn literal(value: &str) -> String {
     postgres_protocol::escape::escape_literal(value)
+}
+
+/// The crate makes a runtime of its own for each connection, and panics where there are no file
+/// descriptors for it: so as many are tried for first.
+fn has_descriptors() -> Result<()> {
+    const NEEDED: usize = 8;
+    let refused = |cause: std::io::Error| {
+        Error::new(ErrorKind::Unreachable, "open a connection to Postgres")
+            .because(cause)
+            .hint("Raise the limit of open files: LimitNOFILE of the unit, or `ulimit -n`.")
+    };
+    let files: std::io::Result<Vec<_>> =
+        (0..NEEDED).map(|_| std::fs::File::open("/dev/null")).collect();
+    files.map(drop).map_err(refused)
 }
 
 pub(super) fn protocol(cause: impl Display) -> SqlError {

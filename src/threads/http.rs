@@ -20,8 +20,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::CONTENT_TYPE;
 use crate::overview::page;
 
-/// Many more than scrapers and probes, few enough to cost nothing.
+/// Many more than scrapers and probes, few enough to cost nothing. Whoever comes then takes the
+/// place of the oldest, who has had his time: a place is kept for whoever asks quickly.
 const CONNECTIONS_MAX: usize = 16;
+/// Those who have to go end within a moment; no more of them than this.
+const THREADS_MAX: usize = 64;
+/// Enough for whoever asks at once.
+const PLACE_KEPT_FOR: Duration = Duration::from_millis(50);
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 const HEADERS_MAX: usize = 64;
 /// For the whole request, however its bytes trickle in.
@@ -112,6 +117,9 @@ struct Port {
 struct Client {
     stream: Weak<TcpStream>,
     thread: JoinHandle<()>,
+    since: Instant,
+    /// Its place went to somebody else.
+    is_cut: bool,
 }
 
 impl Port {
@@ -129,11 +137,12 @@ impl Port {
             match accepted {
                 Ok((stream, _)) => {
                     accept_works = true;
-                    if clients.len() < CONNECTIONS_MAX {
-                        clients.extend(self.serve_on_thread(stream));
-                    } else {
+                    if THREADS_MAX <= clients.len() {
                         turn_away(stream);
+                        continue;
                     }
+                    make_room(&mut clients, Instant::now());
+                    clients.extend(self.serve_on_thread(stream));
                 }
                 Err(e) if is_timeout(&e) => {}
                 Err(e) => {
@@ -165,11 +174,29 @@ impl Port {
             .name("http_client".to_owned())
             .spawn(move || serve(&stream, &board, deadline));
         match thread {
-            Ok(thread) => Some(Client { stream: weak, thread }),
+            Ok(thread) => {
+                Some(Client { stream: weak, thread, since: Instant::now(), is_cut: false })
+            }
             Err(e) => {
                 log::warn!("start thread for http connection: {e}");
                 None
             }
+        }
+    }
+}
+
+/// Cuts the oldest connections, as many as are too many.
+fn make_room(clients: &mut [Client], now: Instant) {
+    let open = clients.iter().filter(|client| !client.is_cut).count();
+    let over = (open + 1).saturating_sub(CONNECTIONS_MAX);
+    // In the order in which they came.
+    let old = clients.iter_mut().filter(|client| {
+        !client.is_cut && PLACE_KEPT_FOR <= now.saturating_duration_since(client.since)
+    });
+    for client in old.take(over) {
+        client.is_cut = true;
+        if let Some(stream) = client.stream.upgrade() {
+            let _ = stream.shutdown(Shutdown::Both);
         }
     }
 }
@@ -194,7 +221,8 @@ fn turn_away(stream: TcpStream) {
     }
     // Best effort, the close below is answer enough.
     let _ = (&stream).read(&mut [0; 1024]);
-    let _ = (&stream).write(&Response::text(503, "too many connections\n").encode());
+    // Not 503, which says of `/healthz` that a service is unhealthy.
+    let _ = (&stream).write(&Response::text(429, "too many connections\n").encode());
     let _ = stream.shutdown(Shutdown::Write);
 }
 
@@ -352,6 +380,7 @@ impl Response {
             404 => "Not Found",
             405 => "Method Not Allowed",
             408 => "Request Timeout",
+            429 => "Too Many Requests",
             431 => "Request Header Fields Too Large",
             503 => "Service Unavailable",
             _ => "",

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::shared::{Pace, Shared, stopped};
 use crate::clickhouse::Refusal;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::Outage;
 
 const TRIES_OF_TABLES: u32 = 2;
@@ -50,7 +50,9 @@ impl<'a> Episode<'a> {
     /// Waits, longer each time. An error: the session is given up, or, where the tables are not
     /// what it found, from the third attempt on, since another host may have them.
     pub fn on_failed(&mut self, error: Error) -> Result<()> {
-        if TRIES_OF_TABLES <= self.attempts && is_of_tables(&error) {
+        let is_over = TRIES_OF_TABLES <= self.attempts && is_of_tables(&error);
+        // Or told to stop amid it.
+        if is_over || error.kind() == ErrorKind::Stopped {
             self.end();
             return Err(error);
         }

@@ -21,7 +21,7 @@ use super::beside::repairer::{self, Repairer};
 use super::coordinator::Event;
 use super::lease_watch::LeaseWatch;
 use super::outage::Delays;
-use super::shared::{PanicGuard, Shared, stopped};
+use super::shared::{Pace, PanicGuard, Shared, stopped};
 use super::start::prepare::{self, Prepared};
 use super::stream::batch::ChangeAt;
 use super::stream::batcher::{self, Batcher};
@@ -36,6 +36,7 @@ use super::watch::source_watch::{self, SourceWatch};
 use super::watch::table_watch::{self, TableWatch};
 use super::watch::wal_watch::{self, WalWatch};
 use super::{Memory, spawn_named};
+use crate::clickhouse;
 use crate::config::ServiceConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::health::Health;
@@ -206,9 +207,14 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
         metrics,
         position: &position,
     };
+    // Whoever waits for ClickHouse hears that the work in hand is given up.
+    let abandoned = shared.halt(Pace::Abandoned);
+    let mut client = client;
+    client.set_halt(&abandoned);
+    let clickhouse = clickhouse::Params { halt: abandoned, ..config.clickhouse.clone() };
     let ground = Ground {
         service,
-        clickhouse: &config.clickhouse,
+        clickhouse: &clickhouse,
         delays: Delays {
             min: config.flush.delay_min,
             max: config.flush.delay_max,

@@ -8,6 +8,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::lease_watch::{LeaseWatch, Standing};
 use crate::error::{Error, ErrorKind, Result};
+use crate::halt::Halt;
 use crate::machines::progress::BatchId;
 use crate::machines::salvage::Fit;
 use crate::services::assemble::Updates;
@@ -25,7 +26,10 @@ pub enum Pace {
 
 /// Shared by the threads of one session, and dropped with it.
 #[derive(Debug)]
-pub struct Shared {
+pub struct Shared(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     state: Mutex<State>,
     moved: Condvar,
     lease: Arc<LeaseWatch>,
@@ -58,11 +62,12 @@ impl Shared {
             reserved,
             repairing: false,
         };
-        Shared { state: Mutex::new(state), moved: Condvar::new(), lease, fits: Mutex::default() }
+        let (moved, fits) = (Condvar::new(), Mutex::default());
+        Shared(Arc::new(Inner { state: Mutex::new(state), moved, lease, fits }))
     }
 
     pub fn fit(&self, table: &str) -> Fit {
-        let fits = self.fits.lock();
+        let fits = self.0.fits.lock();
         fits.iter()
             .find(|(known, _)| *known == table)
             .map(|(_, fit)| fit.clone())
@@ -71,7 +76,7 @@ impl Shared {
 
     /// The latest one counts: it is worth no more than the INSERT that it came from.
     pub fn set_fit(&self, table: &'static str, fit: Fit) {
-        let mut fits = self.fits.lock();
+        let mut fits = self.0.fits.lock();
         match fits.iter_mut().find(|(known, _)| *known == table) {
             Some((_, known)) => *known = fit,
             None => fits.push((table, fit)),
@@ -79,6 +84,18 @@ impl Shared {
     }
 
     pub fn pace(&self) -> Pace {
+        self.0.pace()
+    }
+
+    /// Due once the session's end has come this far.
+    pub fn halt(&self, at: Pace) -> Halt {
+        let inner = Arc::clone(&self.0);
+        Halt::when(move || at <= inner.pace())
+    }
+}
+
+impl Inner {
+    fn pace(&self) -> Pace {
         let mut state = self.state.lock();
         self.look_at_lease(&mut state);
         state.pace
@@ -97,7 +114,9 @@ impl Shared {
             self.moved.notify_all();
         }
     }
+}
 
+impl Shared {
     pub fn drain(&self) {
         self.hurry(Pace::Draining);
     }
@@ -107,39 +126,39 @@ impl Shared {
     }
 
     fn hurry(&self, pace: Pace) {
-        let mut state = self.state.lock();
+        let mut state = self.0.state.lock();
         state.pace = state.pace.max(pace);
-        self.moved.notify_all();
+        self.0.moved.notify_all();
     }
 
     /// Ends the session for this reason, unless it already ends for another.
     pub fn fail(&self, error: Error) {
-        let mut state = self.state.lock();
+        let mut state = self.0.state.lock();
         state.pace = Pace::Abandoned;
         if state.failure.is_none() && error.kind() != ErrorKind::Stopped {
             state.failure = Some(error);
         }
-        self.moved.notify_all();
+        self.0.moved.notify_all();
     }
 
     pub fn has_failed(&self) -> bool {
-        self.state.lock().failure.is_some()
+        self.0.state.lock().failure.is_some()
     }
 
     pub fn take_failure(&self) -> Option<Error> {
-        self.state.lock().failure.take()
+        self.0.state.lock().failure.take()
     }
 
     pub fn set_durable_below(&self, id: BatchId) {
-        let mut state = self.state.lock();
+        let mut state = self.0.state.lock();
         state.durable_below = state.durable_below.max(id);
-        self.moved.notify_all();
+        self.0.moved.notify_all();
     }
 
     pub fn set_reserved(&self, reserved: Lsn) {
-        let mut state = self.state.lock();
+        let mut state = self.0.state.lock();
         state.reserved = reserved;
-        self.moved.notify_all();
+        self.0.moved.notify_all();
     }
 
     /// An error once the session is to end, for work that has not begun to flush anything.
@@ -152,19 +171,19 @@ impl Shared {
 
     /// From now on the stream brings whole what a page may miss.
     pub fn begin_repair(&self) {
-        self.state.lock().repairing = true;
+        self.0.state.lock().repairing = true;
     }
 
     /// What the stream's updates have to write beside it.
     pub fn updates(&self) -> Updates {
-        match self.state.lock().repairing {
+        match self.0.state.lock().repairing {
             true => Updates::AsFirst,
             false => Updates::AsUpdates,
         }
     }
 
     pub fn end_repair(&self) {
-        self.state.lock().repairing = false;
+        self.0.state.lock().repairing = false;
     }
 
     /// Waits until every batch before `id` is durable.
@@ -179,15 +198,15 @@ impl Shared {
 
     /// When a thread that waits has to look at the lease again: nobody else tells it.
     pub fn look_at(&self, now: Instant) -> Instant {
-        let changes_at = self.lease.changes_at(now).unwrap_or(now + LOOK_AT_LEAST_EVERY);
+        let changes_at = self.0.lease.changes_at(now).unwrap_or(now + LOOK_AT_LEAST_EVERY);
         changes_at.min(now + LOOK_AT_LEAST_EVERY)
     }
 
     /// Waits out `until`, or less when the session is abandoned.
     pub fn pause(&self, until: Instant) -> Result<()> {
-        let mut state = self.state.lock();
+        let mut state = self.0.state.lock();
         loop {
-            self.look_at_lease(&mut state);
+            self.0.look_at_lease(&mut state);
             if state.pace == Pace::Abandoned {
                 return Err(stopped());
             }
@@ -195,33 +214,33 @@ impl Shared {
             if until <= now {
                 return Ok(());
             }
-            self.moved.wait_until(&mut state, self.look_at(now).min(until));
+            self.0.moved.wait_until(&mut state, self.look_at(now).min(until));
         }
     }
 
     /// Waits out `until`, or less when the session is about to end.
     pub fn rest(&self, until: Instant) -> Pace {
-        let mut state = self.state.lock();
+        let mut state = self.0.state.lock();
         loop {
-            self.look_at_lease(&mut state);
+            self.0.look_at_lease(&mut state);
             let now = Instant::now();
             if state.pace != Pace::Running || until <= now {
                 return state.pace;
             }
-            self.moved.wait_until(&mut state, self.look_at(now).min(until));
+            self.0.moved.wait_until(&mut state, self.look_at(now).min(until));
         }
     }
 
     /// No deadline of its own: what it waits for is another thread of the session, and every way
     /// in which that thread can end abandons the session and wakes this one.
     fn wait_until(&self, reached: impl Fn(&State) -> bool) -> Result<()> {
-        let mut state = self.state.lock();
+        let mut state = self.0.state.lock();
         while !reached(&state) {
-            self.look_at_lease(&mut state);
+            self.0.look_at_lease(&mut state);
             if state.pace == Pace::Abandoned {
                 return Err(stopped());
             }
-            self.moved.wait_until(&mut state, self.look_at(Instant::now()));
+            self.0.moved.wait_until(&mut state, self.look_at(Instant::now()));
         }
         Ok(())
     }

@@ -17,6 +17,8 @@ use crate::metrics::Metrics;
 
 /// How long past their deadline services are waited for; more than a lifecycle's own grace.
 const BACKSTOP: Duration = Duration::from_secs(5);
+/// What is left of the time for a shutdown when the work in hand is given up.
+const SHUTDOWN_RESERVE: Duration = Duration::from_secs(4);
 /// More than anyone sends before being told that it is heard.
 const SIGNALS_MAX: usize = 4;
 
@@ -45,7 +47,10 @@ pub fn run(
         };
         handles.push(Some(coordinator.spawn()));
     }
-    let params = Params { shutdown_timeout: config.shutdown_timeout, backstop: BACKSTOP };
+    // Giving up the work in hand and the lock is part of the time that was promised.
+    let reserve = SHUTDOWN_RESERVE.min(config.shutdown_timeout / 4);
+    let shutdown_timeout = config.shutdown_timeout.saturating_sub(reserve);
+    let params = Params { shutdown_timeout, backstop: BACKSTOP };
     let mut machine = Supervisor::new(services, params);
     let mut manager = ServiceManager::started(services);
     let (answer, answers) = bounded(services * SIGNALS_MAX);

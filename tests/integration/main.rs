@@ -105,3 +105,4 @@ mod values;
 mod verify;
 /// What an operator sees: `/status`, the page, and the command that asks for it.
 mod watched;
+mod way_out;

@@ -187,6 +187,14 @@ impl Clickhouse {
         self.hook("POST", &format!("/_test/profile?{profile}"));
     }
 
+    /// False: the engine itself takes no such profile, and the one before holds.
+    #[track_caller]
+    pub fn try_profile(&self, profile: &str) -> bool {
+        let path = format!("/_test/profile?{profile}");
+        let answer = http::request(self.at, "POST", &path, "", b"", QUERY_TIMEOUT).unwrap();
+        answer.status == 200
+    }
+
     #[track_caller]
     fn hook(&self, method: &str, path: &str) -> String {
         assert!(self.is_front(), "only a front has faults");

@@ -54,18 +54,37 @@ impl Program {
         Program::start_command(settings, &[])
     }
 
+    /// With a stderr of the caller's, so that there is no log to look at.
+    pub fn start_with_stderr(settings: &Settings, stderr: Stdio) -> Program {
+        let log = reaper::new_dir("program").join("log");
+        let mut command = binary(settings);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        Program::spawn(command, log)
+    }
+
+    /// Behind a command of the shell, such as `ulimit`.
+    pub fn start_limited(settings: &Settings, limit: &str) -> Program {
+        let log = reaper::new_dir("program").join("log");
+        let mut command = Command::new("sh");
+        command.env_clear().envs(&settings.0).args(["-c", &format!("{limit}; exec \"$0\"")]);
+        command.arg(env!("CARGO_BIN_EXE_walhouse")).stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(File::create(&log).unwrap());
+        Program::spawn(command, log)
+    }
+
+    fn spawn(mut command: Command, log: PathBuf) -> Program {
+        let process = command.spawn().expect("the binary was built with the tests");
+        reaper::end_with_us(process.id(), "KILL");
+        Program { process, log, ended: None }
+    }
+
     /// Of another command.
     pub fn start_command(settings: &Settings, arguments: &[&str]) -> Program {
         let log = reaper::new_dir("program").join("log");
-        let process = binary(settings)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(&log).unwrap())
-            .spawn()
-            .expect("the binary was built with the tests");
-        reaper::end_with_us(process.id(), "KILL");
-        Program { process, log, ended: None }
+        let mut command = binary(settings);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(File::create(&log).unwrap());
+        Program::spawn(command, log)
     }
 
     /// Another command of the binary, to its end.

@@ -17,6 +17,7 @@ mod clickhouse;
 mod cluster;
 mod http;
 mod interrupt;
+mod limits;
 mod lock;
 mod postgres;
 mod report;
@@ -43,6 +44,9 @@ pub fn check(config: &Config) -> Report {
     }
     if let Some(at) = config.http_listen {
         report.add(None, http::look(at));
+    }
+    if let Some(finding) = limits::look() {
+        report.add(None, finding);
     }
     let found: Vec<(&ServiceConfig, Vec<Finding>)> = thread::scope(|scope| {
         let looking: Vec<_> = (config.services.iter())

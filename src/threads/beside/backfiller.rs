@@ -14,6 +14,7 @@ use std::io::BufRead;
 use std::time::{Duration, Instant};
 
 use super::bystander::{Bystander, Progress, sql_deadline_now};
+use super::id_list::IdList;
 use super::repairer::Repairer;
 use super::repairer::before::commits;
 use super::repairer::page;
@@ -180,14 +181,12 @@ impl Backfiller<'_, '_> {
         let mut lines = 0_u64;
         let done: u64 = position.parse().unwrap_or(0);
         let mut chunk = Vec::new();
-        let mut ids = ids.lines();
+        let mut ids = IdList::new(ids);
         loop {
-            let line = ids.next().transpose().map_err(|cause| {
-                Error::new(ErrorKind::Setup, "read the list of ids").because(cause)
-            })?;
+            let line = ids.next()?;
             let is_end = line.is_none();
             lines += u64::from(!is_end);
-            let id = line.map(|line| line.trim().to_owned()).unwrap_or_default();
+            let id = line.unwrap_or_default();
             if done < lines && !id.is_empty() && worker.sql.texts().may_hold(id.as_bytes()) {
                 chunk.push(id);
                 self.done.ids += 1;

@@ -3,6 +3,7 @@
 
 pub mod backfiller;
 pub mod bystander;
+mod id_list;
 pub mod mapped;
 pub mod repairer;
 pub mod verifier;

@@ -11,9 +11,10 @@ use crate::clickhouse::repairs::{REPAIRS_TABLE, RepairRow};
 use crate::clickhouse::sources::{SOURCES_TABLE, SourceRow};
 use crate::clickhouse::state::{self, StateRow};
 use crate::clickhouse::tables::{self, Definition, Look, TableShape};
-use crate::clickhouse::{Client, adoptions, cluster, own_tables};
+use crate::clickhouse::{self, Client, adoptions, cluster, own_tables};
 use crate::config::{ServiceConfig, ServiceName};
 use crate::error::{Error, ErrorKind, Result};
+use crate::halt::Halt;
 use crate::machines::recovery::{Adopted, GapStrategy};
 use crate::metrics::ServiceMetrics;
 use crate::postgres::connection::StartupOptions;
@@ -32,7 +33,7 @@ use crate::services::sessions::Sessions;
 use crate::services::source::Source;
 use crate::threads::Memory;
 use crate::threads::debt;
-use crate::threads::shared::Shared;
+use crate::threads::shared::{Pace, Shared};
 use crate::threads::source_look;
 use crate::wal::Lsn;
 
@@ -81,7 +82,8 @@ pub fn prepare(
     memory.last_seen.begin();
     let go_on = || shared.go_on();
     let mapping = mapping(config);
-    let (mut client, version) = connect_clickhouse(config)?;
+    let halt = shared.halt(Pace::Draining);
+    let (mut client, version) = connect_clickhouse(config, halt)?;
     go_on()?;
 
     // Who does not answer at all is waited for no longer than who falls silent later.
@@ -284,10 +286,11 @@ pub fn mapping(config: &ServiceConfig) -> &'static dyn Mapping {
 }
 
 /// And its version. Nothing is made there yet.
-fn connect_clickhouse(config: &ServiceConfig) -> Result<(Client, String)> {
+fn connect_clickhouse(config: &ServiceConfig, halt: Halt) -> Result<(Client, String)> {
     // Another process may have written since, and through another host.
     config.clickhouse.hosts.forget_fresh();
-    let mut client = Client::connect(&config.clickhouse)?;
+    let params = clickhouse::Params { halt, ..config.clickhouse.clone() };
+    let mut client = Client::connect(&params)?;
     let version = client.ping(Instant::now() + config.clickhouse.request_timeout)?;
     Ok((client, version))
 }

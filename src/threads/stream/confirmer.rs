@@ -11,6 +11,7 @@ use super::position::Position;
 use crate::clickhouse::Client;
 use crate::clickhouse::state::{self, StateRow};
 use crate::error::{Error, ErrorKind, Result};
+use crate::halt::Halt;
 use crate::machines::confirm::{Confirm, Marks};
 use crate::machines::lifecycle::Input;
 use crate::metrics::ServiceMetrics;
@@ -22,7 +23,7 @@ use crate::threads::shared::{Pace, Shared};
 const NOTICE_EVERY: Duration = Duration::from_secs(5);
 /// The last row of a session that was given up gets one short try: without it `upper` is only
 /// looser than it could be.
-const LAST_TRY: Duration = Duration::from_secs(2);
+const LAST_TRY: Duration = Duration::from_secs(1);
 
 pub struct Confirmer<'a> {
     pub service: &'static str,
@@ -97,6 +98,10 @@ pub fn run(mut with: Confirmer<'_>) -> Result<()> {
             Err(error) if error.kind() == ErrorKind::SlotBusy => return Err(error),
             // The next session makes the table again.
             Err(error) if is_of_tables(&error) => return Err(error),
+            // Told to give it up: the end of the session comes next.
+            Err(error) if error.kind() == ErrorKind::Stopped => {
+                with.machine.on_write_failed(Instant::now());
+            }
             Err(error) => {
                 failures = failures.saturating_add(1);
                 let is_outage = with.outage_after <= failures;
@@ -124,7 +129,11 @@ pub fn run(mut with: Confirmer<'_>) -> Result<()> {
 impl Confirmer<'_> {
     fn write(&mut self, marks: Marks, now: Instant, ending: bool) -> Result<()> {
         let abandoned = self.shared.pace() == Pace::Abandoned;
-        let timeout = if ending && abandoned { LAST_TRY } else { self.request_timeout };
+        let mut timeout = self.request_timeout;
+        if ending && abandoned {
+            timeout = LAST_TRY;
+            self.client.set_halt(&Halt::default());
+        }
         self.row.confirmed = marks.confirmed;
         self.row.upper = marks.upper;
         match state::write_unless_overtaken(&mut self.client, &mut self.row, now + timeout)? {
