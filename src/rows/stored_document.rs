@@ -1,32 +1,96 @@
 //! Whether a JSON document that ClickHouse gives back is the one that was sent.
 //!
 //! A `JSON` column keeps paths and values, not the text: members come back sorted and nested where
-//! a name had dots, nulls and empty objects are gone, numbers are printed anew. Both sides are
-//! brought to that form; whatever else differs counts as a difference.
+//! a name had dots, nulls and empty objects are gone, numbers have a type and are printed anew. Both
+//! sides are brought to that form; whatever else differs counts as a difference.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde_json::{Number, Value};
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+/// A document, with every member: of `{"a":1,"a.b":2}` ClickHouse gives back two of one name,
+/// `{"a":1,"a":{"b":2}}`.
+#[derive(Debug, PartialEq)]
+enum Node {
+    Array(Vec<Node>),
+    Object(Vec<(String, Node)>),
+    /// As it is written.
+    Number(String),
+    Leaf(Value),
+}
 
 pub fn is_same(ours: &[u8], stored: &[u8]) -> bool {
     if ours == stored {
         return true;
     }
     match (parse(ours), parse(stored)) {
-        (Some(ours), Some(stored)) => equal(&ours, &stored),
+        (Some(ours), Some(stored)) => equal(&ours, &stored, false),
         _ => false,
     }
 }
 
+const DEPTH_MAX: usize = 128;
+
 /// `None` for what is nested so deeply that comparing it could exhaust the stack (128 levels); such
 /// a document is not known to be the same.
-fn parse(text: &[u8]) -> Option<Value> {
-    serde_json::from_slice(text).ok()
+fn parse(text: &[u8]) -> Option<Node> {
+    node(serde_json::from_slice(text).ok()?, DEPTH_MAX)
 }
 
-fn equal(ours: &Value, stored: &Value) -> bool {
+fn node(raw: &RawValue, depth_left: usize) -> Option<Node> {
+    let depth_left = depth_left.checked_sub(1)?;
+    let text = raw.get();
+    Some(match text.as_bytes().first()? {
+        b'{' => {
+            let Members(members) = serde_json::from_str(text).ok()?;
+            let member = |(name, raw)| Some((name, node(raw, depth_left)?));
+            Node::Object(members.into_iter().map(member).collect::<Option<_>>()?)
+        }
+        b'[' => {
+            let elements: Vec<&RawValue> = serde_json::from_str(text).ok()?;
+            Node::Array(
+                elements.into_iter().map(|raw| node(raw, depth_left)).collect::<Option<_>>()?,
+            )
+        }
+        b'-' | b'0'..=b'9' => Node::Number(text.to_owned()),
+        _ => Node::Leaf(serde_json::from_str(text).ok()?),
+    })
+}
+
+/// Of an object, in the order of its text.
+struct Members<'t>(Vec<(String, &'t RawValue)>);
+
+impl<'t> Deserialize<'t> for Members<'t> {
+    fn deserialize<D: Deserializer<'t>>(deserializer: D) -> Result<Members<'t>, D::Error> {
+        struct Each;
+        impl<'t> Visitor<'t> for Each {
+            type Value = Members<'t>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'t>>(self, mut map: A) -> Result<Members<'t>, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(Each)
+    }
+}
+
+/// `in_array`: as an element of an array, whose integers ClickHouse may keep as Float64 where others of
+/// the array, or other rows of the column, are of that type.
+fn equal(ours: &Node, stored: &Node, in_array: bool) -> bool {
     match (ours, stored) {
-        (Value::Object(_), Value::Object(_)) => {
+        (Node::Object(ours), Node::Object(stored)) => {
             let (mut left, mut right) = (BTreeMap::new(), BTreeMap::new());
             collect(None, ours, &mut left);
             collect(None, stored, &mut right);
@@ -34,30 +98,32 @@ fn equal(ours: &Value, stored: &Value) -> bool {
                 && left
                     .iter()
                     .zip(&right)
-                    .all(|((a, ours), (b, stored))| a == b && equal(ours, stored))
+                    .all(|((a, ours), (b, stored))| a == b && equal(ours, stored, false))
         }
-        (Value::Array(ours), Value::Array(stored)) => equal_lists(vec![(ours, stored)]),
-        (Value::Number(ours), Value::Number(stored)) => equal_numbers(ours, stored),
-        _ => ours == stored,
+        (Node::Array(ours), Node::Array(stored)) => equal_lists(vec![(ours, stored)]),
+        (Node::Number(ours), Node::Number(stored)) => equal_numbers(ours, stored, in_array),
+        (Node::Leaf(ours), Node::Leaf(stored)) => ours == stored,
+        _ => false,
     }
 }
 
 /// Arrays that ClickHouse stores as one type. Of a list of lists a null comes back as an empty
 /// list, unless its elements have no type in common.
-fn equal_lists(mut lists: Vec<(&Vec<Value>, &Vec<Value>)>) -> bool {
+fn equal_lists(mut lists: Vec<(&Vec<Node>, &Vec<Node>)>) -> bool {
+    let is_list = |node: &Node| matches!(node, Node::Array(_));
     loop {
         if lists.iter().any(|(ours, stored)| ours.len() != stored.len()) {
             return false;
         }
         let elements = || lists.iter().flat_map(|(ours, _)| ours.iter());
-        let is_of_lists = elements().any(Value::is_array)
-            && elements().all(|element| element.is_array() || element.is_null());
+        let is_of_lists =
+            elements().any(is_list) && elements().all(|node| is_list(node) || is_null(node));
         let mut inner = Vec::new();
         for (a, b) in lists.iter().flat_map(|(ours, stored)| ours.iter().zip(stored.iter())) {
             match (a, b) {
-                (Value::Null, Value::Array(empty)) if is_of_lists && empty.is_empty() => {}
-                (Value::Array(a), Value::Array(b)) if is_of_lists => inner.push((a, b)),
-                (a, b) if equal(a, b) => {}
+                (a, Node::Array(empty)) if is_of_lists && is_null(a) && empty.is_empty() => {}
+                (Node::Array(a), Node::Array(b)) if is_of_lists => inner.push((a, b)),
+                (a, b) if equal(a, b, true) => {}
                 _ => return false,
             }
         }
@@ -68,37 +134,59 @@ fn equal_lists(mut lists: Vec<(&Vec<Value>, &Vec<Value>)>) -> bool {
     }
 }
 
+fn is_null(node: &Node) -> bool {
+    matches!(node, Node::Leaf(Value::Null))
+}
+
 /// The leaves of an object by their dotted paths.
-fn collect<'v>(path: Option<&str>, value: &'v Value, leaves: &mut BTreeMap<String, &'v Value>) {
-    match value {
-        Value::Null => {}
-        Value::Object(members) => {
-            for (name, member) in members {
-                // An empty name is a name too.
-                let path = path.map_or_else(|| name.clone(), |path| format!("{path}.{name}"));
-                collect(Some(&path), member, leaves);
+fn collect<'v>(
+    path: Option<&str>,
+    members: &'v [(String, Node)],
+    leaves: &mut BTreeMap<String, &'v Node>,
+) {
+    for (name, member) in members {
+        // An empty name is a name too.
+        let path = path.map_or_else(|| name.clone(), |path| format!("{path}.{name}"));
+        match member {
+            Node::Object(members) => collect(Some(&path), members, leaves),
+            node if is_null(node) => {}
+            leaf => {
+                leaves.insert(path, leaf);
             }
-        }
-        leaf => {
-            leaves.insert(path.unwrap_or_default().to_owned(), leaf);
         }
     }
 }
 
-fn equal_numbers(ours: &Number, stored: &Number) -> bool {
-    let (ours, stored) = (ours.to_string(), stored.to_string());
+/// Digits alone are an Int64 or UInt64, which has no `-0`; with a point or an exponent they are a
+/// Float64, which is given back by its shortest digits, with zeros up to the point (`-1e19` as
+/// `-10000000000000000000`).
+fn equal_numbers(ours: &str, stored: &str, in_array: bool) -> bool {
+    // Above this a float equals several integers.
+    const EXACT_MAX: f64 = 9e15;
     if ours == stored {
         return true;
     }
-    let is_integer = |text: &str| !text.contains(['.', 'e', 'E']);
-    if is_integer(&ours) && is_integer(&stored) {
-        return false;
+    let are_integers = (is_integer(ours), is_integer(stored));
+    if are_integers == (true, true)
+        && let (Ok(a), Ok(b)) = (ours.parse::<i128>(), stored.parse::<i128>())
+        && (a == b || !in_array)
+    {
+        return a == b;
     }
-    match (ours.parse::<f64>(), stored.parse::<f64>()) {
-        // Above 2^53 a float equals several integers.
-        (Ok(a), Ok(b)) => a == b && (a.abs() < 9e15 || !is_integer(&ours) && !is_integer(&stored)),
-        _ => false,
-    }
+    let (Ok(a), Ok(b)) = (ours.parse::<f64>(), stored.parse::<f64>()) else { return false };
+    // Of integers this large only the one is meant that the float is printed as.
+    let is_printed = || a.to_string() == stored;
+    a == b
+        && match are_integers {
+            (false, false) => true,
+            (false, true) => a.abs() < EXACT_MAX || is_printed(),
+            (true, false) => a.abs() < EXACT_MAX || in_array,
+            (true, true) => in_array && is_printed(),
+        }
+}
+
+fn is_integer(text: &str) -> bool {
+    !text.contains(['.', 'e', 'E'])
 }
 
 #[cfg(test)]
@@ -114,7 +202,41 @@ mod tests {
             "q":{"r":2.5},"s":"é\u0001\/","z":1}"#;
         assert!(is_same(sent.as_bytes(), stored.as_bytes()));
         assert!(is_same(b"{}", b"{}") && is_same(b"{\"a\":{\"b\":null}}", b"{}"));
+        assert!(is_same(br#"{"a":1,"a.b":2}"#, br#"{"a":1,"a":{"b":2}}"#));
         assert!(is_same(br#"{"d":[{"x":null,"y.z":1}]}"#, br#"{"d":[{"y":{"z":1}}]}"#));
+    }
+
+    /// As 26.9 gave them back.
+    #[test]
+    fn numbers_are_what_their_type_keeps_of_them() {
+        for (ours, stored) in [
+            ("-0", "0"),
+            ("-0.0", "-0"),
+            ("-0e0", "-0"),
+            ("1e19", "10000000000000000000"),
+            ("-1e19", "-10000000000000000000"),
+            ("1.8446744073709552e19", "18446744073709552000"),
+            ("18446744073709551615.0", "18446744073709552000"),
+            ("-9223372036854775808.0", "-9223372036854776000"),
+            ("9007199254740992.5", "9007199254740992"),
+            ("1E+5", "100000"),
+            ("1e-400", "0"),
+            ("4.9e-324", "5e-324"),
+            ("123456789.123456789", "123456789.12345679"),
+            ("[9007199254740993,1.5]", "[9007199254740992,1.5]"),
+            ("[18446744073709551615,-1,1.5]", "[18446744073709552000,-1,1.5]"),
+            (
+                "[9223372036854775807,18446744073709551615]",
+                "[9223372036854776000,18446744073709552000]",
+            ),
+            ("[[9007199254740993],[null],[1.5]]", "[[9007199254740992],[null],[1.5]]"),
+            ("[[1],null]", "[[1],[]]"),
+            ("[[[1],null],null]", "[[[1],[]],[]]"),
+        ] {
+            let document = |value| format!("{{\"data\":{{\"x\":{value}}}}}");
+            let (ours, stored) = (document(ours), document(stored));
+            assert!(is_same(ours.as_bytes(), stored.as_bytes()), "{ours} {stored}");
+        }
     }
 
     #[test]
@@ -145,6 +267,19 @@ mod tests {
     #[test]
     fn every_other_value_is_another() {
         for (ours, stored) in [
+            (r#"{"a":1e19}"#, r#"{"a":10000000000000000001}"#),
+            (r#"{"a":1,"a.b":2}"#, r#"{"a":{"b":2}}"#),
+            (r#"{"a":1,"a.b":2}"#, r#"{"a":3,"a":{"b":2}}"#),
+            (r#"{"a":-1e19}"#, r#"{"a":10000000000000000000}"#),
+            (r#"{"a":9007199254740992.0}"#, r#"{"a":9007199254740993}"#),
+            (r#"{"a":[9007199254740993,1]}"#, r#"{"a":[9007199254740991,1]}"#),
+            (r#"{"a":[{"b":9007199254740993}]}"#, r#"{"a":[{"b":9007199254740992}]}"#),
+            (r#"{"a":[9007199254740993,1.5]}"#, r#"{"a":[9007199254740994,1.5]}"#),
+            (r#"{"a":18446744073709551615}"#, r#"{"a":18446744073709552000}"#),
+            (r#"{"a":"-0"}"#, r#"{"a":0}"#),
+            (r#"{"a":[null]}"#, r#"{"a":[[]]}"#),
+            (r#"{"a":[[1],[]]}"#, r#"{"a":[[1],null]}"#),
+            (r#"{"a":[[1],null]}"#, r#"{"a":[[1],[1]]}"#),
             (r#"{"a":1}"#, r#"{"a":2}"#),
             (r#"{"a":1}"#, r#"{"a":"1"}"#),
             (r#"{"a":1}"#, r#"{"b":1}"#),

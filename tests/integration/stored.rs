@@ -179,6 +179,111 @@ fn what_was_written_is_the_same_and_every_other_value_another() {
     }
 }
 
+/// What a column of type JSON gives back otherwise than it was written.
+const DOCUMENTS: &[&str] = &[
+    "-0",
+    "-0.0",
+    "[-0,1.5]",
+    "{\"x\":-1e19}",
+    "{\"x\":1e19,\"y\":1.8446744073709552e19}",
+    "[9223372036854775807,9223372036854775808,18446744073709551615]",
+    "[-9223372036854775808,-9223372036854775809,18446744073709551616]",
+    "[18446744073709551615,-1,1.5]",
+    "[18446744073709551615.0,-9223372036854775808.0,9007199254740992.5]",
+    "[[9007199254740993],[null],[1.5]]",
+    "[[9007199254740993,1.5],\"s\",true]",
+    "[{\"a\":9007199254740993},1.5,9007199254740993]",
+    "[1e-400,4.9e-324,1.7976931348623157e308,1e309,-1e309]",
+    "[1E+5,1e5,0.1e1,-1.0e-0,123456789.123456789]",
+    "[1e400,\"1e400\"]",
+    "{\"a\":{\"b\":{}},\"c\":[{\"d\":null}],\"e\":[[],[{}]],\"f\":[null]}",
+    "{\"a.b\":1,\"a\":{\"c\":2},\".\":1,\"x.\":2,\".y\":3,\"p..q\":4}",
+    "{\"a\":1,\"a\":2,\"\\u0062\":1,\"b\":2,\"\":{\"\":1}}",
+    "{\"at\":\"2024-01-01T10:00:00Z\",\"on\":\"2024-01-01\",\"n\":\"1e5\",\"t\":\"true\"}",
+    "\"a\\/b\\u00e9\\ud83d\\ude00\\u0000\"",
+];
+
+/// Numbers, texts and names of that kind in containers, as chance has it.
+fn random_document(random: &mut fastrand::Rng, depth: u32) -> String {
+    const LEAVES: &[&str] = &[
+        "-0",
+        "0",
+        "-0.0",
+        "1",
+        "1.5",
+        "1e19",
+        "-1e19",
+        "9007199254740993",
+        "18446744073709551615",
+        "-9223372036854775808",
+        "1e300",
+        "5e-324",
+        "1e-7",
+        "true",
+        "false",
+        "\"s\"",
+        "\"2024-01-01\"",
+        "\"\"",
+        "12345678901234567890.5",
+    ];
+    const NAMES: &[&str] = &["a", "b", "a.b", "", "c\\u00e9", "d "];
+    let count = random.usize(..4);
+    match random.u32(..if depth == 0 { 1 } else { 4 }) {
+        1 => {
+            let mut values = (0..count).map(|_| random_document(random, depth - 1));
+            format!("[{}]", values.by_ref().collect::<Vec<_>>().join(","))
+        }
+        2 => {
+            let members = (0..count).map(|at| {
+                let name = NAMES[(at + random.usize(..3)) % NAMES.len()];
+                format!("\"{name}\":{}", random_document(random, depth - 1))
+            });
+            format!("{{{}}}", members.collect::<Vec<_>>().join(","))
+        }
+        _ => LEAVES[random.usize(..LEAVES.len())].to_owned(),
+    }
+}
+
+/// Goal: a document that ClickHouse has as it can have it is no difference, for ever, to `verify` and
+/// to every repair.
+#[test]
+fn documents_are_compared_as_they_are_kept() {
+    let stage = Stage::take();
+    let mut client = connect(&stage);
+    let seed = fastrand::u64(..);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut documents: Vec<String> = DOCUMENTS.iter().map(|text| (*text).to_owned()).collect();
+    documents.extend((0..500).map(|_| random_document(&mut random, 3)));
+    let target = &RUNS.targets()[0];
+    tables::ensure(&mut client, &tables::TASK_RUNS, true, soon()).unwrap();
+    let new = |target: &Target| Block::new(target.columns, shape(target));
+    let mut blocks: Vec<Block> = RUNS.targets().iter().map(new).collect();
+    let stamp = Stamp { version: 5, deleted: false, row: true, first: true };
+    for (n, document) in documents.iter().enumerate() {
+        let id = format!("r{n}");
+        let mut row = Row::of(RUNS.source());
+        for (place, column) in RUNS.source().columns.iter().enumerate() {
+            row.values[place] = match column.name {
+                "id" => Datum::Text(id.as_bytes()),
+                "outputType" => Datum::Text(b"application/json"),
+                "output" => Datum::Text(document.as_bytes()),
+                _ => Datum::Text(values(column.kind)[0].as_bytes()),
+            };
+        }
+        RUNS.append(&row, stamp, &mut blocks, &mut Notes::default()).unwrap();
+    }
+    write(&mut client, target, &blocks[0], documents.len());
+    let found = rows_of(&mut client, target, &blocks[0], soon).unwrap();
+    for (row, document) in documents.iter().enumerate() {
+        let stored = &found[&key_of(target, &blocks[0], row)];
+        let differing = differing(target, &blocks[0], row, stored);
+        let at = target.documents.first().expect("it has documents");
+        let sent = blocks[0].sent().position(|column| column == *at).expect("they are sent");
+        let kept = stored.values[sent].as_deref().map(String::from_utf8_lossy);
+        assert_eq!(differing, [""; 0], "seed {seed}: {document} is kept as {kept:?}");
+    }
+}
+
 fn shape(target: &Target) -> &'static Shape {
     let present = vec![true; target.columns.len()];
     Box::leak(Box::new(Shape { present, without_null: Vec::new(), json: JsonForm::Typed }))
