@@ -21,7 +21,7 @@ pub use changes::{Change, Changes};
 const DRAINING_MAX: Duration = Duration::from_secs(60);
 /// Up to this attempt backing off is weather. With the default delays it is reached after seconds,
 /// so a restart of a server stays unnoticed and a failover that drags on does not.
-const ATTEMPTS_HEALTHY: u32 = 3;
+pub const ATTEMPTS_HEALTHY: u32 = 3;
 
 /// What a service is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +88,8 @@ pub struct Report {
     pub leader: Leader,
     pub last_error: Option<LastError>,
     pub repair: Option<RepairHealth>,
+    /// What an operator should know, though it stops nothing.
+    pub notes: Vec<String>,
     pub changes: Changes,
 }
 
@@ -104,6 +106,7 @@ struct Entry {
     leader: Leader,
     last_error: Option<LastError>,
     repair: Option<RepairHealth>,
+    notes: Vec<String>,
     changes: Changes,
 }
 
@@ -112,7 +115,7 @@ struct Entry {
 pub struct RepairHealth {
     /// What made it necessary.
     pub reason: String,
-    /// `read`, `prune`, or `catch up`: only the stream is waited for.
+    /// `read`, `count`, `bury`, or `catch up`: only the stream is waited for.
     pub pass: &'static str,
     /// Of the pass, from 0 to 1.
     pub fraction: f64,
@@ -148,6 +151,7 @@ impl Health {
                 leader: Leader::Unknown,
                 last_error: None,
                 repair: None,
+                notes: Vec::new(),
                 changes,
             }
         };
@@ -211,6 +215,12 @@ impl Health {
 
     pub fn publish_leader(&self, service: &str, leader: Leader) {
         self.change(service, |entry| entry.leader = leader);
+    }
+
+    /// What an operator should know, though it stops nothing; in place of what was said before.
+    pub fn publish_notes(&self, service: &str, notes: &[String]) {
+        let notes: Vec<String> = notes.iter().map(|note| self.mask.hide(note)).collect();
+        self.change(service, |entry| entry.notes = notes);
     }
 
     /// The repair under way, or that there is none.
@@ -371,6 +381,7 @@ impl Entry {
             leader: self.leader,
             last_error: self.last_error,
             repair: self.repair,
+            notes: self.notes,
             changes: self.changes,
         }
     }

@@ -18,6 +18,7 @@ use walhouse::clickhouse::backfills::{self, BackfillRow};
 use walhouse::clickhouse::hosts::Hosts;
 use walhouse::clickhouse::lookup::{find_live, find_sort_keys};
 use walhouse::clickhouse::params::{InsertStrategy, Params};
+use walhouse::clickhouse::partitions::partitions;
 use walhouse::clickhouse::refused::{RefusedPart, RefusedRow};
 use walhouse::clickhouse::repairs::{self, RepairRow};
 use walhouse::clickhouse::slices::Slicer;
@@ -193,13 +194,20 @@ fn target_table(client: &mut Client, target: &Target, made: &Definition, answers
         let other: Vec<usize> = stored::differing_columns(target, &block, row, stored).collect();
         assert_eq!(other, [] as [usize; 0], "{table}, row {row}: {:?}", answers.given.last());
     }
-    answers.note("highest", stored::highest_version(client, target, &shape, soon()));
+    let highest =
+        stored::highest_version(client, target, &shape, Duration::from_secs(60), || Ok(()));
+    answers.note("highest", highest);
     let sorted = |live: Vec<_>| -> Vec<String> {
         let mut live: Vec<String> = live.iter().map(|key| format!("{key:?}")).collect();
         live.sort();
         live
     };
-    answers.note("sample", stored::sample_of_live_keys(client, target, 1, 0, soon()).map(sorted));
+    for partition in
+        answers.note("partitions", partitions(client, table, soon())).unwrap_or_default()
+    {
+        let sample = stored::sample_of_live_keys(client, target, &partition.id, 1, 0, soon());
+        answers.note("sample", sample.map(sorted));
+    }
     let ids: Vec<Vec<u8>> = (0..DOCUMENTS.len()).map(|n| format!("id_{n}").into_bytes()).collect();
     let ids: Vec<&[u8]> = ids.iter().map(Vec::as_slice).chain([b"nothing".as_slice()]).collect();
     if 1 < target.order_by.len() {
@@ -213,9 +221,8 @@ fn target_table(client: &mut Client, target: &Target, made: &Definition, answers
     let asked = find_live(client, target, &ids, soon, &mut live);
     answers.note("live", asked.map(|()| sorted(live)));
     let Some(slicer) = answers.note("slicer", Slicer::new(client, target, soon())) else { return };
-    let partitions = answers.note("partitions", slicer.partitions(client, soon()));
-    for partition in partitions.unwrap_or_default() {
-        let slices = slicer.slices(client, &partition, None, 2, soon());
+    for partition in slicer.partitions(client, soon()).unwrap_or_default() {
+        let slices = slicer.slices(client, &partition, None, (2, 3), soon);
         for slice in answers.note("slices", slices).unwrap_or_default() {
             let live = slicer.live_keys(client, &slice, 5, soon()).map(sorted);
             answers.note("keys of a slice", live);

@@ -64,6 +64,12 @@ fn text(service: &str, extent: Extent, report: &Report) -> String {
         let _ =
             writeln!(out, "{service}: {} keys changed too fast to be compared", report.unsettled);
     }
+    for question in &report.questions {
+        let _ = writeln!(out, "{service}: {question}");
+        if let Some(hint) = question.hint_text() {
+            let _ = writeln!(out, "  hint: {hint}");
+        }
+    }
     let _ = match report.differing() {
         0 => writeln!(out, "{service}: both sides are equal"),
         differing => {
@@ -104,6 +110,7 @@ fn json(service: &str, report: &Report) -> String {
         "extra": count(Difference::Extra),
         "mended": report.mended,
         "unsettled": report.unsettled,
+        "questions": report.questions.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "repair_under_way": report.repair_under_way,
         "differences": report.findings.iter().map(finding).collect::<Vec<_>>(),
         "left_out": report.differing().saturating_sub(report.findings.len() as u64),

@@ -59,6 +59,17 @@ pub fn read(
     })
 }
 
+/// Other slots of this service, each with the oid of the database that its rows come from.
+pub fn others(
+    client: &mut Client,
+    service: &str,
+    slot: &str,
+    deadline: Instant,
+) -> Result<Vec<(String, String)>> {
+    let columns = "slot, toString(argMax(database_oid, revision))";
+    own_tables::of_other_slots(client, DATABASES_TABLE, columns, (service, slot), deadline)
+}
+
 fn parse(service: &str, slot: &str, row: &[Option<String>]) -> Option<DatabaseRow> {
     let [oid, name, revision] = row else { return None };
     Some(DatabaseRow {

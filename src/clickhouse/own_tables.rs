@@ -92,6 +92,28 @@ pub(super) fn latest(
     Ok(client.query(&sql, deadline)?.into_iter().next())
 }
 
+/// A slot and something else, of each other slot of the service.
+pub(super) fn of_other_slots(
+    client: &mut Client,
+    table: &str,
+    columns: &str,
+    (service, slot): (&str, &str),
+    deadline: Instant,
+) -> Result<Vec<(String, String)>> {
+    client.expect_others(table);
+    let sql = format!(
+        "SELECT {columns} FROM {} WHERE service = {} AND slot != {} GROUP BY slot",
+        client.qualified(table),
+        quote_bytes(service.as_bytes()),
+        quote_bytes(slot.as_bytes())
+    );
+    let rows = client.query(&sql, deadline)?.into_iter();
+    let pair = |row: Vec<Option<String>>| <[Option<String>; 2]>::try_from(row).ok();
+    Ok(rows
+        .filter_map(|row| pair(row).map(|[a, b]| (a.unwrap_or_default(), b.unwrap_or_default())))
+        .collect())
+}
+
 /// A row that was read does not hold what walhouse writes; `what` it was.
 pub(super) fn malformed(client: &Client, table: &str, what: &str) -> Error {
     let table = client.qualified(table);

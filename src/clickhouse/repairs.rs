@@ -47,10 +47,18 @@ pub enum Status {
 /// How the reason begins of one that fills tables of walhouse's own making.
 pub const INITIAL_BACKFILL: &str = "initial backfill";
 
+/// How the reason begins of one that makes ClickHouse equal to a source that was adopted.
+pub const ADOPTED: &str = "adopted";
+
 impl RepairRow {
     /// It fills tables that were empty: nothing was missed.
     pub fn is_initial_backfill(&self) -> bool {
         self.reason.starts_with(INITIAL_BACKFILL)
+    }
+
+    /// It follows the name of an operator.
+    pub fn is_of_adopted(&self) -> bool {
+        self.reason.starts_with(ADOPTED)
     }
 
     /// What it is called.

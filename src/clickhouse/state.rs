@@ -89,6 +89,17 @@ pub fn read(
     })
 }
 
+/// Other slots of this service, each with the cluster that its rows come from.
+pub fn others(
+    client: &mut Client,
+    service: &str,
+    slot: &str,
+    deadline: Instant,
+) -> Result<Vec<(String, String)>> {
+    let columns = "slot, argMax(system_identifier, revision)";
+    own_tables::of_other_slots(client, STATE_TABLE, columns, (service, slot), deadline)
+}
+
 fn parse(service: &str, slot: &str, row: &[Option<String>]) -> Option<StateRow> {
     let [system_identifier, timeline, began, confirmed, upper, version_shift, instance, revision] =
         row

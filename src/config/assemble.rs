@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::reader::Reader;
 use super::{
-    Config, FlushConfig, GapStrategy, LockConfig, LockKind, Problems, ReconnectConfig,
-    ServiceConfig, ServiceName, Strategy, clickhouse, redis,
+    Config, FlushConfig, GapStrategy, InitialBackfill, LockConfig, LockKind, Problems,
+    ReconnectConfig, ServiceConfig, ServiceName, Strategy, clickhouse, redis,
 };
 use crate::clickhouse::params::{InsertStrategy, Quorum};
 use crate::postgres::failover_slot::Failover;
@@ -20,6 +20,7 @@ struct Shared {
     reconnect: ReconnectConfig,
     gap_strategy: GapStrategy,
     repair_concurrency: usize,
+    repair_bury_max_percent: u64,
     receive_timeout: Duration,
     shutdown_timeout: Duration,
     cluster: Option<String>,
@@ -89,6 +90,7 @@ fn shared(reader: &mut Reader, shutdown_timeout: Duration, lock_is_needed: bool)
             Some(_) | None => GapStrategy::Repair,
         },
         repair_concurrency: reader.size("REPLICATION_REPAIR_CONCURRENCY"),
+        repair_bury_max_percent: reader.integer("REPLICATION_REPAIR_DELETES_MAX_PERCENT"),
         receive_timeout: reader.millis("REPLICATION_RECEIVE_TIMEOUT_MS"),
         shutdown_timeout,
         cluster: reader.text("REPLICATION_CLICKHOUSE_CLUSTER"),
@@ -134,6 +136,7 @@ fn service(reader: &mut Reader, name: ServiceName, shared: &Shared) -> Option<Se
     let (payload_insert, error_fingerprint) = match name {
         ServiceName::Runs => {
             reader.choice("RUN_REPLICATION_LEGACY_ORIGIN_GENERATION");
+            refuse_split(reader);
             (
                 !reader.flag("RUN_REPLICATION_DISABLE_PAYLOAD_INSERT"),
                 !reader.flag("RUN_REPLICATION_DISABLE_ERROR_FINGERPRINTING"),
@@ -147,7 +150,11 @@ fn service(reader: &mut Reader, name: ServiceName, shared: &Shared) -> Option<Se
         false => Failover::Off,
     };
     let publication = reader.publication(&of(name, "PUBLICATION_NAME"));
-    let initial_backfill = reader.flag(&of(name, "INITIAL_BACKFILL"));
+    let initial_backfill = match reader.choice(&of(name, "INITIAL_BACKFILL")) {
+        Some("0" | "false") => InitialBackfill::Off,
+        Some("existing") => InitialBackfill::Existing,
+        Some(_) | None => InitialBackfill::Created,
+    };
     let log_level = reader.log_level(&of(name, "LOG_LEVEL"));
     let clickhouse_log_level = reader.log_level(&of(name, "CLICKHOUSE_LOG_LEVEL"));
     Some(ServiceConfig {
@@ -166,6 +173,7 @@ fn service(reader: &mut Reader, name: ServiceName, shared: &Shared) -> Option<Se
         reconnect: shared.reconnect,
         gap_strategy: shared.gap_strategy,
         repair_concurrency: shared.repair_concurrency,
+        repair_bury_max_percent: shared.repair_bury_max_percent,
         ack_interval,
         receive_timeout: shared.receive_timeout,
         shutdown_timeout: shared.shutdown_timeout,
@@ -174,6 +182,19 @@ fn service(reader: &mut Reader, name: ServiceName, shared: &Shared) -> Option<Se
         log_level,
         clickhouse_log_level,
     })
+}
+
+/// Two sources of one table: a repair of the one would bury what the other has brought.
+fn refuse_split(reader: &mut Reader) {
+    const SPLIT: &str = "RUN_OPS_SPLIT_ENABLED";
+    if reader.flag(SPLIT) {
+        reader.problem(
+            SPLIT,
+            "expected 0, got 1: trigger.dev then brings runs of two databases into `task_runs_v2`, \
+             and walhouse reads one: it would take the runs of the other for deleted. Leave runs \
+             to trigger.dev (RUN_REPLICATION_ENABLED=0)",
+        );
+    }
 }
 
 fn clickhouse(

@@ -56,8 +56,7 @@ pub struct ServiceConfig {
     /// Ask Postgres for binary values; `false` asks for text.
     pub binary: bool,
     pub create_tables: bool,
-    /// Where walhouse creates the tables.
-    pub initial_backfill: bool,
+    pub initial_backfill: InitialBackfill,
     pub lock: LockConfig,
     pub flush: FlushConfig,
     pub strategy: Strategy,
@@ -65,6 +64,8 @@ pub struct ServiceConfig {
     pub gap_strategy: GapStrategy,
     /// Connections that read the table during a repair.
     pub repair_concurrency: usize,
+    /// What a comparison may mark as deleted of a table, without a question.
+    pub repair_bury_max_percent: u64,
     /// A status update is sent, and `confirmed` moved, at least this often.
     pub ack_interval: Duration,
     /// Silence of the walsender for this long ends the session.
@@ -76,6 +77,16 @@ pub struct ServiceConfig {
     pub error_fingerprint: bool,
     pub log_level: log::LevelFilter,
     pub clickhouse_log_level: log::LevelFilter,
+}
+
+/// Into which tables rows are copied that were there before the first start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InitialBackfill {
+    Off,
+    /// Those that walhouse creates.
+    Created,
+    /// Also those that were there.
+    Existing,
 }
 
 #[derive(Debug, Clone)]

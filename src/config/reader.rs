@@ -181,15 +181,21 @@ impl<'a> Reader<'a> {
 
     /// Warns of what an operator of trigger.dev may expect and will not get.
     pub fn note_unsupported(&mut self, services: &[ServiceName]) {
+        let mut about = "";
         for variable in variables::all() {
             let Kind::Unsupported { harmless } = variable.kind else { continue };
+            if variable.about != "Likewise." {
+                about = variable.about;
+            }
             for name in variable.names() {
+                // Of a service that is off nothing is missed.
                 let belongs = |service: &ServiceName| name.starts_with(service.prefix());
-                let Some(value) = self.raw(&name).filter(|_| services.iter().any(belongs)) else {
+                let is_off = ServiceName::ALL.iter().any(belongs) && !services.iter().any(belongs);
+                let Some(value) = self.raw(&name).filter(|_| !is_off) else {
                     continue;
                 };
                 if !value.trim().is_empty() && !harmless.contains(&value.trim()) {
-                    self.warn(format!("`{name}` has no effect: {}", variable.about));
+                    self.warn(format!("`{name}` has no effect: {about}"));
                 }
             }
         }

@@ -187,7 +187,8 @@ fn every_setting_has_its_effect() {
     let reconnect = ReconnectConfig { delay_min: ms(5), delay_max: ms(6), attempts_max: 7 };
     assert_eq!(service.reconnect, reconnect);
     assert_eq!((service.shutdown_timeout, service.receive_timeout), (ms(8), ms(900)));
-    assert!(!service.create_tables && !service.binary && !service.initial_backfill);
+    assert!(!service.create_tables && !service.binary);
+    assert_eq!(service.initial_backfill, InitialBackfill::Off);
 
     assert_eq!(runs(&[("RUN_REPLICATION_ERROR_STRATEGY", "log")]).strategy, Strategy::Log);
     for (text, level) in [("error", log::LevelFilter::Error), ("warn", log::LevelFilter::Warn)] {
@@ -441,6 +442,35 @@ fn a_service_that_is_off_has_no_problems() {
     assert_eq!(config.off, [(ServiceName::Sessions, reason)]);
 }
 
+/// Goal: a table that runs of two databases come to is left to whoever reads both.
+#[test]
+fn two_sources_of_runs_are_refused_with_the_reason() {
+    for value in ["1", "true"] {
+        let problems = read(&RUNS, &[("RUN_OPS_SPLIT_ENABLED", value)]).unwrap_err();
+        let [problem] = problems.list.as_slice() else { panic!("{problems}") };
+        assert_eq!(problem.variable, "RUN_OPS_SPLIT_ENABLED");
+        assert!(problem.text.contains("take the runs of the other for deleted"), "{problem}");
+    }
+    for value in ["0", "false", ""] {
+        good(&RUNS, &[("RUN_OPS_SPLIT_ENABLED", value)]);
+    }
+}
+
+#[test]
+fn rows_of_the_time_before_go_into_no_made_or_all_tables() {
+    for (value, expected) in [
+        ("0", InitialBackfill::Off),
+        ("false", InitialBackfill::Off),
+        ("1", InitialBackfill::Created),
+        ("true", InitialBackfill::Created),
+        ("", InitialBackfill::Created),
+        ("existing", InitialBackfill::Existing),
+    ] {
+        let config = good(&RUNS, &[("RUN_REPLICATION_INITIAL_BACKFILL", value)]);
+        assert_eq!(config.services[0].initial_backfill, expected, "{value}");
+    }
+}
+
 #[test]
 fn what_has_no_effect_is_said_where_it_may_be_missed() {
     check_warnings(
@@ -458,6 +488,21 @@ fn what_has_no_effect_is_said_where_it_may_be_missed() {
              a second one is not read.",
         ],
     );
+    let deliveries = "has no effect: Webhook deliveries are not replicated by walhouse; leave them \
+                      to trigger.dev.";
+    check_warnings(
+        &[
+            ("WEBHOOK_DELIVERIES_REPLICATION_ENABLED", "1"),
+            ("WEBHOOK_DELIVERIES_REPLICATION_CLICKHOUSE_URL", "http://u:hunter2@h"),
+            ("WEBHOOK_DELIVERIES_REPLICATION_INSERT_MAX_DELAY_MS", "2000"),
+        ],
+        &[
+            &format!("`WEBHOOK_DELIVERIES_REPLICATION_ENABLED` {deliveries}"),
+            &format!("`WEBHOOK_DELIVERIES_REPLICATION_CLICKHOUSE_URL` {deliveries}"),
+            &format!("`WEBHOOK_DELIVERIES_REPLICATION_INSERT_MAX_DELAY_MS` {deliveries}"),
+        ],
+    );
+    check_warnings(&[("WEBHOOK_DELIVERIES_REPLICATION_ENABLED", "0")], &[]);
     check_warnings(
         &[
             ("RUN_REPLICATION_INSERT_STRATEGY", "insert_async"),

@@ -2,7 +2,8 @@
 
 use super::variables;
 
-const PREFIXES: [&str; 3] = ["RUN_REPLICATION_", "SESSION_REPLICATION_", "REPLICATION_"];
+const PREFIXES: [&str; 4] =
+    ["RUN_REPLICATION_", "SESSION_REPLICATION_", "WEBHOOK_DELIVERIES_REPLICATION_", "REPLICATION_"];
 
 /// One warning for each unknown name, in the order of the alphabet, with the name that was likely
 /// meant. Values play no part.
@@ -58,7 +59,13 @@ mod tests {
 
     #[test]
     fn a_typo_is_answered_with_the_nearest_name() {
-        let names = ["RUN_REPLICATION_ENABLD", "REPLICATION_ENABLED", "PATH", "REPLICATION_BINARY"];
+        let names = [
+            "RUN_REPLICATION_ENABLD",
+            "REPLICATION_ENABLED",
+            "PATH",
+            "REPLICATION_BINARY",
+            "WEBHOOK_DELIVERIES_REPLICATION_SLOT_NAM",
+        ];
         assert_eq!(
             warnings(names.map(String::from)),
             [
@@ -66,6 +73,8 @@ mod tests {
                  the nearest is `RUN_REPLICATION_ENABLED`",
                 "`RUN_REPLICATION_ENABLD` is not known and has no effect; \
                  the nearest is `RUN_REPLICATION_ENABLED`",
+                "`WEBHOOK_DELIVERIES_REPLICATION_SLOT_NAM` is not known and has no effect; \
+                 the nearest is `WEBHOOK_DELIVERIES_REPLICATION_SLOT_NAME`",
             ]
         );
     }

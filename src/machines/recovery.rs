@@ -145,12 +145,12 @@ pub fn first_state(highest_version: u64, server: &Server, slot: &Slot) -> Option
     }
 }
 
-/// What is recorded when tables that were just made are filled. Empty ones need no shift, and there
-/// is no state with which a repair could go on by mistake.
+/// What is recorded when tables are filled. Empty ones need no shift, nor do those whose rows lie
+/// below the slot, and there is no state with which a repair could go on by mistake.
 pub fn begin_filling(highest_version: u64, server: &Server, slot: &Slot) -> Option<State> {
-    match highest_version {
-        0 => Some(State::adopting(server, slot.confirmed_flush)),
-        _ => start_over(None, highest_version, server, slot),
+    match highest_version < slot.restart_lsn.0 || highest_version == 0 {
+        true => Some(State::adopting(server, slot.confirmed_flush)),
+        false => start_over(None, highest_version, server, slot),
     }
 }
 
@@ -307,6 +307,10 @@ mod tests {
     fn empty_tables_are_filled_below_the_stream_and_without_a_shift() {
         let state = begin_filling(0, &SERVER, &SLOT).unwrap();
         assert_eq!((state.shift, base_version(&state, &SLOT)), (0, 50));
+        let state = begin_filling(49, &SERVER, &SLOT).unwrap();
+        assert_eq!((state.shift, base_version(&state, &SLOT)), (0, 50), "below the slot");
+        let state = begin_filling(50, &SERVER, &SLOT).unwrap();
+        assert!(50 < base_version(&state, &SLOT), "{state:?}");
         let state = begin_filling(1_000, &SERVER, &SLOT).unwrap();
         assert_eq!(base_version(&state, &SLOT), 1_001);
     }

@@ -1,8 +1,9 @@
 //! The work of a repair: which piece is next, how far it has come, and what becomes of a row.
 //!
-//! Two passes. *Read* takes every row of the source table and writes those that ClickHouse has not,
-//! or has otherwise. *Prune* takes every key of ClickHouse and buries those that Postgres has not.
-//! Both leave alone what is newer than the base version: that came, or comes, by the stream.
+//! Three passes. *Read* takes every row of the source table and writes those that ClickHouse has
+//! not, or has otherwise. *Count* takes every key of ClickHouse and counts those that Postgres has
+//! not; if that is not too much of the table ([`may_bury`]), *bury* buries them.
+//! All leave alone what is newer than the base version: that came, or comes, by the stream.
 //!
 //! Work is cut into pieces that workers take in any order. What is done counts only as an unbroken
 //! run from the first, so that a repair that died goes on from there and does at most a few pieces
@@ -52,6 +53,34 @@ pub fn fate_of_key(base: u64, stored: Stored, is_in_postgres: bool) -> Fate {
 
 pub fn tombstone_version(base: u64) -> u64 {
     base.saturating_add(1)
+}
+
+/// Keys of a target table.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    /// That ClickHouse has, and would be left alone if Postgres had them.
+    pub alive: u64,
+    /// Of these: those that Postgres does not have.
+    pub gone: u64,
+}
+
+impl Count {
+    pub fn add(&mut self, other: Count) {
+        self.alive += other.alive;
+        self.gone += other.gone;
+    }
+}
+
+/// So few are buried without a question, of however small a table.
+const FEW: u64 = 3;
+
+/// Whether what a comparison found to be gone may be buried, or somebody has to say so: much of a
+/// table is rather of another source, or was left there on purpose, than missed. `others` says that
+/// another source is known to write into it. 100 percent is leave for everything.
+pub fn may_bury(count: Count, percent_max: u64, others: bool) -> bool {
+    let Count { alive, gone } = count;
+    let is_little = u128::from(gone) * 100 <= u128::from(alive) * u128::from(percent_max);
+    gone == 0 || 100 <= percent_max || !others && (is_little || gone <= FEW)
 }
 
 /// The pieces of one pass.
@@ -191,6 +220,33 @@ mod tests {
         ] {
             assert_eq!(fate_of_key(BASE, found, is_in_postgres), expected, "{found:?}");
         }
+    }
+
+    #[test]
+    fn what_is_gone_is_buried_unless_it_is_much() {
+        let may = |gone, alive, percent| may_bury(Count { alive, gone }, percent, false);
+        for (gone, alive, percent, expected) in [
+            (0, 0, 20, true),
+            (0, 14, 0, true),
+            (7, 7, 20, false),
+            (7, 14, 20, false),
+            (20, 100, 20, true),
+            (21, 100, 20, false),
+            // Of small tables.
+            (1, 1, 20, true),
+            (1, 2, 20, true),
+            (3, 4, 0, true),
+            (3, 3, 0, true),
+            (4, 4, 99, false),
+            (4, 10, 20, false),
+            (7, 7, 100, true),
+            (u64::MAX, u64::MAX, 99, false),
+            (u64::MAX / 10, u64::MAX, 20, true),
+        ] {
+            assert_eq!(may(gone, alive, percent), expected, "{gone} of {alive}, {percent} %");
+        }
+        let with_others = |percent| may_bury(Count { alive: 1_000, gone: 1 }, percent, true);
+        assert!(!with_others(99) && with_others(100));
     }
 
     #[test]

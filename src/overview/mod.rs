@@ -59,6 +59,9 @@ pub struct Service {
     /// By table, since the process started.
     pub refused_rows: BTreeMap<String, u64>,
     pub repair: Option<Repair>,
+    /// What an operator should know, though it stops nothing.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// The latest first.
     pub changes: Vec<Change>,
     pub history: History,

@@ -153,6 +153,9 @@ fn add_lines(out: &mut String, now: u64, name: &str, service: &Service) {
             let _ = writeln!(out, "  failed {attempts} times in a row: {}", plain(error));
         }
     }
+    for note in &service.notes {
+        let _ = writeln!(out, "\n{name}: note: {}", plain(note));
+    }
     if let Some(error) = &service.last_error {
         add_trouble(out, now, &format!("{name}: last error,"), error);
     }

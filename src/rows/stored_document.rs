@@ -1,8 +1,8 @@
 //! Whether a JSON document that ClickHouse gives back is the one that was sent.
 //!
 //! A `JSON` column keeps paths and values, not the text: members come back sorted and nested where
-//! a name had dots, nulls and empty objects are gone, numbers have a type and are printed anew. Both
-//! sides are brought to that form; whatever else differs counts as a difference.
+//! a name had dots, nulls and empty objects are gone, numbers have a type and are printed anew.
+//! Both sides are brought to that form; whatever else differs counts as a difference.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -86,8 +86,8 @@ impl<'t> Deserialize<'t> for Members<'t> {
     }
 }
 
-/// `in_array`: as an element of an array, whose integers ClickHouse may keep as Float64 where others of
-/// the array, or other rows of the column, are of that type.
+/// `in_array`: as an element of an array, whose integers ClickHouse may keep as Float64 where
+/// others of the array, or other rows of the column, are of that type.
 fn equal(ours: &Node, stored: &Node, in_array: bool) -> bool {
     match (ours, stored) {
         (Node::Object(ours), Node::Object(stored)) => {

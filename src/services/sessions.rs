@@ -32,6 +32,13 @@ static SOURCE: Source = Source {
     schema: "public",
     table: "Session",
     columns: COLUMNS,
+    unread: &[
+        "currentRunId",
+        "currentRunVersion",
+        "triggerConfig",
+        "streamBasinName",
+        "chatSnapshotStoragePath",
+    ],
     key: KeyColumns {
         id: place::ID,
         organization: place::ORGANIZATION,

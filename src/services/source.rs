@@ -13,6 +13,8 @@ pub struct Source {
     pub schema: &'static str,
     pub table: &'static str,
     pub columns: &'static [SourceColumn],
+    /// That trigger.dev has and no target table takes.
+    pub unread: &'static [&'static str],
     pub key: KeyColumns,
 }
 

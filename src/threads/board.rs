@@ -167,6 +167,7 @@ impl Board {
                 .map(|(table, metrics)| (table, metrics.refused_rows.get()))
                 .collect(),
             repair: report.repair.map(repair),
+            notes: report.notes,
             changes: (report.changes.iter().rev())
                 .map(|change| overview::Change {
                     at_unix_seconds: unix_seconds(change.at),

@@ -7,7 +7,7 @@ use super::beside::repairer::Position;
 use crate::clickhouse::Client;
 use crate::clickhouse::repairs::{self, INITIAL_BACKFILL, RepairRow, Status};
 use crate::clickhouse::state;
-use crate::config::ServiceConfig;
+use crate::config::{InitialBackfill, ServiceConfig};
 use crate::error::Result;
 use crate::machines::lineage::{self, Fork, Gap, Verdict};
 use crate::machines::recovery::{self, Course, Debt};
@@ -96,8 +96,10 @@ pub fn owe_for_tables(
         return owe(client, of, &reason, timeout);
     }
     match config.initial_backfill {
-        true => write_debt(client, of, &format!("{INITIAL_BACKFILL} of `{tables}`"), timeout),
-        false => Ok(()),
+        InitialBackfill::Created | InitialBackfill::Existing => {
+            write_debt(client, of, &format!("{INITIAL_BACKFILL} of `{tables}`"), timeout)
+        }
+        InitialBackfill::Off => Ok(()),
     }
 }
 
@@ -111,6 +113,13 @@ pub fn owe_whatever_is_recorded(
     write_debt(client, of, reason, config.clickhouse.request_timeout)?;
     log::warn!("{}: {reason}", of.0);
     Ok(())
+}
+
+/// For target tables that were there, and lack rows, where nothing has been streamed before.
+pub fn owe_existing(client: &mut Client, config: &ServiceConfig, table: &str) -> Result<()> {
+    let of = (config.name.as_str(), config.slot.as_str());
+    let reason = format!("{INITIAL_BACKFILL} of `{table}`, which was there");
+    write_debt(client, of, &reason, config.clickhouse.request_timeout)
 }
 
 fn write_debt(

@@ -173,6 +173,7 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
     let Prepared { mapping, shapes, tables, state, repair, client, .. } = prepared;
     let Prepared { status_every, resume, .. } = prepared;
     let primary = prepared.primary;
+    health.publish_notes(service, &prepared.notes);
     let marks = Marks { confirmed: state.confirmed, upper: state.upper };
     let version_shift = state.version_shift;
     shared.set_reserved(marks.upper);
@@ -244,6 +245,7 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
         primary: &primary,
         application_name: &application_name,
         workers: config.repair_concurrency,
+        bury_max_percent: config.repair_bury_max_percent,
         admit: &admit,
         page_bytes_max: page_bytes_max(config),
         health,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::support::clickhouse::DATABASE;
 use crate::support::oracle::{Scope, assert_same, compare};
 use crate::support::program::{Program, Settings};
-use crate::support::stage::{SERVICES, Stage};
+use crate::support::stage::{RUNS_SLOT, SERVICES, SESSIONS_SLOT, Stage};
 use crate::support::wait::until_true;
 use crate::support::workload::Workload;
 
@@ -135,7 +135,7 @@ fn nothing_is_copied_when_told_so_or_into_tables_that_were_there() {
         program.wait_streaming(&SERVICES);
         load(seed).run(&stage.postgres, 10);
         stage.settle(&mut program, &SERVICES);
-        assert!(!program.log().contains("backfill"), "{}", program.log());
+        assert!(!program.log().contains(": initial backfill"), "{}", program.log());
         program.stop();
         compare(&stage.postgres, &stage.clickhouse, Scope::ALL).is_clean()
     };
@@ -160,4 +160,92 @@ fn a_first_start_under_halt_copies_too() {
     stage.settle(&mut program, &SERVICES);
     assert!(0 < assert_same(&stage.postgres, &stage.clickhouse, Scope::ALL));
     program.stop();
+}
+
+/// As trigger.dev leaves it: its tables, and nothing of ours.
+fn forget_ours(stage: &Stage) {
+    let ours = format!(
+        "SELECT name FROM system.tables WHERE database = '{DATABASE}' AND name LIKE 'walhouse_%'"
+    );
+    for row in stage.clickhouse.rows(&ours) {
+        let name = row[0].as_str().expect("it has a name");
+        stage.clickhouse.execute(&format!("DROP TABLE {DATABASE}.{name} SYNC"));
+    }
+    for slot in [RUNS_SLOT, SESSIONS_SLOT] {
+        stage.postgres.execute(&format!("SELECT pg_drop_replication_slot('{slot}')"));
+    }
+}
+
+/// Goal: tables that were there before the first start, empty or older than the source, are told of
+/// where somebody looks, with what fills them; and that fills them.
+#[test]
+fn tables_that_were_there_and_lack_rows_are_told_of_and_filled() {
+    let stage = Stage::own();
+    load(740).run(&stage.postgres, 60);
+    let settings = settings(&stage);
+    let mut program = Program::start(&stage.settings());
+    program.wait_streaming(&SERVICES);
+    program.stop();
+    let checked = |settings: &Settings| {
+        let output = Program::command(settings, &["check"]);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    // Empty: what was there before was not copied. Then: older than the source.
+    for (table, is_filled) in [("empty", false), ("older", true)] {
+        forget_ours(&stage);
+        if is_filled {
+            insert_sessions(&stage, 10);
+            stage.postgres.insert("TaskRun", &crate::support::sample::run("zzz-the-last"));
+        }
+        let told = checked(&settings);
+        for (target, command) in [
+            ("task_runs_v2", "`walhouse backfill runs --all-statuses`"),
+            ("sessions_v1", "`walhouse backfill sessions`"),
+        ] {
+            let line = format!("`{target}` was there before the first start, and lacks rows");
+            assert!(told.contains(&line) && told.contains(command), "{table}: {told}");
+        }
+        let mut program = Program::start(&settings);
+        program.wait_streaming(&SERVICES);
+        program.wait_for_log("`sessions_v1` was there before the first start, and lacks rows");
+        let status = program.status();
+        for service in SERVICES {
+            let notes = status["services"][service]["notes"].to_string();
+            assert!(notes.contains("INITIAL_BACKFILL=existing"), "{table}: {notes}");
+        }
+        program.stop();
+        if is_filled {
+            break;
+        }
+        // So that the tables are older, and not empty.
+        forget_ours(&stage);
+        let existing = settings.clone().with_both("*_REPLICATION_INITIAL_BACKFILL", "existing");
+        let told = checked(&existing);
+        assert!(
+            told.contains("old rows: the first start copies those that ClickHouse lacks"),
+            "{told}"
+        );
+        let mut program = Program::start(&existing);
+        program.wait_streaming(&SERVICES);
+        wait_filled(&stage);
+        stage.settle(&mut program, &SERVICES);
+        assert!(0 < assert_same(&stage.postgres, &stage.clickhouse, Scope::ALL));
+        assert_eq!(of_state(&stage, "version_shift"), ["0", "0"]);
+        // It is no sign of anything wrong.
+        let lines = program.log();
+        let lines = lines.lines().filter(|line| line.contains(": initial backfill"));
+        assert!(lines.clone().count() >= 4, "{}", program.log());
+        assert!(lines.clone().all(|line| line.contains("INFO")), "{}", program.log());
+        program.stop();
+    }
+    // Whole tables are nothing to tell of.
+    let existing = settings.clone().with_both("*_REPLICATION_INITIAL_BACKFILL", "existing");
+    forget_ours(&stage);
+    let mut program = Program::start(&existing);
+    program.wait_streaming(&SERVICES);
+    wait_filled(&stage);
+    program.stop();
+    forget_ours(&stage);
+    let told = checked(&settings);
+    assert!(told.contains("old rows: ClickHouse has those that were looked at"), "{told}");
 }

@@ -218,8 +218,9 @@ fn a_repair_that_is_killed_goes_on_where_it_was() {
 /// Method: the record of a repair is set back to a key in the middle of a partition, and rows that
 /// Postgres does not have are put before and behind it.
 #[test]
-fn a_prune_goes_on_behind_the_last_key_that_is_recorded() {
+fn burying_goes_on_behind_the_last_key_that_is_recorded() {
     let (stage, settings) = sessions_in_a_gap(1);
+    let settings = settings.with("REPLICATION_REPAIR_DELETES_MAX_PERCENT", 100);
     let mut program = Program::start(&settings);
     program.wait_for_log("sessions: repair: done");
     program.stop();
@@ -231,7 +232,7 @@ fn a_prune_goes_on_behind_the_last_key_that_is_recorded() {
                  toDateTime64('{month}-10 10:00:00', 3, 'UTC'), 1 FROM numbers(100)"
         ));
     }
-    let position = "prune 0:202005 organization_id='it\\'s gone' project_id='p' \
+    let position = "bury 0:202005 organization_id='it\\'s gone' project_id='p' \
                     environment_id='e' created_at=1589104800000 session_id='2020-05-149'";
     stage.clickhouse.execute(&format!(
         "INSERT INTO {DATABASE}.walhouse_repairs
@@ -240,7 +241,7 @@ fn a_prune_goes_on_behind_the_last_key_that_is_recorded() {
         quote_bytes(position.as_bytes())
     ));
     let mut program = Program::start(&settings);
-    program.wait_for_log("sessions: repair: going on (prune)");
+    program.wait_for_log("sessions: repair: going on (bury)");
     program.wait_for_log("sessions: repair: done");
     program.stop();
     let left = |condition: &str| stage.clickhouse.count("sessions_v1", condition);

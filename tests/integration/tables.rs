@@ -190,3 +190,50 @@ fn nothing_is_made_before_the_source_table_was_seen() {
     assert_eq!(assert_same(&stage.postgres, &stage.clickhouse, Scope::ALL), 2);
     program.stop();
 }
+
+/// Goal: what a later trigger.dev, or somebody else, has added to either side does not stay empty
+/// without a word.
+#[test]
+fn columns_that_are_not_known_are_named() {
+    let stage = Stage::take();
+    let settings = stage.settings();
+    let mut program = stage.start();
+    let known = program.status();
+    for service in SERVICES {
+        assert_eq!(known["services"][service]["notes"], serde_json::json!([]));
+    }
+    program.stop();
+    stage.postgres.execute(
+        r#"ALTER TABLE "TaskRun" ADD COLUMN "brandNew" text;
+           ALTER TABLE "Session" ADD COLUMN "other new" integer"#,
+    );
+    for sql in [
+        "ALTER TABLE trigger_dev.task_runs_v2 ADD COLUMN brand_new String DEFAULT ''",
+        "ALTER TABLE trigger_dev.task_runs_v2 ADD COLUMN computed String MATERIALIZED 'x'",
+        "ALTER TABLE trigger_dev.task_runs_v2 DROP COLUMN region",
+        "ALTER TABLE trigger_dev.raw_task_runs_payload_v1 ADD COLUMN extra UInt8",
+    ] {
+        stage.clickhouse.execute(sql);
+    }
+    let expected = [
+        ("runs", "column `brandNew` of `public.TaskRun` is not known to this version"),
+        ("runs", "column `brand_new` of `task_runs_v2` is not known to this version"),
+        ("runs", "`task_runs_v2` has no column `region`: it is left out. ALTER TABLE"),
+        ("runs", "column `extra` of `raw_task_runs_payload_v1` is not known to this version"),
+        ("sessions", "column `other new` of `public.Session` is not known to this version"),
+    ];
+    let output = Program::command(&settings, &["check"]);
+    let checked = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut program = stage.start();
+    let status = program.status();
+    for (service, text) in expected {
+        assert!(checked.contains(&format!("warning  {service}: columns: {text}")), "{checked}");
+        program.wait_for_log(&format!("{service}: {text}"));
+        let notes = status["services"][service]["notes"].to_string();
+        assert!(notes.contains(text), "{notes}");
+    }
+    assert!(!checked.contains("computed") && !program.log().contains("computed"));
+    stage.postgres.insert("TaskRun", &sample::run("r"));
+    stage.settle(&mut program, &SERVICES);
+    program.stop();
+}

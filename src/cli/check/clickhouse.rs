@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::table::UNFILLED;
 use super::{cluster, interrupt, is_near, now_ms};
 use crate::clickhouse::client::quote_name;
 use crate::clickhouse::refusal::Refusal;
@@ -18,6 +19,7 @@ use crate::rows::{JsonForm, Shape, native};
 use crate::services::mapping::{Mapping, Target};
 use crate::services::trial;
 use crate::threads::start::prepare::{columns_of, definition, json_form, mapping};
+use crate::threads::start::unfilled;
 
 const AWAY: &str = "Let *_REPLICATION_CLICKHOUSE_URL name ClickHouse's HTTP interface (port 8123, \
                     or 8443 with https://), and start ClickHouse.";
@@ -264,7 +266,10 @@ impl Looking<'_> {
             self.found.push(self.denied(name, &error));
             return Ok(None);
         }
-        if self.found.len() == before {
+        let is_whole = self.found.len() == before;
+        let unfilled = unfilled::of_target(&self.client, target, shape).into_iter();
+        self.found.extend(unfilled.map(|text| Finding::warning("columns", text, UNFILLED)));
+        if is_whole {
             let text = format!("`{name}` ({}) takes every column", shape.engine);
             self.found.push(Finding::ok("table", text));
         }

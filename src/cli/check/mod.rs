@@ -7,9 +7,11 @@
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::config::{Config, LockKind, Problems, ServiceConfig};
+use crate::config::{Config, InitialBackfill, LockKind, Problems, ServiceConfig};
 use crate::finding::Finding;
 use crate::metrics::Metrics;
+use crate::postgres::slot;
+use crate::threads::start::old_rows;
 use crate::threads::start::prepare::mapping;
 use crate::threads::start::resume::{self, Foreseen, Parties};
 
@@ -106,8 +108,8 @@ fn outlook(
     service: &ServiceConfig,
     mut source: postgres::Reached,
     mut target: clickhouse::Reached,
-) -> Option<Finding> {
-    let connection = source.connection.as_mut()?;
+) -> Vec<Finding> {
+    let Some(connection) = source.connection.as_mut() else { return Vec::new() };
     let name = service.name.as_str();
     let metrics = Metrics::new(&[name]);
     let parties = Parties {
@@ -121,8 +123,14 @@ fn outlook(
         given_up: None,
         may_write: &|| Ok(()),
     };
-    Some(match resume::foresee(parties, &target.absent) {
-        Ok(Foreseen::GoesOn(reason)) => Finding::ok("lineage", reason),
+    vec![match resume::foresee(parties, &target.absent) {
+        Ok(Foreseen::GoesOn { reason, is_first }) => {
+            let mut found = vec![Finding::ok("lineage", reason)];
+            if is_first && target.shapes.len() == mapping(service).targets().len() {
+                found.extend(old_rows(service, &mut source, &mut target));
+            }
+            return found;
+        }
         Ok(Foreseen::StartsOver { reason, repair: true }) => Finding::warning(
             "lineage",
             format!("{reason}: the stream starts over, and the whole table is compared beside it"),
@@ -135,8 +143,39 @@ fn outlook(
         ),
         // What is wrong with the slot is told where it was looked at.
         Ok(Foreseen::Stops(error)) => Finding::of_error("lineage", &error, "See the README."),
-        Err(_) if source.slot_is_refused => return None,
+        Err(_) if source.slot_is_refused => return Vec::new(),
         Err(error) => Finding::of_error("lineage", &error, "Run `walhouse check` again."),
+    }]
+}
+
+/// Whether tables that are there lack rows that nothing would copy.
+fn old_rows(
+    service: &ServiceConfig,
+    source: &mut postgres::Reached,
+    target: &mut clickhouse::Reached,
+) -> Option<Finding> {
+    const ABOUT: &str = "old rows";
+    if service.initial_backfill == InitialBackfill::Off {
+        return None;
+    }
+    let has_slot = slot::inspect(&mut source.sql, &service.slot, step());
+    let looked = has_slot.and_then(|slot| {
+        old_rows::look(
+            service.name,
+            mapping(service),
+            &mut source.sql,
+            &mut target.client,
+            slot.is_some(),
+            service.clickhouse.request_timeout.min(STEP_TIMEOUT),
+        )
+    });
+    Some(match looked {
+        Ok(None) => Finding::ok(ABOUT, "ClickHouse has those that were looked at"),
+        Ok(Some(_)) if service.initial_backfill == InitialBackfill::Existing => {
+            Finding::ok(ABOUT, "the first start copies those that ClickHouse lacks")
+        }
+        Ok(Some(lacking)) => Finding::warning(ABOUT, lacking.text, lacking.hint),
+        Err(error) => Finding::of_error(ABOUT, &error, "Run `walhouse check` again."),
     })
 }
 

@@ -9,6 +9,11 @@ use crate::postgres::sql::Sql;
 use crate::postgres::survey::{self, Facts, judge};
 use crate::threads::start::prepare::{mapping, published_columns};
 use crate::threads::start::source_check::column_problems;
+use crate::threads::start::unfilled;
+
+/// Of a column that this version does not know.
+pub(super) const UNFILLED: &str = "Nothing is lost in Postgres. Install a version of walhouse that \
+                                   knows the column, if trigger.dev's own replication fills it.";
 
 const AGAIN: &str = "Run `walhouse check` again; if it stays, look into the log of Postgres.";
 
@@ -41,7 +46,10 @@ pub(super) fn look(
     for error in column_problems(&table, source) {
         found.push(Finding::of_error("table", &error, AGAIN));
     }
-    if found.len() == before {
+    let text = |text| Finding::warning("columns", text, UNFILLED);
+    let is_whole = found.len() == before;
+    found.extend(unfilled::of_source(&table, source).into_iter().map(text));
+    if is_whole {
         let kind = match table.kind {
             TableKind::Ordinary => String::new(),
             TableKind::Partitioned => format!(", in {} partitions", table.parts.len()),

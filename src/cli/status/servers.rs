@@ -78,6 +78,7 @@ impl Look {
             last_error: None,
             refused_rows: BTreeMap::new(),
             repair: None,
+            notes: vec![],
             changes: vec![],
             history: History::default(),
         };

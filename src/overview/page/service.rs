@@ -43,6 +43,13 @@ pub(super) fn add_service(out: &mut String, overview: &Overview, name: &str, ser
     add_positions(out, now, &id, service);
     add_repair(out, service);
     add_refused(out, service);
+    if !service.notes.is_empty() {
+        out.push_str("<section class=\"wide\"><h3>Notes</h3>");
+        for note in &service.notes {
+            let _ = write!(out, "<p class=\"words\">{}</p>", escaped(note));
+        }
+        out.push_str("</section>");
+    }
     out.push_str("<section class=\"wide\"><h3>Last error</h3>");
     match &service.last_error {
         Some(error) => {

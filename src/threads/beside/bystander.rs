@@ -99,7 +99,7 @@ impl<'c> Bystander<'c> {
         if writes {
             own_tables::ensure(&mut client, config.create_tables, deadline())?;
         }
-        let shapes = prepare::shapes(&mut client, config, mapping, &version, false)?;
+        let shapes = prepare::shapes(&mut client, config, mapping, &version, false)?.shapes;
         let application_name = format!("walhouse/{command}");
         let known = prepare::known(config, &mut client)?;
         let sql_deadline = Instant::now() + config.postgres.connect_timeout.min(SQL_TIMEOUT);
@@ -173,6 +173,7 @@ impl<'c> Bystander<'c> {
             primary: &self.primary,
             application_name: &self.application_name,
             workers: 1,
+            bury_max_percent: self.config.repair_bury_max_percent,
             admit: &admit,
             page_bytes_max: page_bytes_max(self.config),
             health: &self.health,

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //!   read:   blocks of the table -> rows -> what does ClickHouse have? -> write what differs
-//!   prune:  keys of ClickHouse  -> what does Postgres have?           -> bury what is gone
+//!   count:  keys of ClickHouse  -> what does Postgres have?           -> may that be buried?
+//!   bury:   the same keys, if some are gone                           -> bury what is gone
 //! ```
 //!
-//! Its workers share the two passes piece by piece; how far they have come is recorded in
+//! Its workers share the passes piece by piece; how far they have come is recorded in
 //! ClickHouse, so that another instance goes on from there. It never ends the session: what stands
 //! in its way is reported and tried again, because the stream is of more use than the repair. Told
 //! to drain it stops at the next page.
@@ -30,9 +31,10 @@ use crate::wal::Lsn;
 use prune_pass::PrunePass;
 use read_pass::ReadPass;
 use recorder::Recorder;
-use work::{Ended, Pass, work};
+use work::{Ended, work};
 
 pub(super) mod before;
+pub(super) mod leave;
 pub(super) mod page;
 mod position;
 pub(super) mod prune_pass;
@@ -61,6 +63,8 @@ pub struct Repairer<'a> {
     pub primary: &'a Primary,
     pub application_name: &'a str,
     pub workers: usize,
+    /// Of a table: what may be marked as deleted without a question.
+    pub bury_max_percent: u64,
     /// Admits that rows of commits up to there may come, before any of them does.
     pub admit: &'a (dyn Fn(Lsn) -> Result<()> + Sync),
     /// What one worker holds of the table at a time, as it comes from Postgres.
@@ -75,11 +79,16 @@ pub fn run(with: &Repairer<'_>, row: RepairRow) -> Result<()> {
     let recorder = Recorder::new(with, Client::connect(with.ground.clickhouse)?, row);
     metrics.repair_running.raise();
     let name = recorder.name();
-    log::warn!("{service}: {name}: {}", recorder.reason());
+    log::log!(recorder.level(), "{service}: {name}: {}", recorder.reason());
     let mut failures = 0_u32;
     let ended = loop {
         match repair(with, &recorder) {
-            Ok(ended) => break ended,
+            Ok(None) => {
+                // Whoever answers starts it again: what is to go is looked at anew then.
+                while rest(with, Instant::now() + Duration::from_secs(60)) {}
+                break Ended::Told;
+            }
+            Ok(Some(ended)) => break ended,
             Err(error) if error.kind() == ErrorKind::Stopped => break Ended::Told,
             Err(error) => {
                 if recorder.take_progress() {
@@ -146,52 +155,81 @@ fn come_to(with: &Repairer<'_>, lsn: Lsn) -> Result<Ended> {
     Ok(Ended::Done)
 }
 
-/// From where it was left to its end.
-fn repair(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Ended> {
+/// From where it was left to its end; `None`: somebody has to say first that it may go on.
+fn repair(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Option<Ended>> {
+    const TOLD: Option<Ended> = Some(Ended::Told);
     if recorder.base_version() == AT_FENCE {
         match before::fence(with, || recorder.show_waiting())? {
             // What is older has to be there to be compared: equal now, the stream may still bring
             // what a row was before; gone, as with its partition, what there is to be buried.
             Some(fence) if come_to(with, fence)? == Ended::Done => recorder.pass_fence(fence)?,
-            Some(_) | None => return Ok(Ended::Told),
+            Some(_) | None => return Ok(TOLD),
         }
     }
-    let mut rows_pruned = None;
+    // Of a pass over ClickHouse's keys that is in the middle: rows of the portions that are done.
+    let mut rows_before = None;
     loop {
-        match recorder.position() {
+        let position = recorder.position();
+        if rows_before.is_none() && before::stand_still(with)? == Ended::Told {
+            return Ok(TOLD);
+        }
+        let base_version = recorder.base_version();
+        match position {
             Position::Read(read) => {
-                if before::stand_still(with)? == Ended::Told {
-                    return Ok(Ended::Told);
-                }
-                let pass = ReadPass::plan(with, recorder.base_version(), &read)?;
+                let pass = ReadPass::plan(with, base_version, &read)?;
                 if work(with, recorder, &pass)? == Ended::Told {
-                    return Ok(Ended::Told);
+                    return Ok(TOLD);
                 }
                 // A part that was rewritten has lost what was done of it: plan anew, and only what
                 // is not done is left.
                 if pass.is_complete() {
-                    recorder.enter(Position::Prune(None))?;
+                    recorder.enter(Position::start_of_count())?;
                 }
             }
-            Position::Prune(done) => {
-                if rows_pruned.is_none() && before::stand_still(with)? == Ended::Told {
-                    return Ok(Ended::Told);
-                }
-                let before = rows_pruned.unwrap_or(0);
-                let pass = PrunePass::plan(with, recorder.base_version(), done.as_ref(), before)?;
+            Position::Count { counts, done } => {
+                let before = rows_before.unwrap_or(0);
+                let pass =
+                    PrunePass::plan_count(with, base_version, counts, done.as_ref(), before)?;
                 if work(with, recorder, &pass)? == Ended::Told {
-                    return Ok(Ended::Told);
+                    return Ok(TOLD);
                 }
-                rows_pruned = Some(before + pass.weights().iter().sum::<u64>());
-                if !pass.is_last() {
+                rows_before = pass.rows_before_next();
+                if rows_before.is_some() {
                     continue;
                 }
-                if catch_up(with, recorder)? == Ended::Told {
-                    return Ok(Ended::Told);
+                let counts = pass.counts();
+                if !recorder.may_bury_all() {
+                    let asked = leave::ask(with, &recorder.slot(), &counts)?;
+                    if let Some(question) = asked.into_iter().flatten().next() {
+                        recorder.enter(Position::start_of_count())?;
+                        recorder.on_question(&question);
+                        return Ok(None);
+                    }
                 }
-                recorder.record(Status::Done)?;
-                return Ok(Ended::Done);
+                if counts.iter().all(|count| count.gone == 0) {
+                    return finish(with, recorder).map(Some);
+                }
+                recorder.enter(Position::Bury(None))?;
+            }
+            Position::Bury(done) => {
+                let before = rows_before.unwrap_or(0);
+                let pass = PrunePass::plan(with, base_version, done.as_ref(), before)?;
+                if work(with, recorder, &pass)? == Ended::Told {
+                    return Ok(TOLD);
+                }
+                rows_before = pass.rows_before_next();
+                if rows_before.is_none() {
+                    return finish(with, recorder).map(Some);
+                }
             }
         }
     }
+}
+
+fn finish(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Ended> {
+    if catch_up(with, recorder)? == Ended::Told {
+        return Ok(Ended::Told);
+    }
+    recorder.record(Status::Done)?;
+    Ok(Ended::Done)
 }

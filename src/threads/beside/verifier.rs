@@ -14,10 +14,12 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::bystander::{Bystander, Progress};
+use super::repairer::leave;
 use super::repairer::work::Worker;
 use crate::clickhouse::stored;
 use crate::config::ServiceConfig;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::machines::repair::Count;
 use crate::machines::verify::{Difference, Judgement, Suspicion};
 use crate::rows::Block;
 use crate::services::mapping::Target;
@@ -29,6 +31,8 @@ mod passes;
 
 /// Held at once; then they are looked at again.
 const SUSPECTS_MAX: usize = 10_000;
+/// Keys that only ClickHouse has, held until it is known how many there are; more stay as they are.
+const EXTRAS_MAX: usize = 100_000;
 /// Told in full; the others are counted.
 const FINDINGS_MAX: usize = 1_000;
 
@@ -69,6 +73,8 @@ pub struct Report {
     pub unsettled: u64,
     /// The first of them.
     pub findings: Vec<Finding>,
+    /// Why keys that only ClickHouse has were not marked as deleted, by table.
+    pub questions: Vec<Error>,
     /// Why a repair of the service is under way, if one is.
     pub repair_under_way: Option<String>,
 }
@@ -110,6 +116,9 @@ struct Verifier<'v, 'c> {
     request: Request,
     report: Report,
     suspects: Vec<Suspect>,
+    /// By target table: keys of ClickHouse, and those that Postgres does not have.
+    counts: Vec<Count>,
+    extras: Vec<Found>,
     begun_at: Instant,
     show: &'v dyn Fn(Progress<'_>),
 }
@@ -129,6 +138,8 @@ pub fn verify(
         request,
         report: Report { repair_under_way: by.repair_under_way()?, ..Report::default() },
         suspects: Vec::new(),
+        counts: vec![Count::default(); by.mapping.targets().len()],
+        extras: Vec::new(),
         begun_at: Instant::now(),
         show,
     };
@@ -136,7 +147,8 @@ pub fn verify(
         let mut worker = Worker::new(with)?;
         verifier.read(&mut worker)?;
         verifier.list(&mut worker)?;
-        verifier.settle(&mut worker)
+        verifier.settle(&mut worker)?;
+        verifier.settle_extras(&mut worker)
     })?;
     by.record(|row| row.is_done = true)?;
     Ok(verifier.report)
@@ -166,21 +178,56 @@ impl Verifier<'_, '_> {
     fn settle(&mut self, worker: &mut Worker<'_>) -> Result<()> {
         let suspects = std::mem::take(&mut self.suspects);
         let found = self.judge(worker, suspects)?;
-        for Found { difference, .. } in &found {
+        for Found { difference, suspect, .. } in &found {
             *self.report.counts.entry(*difference).or_default() += 1;
+            if *difference == Difference::Extra {
+                self.counts[suspect.target].gone += 1;
+            }
         }
-        let left = match self.request.repair {
-            true => self.mend(worker, &found)?,
-            false => found.iter().map(|found| found.suspect.key.clone()).collect(),
-        };
+        if !self.request.repair {
+            self.tell_of(found, |_| false);
+            return Ok(());
+        }
+        // Whether they may be marked as deleted shows when all are known.
+        let is_extra = |found: &Found| found.difference == Difference::Extra;
+        let (mut extras, found): (Vec<_>, Vec<_>) = found.into_iter().partition(is_extra);
+        let room = EXTRAS_MAX.saturating_sub(self.extras.len()).min(extras.len());
+        let too_many = extras.split_off(room);
+        self.extras.extend(extras);
+        self.tell_of(too_many, |_| false);
+        let left = self.mend(worker, &found)?;
+        self.tell_of(found, |found| !left.contains(&found.suspect.key));
+        Ok(())
+    }
+
+    /// Marks as deleted what only ClickHouse has, unless it is much of the table.
+    fn settle_extras(&mut self, worker: &mut Worker<'_>) -> Result<()> {
+        let slot = &self.by.config.slot;
+        for count in &mut self.counts {
+            count.alive = count.alive.max(count.gone);
+        }
+        let extras = std::mem::take(&mut self.extras);
+        if extras.is_empty() {
+            return Ok(());
+        }
+        let asked = leave::ask(worker.with, slot, &self.counts)?;
+        let is_left = |found: &Found| asked[found.suspect.target].is_none();
+        let (found, kept): (Vec<_>, Vec<_>) = extras.into_iter().partition(is_left);
+        self.tell_of(kept, |_| false);
+        self.report.questions.extend(asked.into_iter().flatten());
+        let left = self.mend(worker, &found)?;
+        self.tell_of(found, |found| !left.contains(&found.suspect.key));
+        Ok(())
+    }
+
+    fn tell_of(&mut self, found: Vec<Found>, is_mended: impl Fn(&Found) -> bool) {
         for found in found {
-            let is_mended = !left.contains(&found.suspect.key);
+            let is_mended = is_mended(&found);
             self.report.mended += u64::from(is_mended);
             if self.report.findings.len() < FINDINGS_MAX {
                 self.report.findings.push(finding(self.targets(), found, is_mended));
             }
         }
-        Ok(())
     }
 
     /// Those that differ.

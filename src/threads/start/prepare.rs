@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use super::resume::{self, Parties, Resumed};
 use super::slot_watch::SlotWatch;
-use super::source_check;
-use crate::clickhouse::repairs::{REPAIRS_TABLE, RepairRow};
+use super::{old_rows, source_check, unfilled};
+use crate::clickhouse::repairs::{self, REPAIRS_TABLE, RepairRow};
 use crate::clickhouse::sources::{SOURCES_TABLE, SourceRow};
 use crate::clickhouse::state::{self, StateRow};
 use crate::clickhouse::tables::{self, Definition, Look, TableShape};
 use crate::clickhouse::{self, Client, adoptions, cluster, own_tables};
-use crate::config::{ServiceConfig, ServiceName};
+use crate::config::{InitialBackfill, ServiceConfig, ServiceName};
 use crate::error::{Error, ErrorKind, Result};
 use crate::halt::Halt;
 use crate::machines::recovery::{Adopted, GapStrategy};
@@ -64,6 +64,8 @@ pub struct Prepared {
     pub slot_is_new: bool,
     /// The server that streams, for whatever else is asked of Postgres in this session.
     pub primary: Primary,
+    /// What an operator should know, though it stops nothing.
+    pub notes: Vec<String>,
 }
 
 /// A step against Postgres takes this long at most, beside the time to connect.
@@ -114,7 +116,14 @@ pub fn prepare(
     // all, the one to replicate, and whoever fills it may want to make the tables in ClickHouse.
     let table = look_at_source(config, mapping, &mut sql, first)?;
     go_on()?;
-    let (shapes, tables) = prepare_tables(config, mapping, &mut client, &version, memory)?;
+    let (taken, tables) = prepare_tables(config, mapping, &mut client, &version, memory)?;
+    let Taken { shapes, unfilled } = taken;
+    let mut notes = unfilled::of_source(&table, mapping.source());
+    notes.extend(unfilled);
+    notes.extend(look_for_old_rows(config, mapping, &mut sql, &mut client)?);
+    if first {
+        notes.iter().for_each(|note| log::warn!("{}: {note}", config.name.as_str()));
+    }
     go_on()?;
     ensure_publication(config, mapping, &mut sql, &table, is_known.then_some(&mut client))?;
     go_on()?;
@@ -187,6 +196,7 @@ pub fn prepare(
         resume,
         slot_is_new: slot_is_new || mark == Mark::Altered,
         primary,
+        notes,
     })
 }
 
@@ -302,7 +312,7 @@ fn prepare_tables(
     client: &mut Client,
     version: &str,
     memory: &Memory,
-) -> Result<(Vec<Shape>, Look)> {
+) -> Result<(Taken, Look)> {
     let deadline = || Instant::now() + config.clickhouse.request_timeout;
     memory.tables.begin(client, config)?;
     own_tables::ensure(client, config.create_tables, deadline())?;
@@ -311,13 +321,49 @@ fn prepare_tables(
     if !missing.is_empty() && config.create_tables {
         debt::owe_for_tables(client, config, &missing)?;
     }
-    let shapes = shapes(client, config, mapping, version, config.create_tables);
-    let shapes = shapes.or_else(|error| memory.tables.refuse(client, config, error))?;
+    let taken = shapes(client, config, mapping, version, config.create_tables);
+    let taken = taken.or_else(|error| memory.tables.refuse(client, config, error))?;
     let all: Vec<&str> = names.into_iter().chain(own_tables::names()).collect();
     cluster::check_quorum(client, &all, deadline())?;
     let look = tables::look(client, &all, deadline())?;
-    memory.tables.compare(client, config, mapping, &shapes, &missing, &look)?;
-    Ok((shapes, look))
+    memory.tables.compare(client, config, mapping, &taken.shapes, &missing, &look)?;
+    Ok((taken, look))
+}
+
+/// Before the first start: what tables lack that were there. Where that is wanted it is recorded as
+/// owed, and the session begins with it.
+fn look_for_old_rows(
+    config: &ServiceConfig,
+    mapping: &'static dyn Mapping,
+    sql: &mut Sql,
+    client: &mut Client,
+) -> Result<Option<String>> {
+    let (service, timeout) = (config.name.as_str(), config.clickhouse.request_timeout);
+    let deadline = || Instant::now() + timeout;
+    // A repair that is recorded, for tables that were just made among others, compares all of them.
+    if config.initial_backfill == InitialBackfill::Off {
+        // Somebody has said so.
+        return Ok(None);
+    }
+    let is_first = state::read(client, service, &config.slot, deadline())?.is_none()
+        && repairs::read(client, service, &config.slot, deadline())?.is_none();
+    if !is_first {
+        return Ok(None);
+    }
+    let has_slot = slot::inspect(sql, &config.slot, step())?.is_some();
+    let lacking = old_rows::look(config.name, mapping, sql, client, has_slot, timeout)?;
+    let Some(lacking) = lacking else { return Ok(None) };
+    if config.initial_backfill == InitialBackfill::Existing {
+        debt::owe_existing(client, config, mapping.targets()[0].table)?;
+        return Ok(None);
+    }
+    Ok(Some(format!("{}. {}", lacking.text, lacking.hint)))
+}
+
+/// What the target tables take, and columns that get nothing.
+pub(in crate::threads) struct Taken {
+    pub shapes: Vec<Shape>,
+    pub unfilled: Vec<String>,
 }
 
 /// What each target table takes; a missing one is made when `create` says so.
@@ -327,9 +373,9 @@ pub(in crate::threads) fn shapes(
     mapping: &'static dyn Mapping,
     version: &str,
     create: bool,
-) -> Result<Vec<Shape>> {
+) -> Result<Taken> {
     let json = json_form(version);
-    let mut shapes = Vec::new();
+    let (mut shapes, mut unfilled) = (Vec::new(), Vec::new());
     for target in mapping.targets() {
         let definition = definition(target)?;
         let deadline = Instant::now() + config.clickhouse.request_timeout;
@@ -349,9 +395,10 @@ pub(in crate::threads) fn shapes(
                 target.columns[column].name
             );
         }
+        unfilled.extend(unfilled::of_target(client, target, &shape));
         shapes.push(Shape { present, without_null, json });
     }
-    Ok(shapes)
+    Ok(Taken { shapes, unfilled })
 }
 
 /// 24.8 knows documents in a Native block only as strings to be cast.

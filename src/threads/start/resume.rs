@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::prepare::step;
 use crate::clickhouse::databases::{self, DatabaseRow};
-use crate::clickhouse::repairs::{self, AT_FENCE, RepairRow, Status};
+use crate::clickhouse::repairs::{self, ADOPTED, AT_FENCE, RepairRow, Status};
 use crate::clickhouse::sources::{self, SourceRow};
 use crate::clickhouse::state::{self, StateRow};
 use crate::clickhouse::stored::highest_version;
@@ -20,7 +20,7 @@ use crate::clickhouse::{Client, adoptions, backfills};
 use crate::config::ServiceConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::catalog::Judgement;
-use crate::machines::lineage::{self, Gap, Verdict};
+use crate::machines::lineage::{self, Fork, Gap, Verdict};
 use crate::machines::recovery::{self, Course, Debt};
 use crate::machines::undecodable::Given;
 use crate::metrics::ServiceMetrics;
@@ -147,8 +147,11 @@ pub fn resume(mut with: Parties<'_>) -> Result<Resumed> {
 
 /// What a session would find if it began now. Nothing is written.
 pub enum Foreseen {
-    /// It streams; this is what was found.
-    GoesOn(String),
+    /// It streams; this is what was found, and whether nothing was recorded before.
+    GoesOn {
+        reason: String,
+        is_first: bool,
+    },
     /// It streams, from elsewhere than where the last stream ended; whether the table is compared.
     StartsOver {
         reason: String,
@@ -162,7 +165,10 @@ pub fn foresee(mut with: Parties<'_>, absent: &[&str]) -> Result<Foreseen> {
     let (service, slot_name) = (with.service(), with.config.slot.as_str());
     let ahead = with.look_ahead(absent)?;
     Ok(match ahead.course {
-        Course::Begin | Course::Continue { .. } => Foreseen::GoesOn(ahead.reason),
+        Course::Begin | Course::Continue { .. } => Foreseen::GoesOn {
+            reason: ahead.reason,
+            is_first: ahead.recorded.is_none() && ahead.repair.is_none(),
+        },
         Course::StartOver { repair } => Foreseen::StartsOver { reason: ahead.reason, repair },
         Course::Stop => Foreseen::Stops(stopped(service, slot_name, ahead.verdict, ahead.reason)),
     })
@@ -263,6 +269,14 @@ impl Parties<'_> {
             }
             _ => verdict.to_string(),
         };
+        // Without a name it would have been stopped.
+        if let Verdict::ForeignCluster { .. }
+        | Verdict::ForeignDatabase { .. }
+        | Verdict::Diverged { why: Fork::Older, .. } = verdict
+            && course != Course::Stop
+        {
+            reason = format!("{ADOPTED}: {reason}");
+        }
         let source = match absent.contains(&sources::SOURCES_TABLE) {
             false => Some(self.look_at_source(before.is_some(), &server)?),
             true => None,

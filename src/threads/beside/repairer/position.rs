@@ -5,13 +5,19 @@ use std::str::FromStr;
 
 use crate::clickhouse::client::quote_bytes;
 use crate::clickhouse::slices::BoundValue;
+use crate::machines::repair::Count;
 
 /// What is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Position {
     Read(Vec<PartDone>),
+    /// All up to this place was counted, for each target table.
+    Count {
+        counts: Vec<Count>,
+        done: Option<Pruned>,
+    },
     /// All up to this place.
-    Prune(Option<Pruned>),
+    Bury(Option<Pruned>),
 }
 
 /// So many blocks of this file.
@@ -37,16 +43,23 @@ impl Position {
         Position::Read(Vec::new())
     }
 
+    /// Nothing is counted.
+    pub fn start_of_count() -> Position {
+        Position::Count { counts: Vec::new(), done: None }
+    }
+
     /// The pass's name.
     pub fn pass(&self) -> &'static str {
         match self {
             Position::Read(_) => "read",
-            Position::Prune(_) => "prune",
+            Position::Count { .. } => "count",
+            Position::Bury(_) => "bury",
         }
     }
 }
 
-/// `read oid:filenode:blocks ...`, or `prune target:partition column=value ...`.
+/// `read oid:filenode:blocks ...`, `count gone/alive,... target:partition column=value ...`, or
+/// `bury target:partition column=value ...`.
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.pass())?;
@@ -56,16 +69,24 @@ impl fmt::Display for Position {
                     write!(f, " {oid}:{filenode}:{blocks}")
                 })
             }
-            Position::Prune(None) => Ok(()),
-            Position::Prune(Some(Pruned { target, partition_id, up_to })) => {
-                write!(f, " {target}:{partition_id}")?;
-                up_to.iter().flatten().try_for_each(|(name, value)| match value {
-                    BoundValue::Text(text) => write!(f, " {name}={}", quote_bytes(text)),
-                    BoundValue::Ticks(ticks) => write!(f, " {name}={ticks}"),
-                })
+            Position::Count { counts, done } => {
+                for (at, Count { alive, gone }) in counts.iter().enumerate() {
+                    write!(f, "{}{gone}/{alive}", if at == 0 { ' ' } else { ',' })?;
+                }
+                write_place(f, done.as_ref())
             }
+            Position::Bury(done) => write_place(f, done.as_ref()),
         }
     }
+}
+
+fn write_place(f: &mut fmt::Formatter<'_>, done: Option<&Pruned>) -> fmt::Result {
+    let Some(Pruned { target, partition_id, up_to }) = done else { return Ok(()) };
+    write!(f, " {target}:{partition_id}")?;
+    up_to.iter().flatten().try_for_each(|(name, value)| match value {
+        BoundValue::Text(text) => write!(f, " {name}={}", quote_bytes(text)),
+        BoundValue::Ticks(ticks) => write!(f, " {name}={ticks}"),
+    })
 }
 
 /// The text is none of ours.
@@ -94,19 +115,32 @@ fn parse(text: &str) -> Option<Position> {
             };
             rest.split_whitespace().map(part).collect::<Option<_>>().map(Position::Read)
         }
-        "prune" if rest.is_empty() => Some(Position::Prune(None)),
-        "prune" => {
-            let (place, up_to) = match rest.split_once(' ') {
-                Some((place, up_to)) => (place, Some(named_values(up_to)?)),
-                None => (rest, None),
+        "count" if rest.is_empty() => Some(Position::start_of_count()),
+        "count" => {
+            let (counts, place) = rest.split_once(' ').unwrap_or((rest, ""));
+            let count = |text: &str| {
+                let (gone, alive) = text.split_once('/')?;
+                Some(Count { alive: alive.parse().ok()?, gone: gone.parse().ok()? })
             };
-            let (target, partition_id) = place.split_once(':')?;
-            let (target, partition_id) = (target.parse().ok()?, partition_id.to_owned());
-            let pruned = Pruned { target, partition_id, up_to };
-            (!pruned.partition_id.is_empty()).then_some(Position::Prune(Some(pruned)))
+            let counts = counts.split(',').map(count).collect::<Option<_>>()?;
+            Some(Position::Count { counts, done: parse_place(place)? })
         }
+        "bury" => parse_place(rest).map(Position::Bury),
         _ => None,
     }
+}
+
+fn parse_place(text: &str) -> Option<Option<Pruned>> {
+    if text.is_empty() {
+        return Some(None);
+    }
+    let (place, up_to) = match text.split_once(' ') {
+        Some((place, up_to)) => (place, Some(named_values(up_to)?)),
+        None => (text, None),
+    };
+    let (target, partition_id) = place.split_once(':')?;
+    let (target, partition_id) = (target.parse().ok()?, partition_id.to_owned());
+    (!partition_id.is_empty()).then_some(Some(Pruned { target, partition_id, up_to }))
 }
 
 fn named_values(text: &str) -> Option<Vec<(String, BoundValue)>> {
@@ -162,20 +196,27 @@ mod tests {
         let text =
             |(name, text): &(&str, &[u8])| ((*name).to_owned(), BoundValue::Text(text.to_vec()));
         let up_to = up_to.map(|values| values.iter().map(text).collect());
-        Position::Prune(Some(Pruned { target: 1, partition_id: "202611".to_owned(), up_to }))
+        Position::Bury(Some(Pruned { target: 1, partition_id: "202611".to_owned(), up_to }))
     }
 
     #[test]
     fn a_position_is_read_as_it_was_written() {
+        let counts = vec![Count { alive: 14, gone: 0 }, Count { alive: 14, gone: 7 }];
+        let place = |partition_id: &str| {
+            Some(Pruned { target: 1, partition_id: partition_id.to_owned(), up_to: None })
+        };
         let part = |oid| PartDone { oid, filenode: oid + 1, blocks: 7 };
         for (position, text) in [
             (Position::start(), "read"),
             (Position::Read(vec![part(1), part(4)]), "read 1:2:7 4:5:7"),
-            (Position::Prune(None), "prune"),
-            (pruned(None), "prune 1:202611"),
+            (Position::Bury(None), "bury"),
+            (Position::start_of_count(), "count"),
+            (Position::Count { counts: counts.clone(), done: None }, "count 0/14,7/14"),
+            (Position::Count { counts, done: place("202611") }, "count 0/14,7/14 1:202611"),
+            (pruned(None), "bury 1:202611"),
             (
                 pruned(Some(&[("organization_id", b"it's \\x \n\xff="), ("run_id", b"")])),
-                "prune 1:202611 organization_id='it\\'s \\\\x \\x0A\\xFF=' run_id=''",
+                "bury 1:202611 organization_id='it\\'s \\\\x \\x0A\\xFF=' run_id=''",
             ),
         ] {
             assert_eq!(position.to_string(), text);
@@ -188,7 +229,7 @@ mod tests {
         let all: Vec<u8> = (0..=255).collect();
         for ticks in [i64::MIN, -5, 0, i64::MAX] {
             let mut position = pruned(Some(&[("a", &all), ("b", b"' c='"), ("c_1", b"\\")]));
-            let Position::Prune(Some(Pruned { up_to: Some(values), .. })) = &mut position else {
+            let Position::Bury(Some(Pruned { up_to: Some(values), .. })) = &mut position else {
                 panic!("it has a key")
             };
             values.insert(1, ("created_at".to_owned(), BoundValue::Ticks(ticks)));
@@ -206,30 +247,41 @@ mod tests {
             "read x:1:2",
             "read  1:2:3",
             "read +1:2:3",
-            "prune ",
-            "prune 1",
-            "prune 1:",
-            "prune a:b",
-            "prune 01:202611",
-            "prune 1:202611 ",
-            "prune 1:202611 id",
-            "prune 1:202611 id=",
-            "prune 1:202611 =1",
-            "prune 1:202611 id=1x",
-            "prune 1:202611 id=+1",
-            "prune 1:202611 id='",
-            "prune 1:202611 id='a",
-            "prune 1:202611 id='a'b=1",
-            "prune 1:202611 id='a' ",
-            "prune 1:202611 id='a'  b=1",
-            "prune 1:202611 id='\\n'",
-            "prune 1:202611 id='\\",
-            "prune 1:202611 id='\\x4'",
-            "prune 1:202611 id='\\x41'",
-            "prune 1:202611 id='\\xff'",
-            "prune 1:202611 id='\u{e9}'",
-            "prune 1:202611 id='\\\u{e9}'",
-            "prune 1:202611 i-d='a'",
+            "bury ",
+            // Of a version that did not count before.
+            "prune",
+            "prune 1:202611",
+            "count ",
+            "count 1",
+            "count 1/",
+            "count 1/2,",
+            "count 1/2 ",
+            "count 01/2",
+            "count 1:202611",
+            "count -1/2",
+            "bury 1",
+            "bury 1:",
+            "bury a:b",
+            "bury 01:202611",
+            "bury 1:202611 ",
+            "bury 1:202611 id",
+            "bury 1:202611 id=",
+            "bury 1:202611 =1",
+            "bury 1:202611 id=1x",
+            "bury 1:202611 id=+1",
+            "bury 1:202611 id='",
+            "bury 1:202611 id='a",
+            "bury 1:202611 id='a'b=1",
+            "bury 1:202611 id='a' ",
+            "bury 1:202611 id='a'  b=1",
+            "bury 1:202611 id='\\n'",
+            "bury 1:202611 id='\\",
+            "bury 1:202611 id='\\x4'",
+            "bury 1:202611 id='\\x41'",
+            "bury 1:202611 id='\\xff'",
+            "bury 1:202611 id='\u{e9}'",
+            "bury 1:202611 id='\\\u{e9}'",
+            "bury 1:202611 i-d='a'",
         ] {
             assert_eq!(text.parse::<Position>(), Err(PositionError), "{text}");
         }
@@ -237,7 +289,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_text_panics_us(text in "(prune 1:2 a=)?['\\\\x0-9a-fA= \u{e9}]*") {
+        fn no_text_panics_us(text in "((bury|count 1/2) 1:2 a=)?['\\\\x0-9a-fA= \u{e9}]*") {
             let _ = text.parse::<Position>();
         }
     }

@@ -1,8 +1,12 @@
-//! The pass over ClickHouse's keys: what Postgres does not have any more gets a tombstone.
+//! The two passes over ClickHouse's keys: what Postgres does not have any more is counted, and gets
+//! a tombstone if that was not too much. A key that was there when it was counted, and goes then,
+//! goes by the stream; so where nothing was gone nothing is buried.
 
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
+
+use parking_lot::Mutex;
 
 use super::position::Pruned;
 use super::recorder::Recorder;
@@ -12,7 +16,7 @@ use crate::clickhouse::Client;
 use crate::clickhouse::slices::{Slice, Slicer};
 use crate::clickhouse::stored;
 use crate::error::{Error, ErrorKind, Result};
-use crate::machines::repair::{Fate, Stored, fate_of_key, tombstone_version};
+use crate::machines::repair::{Count, Fate, Stored, fate_of_key, tombstone_version};
 use crate::postgres::reread::{self, Reread, reread};
 use crate::postgres::table_reader::AsOf;
 use crate::rows::Block;
@@ -48,9 +52,57 @@ pub struct PrunePass {
     /// Rows of the pieces before these, and about how many there are behind them.
     others: (u64, u64),
     is_last: bool,
+    /// `None`: they are buried.
+    counted: Option<Mutex<Counted>>,
+}
+
+/// What was counted, by target table.
+struct Counted {
+    /// Of an unbroken run of pieces, and of earlier runs.
+    counts: Vec<Count>,
+    /// So many pieces from the first are in it.
+    done: usize,
+    later: BTreeMap<usize, Count>,
+}
+
+impl Counted {
+    /// Of so many pieces, each of which was counted.
+    fn up_to(&mut self, done: usize, target_of: impl Fn(usize) -> usize) -> Vec<Count> {
+        while self.done < done {
+            if let Some(count) = self.later.remove(&self.done) {
+                self.counts[target_of(self.done)].add(count);
+            }
+            self.done += 1;
+        }
+        self.counts.clone()
+    }
 }
 
 impl PrunePass {
+    /// Of a pass that counts, from what was counted before.
+    pub fn plan_count(
+        with: &Repairer<'_>,
+        base_version: u64,
+        mut counts: Vec<Count>,
+        done: Option<&Pruned>,
+        before: u64,
+    ) -> Result<PrunePass> {
+        counts.resize(with.mapping.targets().len(), Count::default());
+        let counted = Mutex::new(Counted { counts, done: 0, later: BTreeMap::new() });
+        let pass = PrunePass::plan(with, base_version, done, before)?;
+        Ok(PrunePass { counted: Some(counted), ..pass })
+    }
+
+    /// Of the passes so far and this one, by target table.
+    pub fn counts(&self) -> Vec<Count> {
+        self.counts_up_to(self.pieces.len()).unwrap_or_default()
+    }
+
+    fn counts_up_to(&self, done: usize) -> Option<Vec<Count>> {
+        let counted = self.counted.as_ref()?;
+        Some(counted.lock().up_to(done, |piece| self.pieces[piece].0))
+    }
+
     /// The next pieces behind what is done; `before` says how many rows that were.
     pub fn plan(
         with: &Repairer<'_>,
@@ -97,13 +149,21 @@ impl PrunePass {
             }
             slicers.push(slicer);
         }
-        let others = (before, later);
-        Ok(PrunePass { slicers, pieces, done: done.cloned(), base_version, others, is_last })
+        let (counted, others) = (None, (before, later));
+        Ok(PrunePass {
+            slicers,
+            pieces,
+            done: done.cloned(),
+            base_version,
+            counted,
+            others,
+            is_last,
+        })
     }
 
-    /// Nothing comes after these pieces.
-    pub fn is_last(&self) -> bool {
-        self.is_last
+    /// `None`: nothing comes after these pieces.
+    pub fn rows_before_next(&self) -> Option<u64> {
+        (!self.is_last).then(|| self.others.0 + self.weights().iter().sum::<u64>())
     }
 }
 
@@ -129,7 +189,7 @@ impl Pass for PrunePass {
             self.slicers[*index].live_keys(client, slice, self.base_version, deadline())
         })?;
         let mut block = Block::new(target.columns, &with.shapes[*index]);
-        let mut last_as_of = None;
+        let (mut last_as_of, mut count) = (None, Count::default());
         for keys in live.chunks(LOOKUP_KEYS) {
             let Some(looked_up) = are_in_postgres(worker, *index, keys)? else {
                 return Ok(Ended::Told);
@@ -137,7 +197,9 @@ impl Pass for PrunePass {
             for (live, is_there) in keys.iter().zip(looked_up.there) {
                 // Its content is not asked for: it decides nothing here.
                 let found = Stored { version: live.version, is_deleted: false, is_same: false };
-                if fate_of_key(self.base_version, found, is_there) == Fate::Bury {
+                let is_gone = fate_of_key(self.base_version, found, is_there) == Fate::Bury;
+                count.add(Count { alive: 1, gone: u64::from(is_gone) });
+                if is_gone && self.counted.is_none() {
                     let version = tombstone_version(self.base_version);
                     tombstone::append(target, &mut block, live, version);
                 }
@@ -147,6 +209,10 @@ impl Pass for PrunePass {
         // Also where all are there: that may be of a commit that another server never had.
         if let Some(as_of) = last_as_of {
             worker.cover(as_of)?;
+        }
+        if let Some(counted) = &self.counted {
+            counted.lock().later.insert(piece, count);
+            return Ok(Ended::Done);
         }
         let mut refused = Vec::new();
         let landing = &mut worker.landings[*index];
@@ -162,7 +228,11 @@ impl Pass for PrunePass {
             partition_id: slice.partition_id.clone(),
             up_to: slice.up_to.as_ref().map(|bound| self.slicers[*target].name(bound)),
         });
-        Position::Prune(last.or_else(|| self.done.clone()))
+        let done_up_to = last.or_else(|| self.done.clone());
+        match self.counts_up_to(done) {
+            Some(counts) => Position::Count { counts, done: done_up_to },
+            None => Position::Bury(done_up_to),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use super::{Position, Repairer};
 use crate::clickhouse::Client;
 use crate::clickhouse::repairs::{self, AT_FENCE, RepairRow, Status};
 use crate::error::{Error, Result};
-use crate::health::RepairHealth;
+use crate::health::{ATTEMPTS_HEALTHY, RepairHealth};
 use crate::machines::recovery::fence_version;
 use crate::machines::repair::Pieces;
 use crate::wal::Lsn;
@@ -80,6 +80,24 @@ impl<'a> Recorder<'a> {
             true => format!("comparing the table with ClickHouse: {}", state.row.reason),
             false => format!("going on ({}): {}", state.position.pass(), state.row.reason),
         }
+    }
+
+    /// Filling tables is no sign of anything wrong.
+    pub fn level(&self) -> log::Level {
+        self.level_of(&self.state.lock().row)
+    }
+
+    fn level_of(&self, row: &RepairRow) -> log::Level {
+        if row.is_initial_backfill() { log::Level::Info } else { log::Level::Warn }
+    }
+
+    pub fn slot(&self) -> String {
+        self.state.lock().row.slot.clone()
+    }
+
+    /// Whoever adopts a source wants what it does not have to go.
+    pub fn may_bury_all(&self) -> bool {
+        self.state.lock().row.is_of_adopted()
     }
 
     pub fn base_version(&self) -> u64 {
@@ -210,10 +228,21 @@ impl<'a> Recorder<'a> {
         self.with.health.publish_repair(self.with.ground.service, Some(state.shown.clone()));
     }
 
+    /// It does not go on before somebody has decided.
+    pub fn on_question(&self, question: &Error) {
+        let (service, name) = (self.with.ground.service, self.name());
+        log::error!("{service}: {name}: {question}; it waits, the stream goes on");
+        if let Some(hint) = question.hint_text() {
+            log::error!("{service}:   hint: {hint}");
+        }
+        self.on_failure(ATTEMPTS_HEALTHY + 1, question);
+    }
+
     pub fn finish(&self) {
         let state = self.state.lock();
         self.with.ground.metrics.repair_progress.set(1.0);
-        log::warn!(
+        log::log!(
+            self.level_of(&state.row),
             "{}: {}: done after {:.1} s: both sides are equal{}; {} rows read, {} written, {} \
              marked as deleted",
             self.with.ground.service,

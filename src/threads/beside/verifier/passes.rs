@@ -149,6 +149,7 @@ impl Verifier<'_, '_> {
                 }
             }
             self.report.keys_compared += keys.len() as u64;
+            self.counts[index].alive += keys.len() as u64;
             self.settle_if_many(worker)?;
         }
         Ok(())

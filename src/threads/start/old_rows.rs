@@ -1,0 +1,121 @@
+//! Whether tables that were there before the first start lack rows that Postgres has: then nothing
+//! would ever bring them.
+//!
+//! The ends of the primary key are looked at: a table that is empty lacks the first rows, one that
+//! another replicator has left behind the last. With a slot of that one the last are on their way.
+
+use std::time::{Duration, Instant};
+
+use super::prepare::step;
+use crate::clickhouse::Client;
+use crate::clickhouse::stored::{key_of, rows_of};
+use crate::config::ServiceName;
+use crate::error::{Error, ErrorKind, Result};
+use crate::postgres::source_table::TableName;
+use crate::postgres::sql::{Sql, ident};
+use crate::rows::{Block, Shape};
+use crate::services::mapping::{Mapping, Notes, Stamp, is_owned};
+use crate::services::source::{Row, Source};
+use crate::wal::Datum;
+
+/// Of each end.
+const ROWS: usize = 100;
+
+/// What is missing, for people.
+pub struct Lacking {
+    pub text: String,
+    pub hint: String,
+}
+
+/// `has_slot`: what was written last may still come by it.
+pub fn look(
+    service: ServiceName,
+    mapping: &'static dyn Mapping,
+    sql: &mut Sql,
+    client: &mut Client,
+    has_slot: bool,
+    request_timeout: Duration,
+) -> Result<Option<Lacking>> {
+    let target = &mapping.targets()[0];
+    let (mut asked, mut missing) = (0, 0);
+    for order in ["ASC", "DESC"].into_iter().take(if has_slot { 1 } else { 2 }) {
+        let block = keys_of_end(mapping, sql, order)?;
+        let deadline = || Instant::now() + request_timeout;
+        let found = rows_of(client, target, &block, deadline)?;
+        asked += block.rows();
+        missing += (0..block.rows())
+            .filter(|&row| found.get(&key_of(target, &block, row)).is_none_or(|r| r.is_deleted))
+            .count();
+    }
+    if missing == 0 {
+        return Ok(None);
+    }
+    let name = service.as_str();
+    let (all, variable) = match service {
+        ServiceName::Runs => (" --all-statuses", "RUN_REPLICATION_INITIAL_BACKFILL"),
+        ServiceName::Sessions => ("", "SESSION_REPLICATION_INITIAL_BACKFILL"),
+    };
+    Ok(Some(Lacking {
+        text: format!(
+            "`{}` was there before the first start, and lacks rows that Postgres has: {missing} of \
+             {asked} that were looked at. Nothing copies them by itself",
+            target.table
+        ),
+        hint: format!(
+            "Once it streams, run `walhouse backfill {name}{all}`; or set \
+             {variable}=existing for the first start."
+        ),
+    }))
+}
+
+/// The keys that the first or last rows of the table have in the first target.
+fn keys_of_end(mapping: &'static dyn Mapping, sql: &mut Sql, order: &str) -> Result<Block> {
+    let source = mapping.source();
+    let table = TableName::new(source.schema, source.table);
+    let doing = || format!("look at the ends of table `{table}`");
+    let places = places(mapping, source);
+    let columns: Vec<String> =
+        places.iter().map(|&place| ident(source.columns[place].name)).collect();
+    let id = ident(source.columns[source.key.id].name);
+    let query = format!(
+        "SELECT {} FROM {} ORDER BY {id} {order} LIMIT {ROWS}",
+        columns.join(", "),
+        table.quoted()
+    );
+    let rows = sql.rows(&doing(), &query, step())?;
+    let targets = mapping.targets();
+    let mut blocks: Vec<Block> =
+        targets.iter().map(|target| Block::new(target.columns, &keys_only(target))).collect();
+    let stamp = Stamp { version: 0, deleted: true, row: true, first: false };
+    for values in &rows {
+        let mut row = Row::of(source);
+        for (at, place) in places.iter().enumerate() {
+            let value = values.text(at).map_err(|error| error.doing(doing()))?;
+            row.values[*place] = value.map_or(Datum::Null, |text| Datum::Text(text.as_bytes()));
+        }
+        // The others are not replicated.
+        if is_owned(mapping, &row) {
+            mapping
+                .append(&row, stamp, &mut blocks, &mut Notes::default())
+                .map_err(|e| Error::new(ErrorKind::Protocol, doing()).because(e))?;
+        }
+    }
+    Ok(blocks.swap_remove(0))
+}
+
+fn places(mapping: &'static dyn Mapping, source: &'static Source) -> Vec<usize> {
+    let mut places = vec![source.key.id];
+    places.extend(source.key.sorting());
+    let owners = mapping.owners().iter();
+    places.extend(owners.filter(|place| !source.key.sorting().contains(place)));
+    places
+}
+
+/// Their documents are large, and decide nothing here.
+fn keys_only(target: &crate::services::mapping::Target) -> Shape {
+    let is_key = |at: usize| {
+        target.order_by.contains(&at) || at == target.version || at == target.is_deleted
+    };
+    let present = (0..target.columns.len()).map(is_key).collect();
+    Shape { present, without_null: Vec::new(), json: crate::rows::JsonForm::Typed }
+}
