@@ -82,8 +82,8 @@
 //! | [`rows`] | columns, order, Native encoding |
 //! | [`wal`] | LSNs, times, relations, tuples and their codecs |
 //!
-//! [`error`], [`finding`], [`halt`] and [`secret`] are words for all; [`metrics`] and [`health`] are
-//! for `threads` and `cli`.
+//! [`error`], [`finding`], [`halt`] and [`secret`] are words for all; [`metrics`] and [`health`]
+//! are for `threads` and `cli`.
 //!
 //! # Invariants: what is absent
 //!

@@ -1,6 +1,6 @@
 //! Rows whose key may have been removed above them by a transaction that this session has not seen:
 //! asks ClickHouse for the tombstones, and Postgres whether the rows are there. What that means is
-//! for [`outranking`](crate::machines::removals::outranking) to say.
+//! for [`outranking`] to say.
 
 use std::time::Instant;
 
