@@ -82,7 +82,7 @@ fn tables_of_clickhouse() {
         |bench| bench.stage.clickhouse.reset(),
         |checked| {
             checked.expect("problem", missing);
-            assert!(checked.find("problem", "database").is_none(), "{checked:#?}");
+            assert!(checked.find("problem", "database `").is_none(), "{checked:#?}");
         },
     );
     // Each table that is missing is told with its own statement.

@@ -204,6 +204,9 @@ impl Parties<'_> {
     /// Reads only.
     fn look_ahead(&mut self, absent: &[&str]) -> Result<Outlook> {
         let (service, slot_name) = (self.service(), self.config.slot.as_str());
+        // Before the state, which is written first: `check` looks beside a stream that goes on, and
+        // a slot that moved between the two looks would seem to be ahead of its state.
+        let slot = self.look_at_slot()?;
         let (mut recorded, mut repair, mut recorded_database) = (None, None, None);
         if !absent.contains(&state::STATE_TABLE) {
             recorded = state::read(self.client, service, slot_name, self.deadline())?;
@@ -224,7 +227,6 @@ impl Parties<'_> {
             let upper = backfills::upper(self.client, row, self.deadline())?;
             state.upper = state.upper.max(upper);
         }
-        let slot = self.look_at_slot()?;
         let mut verdict = lineage::judge(before.as_ref(), slot.as_ref(), &server, &history);
         if let Some(state) = &before
             && lineage::depends_on_landed(&verdict, state, &server)
