@@ -11,6 +11,9 @@ STANDBY=b
 RANDOM_STATE=0
 RECOVERY_SECONDS=180
 COMPARE_EVERY=10
+RUNS='public."TaskRun"'
+RUNS_PUBLICATION=task_runs_to_clickhouse_v1_publication
+RUNS_TARGET=trigger_dev.task_runs_v2
 
 # pick N: sets PICKED to 0..N-1. Not bash's RANDOM, which others use in between.
 pick() {
@@ -140,6 +143,66 @@ damage_slots_advanced() {
     # Those that walhouse has not taken again.
     node_sql "$PRIMARY" "SELECT pg_replication_slot_advance(slot_name, pg_current_wal_insert_lsn())
         FROM pg_replication_slots WHERE $LOGICAL AND NOT active" || true
+}
+
+# What the source does not stream: the publication, the table, its values.
+
+damage_publication_without_the_table() {
+    node_sql "$PRIMARY" "ALTER PUBLICATION $RUNS_PUBLICATION DROP TABLE $RUNS"
+    hold 80
+    node_sql "$PRIMARY" "ALTER PUBLICATION $RUNS_PUBLICATION ADD TABLE $RUNS"
+}
+
+damage_publication_of_inserts_only() {
+    node_sql "$PRIMARY" "ALTER PUBLICATION $RUNS_PUBLICATION SET (publish = 'insert')"
+    hold 80
+    node_sql "$PRIMARY" "ALTER PUBLICATION $RUNS_PUBLICATION
+        SET (publish = 'insert, update, delete, truncate')"
+}
+
+damage_publication_made_again() {
+    node_sql "$PRIMARY" "DROP PUBLICATION $RUNS_PUBLICATION"
+    hold 80
+    # walhouse may have been faster.
+    node_sql "$PRIMARY" "CREATE PUBLICATION $RUNS_PUBLICATION FOR TABLE $RUNS" || true
+}
+
+# Without a word in the stream every value changes.
+damage_values_rewritten() {
+    node_sql "$PRIMARY" "ALTER TABLE $RUNS
+        ALTER COLUMN \"costInCents\" TYPE double precision USING \"costInCents\" + 1"
+}
+
+# Another table comes under the name. The publication goes with the old one.
+damage_table_swapped() {
+    node_sql "$PRIMARY" "BEGIN;
+        LOCK TABLE $RUNS;
+        CREATE TABLE public.next (LIKE $RUNS INCLUDING ALL);
+        INSERT INTO public.next SELECT * FROM $RUNS;
+        UPDATE public.next SET \"costInCents\" = \"costInCents\" + 1 WHERE random() < 0.1;
+        ALTER TABLE $RUNS RENAME TO before;
+        ALTER TABLE public.next RENAME TO \"TaskRun\";
+        ALTER PUBLICATION $RUNS_PUBLICATION DROP TABLE public.before;
+        ALTER PUBLICATION $RUNS_PUBLICATION ADD TABLE $RUNS;
+        DROP TABLE public.before;
+        COMMIT"
+}
+
+# What ClickHouse refuses for no fault of a row.
+
+damage_target_refuses_everything() {
+    clickhouse "ALTER TABLE $RUNS_TARGET ADD CONSTRAINT closed CHECK run_id = ''"
+    hold 150
+    clickhouse "ALTER TABLE $RUNS_TARGET DROP CONSTRAINT closed"
+}
+
+damage_view_throws() {
+    clickhouse "CREATE TABLE trigger_dev.seen (run_id String) ENGINE = MergeTree ORDER BY run_id"
+    clickhouse "CREATE MATERIALIZED VIEW trigger_dev.seen_mv TO trigger_dev.seen AS
+        SELECT run_id FROM $RUNS_TARGET WHERE throwIf(cityHash64(run_id) % 3 = 0) = 0"
+    hold 150
+    clickhouse "DROP TABLE trigger_dev.seen_mv"
+    clickhouse "DROP TABLE trigger_dev.seen"
 }
 
 drop_all_slots() {

@@ -174,11 +174,10 @@ pub fn highest_version(
                 search.on_answer();
             }
             Err(error) => match too_much(client, &error, 1, deadline <= Instant::now()) {
-                Some(why) => {
+                Some(why) if search.on_too_much(why) => {
                     log::debug!("{error}; asking for less at once");
-                    search.on_too_much(why);
                 }
-                None => return Err(error),
+                Some(_) | None => return Err(error),
             },
         }
     }

@@ -151,8 +151,9 @@ impl<'s> Search<'s> {
     }
 
     /// The portion was too much, or looked so: the next ones are smaller, or are given more time.
-    pub fn on_too_much(&mut self, why: TooMuch) {
-        let Some(portion) = self.pending.front() else { return };
+    /// False where neither can be: it is the smallest there is, and has had all the time.
+    pub fn on_too_much(&mut self, why: TooMuch) -> bool {
+        let Some(portion) = self.pending.front() else { return false };
         let (ids, table) = (portion.ids.len(), portion.partitions.clone());
         self.sizes.answered = 0;
         let is_table_whole = table.is_none() && self.may_cut_table;
@@ -167,8 +168,10 @@ impl<'s> Search<'s> {
             }
             _ if self.sizes.patience < PATIENCE_BEFORE_IDS => self.sizes.patience *= 2,
             _ if 1 < ids => fewer_ids(self.sizes),
-            _ => self.sizes.patience = (self.sizes.patience * 2).min(PATIENCE_MAX),
+            _ if self.sizes.patience < PATIENCE_MAX => self.sizes.patience *= 2,
+            _ => return false,
         }
+        true
     }
 
     fn rows_of(&self, partitions: &Range<usize>) -> u64 {
@@ -231,7 +234,7 @@ mod tests {
         search.on_answer();
         assert_eq!(search.step(), portion(0..100, Some(2..3)));
         for patience in [2, 4, 8] {
-            search.on_too_much(TooMuch::Scan);
+            assert!(search.on_too_much(TooMuch::Scan));
             assert_eq!(search.step(), portion(0..100, Some(2..3)), "nothing smaller to read");
             assert_eq!(search.patience(), patience);
         }
@@ -256,6 +259,23 @@ mod tests {
         search.on_answer();
         assert_eq!(search.step(), portion(50..100, None));
         assert_eq!(Search::new(&mut sizes, 60, false).step(), portion(0..50, None));
+    }
+
+    #[test]
+    fn what_cannot_be_less_is_given_up() {
+        let mut sizes = Sizes::new(1);
+        let mut search = Search::new(&mut sizes, 1, true);
+        let mut steps = 0;
+        loop {
+            match search.step() {
+                Next::ListPartitions => search.on_partitions(vec![7, 7]),
+                Next::Ask(_) if !search.on_too_much(TooMuch::Scan) => break,
+                _ => {}
+            }
+            steps += 1;
+            assert!(steps < 20, "it is asked without end");
+        }
+        assert_eq!(search.patience(), PATIENCE_MAX);
     }
 
     #[test]
