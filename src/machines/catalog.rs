@@ -56,6 +56,9 @@ pub struct Table {
     pub oid: u32,
     /// Only what a logged table is written reaches the WAL.
     pub is_logged: bool,
+    /// Of the entry that puts it into its schema, of which all tables may be published.
+    #[serde(default)]
+    pub in_schema: Option<u32>,
     /// The highest number that a column has, or had.
     pub last_number: i16,
     pub columns: Vec<Column>,
@@ -84,6 +87,8 @@ pub struct Column {
 pub struct Label {
     pub oid: u32,
     pub text: String,
+    #[serde(default)]
+    pub version: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,12 +97,22 @@ pub struct Part {
     pub oid: u32,
     /// Another file after whatever writes the table as a whole.
     pub filenode: u32,
+    #[serde(default = "logged")]
+    pub is_logged: bool,
+    /// Another table after ALTER TABLE has written it as a whole, for one to make it unlogged; the
+    /// same after VACUUM FULL, CLUSTER and TRUNCATE. 0: it has none.
+    #[serde(default)]
+    pub toast: u32,
     pub is_leaf: bool,
     /// The version of the entry that makes it a partition.
     pub attached: Option<u32>,
     /// It was never anything but a partition of this parent.
     pub is_born: bool,
     pub is_empty: bool,
+}
+
+fn logged() -> bool {
+    true
 }
 
 /// What follows from two looks.
@@ -151,6 +166,12 @@ pub fn judge(before: &Catalog, now: &Catalog, columns: &[Wanted<'_>]) -> Judgeme
         let now = of(now).map(|at| &now.publications[at]);
         judge_publication(&name, before, now, &mut judgement);
     }
+    // Postgres lets no table be unlogged that is put in by its own name.
+    let members = |catalog: &Catalog| -> Vec<Member> {
+        catalog.publications.iter().flat_map(|publication| publication.members.clone()).collect()
+    };
+    let (had, mut members) = (members(before), members(now));
+    members.retain(|member| had.contains(member));
     let names = |tables: &[Table]| -> Vec<String> {
         tables.iter().map(|table| table.name.clone()).collect()
     };
@@ -159,6 +180,11 @@ pub fn judge(before: &Catalog, now: &Catalog, columns: &[Wanted<'_>]) -> Judgeme
         let before = of(before).map(|at| &before.tables[at]);
         let now = of(now).map(|at| &now.tables[at]);
         judge_table(&name, before, now, columns, &mut judgement);
+        if let (Some(before), Some(now)) = (before, now)
+            && before.oid == now.oid
+        {
+            judge_logging(&name, before, now, &members, &mut judgement);
+        }
     }
     judgement
 }
@@ -235,6 +261,11 @@ fn judge_table(
     if !now.is_logged || !before.is_logged {
         hide(judgement, "was unlogged: what is written to such a table is not in the WAL");
     }
+    if let (Some(had), Some(has)) = (before.in_schema, now.in_schema)
+        && had != has
+    {
+        hide(judgement, "was in another schema, and may have been out of the publication there");
+    }
     judge_parts(name, before, now, judgement);
     let is_rewritten = before.parts.iter().any(|part| {
         now.parts.iter().any(|other| other.oid == part.oid && other.filenode != part.filenode)
@@ -294,6 +325,31 @@ fn judge_parts(name: &str, before: &Table, now: &Table, judgement: &mut Judgemen
     }
 }
 
+/// Of each part: of a partition its root does not tell. `members` were published by their own names
+/// all the time.
+fn judge_logging(
+    name: &str,
+    before: &Table,
+    now: &Table,
+    members: &[Member],
+    judgement: &mut Judgement,
+) {
+    for part in &now.parts {
+        let had = before.parts.iter().find(|other| other.oid == part.oid);
+        let is_logged = part.is_logged && had.is_none_or(|had| had.is_logged);
+        let is_member = members.iter().any(|member| member.of == part.oid);
+        let what = if !is_logged {
+            "was unlogged: what is written to it is not in the WAL"
+        } else if had.is_some_and(|had| had.toast != 0 && part.toast != had.toast) && !is_member {
+            "was written anew by ALTER TABLE, and may have been unlogged meanwhile"
+        } else {
+            continue;
+        };
+        let kind = if part.attached.is_some() { "partition" } else { "table" };
+        judgement.hidden.push(format!("{kind} `{}` of `{name}` {what}", part.name));
+    }
+}
+
 /// What is to be said of its values, if they may be others than the stream told.
 fn judge_column(
     before: &Table,
@@ -323,8 +379,12 @@ fn judge_column(
     if had.number != has.number {
         return Some("is another one under the same name");
     }
+    // Rows that were streamed under a name that it had for a while keep that.
+    let is_other = |a: &Label, b: &Label| {
+        a.text != b.text || a.version.is_some() && b.version.is_some() && a.version != b.version
+    };
     let is_renamed = |label: &Label| {
-        has.labels.iter().any(|other| other.oid == label.oid && other.text != label.text)
+        has.labels.iter().any(|other| other.oid == label.oid && is_other(other, label))
     };
     if had.labels.iter().any(is_renamed) {
         return Some("has an enum of which a label was renamed");

@@ -29,7 +29,8 @@ pub fn look(
 }
 
 fn query(publication: &str, table: &TableName, has_schemas: bool) -> String {
-    // Of an entry, everything but what it is called and who owns it.
+    // Of an entry, everything but what it is called and who owns it. Of a partitioned table only the
+    // partitions know that their rows are older than a column.
     let of_schemas = match has_schemas {
         false => "",
         true => {
@@ -42,7 +43,7 @@ fn query(publication: &str, table: &TableName, has_schemas: bool) -> String {
     format!(
         "WITH RECURSIVE root AS (
            SELECT c.oid, c.relnamespace, c.relname, n.nspname, c.relkind, c.relpersistence,
-                  c.relfilenode
+                  c.relfilenode, c.reltoastrelid
            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
            WHERE n.nspname = {schema} AND c.relname = {name} AND c.relkind IN ('r', 'p')
          ), tree AS (
@@ -53,11 +54,12 @@ fn query(publication: &str, table: &TableName, has_schemas: bool) -> String {
            FROM pg_inherits i JOIN tree ON tree.oid = i.inhparent
          ), part AS (
            SELECT c.oid, n.nspname, c.relname, c.relnamespace, c.relkind, c.relfilenode,
-                  tree.attached, tree.command
+                  c.relpersistence, c.reltoastrelid, tree.attached, tree.command
            FROM tree JOIN pg_class c ON c.oid = tree.oid
            JOIN pg_namespace n ON n.oid = c.relnamespace
            UNION ALL
-           SELECT oid, nspname, relname, relnamespace, relkind, relfilenode, NULL, NULL
+           SELECT oid, nspname, relname, relnamespace, relkind, relfilenode, relpersistence,
+                  reltoastrelid, NULL, NULL
            FROM root WHERE relkind = 'r'
          ), family AS (
            SELECT oid, relnamespace FROM root UNION SELECT oid, relnamespace FROM part
@@ -81,18 +83,25 @@ fn query(publication: &str, table: &TableName, has_schemas: bool) -> String {
            'tables', (SELECT coalesce(json_agg(json_build_object(
                 'name', root.nspname || '.' || root.relname, 'oid', root.oid::int8,
                 'is_logged', root.relpersistence = 'p',
+                'in_schema', (SELECT max(d.xmin::text::int8) FROM pg_depend d
+                              WHERE d.classid = 'pg_class'::regclass AND d.objid = root.oid
+                                AND d.objsubid = 0 AND d.refclassid = 'pg_namespace'::regclass),
                 'last_number', (SELECT max(a.attnum) FROM pg_attribute a
                                 WHERE a.attrelid = root.oid),
                 'columns', (SELECT coalesce(json_agg(json_build_object(
                      'name', a.attname, 'number', a.attnum, 'version', a.xmin::text::int8,
-                     'type_oid', a.atttypid::int8, 'is_missing', a.atthasmissing,
+                     'type_oid', a.atttypid::int8,
+                     'is_missing', a.atthasmissing OR EXISTS (
+                         SELECT FROM part JOIN pg_attribute held ON held.attrelid = part.oid
+                         WHERE held.attname = a.attname AND held.atthasmissing),
                      'is_generated', a.attgenerated <> '',
                      'default', (SELECT d.oid::int8 FROM pg_attrdef d
                                  WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum),
                      'entry', md5((to_jsonb(a) - 'attrelid' - 'atthasmissing'
                                    - 'attmissingval')::text),
                      'labels', (SELECT coalesce(json_agg(json_build_object(
-                          'oid', e.oid::int8, 'text', e.enumlabel) ORDER BY e.oid), '[]')
+                          'oid', e.oid::int8, 'text', e.enumlabel,
+                          'version', e.xmin::text::int8) ORDER BY e.oid), '[]')
                         FROM pg_type t JOIN pg_enum e
                           ON e.enumtypid IN (t.oid, t.typelem, t.typbasetype)
                         WHERE t.oid = a.atttypid)) ORDER BY a.attnum), '[]')
@@ -101,6 +110,7 @@ fn query(publication: &str, table: &TableName, has_schemas: bool) -> String {
                 'parts', (SELECT coalesce(json_agg(json_build_object(
                      'name', part.nspname || '.' || part.relname, 'oid', part.oid::int8,
                      'filenode', part.relfilenode::int8, 'is_leaf', part.relkind <> 'p',
+                     'is_logged', part.relpersistence = 'p', 'toast', part.reltoastrelid::int8,
                      'attached', part.attached::text::int8,
                      'is_born', coalesce(part.attached = made.xmin
                                          AND part.command - made.cmin::text::int8 <= {BORN}, false),

@@ -137,6 +137,15 @@ impl SourceTable {
                 .because("changes of an unlogged or temporary table are not in the WAL")
                 .hint(format!("Run: ALTER TABLE {} SET LOGGED;", name.quoted())));
         }
+        // A publication takes it with its root, and nothing comes of it.
+        let is_unlogged = |part: &&Value| text(part, "persistence") == Some("u");
+        if let Some(part) = list(&value, "parts").iter().find(is_unlogged) {
+            let part = text(part, "schema").zip(text(part, "name"));
+            let part = part.map_or(name.clone(), |(schema, name)| TableName::new(schema, name));
+            return Err(Error::new(ErrorKind::Setup, doing)
+                .because(format!("changes of its unlogged partition `{part}` are not in the WAL"))
+                .hint(format!("Run: ALTER TABLE {} SET LOGGED;", part.quoted())));
+        }
         read(name, &value)
             .ok_or_else(|| protocol("the catalog's answer has an unexpected form").doing(doing))
     }
@@ -286,6 +295,7 @@ fn query(name: &TableName) -> String {
              WHERE a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
            (SELECT json_agg(json_build_object(
                 'schema', n.nspname, 'name', c.relname, 'identity', c.relreplident,
+                'persistence', c.relpersistence,
                 'identity_columns',
                 (SELECT json_agg(a.attname ORDER BY k.n)
                    FROM pg_index i

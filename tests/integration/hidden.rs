@@ -133,7 +133,7 @@ const PUBLICATIONS: [Case; 3] = [
 ];
 
 /// Since Postgres 15.
-const LISTS: [Case; 2] = [
+const LISTS: [Case; 4] = [
     ("the table had a row filter", |stage| {
         sql(stage, "ALTER PUBLICATION $p SET (publish = 'insert')");
         sql(stage, "ALTER PUBLICATION $p SET TABLE \"TaskRun\" WHERE (\"number\" < -1)");
@@ -145,6 +145,17 @@ const LISTS: [Case; 2] = [
         sql(stage, "ALTER PUBLICATION $p DROP TABLE \"TaskRun\"");
         write(stage);
         sql(stage, "ALTER PUBLICATION $p ADD TABLES IN SCHEMA public");
+    }),
+    ("the table was out of that schema", |stage| {
+        sql(stage, "CREATE SCHEMA IF NOT EXISTS other; ALTER TABLE \"TaskRun\" SET SCHEMA other");
+        sql(stage, "UPDATE other.\"TaskRun\" SET \"costInCents\" = \"costInCents\" + 1");
+        sql(stage, "ALTER TABLE other.\"TaskRun\" SET SCHEMA public");
+    }),
+    // One that is put in by its own name cannot be.
+    ("a table of that schema was unlogged", |stage| {
+        sql(stage, "ALTER TABLE \"TaskRun\" SET UNLOGGED");
+        write(stage);
+        sql(stage, "ALTER TABLE \"TaskRun\" SET LOGGED");
     }),
 ];
 
@@ -217,7 +228,7 @@ fn a_table_that_took_the_name_is_compared_by_the_next_start() {
 }
 
 /// None of these is streamed, and no row is written meanwhile.
-const REWRITES: [Case; 6] = [
+const REWRITES: [Case; 7] = [
     ("a column was rewritten", |stage| {
         sql(
             stage,
@@ -249,6 +260,11 @@ const REWRITES: [Case; 6] = [
              ALTER TABLE \"TaskRun\" RENAME COLUMN \"x\" TO \"traceId\"; COMMIT",
         );
     }),
+    ("a label had another name, under which rows were streamed", |stage| {
+        sql(stage, "ALTER TYPE \"TaskRunStatus\" RENAME VALUE 'PAUSED' TO 'RESTING'");
+        sql(stage, "UPDATE \"TaskRun\" SET status = 'RESTING' WHERE id = 'seed-01'");
+        sql(stage, "ALTER TYPE \"TaskRunStatus\" RENAME VALUE 'RESTING' TO 'PAUSED'");
+    }),
     ("a label was renamed", |stage| {
         // Of a row that is there; samples have other ones.
         stage.postgres.execute("ALTER TYPE \"TaskRunStatus\" RENAME VALUE 'PAUSED' TO 'HELD'");
@@ -270,7 +286,16 @@ fn values_that_a_statement_rewrote_are_mended_by_the_next_start() {
 /// Goal: a column that older databases do not have is added with a value for the rows that are there.
 #[test]
 fn a_column_that_is_added_with_a_value_is_filled() {
-    let stage = Stage::own();
+    fill_added(Stage::own());
+}
+
+/// Of a partitioned table only the partitions know of such values.
+#[test]
+fn a_column_that_is_added_with_a_value_to_partitions_is_filled() {
+    fill_added(partitioned());
+}
+
+fn fill_added(stage: Stage) {
     sql(&stage, "ALTER TABLE \"TaskRun\" DROP COLUMN \"region\"");
     let mut program = Program::start(&settings(&stage));
     program.wait_streaming(&["runs"]);
@@ -297,7 +322,7 @@ fn partitioned() -> Stage {
     stage
 }
 
-const PARTITIONS: [Case; 5] = [
+const PARTITIONS: [Case; 6] = [
     ("a partition was attached with rows", |stage| {
         stage.postgres.execute(
             "CREATE TABLE runs_t1 (LIKE \"TaskRun\" INCLUDING ALL);
@@ -323,6 +348,11 @@ const PARTITIONS: [Case; 5] = [
     }),
     ("a partition was dropped", |stage| {
         stage.postgres.execute("DROP TABLE runs_t1");
+    }),
+    ("a partition was unlogged", |stage| {
+        stage.postgres.execute("ALTER TABLE runs_m SET UNLOGGED");
+        stage.postgres.execute("UPDATE \"TaskRun\" SET \"costInCents\" = \"costInCents\" + 1");
+        stage.postgres.execute("ALTER TABLE runs_m SET LOGGED");
     }),
 ];
 
@@ -360,6 +390,24 @@ fn partitions_that_hide_nothing_cost_nothing() {
     program.wait_for_log("partition `public.runs_t1` of `public.TaskRun` has another file");
     assert!(!program.log().contains("repair"), "{}", program.log());
     assert!(!program.log().contains("is ignored"), "{}", program.log());
+    program.stop();
+}
+
+/// Goal: an unlogged partition is refused with the statement that mends it, also one that begins as
+/// one, and what was written to it is owed.
+#[test]
+fn a_partition_that_is_not_in_the_wal_is_refused() {
+    let stage = partitioned();
+    let mut program = begin(&stage);
+    stage.postgres.execute(
+        "CREATE UNLOGGED TABLE runs_t1 PARTITION OF \"TaskRun\" FOR VALUES FROM ('t1') TO ('t2')",
+    );
+    stage.postgres.insert("TaskRun", &sample::full_run("t1-unlogged"));
+    let hint = program.wait_for_log("hint: Run: ALTER TABLE");
+    let (_, statement) = hint.split_once("Run: ").unwrap();
+    stage.postgres.execute(statement);
+    program.wait_for_log("runs: repair: done");
+    assert_equal(&stage, &mut program, "an unlogged partition");
     program.stop();
 }
 

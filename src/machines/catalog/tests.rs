@@ -15,7 +15,7 @@ fn column(name: &str, number: i16) -> Column {
         is_generated: false,
         default: None,
         entry: "as it was".into(),
-        labels: vec![Label { oid: 1, text: "A".into() }],
+        labels: vec![Label { oid: 1, text: "A".into(), version: Some(10) }],
     }
 }
 
@@ -24,6 +24,8 @@ fn part(oid: u32) -> Part {
         name: format!("public.part_{oid}"),
         oid,
         filenode: 100,
+        is_logged: true,
+        toast: 200,
         is_leaf: true,
         attached: Some(10),
         is_born: true,
@@ -46,6 +48,7 @@ fn before() -> Catalog {
             name: "public.t".into(),
             oid: 50,
             is_logged: true,
+            in_schema: Some(10),
             last_number: 2,
             columns: vec![column("needed", 1), column("extra", 2)],
             parts: vec![part(60), part(61)],
@@ -220,13 +223,46 @@ fn another_column_under_the_name_hides_rows() {
         now.tables[0].columns[0].labels[0].text = "B".into();
     });
     is_harmless(|now| {
-        now.tables[0].columns[0].labels.push(Label { oid: 2, text: "B".into() });
+        now.tables[0].columns[0].labels.push(Label { oid: 2, text: "B".into(), version: None });
     });
     // Both are named, in one reason.
     hides("column `needed` is another one under the same name, and 1 more", |now| {
         now.tables[0].columns[0].number = 3;
         now.tables[0].columns[1].number = 4;
     });
+}
+
+#[test]
+fn a_label_that_had_another_name_for_a_while_hides_rows() {
+    hides("has an enum of which a label was renamed", |now| {
+        now.tables[0].columns[0].labels[0].version = Some(11);
+    });
+    is_harmless(|now| now.tables[0].columns[0].labels[0].version = None);
+}
+
+#[test]
+fn what_may_have_been_unlogged_hides_rows() {
+    hides("partition `public.part_60` of `public.t` was unlogged", |now| {
+        now.tables[0].parts[0].is_logged = false;
+    });
+    hides("partition `public.part_62` of `public.t` was unlogged", |now| {
+        now.tables[0].parts.push(Part { is_logged: false, ..part(62) });
+    });
+    hides("was written anew by ALTER TABLE", |now| now.tables[0].parts[0].toast = 201);
+    let whole = |toast, member| {
+        let mut catalog = before();
+        catalog.tables[0].parts = vec![Part { attached: None, toast, ..part(50) }];
+        catalog.publications[0].members[0].of = member;
+        catalog
+    };
+    let may_hide = |member| judge(&whole(1, member), &whole(2, member), &COLUMNS).may_hide_rows();
+    assert!(may_hide(2_200), "published with its schema");
+    assert!(!may_hide(50), "published by its name");
+}
+
+#[test]
+fn a_table_that_was_in_another_schema_hides_rows() {
+    hides("was in another schema", |now| now.tables[0].in_schema = Some(11));
 }
 
 #[test]
