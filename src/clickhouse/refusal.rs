@@ -402,9 +402,19 @@ fn checked_column(message: &str, columns: &[&str]) -> Option<String> {
 
 /// `...: while pushing to view d.v. (NAME)`, and before anything is written `Target table 'd.w' of
 /// view 'd.v' doesn't exists`.
+///
+/// A row may hold these words, and its data is quoted: in front of the server's own, with a quote or
+/// a bracket at its end or behind it, so that nothing of the kind may follow.
 fn view_pushed_to(message: &str) -> Option<String> {
+    const OF_DATA: [char; 6] = ['\'', '"', '{', '}', '[', ']'];
     let rest = match message.rfind(PUSHING) {
-        Some(at) => message.get(at + PUSHING.len()..)?.trim_start(),
+        Some(at) => {
+            let rest = message.get(at + PUSHING.len()..)?;
+            if without_tail(rest).contains(OF_DATA) {
+                return None;
+            }
+            rest.trim_start()
+        }
         None => {
             let (_, rest) = message.strip_prefix("Target table '")?.split_once("' of view '")?;
             rest
@@ -576,6 +586,31 @@ mod tests {
         );
         assert_eq!((refusal.verdict(), refusal.view.as_deref()), (View, Some("d.v")));
         assert_eq!(read("Code: 395. DB::Exception: no. (X)").verdict(), Unknown);
+    }
+
+    #[test]
+    fn a_row_that_speaks_of_views_is_not_refused_by_one() {
+        for text in [
+            "Cannot parse JSON object here: {\"a\":\"\\ud800 while pushing to view d.v\"}: while \
+             converting column \"j\" from type String to type JSON: While executing Native",
+            // Cut off by the server, or no document at all.
+            "Cannot parse JSON object here: while pushing to view d.v... (JSON object is too long \
+             to display as a whole): while converting column \"j\" from type String to type JSON",
+            "Cannot parse string 'while pushing to view d.v' as UInt64: syntax error at begin",
+            "Constraint `c` for table d.t (54657b44) is violated at row 1. Expression: (k = ''). \
+             Column values: k = 'while pushing to view d.v'",
+        ] {
+            let refusal =
+                read(&format!("Code: 117. DB::Exception: {text}. (X) (version 26.9.2.1)"));
+            assert_eq!((refusal.verdict(), refusal.view), (Data, None), "{text}");
+        }
+        // Views behind views, of any name.
+        let refusal = read(
+            "Code: 469. DB::Exception: Constraint `c` for table d.x is violated at row 1. \
+             Expression: (n > 1). Column values: n = 'while': while pushing to view d.v2: while \
+             pushing to view d.`v w`. (VIOLATED_CONSTRAINT) (version 26.9.2.1 (official build))",
+        );
+        assert_eq!(refusal.verdict(), View);
     }
 
     #[test]

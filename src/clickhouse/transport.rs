@@ -5,10 +5,10 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::channel::{Channel, Sender};
-use http_body_util::{BodyExt, Either, Full, Limited};
-use hyper::body::Body;
+use http_body_util::{BodyExt, Either, Full};
+use hyper::body::{Body, Incoming};
 use hyper::header::{CONNECTION, CONTENT_ENCODING, TRANSFER_ENCODING, USER_AGENT};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -236,13 +236,30 @@ async fn answer(response: ResponseFuture, has_rows: bool) -> std::result::Result
         answer.body = body.collect().await.map_err(|e| Failure::Lost(chain(&e)))?.to_bytes();
         return Ok(answer);
     }
-    match Limited::new(body, TEXT_BYTES_MAX).collect().await {
-        Ok(body) => answer.body = body.to_bytes(),
+    match both_ends(body).await {
+        Ok(body) => answer.body = body,
         // The status speaks for itself.
         Err(_) if answer.status != 200 => {}
-        Err(cause) => return Err(Failure::Lost(chain(cause.as_ref()))),
+        Err(cause) => return Err(Failure::Lost(chain(&cause))),
     }
     Ok(answer)
+}
+
+/// Of a text that is too long its begin and its end: ClickHouse may quote the whole document that
+/// it refuses, and says behind it whether a view did.
+async fn both_ends(mut body: Incoming) -> std::result::Result<Bytes, hyper::Error> {
+    const END_BYTES: usize = TEXT_BYTES_MAX / 4;
+    let mut text = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        text.extend_from_slice(&data);
+        if TEXT_BYTES_MAX < text.len() {
+            let end = text.split_off(text.len() - END_BYTES);
+            text.truncate(TEXT_BYTES_MAX / 2);
+            text.unsplit(end);
+        }
+    }
+    Ok(text.freeze())
 }
 
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {

@@ -139,6 +139,44 @@ fn a_view_that_takes_nothing_holds_nothing_up() {
     program.stop();
 }
 
+/// Goal: that it was a view is heard behind the whole of a large document, which ClickHouse quotes.
+#[test]
+fn a_view_is_heard_behind_a_large_document() {
+    let stage = Stage::take();
+    let mut program = start(&stage, "");
+    let table = "(k String, n UInt64) ENGINE = MergeTree ORDER BY k";
+    let select = "SELECT run_id AS k, toUInt64(if(queue = 'bad', toString(output), '1')) AS n";
+    add_view(&stage, "view", table, select);
+    let large = format!("\"{}\"", "x".repeat(3 << 20));
+    let values = |n| match n {
+        3 => json!({"queue": "bad", "outputType": "application/json", "output": large}),
+        _ => json!({}),
+    };
+    insert_runs_with(&stage, "r", 8, values);
+    stage.settle(&mut program, &["runs"]);
+    assert_eq!(assert_same(&stage.postgres, &stage.clickhouse, Scope::RUNS), 2 * 9);
+    assert_eq!(kept(&stage), [vec![json!("r003"), json!("(view)")]]);
+    program.stop();
+}
+
+/// Goal: what a row says of views, and ClickHouse quotes, is not taken for its own word.
+#[test]
+fn a_row_that_speaks_of_views_holds_nothing_up() {
+    let stage = Stage::take();
+    let mut program = start(&stage, "");
+    stage.clickhouse.execute(&format!(
+        "ALTER TABLE {DATABASE}.task_runs_v2 ADD CONSTRAINT no CHECK NOT startsWith(queue, 'bad')"
+    ));
+    let queue = |n| if n == 3 { "bad: while pushing to view d.v" } else { "good" };
+    insert_runs_with(&stage, "r", 8, |n| json!({"queue": queue(n)}));
+    stage.settle(&mut program, &["runs"]);
+    let report = compare(&stage.postgres, &stage.clickhouse, Scope::RUNS);
+    assert_eq!(report.names(), ["task_runs_v2 r003 lost"], "{report}");
+    assert_eq!(kept(&stage), [vec![json!("r003"), json!("")]]);
+    assert_eq!(program.metric(BY_VIEWS).unwrap_or(0.0), 0.0);
+    program.stop();
+}
+
 /// Goal: a code that nobody knows is about rows where half of them land, and else an outage.
 #[test]
 fn an_unknown_code_is_tried_in_halves() {
