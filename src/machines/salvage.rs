@@ -163,8 +163,6 @@ pub struct Salvage {
     is_probing: bool,
     /// A row that has landed in this plan.
     landed: Option<usize>,
-    /// Since the table was held last, some have.
-    has_landed: bool,
     /// A row known to be good was taken after the last refusal that is not judged.
     is_proven: bool,
     refused_in_a_row: u32,
@@ -206,7 +204,6 @@ impl Salvage {
             refused: Vec::new(),
             is_probing: false,
             landed: None,
-            has_landed: false,
             is_proven: false,
             refused_in_a_row: 0,
             lost_in_a_row: 0,
@@ -332,7 +329,6 @@ impl Salvage {
     }
 
     fn on_taken(&mut self) {
-        self.has_landed = true;
         self.refused_in_a_row = 0;
         self.probe_at = PROBE_AFTER;
         self.is_proven = true;
@@ -430,10 +426,8 @@ impl Salvage {
             }
             Column::Unnamed | Column::Other => Vec::new(),
         };
-        if tries.is_empty() || !self.has_landed {
-            // Once more, as it is: what it was refused for may be mended meanwhile.
-            tries.insert(0, Vec::new());
-        }
+        // Once more, as it is: what it was refused for may be mended meanwhile, or over.
+        tries.insert(0, Vec::new());
         tries.reverse();
         Suspect { row, tries, views }
     }
