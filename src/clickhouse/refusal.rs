@@ -39,6 +39,8 @@ pub struct Refusal {
     pub view: Option<String>,
     /// The setting that the server does not know, for `UNKNOWN_SETTING`.
     pub unknown_setting: Option<String>,
+    /// It came of computing something from the rows: a constraint, an index, a column of the table.
+    pub is_of_expression: bool,
 }
 
 const UNKNOWN_SETTING: u32 = 115;
@@ -181,6 +183,8 @@ const PHRASES: &[&str] = &[
 ];
 
 const PUSHING: &str = "while pushing to view";
+const CONVERTING: &str = "while converting column \"";
+const COMPUTING: &str = "while executing 'FUNCTION ";
 
 impl Refusal {
     /// Reads the body of an answer. `columns` are those of the INSERT: only their names may be
@@ -212,6 +216,9 @@ impl Refusal {
             column: converted_column(message, columns).or_else(|| checked_column(message, columns)),
             row: violating_row(message),
             view,
+            is_of_expression: message
+                .rfind(COMPUTING)
+                .is_some_and(|at| at > message.rfind(CONVERTING).unwrap_or(0)),
             unknown_setting: (code == UNKNOWN_SETTING).then(|| setting_name(message)).flatten(),
         })
     }
@@ -226,10 +233,17 @@ impl Refusal {
         match classify(self.code) {
             // What a view needs is missing, or does not fit, or it throws.
             Data | Setup | Unknown if self.view.is_some() => View,
+            // What a path of a document holds has its type from the row.
+            Setup if self.is_of_value() => Unknown,
             // Of one INSERT, and not of the table.
             Busy if self.code == 252 && self.text.contains("partitions for single") => Size,
             verdict => verdict,
         }
+    }
+
+    /// A type that does not fit, of something that was computed from the rows.
+    fn is_of_value(&self) -> bool {
+        self.is_of_expression && [43, 44, 53].contains(&self.code)
     }
 
     /// Whether another replica may well take what this one does not: it has lost ZooKeeper, is
@@ -245,7 +259,7 @@ impl Refusal {
     pub fn is_of_tables(&self) -> bool {
         const CODES: [u32; 11] = [8, 10, 16, 20, 43, 44, 47, 53, 60, 81, 218];
         // What a view lacks is nothing that a session looks at.
-        self.view.is_none() && CODES.contains(&self.code)
+        self.view.is_none() && !self.is_of_value() && CODES.contains(&self.code)
     }
 
     /// What mends it, where one sentence can say so.
@@ -368,8 +382,7 @@ fn phrases_in(message: &str) -> String {
 /// `... : while converting column "output" from type ...`. The data stands before it, so the last
 /// such place is the server's; and only a name that we sent can come out.
 fn converted_column(message: &str, columns: &[&str]) -> Option<String> {
-    const MARK: &str = "while converting column \"";
-    let name = message.get(message.rfind(MARK)? + MARK.len()..)?.split('"').next()?;
+    let name = message.get(message.rfind(CONVERTING)? + CONVERTING.len()..)?.split('"').next()?;
     columns.contains(&name).then(|| name.to_owned())
 }
 
@@ -586,6 +599,22 @@ mod tests {
         );
         assert_eq!((refusal.verdict(), refusal.view.as_deref()), (View, Some("d.v")));
         assert_eq!(read("Code: 395. DB::Exception: no. (X)").verdict(), Unknown);
+    }
+
+    #[test]
+    fn a_type_that_does_not_fit_may_be_of_one_value() {
+        let refusal = read(
+            "Code: 43. DB::Exception: Illegal type Int64 of argument of function upper: while \
+             executing 'FUNCTION upper(j.a : 1) -> upper(j.a) Nullable(String) : 3'. \
+             (ILLEGAL_TYPE_OF_ARGUMENT) (version 26.9.2.1 (official build))",
+        );
+        assert!(refusal.verdict() == Unknown && !refusal.is_of_tables());
+        let refusal = read(
+            "Code: 53. DB::Exception: Unsupported types to CAST AS Map. Left type: String, right \
+             type: Map(String, String): while converting column \"j\" from type String to type \
+             Map(String, String): While executing Native. (TYPE_MISMATCH)",
+        );
+        assert!(refusal.verdict() == Setup && refusal.is_of_tables());
     }
 
     #[test]

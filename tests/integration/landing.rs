@@ -159,6 +159,32 @@ fn a_view_is_heard_behind_a_large_document() {
     program.stop();
 }
 
+/// Goal: what a column, an index or a constraint of the table cannot compute from one document is
+/// about that row, whatever the code: the type of a path is the row's.
+#[test]
+fn what_cannot_be_computed_from_one_row_holds_nothing_up() {
+    for (n, change) in [
+        "ADD COLUMN upper String MATERIALIZED ifNull(upper(output.data.t), '')",
+        "ADD CONSTRAINT upper CHECK ifNull(upper(output.data.t), '') != 'X'",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let stage = Stage::take();
+        let mut program = start(&stage, "");
+        stage.clickhouse.execute(&format!("ALTER TABLE {DATABASE}.task_runs_v2 {change}"));
+        let output = |n| if n == 3 { "{\"t\": 7}" } else { "{\"u\": 7}" };
+        let values = |n| json!({"outputType": "application/json", "output": output(n)});
+        insert_runs_with(&stage, "r", 8, values);
+        stage.settle(&mut program, &["runs"]);
+        let report = compare(&stage.postgres, &stage.clickhouse, Scope::RUNS);
+        let names = report.names();
+        assert!(names.len() == 1 && names[0].starts_with("task_runs_v2 r003"), "{n}: {report}");
+        assert_eq!(kept(&stage), [vec![json!("r003"), json!("output")]], "{n}");
+        program.stop();
+    }
+}
+
 /// Goal: what a row says of views, and ClickHouse quotes, is not taken for its own word.
 #[test]
 fn a_row_that_speaks_of_views_holds_nothing_up() {
