@@ -16,11 +16,15 @@ pub struct LiveKey {
 }
 
 impl LiveKey {
-    /// The row's primary key in Postgres.
     pub fn id(&self, target: &Target) -> &[u8] {
-        let place = target.order_by.iter().position(|&at| at == target.id);
-        &self.key[place.expect("the id is part of every sorting key")]
+        id(target, &self.key)
     }
+}
+
+/// The row's primary key in Postgres.
+pub fn id<'k>(target: &Target, key: &'k Key) -> &'k [u8] {
+    let place = target.order_by.iter().position(|&at| at == target.id);
+    &key[place.expect("the id is part of every sorting key")]
 }
 
 /// Appends a tombstone: the key, what decides about the partition, the version; the rest is empty.

@@ -1,14 +1,20 @@
 //! `walhouse verify` finds what is planted, names it, mends it, and finds nothing else.
 
 use std::process::Output;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::support::clickhouse::DATABASE;
 use crate::support::oracle::{Scope, assert_same};
 use crate::support::program::{Program, Settings};
+use crate::support::sample;
 use crate::support::stage::{SERVICES, Stage};
+use crate::support::wait::until_true;
 use crate::support::workload::Workload;
+
+/// A row that was just streamed waits for the slot, and each look for a confirmation.
+const MENDED_WITHIN: Duration = Duration::from_secs(180);
 
 fn load(seed: u64) -> Workload {
     Workload { rate: Some(40.0), ..Workload::new(seed) }
@@ -165,6 +171,62 @@ fn every_kind_of_difference_is_found_and_mended() {
     stage.settle(&mut program, &SERVICES);
     assert!(0 < assert_same(&stage.postgres, &stage.clickhouse, Scope::ALL));
     program.stop();
+}
+
+/// Repairs a run that is missing, though its payload is there. While it is written the payload is
+/// lost too, and the run is deleted; so the delete finds neither, and then `verify` writes both.
+fn repair_while_the_run_goes(stage: &Stage) {
+    let settings = stage.settings().with("SESSION_REPLICATION_ENABLED", 0);
+    let mut program = Program::start(&settings);
+    program.wait_streaming(&["runs"]);
+    stage.postgres.insert("TaskRun", &sample::run("between"));
+    stage.postgres.insert("TaskRun", &sample::run("other"));
+    stage.settle(&mut program, &["runs"]);
+    let lose = |table: &str| {
+        let sql = format!("DELETE FROM {DATABASE}.{table} WHERE run_id = 'between'");
+        stage.clickhouse.execute(&sql);
+    };
+    lose("task_runs_v2");
+    let fault = "action=delay_before&ms=600000&on=insert&table=task_runs_v2&count=1";
+    stage.clickhouse.add_fault(fault);
+    let output = std::thread::scope(|scope| {
+        let repair = scope.spawn(|| verify(&settings, "runs", &["--full", "--repair", "--json"]));
+        until_true("`verify` writes the run", MENDED_WITHIN, || 0 < stage.clickhouse.fault_hits());
+        lose("raw_task_runs_payload_v1");
+        stage.postgres.execute("DELETE FROM \"TaskRun\" WHERE id = 'between'");
+        stage.settle(&mut program, &["runs"]);
+        stage.clickhouse.clear_faults();
+        repair.join().expect("`verify` ends")
+    });
+    assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
+    assert_eq!(stage.clickhouse.count("task_runs_v2", "run_id = 'between'"), 0);
+    program.stop();
+}
+
+/// Goal: a row that a suspect brought along, though it was none itself, and that was deleted between
+/// the reading and the writing, does not stay.
+#[test]
+fn a_payload_that_was_written_beside_its_run_goes_with_it() {
+    let stage = Stage::own();
+    repair_while_the_run_goes(&stage);
+    assert_eq!(stage.clickhouse.count("raw_task_runs_payload_v1", "run_id = 'between'"), 0);
+}
+
+/// Goal: the same where payloads cannot be deleted: nothing is appended to take for a tombstone.
+#[test]
+fn a_payload_in_a_table_without_versions_is_left_as_it_is() {
+    let stage = Stage::own();
+    stage.clickhouse.execute(&format!("CREATE DATABASE {DATABASE}"));
+    stage.clickhouse.execute(&format!(
+        "CREATE TABLE {DATABASE}.raw_task_runs_payload_v1 (run_id String, \
+         created_at DateTime64(3), payload JSON) ENGINE = MergeTree ORDER BY run_id"
+    ));
+    repair_while_the_run_goes(&stage);
+    let rows = format!(
+        "SELECT arrayStringConcat(groupArray(toJSONString(payload))) FROM {DATABASE}.raw_task_runs_payload_v1 \
+         WHERE run_id = 'between'"
+    );
+    assert_eq!(stage.clickhouse.value(&rows), r#"{"data":{"hello":"world"}}"#);
 }
 
 /// Goal: what is only on its way does not count.

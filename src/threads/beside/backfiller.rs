@@ -231,7 +231,7 @@ impl Backfiller<'_, '_> {
             if !rows.is_empty() {
                 let written = page::land(worker, mapped, rows.values(), rows.as_of, base)?;
                 self.by.check_landed()?;
-                self.done.rows_written += written as u64;
+                self.done.rows_written += written.len() as u64;
             }
             self.done.rows_read += rows.len() as u64;
             self.rows += rows.len() as u64;

@@ -10,7 +10,7 @@
 //! The first look waits for nothing and proves nothing: what is on its way looks different, too.
 //! [`machines::verify`](crate::machines::verify) says when a suspect is one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
 
 use super::bystander::{Bystander, Progress};
@@ -195,9 +195,7 @@ impl Verifier<'_, '_> {
         let too_many = extras.split_off(room);
         self.extras.extend(extras);
         self.tell_of(too_many, |_| false);
-        let left = self.mend(worker, &found)?;
-        self.tell_of(found, |found| !left.contains(&found.suspect.key));
-        Ok(())
+        self.mend_and_tell(worker, found)
     }
 
     /// Marks as deleted what only ClickHouse has, unless it is much of the table.
@@ -215,8 +213,22 @@ impl Verifier<'_, '_> {
         let (found, kept): (Vec<_>, Vec<_>) = extras.into_iter().partition(is_left);
         self.tell_of(kept, |_| false);
         self.report.questions.extend(asked.into_iter().flatten());
+        self.mend_and_tell(worker, found)
+    }
+
+    fn mend_and_tell(&mut self, worker: &mut Worker<'_>, found: Vec<Found>) -> Result<()> {
+        fn place(found: &Found) -> (usize, Key) {
+            (found.suspect.target, found.suspect.key.clone())
+        }
+        let known: HashSet<_> = found.iter().map(place).collect();
         let left = self.mend(worker, &found)?;
-        self.tell_of(found, |found| !left.contains(&found.suspect.key));
+        let unmended: HashSet<_> = left.iter().map(place).collect();
+        self.tell_of(found, |found| !unmended.contains(&place(found)));
+        let more: Vec<_> = left.into_iter().filter(|left| !known.contains(&place(left))).collect();
+        for found in &more {
+            *self.report.counts.entry(found.difference).or_default() += 1;
+        }
+        self.tell_of(more, |_| false);
         Ok(())
     }
 

@@ -87,7 +87,7 @@ impl ReadPass {
         let mapped = self.mapped(worker.with);
         let written = page::land(worker, mapped, rows.values(), rows.as_of, self.base_version)?;
         recorder.count_read(rows.len());
-        recorder.count_written(written);
+        recorder.count_written(written.len());
         Ok(())
     }
 }

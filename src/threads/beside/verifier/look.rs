@@ -8,8 +8,7 @@ use crate::error::Result;
 use crate::machines::verify::{Pair, Stored};
 use crate::postgres::reread::{self, Reread, reread};
 use crate::rows::Block;
-use crate::services::mapping::Target;
-use crate::services::tombstone::Key;
+use crate::services::tombstone::{Key, id};
 use crate::threads::beside::bystander::SQL_TIMEOUT;
 use crate::threads::beside::repairer::before::commits;
 use crate::threads::beside::repairer::prune_pass::LOOKUP_KEYS;
@@ -148,6 +147,8 @@ impl Verifier<'_, '_> {
         newest: u64,
     ) -> Seen {
         let target = &self.targets()[index];
+        // A table without versions cannot forget: what Postgres has not any more stays there.
+        let found = found.filter(|_| row.is_some() || self.has_versions(index));
         let columns: Vec<&'static str> = match (row, found) {
             (Some((block, row)), Some(found)) if self.has_versions(index) => {
                 let columns = stored::differing_columns(target, block, row, found);
@@ -176,9 +177,4 @@ impl Verifier<'_, '_> {
         };
         self.targets()[index].partition_by.iter().map(value).collect()
     }
-}
-
-pub(super) fn id<'k>(target: &Target, key: &'k Key) -> &'k [u8] {
-    let place = target.order_by.iter().position(|&at| at == target.id);
-    &key[place.expect("the id is part of every sorting key")]
 }

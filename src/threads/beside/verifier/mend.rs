@@ -4,14 +4,14 @@
 use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
-use super::{Found, Suspect, Verifier, look};
+use super::{Found, Suspect, Verifier};
 use crate::error::Result;
 use crate::machines::repair::tombstone_version;
 use crate::machines::verify::{Difference, Suspicion};
 use crate::postgres::reread::{self, Reread, reread};
 use crate::postgres::server::flush_wal;
 use crate::rows::Block;
-use crate::services::tombstone::{self, Key, LiveKey};
+use crate::services::tombstone::{self, Key, LiveKey, id};
 use crate::threads::beside::bystander::{Progress, SQL_TIMEOUT, sql_deadline_now};
 use crate::threads::beside::repairer::before::commits;
 use crate::threads::beside::repairer::page;
@@ -26,29 +26,35 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const ATTEMPTS: u32 = 3;
 
 impl Verifier<'_, '_> {
-    /// The keys that still differ in the end.
-    pub(super) fn mend(
-        &mut self,
-        worker: &mut Worker<'_>,
-        found: &[Found],
-    ) -> Result<HashSet<Key>> {
+    /// Those that differ in the end.
+    ///
+    /// Every row that was written is judged again, of whatever table: a suspect brings along what
+    /// else its id lacks by then, and a delete that came between the reading and the writing has
+    /// not found it. Whoever dies in between leaves such a row to the next `verify --full`.
+    pub(super) fn mend(&mut self, worker: &mut Worker<'_>, found: &[Found]) -> Result<Vec<Found>> {
         let mut found = found.to_vec();
         for _ in 0..ATTEMPTS {
             if found.is_empty() {
                 break;
             }
-            self.write_all(worker, &found)?;
-            let anew = |found: Found| Suspect { suspicion: Suspicion::default(), ..found.suspect };
-            let suspects = found.into_iter().map(anew).collect();
-            found = self.judge(worker, suspects)?;
+            let mut keys: HashSet<(usize, Key)> = self.write_all(worker, &found)?;
+            keys.extend(found.into_iter().map(|found| (found.suspect.target, found.suspect.key)));
+            let anew = |(target, key)| Suspect { target, key, suspicion: Suspicion::default() };
+            found = self.judge(worker, keys.into_iter().map(anew).collect())?;
         }
-        Ok(found.into_iter().map(|found| found.suspect.key).collect())
+        Ok(found)
     }
 
-    /// Writes each as soon as it can be outranked; after some time the rest is left.
-    fn write_all(&mut self, worker: &mut Worker<'_>, found: &[Found]) -> Result<()> {
+    /// Writes each as soon as it can be outranked; after some time the rest is left. Returns the
+    /// keys of the rows that it wrote, by target table.
+    fn write_all(
+        &mut self,
+        worker: &mut Worker<'_>,
+        found: &[Found],
+    ) -> Result<HashSet<(usize, Key)>> {
         let until = Instant::now() + OUTRANKED_WITHIN;
         let mut left: Vec<&Found> = found.iter().collect();
+        let mut written = HashSet::new();
         let mut is_asked = false;
         loop {
             let base = self.by.base_version(&mut worker.sql)?;
@@ -65,13 +71,13 @@ impl Verifier<'_, '_> {
                 commits(worker.with)?;
             }
             for found in now.chunks(LOOKUP_KEYS) {
-                self.write(worker, found, base)?;
+                written.extend(self.write(worker, found, base)?);
             }
             // What no WAL has come to yet is numbered by nobody who knows it.
             let end = self.by.version_at(self.by.now(&mut worker.sql)?);
             left = later.into_iter().filter(|found| found.version <= Some(end)).collect();
             if left.is_empty() || until <= Instant::now() {
-                return Ok(());
+                return Ok(written);
             }
             if !std::mem::replace(&mut is_asked, true)
                 && let Err(error) = flush_wal(&mut worker.sql, sql_deadline_now())
@@ -84,18 +90,24 @@ impl Verifier<'_, '_> {
         }
     }
 
-    fn write(&mut self, worker: &mut Worker<'_>, found: &[&Found], base: u64) -> Result<()> {
+    fn write(
+        &mut self,
+        worker: &mut Worker<'_>,
+        found: &[&Found],
+        base: u64,
+    ) -> Result<Vec<(usize, Key)>> {
         let is_extra = |found: &&&Found| found.difference == Difference::Extra;
         self.by.record(|row| {
             row.version_min = if row.version_min == 0 { base } else { row.version_min };
             row.version_max = tombstone_version(base);
         })?;
         let ids: BTreeSet<&[u8]> = (found.iter().filter(|found| !is_extra(found)))
-            .map(|found| look::id(&self.targets()[found.suspect.target], &found.suspect.key))
+            .map(|found| id(&self.targets()[found.suspect.target], &found.suspect.key))
             .filter(|id| worker.sql.texts().may_hold(id))
             .collect();
         let ids: Vec<&[u8]> = ids.into_iter().collect();
-        let mut written = self.write_rows(worker, &ids, base)?;
+        let written = self.write_rows(worker, &ids, base)?;
+        let mut rows = written.len();
         for (index, target) in self.targets().iter().enumerate() {
             let of_target = found.iter().filter(is_extra);
             let of_target = of_target.filter(|found| found.suspect.target == index);
@@ -120,19 +132,25 @@ impl Verifier<'_, '_> {
             if let Some(as_of) = looked_up.as_of {
                 worker.cover(as_of)?;
             }
-            written += block.rows();
+            rows += block.rows();
             let (ground, mut refused) = (worker.with.ground, Vec::new());
             worker.landings[index].land(&ground, &mut worker.client, &block, &mut refused)?;
             ground.keep(&mut worker.client, &refused)?;
             self.by.check_landed()?;
         }
-        self.by.record(|row| row.rows_written += written as u64)
+        self.by.record(|row| row.rows_written += rows as u64)?;
+        Ok(written)
     }
 
-    fn write_rows(&mut self, worker: &mut Worker<'_>, ids: &[&[u8]], base: u64) -> Result<usize> {
+    fn write_rows(
+        &mut self,
+        worker: &mut Worker<'_>,
+        ids: &[&[u8]],
+        base: u64,
+    ) -> Result<Vec<(usize, Key)>> {
         let source = self.by.mapping.source();
         let columns = self.by.mapped().names();
-        let (mut rest, mut written) = (ids, 0);
+        let (mut rest, mut written) = (ids, Vec::new());
         while !rest.is_empty() {
             let request = reread::Request {
                 table: &self.by.source,
@@ -148,7 +166,7 @@ impl Verifier<'_, '_> {
             };
             let values = rows.found.values();
             let values = values.map(|row| Ok(row.iter().map(Option::as_deref).collect()));
-            written += page::land(worker, self.by.mapped(), values, rows.as_of, base)?;
+            written.extend(page::land(worker, self.by.mapped(), values, rows.as_of, base)?);
             self.by.check_landed()?;
             rest = rest.get(rows.answered..).unwrap_or_default();
         }
