@@ -414,10 +414,8 @@ fn checked_column(message: &str, columns: &[&str]) -> Option<String> {
 }
 
 /// `...: while pushing to view d.v. (NAME)`, and before anything is written `Target table 'd.w' of
-/// view 'd.v' doesn't exists`.
-///
-/// A row may hold these words, and its data is quoted: in front of the server's own, with a quote or
-/// a bracket at its end or behind it, so that nothing of the kind may follow.
+/// view 'd.v' doesn't exists`. A row may hold these words, and its data is quoted in front of the
+/// server's own, with a quote or a bracket at its end or behind it: so none may follow.
 fn view_pushed_to(message: &str) -> Option<String> {
     const OF_DATA: [char; 6] = ['\'', '"', '{', '}', '[', ']'];
     let rest = match message.rfind(PUSHING) {

@@ -29,8 +29,8 @@ pub fn look(
 }
 
 fn query(publication: &str, table: &TableName, has_schemas: bool) -> String {
-    // Of an entry, everything but what it is called and who owns it. Of a partitioned table only the
-    // partitions know that their rows are older than a column.
+    // Of an entry, everything but what it is called and who owns it. Of a partitioned table only
+    // the partitions know that their rows are older than a column.
     let of_schemas = match has_schemas {
         false => "",
         true => {

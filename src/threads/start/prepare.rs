@@ -170,6 +170,9 @@ pub fn prepare(
     });
     // What a stop has cut short is no failure.
     let resumed = resumed.or_else(|error| go_on().and(Err(error)))?;
+    // Once more: what was altered since the first time is recorded by now as what there is, so that
+    // no later look would find it.
+    ensure_publication(config, mapping, &mut sql, &table, is_known.then_some(&mut client))?;
     let Resumed { state, repair, slot_is_new, source } = resumed;
     memory.tables.on_recorded();
     if slot_is_new {
