@@ -10,6 +10,7 @@ use super::client::Client;
 use super::cluster::{create_table, replacing};
 use super::own_tables;
 use crate::error::Result;
+use crate::machines::lineage::DIVERGED;
 
 pub const REPAIRS_TABLE: &str = "walhouse_repairs";
 
@@ -59,6 +60,11 @@ impl RepairRow {
     /// It follows the name of an operator.
     pub fn is_of_adopted(&self) -> bool {
         self.reason.starts_with(ADOPTED)
+    }
+
+    /// The cluster goes on from a place below what ClickHouse has.
+    pub fn is_of_fork(&self) -> bool {
+        self.reason.contains(DIVERGED)
     }
 
     /// What it is called.

@@ -297,6 +297,9 @@ fn fork(timeline: u32, history: &[Switch]) -> Option<Lsn> {
     later.map(|switch| switch.switch_lsn).min()
 }
 
+/// What the words of a fork begin with, in the reason of its repair, too.
+pub const DIVERGED: &str = "diverged: ";
+
 impl Verdict {
     /// The error of a service that may not go on by itself.
     pub fn into_error(self, service: &str, slot: &str) -> Option<Error> {
@@ -395,31 +398,31 @@ impl fmt::Display for Verdict {
                     let certain = if *fork < state.confirmed { "has" } else { "may have" };
                     write!(
                         f,
-                        "diverged: timeline {} left timeline {} at {fork}, but ClickHouse \
+                        "{DIVERGED}timeline {} left timeline {} at {fork}, but ClickHouse \
                          {certain} been written up to {}",
                         server.timeline, state.timeline, state.upper
                     )
                 }
                 Fork::NotAncestor if state.timeline == server.timeline => write!(
                     f,
-                    "diverged: expected timeline {} that began at {}, got one of that number that \
+                    "{DIVERGED}expected timeline {} that began at {}, got one of that number that \
                      began at {}",
                     state.timeline, state.began, server.began
                 ),
                 Fork::Older | Fork::NotAncestor => write!(
                     f,
-                    "diverged: expected timeline {} or a descendant of it, got timeline {}",
+                    "{DIVERGED}expected timeline {} or a descendant of it, got timeline {}",
                     state.timeline, server.timeline
                 ),
                 Fork::WentBack if state.confirmed <= server.wal_end => write!(
                     f,
-                    "diverged: the server went back in time: its WAL ends at {}, and ClickHouse \
+                    "{DIVERGED}the server went back in time: its WAL ends at {}, and ClickHouse \
                      has changes from above",
                     server.wal_end
                 ),
                 Fork::WentBack => write!(
                     f,
-                    "diverged: the server went back in time: expected WAL up to {} at least, got \
+                    "{DIVERGED}the server went back in time: expected WAL up to {} at least, got \
                      {}",
                     state.confirmed, server.wal_end
                 ),

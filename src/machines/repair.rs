@@ -76,11 +76,12 @@ const FEW: u64 = 3;
 
 /// Whether what a comparison found to be gone may be buried, or somebody has to say so: much of a
 /// table is rather of another source, or was left there on purpose, than missed. `others` says that
-/// another source is known to write into it. 100 percent is leave for everything.
-pub fn may_bury(count: Count, percent_max: u64, others: bool) -> bool {
+/// another source is known to write into it; `of_fork`, that a failover to a server that was behind
+/// explains what is gone, however much it is. 100 percent is leave for everything.
+pub fn may_bury(count: Count, percent_max: u64, others: bool, of_fork: bool) -> bool {
     let Count { alive, gone } = count;
     let is_little = u128::from(gone) * 100 <= u128::from(alive) * u128::from(percent_max);
-    gone == 0 || 100 <= percent_max || !others && (is_little || gone <= FEW)
+    gone == 0 || 100 <= percent_max || !others && (is_little || gone <= FEW || of_fork)
 }
 
 /// The pieces of one pass.
@@ -224,7 +225,7 @@ mod tests {
 
     #[test]
     fn what_is_gone_is_buried_unless_it_is_much() {
-        let may = |gone, alive, percent| may_bury(Count { alive, gone }, percent, false);
+        let may = |gone, alive, percent| may_bury(Count { alive, gone }, percent, false, false);
         for (gone, alive, percent, expected) in [
             (0, 0, 20, true),
             (0, 14, 0, true),
@@ -245,8 +246,10 @@ mod tests {
         ] {
             assert_eq!(may(gone, alive, percent), expected, "{gone} of {alive}, {percent} %");
         }
-        let with_others = |percent| may_bury(Count { alive: 1_000, gone: 1 }, percent, true);
-        assert!(!with_others(99) && with_others(100));
+        let one = Count { alive: 1_000, gone: 1 };
+        let with_others = |percent, of_fork| may_bury(one, percent, true, of_fork);
+        assert!(!with_others(99, false) && !with_others(99, true) && with_others(100, false));
+        assert!(may_bury(Count { alive: 7, gone: 7 }, 20, false, true));
     }
 
     #[test]

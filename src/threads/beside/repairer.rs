@@ -199,7 +199,7 @@ fn repair(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Option<Ended>>
                 }
                 let counts = pass.counts();
                 if !recorder.may_bury_all() {
-                    let asked = leave::ask(with, &recorder.slot(), &counts)?;
+                    let asked = leave::ask(with, &recorder.slot(), &counts, recorder.is_of_fork())?;
                     if let Some(question) = asked.into_iter().flatten().next() {
                         recorder.enter(Position::start_of_count())?;
                         recorder.on_question(&question);

@@ -208,7 +208,7 @@ impl Verifier<'_, '_> {
         if extras.is_empty() {
             return Ok(());
         }
-        let asked = leave::ask(worker.with, slot, &self.counts)?;
+        let asked = leave::ask(worker.with, slot, &self.counts, false)?;
         let is_left = |found: &Found| asked[found.suspect.target].is_none();
         let (found, kept): (Vec<_>, Vec<_>) = extras.into_iter().partition(is_left);
         self.tell_of(kept, |_| false);

@@ -10,8 +10,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::machines::repair::{Count, may_bury};
 use crate::postgres::server;
 
-/// For each target table, whether it may; `None` if it may not, with the error that asks for it.
-pub fn ask(with: &Repairer<'_>, slot: &str, counts: &[Count]) -> Result<Vec<Option<Error>>> {
+/// For each target table `None` if it may, else the error that asks for it.
+pub fn ask(
+    with: &Repairer<'_>,
+    slot: &str,
+    counts: &[Count],
+    of_fork: bool,
+) -> Result<Vec<Option<Error>>> {
     let nothing_is_gone = counts.iter().all(|count| count.gone == 0);
     let others = match nothing_is_gone || 100 <= with.bury_max_percent {
         true => Vec::new(),
@@ -19,7 +24,7 @@ pub fn ask(with: &Repairer<'_>, slot: &str, counts: &[Count]) -> Result<Vec<Opti
     };
     let targets = with.mapping.targets().iter().zip(counts);
     let asked = |(target, count): (&crate::services::mapping::Target, &Count)| {
-        let is_left = may_bury(*count, with.bury_max_percent, !others.is_empty());
+        let is_left = may_bury(*count, with.bury_max_percent, !others.is_empty(), of_fork);
         (!is_left).then(|| question(with, target.table, *count, &others))
     };
     Ok(targets.map(asked).collect())

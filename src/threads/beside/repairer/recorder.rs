@@ -100,6 +100,10 @@ impl<'a> Recorder<'a> {
         self.state.lock().row.is_of_adopted()
     }
 
+    pub fn is_of_fork(&self) -> bool {
+        self.state.lock().row.is_of_fork()
+    }
+
     pub fn base_version(&self) -> u64 {
         self.state.lock().row.base_version
     }
