@@ -168,6 +168,7 @@ fn repair(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Option<Ended>>
     }
     // Of a pass over ClickHouse's keys that is in the middle: rows of the portions that are done.
     let mut rows_before = None;
+    let mut has_caught_up = false;
     loop {
         let position = recorder.position();
         if rows_before.is_none() && before::stand_still(with)? == Ended::Told {
@@ -202,6 +203,13 @@ fn repair(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Option<Ended>>
                     let asked = leave::ask(with, &recorder.slot(), &counts, recorder.is_of_fork())?;
                     if let Some(question) = asked.into_iter().flatten().next() {
                         recorder.enter(Position::start_of_count())?;
+                        // What went while it was counted is for the stream to delete.
+                        if !std::mem::replace(&mut has_caught_up, true) {
+                            if catch_up(with, recorder)? == Ended::Told {
+                                return Ok(TOLD);
+                            }
+                            continue;
+                        }
                         recorder.on_question(&question);
                         return Ok(None);
                     }
