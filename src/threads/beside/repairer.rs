@@ -168,7 +168,7 @@ fn repair(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Option<Ended>>
     }
     // Of a pass over ClickHouse's keys that is in the middle: rows of the portions that are done.
     let mut rows_before = None;
-    let mut has_caught_up = false;
+    let mut gone_before = None;
     loop {
         let position = recorder.position();
         if rows_before.is_none() && before::stand_still(with)? == Ended::Told {
@@ -203,8 +203,10 @@ fn repair(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Option<Ended>>
                     let asked = leave::ask(with, &recorder.slot(), &counts, recorder.is_of_fork())?;
                     if let Some(question) = asked.into_iter().flatten().next() {
                         recorder.enter(Position::start_of_count())?;
-                        // What went while it was counted is for the stream to delete.
-                        if !std::mem::replace(&mut has_caught_up, true) {
+                        // What goes while it is counted is for the stream to delete, so it is
+                        // counted again as long as there is less of it.
+                        let gone = counts.iter().map(|count| count.gone).sum::<u64>();
+                        if gone_before.replace(gone).is_none_or(|before| gone < before) {
                             if catch_up(with, recorder)? == Ended::Told {
                                 return Ok(TOLD);
                             }
