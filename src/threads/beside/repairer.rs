@@ -216,9 +216,6 @@ fn repair(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Option<Ended>>
                         return Ok(None);
                     }
                 }
-                if counts.iter().all(|count| count.gone == 0) {
-                    return finish(with, recorder).map(Some);
-                }
                 recorder.enter(Position::Bury(None))?;
             }
             Position::Bury(done) => {

@@ -1,6 +1,6 @@
 //! The two passes over ClickHouse's keys: what Postgres does not have any more is counted, and gets
-//! a tombstone if that was not too much. A key that was there when it was counted, and goes then,
-//! goes by the stream; so where nothing was gone nothing is buried.
+//! a tombstone if that was not too much. A key that this repair has written, and that the stream
+//! deleted before it had landed, is not counted: only the second pass finds it.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -198,7 +198,10 @@ impl Pass for PrunePass {
                 // Its content is not asked for: it decides nothing here.
                 let found = Stored { version: live.version, is_deleted: false, is_same: false };
                 let is_gone = fate_of_key(self.base_version, found, is_there) == Fate::Bury;
-                count.add(Count { alive: 1, gone: u64::from(is_gone) });
+                // What this repair itself has written was there a moment ago.
+                if live.version != self.base_version {
+                    count.add(Count { alive: 1, gone: u64::from(is_gone) });
+                }
                 if is_gone && self.counted.is_none() {
                     let version = tombstone_version(self.base_version);
                     tombstone::append(target, &mut block, live, version);
