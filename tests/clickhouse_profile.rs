@@ -224,7 +224,7 @@ fn target_table(client: &mut Client, target: &Target, made: &Definition, answers
     for partition in slicer.partitions(client, soon()).unwrap_or_default() {
         let slices = slicer.slices(client, &partition, None, (2, 3), soon);
         for slice in answers.note("slices", slices).unwrap_or_default() {
-            let live = slicer.live_keys(client, &slice, 5, soon()).map(sorted);
+            let live = slicer.live_keys(client, &slice, soon()).map(sorted);
             answers.note("keys of a slice", live);
             let written = slicer.keys_written_between(client, &slice, 1, 5, soon()).map(sorted);
             answers.note("keys written", written);

@@ -106,6 +106,7 @@ has_replayed() {
     [ "$(node_sql "$1" "SELECT pg_last_wal_replay_lsn() >= '$lsn'")" = t ]
 }
 
+# shellcheck disable=SC2120 # some drills give the front arguments
 services_up() {
     redis_start "$STAGE/redis" 0 || broken "Redis does not start"
     clickhouse_start "$STAGE/clickhouse" 0 "$@" || broken "ClickHouse does not start"
@@ -376,6 +377,7 @@ opening() {
         shift
         standby b a
     fi
+    # shellcheck disable=SC2119
     services_up
     instance one "$@"
     await_streaming one

@@ -165,17 +165,14 @@ impl<'a> Slicer<'a> {
         }
     }
 
-    /// The keys of the slice whose latest row is alive and not above `version_max`.
+    /// The keys of the slice whose latest row is alive.
     pub fn live_keys(
         &self,
         client: &mut Client,
         slice: &Slice,
-        version_max: u64,
         deadline: Instant,
     ) -> Result<Vec<LiveKey>> {
-        let mut live = live_keys_where(client, self.target, &self.condition(slice), deadline)?;
-        live.retain(|key| key.version <= version_max);
-        Ok(live)
+        live_keys_where(client, self.target, &self.condition(slice), deadline)
     }
 
     /// The keys of the slice whose latest row, of those with such a version, is alive. A later one

@@ -58,9 +58,9 @@ pub fn tombstone_version(base: u64) -> u64 {
 /// Keys of a target table.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Count {
-    /// That ClickHouse has, and would be left alone if Postgres had them.
+    /// That ClickHouse has, whoever wrote them.
     pub alive: u64,
-    /// Of these: those that Postgres does not have.
+    /// Of these: what was there before this repair and is not in Postgres.
     pub gone: u64,
 }
 

@@ -270,7 +270,7 @@ fn tls_is_spoken_as_far_as_sslmode_asks_for_it() {
     }
     tls.hosts[0].name = "127.0.0.1".into();
     let hint = expect_error(Sql::connect(&tls, "test", soon()), ErrorKind::Setup, "TLS handshake");
-    assert!(hint.contains("sslrootcert"), "{hint}");
+    assert!(hint.contains("sslmode=verify-ca"), "{hint}");
 
     let mut without = plain.clone();
     without.ssl_mode = SslMode::Prefer;

@@ -202,7 +202,7 @@ impl Table {
 }
 
 fn live(client: &mut Client, slicer: &Slicer<'_>, slice: &Slice) -> Vec<Live> {
-    let keys = slicer.live_keys(client, slice, u64::MAX, soon()).unwrap();
+    let keys = slicer.live_keys(client, slice, soon()).unwrap();
     keys.into_iter().map(|live| (live.key, live.version)).collect()
 }
 

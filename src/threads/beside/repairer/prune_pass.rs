@@ -1,6 +1,6 @@
 //! The two passes over ClickHouse's keys: what Postgres does not have any more is counted, and gets
 //! a tombstone if that was not too much. A key that this repair has written, and that the stream
-//! deleted before it had landed, is not counted: only the second pass finds it.
+//! deleted before it had landed, is not counted as gone: only the second pass finds it.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -184,12 +184,14 @@ impl Pass for PrunePass {
     ) -> Result<Ended> {
         let (index, slice) = &self.pieces[piece];
         let (with, target) = (worker.with, &worker.with.mapping.targets()[*index]);
-        let live = worker.ask(|client, deadline| {
-            // This repair's own rows too: the delete of one may have come before it landed.
-            self.slicers[*index].live_keys(client, slice, self.base_version, deadline())
-        })?;
+        let mut live = worker
+            .ask(|client, deadline| self.slicers[*index].live_keys(client, slice, deadline()))?;
+        let mut count = Count { alive: live.len() as u64, gone: 0 };
+        // What the stream has written since is for the stream to delete. This repair's own rows are
+        // looked up too: the delete of one may have come before it landed.
+        live.retain(|key| key.version <= self.base_version);
         let mut block = Block::new(target.columns, &with.shapes[*index]);
-        let (mut last_as_of, mut count) = (None, Count::default());
+        let mut last_as_of = None;
         for keys in live.chunks(LOOKUP_KEYS) {
             let Some(looked_up) = are_in_postgres(worker, *index, keys)? else {
                 return Ok(Ended::Told);
@@ -199,9 +201,7 @@ impl Pass for PrunePass {
                 let found = Stored { version: live.version, is_deleted: false, is_same: false };
                 let is_gone = fate_of_key(self.base_version, found, is_there) == Fate::Bury;
                 // What this repair itself has written was there a moment ago.
-                if live.version != self.base_version {
-                    count.add(Count { alive: 1, gone: u64::from(is_gone) });
-                }
+                count.gone += u64::from(is_gone && live.version != self.base_version);
                 if is_gone && self.counted.is_none() {
                     let version = tombstone_version(self.base_version);
                     tombstone::append(target, &mut block, live, version);

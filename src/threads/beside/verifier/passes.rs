@@ -128,9 +128,8 @@ impl Verifier<'_, '_> {
                     let slices = slicer.slices(client, partition, after, size, deadline)?;
                     for slice in &slices {
                         self.tell("keys", done, partitions.len(), self.report.keys_compared);
-                        let live = worker.ask(|client, deadline| {
-                            slicer.live_keys(client, slice, u64::MAX, deadline())
-                        })?;
+                        let live = worker
+                            .ask(|client, deadline| slicer.live_keys(client, slice, deadline()))?;
                         self.look_up(worker, index, &live)?;
                     }
                     next = slices.into_iter().next_back().and_then(|last| last.up_to).map(Some);
