@@ -17,7 +17,7 @@
 //!
 //!  lock_keeper --LockLost--> coordinator <--SessionEnded-- session (the threads above)
 //!  lookout --PrimaryBack-------^             readiness: what a failover would be worse for
-//!  wal_watch: how far the server is, what the slot keeps; table_watch: ClickHouse's tables
+//!  source_watch: the source, and what the slot keeps; table_watch: ClickHouse's tables
 //!  http                      supervisor (the main thread): signals, exit code, word to systemd
 //! ```
 //!
@@ -41,9 +41,10 @@
 //! | batcher, flusher | bytes or values that cannot be read, a changed table | -> | `read the stream ...`, `map the changes ...` |
 //! | flusher, confirmer | ClickHouse is away or refuses | streaming, `walhouse_insert_outage` | `outage: ...; nothing is dropped` |
 //! | flusher, confirmer, table_watch | a table in ClickHouse is gone or another one | -> | `... code 60 (UNKNOWN_TABLE)`, `... dropped, replaced or altered` |
+//! | source_watch | rows may be hidden | draining, then starting | `...: repair: ...` |
 //! | rival | another server was promoted beside ours | -> | `... this server is left behind` |
 //! | repairer | anything | streaming, `walhouse_repair_failing` | `repair: ...; the stream goes on` |
-//! | readiness, lookout, slot_watch, wal_watch | anything | as it was | at level debug: they only look |
+//! | readiness, lookout, slot_watch | anything | as it was | at level debug: they only look |
 //! | lock_keeper | the lock is lost, or Redis does not answer | draining, then standing_by | `leader lock lost`, `no longer leading` |
 //! | any | a panic | -> | `thread ... panicked`, `this is a bug of walhouse` |
 //! | any | it does not end when told to, or after another has failed | the process exits with 1 | `a thread does not end; exiting` |

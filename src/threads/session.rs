@@ -34,7 +34,6 @@ use super::watch::readiness::{self, Readiness};
 use super::watch::rival::{self, Rival};
 use super::watch::source_watch::{self, SourceWatch};
 use super::watch::table_watch::{self, TableWatch};
-use super::watch::wal_watch::{self, WalWatch};
 use super::{Memory, spawn_named};
 use crate::clickhouse;
 use crate::config::ServiceConfig;
@@ -297,19 +296,6 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
                 Ok(())
             });
         }
-        let watch = WalWatch {
-            service,
-            slot: &config.slot,
-            primary: &primary,
-            application_name: &application_name,
-            shared,
-            position: &position,
-            metrics,
-        };
-        part.spawn("wal_watch", move || {
-            wal_watch::run(&watch);
-            Ok(())
-        });
         let tables = TableWatch { service, clickhouse: ground.clickhouse, look: &tables, shared };
         part.spawn("table_watch", move || table_watch::run(&tables));
         let watch = SourceWatch {
@@ -318,6 +304,8 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
             primary: &primary,
             application_name: &application_name,
             shared,
+            position: &position,
+            metrics,
             events,
             row: source_row,
         };

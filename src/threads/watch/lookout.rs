@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{RecvTimeoutError, Sender, TryRecvError, bounded};
 use parking_lot::Mutex;
 
-use super::wal_watch;
+use super::{retained, source_watch};
 use crate::machines::lifecycle::Input;
 use crate::metrics::ServiceMetrics;
 use crate::postgres::Params;
@@ -87,8 +87,8 @@ impl Lookout {
                 let now = match Primary::find(&params, APPLICATION_NAME, known, deadline, go_on) {
                     Ok((primary, mut sql)) => {
                         if look_at_wal <= Instant::now() {
-                            look_at_wal = Instant::now() + wal_watch::LOOK_EVERY;
-                            let looked = wal_watch::look(&mut sql, &slot, &metrics, deadline);
+                            look_at_wal = Instant::now() + source_watch::LOOK_EVERY;
+                            let looked = retained::look(&mut sql, &slot, &metrics, deadline);
                             if let Err(error) = looked {
                                 log::debug!("{service}: {error}");
                             }

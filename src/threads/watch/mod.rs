@@ -4,7 +4,7 @@
 
 pub mod lookout;
 pub mod readiness;
+pub mod retained;
 pub mod rival;
 pub mod source_watch;
 pub mod table_watch;
-pub mod wal_watch;

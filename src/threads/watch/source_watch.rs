@@ -1,5 +1,8 @@
 //! `source_watch/<service>`: looks, while the stream runs, whether the source still looks as it did
-//! when the session began. What the stream does not say of it is seen here within [`LOOK_EVERY`].
+//! when the session began, and how much WAL the slot keeps there. What the stream does not say of the
+//! source is seen here within [`LOOK_EVERY`].
+//!
+//! Each look is a short session: one that stays would hold up a smart shutdown of Postgres.
 //!
 //! What can have hidden rows is a debt, recorded before anything else is done about it; then the
 //! session ends in order and begins again, and its start pays. Until the start has recorded what it
@@ -9,16 +12,19 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
+use super::retained;
 use crate::clickhouse::Client;
 use crate::clickhouse::sources::{self, SourceRow};
 use crate::config::ServiceConfig;
 use crate::error::Result;
 use crate::machines::lifecycle::Input;
 use crate::machines::recovery::GapStrategy;
+use crate::metrics::ServiceMetrics;
 use crate::postgres::primary::Primary;
 use crate::services::source::Source;
 use crate::threads::coordinator::Event;
 use crate::threads::shared::{Pace, Shared};
+use crate::threads::stream::position::Position;
 use crate::threads::{debt, source_look};
 
 pub const LOOK_EVERY: Duration = Duration::from_secs(15);
@@ -31,6 +37,8 @@ pub struct SourceWatch<'a> {
     pub primary: &'a Primary,
     pub application_name: &'a str,
     pub shared: &'a Shared,
+    pub position: &'a Position,
+    pub metrics: &'a ServiceMetrics,
     pub events: &'a Sender<Event>,
     /// As it is recorded.
     pub row: SourceRow,
@@ -45,7 +53,7 @@ enum Seen {
 /// Runs until the session ends, or is to begin again.
 pub fn run(mut with: SourceWatch<'_>) {
     let service = with.config.name.as_str();
-    while with.shared.rest(Instant::now() + LOOK_EVERY) == Pace::Running {
+    loop {
         match with.look() {
             Ok(Seen::Same) => {}
             Ok(Seen::MayHideRows) => {
@@ -58,6 +66,9 @@ pub fn run(mut with: SourceWatch<'_>) {
             // Seen again at the next look, or the next start.
             Err(error) => log::debug!("{service}: {error}"),
         }
+        if with.shared.rest(Instant::now() + LOOK_EVERY) != Pace::Running {
+            return;
+        }
     }
 }
 
@@ -65,6 +76,10 @@ impl SourceWatch<'_> {
     fn look(&mut self) -> Result<Seen> {
         let deadline = Instant::now() + LOOK_TIMEOUT;
         let mut sql = self.primary.sql(self.application_name, deadline)?;
+        let kept = retained::look(&mut sql, &self.config.slot, self.metrics, deadline)?;
+        if let Some(restart_lsn) = kept {
+            self.position.set_restart_lsn(restart_lsn);
+        }
         let now = source_look::ask(&mut sql, self.config, self.source, deadline)?;
         drop(sql);
         let (service, slot) = (self.config.name.as_str(), self.config.slot.as_str());
