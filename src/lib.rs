@@ -41,7 +41,7 @@
 //! | batcher, flusher | bytes or values that cannot be read, a changed table | -> | `read the stream ...`, `map the changes ...` |
 //! | flusher, confirmer | ClickHouse is away or refuses | streaming, `walhouse_insert_outage` | `outage: ...; nothing is dropped` |
 //! | flusher, confirmer, table_watch | a table in ClickHouse is gone or another one | -> | `... code 60 (UNKNOWN_TABLE)`, `... dropped, replaced or altered` |
-//! | source_watch | rows may be hidden | draining, then starting | `...: repair: ...` |
+//! | source_watch | rows may be hidden, or a start would refuse the source | draining, then starting | `...; beginning again`, `repair: ...` |
 //! | rival | another server was promoted beside ours | -> | `... this server is left behind` |
 //! | repairer | anything | streaming, `walhouse_repair_failing` | `repair: ...; the stream goes on` |
 //! | readiness, lookout, slot_watch | anything | as it was | at level debug: they only look |

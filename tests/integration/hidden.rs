@@ -13,12 +13,12 @@ use crate::support::sample;
 use crate::support::stage::{RUNS_SLOT, Stage};
 use crate::support::wait::{PATIENCE, until_true};
 
-const PUBLICATION: &str = "task_runs_to_clickhouse_v1_publication";
+pub(super) const PUBLICATION: &str = "task_runs_to_clickhouse_v1_publication";
 
 /// A change at the source: what it is called, and what is done.
-type Case = (&'static str, fn(&Stage));
+pub(super) type Case = (&'static str, fn(&Stage));
 
-fn sql(stage: &Stage, text: &str) {
+pub(super) fn sql(stage: &Stage, text: &str) {
     stage.postgres.execute(&text.replace("$p", PUBLICATION));
 }
 
@@ -29,7 +29,7 @@ fn next() -> u32 {
 }
 
 /// Rows that come, change and go, of which the stream hears nothing.
-fn write(stage: &Stage) {
+pub(super) fn write(stage: &Stage) {
     stage.postgres.insert("TaskRun", &sample::full_run(&format!("hidden-{}", next())));
     stage.postgres.execute(
         "UPDATE \"TaskRun\" SET \"costInCents\" = \"costInCents\" + 1, \"updatedAt\" = now()
@@ -38,12 +38,12 @@ fn write(stage: &Stage) {
     );
 }
 
-fn settings(stage: &Stage) -> Settings {
+pub(super) fn settings(stage: &Stage) -> Settings {
     stage.settings_runs()
 }
 
 /// A stage with some runs that were streamed, by a program that goes on.
-fn begun() -> (Stage, Program) {
+pub(super) fn begun() -> (Stage, Program) {
     let stage = Stage::own();
     let program = begin(&stage);
     (stage, program)
@@ -61,7 +61,7 @@ fn begin(stage: &Stage) -> Program {
 }
 
 #[track_caller]
-fn assert_equal(stage: &Stage, program: &mut Program, name: &str) {
+pub(super) fn assert_equal(stage: &Stage, program: &mut Program, name: &str) {
     stage.postgres.insert("TaskRun", &sample::full_run(&format!("after-{}", next())));
     until_true(format!("{name}: all is confirmed"), PATIENCE, || {
         let target = stage.postgres.flush_lsn();
@@ -109,12 +109,12 @@ fn check_restarted(stage: &Stage, program: Program, cases: &[Case]) {
     program.stop();
 }
 
-fn has_lists(postgres: &Postgres) -> bool {
+pub(super) fn has_lists(postgres: &Postgres) -> bool {
     let number = postgres.value("SELECT current_setting('server_version_num')");
     number.is_some_and(|number| 150_000 <= number.parse::<u32>().unwrap())
 }
 
-const PUBLICATIONS: [Case; 3] = [
+pub(super) const PUBLICATIONS: [Case; 3] = [
     ("the table was out of the publication", |stage| {
         sql(stage, "ALTER PUBLICATION $p DROP TABLE \"TaskRun\"");
         write(stage);
@@ -413,7 +413,7 @@ fn a_partition_that_is_not_in_the_wal_is_refused() {
 
 /// The watch has recorded a look with this in it.
 #[track_caller]
-fn recorded_again(stage: &Stage, part: &str) {
+pub(super) fn recorded_again(stage: &Stage, part: &str) {
     until_true(format!("a look with {part} is recorded"), PATIENCE, || {
         let found = stage.clickhouse.value(&format!(
             "SELECT count() FROM trigger_dev.walhouse_sources WHERE catalog LIKE '%{part}%'"

@@ -86,6 +86,8 @@ mod replicates;
 mod reused_keys;
 /// The source table changes under the stream.
 mod schema_changes;
+/// What the watch beside the stream refuses, and what it says when it cannot look.
+mod source_looks;
 /// What is stored is told apart from what would be written.
 mod stored;
 /// Each party killed, stopped, slow or cut off under load, alone and at random.

@@ -7,8 +7,8 @@ use crate::postgres::publication::{self, Wanted};
 use crate::postgres::source_table::{OldRow, SourceTable, TableKind, TableName};
 use crate::postgres::sql::Sql;
 use crate::postgres::survey::{self, Facts, judge};
-use crate::threads::start::prepare::{mapping, published_columns};
-use crate::threads::start::source_check::column_problems;
+use crate::threads::start::prepare::mapping;
+use crate::threads::start::source_check::{column_problems, published_columns};
 use crate::threads::start::unfilled;
 
 /// Of a column that this version does not know.

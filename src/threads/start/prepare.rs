@@ -23,14 +23,13 @@ use crate::postgres::primary::{Known, Primary};
 use crate::postgres::publication::{self, Ensured, Wanted};
 use crate::postgres::server::Server;
 use crate::postgres::slot;
-use crate::postgres::source_table::{SourceTable, TableName};
+use crate::postgres::source_table::SourceTable;
 use crate::postgres::sql::{OUTPUT_SETTINGS, Sql, Texts};
 use crate::postgres::stream::Stream;
 use crate::rows::{JsonForm, Shape};
 use crate::services::mapping::{Mapping, Target};
 use crate::services::runs::Runs;
 use crate::services::sessions::Sessions;
-use crate::services::source::Source;
 use crate::threads::Memory;
 use crate::threads::debt;
 use crate::threads::shared::{Pace, Shared};
@@ -498,16 +497,12 @@ fn look_at_source(
     sql: &mut Sql,
     first: bool,
 ) -> Result<SourceTable> {
-    let (service, source) = (config.name.as_str(), mapping.source());
-    let name = TableName::new(source.schema, source.table);
-    let table = SourceTable::inspect(sql, &name, step())?;
-    let old_row = table.old_row(source.columns[source.key.id].name)?;
+    let (table, old_row) = source_check::table(sql, mapping.source(), step())?;
     if let Some(note) = old_row.note()
         && first
     {
-        log::info!("{service}: {note}");
+        log::info!("{}: {note}", config.name.as_str());
     }
-    source_check::columns(&table, source)?;
     Ok(table)
 }
 
@@ -519,7 +514,7 @@ fn ensure_publication(
     table: &SourceTable,
     known: Option<&mut Client>,
 ) -> Result<()> {
-    let columns = published_columns(table, mapping.source());
+    let columns = source_check::published_columns(table, mapping.source());
     let wanted = Wanted { publication: &config.publication, table, columns: &columns };
     if publication::ensure(sql, &wanted, step())? == Ensured::Existing {
         return Ok(());
@@ -538,14 +533,6 @@ fn ensure_publication(
     }
     let reason = format!("publication `{name}` was dropped, and made again");
     debt::owe(client, (service, &config.slot), &reason, config.clickhouse.request_timeout)
-}
-
-/// The columns that the publication has to have.
-pub fn published_columns(table: &SourceTable, source: &Source) -> Vec<&'static str> {
-    (source.columns.iter())
-        .filter(|column| !column.optional || table.column(column.name).is_some())
-        .map(|column| column.name)
-        .collect()
 }
 
 #[cfg(test)]

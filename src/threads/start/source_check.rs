@@ -1,11 +1,57 @@
-//! Whether the source table has what the mapping reads: once at the start of a session, and again
-//! before a repair reads it, for what the stream is still to bring may have been written since.
+//! Whether the source is one that can be streamed: at the start of a session, at each look beside the
+//! stream, and, of the table's columns, again before a repair reads it, for what the stream is still
+//! to bring may have been written since.
+
+use std::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::postgres::source_table::{Column, SourceTable};
-use crate::postgres::sql::ident;
+use crate::postgres::publication::{self, Wanted};
+use crate::postgres::source_table::{Column, OldRow, SourceTable, TableName};
+use crate::postgres::sql::{Sql, ident};
 use crate::services::source::Source;
 use crate::wal::Oid;
+
+/// The table, if it can be streamed, and what it tells of old rows.
+pub fn table(sql: &mut Sql, source: &Source, deadline: Instant) -> Result<(SourceTable, OldRow)> {
+    let name = TableName::new(source.schema, source.table);
+    let table = SourceTable::inspect(sql, &name, deadline)?;
+    let old_row = table.old_row(source.columns[source.key.id].name)?;
+    columns(&table, source)?;
+    Ok((table, old_row))
+}
+
+/// What a start would refuse of the table or of the publication as they are now. Nothing is made: a
+/// publication that is missing is one that a start makes.
+pub fn refusal(
+    sql: &mut Sql,
+    publication: &str,
+    source: &Source,
+    deadline: Instant,
+) -> Result<Option<Error>> {
+    // Whatever is about the set-up here, a start meets as well.
+    let refused = |error: Error| match error.kind() {
+        ErrorKind::Setup => Ok(Some(error)),
+        _ => Err(error),
+    };
+    let table = match table(sql, source, deadline) {
+        Ok((table, _)) => table,
+        Err(error) => return refused(error),
+    };
+    let columns = published_columns(&table, source);
+    let wanted = Wanted { publication, table: &table, columns: &columns };
+    match publication::look(sql, &wanted, deadline) {
+        Ok(problems) => Ok(problems.and_then(|problems| problems.into_iter().next())),
+        Err(error) => refused(error),
+    }
+}
+
+/// The columns that the publication has to have.
+pub fn published_columns(table: &SourceTable, source: &Source) -> Vec<&'static str> {
+    (source.columns.iter())
+        .filter(|column| !column.optional || table.column(column.name).is_some())
+        .map(|column| column.name)
+        .collect()
+}
 
 /// Every column that is needed is there, and each is of a type that is understood.
 pub fn columns(table: &SourceTable, source: &Source) -> Result<()> {

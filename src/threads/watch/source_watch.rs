@@ -6,7 +6,9 @@
 //!
 //! What can have hidden rows is a debt, recorded before anything else is done about it; then the
 //! session ends in order and begins again, and its start pays. Until the start has recorded what it
-//! saw, whoever comes next sees the difference once more, so a death in between costs nothing.
+//! saw, whoever comes next sees the difference once more, so a death in between costs nothing. What a
+//! start would refuse is not recorded as what there is, but ends the session likewise: its start says
+//! what is wrong with it.
 
 use std::time::{Duration, Instant};
 
@@ -24,6 +26,7 @@ use crate::postgres::primary::Primary;
 use crate::services::source::Source;
 use crate::threads::coordinator::Event;
 use crate::threads::shared::{Pace, Shared};
+use crate::threads::start::source_check;
 use crate::threads::stream::position::Position;
 use crate::threads::{debt, source_look};
 
@@ -47,7 +50,8 @@ pub struct SourceWatch<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Seen {
     Same,
-    MayHideRows,
+    /// The session has to begin again.
+    Other,
 }
 
 /// Runs until the session ends, or is to begin again.
@@ -56,7 +60,7 @@ pub fn run(mut with: SourceWatch<'_>) {
     loop {
         match with.look() {
             Ok(Seen::Same) => {}
-            Ok(Seen::MayHideRows) => {
+            Ok(Seen::Other) => {
                 let again = Event::Lifecycle(Input::BeginAgain);
                 // The coordinator reads its inbox, whatever it is at.
                 if with.events.send_timeout(again, LOOK_TIMEOUT).is_ok() {
@@ -81,6 +85,8 @@ impl SourceWatch<'_> {
             self.position.set_restart_lsn(restart_lsn);
         }
         let now = source_look::ask(&mut sql, self.config, self.source, deadline)?;
+        let publication = self.config.publication.as_str();
+        let refusal = source_check::refusal(&mut sql, publication, self.source, deadline)?;
         drop(sql);
         let (service, slot) = (self.config.name.as_str(), self.config.slot.as_str());
         let judgement = source_look::judge(&self.row.catalog, &now, self.source);
@@ -88,12 +94,16 @@ impl SourceWatch<'_> {
             if self.config.gap_strategy == GapStrategy::Skip {
                 // The start skips it, and says so.
                 log::warn!("{service}: the source changed: {judgement}");
-                return Ok(Seen::MayHideRows);
+                return Ok(Seen::Other);
             }
             let timeout = self.config.clickhouse.request_timeout;
             let mut client = Client::connect(&self.config.clickhouse)?;
             debt::owe(&mut client, (service, slot), &judgement.to_string(), timeout)?;
-            return Ok(Seen::MayHideRows);
+            return Ok(Seen::Other);
+        }
+        if let Some(refusal) = refusal {
+            log::info!("{service}: {refusal}; beginning again");
+            return Ok(Seen::Other);
         }
         if judgement.differs {
             let mut client = Client::connect(&self.config.clickhouse)?;

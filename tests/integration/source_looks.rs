@@ -1,0 +1,75 @@
+//! The looks at the source beside the stream: what a start would refuse is no new normal.
+
+use serde_json::json;
+
+use super::hidden::{PUBLICATION, assert_equal, has_lists, settings, sql};
+use crate::support::program::Program;
+use crate::support::sample;
+use crate::support::stage::Stage;
+
+struct Case {
+    name: &'static str,
+    change: fn(&Stage),
+    refusal: &'static str,
+    undo: fn(&Stage),
+}
+
+/// What a start refuses, and the catalog's entries alone do not show as hiding rows.
+const REFUSED: [Case; 2] = [
+    Case {
+        name: "the replica identity does not name the key",
+        change: |stage| {
+            sql(
+                stage,
+                "CREATE UNIQUE INDEX other_key ON \"TaskRun\" (\"createdAt\", \"friendlyId\");
+                 ALTER TABLE \"TaskRun\" REPLICA IDENTITY USING INDEX other_key",
+            );
+        },
+        refusal: "without the key `id`",
+        undo: |stage| sql(stage, "ALTER TABLE \"TaskRun\" REPLICA IDENTITY DEFAULT"),
+    },
+    Case {
+        name: "a column that was added is not in the list",
+        change: |stage| {
+            sql(stage, "ALTER TABLE \"TaskRun\" ADD COLUMN \"region\" text");
+            stage.postgres.update("TaskRun", "seed-2", &json!({"region": "here"}));
+        },
+        refusal: "its column list for table `public.TaskRun` is missing columns: region",
+        undo: |stage| sql(stage, "ALTER PUBLICATION $p SET TABLE \"TaskRun\""),
+    },
+];
+
+/// Goal: what a start refuses is refused while streaming as well, and what the stream lacked
+/// meanwhile is mended once it is undone.
+#[test]
+fn what_a_start_would_refuse_ends_the_stream() {
+    let stage = Stage::own();
+    if !has_lists(&stage.postgres) {
+        return;
+    }
+    sql(&stage, "ALTER TABLE \"TaskRun\" DROP COLUMN \"region\"");
+    let columns = stage.postgres.value(
+        "SELECT string_agg(quote_ident(attname), ', ') FROM pg_attribute
+         WHERE attrelid = '\"TaskRun\"'::regclass AND 0 < attnum AND NOT attisdropped",
+    );
+    let list = columns.unwrap();
+    sql(&stage, &format!("CREATE PUBLICATION {PUBLICATION} FOR TABLE \"TaskRun\" ({list})"));
+    let mut program = Program::start(&settings(&stage));
+    program.wait_streaming(&["runs"]);
+    for n in 0..5 {
+        let mut run = sample::full_run(&format!("seed-{n}"));
+        run.as_object_mut().unwrap().remove("region");
+        stage.postgres.insert("TaskRun", &run);
+    }
+    stage.settle(&mut program, &["runs"]);
+    for case in REFUSED {
+        println!("{}", case.name);
+        (case.change)(&stage);
+        program.wait_for_log(case.refusal);
+        (case.undo)(&stage);
+        program.wait_streaming(&["runs"]);
+    }
+    program.wait_for_log("runs: repair: done");
+    assert_equal(&stage, &mut program, "what a start refuses");
+    program.stop();
+}
