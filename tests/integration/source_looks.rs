@@ -1,11 +1,15 @@
-//! The looks at the source beside the stream: what a start would refuse is no new normal.
+//! The looks at the source beside the stream: what a start would refuse is no new normal, and a
+//! watch that cannot look says so.
+
+use std::time::Duration;
 
 use serde_json::json;
 
-use super::hidden::{PUBLICATION, assert_equal, has_lists, settings, sql};
+use super::hidden::{PUBLICATION, assert_equal, begun, has_lists, settings, sql};
 use crate::support::program::Program;
 use crate::support::sample;
 use crate::support::stage::Stage;
+use crate::support::wait::until_true;
 
 struct Case {
     name: &'static str,
@@ -71,5 +75,27 @@ fn what_a_start_would_refuse_ends_the_stream() {
     }
     program.wait_for_log("runs: repair: done");
     assert_equal(&stage, &mut program, "what a start refuses");
+    program.stop();
+}
+
+/// Goal: a watch that cannot look says so, and when it can again; the stream goes on meanwhile.
+#[test]
+fn a_watch_that_is_blind_says_so() {
+    /// Four looks, and a busy machine.
+    const LOOKS: Duration = Duration::from_secs(120);
+    let (stage, mut program) = begun();
+    let mut client = stage.postgres.client();
+    let mut allow = |allow: bool| {
+        let update = format!(
+            "UPDATE pg_database SET datallowconn = {allow} WHERE datname = current_database()"
+        );
+        client.batch_execute(&update).unwrap();
+    };
+    allow(false);
+    until_true("it says so", LOOKS, || program.log_lines("cannot look at the source") == 1);
+    assert_eq!(program.state("runs"), "streaming");
+    allow(true);
+    program.wait_for_log("the source can be looked at again");
+    assert_eq!(program.log_lines("cannot look at the source"), 1);
     program.stop();
 }

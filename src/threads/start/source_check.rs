@@ -1,6 +1,6 @@
-//! Whether the source is one that can be streamed: at the start of a session, at each look beside the
-//! stream, and, of the table's columns, again before a repair reads it, for what the stream is still
-//! to bring may have been written since.
+//! Whether the source is one that can be streamed: at the start of a session, at each look beside
+//! the stream, and, of the table's columns, again before a repair reads it, for what the stream is
+//! still to bring may have been written since.
 
 use std::time::Instant;
 

@@ -1,5 +1,5 @@
-//! How far the server is and how much WAL the slot keeps there, for whoever watches: looked at by the
-//! watch beside the stream, and while a service waits to reconnect by its lookout.
+//! How far the server is and how much WAL the slot keeps there, for whoever watches: looked at by
+//! the watch beside the stream, and while a service waits to reconnect by its lookout.
 
 use std::time::Instant;
 

@@ -1,14 +1,14 @@
 //! `source_watch/<service>`: looks, while the stream runs, whether the source still looks as it did
-//! when the session began, and how much WAL the slot keeps there. What the stream does not say of the
-//! source is seen here within [`LOOK_EVERY`].
+//! when the session began, and how much WAL the slot keeps there. What the stream does not say of
+//! the source is seen here within [`LOOK_EVERY`].
 //!
 //! Each look is a short session: one that stays would hold up a smart shutdown of Postgres.
 //!
 //! What can have hidden rows is a debt, recorded before anything else is done about it; then the
 //! session ends in order and begins again, and its start pays. Until the start has recorded what it
-//! saw, whoever comes next sees the difference once more, so a death in between costs nothing. What a
-//! start would refuse is not recorded as what there is, but ends the session likewise: its start says
-//! what is wrong with it.
+//! saw, whoever comes next sees the difference once more, so a death in between costs nothing. What
+//! a start would refuse is not recorded as what there is, but ends the session likewise: its start
+//! says what is wrong with it.
 
 use std::time::{Duration, Instant};
 
@@ -54,17 +54,64 @@ enum Seen {
     Other,
 }
 
+/// Whether there is anything to be said of looks that fail: one now and then is no news.
+#[derive(Debug, Default)]
+struct Sight {
+    /// In a row.
+    failures: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum News {
+    Nothing,
+    Blind,
+    SeesAgain,
+}
+
+impl Sight {
+    /// That many in a row are told, once.
+    const FAILURES_TOLD: u32 = 4;
+
+    fn on_look(&mut self, is_good: bool) -> News {
+        let before = self.failures;
+        self.failures = if is_good { 0 } else { before.saturating_add(1) };
+        if self.failures == Sight::FAILURES_TOLD {
+            News::Blind
+        } else if is_good && Sight::FAILURES_TOLD <= before {
+            News::SeesAgain
+        } else {
+            News::Nothing
+        }
+    }
+}
+
 /// Runs until the session ends, or is to begin again.
 pub fn run(mut with: SourceWatch<'_>) {
     let service = with.config.name.as_str();
+    let mut sight = Sight::default();
     loop {
-        match with.look() {
+        let seen = with.look();
+        let news = sight.on_look(seen.is_ok());
+        if news == News::SeesAgain {
+            log::info!("{service}: the source can be looked at again");
+        }
+        match seen {
             Ok(Seen::Same) => {}
             Ok(Seen::Other) => {
                 let again = Event::Lifecycle(Input::BeginAgain);
                 // The coordinator reads its inbox, whatever it is at.
                 if with.events.send_timeout(again, LOOK_TIMEOUT).is_ok() {
                     return;
+                }
+            }
+            Err(error) if news == News::Blind => {
+                log::warn!(
+                    "{service}: cannot look at the source, {} times in a row: {error}; what the \
+                     stream does not say of it is not noticed meanwhile",
+                    Sight::FAILURES_TOLD
+                );
+                if let Some(hint) = error.hint_text() {
+                    log::warn!("{service}:   hint: {hint}");
                 }
             }
             // Seen again at the next look, or the next start.
@@ -117,5 +164,24 @@ impl SourceWatch<'_> {
             log::debug!("{service}: the source changed in a way that hides no row");
         }
         Ok(Seen::Same)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_that_fail_are_told_once_and_that_they_work_again() {
+        let mut sight = Sight::default();
+        let mut looks = |is_good: bool, count: usize| -> Vec<News> {
+            (0..count).map(|_| sight.on_look(is_good)).filter(|n| *n != News::Nothing).collect()
+        };
+        assert_eq!(looks(false, 3), []);
+        assert_eq!(looks(true, 2), []);
+        assert_eq!(looks(false, 3), []);
+        assert_eq!(looks(false, 9), [News::Blind]);
+        assert_eq!(looks(true, 2), [News::SeesAgain]);
+        assert_eq!(looks(false, 4), [News::Blind]);
     }
 }
