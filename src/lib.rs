@@ -17,6 +17,7 @@
 //!
 //!  lock_keeper --LockLost--> coordinator <--SessionEnded-- session (the threads above)
 //!  lookout --PrimaryBack-------^             readiness: what a failover would be worse for
+//!  presence: shows this instance in Postgres, and looks whether the holder of the lock is gone
 //!  source_watch: the source, and what the slot keeps; table_watch: ClickHouse's tables
 //!  http                      supervisor (the main thread): signals, exit code, word to systemd
 //! ```
@@ -44,7 +45,7 @@
 //! | source_watch | rows may be hidden, or a start would refuse the source | draining, then starting | `...; beginning again`, `repair: ...` |
 //! | rival | another server was promoted beside ours | -> | `... this server is left behind` |
 //! | repairer | anything | streaming, `walhouse_repair_failing` | `repair: ...; the stream goes on` |
-//! | readiness, lookout, slot_watch | anything | as it was | at level debug: they only look |
+//! | readiness, lookout, presence, slot_watch | anything | as it was | at level debug: they only look |
 //! | lock_keeper | the lock is lost, or Redis does not answer | draining, then standing_by | `leader lock lost`, `no longer leading` |
 //! | any | a panic | -> | `thread ... panicked`, `this is a bug of walhouse` |
 //! | any | it does not end when told to, or after another has failed | the process exits with 1 | `a thread does not end; exiting` |

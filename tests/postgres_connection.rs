@@ -157,6 +157,7 @@ impl Server {
             connect_timeout: Duration::from_secs(10),
             target: TargetSession::Any,
             options: None,
+            halt: walhouse::halt::Halt::default(),
         }
     }
 

@@ -54,6 +54,7 @@ fn params(port: u16, database: &str) -> Params {
         connect_timeout: Duration::from_secs(10),
         target: TargetSession::ReadWrite,
         options: None,
+        halt: walhouse::halt::Halt::default(),
     }
 }
 

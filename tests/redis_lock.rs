@@ -237,10 +237,33 @@ fn every_acquire_has_a_value_of_its_own_and_its_term() {
         values.push(get(&mut client).unwrap());
         lock.release(soon()).unwrap();
     }
-    assert!(values.iter().all(|value| value.len() == 32), "{values:?}");
+    assert!(values.iter().all(|value| value.len() == 34), "{values:?}");
     values.sort();
     values.dedup();
     assert_eq!(values.len(), 3);
+}
+
+/// Goal: what a holder that is gone has left is cleared, and nothing that came after it.
+#[test]
+fn only_the_very_value_that_was_met_is_cleared() {
+    let server = Server::start(&[]);
+    let (mut dead, mut lock, mut client) = (server.lock(), server.lock(), server.client());
+    dead.set_mark(Some("1.2.3".to_owned()));
+    assert!(dead.try_acquire(TERM, soon()).unwrap());
+    assert!(!lock.try_acquire(TERM, soon()).unwrap());
+    let met = lock.met().unwrap().to_owned();
+    assert_eq!(get(&mut client).as_ref(), Some(&met));
+    assert_eq!(walhouse::redis::value::shown(&met).unwrap().mark, "1.2.3");
+
+    // It has taken the lock once more by now: it lives.
+    dead.release(soon()).unwrap();
+    assert!(dead.try_acquire(TERM, soon()).unwrap());
+    lock.clear(&met, soon()).unwrap();
+    assert!(!lock.try_acquire(TERM, soon()).unwrap());
+    let met = lock.met().unwrap().to_owned();
+    lock.clear(&met, soon()).unwrap();
+    assert!(lock.try_acquire(TERM, soon()).unwrap());
+    assert_eq!(dead.extend(TERM, soon()).unwrap(), Extended::Lost);
 }
 
 #[test]

@@ -28,6 +28,7 @@ pub mod repair;
 pub mod salvage;
 pub mod status;
 pub mod supervisor;
+pub mod takeover;
 pub mod undecodable;
 pub mod verify;
 

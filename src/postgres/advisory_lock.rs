@@ -52,18 +52,7 @@ impl AdvisoryLock {
         // A standby would give the lock as well, to another instance than its primary does.
         let find = Primary::find(params, APPLICATION_NAME, None, deadline, || Ok(()));
         let (_, mut sql) = find?;
-        // A vanished client is looked for from half the term on, in eighths; whether the server's
-        // system counts probes or time, it comes to the term. A session may be idle for ever.
-        let seconds = |part: Duration| part.as_secs().max(1);
-        let settings = format!(
-            "SET tcp_keepalives_idle = {}; SET tcp_keepalives_interval = {};
-             SET tcp_keepalives_count = 4; SET tcp_user_timeout = {};
-             SET idle_session_timeout = 0;",
-            seconds(term / 2),
-            seconds(term / 8),
-            term.as_millis(),
-        );
-        sql.execute(&doing, &settings, deadline)?;
+        sql.execute(&doing, &outlive(term), deadline)?;
         let backend_pid = sql.about().backend_pid;
         Ok(AdvisoryLock { sql, slot: slot.to_owned(), backend_pid })
     }
@@ -147,13 +136,33 @@ pub fn holder(sql: &mut Sql, slot: &str, deadline: Instant) -> Result<Option<Str
     read.map_err(|error| error.doing(doing))
 }
 
+/// Settings of a session that may be idle for ever, and whose client, once it has vanished, is
+/// given up after `term`.
+pub(super) fn outlive(term: Duration) -> String {
+    // Looked for from half the term on, in eighths; whether the server's system counts probes or
+    // time, it comes to the term.
+    let seconds = |part: Duration| part.as_secs().max(1);
+    format!(
+        "SET tcp_keepalives_idle = {}; SET tcp_keepalives_interval = {};
+         SET tcp_keepalives_count = 4; SET tcp_user_timeout = {};
+         SET idle_session_timeout = 0;",
+        seconds(term / 2),
+        seconds(term / 8),
+        term.as_millis(),
+    )
+}
+
 /// How Postgres splits a key of 64 bits in `pg_locks`.
-fn halves(key: i64) -> (u32, u32) {
+pub(super) fn halves(key: i64) -> (u32, u32) {
     ((key >> 32) as u32, key as u32)
 }
 
 fn key(slot: &str) -> i64 {
-    let digest = Sha256::new().chain_update(NAMESPACE).chain_update(slot).finalize();
+    key_of(NAMESPACE, slot)
+}
+
+pub(super) fn key_of(namespace: &str, name: &str) -> i64 {
+    let digest = Sha256::new().chain_update(namespace).chain_update(name).finalize();
     let mut first = [0; 8];
     for (to, from) in first.iter_mut().zip(digest) {
         *to = from;

@@ -257,6 +257,7 @@ QL3TM8AjAPQqsXnsRPWLBw==
             connect_timeout: std::time::Duration::ZERO,
             target: TargetSession::Any,
             options: None,
+            halt: crate::halt::Halt::default(),
         };
         let certificate =
             certificate.map(|pem| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap());

@@ -10,6 +10,7 @@ pub mod frames;
 pub mod key_reader;
 mod link;
 pub mod params;
+pub mod presence;
 pub mod primary;
 pub mod publication;
 pub mod reread;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
+use crate::halt::Halt;
 use crate::secret::Secret;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct Params {
     pub target: TargetSession,
     /// Extra `options` start-up parameter, as libpq takes it.
     pub options: Option<String>,
+    /// What ends each wait for the server before its deadline.
+    pub halt: Halt,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,6 +180,7 @@ fn from_settings(settings: Settings) -> Result<(Params, Vec<String>), ParamsErro
         connect_timeout,
         target: target.unwrap_or(one_or_any),
         options,
+        halt: Halt::default(),
     };
     Ok((params, warnings))
 }

@@ -183,7 +183,7 @@ impl Sql {
         if let Some(options) = &params.options {
             config.options(options);
         }
-        let deadline = Deadline::new(until);
+        let deadline = Deadline::new(until, params.halt.clone());
         let (link, client) = match address {
             Some(address) => {
                 // With direct negotiation our connector gets the socket first: see its file.

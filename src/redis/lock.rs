@@ -1,6 +1,6 @@
 //! The leader lock in Redis, in the very form trigger.dev's own replication uses, so that the two
-//! exclude each other: a key named after the slot, whose value is random per acquire and whose life
-//! is limited.
+//! exclude each other: a key named after the slot, whose value is of one acquire alone and whose
+//! life is limited.
 //!
 //! It is advice. The slot is the fence: Postgres lets one walsender hold it. This file neither
 //! waits nor judges time for its caller; when to extend and when to give up is for the lease.
@@ -10,29 +10,51 @@ use std::time::{Duration, Instant};
 
 use super::connection::{Command, Connection, Lua};
 use super::params::Params;
+use super::value;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Take the key if it is free, or if it is ours since an acquire whose answer was lost.
-const TAKE: &str = "\
-local held = redis.call('get', KEYS[1])
-if held and held ~= ARGV[1] then return 0 end
-redis.call('set', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return 1";
+/// In front of each: a value is ours by the token in it, whatever else it says.
+macro_rules! of_token {
+    ($script:literal) => {
+        concat!(
+            "local held = redis.call('get', KEYS[1])\n",
+            "local ours = held and string.find(held, ARGV[1], 1, true)\n",
+            $script
+        )
+    };
+}
 
-/// Renew the key if it is ours; if it is gone and `ARGV[3]` allows, take it again.
-const EXTEND: &str = "\
-local held = redis.call('get', KEYS[1])
-if held == ARGV[1] then
-  redis.call('set', KEYS[1], ARGV[1], 'PX', ARGV[2])
+/// Take the key if it is free, or if it is ours since an acquire whose answer was lost; else say
+/// what it holds.
+const TAKE: &str = of_token!(
+    "\
+if held and not ours then return held end
+redis.call('set', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return false"
+);
+
+/// Renew the key if it is ours; if it is gone and `ARGV[4]` allows, take it again.
+const EXTEND: &str = of_token!(
+    "\
+if ours then
+  redis.call('set', KEYS[1], ARGV[2], 'PX', ARGV[3])
   return 1
 end
-if not held and ARGV[3] == 'retake' then
-  redis.call('set', KEYS[1], ARGV[1], 'PX', ARGV[2])
+if not held and ARGV[4] == 'retake' then
+  redis.call('set', KEYS[1], ARGV[2], 'PX', ARGV[3])
   return 2
 end
-return 0";
+return 0"
+);
 
-const RELEASE: &str = "\
+const RELEASE: &str = of_token!(
+    "\
+if ours then return redis.call('del', KEYS[1]) end
+return 0"
+);
+
+/// Of exactly this value.
+const CLEAR: &str = "\
 if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end
 return 0";
 
@@ -52,23 +74,28 @@ pub struct RedisLock {
     take: Lua,
     extend: Lua,
     release: Lua,
+    clear: Lua,
     look: Lua,
     probe: Lua,
     hold: Hold,
+    /// The same in all values of this contender; drawn for the first.
+    token: Option<String>,
+    /// Each acquire has a value of its own.
+    acquires: u64,
+    mark: Option<String>,
+    /// What the last acquire met.
+    met: Option<String>,
 }
 
-/// What we know of the key. Every value that may be in Redis is kept until Redis denies it, so that
-/// we never wait for our own orphan.
-#[derive(Debug)]
+/// What we know of the key. What may be in Redis is ours by its token, so that we never wait for
+/// our own orphan.
+#[derive(Debug, Clone, Copy)]
 enum Hold {
     None,
     /// The answer to a request was lost: the key may be ours.
-    Unsure {
-        value: String,
-    },
+    Unsure,
     /// Ours, at least until `expires_at` unless Redis forgets it.
     Held {
-        value: String,
         expires_at: Instant,
     },
 }
@@ -104,9 +131,14 @@ impl RedisLock {
             take: Lua::new(TAKE),
             extend: Lua::new(EXTEND),
             release: Lua::new(RELEASE),
+            clear: Lua::new(CLEAR),
             look: Lua::new(LOOK),
             probe: Lua::new(TRY),
             hold: Hold::None,
+            token: None,
+            acquires: 0,
+            mark: None,
+            met: None,
         }
     }
 
@@ -121,41 +153,66 @@ impl RedisLock {
         &self.key
     }
 
+    /// Says in each value which contender it is of.
+    pub fn token(&mut self) -> Result<String> {
+        let token = match self.token.take() {
+            Some(token) => token,
+            None => random_token()?,
+        };
+        self.token = Some(token.clone());
+        Ok(token)
+    }
+
+    /// Where others can see that we are alive, from the next acquire or extension on; `None` says
+    /// that they cannot.
+    pub fn set_mark(&mut self, mark: Option<String>) {
+        self.mark = mark;
+    }
+
+    /// The value of another that the last acquire met.
+    pub fn met(&self) -> Option<&str> {
+        self.met.as_deref()
+    }
+
     /// Tries once. The lock lives for `term` from the moment Redis heard of it: count from before
     /// the call. After an error we may or may not hold it; a later `try_acquire` or `release` of
     /// ours knows.
     pub fn try_acquire(&mut self, term: Duration, deadline: Instant) -> Result<bool> {
         let asked_at = Instant::now();
-        let value = match std::mem::replace(&mut self.hold, Hold::None) {
-            Hold::None => random_value()?,
-            Hold::Unsure { value } | Hold::Held { value, .. } => value,
-        };
+        let token = self.token()?;
+        if matches!(self.hold, Hold::None) {
+            self.acquires += 1;
+        }
+        let value = value::text(&token, self.acquires, self.mark.as_deref());
+        self.hold = Hold::Unsure;
+        self.met = None;
         let command = Command {
             doing: "acquire leader lock",
             lua: &self.take,
             key: &self.key,
-            args: &[&value, &millis(term)],
+            args: &[&token, &value, &millis(term)],
             deadline,
         };
-        match self.connection.run::<u8>(&command) {
-            Ok(1) => {
-                self.hold = Hold::Held { value, expires_at: asked_at + term };
+        match self.connection.run::<Option<Vec<u8>>>(&command)? {
+            None => {
+                self.hold = Hold::Held { expires_at: asked_at + term };
                 Ok(true)
             }
-            Ok(_) => Ok(false),
-            Err(error) => {
-                self.hold = Hold::Unsure { value };
-                Err(error)
+            Some(met) => {
+                self.hold = Hold::None;
+                self.met = String::from_utf8(met).ok();
+                Ok(false)
             }
         }
     }
 
     /// After an error nothing is known: try again until the lease is over.
     pub fn extend(&mut self, term: Duration, deadline: Instant) -> Result<Extended> {
-        let Hold::Held { value, expires_at } = &self.hold else {
+        let Hold::Held { expires_at } = self.hold else {
             return Ok(Extended::Lost);
         };
-        let (value, expires_at) = (value.clone(), *expires_at);
+        let token = self.token()?;
+        let value = value::text(&token, self.acquires, self.mark.as_deref());
         let asked_at = Instant::now();
         // Beyond our term another may have led and left already.
         let gone = if asked_at < expires_at { "retake" } else { "leave" };
@@ -163,21 +220,21 @@ impl RedisLock {
             doing: "extend leader lock",
             lua: &self.extend,
             key: &self.key,
-            args: &[&value, &millis(term), gone],
+            args: &[&token, &value, &millis(term), gone],
             deadline,
         };
         match self.connection.run::<u8>(&command)? {
             1 => {
-                self.hold = Hold::Held { value, expires_at: asked_at + term };
+                self.hold = Hold::Held { expires_at: asked_at + term };
                 Ok(Extended::Yes)
             }
             2 if Instant::now() < expires_at => {
-                self.hold = Hold::Held { value, expires_at: asked_at + term };
+                self.hold = Hold::Held { expires_at: asked_at + term };
                 Ok(Extended::Retaken)
             }
             // Ours again, but too late to say that nobody led in between.
             2 => {
-                self.hold = Hold::Unsure { value };
+                self.hold = Hold::Unsure;
                 Ok(Extended::Lost)
             }
             _ => {
@@ -190,24 +247,33 @@ impl RedisLock {
     /// Gives the lock up if it is ours, or may be. After an error it ends with its term, or with a
     /// later release.
     pub fn release(&mut self, deadline: Instant) -> Result<()> {
-        let value = match std::mem::replace(&mut self.hold, Hold::None) {
-            Hold::None => return Ok(()),
-            Hold::Unsure { value } | Hold::Held { value, .. } => value,
-        };
+        if matches!(self.hold, Hold::None) {
+            return Ok(());
+        }
+        let token = self.token()?;
+        self.hold = Hold::Unsure;
         let command = Command {
             doing: "release leader lock",
             lua: &self.release,
             key: &self.key,
-            args: &[&value],
+            args: &[&token],
             deadline,
         };
-        match self.connection.run::<u8>(&command) {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                self.hold = Hold::Unsure { value };
-                Err(error)
-            }
-        }
+        self.connection.run::<u8>(&command)?;
+        self.hold = Hold::None;
+        Ok(())
+    }
+
+    /// Deletes the key if it holds exactly what another, who is gone, has left there.
+    pub fn clear(&mut self, left: &str, deadline: Instant) -> Result<()> {
+        let command = Command {
+            doing: "clear leader lock",
+            lua: &self.clear,
+            key: &self.key,
+            args: &[left],
+            deadline,
+        };
+        self.connection.run::<u8>(&command).map(drop)
     }
 
     /// Whether the lock could be written here. Changes nothing, whoever holds it.
@@ -237,16 +303,15 @@ impl RedisLock {
         };
         // A key without an end (-1) was not set by us or by the source system.
         let left = u64::try_from(left_ms).map_or(Duration::MAX, Duration::from_millis);
-        let ours = match &self.hold {
-            Hold::None => false,
-            Hold::Unsure { value } | Hold::Held { value, .. } => found == value.as_bytes(),
-        };
+        let found = String::from_utf8_lossy(&found);
+        let is_of = |token: &String| found.contains(token.as_str());
+        let ours = !matches!(self.hold, Hold::None) && self.token.as_ref().is_some_and(is_of);
         Ok(if ours { Holder::Us { left } } else { Holder::Another { left } })
     }
 }
 
 /// 16 bytes from the operating system, as hex.
-fn random_value() -> Result<String> {
+fn random_token() -> Result<String> {
     let mut bytes = [0u8; 16];
     rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes).map_err(|_| {
         Error::new(ErrorKind::Setup, "draw a value for the leader lock")
@@ -291,7 +356,7 @@ mod tests {
 
     #[test]
     fn values_are_16_random_bytes_as_hex() {
-        let (a, b) = (random_value().unwrap(), random_value().unwrap());
+        let (a, b) = (random_token().unwrap(), random_token().unwrap());
         for value in [&a, &b] {
             assert_eq!(value.len(), 32);
             assert!(value.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c)));

@@ -142,7 +142,7 @@ impl Coordinator {
         let lock = LeaderLock::of(&config);
         let service = config.name.as_str();
         let thread = spawn_named(format!("lock_keeper/{service}"), move || {
-            lock_keeper::run(service, &config.lock, lock, &lease, &inbox, &events);
+            lock_keeper::run(&config, lock, &lease, &inbox, &events);
         });
         (requests, thread)
     }

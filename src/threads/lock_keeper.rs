@@ -3,12 +3,14 @@
 //!
 //! It only decides who tries: the slot itself admits one walsender at a time.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::coordinator::Event;
 use super::lease_watch::LeaseWatch;
+use super::presence::Presence;
 use crate::config::{LockConfig, LockKind, ServiceConfig};
 use crate::error::Result;
 use crate::machines::lease::{self, Lease, Standing};
@@ -87,7 +89,55 @@ impl LeaderLock {
         }
     }
 
-    fn extend(&mut self, term: Duration, deadline: Instant) -> Result<Extension> {
+    /// What shows this instance to those who wait for the lock, and its holder to us. The lock in
+    /// Postgres needs none: it ends with its session.
+    fn presence(&mut self, config: &Arc<ServiceConfig>) -> Option<Presence> {
+        let LeaderLock::Redis(lock) = self else { return None };
+        match lock.token() {
+            Ok(token) => Some(Presence::spawn(Arc::clone(config), token)),
+            // The first acquire draws again, and says it.
+            Err(_) => None,
+        }
+    }
+
+    /// [`LeaderLock::try_acquire`], of a lock whose holder may be seen to be gone.
+    fn try_acquire_watched(
+        &mut self,
+        service: &str,
+        presence: Option<&Presence>,
+        term: Duration,
+        deadline: Instant,
+    ) -> Result<bool> {
+        let (LeaderLock::Redis(lock), Some(presence)) = (&mut *self, presence) else {
+            return self.try_acquire(term, deadline);
+        };
+        lock.set_mark(presence.mark());
+        let is_acquired = lock.try_acquire(term, deadline)?;
+        let met = lock.met().map(str::to_owned);
+        presence.watch(met.as_deref());
+        match met {
+            Some(met) if !is_acquired && presence.is_gone(&met) => {
+                log::info!(
+                    "{service}: the holder of the leader lock is gone: Postgres has no session of \
+                     it any more; clearing the lock"
+                );
+                presence.watch(None);
+                lock.clear(&met, deadline)?;
+                lock.try_acquire(term, deadline)
+            }
+            _ => Ok(is_acquired),
+        }
+    }
+
+    fn extend(
+        &mut self,
+        presence: Option<&Presence>,
+        term: Duration,
+        deadline: Instant,
+    ) -> Result<Extension> {
+        if let (LeaderLock::Redis(lock), Some(presence)) = (&mut *self, presence) {
+            lock.set_mark(presence.mark());
+        }
         match self {
             LeaderLock::Redis(lock) => match lock.extend(term, deadline)? {
                 Extended::Lost => Ok(Extension::Taken),
@@ -112,16 +162,25 @@ impl LeaderLock {
 }
 
 pub fn run(
-    service: &'static str,
-    config: &LockConfig,
+    config: &Arc<ServiceConfig>,
     mut lock: LeaderLock,
     watch: &LeaseWatch,
     requests: &Receiver<Request>,
     events: &Sender<Event>,
 ) {
-    let params = lease::Params::new(config.term, config.extend_every, config.retry_every);
+    let service = config.name.as_str();
+    let LockConfig { term, extend_every, retry_every, additional, .. } = config.lock;
+    let params = lease::Params::new(term, extend_every, retry_every);
     let mut lease: Option<Lease> = None;
-    let mut keeper = Keeper { service, params, watch, standing_by_since: None, said: false };
+    let mut keeper = Keeper {
+        service,
+        params,
+        patience: term + additional,
+        watch,
+        presence: lock.presence(config),
+        standing_by_since: None,
+        said: false,
+    };
     loop {
         // A lost lease stays until it is released, so that the lock is not left to its term.
         let deadline = lease.as_ref().and_then(Lease::deadline);
@@ -132,7 +191,7 @@ pub fn run(
         let now = Instant::now();
         match request {
             Ok(Request::Acquire) => {
-                let input = keeper.acquire(now, config, &mut lock, &mut lease);
+                let input = keeper.acquire(now, &mut lock, &mut lease);
                 if events.send(Event::Lifecycle(input)).is_err() {
                     break;
                 }
@@ -160,7 +219,10 @@ pub fn run(
 struct Keeper<'a> {
     service: &'static str,
     params: lease::Params,
+    /// Longer than a dead leader's lock can live.
+    patience: Duration,
     watch: &'a LeaseWatch,
+    presence: Option<Presence>,
     standing_by_since: Option<Instant>,
     /// Whether this time of standing by was told.
     said: bool,
@@ -170,12 +232,12 @@ impl Keeper<'_> {
     fn acquire(
         &mut self,
         asked_at: Instant,
-        config: &LockConfig,
         lock: &mut LeaderLock,
         lease: &mut Option<Lease>,
     ) -> Input {
         let service = self.service;
-        match lock.try_acquire(self.params.term, asked_at + TRY_TIMEOUT) {
+        let (presence, until) = (self.presence.as_ref(), asked_at + TRY_TIMEOUT);
+        match lock.try_acquire_watched(service, presence, self.params.term, until) {
             Ok(true) => {
                 log::info!("{service}: leader lock acquired");
                 let acquired = Lease::acquired(asked_at, self.params);
@@ -187,12 +249,11 @@ impl Keeper<'_> {
             }
             Ok(false) => {
                 let since = *self.standing_by_since.get_or_insert(asked_at);
-                let patience = config.term + config.additional;
                 if !self.said {
                     log::info!("{service}: another instance leads; standing by");
                     self.said = true;
-                } else if patience <= asked_at.saturating_duration_since(since) {
-                    // Longer than a dead leader's lock can live: somebody is alive and leads.
+                } else if self.patience <= asked_at.saturating_duration_since(since) {
+                    // Somebody is alive and leads.
                     log::debug!("{service}: still standing by");
                     self.standing_by_since = Some(asked_at);
                 }
@@ -223,7 +284,8 @@ impl Keeper<'_> {
             }
             Standing::ExtendDue => {}
         }
-        match lock.extend(self.params.term, lease.try_deadline(asked_at)) {
+        let until = lease.try_deadline(asked_at);
+        match lock.extend(self.presence.as_ref(), self.params.term, until) {
             Ok(Extension::Ours) => {
                 lease.on_extended(asked_at);
                 self.watch.set(lease.lost_at(), self.params.margin);

@@ -13,6 +13,7 @@ pub mod http;
 pub mod lease_watch;
 pub mod lock_keeper;
 pub mod outage;
+pub mod presence;
 mod service_manager;
 pub mod session;
 pub mod shared;

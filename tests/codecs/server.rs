@@ -152,6 +152,7 @@ impl Server {
             connect_timeout: PATIENCE,
             target: TargetSession::Any,
             options: None,
+            halt: walhouse::halt::Halt::default(),
         };
         let options = StartupOptions {
             application_name: "walhouse-codecs".into(),

@@ -203,6 +203,7 @@ fn hold(stage: &Stage, slot: &str) -> Stream {
         connect_timeout: Duration::from_secs(10),
         target: TargetSession::Any,
         options: None,
+        halt: walhouse::halt::Halt::default(),
     };
     let options = StartupOptions {
         application_name: "somebody else".to_owned(),

@@ -94,6 +94,8 @@ mod stored;
 mod survives;
 /// Target tables made by somebody else.
 mod tables;
+/// The leader lock in Redis, of a process that is gone.
+mod takeover;
 mod target_tables;
 /// A service taken out of Postgres.
 mod teardown;

@@ -1,0 +1,139 @@
+//! Whether the holder of the leader lock in Redis is gone, as far as Postgres shows it.
+//!
+//! Redis cannot tell a dead holder from one that is cut off from Redis alone. But the holder keeps
+//! a session in Postgres from before it asks for the lock until its process ends, and the lock says
+//! so. Whoever waits looks for that session and for all that a leader does in Postgres. A process
+//! that is stopped keeps its connections, so it is waited for; one whose connection broke makes it
+//! again within [`super::takeover::GONE_FOR`].
+//!
+//! Nothing rests on this but who tries: the slot admits one walsender at a time, and what two
+//! leaders send is the same rows under the same versions.
+
+use std::time::{Duration, Instant};
+
+/// A holder that lives has made a broken connection again within this, unless Postgres does not
+/// take it: it looks at its session every two seconds.
+pub const GONE_FOR: Duration = Duration::from_secs(3);
+/// One look may fall into a moment of its own.
+const LOOKS_MIN: u32 = 3;
+
+/// What one look at Postgres has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look {
+    /// The session by which the holder shows itself.
+    pub holder: bool,
+    /// The slot is streamed from, or being made.
+    pub slot: bool,
+    /// Any other session of the service's name.
+    pub others: bool,
+}
+
+impl Look {
+    fn shows_nobody(self) -> bool {
+        !self.holder && !self.slot && !self.others
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Wait,
+    Gone,
+}
+
+/// Looks that belong together: at one value of the lock, from one session with Postgres.
+#[derive(Debug, Default)]
+pub struct Takeover(Option<Absence>);
+
+#[derive(Debug)]
+struct Absence {
+    value: String,
+    since: Instant,
+    looks: u32,
+}
+
+impl Takeover {
+    /// `asked_at` is from before the look.
+    pub fn on_look(&mut self, asked_at: Instant, value: &str, look: Look) -> Verdict {
+        if !look.shows_nobody() {
+            self.0 = None;
+            return Verdict::Wait;
+        }
+        let absence = match self.0.take() {
+            Some(absence) if absence.value == value => {
+                Absence { looks: absence.looks.saturating_add(1), ..absence }
+            }
+            _ => Absence { value: value.to_owned(), since: asked_at, looks: 1 },
+        };
+        let lasted = asked_at.saturating_duration_since(absence.since);
+        let is_gone = GONE_FOR <= lasted && LOOKS_MIN <= absence.looks;
+        self.0 = Some(absence);
+        if is_gone { Verdict::Gone } else { Verdict::Wait }
+    }
+
+    /// The session with Postgres has ended, or another one is the primary: what was seen may have
+    /// been the end of the server, and not of the holder.
+    pub fn forget(&mut self) {
+        self.0 = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOBODY: Look = Look { holder: false, slot: false, others: false };
+
+    /// Plays looks at tenths of a second; `None` forgets. The verdict of the last one.
+    fn play(script: &[(u64, Option<(&str, Look)>)]) -> Verdict {
+        let t0 = Instant::now();
+        let mut machine = Takeover::default();
+        let mut verdict = Verdict::Wait;
+        for (at, step) in script {
+            match step {
+                Some((value, look)) => {
+                    let at = t0 + Duration::from_millis(at * 100);
+                    verdict = machine.on_look(at, value, *look);
+                }
+                None => machine.forget(),
+            }
+        }
+        verdict
+    }
+
+    #[test]
+    fn who_is_not_seen_for_long_enough_is_gone() {
+        let nobody = Some(("a", NOBODY));
+        assert_eq!(play(&[(0, nobody), (10, nobody), (20, nobody)]), Verdict::Wait);
+        assert_eq!(play(&[(0, nobody), (10, nobody), (20, nobody), (30, nobody)]), Verdict::Gone);
+    }
+
+    #[test]
+    fn long_ago_is_not_often() {
+        // The one who looks was stopped in between.
+        assert_eq!(play(&[(0, Some(("a", NOBODY))), (600, Some(("a", NOBODY)))]), Verdict::Wait);
+    }
+
+    #[test]
+    fn any_sign_of_life_begins_it_again() {
+        let nobody = Some(("a", NOBODY));
+        for alive in [
+            Look { holder: true, ..NOBODY },
+            Look { slot: true, ..NOBODY },
+            Look { others: true, ..NOBODY },
+        ] {
+            let script = [(0, nobody), (10, nobody), (20, Some(("a", alive))), (30, nobody)];
+            assert_eq!(play(&script), Verdict::Wait, "{alive:?}");
+            let script = [script.as_slice(), &[(40, nobody), (50, nobody)]].concat();
+            assert_eq!(play(&script), Verdict::Wait, "{alive:?}");
+            let script = [script.as_slice(), &[(60, nobody)]].concat();
+            assert_eq!(play(&script), Verdict::Gone, "{alive:?}");
+        }
+    }
+
+    #[test]
+    fn looks_at_another_value_or_from_another_session_do_not_count() {
+        let (a, b) = (Some(("a", NOBODY)), Some(("b", NOBODY)));
+        assert_eq!(play(&[(0, a), (10, a), (20, a), (30, b)]), Verdict::Wait);
+        assert_eq!(play(&[(0, a), (10, a), (20, a), (25, None), (30, a)]), Verdict::Wait);
+    }
+}

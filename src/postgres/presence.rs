@@ -1,0 +1,139 @@
+//! A session that shows an instance to the others for as long as it lives: it holds an advisory
+//! lock that is named after the instance's token. Postgres lets go of it when the process dies.
+//!
+//! The lock is shared, so that a new session need not wait for the end of an old one that the
+//! server has not noticed.
+
+use std::time::{Duration, Instant};
+
+use super::Params;
+use super::advisory_lock::{halves, key_of, outlive};
+use super::primary::{Known, Primary};
+use super::server;
+use super::sql::{Row, Sql, SqlError, literal, protocol};
+use crate::error::{Error, ErrorKind, Result};
+use crate::machines::takeover::Look;
+
+/// Changing it would make instances of two versions invisible to each other.
+const NAMESPACE: &str = "walhouse presence of ";
+const APPLICATION_NAME: &str = "walhouse-presence";
+
+pub struct Presence {
+    sql: Sql,
+    backend_pid: i32,
+    identity: Known,
+    database: u32,
+}
+
+/// Whose traces are looked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Traces<'a> {
+    pub token: &'a str,
+    pub slot: &'a str,
+    pub application_name: &'a str,
+}
+
+impl Presence {
+    /// `term` is that of the leader lock: a client that falls silent is given up by the server no
+    /// earlier.
+    pub fn connect(
+        params: &Params,
+        token: &str,
+        term: Duration,
+        deadline: Instant,
+        go_on: impl Fn() -> Result<()>,
+    ) -> Result<Presence> {
+        let (primary, mut sql) = find(params, deadline, go_on)?;
+        let database = server::database(&mut sql, deadline)?.oid;
+        sql.execute(DOING, &outlive(term), deadline)?;
+        let show = format!("SELECT pg_advisory_lock_shared({})", key(token));
+        sql.execute(DOING, &show, deadline)?;
+        let (backend_pid, identity) = (sql.about().backend_pid, primary.identity());
+        Ok(Presence { sql, backend_pid, identity, database })
+    }
+
+    /// Where the session is to be seen. Advisory locks are of one database.
+    pub fn mark(&self) -> String {
+        let Known { system_identifier, timeline } = self.identity;
+        format!("{system_identifier}.{timeline}.{}", self.database)
+    }
+
+    /// Proves that the session is still there. After an error it is to be dropped.
+    pub fn prove(&mut self, deadline: Instant) -> Result<()> {
+        let rows = self.sql.rows(DOING, "SELECT pg_backend_pid()", deadline)?;
+        self.check(rows.first())
+    }
+
+    /// The same, and what is to be seen of another.
+    pub fn look(&mut self, of: Traces<'_>, deadline: Instant) -> Result<Look> {
+        let (high, low) = halves(key(of.token));
+        let query = format!(
+            "SELECT pg_backend_pid(),
+                    EXISTS (SELECT FROM pg_locks
+                            WHERE locktype = 'advisory' AND granted
+                              AND classid = {high} AND objid = {low} AND objsubid = 1
+                              AND database = {database}),
+                    EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = {slot} AND active),
+                    EXISTS (SELECT FROM pg_stat_activity WHERE application_name = {name})",
+            database = self.database,
+            slot = literal(of.slot),
+            name = literal(of.application_name),
+        );
+        let rows = self.sql.rows(DOING, &query, deadline)?;
+        self.check(rows.first())?;
+        let read = || -> std::result::Result<Look, SqlError> {
+            let row = rows.first().ok_or_else(|| protocol("expected one row"))?;
+            Ok(Look { holder: row.bool(1)?, slot: row.bool(2)?, others: row.bool(3)? })
+        };
+        read().map_err(|error| error.doing(DOING))
+    }
+
+    fn check(&self, row: Option<&Row>) -> Result<()> {
+        let read = row.ok_or_else(|| protocol("expected one row")).and_then(|row| row.parse(0));
+        let backend_pid: i32 = read.map_err(|error| error.doing(DOING))?;
+        if backend_pid == self.backend_pid {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Setup, DOING)
+            .because("a pooler has given the session to another server process")
+            .hint("Connect to Postgres directly, not through a pooler."))
+    }
+
+    /// Whether the server that the session is on is still the one that a search comes to.
+    pub fn is_on_primary(
+        &self,
+        params: &Params,
+        deadline: Instant,
+        go_on: impl Fn() -> Result<()>,
+    ) -> Result<bool> {
+        if !Primary::may_move(params) {
+            return Ok(true);
+        }
+        find(params, deadline, go_on).map(|(primary, _)| primary.identity() == self.identity)
+    }
+}
+
+fn find(
+    params: &Params,
+    deadline: Instant,
+    go_on: impl Fn() -> Result<()>,
+) -> Result<(Primary, Sql)> {
+    Primary::find(params, APPLICATION_NAME, None, deadline, go_on)
+}
+
+const DOING: &str = "show this instance to the others";
+
+fn key(token: &str) -> i64 {
+    key_of(NAMESPACE, token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_stay_what_they_are() {
+        // Another version of this program must find the same lock.
+        assert_eq!(key("00112233445566778899aabbccddeeff"), 6_286_016_641_806_587_641);
+    }
+}
