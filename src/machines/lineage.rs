@@ -299,6 +299,8 @@ fn fork(timeline: u32, history: &[Switch]) -> Option<Lsn> {
 
 /// What the words of a fork begin with, in the reason of its repair, too.
 pub const DIVERGED: &str = "diverged: ";
+/// The same of a gap.
+pub const GAP: &str = "gap: ";
 
 impl Verdict {
     /// The error of a service that may not go on by itself.
@@ -371,25 +373,26 @@ impl fmt::Display for Verdict {
             }
             Verdict::Gap { confirmed, why } => match (why, confirmed) {
                 (Gap::SlotMissing, Some(at)) => {
-                    write!(f, "gap: the slot is missing, expected one at {at} or below")
+                    write!(f, "{GAP}the slot is missing, expected one at {at} or below")
                 }
-                (Gap::SlotMissing, None) => f.write_str("gap: the slot is missing"),
+                (Gap::SlotMissing, None) => write!(f, "{GAP}the slot is missing"),
                 (Gap::SlotInvalidated, Some(at)) => {
-                    write!(f, "gap: the slot was invalidated, expected WAL from {at} on")
+                    write!(f, "{GAP}the slot was invalidated, expected WAL from {at} on")
                 }
-                (Gap::SlotInvalidated, None) => f.write_str("gap: the slot was invalidated"),
+                (Gap::SlotInvalidated, None) => write!(f, "{GAP}the slot was invalidated"),
                 (Gap::Undecodable { at }, _) => write!(
                     f,
-                    "gap: the WAL at {at} cannot be decoded, three attempts ended there with the \
+                    "{GAP}the WAL at {at} cannot be decoded, three attempts ended there with the \
                      same error"
                 ),
-                (Gap::OlderThanPublication, _) => f.write_str(
-                    "gap: the slot is older than its publication, or than what that was altered \
+                (Gap::OlderThanPublication, _) => write!(
+                    f,
+                    "{GAP}the slot is older than its publication, or than what that was altered \
                      to last, and no state tells how far it was used",
                 ),
                 (Gap::SlotAhead { confirmed_flush, held }, _) => write!(
                     f,
-                    "gap: the slot was moved or created again: expected it at {held} or below, \
+                    "{GAP}the slot was moved or created again: expected it at {held} or below, \
                      got {confirmed_flush}"
                 ),
             },

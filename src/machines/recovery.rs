@@ -95,9 +95,10 @@ pub fn course_in_debt(course: Course, strategy: GapStrategy, debt: Debt) -> Cour
         (Course::Stop, _) => course,
         // No gap, so what is to be done about gaps does not count.
         _ if debt == Debt::Fill => Course::StartOver { repair: true },
-        (Course::StartOver { .. }, _) => course,
+        // What is owed is none of the gap that is skipped, or not known any more: so not even
+        // skipping passes it over.
+        (Course::StartOver { .. }, _) => Course::StartOver { repair: true },
         (Course::Begin | Course::Continue { .. }, GapStrategy::Halt) => Course::Stop,
-        // What was to be skipped is not known any more, so not even skipping passes it over.
         (Course::Begin | Course::Continue { .. }, GapStrategy::Repair | GapStrategy::Skip) => {
             Course::StartOver { repair: true }
         }
@@ -267,13 +268,13 @@ mod tests {
             assert_eq!(courses(Debt::Repair), [paid, Course::Stop, paid]);
             assert_eq!(courses(Debt::Fill), [paid; 3]);
         }
-        for course in [Course::Stop, Course::StartOver { repair: false }] {
-            let courses = |debt| STRATEGIES.map(|strategy| course_in_debt(course, strategy, debt));
-            assert_eq!(courses(Debt::Repair), [course; 3]);
+        let stopped = STRATEGIES.map(|of| course_in_debt(Course::Stop, of, Debt::Repair));
+        assert_eq!(stopped, [Course::Stop; 3]);
+        for debt in [Debt::Repair, Debt::Fill] {
+            let skipped = Course::StartOver { repair: false };
+            let paid = course_in_debt(skipped, GapStrategy::Skip, debt);
+            assert_eq!(paid, Course::StartOver { repair: true }, "{debt:?}");
         }
-        let skipped = Course::StartOver { repair: false };
-        let filled = course_in_debt(skipped, GapStrategy::Skip, Debt::Fill);
-        assert_eq!(filled, Course::StartOver { repair: true });
         let halted = course_in_debt(Course::Stop, GapStrategy::Halt, Debt::Fill);
         assert_eq!(halted, Course::Stop);
     }

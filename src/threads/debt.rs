@@ -9,7 +9,7 @@ use crate::clickhouse::repairs::{self, INITIAL_BACKFILL, RepairRow, Status};
 use crate::clickhouse::state;
 use crate::config::{InitialBackfill, ServiceConfig};
 use crate::error::Result;
-use crate::machines::lineage::{self, Fork, Gap, Verdict};
+use crate::machines::lineage::{self, DIVERGED, Fork, GAP, Gap, Verdict};
 use crate::machines::recovery::{self, Course, Debt};
 use crate::wal::Lsn;
 
@@ -73,7 +73,7 @@ pub fn owe(
     }
     // A start that is refused again and again finds the same each time.
     let last = repairs::read(client, service, slot, deadline())?;
-    if last.is_some_and(|last| is_only_owed(&last) && last.reason == reason) {
+    if last.is_some_and(|last| is_only_owed(&last) && last.reason.contains(reason)) {
         return Ok(());
     }
     write_debt(client, of, reason, request_timeout)?;
@@ -129,14 +129,64 @@ fn write_debt(
     request_timeout: Duration,
 ) -> Result<()> {
     let deadline = || Instant::now() + request_timeout;
-    let revision = repairs::read(client, service, slot, deadline())?.map_or(0, |row| row.revision);
-    let mut row = repair_row((service, slot), Status::Running, DEBT, reason, revision);
+    let last = repairs::read(client, service, slot, deadline())?;
+    let reason = reason_over(last.as_ref(), reason);
+    let revision = last.map_or(0, |row| row.revision);
+    let mut row = repair_row((service, slot), Status::Running, DEBT, &reason, revision);
     repairs::write(client, &mut row, deadline())
+}
+
+/// What is due, where a start would take `course` for `reason` and for what the source may have
+/// hidden. Skipping passes over what it is about, and over nothing that was owed before.
+pub fn due(
+    repair: Option<&RepairRow>,
+    before: Option<&lineage::State>,
+    course: Course,
+    hidden: &[String],
+) -> Option<Debt> {
+    let repair = repair?;
+    let is_due = match (is_owed(repair, before), course) {
+        (true, Course::StartOver { repair: false }) => {
+            repair.status == Status::Running && !is_skippable(repair, hidden)
+        }
+        // It would go on, if the stream did.
+        (false, Course::StartOver { repair: false }) => repair.status == Status::Running,
+        (is_owed, _) => is_owed,
+    };
+    is_due.then(|| debt_of(repair, before))
+}
+
+/// It was recorded for a gap alone, or for what is still seen to be hidden: by a skip that did not
+/// come to its end, or while the strategy was another.
+fn is_skippable(owed: &RepairRow, hidden: &[String]) -> bool {
+    let is_seen = |reason: &str| hidden.iter().any(|seen| seen == reason);
+    let is_of_gap = [GAP, DIVERGED].iter().any(|kind| owed.reason.starts_with(kind));
+    is_only_owed(owed)
+        && !owed.reason.contains(STILL_OWED)
+        && (is_of_gap || owed.reason.split("; ").all(is_seen))
+}
+
+/// What stands between a reason and those that were recorded before it and are not made up for.
+const STILL_OWED: &str = "; still owed: ";
+
+/// The reason of a debt that takes the place of what was recorded last.
+pub fn reason_over(last: Option<&RepairRow>, reason: &str) -> String {
+    match last.filter(|last| last.status == Status::Running) {
+        // Not longer each time.
+        Some(last)
+            if last.reason.contains(reason)
+                && (is_only_owed(last) || last.reason.contains(STILL_OWED)) =>
+        {
+            last.reason.clone()
+        }
+        Some(last) => format!("{reason}{STILL_OWED}{}", last.reason),
+        None => reason.to_owned(),
+    }
 }
 
 /// What is owed. With a state it is a repair, whatever was begun before: there is a time that was
 /// streamed.
-pub fn debt_of(owed: &RepairRow, before: Option<&lineage::State>) -> Debt {
+fn debt_of(owed: &RepairRow, before: Option<&lineage::State>) -> Debt {
     let is_fill = owed.status == Status::Running && owed.is_initial_backfill();
     if is_fill && before.is_none() { Debt::Fill } else { Debt::Repair }
 }
@@ -173,4 +223,88 @@ pub fn is_owed(repair: &RepairRow, before: Option<&lineage::State>) -> bool {
         let system_identifier = repair.system_identifier.parse().unwrap_or(0);
         recovery::goes_on(system_identifier, repair.version_shift, state)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STATE: lineage::State = lineage::State {
+        system_identifier: 7,
+        timeline: 1,
+        began: Lsn(0),
+        confirmed: Lsn(100),
+        upper: Lsn(100),
+        shift: 5,
+    };
+    const SKIPPED: Course = Course::StartOver { repair: false };
+
+    fn recorded(status: Status, state: lineage::State, reason: &str) -> RepairRow {
+        repair_row(("runs", "s"), status, Numbers { state, base_version: 0 }, reason, 0)
+    }
+
+    fn owed(reason: &str) -> RepairRow {
+        recorded(Status::Running, DEBT.state, reason)
+    }
+
+    #[test]
+    fn a_skip_passes_over_what_it_is_about_alone() {
+        let hidden = ["publication `p` was altered".to_owned()];
+        let due = |row: &RepairRow| due(Some(row), Some(&STATE), SKIPPED, &hidden);
+        // What is there already: a repair or a filling that runs, a table that was made again.
+        for row in [
+            recorded(Status::Running, STATE, "gap: the slot is missing"),
+            recorded(Status::Running, STATE, INITIAL_BACKFILL),
+            owed("missing in ClickHouse, and made anew: `t`"),
+            owed("gap: the slot is missing; still owed: something else"),
+            owed("publication `p` was altered; table `t` is gone"),
+        ] {
+            assert_eq!(due(&row), Some(Debt::Repair), "{}", row.reason);
+        }
+        // The gap itself, of a skip that did not come to its end.
+        for row in [
+            recorded(Status::Done, STATE, "gap: the slot is missing"),
+            recorded(
+                Status::Done,
+                lineage::State { shift: 6, ..STATE },
+                "gap: the slot is missing",
+            ),
+            owed("gap: the slot is missing"),
+            owed("diverged: the server went back in time"),
+            owed("publication `p` was altered"),
+        ] {
+            assert_eq!(due(&row), None, "{}", row.reason);
+        }
+    }
+
+    #[test]
+    fn a_repair_that_goes_on_is_due_only_where_it_would_not() {
+        let row = recorded(Status::Running, STATE, "gap: the slot is missing");
+        for course in [Course::Stop, Course::Begin, Course::Continue { record: None }] {
+            assert_eq!(due(Some(&row), Some(&STATE), course, &[]), None, "{course:?}");
+        }
+        assert_eq!(due(None, Some(&STATE), SKIPPED, &[]), None);
+    }
+
+    #[test]
+    fn a_debt_keeps_the_reasons_of_what_it_takes_the_place_of() {
+        let running = recorded(Status::Running, STATE, "a");
+        let reason = reason_over(Some(&running), "a");
+        assert_eq!(reason, "a; still owed: a", "another one for the same reason");
+        let reason = reason_over(Some(&owed(&reason)), "b");
+        assert_eq!(reason, "b; still owed: a; still owed: a");
+        assert_eq!(reason_over(Some(&owed(&reason)), "a"), reason);
+        assert_eq!(reason_over(Some(&recorded(Status::Done, STATE, "a")), "b"), "b");
+        assert_eq!(reason_over(None, "b"), "b");
+    }
+
+    /// Goal: a repair that runs on for a while does not write over what was recorded meanwhile.
+    #[test]
+    fn a_debt_outranks_whatever_the_running_repair_records() {
+        // A record every two seconds, or a pass, for longer than any session takes to end.
+        const RECORDS: u64 = 100_000;
+        let running = RepairRow { revision: 77, ..recorded(Status::Running, STATE, "a") };
+        let debt = repair_row(("runs", "s"), Status::Running, DEBT, "b", running.revision);
+        assert!(running.revision + RECORDS < debt.revision);
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::hidden::{PUBLICATION, assert_equal, begun, has_lists, settings, sql};
+use super::hidden::{PUBLICATION, PUBLICATIONS, assert_equal, begun, has_lists, settings, sql};
 use crate::support::program::Program;
 use crate::support::sample;
 use crate::support::stage::Stage;
@@ -97,5 +97,29 @@ fn a_watch_that_is_blind_says_so() {
     allow(true);
     program.wait_for_log("the source can be looked at again");
     assert_eq!(program.log_lines("cannot look at the source"), 1);
+    program.stop();
+}
+
+/// Goal: skipping what the source may have hidden does not pass over a repair that is running.
+/// Method: the repair of the first change waits for a transaction when the second one comes.
+#[test]
+fn what_is_owed_already_is_not_skipped() {
+    let (stage, program) = begun();
+    program.stop();
+    (PUBLICATIONS[0].1)(&stage);
+    let mut other = stage.postgres.client();
+    other.batch_execute("CREATE TABLE aside (n int)").unwrap();
+    let mut open = other.transaction().unwrap();
+    open.batch_execute("INSERT INTO aside VALUES (1)").unwrap();
+    let mut program = Program::start(&settings(&stage));
+    program.wait_for_log("waiting for 1 transactions that were open at");
+    program.stop();
+    (PUBLICATIONS[1].1)(&stage);
+    let skipping = settings(&stage).with("REPLICATION_GAP_STRATEGY", "skip");
+    let mut program = Program::start(&skipping);
+    program.wait_for_log("not skipped, for what is owed besides");
+    open.commit().unwrap();
+    program.wait_for_log("runs: repair: done");
+    assert_equal(&stage, &mut program, "a repair under skip");
     program.stop();
 }

@@ -62,6 +62,8 @@ enum Then {
     StartOver { repair: bool },
 }
 
+const SKIPPED: Course = Course::StartOver { repair: false };
+
 impl World {
     pub fn walhouse_is_up(&self) -> bool {
         !matches!(self.process, Process::Down)
@@ -150,7 +152,8 @@ impl World {
             true => recovery::course_of_hidden(course, self.strategy),
             false => course,
         };
-        let course = match self.design.debt_is_paid && self.owes_repair() {
+        let is_due = self.owes_repair() || course == SKIPPED && self.repair_runs();
+        let course = match self.design.debt_is_paid && is_due {
             true => recovery::course_in_debt(course, self.strategy, self.debt()),
             false => course,
         };
@@ -184,6 +187,10 @@ impl World {
                 None
             }
         }
+    }
+
+    fn repair_runs(&self) -> bool {
+        self.clickhouse.repair.is_some_and(|repair| !repair.done)
     }
 
     /// What was recorded of a start over, repair or not, is not of this state.

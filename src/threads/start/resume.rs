@@ -31,7 +31,7 @@ use crate::postgres::sql::Sql;
 use crate::postgres::{publication, slot};
 use crate::rows::Shape;
 use crate::services::mapping::Mapping;
-use crate::threads::debt::{DEBT, Numbers, debt_of, is_only_owed, is_owed, makes_debt, repair_row};
+use crate::threads::debt::{DEBT, Numbers, due, is_only_owed, makes_debt, reason_over, repair_row};
 use crate::threads::source_look::{self, SourceLook};
 use crate::wal::Lsn;
 
@@ -80,7 +80,8 @@ pub fn resume(mut with: Parties<'_>) -> Result<Resumed> {
     let mut is_usable = slot.is_some_and(|slot| !slot.invalidated);
     let mut revision = repair.as_ref().map_or(0, |row| row.revision);
     if debt.is_none() && makes_debt(&verdict, course) {
-        revision = with.write_repair(Status::Running, DEBT, &reason, revision)?.revision;
+        let owed = reason_over(repair.as_ref(), &reason);
+        revision = with.write_repair(Status::Running, DEBT, &owed, revision)?.revision;
     }
     let (state, repair) = match course {
         Course::Stop => return Err(stopped(service, slot_name, verdict, reason)),
@@ -259,7 +260,6 @@ impl Parties<'_> {
         let named = named.filter(|named| named.database.is_none_or(|oid| oid == database.oid));
         let strategy = self.config.gap_strategy;
         let mut course = recovery::course(&verdict, strategy, &server, named);
-        let owed = repair.as_ref().filter(|repair| is_owed(repair, before.as_ref()));
         let mut reason = match (&verdict, &recorded_database) {
             (Verdict::ForeignDatabase { .. }, Some(row)) => format!(
                 "foreign database: expected `{}` (oid {}), got `{}` (oid {}) of the same cluster",
@@ -290,17 +290,24 @@ impl Parties<'_> {
             }
             course = of_hidden;
         }
-        let debt = owed.map(|owed| debt_of(owed, before.as_ref()));
-        if let (Some(owed), Some(debt)) = (owed, debt) {
+        let hidden = source.as_ref().map_or(&[][..], |look| &look.judgement.hidden);
+        let debt = due(repair.as_ref(), before.as_ref(), course, hidden);
+        if let (Some(owed), Some(debt)) = (&repair, debt) {
             let in_debt = recovery::course_in_debt(course, strategy, debt);
             if in_debt != course {
-                reason = match (debt, owed.status) {
+                let of_debt = match (debt, owed.status) {
                     (Debt::Fill, _) => owed.reason.clone(),
                     (_, Status::Running) if is_only_owed(owed) => owed.reason.clone(),
                     (_, Status::Running) => format!("a repair was not finished: {}", owed.reason),
                     (_, Status::Done) => {
                         "the state that goes with the last repair is gone".to_owned()
                     }
+                };
+                reason = match (course, debt) {
+                    (Course::StartOver { .. }, Debt::Repair) => {
+                        format!("{reason}; not skipped, for what is owed besides: {of_debt}")
+                    }
+                    _ => of_debt,
                 };
             }
             course = in_debt;
