@@ -14,6 +14,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0   stopped as told, done, or nothing is wrong
   1   failed, or something is wrong; strategy exit may have another code
+  2   verify: nothing differs, but some keys changed too fast to be compared
   64  the arguments or the configuration are wrong
 
 The configuration is in the environment. `*_` stands for `RUN_` (service runs,

@@ -23,12 +23,15 @@ use clap::Parser;
 
 use self::args::{Arguments, Command};
 pub use self::run::run;
+use self::verify::Outcome;
 use crate::config::{Config, ServiceConfig, ServiceName, effective};
 use crate::error::Error;
 use crate::machines::backfill::Request;
 
 /// The arguments or the configuration are wrong: `EX_USAGE` of sysexits(3).
 pub const EXIT_USAGE: u8 = 64;
+/// Of `verify`, where some keys could not be compared and nothing is known to differ.
+const EXIT_UNKNOWN: u8 = 2;
 
 /// `arguments` with the name of the program.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -75,8 +78,13 @@ fn run_command(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         Command::Verify { service, sample, full, repair, json } => {
             with_service(service.into(), |service| {
-                let (text, is_equal) = verify::verify(service, sample, full, repair, json)?;
-                Ok(if is_equal { print(text) } else { print_failing(text) })
+                let (text, outcome) = verify::verify(service, sample, full, repair, json)?;
+                let printed = print(text);
+                Ok(match outcome {
+                    Outcome::Equal => printed,
+                    Outcome::Differing => ExitCode::FAILURE,
+                    Outcome::Unknown => ExitCode::from(EXIT_UNKNOWN),
+                })
             })
         }
         Command::Config { json } => {
@@ -150,12 +158,6 @@ fn refuse(text: &str) -> ExitCode {
     // Nobody is left to be told when stderr is closed; the exit code still says it.
     let _ = writeln!(std::io::stderr(), "{text}");
     ExitCode::from(EXIT_USAGE)
-}
-
-/// For an answer that is bad news.
-fn print_failing(text: impl AsRef<[u8]>) -> ExitCode {
-    print(text);
-    ExitCode::FAILURE
 }
 
 fn print(text: impl AsRef<[u8]>) -> ExitCode {

@@ -13,14 +13,31 @@ use crate::threads::beside::verifier::{self, Extent, Finding, Report, Request};
 /// Of each side, where nothing else was asked for.
 const SAMPLE_ROWS: u64 = 1_000;
 
-/// What there is to print, and whether both sides are equal.
+/// What a comparison came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Equal,
+    Differing,
+    /// Nothing is known to differ, but some keys could not be compared.
+    Unknown,
+}
+
+fn outcome(report: &Report) -> Outcome {
+    match (report.is_equal(), report.unsettled) {
+        (false, _) => Outcome::Differing,
+        (true, 0) => Outcome::Equal,
+        (true, _) => Outcome::Unknown,
+    }
+}
+
+/// What there is to print, and what it says.
 pub(super) fn verify(
     config: &ServiceConfig,
     sample: Option<u64>,
     full: bool,
     repair: bool,
     as_json: bool,
-) -> Result<(String, bool)> {
+) -> Result<(String, Outcome)> {
     let extent = match full {
         true => Extent::Full,
         false => Extent::Sample(sample.unwrap_or(SAMPLE_ROWS)),
@@ -31,7 +48,7 @@ pub(super) fn verify(
     drop(display);
     let service = config.name.as_str();
     let text = if as_json { json(service, &report) } else { text(service, extent, &report) };
-    Ok((text, report.is_equal()))
+    Ok((text, outcome(&report)))
 }
 
 fn text(service: &str, extent: Extent, report: &Report) -> String {
@@ -71,6 +88,7 @@ fn text(service: &str, extent: Extent, report: &Report) -> String {
         }
     }
     let _ = match report.differing() {
+        0 if 0 < report.unsettled => writeln!(out, "{service}: all else is equal"),
         0 => writeln!(out, "{service}: both sides are equal"),
         differing => {
             let count = |difference| report.counts.get(&difference).copied().unwrap_or(0);
@@ -102,7 +120,7 @@ fn json(service: &str, report: &Report) -> String {
     };
     let value = json!({
         "service": service,
-        "equal": report.is_equal(),
+        "equal": outcome(report) == Outcome::Equal,
         "rows_compared": report.rows_compared,
         "keys_compared": report.keys_compared,
         "missing": count(Difference::Missing),
@@ -157,6 +175,22 @@ mod tests {
         let equal = text("runs", Extent::Sample(1), &Report::default());
         assert!(equal.ends_with("runs: both sides are equal\n"), "{equal}");
         assert!(equal.contains("chosen at random"));
+    }
+
+    #[test]
+    fn keys_that_could_not_be_compared_are_not_called_equal() {
+        let unsettled = |report| Report { unsettled: 2, ..report };
+        let report = unsettled(Report::default());
+        assert_eq!(outcome(&report), Outcome::Unknown);
+        let told = text("runs", Extent::Full, &report);
+        assert!(
+            told.ends_with("2 keys changed too fast to be compared\nruns: all else is equal\n")
+        );
+        let value: serde_json::Value =
+            serde_json::from_str(&json("runs", &report)).expect("it is JSON");
+        assert_eq!((&value["equal"], &value["unsettled"]), (&json!(false), &json!(2)));
+        assert_eq!(outcome(&unsettled(self::report())), Outcome::Differing);
+        assert_eq!(outcome(&Report::default()), Outcome::Equal);
     }
 
     #[test]
