@@ -180,7 +180,8 @@ impl SourceTable {
             .hint(format!("Run: GRANT SELECT ON {} TO {};", self.name.quoted(), ident(role))))
     }
 
-    /// Refuses a replica identity under which an update or delete does not name `key`.
+    /// Refuses a replica identity under which an update or delete does not name `key`, and a `key`
+    /// that several rows may have.
     pub fn old_row(&self, key: &str) -> Result<OldRow> {
         let (all, problems) = self.old_rows(key);
         problems.into_iter().next().map_or(Ok(all), Err)
@@ -198,23 +199,25 @@ impl SourceTable {
                 )
             };
             let names = |columns: &&Vec<String>| columns.iter().any(|column| column == key);
-            if let Some(deferrable) = part.deferrable_keys.iter().find(names)
-                && !part.keys.iter().any(|columns| names(&columns))
-            {
+            // ClickHouse has one row of a key: what becomes of one of several would be all of it.
+            if !part.keys.iter().any(|columns| names(&columns)) {
                 let table = part.name.quoted();
-                problems.push(
-                    doing()
-                        .because(format!(
-                            "its key ({}) is deferrable: within a transaction several rows may \
-                             have it, and it is no key to logical replication",
-                            deferrable.join(", ")
-                        ))
-                        .hint(format!(
-                            "Run: CREATE UNIQUE INDEX ON {table} ({}); ALTER TABLE {table} \
+                let cause = match part.deferrable_keys.iter().find(names) {
+                    Some(deferrable) => format!(
+                        "its key ({}) is deferrable: within a transaction several rows may have \
+                         it, and it is no key to logical replication",
+                        deferrable.join(", ")
+                    ),
+                    None => format!(
+                        "it has no primary key and no unique index of all its rows with `{key}`: \
+                         several rows may have the same"
+                    ),
+                };
+                problems.push(doing().because(cause).hint(format!(
+                    "Run: CREATE UNIQUE INDEX ON {table} ({}); ALTER TABLE {table} \
                              REPLICA IDENTITY FULL;",
-                            ident(key)
-                        )),
-                );
+                    ident(key)
+                )));
                 continue;
             }
             let cause = match part.identity {
@@ -498,6 +501,19 @@ mod tests {
             assert!(hint.contains("CREATE UNIQUE INDEX ON \"public\".\"Task\"\"Run\" (\"id\");"));
             table.parts[0].keys.push(vec!["x".into(), "id".into()]);
             table.old_row("id").unwrap();
+        }
+    }
+
+    /// One that is partial, over an expression, or invalid is not read as a key at all.
+    #[test]
+    fn a_table_without_a_key_is_refused_whatever_the_identity() {
+        for identity in [ReplicaIdentity::Full, ReplicaIdentity::Default] {
+            let mut table = table(identity, &[]);
+            table.parts[0].keys = vec![vec!["other".into()]];
+            let error = table.old_row("id").unwrap_err();
+            assert!(error.to_string().contains("no unique index of all its rows"), "{error}");
+            let hint = error.hint_text().unwrap();
+            assert!(hint.contains("CREATE UNIQUE INDEX ON \"public\".\"Task\"\"Run\" (\"id\");"));
         }
     }
 

@@ -80,6 +80,12 @@ fn privileges_table_and_publication() {
     );
     bench.case(
         "problem",
+        "it has no primary key and no unique index of all its rows with `id`",
+        sql("DROP INDEX \"Session_id_idx\"; ALTER TABLE \"Session\" DROP CONSTRAINT \"Session_pkey\";
+             CREATE UNIQUE INDEX ON \"Session\" (id) WHERE \"isTest\""),
+    );
+    bench.case(
+        "problem",
         "replica identity is NOTHING",
         sql("ALTER TABLE \"Session\" REPLICA IDENTITY NOTHING"),
     );
