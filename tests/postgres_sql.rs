@@ -16,6 +16,8 @@ mod server;
 
 #[path = "postgres_sql/barriers.rs"]
 mod barriers;
+#[path = "postgres_sql/catalog_looks.rs"]
+mod catalog_looks;
 #[path = "postgres_sql/connecting.rs"]
 mod connecting;
 #[path = "postgres_sql/finding.rs"]

@@ -42,29 +42,37 @@ ORDER BY (service, slot)",
     )
 }
 
-/// What was written last for this service and slot; `None` if nothing was.
+/// What was written last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    pub system_identifier: String,
+    /// `None`: it has a form that this version does not know. That is as good as no look at all,
+    /// and no reason to refuse the service.
+    pub catalog: Option<Catalog>,
+    pub revision: u64,
+}
+
+/// For this service and slot; `None` if nothing was.
 pub fn read(
     client: &mut Client,
     service: &str,
     slot: &str,
     deadline: Instant,
-) -> Result<Option<SourceRow>> {
+) -> Result<Option<Recorded>> {
     const COLUMNS: [&str; 3] = ["system_identifier", "catalog", "revision"];
     let key = [("service", service), ("slot", slot)];
     let row = own_tables::latest(client, SOURCES_TABLE, &COLUMNS, &key, deadline)?;
     let Some(row) = row else { return Ok(None) };
-    parse((service, slot), &row).map(Some).ok_or_else(|| {
+    parse(&row).map(Some).ok_or_else(|| {
         own_tables::malformed(client, SOURCES_TABLE, &format!("the source of slot `{slot}`"))
     })
 }
 
-fn parse((service, slot): (&str, &str), row: &[Option<String>]) -> Option<SourceRow> {
+fn parse(row: &[Option<String>]) -> Option<Recorded> {
     let [system_identifier, catalog, revision] = row else { return None };
-    Some(SourceRow {
-        service: service.to_owned(),
-        slot: slot.to_owned(),
+    Some(Recorded {
         system_identifier: system_identifier.clone()?,
-        catalog: serde_json::from_str(catalog.as_ref()?).ok()?,
+        catalog: serde_json::from_str(catalog.as_ref()?).ok(),
         revision: revision.as_ref()?.parse().ok()?,
     })
 }
@@ -93,13 +101,13 @@ mod tests {
     fn a_row_is_read_as_it_was_written() {
         let catalog = Catalog { database: 5, publications: Vec::new(), tables: Vec::new() };
         let text = serde_json::to_string(&catalog).unwrap();
-        let of = ("runs", "s");
         let row = |catalog: &str| ["7", catalog, "9"].map(|text| Some(text.to_owned())).to_vec();
-        let read = parse(of, &row(&text)).expect("each column fits");
-        assert_eq!((read.catalog, read.revision), (catalog, 9));
+        let read = parse(&row(&text)).expect("each column fits");
+        assert_eq!((read.catalog, read.revision), (Some(catalog), 9));
         for other in ["", "{}", "{\"database\":-1}"] {
-            assert_eq!(parse(of, &row(other)), None, "{other}");
+            let read = parse(&row(other)).expect("it is a row");
+            assert_eq!((read.catalog, read.revision), (None, 9), "{other}");
         }
-        assert_eq!(parse(of, &[]), None);
+        assert_eq!(parse(&[]), None);
     }
 }

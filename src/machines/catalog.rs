@@ -77,8 +77,9 @@ pub struct Column {
     pub is_generated: bool,
     /// The entry of its default, which a change of its type makes anew.
     pub default: Option<u32>,
-    /// Everything in its entry, as it reads.
-    pub entry: String,
+    /// A hash of everything in its entry, as it reads. `None`: it is not known, of an older record.
+    #[serde(default)]
+    pub hash: Option<String>,
     /// The labels of its enum.
     pub labels: Vec<Label>,
 }
@@ -397,12 +398,14 @@ fn judge_column(
         let is_only_filled = had.is_missing
             && !has.is_missing
             && had.default.is_some()
-            && (had.default, had.type_oid, &had.entry) == (has.default, has.type_oid, &has.entry);
+            && had.hash.is_some()
+            && (had.default, had.type_oid, &had.hash) == (has.default, has.type_oid, &has.hash);
         return (!is_only_filled).then_some("was rewritten");
     }
     // Under another name for a while, it was missing in the stream. Without one that is needed
     // nothing goes on.
-    let reads_as_before = had.entry == has.entry && had.default == has.default;
+    let reads_as_before =
+        (had.hash.is_none() || had.hash == has.hash) && had.default == has.default;
     (wanted.is_optional && reads_as_before).then_some("was altered, and reads as before")
 }
 

@@ -29,6 +29,7 @@ pub fn look(
 }
 
 fn query(publication: &str, table: &TableName, has_schemas: bool) -> String {
+    // By a hash that every build of Postgres has: md5() is refused under FIPS.
     // Of an entry, everything but what it is called and who owns it. Of a partitioned table only
     // the partitions know that their rows are older than a column.
     let of_schemas = match has_schemas {
@@ -97,8 +98,8 @@ fn query(publication: &str, table: &TableName, has_schemas: bool) -> String {
                      'is_generated', a.attgenerated <> '',
                      'default', (SELECT d.oid::int8 FROM pg_attrdef d
                                  WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum),
-                     'entry', md5((to_jsonb(a) - 'attrelid' - 'atthasmissing'
-                                   - 'attmissingval')::text),
+                     'hash', hashtextextended((to_jsonb(a) - 'attrelid' - 'atthasmissing'
+                                                - 'attmissingval')::text, 0)::text,
                      'labels', (SELECT coalesce(json_agg(json_build_object(
                           'oid', e.oid::int8, 'text', e.enumlabel,
                           'version', e.xmin::text::int8) ORDER BY e.oid), '[]')

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::clickhouse::Client;
-use crate::clickhouse::sources::{self, SourceRow};
+use crate::clickhouse::sources::{self, Recorded, SourceRow};
 use crate::config::ServiceConfig;
 use crate::error::Result;
 use crate::machines::catalog::{self, Catalog, Judgement, Wanted};
@@ -20,22 +20,38 @@ pub struct SourceLook {
     pub row: SourceRow,
     pub judgement: Judgement,
     /// Nothing was recorded that it could be compared with.
-    pub is_first: bool,
+    is_first: bool,
 }
 
-/// Compares with what ClickHouse has.
+/// What was recorded last.
+pub fn recorded(client: &mut Client, config: &ServiceConfig) -> Result<Option<Recorded>> {
+    let until = Instant::now() + config.clickhouse.request_timeout;
+    sources::read(client, config.name.as_str(), &config.slot, until)
+}
+
+/// Compares with what is recorded. `is_known` says that there is a state: what was there before is
+/// nobody's promise.
 pub fn look(
-    client: &mut Client,
+    recorded: Option<Recorded>,
     sql: &mut Sql,
     (config, mapping): (&ServiceConfig, &'static dyn Mapping),
-    system_identifier: &str,
+    (system_identifier, is_known): (&str, bool),
     deadline: Instant,
 ) -> Result<SourceLook> {
-    let (service, slot) = (config.name.as_str(), config.slot.as_str());
-    let until = Instant::now() + config.clickhouse.request_timeout;
-    let recorded = sources::read(client, service, slot, until)?;
     let now = ask(sql, config, mapping.source(), deadline)?;
-    Ok(compared(recorded, now, mapping.source(), (service, slot, system_identifier)))
+    let revision = recorded.as_ref().map_or(0, |recorded| recorded.revision);
+    let compared = match is_known {
+        true => compare(recorded, &now, mapping.source(), system_identifier),
+        false => None,
+    };
+    let row = SourceRow {
+        service: config.name.as_str().to_owned(),
+        slot: config.slot.clone(),
+        system_identifier: system_identifier.to_owned(),
+        catalog: now,
+        revision,
+    };
+    Ok(SourceLook { row, is_first: compared.is_none(), judgement: compared.unwrap_or_default() })
 }
 
 pub fn ask(
@@ -48,24 +64,27 @@ pub fn ask(
     look_at(sql, &config.publication, &table, deadline)
 }
 
-fn compared(
-    recorded: Option<SourceRow>,
-    now: Catalog,
+/// Where there is a state there was a look before it. Without that nobody knows what was hidden, so
+/// it counts as a difference. `None`: there is nothing to compare.
+fn compare(
+    recorded: Option<Recorded>,
+    now: &Catalog,
     source: &Source,
-    (service, slot, system_identifier): (&str, &str, &str),
-) -> SourceLook {
-    let revision = recorded.as_ref().map_or(0, |row| row.revision);
-    // Another cluster's is no look at this source; which one is to be followed is judged elsewhere.
-    let before = recorded.filter(|row| row.system_identifier == system_identifier);
-    let judgement = before.as_ref().map(|before| judge(&before.catalog, &now, source));
-    let row = SourceRow {
-        service: service.to_owned(),
-        slot: slot.to_owned(),
-        system_identifier: system_identifier.to_owned(),
-        catalog: now,
-        revision,
+    system_identifier: &str,
+) -> Option<Judgement> {
+    let unknown = |why: &str| {
+        let hidden = format!("what the source looked like before {why}");
+        Judgement { hidden: vec![hidden], differs: true, ..Judgement::default() }
     };
-    SourceLook { row, is_first: before.is_none(), judgement: judgement.unwrap_or_default() }
+    let Some(recorded) = recorded else { return Some(unknown("is not recorded any more")) };
+    // Another cluster's is no look at this source; which one is to be followed is judged elsewhere.
+    if recorded.system_identifier != system_identifier {
+        return None;
+    }
+    Some(match &recorded.catalog {
+        Some(before) => judge(before, now, source),
+        None => unknown("is recorded in a form that this version does not know"),
+    })
 }
 
 pub fn judge(before: &Catalog, now: &Catalog, source: &Source) -> Judgement {
@@ -82,5 +101,27 @@ impl SourceLook {
             return Ok(());
         }
         sources::write(client, &mut self.row, Instant::now() + request_timeout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::services::sessions::Sessions;
+
+    #[test]
+    fn what_is_not_known_any_more_may_hide_rows() {
+        let catalog = Catalog { database: 5, publications: Vec::new(), tables: Vec::new() };
+        let compare = |recorded| compare(recorded, &catalog, Sessions.source(), "7");
+        let of = |system_identifier: &str, catalog| {
+            let system_identifier = system_identifier.to_owned();
+            Some(Recorded { system_identifier, catalog, revision: 3 })
+        };
+        assert_eq!(compare(of("7", Some(catalog.clone()))), Some(Judgement::default()));
+        assert_eq!(compare(of("8", Some(catalog.clone()))), None);
+        for lost in [None, of("7", None)] {
+            let judgement = compare(lost).expect("there is something to say");
+            assert!(judgement.may_hide_rows() && judgement.differs, "{judgement}");
+        }
     }
 }

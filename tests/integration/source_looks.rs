@@ -123,3 +123,40 @@ fn what_is_owed_already_is_not_skipped() {
     assert_equal(&stage, &mut program, "a repair under skip");
     program.stop();
 }
+
+/// Goal: without the record of what the source looked like nobody knows what was hidden since, so
+/// it is told, and the table compared.
+/// Method: while nothing runs the table with the records is dropped, or a record is of a form that
+/// is not known, and rows are hidden.
+#[test]
+fn a_look_that_is_lost_counts_as_a_difference() {
+    let (stage, mut program) = begun();
+    for (reason, lose) in [
+        ("is not recorded any more", "DROP TABLE trigger_dev.walhouse_sources SYNC"),
+        (
+            "is recorded in a form that this version does not know",
+            "INSERT INTO trigger_dev.walhouse_sources
+                 (service, slot, system_identifier, catalog, revision)
+             SELECT service, slot, system_identifier, '{}', revision + 1
+             FROM trigger_dev.walhouse_sources ORDER BY revision DESC LIMIT 1",
+        ),
+    ] {
+        program.stop();
+        stage.clickhouse.execute(lose);
+        (PUBLICATIONS[0].1)(&stage);
+        let checked = Program::command(&settings(&stage), &["check"]);
+        let told = String::from_utf8_lossy(&checked.stdout).into_owned();
+        assert!(told.contains(reason), "{told}");
+        program = Program::start(&settings(&stage));
+        let line = program.wait_for_log(reason);
+        assert!(line.contains(" WARN "), "{line}");
+        program.wait_for_log("runs: repair: done");
+        assert_equal(&stage, &mut program, reason);
+    }
+    program.stop();
+    let mut program = Program::start(&settings(&stage));
+    program.wait_streaming(&["runs"]);
+    assert_equal(&stage, &mut program, "once");
+    assert!(!program.log().contains("repair"), "{}", program.log());
+    program.stop();
+}

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::clickhouse::DATABASE;
 use crate::support::oracle::{Scope, assert_same};
@@ -33,9 +33,8 @@ fn assert_mended(stage: &Stage, program: &mut Program) {
 }
 
 /// While it is stopped the publication is dropped, changes come, and it is made again. Nothing
-/// tells of that: the state is one of before sources were recorded.
+/// tells of that: the record is one of after it.
 fn make_again(stage: &Stage) {
-    stage.clickhouse.execute(&format!("TRUNCATE TABLE {DATABASE}.walhouse_sources"));
     stage.postgres.execute(&format!("DROP PUBLICATION {PUBLICATION}"));
     insert(stage, "between");
     stage.postgres.update("TaskRun", "before", &json!({"status": "CANCELED"}));
@@ -43,6 +42,23 @@ fn make_again(stage: &Stage) {
     stage.postgres.execute(&format!(
         "CREATE PUBLICATION {PUBLICATION} FOR TABLE \"TaskRun\"
          WITH (publish = 'insert, update, delete, truncate')"
+    ));
+    let recorded = stage.clickhouse.value(&format!(
+        "SELECT catalog FROM {DATABASE}.walhouse_sources ORDER BY revision DESC LIMIT 1"
+    ));
+    let mut catalog: Value = serde_json::from_str(&recorded).unwrap();
+    let value = |query: &str| stage.postgres.value(query).unwrap().parse::<u32>().unwrap();
+    let publication = &mut catalog["publications"][0];
+    publication["oid"] = json!(value("SELECT oid FROM pg_publication"));
+    publication["version"] = json!(value("SELECT xmin FROM pg_publication"));
+    publication["members"][0]["oid"] = json!(value("SELECT oid FROM pg_publication_rel"));
+    publication["members"][0]["version"] = json!(value("SELECT xmin FROM pg_publication_rel"));
+    let catalog = catalog.to_string().replace('\\', "\\\\").replace('\'', "\\'");
+    stage.clickhouse.execute(&format!(
+        "INSERT INTO {DATABASE}.walhouse_sources
+             (service, slot, system_identifier, catalog, revision)
+         SELECT service, slot, system_identifier, '{catalog}', revision + 1
+         FROM {DATABASE}.walhouse_sources ORDER BY revision DESC LIMIT 1"
     ));
 }
 

@@ -14,7 +14,7 @@ fn column(name: &str, number: i16) -> Column {
         is_missing: false,
         is_generated: false,
         default: None,
-        entry: "as it was".into(),
+        hash: Some("as it was".into()),
         labels: vec![Label { oid: 1, text: "A".into(), version: Some(10) }],
     }
 }
@@ -296,8 +296,43 @@ fn an_entry_that_was_altered_and_reads_as_before_had_another_name_perhaps() {
     // A privilege, a statistics target, a default.
     is_harmless(|now| {
         now.tables[0].columns[1].version = 11;
-        now.tables[0].columns[1].entry = "with a privilege".into();
+        now.tables[0].columns[1].hash = Some("with a privilege".into());
     });
     // Without it nothing goes on, so it was not missed.
     is_harmless(|now| now.tables[0].columns[0].version = 11);
+}
+
+/// As the first version wrote it. What came later is not known of it, and no difference.
+const OLDEST: &str = r#"{"database": 5,
+    "publications": [{"name": "p", "oid": 1, "version": 10, "owner": 10, "options": "all",
+        "members": [{"oid": 2, "version": 10, "of": 50, "options": ""}]}],
+    "tables": [{"name": "public.t", "oid": 50, "is_logged": true, "last_number": 2,
+        "columns": [
+            {"name": "needed", "number": 1, "version": 10, "type_oid": 25, "is_missing": false,
+             "is_generated": false, "default": null, "entry": "d41d8cd98f00b204e9800998ecf8427e",
+             "labels": [{"oid": 1, "text": "A"}]},
+            {"name": "extra", "number": 2, "version": 10, "type_oid": 25, "is_missing": false,
+             "is_generated": false, "default": null, "entry": "d41d8cd98f00b204e9800998ecf8427e",
+             "labels": [{"oid": 1, "text": "A"}]}],
+        "parts": [
+            {"name": "public.part_60", "oid": 60, "filenode": 100, "is_leaf": true,
+             "attached": 10, "is_born": true, "is_empty": false},
+            {"name": "public.part_61", "oid": 61, "filenode": 100, "is_leaf": true,
+             "attached": 10, "is_born": true, "is_empty": false}]}]}"#;
+
+#[test]
+fn a_record_of_an_older_version_is_read_and_what_it_lacks_is_no_difference() {
+    let oldest: Catalog = serde_json::from_str(OLDEST).expect("every later field has a default");
+    let judgement = judge(&oldest, &before(), &COLUMNS);
+    assert!(judgement.differs && !judgement.may_hide_rows(), "{judgement}");
+    assert_eq!(judgement.told, Vec::<String>::new());
+    // An entry that was altered since is in doubt: nobody knows whether it reads as before.
+    let mut now = before();
+    now.tables[0].columns[1].version = 11;
+    let judgement = judge(&oldest, &now, &COLUMNS);
+    assert!(judgement.to_string().contains("column `extra` was altered"), "{judgement}");
+    // A later version may write more.
+    let mut newer = serde_json::to_value(before()).unwrap();
+    newer["tables"][0]["more"] = serde_json::json!(1);
+    assert_eq!(serde_json::from_value::<Catalog>(newer).unwrap(), before());
 }

@@ -271,7 +271,7 @@ impl Server {
             is_missing: false,
             is_generated: false,
             default: None,
-            entry: "".into(),
+            hash: None,
             labels: Vec::new(),
         };
         let part = Part {

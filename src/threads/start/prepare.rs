@@ -480,7 +480,8 @@ fn owe_for_source(
         return Ok(());
     }
     let system_identifier = primary.identity().system_identifier.to_string();
-    let look = source_look::look(client, sql, of, &system_identifier, step())?;
+    let recorded = source_look::recorded(client, config)?;
+    let look = source_look::look(recorded, sql, of, (&system_identifier, true), step())?;
     for told in &look.judgement.told {
         log::warn!("{service}: {told}");
     }

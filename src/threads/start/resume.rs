@@ -19,7 +19,6 @@ use crate::clickhouse::stored::highest_version;
 use crate::clickhouse::{Client, adoptions, backfills};
 use crate::config::ServiceConfig;
 use crate::error::{Error, ErrorKind, Result};
-use crate::machines::catalog::Judgement;
 use crate::machines::lineage::{self, Fork, Gap, Verdict};
 use crate::machines::recovery::{self, Course, Debt};
 use crate::machines::undecodable::Given;
@@ -75,7 +74,7 @@ pub fn resume(mut with: Parties<'_>) -> Result<Resumed> {
     let Outlook { recorded, repair, before, server, slot, verdict, course, debt, reason, .. } =
         ahead;
     let Outlook { database, recorded_database, .. } = ahead;
-    let mut source = ahead.source.ok_or_else(|| bug("go on without a look at the source"))?;
+    let mut source = ahead.source;
     (with.may_write)()?;
     let mut is_usable = slot.is_some_and(|slot| !slot.invalidated);
     let mut revision = repair.as_ref().map_or(0, |row| row.revision);
@@ -197,8 +196,7 @@ struct Outlook {
     course: Course,
     debt: Option<Debt>,
     reason: String,
-    /// `None` where there is nowhere to record it.
-    source: Option<SourceLook>,
+    source: SourceLook,
 }
 
 impl Parties<'_> {
@@ -279,19 +277,21 @@ impl Parties<'_> {
         {
             reason = format!("{ADOPTED}: {reason}");
         }
-        let source = match absent.contains(&sources::SOURCES_TABLE) {
-            false => Some(self.look_at_source(before.is_some(), &server)?),
+        let recorded_source = match absent.contains(&sources::SOURCES_TABLE) {
+            false => source_look::recorded(self.client, self.config)?,
             true => None,
         };
-        if let Some(look) = source.as_ref().filter(|look| look.judgement.may_hide_rows()) {
+        let of = (&*server.system_identifier.to_string(), before.is_some());
+        let config = (self.config, self.mapping);
+        let source = source_look::look(recorded_source, self.sql, config, of, step())?;
+        if source.judgement.may_hide_rows() {
             let of_hidden = recovery::course_of_hidden(course, strategy);
             if of_hidden != course {
-                reason = look.judgement.to_string();
+                reason = source.judgement.to_string();
             }
             course = of_hidden;
         }
-        let hidden = source.as_ref().map_or(&[][..], |look| &look.judgement.hidden);
-        let debt = due(repair.as_ref(), before.as_ref(), course, hidden);
+        let debt = due(repair.as_ref(), before.as_ref(), course, &source.judgement.hidden);
         if let (Some(owed), Some(debt)) = (&repair, debt) {
             let in_debt = recovery::course_in_debt(course, strategy, debt);
             if in_debt != course {
@@ -355,18 +355,6 @@ impl Parties<'_> {
             revision: recorded.map_or(0, |row| row.revision),
         };
         databases::write(self.client, &mut row, self.deadline())
-    }
-
-    fn look_at_source(&mut self, is_known: bool, server: &lineage::Server) -> Result<SourceLook> {
-        let of = (self.config, self.mapping);
-        let system_identifier = server.system_identifier.to_string();
-        let mut look = source_look::look(self.client, self.sql, of, &system_identifier, step())?;
-        if !is_known {
-            // What was there before a state is nobody's promise.
-            look.is_first = true;
-            look.judgement = Judgement::default();
-        }
-        Ok(look)
     }
 
     fn service(&self) -> &'static str {
