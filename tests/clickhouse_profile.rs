@@ -24,7 +24,9 @@ use walhouse::clickhouse::repairs::{self, RepairRow};
 use walhouse::clickhouse::slices::Slicer;
 use walhouse::clickhouse::state::StateRow;
 use walhouse::clickhouse::tables::{self, Definition};
-use walhouse::clickhouse::{Client, cluster, own_tables, refused, running, state, stored, survey};
+use walhouse::clickhouse::{
+    Client, InsertError, cluster, own_tables, refused, running, state, stored, survey,
+};
 use walhouse::halt::Halt;
 use walhouse::machines::recovery::Adopted;
 use walhouse::rows::{Block, JsonForm, Kind, Shape, native};
@@ -579,6 +581,57 @@ fn a_limit_cuts_no_answer() {
             assert!(is_usual || is_told || is_after, "{cut:?}: {what}: {answer:.300}");
         }
     }
+}
+
+/// Goal: no profile has a block dropped as a known one that is none, has one that is sent again
+/// taken for another, keeps it from the views that lack it, or passes over what they refuse; and
+/// none shows what was deleted.
+#[test]
+fn no_profile_loses_or_doubles_a_block_or_hides_what_a_view_refuses() {
+    let walk = Walk::start();
+    let params = walk.params("blocks");
+    let mut client = Client::connect(&params).unwrap();
+    walk.clickhouse.execute("CREATE DATABASE blocks");
+    walk.clickhouse.execute(
+        "CREATE TABLE blocks.t (k String) ENGINE = MergeTree ORDER BY k \
+         SETTINGS non_replicated_deduplication_window = 100",
+    );
+    walk.clickhouse.execute("CREATE TABLE blocks.v_of AS blocks.t");
+    walk.clickhouse.execute("ALTER TABLE blocks.v_of ADD CONSTRAINT few CHECK k != 'late'");
+    walk.clickhouse
+        .execute("CREATE MATERIALIZED VIEW blocks.v TO blocks.v_of AS SELECT k FROM blocks.t");
+    let known = [
+        ("insert_deduplication_token", "x"),
+        ("deduplicate_insert", "disable"),
+        ("deduplicate_blocks_in_dependent_materialized_views", "0"),
+        ("materialized_views_ignore_errors", "1"),
+        ("apply_deleted_mask", "0"),
+    ]
+    .into_iter()
+    .filter(|(name, _)| {
+        let sql = format!("SELECT count() FROM system.settings WHERE name = '{name}'");
+        walk.clickhouse.value(&sql) == "1"
+    });
+    assert!(walk.set_profile(&owned(&known.collect::<Vec<_>>()), ""));
+    let block = |key: &str| {
+        let length = u8::try_from(key.len()).unwrap();
+        [b"\x01\x01\x01k\x06String".as_slice(), &[length], key.as_bytes()].concat()
+    };
+    for key in ["a", "b", "b"] {
+        client.insert("t", &["k"], &[], &block(key), soon()).unwrap();
+    }
+    let refused = client.insert("t", &["k"], &[], &block("late"), soon());
+    assert!(matches!(refused, Err(InsertError::View(_))), "{refused:?}");
+    walk.clickhouse.execute("ALTER TABLE blocks.v_of DROP CONSTRAINT few");
+    client.insert("t", &["k"], &[], &block("late"), soon()).unwrap();
+    let rows = |client: &mut Client, table: &str| {
+        let sql = format!("SELECT arrayStringConcat(arraySort(groupArray(k)), ' ') FROM {table}");
+        client.query(&sql, soon()).unwrap()[0][0].clone().unwrap()
+    };
+    assert_eq!(rows(&mut client, "blocks.t"), "a b late");
+    assert_eq!(rows(&mut client, "blocks.v_of"), "a b late");
+    walk.clickhouse.execute("DELETE FROM blocks.t WHERE k = 'a'");
+    assert_eq!(rows(&mut client, "blocks.t"), "b late");
 }
 
 /// Goal: a profile that lets no setting be changed is told with what mends it.

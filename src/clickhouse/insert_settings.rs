@@ -20,6 +20,10 @@ const INSERT_SETTINGS: &[(&str, &str)] = &[
     // A block that is sent again is dropped by tables that keep such a log, so that materialized
     // views do not count it twice. Not with a quorum: see there.
     ("insert_deduplicate", "1"),
+    // Each block has its own: with one of the profile's, all but the first would be dropped.
+    ("insert_deduplication_token", ""),
+    // What a view refuses is to be told; where it is passed over we say so.
+    ("materialized_views_ignore_errors", "0"),
     // A block hardly ever has two rows of one key, so that merging it before it is written finds
     // nothing to leave out: a tenth of ClickHouse's CPU on small rows.
     ("optimize_on_insert", "0"),
@@ -51,6 +55,12 @@ pub const JSON_TYPE_OLD: &str = "allow_experimental_json_type";
 /// Since 2026 it wins over `insert_deduplicate`; where it is not known, that one holds.
 const DEDUPLICATE: &str = "deduplicate_insert";
 
+/// A block that a view refused after the table had taken it comes again, and is a known one to the
+/// table: with this it is pushed to the views all the same, whose own tables drop what they have.
+/// So each view has each row, as since 2026 by default. A server that does not know `DEDUPLICATE`
+/// refuses it beside `async_insert`, whose blocks are not dropped as known there.
+const DEDUPLICATE_IN_VIEWS: &str = "deduplicate_blocks_in_dependent_materialized_views";
+
 /// Optional settings that a server has refused as unknown, so that they are not sent again.
 #[derive(Debug, Default)]
 pub struct Unknown(Vec<&'static str>);
@@ -75,7 +85,7 @@ impl Unknown {
         if self.contains(name) || caller.iter().any(|(sent, _)| *sent == name) {
             return false;
         }
-        match settings::names().any(|of_all| of_all == name) {
+        match name == DEDUPLICATE || settings::names().any(|of_all| of_all == name) {
             // Nobody can have changed it there.
             true => log::debug!("clickhouse does not know the setting `{name}`; it is left out"),
             false => {
@@ -118,14 +128,17 @@ pub fn of_insert(
     if unknown.contains(JSON_TYPE) && !unknown.contains(JSON_TYPE_OLD) {
         settings.push((JSON_TYPE_OLD, "1"));
     }
+    let is_async = params.insert_strategy == InsertStrategy::InsertAsync;
+    let in_views = if is_async && unknown.contains(DEDUPLICATE) { "0" } else { "1" };
+    settings.push((DEDUPLICATE_IN_VIEWS, in_views));
     settings.extend_from_slice(caller);
     let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
     let mut settings: Vec<(String, String)> = settings.iter().map(owned).collect();
-    if let Some(quorum) = params.quorum {
-        settings.extend(of_quorum(params, quorum));
-        if quorum.asks_for_others() && !unknown.contains(DEDUPLICATE) {
-            settings.push((DEDUPLICATE.to_owned(), "disable".to_owned()));
-        }
+    settings.extend(of_quorum(params));
+    if !unknown.contains(DEDUPLICATE) {
+        let asks_for_others = params.quorum.is_some_and(Quorum::asks_for_others);
+        let deduplicate = if asks_for_others { "disable" } else { "enable" };
+        settings.push((DEDUPLICATE.to_owned(), deduplicate.to_owned()));
     }
     settings
 }
@@ -137,8 +150,13 @@ pub fn of_insert(
 /// quorum of the part that it has is no longer pending, and takes its end for success; but if the
 /// replica that wrote the part is gone meanwhile, the quorum is marked as failed, which ends it as
 /// well, and the part is thrown away. Without deduplication each attempt has a quorum of its own,
-/// and rows that are there twice are one by their version.
-fn of_quorum(params: &Params, quorum: Quorum) -> Vec<(String, String)> {
+/// and rows that are there twice are one by their version. So a quorum of the profile, which would
+/// come with deduplication, is none for us.
+fn of_quorum(params: &Params) -> Vec<(String, String)> {
+    let Some(quorum) = params.quorum else {
+        let none = [("insert_quorum", "0"), ("async_insert_deduplicate", "0")];
+        return none.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    };
     // The server says what became of it while somebody still listens; writing itself takes time.
     let timeout = params.request_timeout / 2;
     let deduplicate = if quorum.asks_for_others() { "0" } else { "1" };
@@ -166,7 +184,9 @@ mod tests {
     #[test]
     fn a_quorum_is_answered_before_the_request_is_given_up() {
         let (params, _) = Params::parse("http://h:1?request_timeout=5000").expect("it is a URL");
-        assert_eq!(value(&params, "insert_quorum"), None);
+        // One of the profile's would come with deduplication.
+        assert_eq!(value(&params, "insert_quorum").as_deref(), Some("0"));
+        assert_eq!(value(&params, "insert_deduplicate").as_deref(), Some("1"));
         let params = Params { quorum: Some(Quorum::Replicas(3)), ..params };
         assert_eq!(value(&params, "insert_quorum").as_deref(), Some("3"));
         assert_eq!(value(&params, "insert_quorum_timeout").as_deref(), Some("2500"));
@@ -178,6 +198,24 @@ mod tests {
         assert_eq!(value(&params, "insert_quorum").as_deref(), Some("auto"));
         let params = Params { quorum: Some(Quorum::Replicas(1)), ..params };
         assert_eq!(value(&params, "insert_deduplicate").as_deref(), Some("1"));
-        assert_eq!(value(&params, "deduplicate_insert"), None);
+        assert_eq!(value(&params, "deduplicate_insert").as_deref(), Some("enable"));
+    }
+
+    /// Goal: an old server, which refuses both together, takes inserts that are asynchronous.
+    #[test]
+    fn views_are_pushed_to_again_where_blocks_may_be_dropped_as_known() {
+        let (params, _) = Params::parse("http://h:1").expect("it is a URL");
+        let insert_strategy = InsertStrategy::InsertAsync;
+        let of_async = Params { insert_strategy, ..params.clone() };
+        for (params, unknown, expected) in [
+            (&params, Unknown::default(), "1"),
+            (&params, Unknown(vec![DEDUPLICATE]), "1"),
+            (&of_async, Unknown::default(), "1"),
+            (&of_async, Unknown(vec![DEDUPLICATE]), "0"),
+        ] {
+            let settings = of_insert(params, &unknown, &[]);
+            let said = settings.iter().rev().find(|(name, _)| name == DEDUPLICATE_IN_VIEWS);
+            assert_eq!(said.map(|(_, value)| value.as_str()), Some(expected));
+        }
     }
 }

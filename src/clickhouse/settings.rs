@@ -18,6 +18,11 @@ pub const STATEMENT_SETTINGS: &[(&str, &str)] = &[
     ("additional_result_filter", ""),
     ("filter", ""),
     ("use_query_cache", "0"),
+    // What was deleted or changed by a lightweight statement is.
+    ("apply_deleted_mask", "1"),
+    ("apply_patch_parts", "1"),
+    // Of this host alone: which rows it has is waited for.
+    ("allow_experimental_parallel_reading_from_replicas", "0"),
     ("skip_unavailable_shards", "0"),
     ("result_overflow_mode", "throw"),
     ("read_overflow_mode", "throw"),
