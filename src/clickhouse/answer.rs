@@ -5,6 +5,8 @@
 //! server since 20.x puts the id of the query into the head of each answer, so what lacks it is
 //! none of ClickHouse's. Pure, so that each kind of answer can be tried.
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use super::refusal::Refusal;
@@ -116,6 +118,11 @@ impl Foreign {
         matches!(self.status, 408 | 413 | 504)
     }
 
+    /// Whether it was too slow for a proxy.
+    pub fn is_of_time(self) -> bool {
+        matches!(self.status, 408 | 504)
+    }
+
     /// Nothing of the text: it may hold rows.
     pub fn cause(self) -> String {
         let status = self.status;
@@ -157,6 +164,14 @@ impl Foreign {
         }
     }
 }
+
+impl fmt::Display for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.cause())
+    }
+}
+
+impl std::error::Error for Foreign {}
 
 #[cfg(test)]
 mod tests {

@@ -42,6 +42,8 @@ pub enum InsertError {
     Data(Box<Refusal>),
     /// The table may have taken the rows; a view behind it refused them.
     View(Box<Refusal>),
+    /// The same, for a limit: it may take less at a time.
+    LargeForView(Box<Refusal>),
 }
 
 /// Raw bytes per compressed frame. ClickHouse writes frames of this size itself.
@@ -50,6 +52,16 @@ const FRAME_BYTES: usize = 1 << 20;
 const PLAIN_BYTES: usize = 1 << 18;
 /// What ClickHouse parses of a statement by default is a little more (`max_query_size`, 256 KiB).
 const STATEMENT_BYTES_PLAIN: usize = 250_000;
+/// Reading ends with the first row, but the limits of a profile are held against all that there is
+/// to read; and where reading just stopped at one, the INSERT would write nothing, unseen.
+const READ_OF_ONE_ROW: [(&str, &str); 6] = [
+    ("max_rows_to_read", "0"),
+    ("max_rows_to_read_leaf", "0"),
+    ("max_bytes_to_read", "0"),
+    ("max_bytes_to_read_leaf", "0"),
+    ("max_columns_to_read", "0"),
+    ("max_partitions_to_read", "-1"),
+];
 /// By it a query is known as ours.
 pub const QUERY_ID_PREFIX: &str = "walhouse-";
 
@@ -69,7 +81,9 @@ impl InsertError {
             InsertError::Retry(error) | InsertError::Lost(error) | InsertError::Large(error) => {
                 error
             }
-            InsertError::Data(refusal) | InsertError::View(refusal) => {
+            InsertError::Data(refusal)
+            | InsertError::View(refusal)
+            | InsertError::LargeForView(refusal) => {
                 refused(format!("insert into `{table}`"), *refusal)
             }
         }
@@ -243,8 +257,10 @@ impl Client {
     ) -> std::result::Result<bool, InsertError> {
         let name = self.qualified(table);
         let from = format!("FROM {name} WHERE {condition} LIMIT 1");
-        let found =
-            self.query(&format!("SELECT 1 {from}"), deadline).map_err(InsertError::Retry)?;
+        let settings = [&READ_OF_ONE_ROW[..], settings].concat();
+        let found = self
+            .query_with(&format!("SELECT 1 {from}"), &READ_OF_ONE_ROW, deadline)
+            .map_err(InsertError::Retry)?;
         if found.is_empty() {
             return Ok(false);
         }
@@ -252,7 +268,7 @@ impl Client {
             "INSERT INTO {name} SELECT * {from} \
              SETTINGS asterisk_include_materialized_columns = 0, asterisk_include_alias_columns = 0"
         );
-        self.send(&sql, table, &[], settings, |_| std::iter::empty(), deadline)?;
+        self.send(&sql, table, &[], &settings, |_| std::iter::empty(), deadline)?;
         Ok(true)
     }
 
@@ -300,6 +316,9 @@ impl Client {
                     return Err(match refusal.verdict() {
                         Verdict::Data | Verdict::Unknown => InsertError::Data(Box::new(refusal)),
                         Verdict::View => InsertError::View(Box::new(refusal)),
+                        Verdict::Size if refusal.view.is_some() => {
+                            InsertError::LargeForView(Box::new(refusal))
+                        }
                         Verdict::Size => InsertError::Large(refused(doing, refusal)),
                         Verdict::Setup | Verdict::Busy => {
                             InsertError::Retry(refused(doing, refusal))
@@ -428,7 +447,7 @@ impl Client {
                 }
                 Said::Foreign(foreign) => {
                     let why = if foreign.is_of_size() { Why::Large } else { Why::Away };
-                    (unreachable, why, foreign.cause(), Some(foreign.hint()))
+                    (unreachable, why, Cause::from(foreign), Some(foreign.hint()))
                 }
             },
             Err(Failure::Halted) => {
@@ -443,16 +462,16 @@ impl Client {
                 });
             }
             Err(Failure::Late) => {
-                (unreachable, Why::Large, "no answer in time".to_owned(), Some(LATE_HINT))
+                (unreachable, Why::Large, "no answer in time".into(), Some(LATE_HINT))
             }
             Err(Failure::Connect(cause)) => {
                 let hint = certificate_hint(&cause);
-                (unreachable, Why::Away, cause, hint)
+                (unreachable, Why::Away, cause.into(), hint)
             }
-            Err(Failure::Lost(cause)) => (unreachable, Why::Lost, cause, None),
-            Err(Failure::Invalid(cause)) => (ErrorKind::Setup, Why::Away, cause, None),
+            Err(Failure::Lost(cause)) => (unreachable, Why::Lost, cause.into(), None),
+            Err(Failure::Invalid(cause)) => (ErrorKind::Setup, Why::Away, cause.into(), None),
         };
-        self.leave(&cause);
+        self.leave(&cause.to_string());
         let doing = format!("{doing} at `{}`", self.endpoint());
         let error = Error::new(kind, doing).because(cause);
         let error = match hint {
@@ -467,6 +486,8 @@ impl Client {
         Err(NoAnswer { error, why })
     }
 }
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// What became of the statement is not known.
 struct NoAnswer {

@@ -10,6 +10,7 @@
 //!   only suspects are left   -> the same; then each without the document that is named, or in turn
 //!                               without each; then refused as a whole; and the same once more
 //!   refused by a view -> halves -> one row, which lands with the view's errors passed over
+//!   too much for a view -> less at a time; a row alone: after a few waits, refused by the view
 //! ```
 //!
 //! So a refusal is about a row only where a row known to be good was taken right before and right
@@ -32,6 +33,8 @@ pub enum Fault {
     Rows(Blame),
     /// A materialized view refuses what the table takes.
     View,
+    /// The same, for a limit: it may take less at a time.
+    LargeForView,
 }
 
 /// What a refusal says of its cause.
@@ -88,6 +91,8 @@ pub enum Known {
     Landed(usize),
     /// One that the table has.
     OfTable,
+    /// The same of a table without versions, where it stands twice from then on.
+    CopyOfTable,
 }
 
 /// Before the next step.
@@ -102,11 +107,18 @@ pub enum Then {
 
 /// Refused in a row before a row known to be good is tried: the whole and both halves.
 const PROBE_AFTER: u32 = 3;
+/// The same of a table without versions, where the answer is to hold.
+const HOLD_AFTER: u32 = 16;
+/// Held so often, a table without versions is asked by a copy of one of its rows: that it stands
+/// twice is less than that nothing is streamed for ever.
+const HOLDS_BEFORE_COPY: u32 = 8;
 /// Lost connections in a row before the size is doubted: the same block again is dropped as known
 /// by tables that keep a log of blocks, and a part of it is not.
 const LOST_MAX: u32 = 3;
 /// Refused by a view in a row, and it takes nothing: the rest of the block is not asked for.
 const REFUSED_BY_VIEWS_MAX: u32 = 16;
+/// A row alone that is too much for a view is waited for so often: memory may be short for a while.
+const VIEW_WAITS: u32 = 3;
 /// Around a bad row at least so many are tried at a time.
 const WINDOW_MIN: usize = 16;
 
@@ -168,10 +180,19 @@ pub struct Salvage {
     refused_in_a_row: u32,
     lost_in_a_row: u32,
     probe_at: u32,
+    /// Anything has landed, of a table without versions.
+    has_landed: bool,
+    /// In a row, of a table without versions.
+    holds: u32,
+    /// While it is held, one row after the other is tried for all of them.
+    scout: Option<usize>,
     /// Rows tried at a time while bad ones are being found.
     window: usize,
     landed_since_suspect: usize,
     refused_by_views: u32,
+    waits_for_view: u32,
+    /// A row alone was too much for a view: its limit is not one of size.
+    is_view_beyond_size: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -208,9 +229,14 @@ impl Salvage {
             refused_in_a_row: 0,
             lost_in_a_row: 0,
             probe_at: PROBE_AFTER,
+            has_landed: false,
+            holds: 0,
+            scout: None,
             window: usize::MAX,
             landed_since_suspect: 0,
             refused_by_views: 0,
+            waits_for_view: 0,
+            is_view_beyond_size: false,
         };
         salvage.push(0..rows, Views::Heard, false);
         salvage
@@ -219,7 +245,14 @@ impl Salvage {
     /// The same step again until its outcome is told.
     pub fn step(&self, fit: &Fit) -> Step {
         if self.is_probing {
-            return Step::Probe(self.landed.map_or(Known::OfTable, Known::Landed));
+            return Step::Probe(match self.landed {
+                Some(row) => Known::Landed(row),
+                None if !self.can_repeat && HOLDS_BEFORE_COPY <= self.holds => Known::CopyOfTable,
+                None => Known::OfTable,
+            });
+        }
+        if let Some(row) = self.scout {
+            return Step::Insert { rows: row..row + 1, views: Views::Heard };
         }
         if let Some(piece) = self.pending.last() {
             let most = self.window.min(fit.rows_max.unwrap_or(usize::MAX)).max(1);
@@ -246,6 +279,11 @@ impl Salvage {
         self.lost_in_a_row = 0;
         match step {
             Step::Probe(_) => self.on_probed(),
+            Step::Insert { rows, .. } if self.scout.take().is_some() => {
+                self.on_taken();
+                self.landed = Some(rows.start);
+                self.take_out(rows.start);
+            }
             Step::Insert { rows, .. } if !self.pending.is_empty() => {
                 fit.on_landed(rows.len(), now);
                 if self.window <= rows.len() {
@@ -255,7 +293,7 @@ impl Salvage {
                 self.on_taken();
                 let Some(mut piece) = self.pending.pop() else { return };
                 if piece.views == Views::Heard {
-                    self.refused_by_views = 0;
+                    (self.refused_by_views, self.waits_for_view) = (0, 0);
                     self.landed = Some(rows.start);
                 }
                 piece.rows.start = rows.end;
@@ -291,20 +329,33 @@ impl Salvage {
                 Then::Wait
             }
             (_, Fault::Away | Fault::Lost | Fault::Large) => Then::Wait,
-            (Step::Probe(_), Fault::View) => {
+            (Step::Probe(_), Fault::View | Fault::LargeForView) => {
                 // The table itself has taken it.
                 self.on_probed();
                 Then::GoOn
             }
             (Step::Probe(_), Fault::Rows(_)) => self.hold(),
+            (Step::Insert { .. }, Fault::Rows(_)) if self.scout.is_some() => self.hold(),
+            (Step::Insert { .. }, Fault::View | Fault::LargeForView) if self.scout.is_some() => {
+                // The table itself has taken it.
+                self.scout = None;
+                self.on_taken();
+                Then::GoOn
+            }
             (Step::Insert { rows, views }, Fault::View) if !self.pending.is_empty() => {
                 self.on_view(rows, views)
+            }
+            (Step::Insert { rows, views }, Fault::LargeForView) if !self.pending.is_empty() => {
+                self.on_large_for_view(rows, views, fit, now)
             }
             (Step::Insert { rows, .. }, Fault::Rows(blame)) if !self.pending.is_empty() => {
                 self.on_refused(rows, blame);
                 Then::GoOn
             }
-            (Step::Insert { views, .. } | Step::Blank { views, .. }, Fault::View) => {
+            (
+                Step::Insert { views, .. } | Step::Blank { views, .. },
+                Fault::View | Fault::LargeForView,
+            ) => {
                 let Some(suspect) = self.suspects.last_mut() else { return Then::GoOn };
                 suspect.views = Views::PassedOver { all: false };
                 if views == Views::Heard { Then::GoOn } else { Then::Wait }
@@ -331,7 +382,15 @@ impl Salvage {
     fn on_taken(&mut self) {
         self.refused_in_a_row = 0;
         self.probe_at = PROBE_AFTER;
+        self.holds = 0;
         self.is_proven = true;
+        if !self.can_repeat && !std::mem::replace(&mut self.has_landed, true) {
+            // What was refused before may have been refused with all others.
+            for row in std::mem::take(&mut self.refused) {
+                let again = self.suspect(row, Views::Heard, Column::Unnamed);
+                self.suspects.insert(0, again);
+            }
+        }
     }
 
     fn on_probed(&mut self) {
@@ -366,9 +425,10 @@ impl Salvage {
             }
             None => self.halve(rows, views),
         }
-        if self.probe_at <= self.refused_in_a_row && self.can_repeat {
-            self.is_probing = true;
-        }
+        self.is_probing = match self.can_repeat {
+            true => self.probe_at <= self.refused_in_a_row,
+            false => !self.has_landed && self.probe_at.max(HOLD_AFTER) <= self.refused_in_a_row,
+        };
     }
 
     fn on_view(&mut self, rows: Range<usize>, views: Views) -> Then {
@@ -392,6 +452,32 @@ impl Salvage {
             self.halve(rows, views);
         }
         Then::GoOn
+    }
+
+    /// A limit was met where the rows are pushed to a view.
+    fn on_large_for_view(
+        &mut self,
+        rows: Range<usize>,
+        views: Views,
+        fit: &mut Fit,
+        now: Instant,
+    ) -> Then {
+        if views != Views::Heard || self.is_view_beyond_size {
+            return self.on_view(rows, views);
+        }
+        if 1 < rows.len() {
+            self.refused_by_views = self.refused_by_views.saturating_add(1);
+            fit.on_too_large(rows.len(), now);
+            return Then::GoOn;
+        }
+        if self.waits_for_view < VIEW_WAITS {
+            self.waits_for_view += 1;
+            return Then::Wait;
+        }
+        // Less at a time has not helped, so the table is not asked to take less.
+        self.is_view_beyond_size = true;
+        *fit = Fit::default();
+        self.on_view(rows, views)
     }
 
     /// Alone, after a row known to be good was taken.
@@ -451,7 +537,8 @@ impl Salvage {
         let singles = suspects.chain(self.refused.drain(..)).map(|row| row..row + 1);
         let mut left: Vec<Range<usize>> = left.chain(singles).collect();
         left.sort_unstable_by_key(|rows| std::cmp::Reverse(rows.start));
-        *self = Salvage::of(0, self.documents, self.can_repeat);
+        let holds = self.holds.saturating_add(1);
+        *self = Salvage { holds, ..Salvage::of(0, self.documents, self.can_repeat) };
         // It is asked for by one row, not by all of them.
         self.is_probing = self.can_repeat;
         for rows in left {
@@ -460,7 +547,26 @@ impl Salvage {
                 _ => self.push(rows, Views::Heard, false),
             }
         }
+        // From time to time all that can be done for a row is, as it is to be asked for by a copy.
+        if !self.can_repeat && !holds.is_multiple_of(HOLDS_BEFORE_COPY) {
+            let rows: usize = self.pending.iter().map(|piece| piece.rows.len()).sum();
+            let mut all = self.pending.iter().rev().flat_map(|piece| piece.rows.clone());
+            self.scout = all.nth(holds as usize % rows.max(1));
+        }
         Then::Hold
+    }
+
+    /// The row has landed, and those around it have not.
+    fn take_out(&mut self, row: usize) {
+        let Some(at) = self.pending.iter().position(|piece| piece.rows.contains(&row)) else {
+            return;
+        };
+        let piece = self.pending.remove(at);
+        for rows in [row + 1..piece.rows.end, piece.rows.start..row] {
+            if !rows.is_empty() {
+                self.pending.insert(at.min(self.pending.len()), Piece { rows, ..piece.clone() });
+            }
+        }
     }
 
     /// What follows without an INSERT.
@@ -481,8 +587,9 @@ impl Salvage {
         if is_judging && is_begun && !self.is_proven {
             if self.can_repeat {
                 self.is_probing = true;
-            } else if self.landed.is_some() || !self.suspects.is_empty() {
-                // Written again it would be there twice. What has landed of the block must do.
+            } else if self.has_landed || !self.suspects.is_empty() && self.holds < HOLDS_BEFORE_COPY
+            {
+                // Written again it would be there twice. What lands of the block must do.
                 self.is_proven = true;
             } else {
                 self.is_probing = true;

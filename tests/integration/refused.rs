@@ -188,3 +188,71 @@ fn only_the_document_that_is_named_is_made_empty() {
     // Two INSERTs at most: all but it, and it without the document.
     program.stop();
 }
+
+/// Goal: a row that is refused for what is computed from it is told from a table that takes none,
+/// also where the made-up row is refused for the same, and under limits on what is read.
+#[test]
+fn a_row_is_told_from_its_table_where_the_made_up_one_is_refused_too() {
+    for (check, profile) in [
+        ("throwIf(queue != 'good') = 0", ""),
+        ("queue = 'good'", "max_rows_to_read=200&max_bytes_to_read=1000000&force_primary_key=1"),
+    ] {
+        let stage = Stage::own();
+        let mut program = start(&stage);
+        insert_runs(&stage, "before", 300, |_| json!({"queue": "good"}));
+        stage.settle(&mut program, &["runs"]);
+        add_constraint(&stage, check);
+        stage.clickhouse.set_profile(profile);
+        insert_runs(&stage, "r", 1, |_| json!({"queue": "bad"}));
+        stage.settle(&mut program, &["runs"]);
+        stage.clickhouse.set_profile("");
+        let report = compare(&stage.postgres, &stage.clickhouse, Scope::RUNS);
+        assert_eq!(report.names(), ["task_runs_v2 r00 lost"], "{report}");
+        assert_eq!(kept(&stage).len(), 1, "{check}");
+        program.stop();
+    }
+}
+
+/// Goal: a table without versions that refuses everything is held at a small cost, and takes every
+/// row when it is mended; one row that it refuses does not hold it for ever.
+#[test]
+fn a_table_without_versions_is_held_and_is_not_held_for_ever() {
+    const TABLE: &str = "raw_task_runs_payload_v1";
+    let stage = Stage::own();
+    stage.clickhouse.execute(&format!("CREATE DATABASE {DATABASE}"));
+    stage.clickhouse.execute(&format!(
+        "CREATE TABLE {DATABASE}.{TABLE} (run_id String, created_at DateTime64(3), payload JSON) \
+         ENGINE = MergeTree ORDER BY run_id"
+    ));
+    let mut program = start(&stage);
+    insert_runs(&stage, "before", 1, |_| json!({}));
+    stage.settle(&mut program, &["runs"]);
+    let alter = |what: &str| {
+        stage.clickhouse.execute(&format!("ALTER TABLE {DATABASE}.{TABLE} {what}"));
+    };
+    alter("ADD CONSTRAINT refuse CHECK 0");
+    // Counts, and changes nothing.
+    stage.clickhouse.add_fault(&format!("action=delay_before&ms=0&table={TABLE}"));
+    insert_runs(&stage, "r", 40, |_| json!({}));
+    program.wait_metric(OUTAGE, |outage| outage == 1.0);
+    program.wait_for_log("refuses every row");
+    let hits = stage.clickhouse.fault_hits();
+    assert!(hits <= 60, "{hits}");
+    alter("DROP CONSTRAINT refuse");
+    stage.settle(&mut program, &["runs"]);
+    let rows = |run: &str| {
+        let sql = format!("SELECT count() FROM {DATABASE}.{TABLE} WHERE run_id LIKE '{run}%'");
+        stage.clickhouse.value(&sql)
+    };
+    assert_eq!((rows("r").as_str(), kept(&stage).len()), ("40", 0));
+    alter("ADD CONSTRAINT refuse CHECK run_id != 's00'");
+    insert_runs(&stage, "s", 1, |_| json!({}));
+    stage.settle(&mut program, &["runs"]);
+    let kept = kept(&stage);
+    assert_eq!((kept.len(), &kept[0][0], &kept[0][1]), (1, &json!("s00"), &json!("")));
+    program.wait_for_log("takes a copy of a row that it has");
+    insert_runs(&stage, "t", 2, |_| json!({}));
+    stage.settle(&mut program, &["runs"]);
+    assert_eq!(rows("t"), "2");
+    program.stop();
+}

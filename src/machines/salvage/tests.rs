@@ -12,6 +12,8 @@ enum Row {
     Poison,
     /// A view throws.
     Unseen,
+    /// It is too much for a view, even alone.
+    Heavy,
 }
 
 /// A table, its server and what stands before it.
@@ -31,6 +33,8 @@ struct World {
     /// The same of the server: no answer.
     away_until: usize,
     view_is_broken: bool,
+    /// Rows that a view takes at a time; 0: a row alone is too much for it.
+    view_rows_max: usize,
     has_known: bool,
 }
 
@@ -46,6 +50,7 @@ impl World {
             refuses_until: 0,
             away_until: 0,
             view_is_broken: false,
+            view_rows_max: usize::MAX,
             has_known: true,
         }
     }
@@ -65,7 +70,7 @@ impl World {
                 assert!(self.can_repeat, "it would be there twice");
                 (*row..row + 1, &[][..], Views::Heard)
             }
-            Step::Probe(Known::OfTable) => {
+            Step::Probe(Known::OfTable | Known::CopyOfTable) => {
                 let refused = self.refuses_all(inserts);
                 return match (refused, self.view_is_broken) {
                     (true, _) => Err(Fault::Rows(Blame::default())),
@@ -79,7 +84,7 @@ impl World {
             return Err(Fault::Large);
         }
         let is_refused = |row: &Row| match row {
-            Row::Good | Row::Unseen => false,
+            Row::Good | Row::Unseen | Row::Heavy => false,
             Row::Bad(at) => !blanked.contains(at),
             Row::AllBad => blanked.len() < self.documents,
             Row::Poison => true,
@@ -101,6 +106,9 @@ impl World {
             return Err(Fault::Rows(Blame { row: self.names.then_some(at), column }));
         }
         let is_heard = views == Views::Heard;
+        if is_heard && (self.view_rows_max < rows.len() || rows.contains(&Row::Heavy)) {
+            return Err(Fault::LargeForView);
+        }
         if is_heard && (self.view_is_broken || rows.contains(&Row::Unseen)) {
             return Err(Fault::View);
         }
@@ -133,7 +141,8 @@ fn run(world: &World, fit: &mut Fit, now: Instant, holds_max: usize) -> Landed {
         }
         landed.inserts += 1;
         assert!(landed.inserts < 1_000_000, "it ends");
-        if matches!(step, Step::Probe(_)) && !(world.has_known && world.can_repeat) {
+        let is_asked = step == Step::Probe(Known::CopyOfTable) || world.can_repeat;
+        if matches!(step, Step::Probe(_)) && !(world.has_known && is_asked) {
             landed.holds += usize::from(salvage.on_none_known() == Then::Hold);
         } else {
             if let Step::Insert { rows, .. } = &step {
@@ -225,6 +234,48 @@ fn a_table_that_refuses_everything_is_held_and_refuses_nothing() {
     }
 }
 
+/// Goal: the same of a table without versions, which is not asked by a row that it has; it costs no
+/// more than an INSERT at each attempt, and a few where its rows are looked at closely.
+#[test]
+fn a_table_without_versions_that_refuses_everything_is_held_at_a_small_cost() {
+    for rows in [1, 2, 14, 5_000] {
+        let mut world = World { can_repeat: false, ..World::of(&vec![Row::Good; rows]) };
+        world.refuses_until = usize::MAX;
+        let landed = run(&world, &mut Fit::default(), Instant::now(), 80);
+        assert_eq!((landed.holds, landed.rows.len()), (80, 0), "{rows}");
+        assert_eq!((landed.refused.len(), landed.blanked.len()), (0, 0), "{rows}");
+        assert!(landed.inserts <= 80 + 11 * 60, "{rows}: {}", landed.inserts);
+        // Whenever it is mended, all of them land, once.
+        for refuses_until in (0..120).chain([500]) {
+            let landed = land(&World { refuses_until, ..world.clone() });
+            let mut seen = landed.rows;
+            seen.extend(landed.blanked.iter().map(|(row, _)| row));
+            seen.sort_unstable();
+            assert!(seen.into_iter().eq(0..rows), "{rows} {refuses_until}");
+            // The one that was being tried without a document at that moment: none can be asked.
+            assert!(landed.refused.is_empty() && landed.blanked.len() <= 1, "{rows}");
+        }
+    }
+}
+
+/// Goal: a row that is refused alone in its block does not hold a table without versions for ever,
+/// if the table takes a row that it has; and good ones behind many bad ones are found.
+#[test]
+fn a_table_without_versions_that_is_well_is_not_held_for_ever() {
+    let world = World { can_repeat: false, ..World::of(&[Row::Poison]) };
+    let landed = land(&world);
+    assert_eq!((landed.holds, landed.refused), (8, vec![0]));
+    let landed = run(&World { has_known: false, ..world }, &mut Fit::default(), Instant::now(), 99);
+    assert_eq!((landed.holds, landed.refused), (99, vec![]));
+    for has_known in [true, false] {
+        let mut block = vec![Row::Poison; 40];
+        block.extend([Row::Good, Row::Bad(1)]);
+        let landed = land(&World { can_repeat: false, has_known, ..World::of(&block) });
+        assert_eq!((landed.rows, landed.blanked), (vec![40], vec![(41, vec![1])]));
+        assert_eq!(landed.refused.len(), 40, "{has_known}");
+    }
+}
+
 /// Goal: whenever the table is mended, all rows land, and none is refused on the way.
 #[test]
 fn a_table_that_is_mended_at_any_moment_takes_every_row() {
@@ -293,6 +344,33 @@ fn what_a_view_refuses_lands_unchanged() {
     landed.rows.sort_unstable();
     assert_eq!((landed.rows, landed.unseen), (vec![0, 1, 4], vec![1]));
     assert_eq!((landed.refused, landed.blanked), (vec![2], vec![(3, vec![1])]));
+}
+
+/// Goal: a limit that a view meets makes INSERTs smaller, and where a row alone meets it, the row
+/// lands without the view; nothing is held for it, and no row is sent alone for ever.
+#[test]
+fn what_is_too_much_for_a_view_lands_and_holds_nothing_up() {
+    for rows in [1, 2, 14, 500, 5_000] {
+        for bad in [0, rows / 2, rows - 1] {
+            let mut block = vec![Row::Good; rows];
+            block[bad] = Row::Heavy;
+            let mut fit = Fit::default();
+            let landed = run(&World::of(&block), &mut fit, Instant::now(), 1);
+            assert_eq!((landed.rows.len(), landed.unseen), (rows, vec![bad]));
+            assert_eq!((landed.refused, landed.blanked, landed.waits), (vec![], vec![], 3));
+            assert_eq!(fit.rows_max(), None, "it is not of size");
+            assert!(landed.inserts <= 50, "{rows} {bad}: {}", landed.inserts);
+        }
+        // A view that takes nothing, whatever the size.
+        let world = World { view_rows_max: 0, ..World::of(&vec![Row::Good; rows]) };
+        let landed = land(&world);
+        assert_eq!((landed.rows.len(), landed.unseen.len(), landed.waits), (rows, rows, 3));
+        assert!(landed.inserts <= 50, "{}", landed.inserts);
+        // One that takes some of them at a time has them all.
+        let world = World { view_rows_max: 10, ..world };
+        let landed = land(&world);
+        assert_eq!((landed.rows.len(), landed.unseen, landed.waits), (rows, vec![], 0));
+    }
 }
 
 /// Goal: the size that lands is found by halves, kept for a while, and grown again.

@@ -273,6 +273,17 @@ impl Landing {
             Step::Probe(Known::Landed(row)) if self.can_repeat(tried.block) => {
                 insert(client, tried.block, &order[*row..=*row], &[], &ALONE)
             }
+            Step::Probe(Known::CopyOfTable) => {
+                let is_there = client.insert_again(table, "true", &ALONE, deadline)?;
+                if is_there {
+                    log::warn!(
+                        "{}: `{table}` takes a copy of a row that it has: what it refuses is about \
+                         the rows that are refused",
+                        with.service
+                    );
+                }
+                Ok(is_there)
+            }
             Step::Probe(_) if !self.can_repeat(tried.block) => Ok(false),
             Step::Probe(_) => {
                 let trial = trial::tombstone(self.target, tried.block.shape());
@@ -347,15 +358,23 @@ impl Landing {
             ..self.kept_row(with, tried, row)
         }));
         let (service, table) = (with.service, self.target.table);
-        let view = refusal.view.as_deref().unwrap_or_default();
+        // Of a view whose own table is gone, some servers (26) name the table that it reads.
+        let of_table = format!(".{table}");
+        let view = refusal.view.as_deref().filter(|view| !view.ends_with(&of_table));
+        let (view, way) = match view.filter(|view| !view.is_empty()) {
+            Some(view) => (format!("view `{view}`"), format!("Mend it, or DROP VIEW {view};")),
+            None => {
+                ("a view".to_owned(), "Find it with `dependencies_table` of system.tables;".into())
+            }
+        };
         log::error!(
-            "{service}: view `{view}` refused {} rows of `{table}`: {refusal}; they are in \
-             `{table}`, and the view lacks them",
+            "{service}: {view} refused {} rows of `{table}`: {refusal}; they are in `{table}`, \
+             and the view lacks them, as does any other view that refuses them",
             tried.unseen.len()
         );
         log::error!(
-            "{service}:   hint: Mend the view, or DROP VIEW {view}; then fill it again from \
-             `{table}`."
+            "{service}:   hint: {way} then fill it again from `{table}`. What other views refused \
+             is in system.query_views_log."
         );
     }
 
@@ -448,9 +467,11 @@ const ALONE: [(&str, &str); 1] = [("async_insert", "0")];
 
 impl Tried<'_> {
     /// The made-up row is refused for the same as the others, and not for its values: the server
-    /// does not read what we send. To write a row again that it has would not show that.
+    /// does not read what we send. To write a row again that it has would not show that. What is
+    /// computed from values, by a constraint say, comes when they have been read.
     fn is_what_all_get(&self, refusal: &Refusal) -> bool {
         self.last.as_ref().is_some_and(|last| last.code == refusal.code)
+            && !refusal.is_of_expression
             && (refusal.code == INCORRECT_DATA || refusal.verdict() == Verdict::Unknown)
     }
 
@@ -463,6 +484,10 @@ impl Tried<'_> {
             InsertError::View(refusal) => {
                 self.by_view = Some((**refusal).clone());
                 return Fault::View;
+            }
+            InsertError::LargeForView(refusal) => {
+                self.by_view = Some((**refusal).clone());
+                return Fault::LargeForView;
             }
             InsertError::Data(refusal) => refusal,
         };
