@@ -17,7 +17,7 @@ use walhouse::clickhouse::client::{quote_bytes, quote_name};
 use walhouse::clickhouse::hosts::Hosts;
 use walhouse::clickhouse::lookup::find_sort_keys;
 use walhouse::clickhouse::params::InsertStrategy;
-use walhouse::clickhouse::partitions::{Partition, partitions};
+use walhouse::clickhouse::partitions::{Partition, partitions, too_much};
 use walhouse::clickhouse::refused::{RefusedPart, RefusedRow};
 use walhouse::clickhouse::state::StateRow;
 use walhouse::clickhouse::{
@@ -25,6 +25,7 @@ use walhouse::clickhouse::{
 };
 use walhouse::error::{Error, ErrorKind};
 use walhouse::halt::Halt;
+use walhouse::machines::portions::TooMuch;
 use walhouse::secret::Secret;
 use walhouse::services::mapping::BareKey;
 use walhouse::wal::Lsn;
@@ -898,6 +899,10 @@ fn every_insert_says_what_it_relies_on() {
         "&insert_distributed_sync=1",
         "&enable_json_type=1",
         "&type_json_skip_duplicated_paths=1",
+        "&insert_deduplication_token=&",
+        "&materialized_views_ignore_errors=0",
+        "&deduplicate_blocks_in_dependent_materialized_views=1",
+        "&insert_quorum=0",
     ] {
         assert!(head.contains(said), "{said} in {head}");
     }
@@ -1019,6 +1024,23 @@ fn what_is_not_clickhouse_is_never_taken_for_a_yes() {
         let (endpoint, _heads) = scripted(vec![answer("200 OK", said)], true);
         let error = Client::connect(&params_of(endpoint)).unwrap().ping(soon()).unwrap_err();
         assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+}
+
+/// Goal: a proxy that waits no longer asks for less to be read, and one that takes no such length
+/// for shorter statements, if the server behind it is well.
+#[test]
+fn what_a_proxy_turns_down_says_what_was_too_much() {
+    for (status, expected) in [
+        ("504 Gateway Timeout", Some(TooMuch::Scan)),
+        ("408 Request Timeout", Some(TooMuch::Scan)),
+        ("413 Content Too Large", Some(TooMuch::Statement)),
+    ] {
+        let answers = vec![answer(status, "<html>"), answer("200 OK", "26.9.1\n")];
+        let (endpoint, _heads) = scripted(answers, true);
+        let mut client = Client::connect(&params_of(endpoint)).unwrap();
+        let error = client.query("SELECT 1", soon()).unwrap_err();
+        assert_eq!(too_much(&mut client, &error, 10, false), expected, "{status}");
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::answer::Foreign;
 use super::client::{Client, quote_bytes};
 use super::refusal::Refusal;
 use crate::error::{Error, ErrorKind, Result};
@@ -63,6 +64,9 @@ pub fn too_much(client: &mut Client, error: &Error, ids: usize, is_late: bool) -
         None if error.kind() == ErrorKind::Unreachable => {}
         None => return None,
     }
+    // A proxy that waits no longer than it does is late before we are.
+    let foreign = error.cause().and_then(|cause| cause.downcast_ref::<Foreign>());
+    let is_late = is_late || foreign.is_some_and(|foreign| foreign.is_of_time());
     let why = if is_late { TooMuch::Scan } else { TooMuch::Statement };
     client.ping(Instant::now() + GREETING_TIMEOUT).is_ok().then_some(why)
 }
