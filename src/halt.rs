@@ -2,8 +2,12 @@
 //! outlive the work that it is for.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{RecvTimeoutError, bounded};
 
 /// By default never.
 #[derive(Clone, Default)]
@@ -20,6 +24,50 @@ impl Halt {
     pub fn is_due(&self) -> bool {
         self.0.as_ref().is_some_and(|is_due| is_due())
     }
+
+    /// Whether there is anything to ask for.
+    pub fn may_be_due(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Does what can be neither interrupted nor asked, and ends by itself at `until`, on a thread
+    /// that is left to it when the halt is due.
+    pub fn outlast<T: Send + 'static>(
+        &self,
+        until: Instant,
+        name: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
+        if !self.may_be_due() {
+            return Ok(work());
+        }
+        let (answer, answers) = bounded(1);
+        thread::Builder::new().name(name.to_owned()).spawn(move || {
+            // Nobody may be waiting any more.
+            let _ = answer.send(work());
+        })?;
+        // Its own end comes first.
+        let until = until + Halt::LOOK_EVERY;
+        loop {
+            let now = Instant::now();
+            match answers.recv_deadline(until.min(now + Halt::LOOK_EVERY)) {
+                Ok(done) => return Ok(done),
+                Err(RecvTimeoutError::Timeout) if self.is_due() => return Err(given_up()),
+                Err(RecvTimeoutError::Timeout) if until <= Instant::now() => {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(io::Error::other(format!("thread `{name}` panicked")));
+                }
+            }
+        }
+    }
+}
+
+/// What a wait says that was given up.
+pub fn given_up() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "given up, to end in time")
 }
 
 /// It is no part of what a value that carries it says.
@@ -50,5 +98,17 @@ mod tests {
         assert!(!halt.is_due() && !Halt::default().is_due());
         due.store(true, Ordering::Relaxed);
         assert!(halt.clone().is_due());
+    }
+
+    #[test]
+    fn what_knows_no_halt_is_left_to_its_thread_when_it_is_due() {
+        let far = Instant::now() + Duration::from_secs(60);
+        let (release, hangs) = bounded::<()>(0);
+        let halt = Halt::when(|| true);
+        let outcome = halt.outlast(far, "hangs", move || hangs.recv());
+        assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+        drop(release);
+        assert_eq!(Halt::when(|| false).outlast(far, "ends", || 1).unwrap(), 1);
+        assert_eq!(Halt::default().outlast(far, "is none", || 2).unwrap(), 2);
     }
 }

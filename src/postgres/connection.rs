@@ -17,6 +17,7 @@ use super::params::Params;
 use super::server_error::{ServerError, server_error};
 use super::{startup, tls};
 use crate::error::{Error, ErrorKind, Result};
+use crate::halt::Halt;
 use crate::wal::lsn::Lsn;
 use crate::wal::wire::{DecodeError, Wire};
 
@@ -297,6 +298,11 @@ impl Connection {
         }
     }
 
+    /// What ends the calls to come before their deadlines.
+    pub fn set_halt(&mut self, halt: &Halt) {
+        self.link.set_halt(halt);
+    }
+
     /// The next messages of a stream that are here; does not read.
     pub(super) fn front(&mut self, doing: &str) -> Result<Front> {
         loop {
@@ -345,6 +351,7 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         let deadline = Instant::now() + FAREWELL_MAX;
+        self.link.set_halt(&Halt::default());
         let mut message = BytesMut::new();
         frontend::terminate(&mut message);
         let _ = self.link.write_all(&message, deadline);

@@ -13,12 +13,17 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection};
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 
+use crate::halt::{Halt, given_up};
+
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_PROBES: u32 = 3;
 
 /// rustls reads 4 KiB at a time; this below it keeps the number of system calls down.
 const CIPHERTEXT_BYTES: usize = 256 * 1024;
+
+/// How soon a halt is noticed.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// The kernel takes zero for "for ever".
 const WAIT_MIN: Duration = Duration::from_millis(1);
@@ -34,6 +39,7 @@ pub(super) struct Link {
     tls: Option<Box<Tls>>,
     /// What the socket is set to, to save the system call when it does not change.
     read_wait: Option<Duration>,
+    halt: Halt,
 }
 
 struct Tls {
@@ -73,10 +79,11 @@ fn timed_out() -> io::Error {
 
 /// The kernel says "would block" for a timeout, which an operator would not understand.
 fn say_timed_out(error: io::Error) -> io::Error {
-    match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => timed_out(),
-        _ => error,
-    }
+    if is_timeout(&error) { timed_out() } else { error }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 impl Link {
@@ -85,12 +92,15 @@ impl Link {
         endpoint: &Endpoint,
         silence_max: Duration,
         deadline: Instant,
+        halt: &Halt,
     ) -> io::Result<Link> {
         let socket = match endpoint {
             Endpoint::Tcp(address) => {
                 let socket = Socket::new(Domain::for_address(*address), Type::STREAM, None)?;
-                let wait = remaining(deadline)?;
-                socket.connect_timeout(&SockAddr::from(*address), wait).map_err(say_timed_out)?;
+                let (wait, address) = (remaining(deadline)?, SockAddr::from(*address));
+                let connect = move || socket.connect_timeout(&address, wait).map(|()| socket);
+                let connected = halt.outlast(deadline, "connect", connect)?;
+                let socket = connected.map_err(say_timed_out)?;
                 socket.set_tcp_nodelay(true)?;
                 let keepalive = TcpKeepalive::new()
                     .with_time(KEEPALIVE_IDLE)
@@ -108,7 +118,19 @@ impl Link {
                 socket
             }
         };
-        Ok(Link { socket, tls: None, read_wait: None })
+        Ok(Link { socket, tls: None, read_wait: None, halt: halt.clone() })
+    }
+
+    pub(super) fn set_halt(&mut self, halt: &Halt) {
+        self.halt = halt.clone();
+    }
+
+    /// How long one call of the kernel may wait, so that a halt is heard meanwhile.
+    fn slice(&self, wait: Duration) -> io::Result<Duration> {
+        if self.halt.is_due() {
+            return Err(given_up());
+        }
+        Ok(if self.halt.may_be_due() { wait.min(LOOK_EVERY) } else { wait })
     }
 
     pub(super) fn start_tls(
@@ -124,10 +146,13 @@ impl Link {
         while tls.session.is_handshaking() {
             self.write_ciphertext(&mut tls, deadline)?;
             if tls.session.is_handshaking() {
-                self.set_read_wait(remaining(deadline)?)?;
+                self.set_read_wait(self.slice(remaining(deadline)?)?)?;
                 let below = &mut Below { socket: &self.socket, inbox: &mut tls.ciphertext };
-                if tls.session.read_tls(below).map_err(say_timed_out)? == 0 {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
+                match tls.session.read_tls(below) {
+                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    Ok(_) => {}
+                    Err(error) if is_timeout(&error) => continue,
+                    Err(error) => return Err(error),
                 }
                 if let Err(error) = tls.session.process_new_packets() {
                     // The alert tells the server why; whether it gets there changes nothing.
@@ -155,9 +180,11 @@ impl Link {
         let deadline = Instant::now() + wait;
         let mut left = wait.max(WAIT_MIN);
         loop {
-            self.set_read_wait(left)?;
+            let slice = self.slice(left)?;
+            self.set_read_wait(slice)?;
             match self.read_once(into, deadline) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_timeout(&error) && slice < left => {}
                 Err(error) => return Err(say_timed_out(error)),
                 Ok(n) => return Ok(n),
             }
@@ -197,7 +224,7 @@ impl Link {
             }
             if tls.ciphertext.is_empty() {
                 // A record can come in many pieces, and each must not have the whole wait.
-                self.set_read_wait(remaining(deadline)?)?;
+                self.set_read_wait(self.slice(remaining(deadline)?)?)?;
             }
             let below = &mut Below { socket: &self.socket, inbox: &mut tls.ciphertext };
             tls.session.read_tls(below)?;
@@ -218,12 +245,14 @@ impl Link {
             return outcome;
         }
         while !bytes.is_empty() {
-            self.socket.set_write_timeout(Some(remaining(deadline)?))?;
+            self.socket.set_write_timeout(Some(self.slice(remaining(deadline)?)?))?;
             match (&self.socket).write(bytes) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(say_timed_out(error)),
+                // Whether the time is over is seen above.
+                Err(error) if is_timeout(&error) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -231,12 +260,13 @@ impl Link {
 
     fn write_ciphertext(&self, tls: &mut Tls, deadline: Instant) -> io::Result<()> {
         while tls.session.wants_write() {
-            self.socket.set_write_timeout(Some(remaining(deadline)?))?;
+            self.socket.set_write_timeout(Some(self.slice(remaining(deadline)?)?))?;
             match tls.session.write_tls(&mut &self.socket) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(say_timed_out(error)),
+                Err(error) if is_timeout(&error) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())

@@ -23,6 +23,7 @@ use super::params::{Host, Params};
 use super::server::Server;
 use super::sql::{Sql, SqlError, hosts};
 use crate::error::{Error, ErrorKind, Result};
+use crate::halt::Halt;
 use search::{Place, Search, Seen};
 
 mod search;
@@ -151,6 +152,11 @@ impl Primary {
     /// For the sessions to come: see [`Sql::set_patience`].
     pub fn set_patience(&mut self, patience: Duration) {
         self.patience = Some(patience);
+    }
+
+    /// For the sessions to come: what ends their waits before the deadlines.
+    pub fn set_halt(&mut self, halt: &Halt) {
+        self.params.halt = halt.clone();
     }
 
     /// Whether another server may be met another time: among several hosts, or behind a name.

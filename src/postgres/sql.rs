@@ -3,10 +3,11 @@
 //! Statements go by the simple protocol, so values come in Postgres's text output format, the one
 //! logical decoding uses; everything put into a statement is quoted by [`literal`] and [`ident`].
 //!
-//! How long a call can take, whatever the server does: on TCP the deadline itself, then the
-//! connection is given up. On a Unix socket the server has to answer just before each statement
-//! and then ends the statement itself at the deadline; only a server that is stopped (SIGSTOP)
-//! within a statement can hold us longer. Name resolution is cut off at the deadline.
+//! How long a call can take, whatever the server does: on TCP until the deadline, or until the halt
+//! of [`Params`] is due; then the connection is given up. On a Unix socket the server has to answer
+//! just before each statement and then ends the statement itself at the deadline; only a server
+//! that is stopped (SIGSTOP) within a statement can hold us longer, and no halt is heard there.
+//! Name resolution is cut off at the deadline.
 //!
 //! The `postgres` crate logs whole statements, keys included, at level debug: a logger must keep
 //! the targets `tokio_postgres` and `postgres` at info or above.
@@ -28,6 +29,7 @@ use connector::Deadline;
 use hosts::{addresses, knock, name_of, refused_by_all, share};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::halt::{Halt, given_up};
 use crate::postgres::Params;
 use crate::postgres::params::{Host, TargetSession};
 
@@ -193,7 +195,11 @@ impl Sql {
                     .ssl_mode(Negotiate::Require)
                     .ssl_negotiation(SslNegotiation::Direct);
                 let connector = connector::connector(params, &deadline)?;
-                (LinkKind::Tcp, config.connect(connector))
+                let connect = move || config.connect(connector);
+                match params.halt.outlast(until, "connect", connect) {
+                    Ok(client) => (LinkKind::Tcp, client),
+                    Err(error) => return Ok(Err(unreachable(error))),
+                }
             }
             None => {
                 if let Err(error) = knock(host, until) {
@@ -285,6 +291,11 @@ impl Sql {
         self.patience = patience.max(PATIENCE_MIN).min(STATEMENT_TIMEOUT);
     }
 
+    /// What ends the calls to come before their deadlines.
+    pub fn set_halt(&self, halt: &Halt) {
+        self.deadline.set_halt(halt);
+    }
+
     /// After an error within a transaction: else every later statement would be refused. If it
     /// fails, the next one says so.
     pub(super) fn roll_back(&mut self, deadline: Instant) {
@@ -333,6 +344,9 @@ impl Sql {
         let waited = deadline.saturating_duration_since(now);
         if waited.is_zero() {
             return Err(SqlError::new(ErrorKind::Unreachable, "no time left to ask"));
+        }
+        if self.deadline.is_halted() {
+            return Err(unreachable(given_up()));
         }
         if !self.is_usable() {
             return Err(SqlError::new(ErrorKind::Unreachable, "connection closed"));
@@ -469,6 +483,10 @@ fn has_descriptors() -> Result<()> {
 pub(super) fn protocol(cause: impl Display) -> SqlError {
     // The connection itself is fine.
     SqlError { is_fatal: false, ..SqlError::new(ErrorKind::Protocol, cause.to_string()) }
+}
+
+fn unreachable(cause: std::io::Error) -> SqlError {
+    SqlError::new(ErrorKind::Unreachable, cause.to_string())
 }
 
 fn no_answer(waited: Duration) -> SqlError {

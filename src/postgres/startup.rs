@@ -134,7 +134,8 @@ impl Dial<'_> {
     }
 
     fn open(self) -> Result<Link> {
-        Link::open(self.endpoint, self.attempt.options.receive_timeout, self.deadline)
+        let halt = &self.attempt.params.halt;
+        Link::open(self.endpoint, self.attempt.options.receive_timeout, self.deadline, halt)
             .map_err(|error| lost(self.doing, error))
     }
 

@@ -15,6 +15,7 @@ use super::frames::{FRAME_BYTES_MAX, Frames, Front};
 use super::link::{ShutdownHandle, remaining};
 use super::server_error::ServerError;
 use crate::error::Result;
+use crate::halt::Halt;
 use crate::wal::copy_both::StandbyStatusUpdate;
 use crate::wal::time::PgTime;
 
@@ -140,6 +141,11 @@ impl Stream {
                 }
             }
         }
+    }
+
+    /// What ends the calls to come before their deadlines.
+    pub fn set_halt(&mut self, halt: &Halt) {
+        self.connection.set_halt(halt);
     }
 
     pub fn shutdown_handle(&self) -> Result<ShutdownHandle> {

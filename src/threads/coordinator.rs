@@ -39,6 +39,8 @@ const EVENTS_MAX: usize = 16;
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 /// How long an abandoned session may take to end: its threads wait at most for one request.
 const STOP_GRACE: Duration = Duration::from_secs(3);
+/// How long a lock keeper may take to release the lock when a stop was asked for.
+const KEEPER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Far above the longest single wait of any thread.
 const WEDGED_AFTER: Duration = Duration::from_secs(120);
 
@@ -76,7 +78,8 @@ impl Coordinator {
         let now = Instant::now();
         let machine = Lifecycle::new(now, self.params(), Prng::from_seed(fastrand::u64(..)));
         let lease = Arc::new(LeaseWatch::default());
-        let (requests, keeper) = self.spawn_lock_keeper(to_self.clone(), Arc::clone(&lease));
+        let (requests, keeper, keeper_ended) =
+            self.spawn_lock_keeper(to_self.clone(), Arc::clone(&lease));
         let mut running = Running {
             service,
             machine,
@@ -102,8 +105,17 @@ impl Coordinator {
             std::mem::forget(requests);
         } else {
             drop(requests);
-            if keeper.join().is_err() {
-                log::error!("{service}: the lock keeper panicked");
+            match keeper_ended.recv_timeout(KEEPER_TIMEOUT) {
+                Err(RecvTimeoutError::Timeout) if outcome == Outcome::Clean => {
+                    // The process is about to exit: a thread that waits does not hold it up.
+                    log::warn!(
+                        "{service}: no answer about the leader lock; the lock ends with its term"
+                    );
+                }
+                _ if keeper.join().is_err() => {
+                    log::error!("{service}: the lock keeper panicked");
+                }
+                _ => {}
             }
         }
         end.said.outcome = outcome;
@@ -136,15 +148,17 @@ impl Coordinator {
         &self,
         events: Sender<Event>,
         lease: Arc<LeaseWatch>,
-    ) -> (Sender<Request>, JoinHandle<()>) {
+    ) -> (Sender<Request>, JoinHandle<()>, Receiver<()>) {
         let (requests, inbox) = lock_keeper::requests();
         let config = Arc::clone(&self.config);
         let lock = LeaderLock::of(&config);
         let service = config.name.as_str();
+        let (end, ended) = bounded::<()>(0);
         let thread = spawn_named(format!("lock_keeper/{service}"), move || {
+            let _end = end;
             lock_keeper::run(&config, lock, &lease, &inbox, &events);
         });
-        (requests, thread)
+        (requests, thread, ended)
     }
 }
 

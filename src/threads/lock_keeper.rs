@@ -284,7 +284,7 @@ impl Keeper<'_> {
             }
             Standing::ExtendDue => {}
         }
-        let until = lease.try_deadline(asked_at);
+        let until = lease.try_deadline(asked_at).min(asked_at + TRY_TIMEOUT);
         match lock.extend(self.presence.as_ref(), self.params.term, until) {
             Ok(Extension::Ours) => {
                 lease.on_extended(asked_at);

@@ -151,7 +151,10 @@ struct With<'a> {
 fn run(with: With<'_>, first: bool, end: EndGuard<'_>) {
     let With { config, metrics, events, shared, memory, .. } = with;
     let begun_at = Instant::now();
-    let result = prepare::prepare(config, metrics, shared, first, memory).and_then(|prepared| {
+    let prepared = prepare::prepare(config, metrics, shared, first, memory);
+    // What a stop has cut short is no failure.
+    let prepared = prepared.or_else(|error| shared.go_on().and(Err(error)));
+    let result = prepared.and_then(|prepared| {
         if events.send(Event::Lifecycle(Input::StreamStarted)).is_err() {
             return Err(stopped());
         }
@@ -172,6 +175,9 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
     let Prepared { mapping, shapes, tables, state, repair, client, .. } = prepared;
     let Prepared { status_every, resume, .. } = prepared;
     let primary = prepared.primary;
+    // Whoever only looks has nothing to finish.
+    let mut looked_at = primary.clone();
+    looked_at.set_halt(&shared.halt(Pace::Draining));
     health.publish_notes(service, &prepared.notes);
     let marks = Marks { confirmed: state.confirmed, upper: state.upper };
     let version_shift = state.version_shift;
@@ -278,7 +284,7 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
     let readiness = Readiness {
         service,
         slot: &config.slot,
-        primary: &primary,
+        primary: &looked_at,
         application_name: &application_name,
         is_new: slot_is_new,
         told: &memory.told,
@@ -301,7 +307,7 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
         let watch = SourceWatch {
             config,
             source: mapping.source(),
-            primary: &primary,
+            primary: &looked_at,
             application_name: &application_name,
             shared,
             position: &position,

@@ -6,10 +6,11 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::support::oracle::{Scope, assert_same};
-use crate::support::program::Program;
-use crate::support::sample;
+use crate::support::program::{Program, Settings};
+use crate::support::proxy::Proxy;
 use crate::support::stage::{RUNS_SLOT, Stage};
 use crate::support::wait::{PATIENCE, until_true};
+use crate::support::{reaper, sample};
 
 /// Goal: SIGTERM ends the process with 0 in the time that the variable names, with the lock
 /// released, wherever it waits for a ClickHouse that hangs.
@@ -45,6 +46,99 @@ fn a_clickhouse_that_hangs_does_not_hold_up_the_way_out() {
         assert_same(&stage.postgres, &stage.clickhouse, Scope::RUNS);
         program.stop();
     }
+}
+
+/// With the time that a stop is promised; what hangs is waited for longer than that.
+fn settings_for_a_stop(stage: &Stage) -> Settings {
+    stage
+        .settings_runs()
+        .with("REPLICATION_SHUTDOWN_TIMEOUT_MS", 8_000)
+        .with("RUN_REPLICATION_LEADER_LOCK_TIMEOUT_MS", 60_000)
+}
+
+#[track_caller]
+fn stops_in_time(program: &mut Program, what: &str) {
+    let began = Instant::now();
+    program.signal("TERM");
+    let status = program.wait_end(PATIENCE);
+    let took = began.elapsed();
+    println!("{what}: {took:?}");
+    assert_eq!(status.code(), Some(0), "{what}: {}", program.log());
+    assert!(took < Duration::from_secs(8), "{what}: {took:?}: {}", program.log());
+}
+
+/// Goal: the same wherever it waits for a Postgres that hangs.
+#[test]
+fn a_postgres_that_hangs_does_not_hold_up_the_way_out() {
+    const PUBLICATION: &str = "LOCK TABLE pg_publication IN ACCESS EXCLUSIVE MODE";
+    const TABLE: &str = "LOCK TABLE \"TaskRun\" IN ACCESS EXCLUSIVE MODE";
+    for (what, lock) in [
+        ("looking for a primary", None),
+        ("asking for the publication", Some(PUBLICATION)),
+        ("reading the table", Some(TABLE)),
+        ("streaming", None),
+        ("backing off", None),
+        ("standing by", None),
+    ] {
+        let stage = Stage::take();
+        stage.postgres.insert("TaskRun", &sample::run("old"));
+        let proxy = Proxy::to(stage.postgres.port());
+        let settings = settings_for_a_stop(&stage)
+            .with("DATABASE_URL", stage.postgres.url_through(proxy.port()))
+            .with("RUN_REPLICATION_INITIAL_BACKFILL", 1);
+        let mut client = stage.postgres.client();
+        let mut transaction = client.transaction().unwrap();
+        if let Some(lock) = lock {
+            transaction.batch_execute(lock).unwrap();
+        }
+        let leader = (what == "standing by").then(|| {
+            let mut leader = Program::start(&settings_for_a_stop(&stage));
+            leader.wait_streaming(&["runs"]);
+            leader
+        });
+        if what == "looking for a primary" {
+            proxy.stall();
+        }
+        let mut program = Program::start(&settings);
+        match what {
+            "looking for a primary" => drop(program.wait_for_log("leader lock acquired")),
+            "standing by" => program.wait_state("runs", "standing_by"),
+            _ if lock.is_some() => until_true("it waits for the lock", PATIENCE, || {
+                let waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+                             AND application_name LIKE 'walhouse/%'";
+                !stage.postgres.rows(waits).is_empty()
+            }),
+            _ => program.wait_streaming(&["runs"]),
+        }
+        proxy.stall();
+        if what == "backing off" {
+            proxy.cut();
+            program.wait_for_log("reconnecting in");
+        }
+        stops_in_time(&mut program, what);
+        transaction.rollback().unwrap();
+        if let Some(leader) = leader {
+            leader.stop();
+        }
+        assert!(stage.redis.keys().is_empty(), "{what}: {}", program.log());
+    }
+}
+
+/// Goal: the same for a Redis that hangs, but for the lock, which nobody can release then.
+#[test]
+fn a_redis_that_hangs_does_not_hold_up_the_way_out() {
+    let stage = Stage::own();
+    let mut program = Program::start(&settings_for_a_stop(&stage));
+    program.wait_streaming(&["runs"]);
+    let mut second = Program::start(&settings_for_a_stop(&stage));
+    second.wait_state("runs", "standing_by");
+    reaper::signal(stage.redis.pid(), "STOP");
+    stops_in_time(&mut second, "standing by");
+    stops_in_time(&mut program, "streaming");
+    reaper::signal(stage.redis.pid(), "CONT");
+    let mut next = Program::start(&settings_for_a_stop(&stage));
+    next.wait_streaming(&["runs"]);
+    next.stop();
 }
 
 /// Goal: a pipe that nobody reads costs log lines, and nothing else.

@@ -10,7 +10,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use postgres::Socket;
@@ -20,31 +20,39 @@ use tokio::time::{Sleep, sleep_until};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::error::Result;
-use crate::halt::Halt;
+use crate::halt::{Halt, given_up};
 use crate::postgres::params::SslMode;
 use crate::postgres::{Params, tls};
 
 /// The length of the message and the code that asks for TLS.
 pub const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xD2, 0x16, 0x2F];
 
+/// How soon a halt, or a deadline that another thread has moved, is noticed.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
 /// When the call under way has to end. Shared by the caller and the stream.
 #[derive(Clone)]
-pub struct Deadline {
-    at: Arc<Mutex<Instant>>,
-    halt: Halt,
-}
+pub struct Deadline(Arc<Mutex<(Instant, Halt)>>);
 
 impl Deadline {
     pub fn new(at: Instant, halt: Halt) -> Deadline {
-        Deadline { at: Arc::new(Mutex::new(at)), halt }
+        Deadline(Arc::new(Mutex::new((at, halt))))
     }
 
     pub fn set(&self, at: Instant) {
-        *self.at.lock() = at;
+        self.0.lock().0 = at;
+    }
+
+    pub fn set_halt(&self, halt: &Halt) {
+        self.0.lock().1 = halt.clone();
+    }
+
+    pub fn is_halted(&self) -> bool {
+        self.0.lock().1.is_due()
     }
 
     fn at(&self) -> tokio::time::Instant {
-        tokio::time::Instant::from_std(*self.at.lock())
+        tokio::time::Instant::from_std(self.0.lock().0)
     }
 }
 
@@ -160,10 +168,13 @@ impl Bounded {
         }
         loop {
             let (now, at) = (tokio::time::Instant::now(), self.deadline.at());
-            if at <= now || self.deadline.halt.is_due() {
+            if self.deadline.is_halted() {
+                return Poll::Ready(Err(given_up()));
+            }
+            if at <= now {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
-            let look_at = at.min(now + Halt::LOOK_EVERY);
+            let look_at = at.min(now + LOOK_EVERY);
             let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(look_at)));
             if timer.is_elapsed() || at < timer.deadline() {
                 timer.as_mut().reset(look_at);

@@ -17,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::halt::Halt;
 use crate::machines::recovery::{Adopted, GapStrategy};
 use crate::metrics::ServiceMetrics;
+use crate::postgres;
 use crate::postgres::connection::StartupOptions;
 use crate::postgres::failover_slot::{self, Mark};
 use crate::postgres::primary::{Known, Primary};
@@ -83,8 +84,8 @@ pub fn prepare(
     memory.last_seen.begin();
     let go_on = || shared.go_on();
     let mapping = mapping(config);
-    let halt = shared.halt(Pace::Draining);
-    let (mut client, version) = connect_clickhouse(config, halt)?;
+    let (draining, abandoned) = (shared.halt(Pace::Draining), shared.halt(Pace::Abandoned));
+    let (mut client, version) = connect_clickhouse(config, draining.clone())?;
     go_on()?;
 
     // Who does not answer at all is waited for no longer than who falls silent later.
@@ -94,12 +95,15 @@ pub fn prepare(
     let known = known(config, &mut client)?;
     memory.last_seen.set_known(known);
     let deadline = connect_deadline();
-    let found = Primary::find(&config.postgres, &application_name, known, deadline, go_on);
+    let params = postgres::Params { halt: draining.clone(), ..config.postgres.clone() };
+    let found = Primary::find(&params, &application_name, known, deadline, go_on);
     let (mut primary, mut sql) = found.inspect_err(|error| {
         if error.kind() == ErrorKind::Unreachable {
             memory.last_seen.set_away();
         }
     })?;
+    // Whoever drains may still have to ask.
+    primary.set_halt(&abandoned);
     primary.set_patience(config.receive_timeout);
     sql.set_patience(config.receive_timeout);
     log::debug!("{}: the primary is `{}`", config.name.as_str(), primary.name());
@@ -129,6 +133,7 @@ pub fn prepare(
 
     let options = startup_options(config, &application_name, sql.texts());
     let (mut connection, system) = primary.replication(&options, connect_deadline())?;
+    connection.set_halt(&draining);
     // After the look at the table. What changed just then is found when values are read again.
     let source_checked_at = system.xlogpos;
     // First, so that nobody moves the slot between being judged and being streamed from.
@@ -152,6 +157,9 @@ pub fn prepare(
         receive_timeout: config.receive_timeout,
         shared,
     };
+    // A slot that is being made must be given up by the server: see `slot_watch`.
+    sql.set_halt(&abandoned);
+    connection.set_halt(&abandoned);
     let resumed = std::thread::scope(|scope| {
         let _watching = watch.begin(scope);
         let parties = Parties {
@@ -167,8 +175,9 @@ pub fn prepare(
         };
         resume::resume(parties)
     });
-    // What a stop has cut short is no failure.
-    let resumed = resumed.or_else(|error| go_on().and(Err(error)))?;
+    sql.set_halt(&draining);
+    connection.set_halt(&draining);
+    let resumed = resumed?;
     // Once more: what was altered since the first time is recorded by now as what there is, so that
     // no later look would find it.
     ensure_publication(config, mapping, &mut sql, &table, is_known.then_some(&mut client))?;
@@ -181,7 +190,8 @@ pub fn prepare(
     let wanted = config.failover;
     let mark = failover_slot::ensure(&mut sql, &mut connection, &config.slot, wanted, step())?;
     memory.told.mark(config.name.as_str(), &config.slot, wanted, &mark);
-    let stream = Stream::start(connection, &config.slot, &config.publication, config.binary)?;
+    let mut stream = Stream::start(connection, &config.slot, &config.publication, config.binary)?;
+    stream.set_halt(&abandoned);
     check_not_moved(&mut sql, &config.slot, resume)?;
     Ok(Prepared {
         stream,

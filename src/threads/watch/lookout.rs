@@ -15,6 +15,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender, TryRecvError, bounded};
 use parking_lot::Mutex;
 
 use super::{retained, source_watch};
+use crate::halt::Halt;
 use crate::machines::lifecycle::Input;
 use crate::metrics::ServiceMetrics;
 use crate::postgres::Params;
@@ -73,7 +74,10 @@ impl Lookout {
         events: Sender<Event>,
     ) -> Lookout {
         let (stop, stops) = bounded::<()>(0);
-        let (params, slot) = (params.clone(), slot.to_owned());
+        let slot = slot.to_owned();
+        let asked = stops.clone();
+        let halt = Halt::when(move || asked.try_recv() == Err(TryRecvError::Disconnected));
+        let params = Params { halt, ..params.clone() };
         let Sighting { known, away } = *last_seen.0.lock();
         let thread = spawn_named(format!("lookout/{service}"), move || {
             let mut before = if away { Look::Nobody } else { Look::First };
