@@ -23,7 +23,7 @@ pub(super) enum Outcome {
 }
 
 fn outcome(report: &Report) -> Outcome {
-    match (report.is_equal(), report.unsettled) {
+    match (report.is_equal(), report.unsettled + report.unreadable) {
         (false, _) => Outcome::Differing,
         (true, 0) => Outcome::Equal,
         (true, _) => Outcome::Unknown,
@@ -81,6 +81,14 @@ fn text(service: &str, extent: Extent, report: &Report) -> String {
         let _ =
             writeln!(out, "{service}: {} keys changed too fast to be compared", report.unsettled);
     }
+    if 0 < report.unreadable {
+        let _ = writeln!(
+            out,
+            "{service}: {} rows could not be compared: they have a character that UTF-8 has no \
+             place for",
+            report.unreadable
+        );
+    }
     for question in &report.questions {
         let _ = writeln!(out, "{service}: {question}");
         if let Some(hint) = question.hint_text() {
@@ -88,7 +96,7 @@ fn text(service: &str, extent: Extent, report: &Report) -> String {
         }
     }
     let _ = match report.differing() {
-        0 if 0 < report.unsettled => writeln!(out, "{service}: all else is equal"),
+        0 if outcome(report) == Outcome::Unknown => writeln!(out, "{service}: all else is equal"),
         0 => writeln!(out, "{service}: both sides are equal"),
         differing => {
             let count = |difference| report.counts.get(&difference).copied().unwrap_or(0);
@@ -128,6 +136,7 @@ fn json(service: &str, report: &Report) -> String {
         "extra": count(Difference::Extra),
         "mended": report.mended,
         "unsettled": report.unsettled,
+        "unreadable": report.unreadable,
         "questions": report.questions.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "repair_under_way": report.repair_under_way,
         "differences": report.findings.iter().map(finding).collect::<Vec<_>>(),

@@ -34,6 +34,7 @@ use crate::postgres::Params;
 use crate::postgres::params::{Host, TargetSession};
 
 mod connector;
+mod held;
 pub(super) mod hosts;
 mod sql_error;
 mod texts;
@@ -300,7 +301,11 @@ impl Sql {
     /// fails, the next one says so.
     pub(super) fn roll_back(&mut self, deadline: Instant) {
         if self.is_usable() {
-            let _ = self.try_rows("ROLLBACK", deadline);
+            // As nothing else is taken now, the timeout stays as it is; it may be undone with it.
+            let waited = deadline.saturating_duration_since(Instant::now());
+            let done = self.ask("ROLLBACK", waited, deadline, None);
+            self.is_broken |= done.is_err_and(|error| error.is_fatal);
+            self.statement_timeout = Duration::ZERO;
         }
     }
 
@@ -351,11 +356,19 @@ impl Sql {
         if !self.is_usable() {
             return Err(SqlError::new(ErrorKind::Unreachable, "connection closed"));
         }
-        let done = self.ask(sql, waited, deadline);
+        let done = self.ask(sql, waited, deadline, Some(self.timeout_of(waited)));
         if let Err(error) = &done {
             self.is_broken |= error.is_fatal;
         }
         done
+    }
+
+    fn timeout_of(&self, waited: Duration) -> Duration {
+        match self.link {
+            LinkKind::Unix => waited,
+            LinkKind::Tcp if waited > STATEMENT_TIMEOUT => waited.saturating_sub(ANSWER_MARGIN),
+            LinkKind::Tcp => STATEMENT_TIMEOUT,
+        }
     }
 
     fn ask(
@@ -363,25 +376,23 @@ impl Sql {
         sql: &str,
         waited: Duration,
         deadline: Instant,
+        statement_timeout: Option<Duration>,
     ) -> std::result::Result<Vec<Row>, SqlError> {
         self.deadline.set(deadline);
         let client = self.client.as_mut().expect("the client is there until the drop");
         let asked_at = Instant::now();
         // Less than was allowed, where somebody has ended the call.
         let read = |error: postgres::Error| SqlError::read(&error, waited.min(asked_at.elapsed()));
-        let statement_timeout = match self.link {
-            LinkKind::Unix => {
-                // The crate's own timeout is an error without a cause.
-                client.is_valid(waited).map_err(|error| match error.source() {
-                    None if !error.is_closed() => no_answer(waited),
-                    _ => read(error),
-                })?;
-                waited
-            }
-            LinkKind::Tcp if waited > STATEMENT_TIMEOUT => waited.saturating_sub(ANSWER_MARGIN),
-            LinkKind::Tcp => STATEMENT_TIMEOUT,
-        };
-        if statement_timeout != self.statement_timeout {
+        if self.link == LinkKind::Unix {
+            // The crate's own timeout is an error without a cause.
+            client.is_valid(waited).map_err(|error| match error.source() {
+                None if !error.is_closed() => no_answer(waited),
+                _ => read(error),
+            })?;
+        }
+        if let Some(statement_timeout) = statement_timeout
+            && statement_timeout != self.statement_timeout
+        {
             // Zero would be without end.
             let millis = statement_timeout.as_millis().max(1);
             client.batch_execute(&format!("SET statement_timeout = {millis}")).map_err(read)?;

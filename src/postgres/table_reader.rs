@@ -51,6 +51,9 @@ pub struct Request<'a> {
 #[derive(Debug)]
 pub enum Page {
     Rows(Rows<Tid>),
+    /// A row with a character of the database's encoding that UTF-8 has no place for, so that the
+    /// server does not hand it out. Behind it one can go on.
+    Unreadable(Tid),
     /// The part has another file or other columns than was planned, or is gone.
     Changed,
 }
@@ -202,14 +205,39 @@ pub fn parts(sql: &mut Sql, table: &TableName, deadline: Instant) -> Result<Vec<
 
 /// The next page. It ends at a boundary of memory, not of blocks.
 pub fn page(sql: &mut Sql, request: &Request, deadline: Instant) -> Result<Page> {
-    read_in_snapshot(sql, request, deadline).or_else(|error| {
+    let columns = request.columns;
+    let mut request = *request;
+    let mut refused_at = None;
+    loop {
+        let error = match read_in_snapshot(sql, &request, deadline) {
+            // It was asked for nothing but its place, since it could not be read. Each time there
+            // is another snapshot: it counts if it is the next one before and after it was refused.
+            Ok(Page::Rows(Rows { next: Some(at), .. })) if request.columns.is_empty() => {
+                if refused_at.replace(at) == Some(at) {
+                    return Ok(Page::Unreadable(at));
+                }
+                request.columns = columns;
+                continue;
+            }
+            Ok(page) => return Ok(page),
+            Err(error) => error,
+        };
         sql.roll_back(deadline);
         // It was dropped, such as a partition that was detached; or a column of it was.
         if error.is("42P01") || error.is("42703") {
             return Ok(Page::Changed);
         }
-        Err(error.doing(format!("read table `{}` from {}", request.part.name, request.after)))
-    })
+        let is_unreadable = error.is("22P05") || error.is("22021");
+        if !is_unreadable || request.columns.is_empty() {
+            let doing = format!("read table `{}` from {}", request.part.name, request.after);
+            return Err(error.doing(doing));
+        }
+        // The rows before it come first.
+        match request.rows_max {
+            0 | 1 => request.columns = &[],
+            rows_max => request.rows_max = rows_max.min(ROWS_PER_FETCH) / 2,
+        }
+    }
 }
 
 /// Nothing is known of the size of rows at first.

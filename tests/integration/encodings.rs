@@ -123,3 +123,75 @@ fn other_encodings_are_converted() {
     assert_eq!(verified.status.code(), Some(0), "{verified:?}");
     program.stop();
 }
+
+fn planted(stage: &Stage) -> String {
+    stage.clickhouse.value(&format!(
+        "SELECT count() FROM {DATABASE}.task_runs_v2 FINAL WHERE position(run_id, '\u{65e5}') > 0"
+    ))
+}
+
+/// Goal: a key that the database has no characters for, which somebody has written into ClickHouse,
+/// is none that Postgres has, to a repair and to the commands beside the stream.
+#[test]
+fn a_key_that_the_database_cannot_hold_is_not_in_it() {
+    let stage = Stage::own();
+    let (database, settings) = make(&stage, "latin", "LATIN1");
+    let mut program = Program::start(&settings);
+    program.wait_streaming(&["runs"]);
+    for n in 0..20 {
+        database.insert("TaskRun", &sample::run(&format!("caf\u{e9}-{n}")));
+    }
+    stage.settle(&mut program, &["runs"]);
+    let plant = |of: u32| {
+        stage.clickhouse.execute(&format!(
+            "INSERT INTO {DATABASE}.task_runs_v2
+             SELECT * REPLACE (concat(run_id, '-\u{65e5}') AS run_id)
+             FROM {DATABASE}.task_runs_v2 FINAL WHERE friendly_id = 'run_caf\u{e9}-{of}'"
+        ));
+        assert_eq!(planted(&stage), "1");
+    };
+    plant(3);
+    let verified = Program::command(&settings, &["verify", "runs", "--full"]);
+    let told = String::from_utf8_lossy(&verified.stdout).into_owned();
+    assert!(told.contains("1 keys differ: 0 missing, 0 different, 1 extra"), "{verified:?}");
+    let verified = Program::command(&settings, &["verify", "runs", "--full", "--repair"]);
+    assert_eq!(verified.status.code(), Some(0), "{verified:?}");
+    assert_eq!(planted(&stage), "0");
+    program.stop();
+    plant(4);
+    let slot = crate::support::stage::RUNS_SLOT;
+    stage.postgres.execute(&format!("SELECT pg_drop_replication_slot('{slot}')"));
+    let mut program = Program::start(&settings);
+    program.wait_for_log("runs: repair: done");
+    assert_eq!(planted(&stage), "0");
+    program.stop();
+}
+
+/// Goal: a row that the server cannot hand out in UTF-8 keeps no other one from being mended, is
+/// told, and is not called equal.
+#[test]
+fn a_row_that_cannot_be_converted_stops_neither_a_repair_nor_a_comparison() {
+    let stage = Stage::own();
+    let (database, settings) = make(&stage, "win", "WIN1252");
+    let mut program = Program::start(&settings);
+    program.wait_streaming(&["runs"]);
+    for n in 0..9 {
+        database.insert("TaskRun", &sample::run(&format!("r{n}")));
+    }
+    stage.settle(&mut program, &["runs"]);
+    program.stop();
+    let slot = crate::support::stage::RUNS_SLOT;
+    stage.postgres.execute(&format!("SELECT pg_drop_replication_slot('{slot}')"));
+    database.execute(r#"UPDATE "TaskRun" SET queue = E'q\x81' WHERE id IN ('r3', 'r5')"#);
+    database.execute(r#"UPDATE "TaskRun" SET queue = E'caf\xe9' WHERE id IN ('r4', 'r8')"#);
+    let mut program = Program::start(&settings);
+    program.wait_for_log("1 rows have a character that UTF-8 has no place for");
+    let done = program.wait_for_log("runs: repair: done");
+    assert!(done.contains("both sides are equal but for 2 rows that cannot be read"), "{done}");
+    assert_eq!(run_of(&stage, "caf\u{e9}").len(), 2);
+    let verified = Program::command(&settings, &["verify", "runs", "--full"]);
+    assert_eq!(verified.status.code(), Some(2), "{verified:?}");
+    let told = String::from_utf8_lossy(&verified.stdout).into_owned();
+    assert!(told.contains("runs: 2 rows could not be compared"), "{told}");
+    program.stop();
+}

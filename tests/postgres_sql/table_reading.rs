@@ -39,6 +39,7 @@ fn read_all(
         };
         let rows = match page(sql, &request, soon()).unwrap() {
             Page::Rows(rows) => rows,
+            Page::Unreadable(at) => panic!("every row is of UTF-8, but for the one at {at}"),
             Page::Changed => return None,
         };
         ids.extend(ids_of(&rows));

@@ -13,11 +13,14 @@ use super::{ident, literal};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Texts {
     is_raw: bool,
+    /// The server has characters of its own, and not all that UTF-8 has.
+    is_converted: bool,
 }
 
 impl Texts {
     pub(super) fn of(server_encoding: &str) -> Texts {
-        Texts { is_raw: server_encoding == "SQL_ASCII" }
+        let is_converted = !matches!(server_encoding, "SQL_ASCII" | "UTF8");
+        Texts { is_raw: server_encoding == "SQL_ASCII", is_converted }
     }
 
     /// What a session has to speak in which the server hands out the bytes as they are.
@@ -49,6 +52,11 @@ impl Texts {
     /// Whether the value can have come from the database, and so be asked for.
     pub fn may_hold(self, value: &[u8]) -> bool {
         !value.contains(&0) && (self.is_raw || std::str::from_utf8(value).is_ok())
+    }
+
+    /// Of what it may hold: whether nobody has to be asked.
+    pub(super) fn surely_holds(self, value: &[u8]) -> bool {
+        !self.is_converted || value.is_ascii()
     }
 
     /// `None` of what the database cannot hold.

@@ -10,10 +10,11 @@
 //! backfill wrote under, which are recorded before the first of them lands; so whoever goes on
 //! after a death, or begins another one, buries them too.
 
+use std::collections::HashSet;
 use std::io::BufRead;
 use std::time::{Duration, Instant};
 
-use super::bystander::{Bystander, Progress, sql_deadline_now};
+use super::bystander::{Bystander, Progress, SQL_TIMEOUT, sql_deadline_now};
 use super::id_list::IdList;
 use super::repairer::Repairer;
 use super::repairer::before::commits;
@@ -187,11 +188,14 @@ impl Backfiller<'_, '_> {
             let is_end = line.is_none();
             lines += u64::from(!is_end);
             let id = line.unwrap_or_default();
-            if done < lines && !id.is_empty() && worker.sql.texts().may_hold(id.as_bytes()) {
+            if done < lines && !id.is_empty() {
                 chunk.push(id);
-                self.done.ids += 1;
             }
             if IDS_MAX <= chunk.len() || is_end {
+                let held = worker.sql.held(chunk.iter().map(String::as_bytes), SQL_TIMEOUT)?;
+                let held: HashSet<Vec<u8>> = held.into_iter().map(<[u8]>::to_vec).collect();
+                chunk.retain(|id| held.contains(id.as_bytes()));
+                self.done.ids += chunk.len() as u64;
                 let wanted = self.wanted(Some(&chunk));
                 if !chunk.is_empty() {
                     self.copy(worker, &wanted, None, false)?;

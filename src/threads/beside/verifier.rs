@@ -71,6 +71,8 @@ pub struct Report {
     pub mended: u64,
     /// Keys that changed too fast to be compared.
     pub unsettled: u64,
+    /// Rows with a character that UTF-8 has no place for.
+    pub unreadable: u64,
     /// The first of them.
     pub findings: Vec<Finding>,
     /// Why keys that only ClickHouse has were not marked as deleted, by table.

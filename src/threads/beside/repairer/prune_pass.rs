@@ -253,11 +253,9 @@ pub fn are_in_postgres(
     places.extend(owners.filter(|place| !source.key.sorting().contains(place)));
     let columns: Vec<&str> = places.iter().map(|&place| source.columns[place].name).collect();
     // What is no text cannot be in Postgres, and cannot be asked for either.
-    let ids: BTreeSet<&[u8]> = (keys.iter())
-        .map(|live| live.id(&with.mapping.targets()[target]))
-        .filter(|id| worker.sql.texts().may_hold(id))
-        .collect();
-    let ids: Vec<&[u8]> = ids.into_iter().collect();
+    let ids: BTreeSet<&[u8]> =
+        (keys.iter()).map(|live| live.id(&with.mapping.targets()[target])).collect();
+    let ids = worker.sql.held(ids.into_iter(), SQL_TIMEOUT)?;
     let mut looked_up = LookedUp { there: vec![false; keys.len()], as_of: None };
     let mut rest = ids.as_slice();
     while !rest.is_empty() {

@@ -128,6 +128,11 @@ impl Pass for ReadPass {
             };
             let rows = match table_reader::page(&mut worker.sql, &request, sql_deadline())? {
                 Page::Rows(rows) => rows,
+                Page::Unreadable(at) => {
+                    recorder.leave_out(&self.parts[part].name, at);
+                    after = at;
+                    continue;
+                }
                 Page::Changed => {
                     self.was_changed.store(true, Ordering::Relaxed);
                     return Ok(Ended::Done);

@@ -11,6 +11,8 @@ use crate::error::{Error, Result};
 use crate::health::{ATTEMPTS_HEALTHY, RepairHealth};
 use crate::machines::recovery::fence_version;
 use crate::machines::repair::Pieces;
+use crate::postgres::source_table::TableName;
+use crate::postgres::table_reader::Tid;
 use crate::wal::Lsn;
 
 /// A record for each piece of a small table would be many.
@@ -32,6 +34,8 @@ struct State {
     shown: RepairHealth,
     /// Since it was last asked for.
     progressed: bool,
+    /// Rows that cannot be read.
+    left_out: u64,
 }
 
 impl<'a> Recorder<'a> {
@@ -66,6 +70,7 @@ impl<'a> Recorder<'a> {
             begun_at: now,
             shown,
             progressed: false,
+            left_out: 0,
         };
         Recorder { with, state: Mutex::new(state) }
     }
@@ -137,6 +142,21 @@ impl<'a> Recorder<'a> {
     pub fn count_buried(&self, rows: usize) {
         self.with.ground.metrics.repair_rows_buried.inc_by(rows as u64);
         self.state.lock().row.rows_buried += rows as u64;
+    }
+
+    /// One row does not keep the others from being made equal.
+    pub fn leave_out(&self, table: &TableName, at: Tid) {
+        let mut state = self.state.lock();
+        state.left_out += 1;
+        if state.left_out.is_power_of_two() {
+            log::warn!(
+                "{}: {}: {} rows have a character that UTF-8 has no place for, the last one at \
+                 {at} of `{table}`: they are left as ClickHouse has them",
+                self.with.ground.service,
+                state.row.name(),
+                state.left_out
+            );
+        }
     }
 
     /// Everything before this place is done. Recorded now and then.
@@ -252,7 +272,11 @@ impl<'a> Recorder<'a> {
             self.with.ground.service,
             state.row.name(),
             state.begun_at.elapsed().as_secs_f64(),
-            if state.row.is_initial_backfill() { "" } else { " again" },
+            match (state.left_out, state.row.is_initial_backfill()) {
+                (0, true) => String::new(),
+                (0, false) => " again".to_owned(),
+                (rows, _) => format!(" but for {rows} rows that cannot be read"),
+            },
             state.row.rows_read,
             state.row.rows_written,
             state.row.rows_buried

@@ -72,9 +72,8 @@ impl Verifier<'_, '_> {
         while !left.is_empty() && bytes < HELD_BYTES_MAX {
             let chunk: Vec<usize> = left.iter().copied().take(LOOKUP_KEYS).collect();
             // What is no text cannot be in Postgres, and cannot be asked for either.
-            let ids =
-                chunk.iter().map(|&at| id_of(at)).filter(|id| worker.sql.texts().may_hold(id));
-            let ids: Vec<&[u8]> = ids.collect::<BTreeSet<_>>().into_iter().collect();
+            let ids: BTreeSet<&[u8]> = chunk.iter().map(|&at| id_of(at)).collect();
+            let ids = worker.sql.held(ids.into_iter(), SQL_TIMEOUT)?;
             let request = reread::Request {
                 table: &self.by.source,
                 key_column: source.columns[source.key.id].name,

@@ -103,9 +103,8 @@ impl Verifier<'_, '_> {
         })?;
         let ids: BTreeSet<&[u8]> = (found.iter().filter(|found| !is_extra(found)))
             .map(|found| id(&self.targets()[found.suspect.target], &found.suspect.key))
-            .filter(|id| worker.sql.texts().may_hold(id))
             .collect();
-        let ids: Vec<&[u8]> = ids.into_iter().collect();
+        let ids = worker.sql.held(ids.into_iter(), SQL_TIMEOUT)?;
         let written = self.write_rows(worker, &ids, base)?;
         let mut rows = written.len();
         for (index, target) in self.targets().iter().enumerate() {

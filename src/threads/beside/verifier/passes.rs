@@ -60,6 +60,11 @@ impl Verifier<'_, '_> {
                 let rows = match table_reader::page(&mut worker.sql, &request, sql_deadline_now())?
                 {
                     Page::Rows(rows) => rows,
+                    Page::Unreadable(at) => {
+                        self.report.unreadable += 1;
+                        (after, left) = (at, left - 1);
+                        continue;
+                    }
                     Page::Changed => {
                         return Err(Error::new(ErrorKind::Setup, format!("read table `{name}`"))
                             .because("it was rewritten meanwhile, or its columns have changed")

@@ -1,0 +1,51 @@
+//! Which texts a database can hold. In one that is in another encoding than UTF-8 the server has to
+//! be asked: a statement with a character that it has no place for is refused as a whole (22P05).
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use super::{Sql, SqlError};
+use crate::error::Result;
+
+impl Sql {
+    /// Those that can be in the database, and so be asked for, in their order. What ClickHouse has
+    /// may have come from anywhere.
+    pub fn held<'v>(
+        &mut self,
+        values: impl Iterator<Item = &'v [u8]>,
+        timeout: Duration,
+    ) -> Result<Vec<&'v [u8]>> {
+        let texts = self.texts();
+        let values: Vec<&[u8]> = values.filter(|value| texts.may_hold(value)).collect();
+        let asked: Vec<&[u8]> =
+            values.iter().copied().filter(|value| !texts.surely_holds(value)).collect();
+        let mut refused = HashSet::new();
+        let mut chunks = vec![asked.as_slice()];
+        while let Some(chunk) = chunks.pop().filter(|chunk| !chunk.is_empty()) {
+            match self.takes(chunk, Instant::now() + timeout) {
+                Ok(true) => {}
+                Ok(false) if chunk.len() == 1 => {
+                    refused.insert(chunk[0]);
+                }
+                Ok(false) => chunks.extend(<[_; 2]>::from(chunk.split_at(chunk.len() / 2))),
+                Err(error) => return Err(error.doing("ask which keys the database can hold")),
+            }
+        }
+        Ok(values.into_iter().filter(|value| !refused.contains(value)).collect())
+    }
+
+    fn takes(
+        &mut self,
+        values: &[&[u8]],
+        deadline: Instant,
+    ) -> std::result::Result<bool, SqlError> {
+        let texts = self.texts();
+        let literals: Vec<String> =
+            values.iter().filter_map(|value| texts.literal(value)).collect();
+        match self.try_rows(&format!("SELECT 1 WHERE '' IN ({})", literals.join(", ")), deadline) {
+            Ok(_) => Ok(true),
+            Err(error) if error.is("22P05") || error.is("22021") => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
