@@ -15,6 +15,7 @@
 use std::error::Error as _;
 use std::fmt::Display;
 use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::str::FromStr;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -196,9 +197,9 @@ impl Sql {
                     .ssl_mode(Negotiate::Require)
                     .ssl_negotiation(SslNegotiation::Direct);
                 let connector = connector::connector(params, &deadline)?;
-                let connect = move || config.connect(connector);
+                let connect = move || without_panic(|| config.connect(connector));
                 match params.halt.outlast(until, "connect", connect) {
-                    Ok(client) => (LinkKind::Tcp, client),
+                    Ok(client) => (LinkKind::Tcp, client?),
                     Err(error) => return Ok(Err(unreachable(error))),
                 }
             }
@@ -207,7 +208,7 @@ impl Sql {
                     return Ok(Err(error));
                 }
                 config.host_path(&host.name).ssl_mode(Negotiate::Disable);
-                (LinkKind::Unix, config.connect(NoTls))
+                (LinkKind::Unix, without_panic(|| config.connect(NoTls))?)
             }
         };
         let client = match client {
@@ -481,14 +482,29 @@ pub fn literal(value: &str) -> String {
 /// descriptors for it: so as many are tried for first.
 fn has_descriptors() -> Result<()> {
     const NEEDED: usize = 8;
-    let refused = |cause: std::io::Error| {
-        Error::new(ErrorKind::Unreachable, "open a connection to Postgres")
-            .because(cause)
-            .hint("Raise the limit of open files: LimitNOFILE of the unit, or `ulimit -n`.")
-    };
     let files: std::io::Result<Vec<_>> =
         (0..NEEDED).map(|_| std::fs::File::open("/dev/null")).collect();
-    files.map(drop).map_err(refused)
+    files.map(drop).map_err(no_descriptors)
+}
+
+/// Other threads may have taken the descriptors that were there a moment ago.
+fn without_panic<T>(connect: impl FnOnce() -> T) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(connect)).or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map_or("", String::as_str);
+        match text.contains(NO_DESCRIPTORS) {
+            true => Err(no_descriptors(NO_DESCRIPTORS)),
+            false => resume_unwind(panic),
+        }
+    })
+}
+
+/// What the system says, of a process and of itself.
+const NO_DESCRIPTORS: &str = "Too many open files";
+
+fn no_descriptors(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::new(ErrorKind::Unreachable, "open a connection to Postgres")
+        .because(cause)
+        .hint("Raise the limit of open files: LimitNOFILE of the unit, or `ulimit -n`.")
 }
 
 pub(super) fn protocol(cause: impl Display) -> SqlError {
@@ -508,6 +524,21 @@ fn no_answer(waited: Duration) -> SqlError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Goal: descriptors that are taken between the look and the connection end no thread.
+    #[test]
+    fn a_want_of_descriptors_is_an_error_and_another_panic_is_one() {
+        let failed = |code| -> std::io::Result<()> { Err(std::io::Error::from_raw_os_error(code)) };
+        // As the crate does.
+        let unwrapped = |code| failed(code).unwrap();
+        for code in [23, 24] {
+            let error = without_panic(|| unwrapped(code)).expect_err("there are none");
+            assert_eq!(error.kind(), ErrorKind::Unreachable);
+            assert!(error.hint_text().is_some_and(|hint| hint.contains("LimitNOFILE")));
+        }
+        assert!(catch_unwind(|| without_panic(|| unwrapped(13))).is_err());
+        assert_eq!(without_panic(|| 7).expect("it does not panic"), 7);
+    }
 
     #[test]
     fn names_and_values_are_quoted() {
