@@ -294,7 +294,9 @@ fn codes_carry_the_names_that_the_engine_gives_them() {
     let mut place = place();
     for (code, name) in refusal::known_codes() {
         let rows = place.client.query(&format!("SELECT errorCodeToName({code})"), soon()).unwrap();
-        assert_eq!(rows, [[Some(name.to_owned())]], "code {code}");
+        let given = rows[0][0].as_deref().unwrap();
+        // The newest ones have no name in an older engine.
+        assert!(given == name || given.is_empty() && 700 < code, "code {code}: {given}");
     }
 }
 
@@ -761,6 +763,14 @@ fn pass(mut from: TcpStream, mut to: TcpStream, mut let_pass: impl FnMut(&[u8]) 
     let _ = to.shutdown(Shutdown::Both);
 }
 
+/// An older engine is asked again without each of our settings that it does not know.
+fn learn_settings(place: &mut Place, client: &mut Client) {
+    place.create("learned", PAIRS);
+    let block = Block::of(1).strings("k", &["a"]);
+    client.insert("learned", &["k"], &[], &block.bytes(), soon()).unwrap();
+    place.client.execute(&format!("DROP TABLE {}", client.qualified("learned")), soon()).unwrap();
+}
+
 #[test]
 fn a_lost_answer_leaves_the_outcome_open_and_a_second_try_is_harmless() {
     let mut place = place();
@@ -770,6 +780,7 @@ fn a_lost_answer_leaves_the_outcome_open_and_a_second_try_is_harmless() {
     );
     let proxy = Proxy::to(place.params.hosts.current());
     let mut client = Client::connect(&proxy.params(&place)).unwrap();
+    learn_settings(&mut place, &mut client);
     let block = Block::of(1).strings("k", &["a"]).numbers("_version", "UInt64", &[5]);
     let mut insert = || client.insert("t", &block.names(), &[], &block.bytes(), soon());
     proxy.answers_to_lose.store(1, Ordering::SeqCst);
@@ -789,6 +800,8 @@ fn connections_are_kept_or_not_as_the_parameters_say() {
         let proxy = Proxy::to(place.params.hosts.current());
         let params = Params { keep_alive, ..proxy.params(&place) };
         let mut client = Client::connect(&params).unwrap();
+        learn_settings(&mut place, &mut client);
+        proxy.connections.fetch_min(u64::from(keep_alive), Ordering::SeqCst);
         for _ in 0..10 {
             client.insert("t", &["k"], &[], &block.bytes(), soon()).unwrap();
             client.query("SELECT 1", soon()).unwrap();
