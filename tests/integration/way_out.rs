@@ -9,7 +9,7 @@ use crate::support::oracle::{Scope, assert_same};
 use crate::support::program::{Program, Settings};
 use crate::support::proxy::Proxy;
 use crate::support::stage::{RUNS_SLOT, Stage};
-use crate::support::wait::{PATIENCE, until_true};
+use crate::support::wait::{PATIENCE, stays_true, until_true};
 use crate::support::{reaper, sample};
 
 /// Goal: SIGTERM ends the process with 0 in the time that the variable names, with the lock
@@ -139,6 +139,82 @@ fn a_redis_that_hangs_does_not_hold_up_the_way_out() {
     let mut next = Program::start(&settings_for_a_stop(&stage));
     next.wait_streaming(&["runs"]);
     next.stop();
+}
+
+/// Goal: one SIGTERM or SIGINT ends it with 0 and the lock released, whatever it is at.
+#[test]
+fn a_stop_ends_it_in_order_at_any_time() {
+    let stage = Stage::take();
+    let has_lock = |stage: &Stage| !stage.redis.keys().is_empty();
+    let mut program = Program::start(&settings_for_a_stop(&stage));
+    program.wait_for_log("main: service `runs`");
+    stops_in_time(&mut program, "before anything is begun");
+    assert!(!has_lock(&stage), "{}", program.log());
+
+    let mut program = Program::start(&settings_for_a_stop(&stage));
+    program.wait_for_log("leader lock acquired");
+    stops_in_time(&mut program, "a session that begins");
+    assert!(!has_lock(&stage), "{}", program.log());
+
+    let mut leader = Program::start(&settings_for_a_stop(&stage));
+    leader.wait_streaming(&["runs"]);
+    let mut program = Program::start(&settings_for_a_stop(&stage));
+    program.wait_state("runs", "standing_by");
+    program.signal("INT");
+    assert_eq!(program.wait_end(Duration::from_secs(3)).code(), Some(0), "{}", program.log());
+    assert!(has_lock(&stage), "that of the leader stays");
+    leader.signal("INT");
+    assert_eq!(leader.wait_end(Duration::from_secs(5)).code(), Some(0), "{}", leader.log());
+    assert!(!has_lock(&stage), "{}", leader.log());
+}
+
+/// Goal: the same while the rows that are already there are copied; the next start ends the copy.
+#[test]
+fn a_stop_amid_a_fill_is_made_good_by_the_next_start() {
+    let stage = Stage::take();
+    for n in 0..300 {
+        stage.postgres.insert("TaskRun", &sample::run(&format!("old-{n}")));
+    }
+    let settings = settings_for_a_stop(&stage).with("RUN_REPLICATION_INITIAL_BACKFILL", 1);
+    stage.clickhouse.add_fault("action=hang&on=insert&table=task_runs_v2");
+    let mut program = Program::start(&settings);
+    until_true("an INSERT of it hangs", PATIENCE, || 0 < stage.clickhouse.fault_hits());
+    stops_in_time(&mut program, "a fill");
+    stage.clickhouse.clear_faults();
+    let program = Program::start(&settings);
+    until_true("all of it is there", PATIENCE, || {
+        stage.clickhouse.count("task_runs_v2", "1") == 300
+    });
+    assert_same(&stage.postgres, &stage.clickhouse, Scope::RUNS);
+    program.stop();
+}
+
+/// Goal: a second signal ends it with 1 at once, whatever the first one waits for; a restart makes
+/// it good.
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    for (first, second) in [("TERM", "TERM"), ("INT", "TERM"), ("TERM", "INT")] {
+        let stage = Stage::take();
+        let mut program = Program::start(&stage.settings_runs());
+        program.wait_streaming(&["runs"]);
+        stage.clickhouse.add_fault("action=hang&on=any");
+        stage.postgres.insert("TaskRun", &sample::run("a"));
+        until_true("a statement hangs", PATIENCE, || 0 < stage.clickhouse.fault_hits());
+        program.signal(first);
+        program.wait_for_log("stopping; finishing the work in hand");
+        stays_true("it drains", Duration::from_secs(1), || !program.has_ended());
+        let began = Instant::now();
+        program.signal(second);
+        let status = program.wait_end(PATIENCE);
+        assert_eq!(status.code(), Some(1), "{first}, {second}: {}", program.log());
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        stage.clickhouse.clear_faults();
+        let mut program = Program::start(&stage.settings_runs());
+        program.wait_streaming(&["runs"]);
+        stage.settle(&mut program, &["runs"]);
+        assert_same(&stage.postgres, &stage.clickhouse, Scope::RUNS);
+        program.stop();
+    }
 }
 
 /// Goal: a pipe that nobody reads costs log lines, and nothing else.
