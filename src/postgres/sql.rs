@@ -165,7 +165,6 @@ impl Sql {
         if waited.is_zero() {
             return Ok(Err(SqlError::new(ErrorKind::Unreachable, "no time left to try it")));
         }
-        has_descriptors()?;
         let mut config = Client::configure();
         config
             .user(&params.user)
@@ -197,7 +196,10 @@ impl Sql {
                     .ssl_mode(Negotiate::Require)
                     .ssl_negotiation(SslNegotiation::Direct);
                 let connector = connector::connector(params, &deadline)?;
-                let connect = move || without_panic(|| config.connect(connector));
+                let connect = move || {
+                    has_descriptors()?;
+                    without_panic(|| config.connect(connector))
+                };
                 match params.halt.outlast(until, "connect", connect) {
                     Ok(client) => (LinkKind::Tcp, client?),
                     Err(error) => return Ok(Err(unreachable(error))),
@@ -208,6 +210,7 @@ impl Sql {
                     return Ok(Err(error));
                 }
                 config.host_path(&host.name).ssl_mode(Negotiate::Disable);
+                has_descriptors()?;
                 (LinkKind::Unix, without_panic(|| config.connect(NoTls))?)
             }
         };
@@ -479,9 +482,9 @@ pub fn literal(value: &str) -> String {
 }
 
 /// The crate makes a runtime of its own for each connection, and panics where there are no file
-/// descriptors for it: so as many are tried for first.
+/// descriptors for it: so more than that are tried for just before.
 fn has_descriptors() -> Result<()> {
-    const NEEDED: usize = 8;
+    const NEEDED: usize = 16;
     let files: std::io::Result<Vec<_>> =
         (0..NEEDED).map(|_| std::fs::File::open("/dev/null")).collect();
     files.map(drop).map_err(no_descriptors)
