@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
+use walhouse::cli::manual::find;
 use walhouse::metrics::{Metrics, ServerWal};
 use walhouse::wal::Lsn;
 
@@ -107,15 +108,8 @@ fn alerts() -> Vec<(String, String)> {
 #[test]
 fn every_alert_is_tried_both_ways_and_explains_itself() {
     let tests = read(&file("alerts_test.yml"));
-    let readme = read(&root().join("README.md"));
     let known = names();
-    let anchors: BTreeSet<String> = (readme.lines())
-        .filter(|line| line.starts_with("##"))
-        .map(|line| {
-            let heading = line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
-            heading.chars().filter(|c| c.is_alphanumeric() || *c == '-').collect()
-        })
-        .collect();
+    let page = find("monitoring").expect("it is a topic").text;
     for (name, rule) in alerts() {
         // The texts also name tables.
         assert_known(rule.split("annotations:").next().unwrap(), &known);
@@ -126,11 +120,11 @@ fn every_alert_is_tried_both_ways_and_explains_itself() {
         for field in ["severity: ", "summary: ", "description: "] {
             assert!(rule.contains(field), "{name} has no {field}");
         }
-        let runbook = rule.split("runbook: README.md#").nth(1).map(|rest| rest.trim());
-        let anchor = runbook.and_then(|rest| rest.lines().next());
-        let anchor = anchor.unwrap_or_else(|| panic!("{name} names no section of README.md"));
-        assert!(anchors.contains(anchor), "{name}: README.md has no section {anchor}");
-        assert!(readme.contains(&format!("`{name}`")), "README.md does not list {name}");
+        let runbook = rule.split("runbook: walhouse help ").nth(1).map(|rest| rest.trim());
+        let topic = runbook.and_then(|rest| rest.lines().next());
+        let topic = topic.unwrap_or_else(|| panic!("{name} names no topic of the manual"));
+        assert!(find(topic).is_some(), "{name}: there is no topic {topic}");
+        assert!(page.contains(&format!("`{name}`")), "monitoring.md does not list {name}");
     }
 }
 

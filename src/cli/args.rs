@@ -9,7 +9,7 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use super::help;
+use super::{help, manual};
 use crate::config::ServiceName;
 use crate::machines::backfill::Moment;
 
@@ -18,7 +18,8 @@ const ABOUT: &str =
 
 #[derive(Debug, Parser)]
 #[command(name = "walhouse", version, about = ABOUT, max_term_width = 80)]
-#[command(after_long_help = help::after(), after_help = help::MORE)]
+#[command(after_long_help = help::after(), after_help = help::more())]
+#[command(disable_help_subcommand = true)]
 pub struct Arguments {
     /// Take the variables from a file of systemd, such as /etc/walhouse/walhouse.env
     #[arg(long, global = true, value_name = "FILE")]
@@ -128,6 +129,22 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Say what a line of the log means, and what to do
+    ///
+    /// Exits with 0, with 1 if a line is not known. The same as a page: walhouse help
+    /// troubleshooting.
+    Explain {
+        /// The line, or a part of it; `-` reads a log from stdin and explains what it warns of
+        #[arg(value_name = "LOG LINE")]
+        line: String,
+    },
+    /// Show a topic of the manual, or what a command takes
+    ///
+    /// Without one: the commands and topics there are.
+    Help {
+        /// Such as `failover`, or `backfill`, which is a topic and a command: see `--help` then
+        topic: Option<String>,
+    },
     /// Print the version
     Version,
     /// Print the completions of a shell
@@ -135,8 +152,11 @@ pub enum Command {
         /// Whose
         shell: Shell,
     },
-    /// Print the man page, as roff
-    Man,
+    /// Print the man page of the program, or of a topic of the manual, as roff
+    Man {
+        /// Such as `failover`
+        topic: Option<String>,
+    },
 }
 
 /// A service, as it is named on the command line.
@@ -163,6 +183,27 @@ pub fn completions(shell: Shell) -> Vec<u8> {
     out
 }
 
+/// What `walhouse help` says of a topic of the manual, or else of a command.
+pub fn help_of(name: Option<&str>) -> Option<Help> {
+    let mut command = Arguments::command();
+    command.build();
+    let Some(name) = name else {
+        return Some(Help::Command(command.render_help().to_string()));
+    };
+    match manual::find(name) {
+        Some(topic) => Some(Help::Topic(topic)),
+        None => {
+            let below = command.find_subcommand_mut(name)?;
+            Some(Help::Command(below.render_long_help().to_string()))
+        }
+    }
+}
+
+pub enum Help {
+    Command(String),
+    Topic(&'static manual::Topic),
+}
+
 /// One page for all commands, the variables included.
 pub fn man() -> std::io::Result<Vec<u8>> {
     let mut out = Vec::new();
@@ -174,7 +215,7 @@ pub fn man() -> std::io::Result<Vec<u8>> {
     page.render_synopsis_section(&mut out)?;
     page.render_description_section(&mut out)?;
     writeln!(out, ".SH COMMANDS")?;
-    for below in command.get_subcommands().filter(|below| below.get_name() != "help") {
+    for below in command.get_subcommands() {
         writeln!(out, ".SS {}", below.get_name())?;
         let page = Man::new(below.clone());
         let mut text = Vec::new();
@@ -188,6 +229,10 @@ pub fn man() -> std::io::Result<Vec<u8>> {
         }
     }
     help::roff_variables(&mut out)?;
+    writeln!(out, ".SH SEE ALSO")?;
+    let pages = manual::TOPICS.iter().map(|topic| format!("walhouse\\-{}(7)", topic.name));
+    let pages = pages.map(|page| page.replace('-', "\\-").replace("\\\\-", "\\-"));
+    writeln!(out, "{}", pages.collect::<Vec<_>>().join(",\n"))?;
     page.render_version_section(&mut out)?;
     Ok(out)
 }

@@ -3,12 +3,16 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
+use super::manual;
 use crate::config::variables::{Preset, SECTIONS, Variable};
 
 const WIDTH: usize = 80;
 
 /// After the short help.
-pub(super) const MORE: &str = "`walhouse --help` also lists the variables of the configuration.";
+pub(super) fn more() -> String {
+    let variables = "`walhouse --help` also lists the variables of the configuration.";
+    format!("{}\n{variables}", manual::list())
+}
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -112,7 +116,7 @@ mod tests {
         add(&mut out, variable);
         assert_eq!(
             out,
-            "  REDIS_PORT\n      Likewise.\n      \
+            "  REDIS_PORT\n      Used where `RUN_REPLICATION_REDIS_PORT` is unset.\n      \
              (a whole number from 1 to 65535; default: 6379)\n"
         );
     }

@@ -9,6 +9,8 @@ mod env_file;
 mod help;
 pub mod log_queue;
 mod logging;
+pub mod manual;
+mod pager;
 mod progress;
 mod run;
 mod status;
@@ -93,16 +95,27 @@ fn run_command(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         Command::Version => print(format!("walhouse {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Completions { shell } => print(args::completions(shell)),
-        Command::Man => match args::man() {
+        Command::Explain { line } => explain(&line),
+        Command::Help { topic } => show_help(topic.as_deref()),
+        Command::Man { topic: None } => match args::man() {
             Ok(page) => print(page),
             Err(cause) => fail(&Error::new(crate::error::ErrorKind::Setup, "man").because(cause)),
+        },
+        Command::Man { topic: Some(name) } => match manual::find(&name) {
+            Some(topic) => print(topic.to_man()),
+            None => refuse_topic(&name),
         },
     }
 }
 
 fn needs_config(command: &Command) -> bool {
     match command {
-        Command::Run | Command::Completions { .. } | Command::Man | Command::Version => false,
+        Command::Run
+        | Command::Completions { .. }
+        | Command::Explain { .. }
+        | Command::Help { .. }
+        | Command::Man { .. }
+        | Command::Version => false,
         Command::Status { url, .. } => url.is_none(),
         Command::Adopt { .. }
         | Command::Teardown { .. }
@@ -111,6 +124,41 @@ fn needs_config(command: &Command) -> bool {
         | Command::Verify { .. }
         | Command::Config { .. } => true,
     }
+}
+
+fn show_help(name: Option<&str>) -> ExitCode {
+    match args::help_of(name) {
+        Some(args::Help::Command(text)) => print(text),
+        Some(args::Help::Topic(topic)) => match pager::columns() {
+            Some(columns) => {
+                let text = topic.to_text(columns, true);
+                if pager::show(&text) { ExitCode::SUCCESS } else { print(text) }
+            }
+            None => print(topic.to_text(80, false)),
+        },
+        None => refuse_topic(name.unwrap_or_default()),
+    }
+}
+
+fn refuse_topic(name: &str) -> ExitCode {
+    refuse(&format!("walhouse: no topic or command `{name}`\n\n{}", manual::list().trim_end()))
+}
+
+/// A line, or a log from stdin.
+fn explain(line: &str) -> ExitCode {
+    let text = match line {
+        "-" => match std::io::read_to_string(std::io::stdin()) {
+            Ok(text) => text,
+            Err(cause) => {
+                let error = Error::new(crate::error::ErrorKind::Setup, "read the log from stdin");
+                return fail(&error.because(cause));
+            }
+        },
+        line => line.to_owned(),
+    };
+    let (answer, all_known) = manual::explain::explain(&text);
+    let printed = print(answer);
+    if all_known { printed } else { ExitCode::FAILURE }
 }
 
 /// 0, 1 if there is a problem, 64 if the configuration is one.

@@ -28,7 +28,7 @@ pub fn from_env() -> Vec<Setting> {
     settings(|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
 }
 
-/// Every variable that has an effect, in the order of help and README; values are not judged.
+/// Every variable that has an effect, in the order of help and manual; values are not judged.
 pub fn settings(lookup: impl Fn(&str) -> Option<String>) -> Vec<Setting> {
     let has_effect = |kind: &Kind| !matches!(kind, Kind::Ignored | Kind::Unsupported { .. });
     variables::all()

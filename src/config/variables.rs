@@ -1,4 +1,4 @@
-//! Every variable that walhouse reads: the one list behind parsing, `walhouse help` and README.
+//! Every variable that walhouse reads: the one list behind parsing, help and manual.
 //!
 //! Only words and presets live here; nothing reads the environment. A name that begins with `*`
 //! stands for two variables, `RUN_REPLICATION_...` and `SESSION_REPLICATION_...`.
@@ -136,11 +136,11 @@ pub fn find(name: &str) -> Option<&'static Variable> {
     all().find(|variable| variable.is_named(name))
 }
 
-/// README's tables of variables, one for each section.
+/// The tables of the topic `variables`, one for each section.
 pub fn markdown_table() -> String {
     let mut out = String::new();
     for section in SECTIONS {
-        let _ = writeln!(out, "### {}\n", section.title);
+        let _ = writeln!(out, "## {}\n", section.title);
         out.push_str("| Variable | Default | Accepted | What it does |\n|---|---|---|---|\n");
         for variable in section.variables {
             let names: Vec<String> = variable.names().iter().map(|n| format!("`{n}`")).collect();
@@ -191,6 +191,9 @@ const fn unsupported(
 }
 
 const HOUR_MS: u64 = 3_600_000;
+const WEBHOOKS: &str =
+    "Webhook deliveries are not replicated by walhouse; leave them to trigger.dev.";
+const READERS: &str = "The lock is read where it is written.";
 const LOG_LEVELS: Kind = Kind::Choice(&["log", "error", "warn", "info", "debug"]);
 
 #[rustfmt::skip] // A variable reads best as two short lines: name and bounds, then its sentence.
@@ -289,11 +292,11 @@ pub const SECTIONS: &[Section] = &[
             Preset::Rule("redis if a Redis host is set, else postgres"),
             "Where the lock lives. Beside trigger.dev's own replication it must be redis."),
         integer("*_REPLICATION_LEADER_LOCK_TIMEOUT_MS", (100, HOUR_MS), "30000",
-            "Life of the lock without an extension."),
+            "TTL of the lock."),
         integer("*_REPLICATION_LEADER_LOCK_EXTEND_INTERVAL_MS", (1, HOUR_MS), "10000",
-            "The lock is extended this often; less than half of its life."),
+            "The lock is extended this often; less than half of its TTL."),
         integer("*_REPLICATION_LEADER_LOCK_ADDITIONAL_TIME_MS", (0, HOUR_MS), "10000",
-            "The lock is tried for its life and this long, then anew after a wait."),
+            "How long one attempt keeps trying beyond the TTL before it waits and starts over."),
         integer("*_REPLICATION_LEADER_LOCK_RETRY_INTERVAL_MS", (1, HOUR_MS), "500",
             "Wait between two tries for the lock."),
         variable("RUN_REPLICATION_REDIS_HOST", Kind::Host, Preset::Variable("REDIS_HOST"),
@@ -312,10 +315,14 @@ pub const SECTIONS: &[Section] = &[
             "Speaks to Redis without TLS."),
         variable("REDIS_HOST", Kind::Host, Preset::Unset,
             "Used where `RUN_REPLICATION_REDIS_HOST` is unset."),
-        integer("REDIS_PORT", (1, 65_535), "6379", "Likewise."),
-        variable("REDIS_USERNAME", Kind::Text, Preset::Unset, "Likewise."),
-        variable("REDIS_PASSWORD", Kind::Secret, Preset::Unset, "Likewise."),
-        flag("REDIS_TLS_DISABLED", "0", "Likewise."),
+        integer("REDIS_PORT", (1, 65_535), "6379",
+            "Used where `RUN_REPLICATION_REDIS_PORT` is unset."),
+        variable("REDIS_USERNAME", Kind::Text, Preset::Unset,
+            "Used where `RUN_REPLICATION_REDIS_USERNAME` is unset."),
+        variable("REDIS_PASSWORD", Kind::Secret, Preset::Unset,
+            "Used where `RUN_REPLICATION_REDIS_PASSWORD` is unset."),
+        flag("REDIS_TLS_DISABLED", "0",
+            "Used where `RUN_REPLICATION_REDIS_TLS_DISABLED` is unset."),
     ]},
     Section { title: "When a stream ends unasked", variables: &[
         variable("*_REPLICATION_ERROR_STRATEGY", Kind::Choice(&["reconnect", "exit", "log"]),
@@ -377,31 +384,31 @@ pub const SECTIONS: &[Section] = &[
             Preset::Value("0"),
             "Only 0: versions are WAL positions, which rows of a higher generation would outrank."),
         unsupported("WEBHOOK_DELIVERIES_REPLICATION_ENABLED", &["0", "false"],
-            "Webhook deliveries are not replicated by walhouse; leave them to trigger.dev."),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_CLICKHOUSE_URL", &[], "Likewise."),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_SLOT_NAME", &[], "Likewise."),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_PUBLICATION_NAME", &[], "Likewise."),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_MAX_FLUSH_CONCURRENCY", &[], "Likewise."),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_FLUSH_INTERVAL_MS", &[], "Likewise."),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_FLUSH_BATCH_SIZE", &[], "Likewise."),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_LEADER_LOCK_TIMEOUT_MS", &[], "Likewise."),
+            WEBHOOKS),
+        unsupported("WEBHOOK_DELIVERIES_REPLICATION_CLICKHOUSE_URL", &[], WEBHOOKS),
+        unsupported("WEBHOOK_DELIVERIES_REPLICATION_SLOT_NAME", &[], WEBHOOKS),
+        unsupported("WEBHOOK_DELIVERIES_REPLICATION_PUBLICATION_NAME", &[], WEBHOOKS),
+        unsupported("WEBHOOK_DELIVERIES_REPLICATION_MAX_FLUSH_CONCURRENCY", &[], WEBHOOKS),
+        unsupported("WEBHOOK_DELIVERIES_REPLICATION_FLUSH_INTERVAL_MS", &[], WEBHOOKS),
+        unsupported("WEBHOOK_DELIVERIES_REPLICATION_FLUSH_BATCH_SIZE", &[], WEBHOOKS),
+        unsupported("WEBHOOK_DELIVERIES_REPLICATION_LEADER_LOCK_TIMEOUT_MS", &[], WEBHOOKS),
         unsupported("WEBHOOK_DELIVERIES_REPLICATION_LEADER_LOCK_EXTEND_INTERVAL_MS", &[],
-            "Likewise."),
+            WEBHOOKS),
         unsupported("WEBHOOK_DELIVERIES_REPLICATION_LEADER_LOCK_ADDITIONAL_TIME_MS", &[],
-            "Likewise."),
+            WEBHOOKS),
         unsupported("WEBHOOK_DELIVERIES_REPLICATION_LEADER_LOCK_RETRY_INTERVAL_MS", &[],
-            "Likewise."),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_ACK_INTERVAL_SECONDS", &[], "Likewise."),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_LOG_LEVEL", &[], "Likewise."),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_WAIT_FOR_ASYNC_INSERT", &[], "Likewise."),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_INSERT_STRATEGY", &[], "Likewise."),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_INSERT_MAX_RETRIES", &[], "Likewise."),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_INSERT_BASE_DELAY_MS", &[], "Likewise."),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_INSERT_MAX_DELAY_MS", &[], "Likewise."),
-        ignored("RUN_REPLICATION_REDIS_READER_HOST", "The lock is read where it is written."),
-        ignored("RUN_REPLICATION_REDIS_READER_PORT", "Likewise."),
-        ignored("REDIS_READER_HOST", "Likewise."),
-        ignored("REDIS_READER_PORT", "Likewise."),
+            WEBHOOKS),
+        unsupported("WEBHOOK_DELIVERIES_REPLICATION_ACK_INTERVAL_SECONDS", &[], WEBHOOKS),
+        unsupported("WEBHOOK_DELIVERIES_REPLICATION_LOG_LEVEL", &[], WEBHOOKS),
+        unsupported("WEBHOOK_DELIVERIES_REPLICATION_WAIT_FOR_ASYNC_INSERT", &[], WEBHOOKS),
+        unsupported("WEBHOOK_DELIVERIES_REPLICATION_INSERT_STRATEGY", &[], WEBHOOKS),
+        unsupported("WEBHOOK_DELIVERIES_REPLICATION_INSERT_MAX_RETRIES", &[], WEBHOOKS),
+        unsupported("WEBHOOK_DELIVERIES_REPLICATION_INSERT_BASE_DELAY_MS", &[], WEBHOOKS),
+        unsupported("WEBHOOK_DELIVERIES_REPLICATION_INSERT_MAX_DELAY_MS", &[], WEBHOOKS),
+        ignored("RUN_REPLICATION_REDIS_READER_HOST", READERS),
+        ignored("RUN_REPLICATION_REDIS_READER_PORT", READERS),
+        ignored("REDIS_READER_HOST", READERS),
+        ignored("REDIS_READER_PORT", READERS),
     ]},
 ];
 
@@ -445,9 +452,9 @@ mod tests {
                 assert!(text.contains(&format!("`{name}`")), "{name}");
             }
         }
-        assert!(
-            text.contains("| `REDIS_PORT` | 6379 | a whole number from 1 to 65535 | Likewise. |")
-        );
+        let row = "| `REDIS_PORT` | 6379 | a whole number from 1 to 65535 | Used where \
+                   `RUN_REPLICATION_REDIS_PORT` is unset. |";
+        assert!(text.contains(row));
         assert!(text.ends_with("|\n"));
     }
 }

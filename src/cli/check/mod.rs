@@ -142,7 +142,9 @@ fn outlook(
             "Set REPLICATION_GAP_STRATEGY=repair to have it mended.",
         ),
         // What is wrong with the slot is told where it was looked at.
-        Ok(Foreseen::Stops(error)) => Finding::of_error("lineage", &error, "See the README."),
+        Ok(Foreseen::Stops(error)) => {
+            Finding::of_error("lineage", &error, "See `walhouse help gaps-and-repair`.")
+        }
         Err(_) if source.slot_is_refused => return Vec::new(),
         Err(error) => Finding::of_error("lineage", &error, "Run `walhouse check` again."),
     }]

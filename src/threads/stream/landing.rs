@@ -411,8 +411,8 @@ impl Landing {
         let table = self.target.table;
         let hint = cause.hint_text().map_or_else(
             || {
-                "Compare the table's columns and constraints with those in README: even a row \
-                 that it has is refused now."
+                "Compare the table's columns and constraints with those of `walhouse help tables`: \
+                 even a row that it has is refused now."
                     .to_owned()
             },
             str::to_owned,

@@ -1,13 +1,11 @@
 //! What the compiler does not check: the direction between the rooms of `src`, what a room must not
-//! touch, and that README tells the truth about variables and metrics.
+//! touch, and that the manual tells the truth.
+
+mod manual;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-
-use walhouse::clickhouse::own_tables;
-use walhouse::config::variables;
-use walhouse::metrics::{Metrics, ServerWal};
 
 /// From the top to the bottom. A room uses those below its own row, and itself; the ports, in one
 /// row, do not know each other.
@@ -47,6 +45,7 @@ const SLEEPERS: &[(&str, &str)] = &[
     // Silence is measured, and a slow server.
     ("tests/bench/clock.rs", "pause"),
     ("tests/clickhouse_port.rs", "start"),
+    ("tests/first_use.rs", "the_first_use_of_readme_goes_as_it_says"),
     ("tests/http_port.rs", "until_served"),
     // The pauses of the client are what is tested.
     ("tests/http_port.rs", "a_dripping_client_is_cut"),
@@ -387,188 +386,4 @@ fn tests_wait_for_something_and_never_just_sleep() {
         }
     }
     assert_none("poll for an event with a deadline", &found);
-}
-
-// ---- README ----
-
-#[test]
-fn readme_has_the_table_of_variables() {
-    let table = variables::markdown_table();
-    assert!(
-        read("README.md").contains(&table),
-        "the tables of variables in README.md are to be exactly these:\n\n{table}"
-    );
-}
-
-/// The words of a text that look like variables of ours.
-fn variables_in(text: &str) -> BTreeSet<&str> {
-    text.split(|c: char| !is_word(c) && c != '*')
-        .map(|word| word.trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != '*'))
-        .filter(|word| word.contains("REPLICATION_"))
-        // Commands of a walsender: CREATE_, ALTER_, DROP_, READ_.
-        .filter(|word| !word.ends_with("_REPLICATION_SLOT"))
-        .filter(|word| word.chars().all(|c| c.is_ascii_uppercase() || is_word(c) || c == '*'))
-        .filter(|word| !word.contains(|c: char| c.is_ascii_lowercase()))
-        .collect()
-}
-
-fn is_known(name: &str) -> bool {
-    // `RUN_REPLICATION_REDIS_*` stands for all that begin so.
-    if let Some(beginning) = name.strip_suffix('*') {
-        return variables::all()
-            .flat_map(|variable| variable.names())
-            .any(|known| known.starts_with(beginning));
-    }
-    variables::find(name).is_some() || variables::all().any(|variable| variable.name == name)
-}
-
-#[test]
-fn documents_and_hints_name_only_variables_that_exist() {
-    let mut texts: Vec<(String, String)> =
-        ["README.md", "CHANGELOG.md"].map(|path| (path.to_owned(), read(path))).to_vec();
-    for source in src().iter().filter(|source| source.room() != "config") {
-        let code: Vec<&str> = source.code().map(|(_, line)| line).collect();
-        texts.push((source.path.clone(), code.join("\n")));
-    }
-    let mut found = Vec::new();
-    for (path, text) in &texts {
-        for name in variables_in(text).into_iter().filter(|name| !is_known(name)) {
-            found.push(format!("{path}: {name}"));
-        }
-    }
-    assert_none("no such variable", &found);
-    assert!(
-        variables_in(&texts[0].1).contains("RUN_REPLICATION_ENABLED"),
-        "variables are found in README.md"
-    );
-}
-
-#[test]
-fn readme_names_every_metric_and_no_other() {
-    let metrics = Metrics::new(&["runs"]);
-    let runs = metrics.service("runs");
-    // These come with their first table, column or confirmation.
-    runs.table("t").rows_inserted.inc();
-    runs.adjusted_values("c").inc();
-    runs.on_confirmed(walhouse::wal::Lsn(1));
-    runs.on_server_wal(ServerWal {
-        retained_bytes: Some(1),
-        left_bytes: Some(1),
-        ..ServerWal::default()
-    });
-    let text = metrics.encode();
-    let real: BTreeSet<&str> =
-        (text.lines()).filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
-    assert!(10 < real.len(), "metrics have names: {text}");
-    let readme = read("README.md");
-    let told: BTreeSet<&str> = (readme.split('`'))
-        .map(identifier)
-        .filter(|word| word.starts_with("walhouse_"))
-        .filter(|word| !own_tables::names().contains(word))
-        .collect();
-    // A counter's samples, and so what people look for, end in `_total`.
-    let base = |name: &str| name.trim_end_matches("_total").to_owned();
-    let real: BTreeSet<String> = real.iter().map(|name| base(name)).collect();
-    let told: BTreeSet<String> = told.iter().map(|name| base(name)).collect();
-    let hidden: Vec<String> = real.difference(&told).cloned().collect();
-    let invented: Vec<String> = told.difference(&real).cloned().collect();
-    // The state is a metric and a table of one name.
-    let hidden: Vec<String> = hidden.into_iter().filter(|name| name != "walhouse_state").collect();
-    assert_none("README.md does not name these metrics", &hidden);
-    assert_none("README.md names metrics that do not exist", &invented);
-}
-
-// ---- README against the log ----
-
-/// Of a message or of README's pattern for it: what stands between the parts that vary, without
-/// backticks and punctuation at its edges.
-fn fixed_parts(text: &str) -> Vec<String> {
-    const EDGES: &[char] = &[' ', ':', ';', ',', '(', ')', '"', '.'];
-    let text = text.replace(['`', '\\'], "");
-    let mut parts = vec![String::new()];
-    let mut rest = text.as_str();
-    while let Some(next) = rest.chars().next() {
-        let varies = match next {
-            '{' => rest.find('}').map(|end| end + 1),
-            '.' => rest.starts_with("...").then_some(3),
-            _ => None,
-        };
-        match varies {
-            Some(len) => {
-                parts.push(String::new());
-                rest = &rest[len..];
-            }
-            None => {
-                parts.last_mut().expect("there is always one").push(next);
-                rest = &rest[next.len_utf8()..];
-            }
-        }
-    }
-    let parts = parts.iter().map(|part| part.trim_matches(EDGES).to_owned());
-    parts.filter(|part| !part.is_empty()).collect()
-}
-
-fn letters(parts: &[String]) -> usize {
-    parts.iter().flat_map(|part| part.chars()).filter(char::is_ascii_alphabetic).count()
-}
-
-fn has_in_order(text: &str, parts: &[String]) -> bool {
-    let mut rest = text;
-    parts.iter().all(|part| match rest.find(part.as_str()) {
-        Some(at) => {
-            rest = &rest[at + part.len()..];
-            true
-        }
-        None => false,
-    })
-}
-
-/// What the code logs by this macro: its literals, as they are written.
-fn logged<'a>(code: &'a str, call: &'a str) -> impl Iterator<Item = String> + 'a {
-    code.match_indices(call).filter_map(move |(at, _)| {
-        let text = code[at + call.len()..].trim_start().strip_prefix('"')?;
-        let mut end = text.find('"')?;
-        while text[..end].ends_with('\\') {
-            end += 1 + text[end + 1..].find('"')?;
-        }
-        let lines = text[..end].split("\\\n").map(str::trim_start);
-        Some(lines.collect::<String>())
-    })
-}
-
-#[test]
-fn readme_explains_every_warning_and_error() {
-    const LETTERS_MIN: usize = 6;
-    let readme = read("README.md");
-    let (_, section) = readme.split_once("## How it fails").expect("README has the table");
-    let patterns: Vec<Vec<String>> = (section.lines())
-        .take_while(|line| !line.starts_with("## "))
-        .filter_map(|line| line.strip_prefix("| ")?.split(" | ").next())
-        .flat_map(|cell| cell.split("`, `"))
-        .map(fixed_parts)
-        .filter(|parts| LETTERS_MIN <= letters(parts))
-        .collect();
-    assert!(50 < patterns.len(), "the table was found");
-    let mut unexplained = Vec::new();
-    let mut found = 0;
-    for source in src().iter().filter(|source| !source.is_test()) {
-        let code: String = source.code().map(|(_, line)| format!("{line}\n")).collect();
-        for message in logged(&code, "log::warn!(").chain(logged(&code, "log::error!(")) {
-            let parts = fixed_parts(&message);
-            // An error or a hint as a whole is not worded here.
-            if letters(&parts) < LETTERS_MIN || message.contains("  hint: ") {
-                continue;
-            }
-            found += 1;
-            let (fixed, message) = (parts.join(" ... "), message.replace(['`', '\\'], ""));
-            let is_told = |pattern: &Vec<String>| {
-                has_in_order(&message, pattern) || has_in_order(&pattern.join(" ... "), &parts)
-            };
-            if !patterns.iter().any(is_told) {
-                unexplained.push(format!("{}: {fixed}", source.path));
-            }
-        }
-    }
-    assert!(40 < found, "messages were found: {found}");
-    assert_none("README's table of failures does not have these", &unexplained);
 }
