@@ -1,5 +1,7 @@
 //! Rows and values that ClickHouse refuses.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::support::clickhouse::DATABASE;
@@ -8,6 +10,7 @@ use crate::support::postgres::insert;
 use crate::support::program::Program;
 use crate::support::sample;
 use crate::support::stage::Stage;
+use crate::support::wait::stays_true;
 
 const REFUSED: &str = r#"walhouse_refused_rows_total{service="runs",table="task_runs_v2"}"#;
 const OUTAGE: &str = r#"walhouse_insert_outage{service="runs"}"#;
@@ -255,4 +258,43 @@ fn a_table_without_versions_is_held_and_is_not_held_for_ever() {
     stage.settle(&mut program, &["runs"]);
     assert_eq!(rows("t"), "2");
     program.stop();
+}
+
+/// Goal: a table in which a column has become one that takes nothing of what is sent is held, with
+/// versions and without, be it that it takes a copy of a row that it has.
+#[test]
+fn a_table_that_reads_nothing_of_what_is_sent_is_held_whatever_it_copies() {
+    for (table, column, was, is) in [
+        ("raw_task_runs_payload_v1", "created_at", "DateTime64(3)", "UUID"),
+        ("raw_task_runs_payload_v1", "payload", "JSON", "Enum8('a' = 1)"),
+        ("task_runs_v2", "updated_at", "DateTime64(3)", "Enum8('a' = 1)"),
+    ] {
+        let stage = Stage::own();
+        stage.clickhouse.execute(&format!("CREATE DATABASE {DATABASE}"));
+        stage.clickhouse.execute(&format!(
+            "CREATE TABLE {DATABASE}.raw_task_runs_payload_v1 \
+             (run_id String, created_at DateTime64(3), payload JSON) \
+             ENGINE = MergeTree ORDER BY run_id"
+        ));
+        let mut program = start(&stage);
+        insert_runs(&stage, "before", 1, |_| json!({}));
+        stage.settle(&mut program, &["runs"]);
+        let make = |kind: &str| {
+            for change in [format!("DROP COLUMN {column}"), format!("ADD COLUMN {column} {kind}")] {
+                stage.clickhouse.execute(&format!("ALTER TABLE {DATABASE}.{table} {change}"));
+            }
+        };
+        make(is);
+        insert_runs(&stage, "r", 20, |_| json!({}));
+        program.wait_for_log("attempt 8");
+        // Longer than eight holds take.
+        stays_true("nothing is dropped", Duration::from_secs(6), || kept(&stage).is_empty());
+        assert_eq!(program.metric(OUTAGE), Some(1.0));
+        make(was);
+        stage.settle(&mut program, &["runs"]);
+        assert_eq!(kept(&stage).len(), 0, "{table} {column}");
+        let sql = format!("SELECT count() FROM {DATABASE}.{table} WHERE run_id LIKE 'r%'");
+        assert_eq!(stage.clickhouse.value(&sql), "20");
+        program.stop();
+    }
 }

@@ -273,6 +273,12 @@ impl Landing {
             Step::Probe(Known::Landed(row)) if self.can_repeat(tried.block) => {
                 insert(client, tried.block, &order[*row..=*row], &[], &ALONE)
             }
+            // The server copies a row without reading what we send.
+            Step::Probe(Known::CopyOfTable)
+                if tried.last.as_ref().is_some_and(is_before_values) =>
+            {
+                Ok(false)
+            }
             Step::Probe(Known::CopyOfTable) => {
                 let is_there = client.insert_again(table, "true", &ALONE, deadline)?;
                 if is_there {
@@ -461,18 +467,26 @@ impl Landing {
 
 /// A document or a block that cannot be read.
 const INCORRECT_DATA: u32 = 117;
+/// There is no way from the type of what is sent to that of the column.
+const CANNOT_CONVERT_TYPE: u32 = 70;
+
+/// It may be of all that we send, whatever the values. What is computed from values, by a
+/// constraint say, comes when they have been read.
+fn is_before_values(refusal: &Refusal) -> bool {
+    !refusal.is_of_expression
+        && ([INCORRECT_DATA, CANNOT_CONVERT_TYPE].contains(&refusal.code)
+            || refusal.verdict() == Verdict::Unknown)
+}
 
 /// Not together with what other flushers insert: whose rows were refused would not be known.
 const ALONE: [(&str, &str); 1] = [("async_insert", "0")];
 
 impl Tried<'_> {
     /// The made-up row is refused for the same as the others, and not for its values: the server
-    /// does not read what we send. To write a row again that it has would not show that. What is
-    /// computed from values, by a constraint say, comes when they have been read.
+    /// does not read what we send. To write a row again that it has would not show that.
     fn is_what_all_get(&self, refusal: &Refusal) -> bool {
         self.last.as_ref().is_some_and(|last| last.code == refusal.code)
-            && !refusal.is_of_expression
-            && (refusal.code == INCORRECT_DATA || refusal.verdict() == Verdict::Unknown)
+            && is_before_values(refusal)
     }
 
     /// What the plan is told, and what is remembered of it.
