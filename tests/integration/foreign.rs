@@ -125,6 +125,26 @@ fn a_database_that_was_made_anew_under_its_name_is_another_one() {
     assert_eq!(stage.clickhouse.count("task_runs_v2", "1"), 7);
 }
 
+/// Goal: where the record of the database is lost, the look at the source still tells another one
+/// from it, and costs no row, be they ever so few beside those of the other.
+#[test]
+fn another_database_is_not_followed_where_its_own_record_is_lost() {
+    let stage = Stage::own();
+    make_database(&stage, "first");
+    let other = make_database(&stage, "other");
+    for n in 0..60 {
+        other.insert("TaskRun", &sample::run(&format!("other-{n}")));
+    }
+    replicate(&stage, "first", 7);
+    drop_slots(&stage);
+    stage.clickhouse.execute(&format!("DROP TABLE {DATABASE}.walhouse_databases SYNC"));
+    let mut program = Program::start(&settings_of(&stage, "other"));
+    program.wait_halted(&SERVICES);
+    assert_eq!(program.log_lines("repair: done"), 0, "{}", program.log());
+    assert_eq!(stage.clickhouse.count("task_runs_v2", "run_id LIKE 'first-%'"), 7);
+    program.stop();
+}
+
 /// Goal: what is the same database goes on, whatever it is called and whoever wrote the state.
 #[test]
 fn a_database_with_a_new_name_and_a_state_of_an_older_version_go_on() {

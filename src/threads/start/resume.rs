@@ -216,6 +216,10 @@ impl Parties<'_> {
         if !absent.contains(&databases::DATABASES_TABLE) {
             recorded_database = databases::read(self.client, service, slot_name, self.deadline())?;
         }
+        let recorded_source = match absent.contains(&sources::SOURCES_TABLE) {
+            false => source_look::recorded(self.client, self.config)?,
+            true => None,
+        };
         let database = server::database(self.sql, step())?;
         let (server, history) = self.identify()?;
         let mut before = recorded.as_ref().map(of_row).transpose()?;
@@ -233,7 +237,9 @@ impl Parties<'_> {
             verdict = lineage::judge_landed(verdict, state, &server, self.highest_version()?);
         }
         if before.is_some() {
-            let of = recorded_database.as_ref().map(|row| row.oid);
+            // The look at the source knows it as well: one of the two may be lost.
+            let of_source = || recorded_source.as_ref()?.catalog.as_ref().map(|of| of.database);
+            let of = recorded_database.as_ref().map(|row| row.oid).or_else(of_source);
             verdict = lineage::judge_database(verdict, of, database.oid);
         }
         if let Some(given) = &self.given_up {
@@ -277,10 +283,6 @@ impl Parties<'_> {
         {
             reason = format!("{ADOPTED}: {reason}");
         }
-        let recorded_source = match absent.contains(&sources::SOURCES_TABLE) {
-            false => source_look::recorded(self.client, self.config)?,
-            true => None,
-        };
         let of = (&*server.system_identifier.to_string(), before.is_some());
         let config = (self.config, self.mapping);
         let source = source_look::look(recorded_source, self.sql, config, of, step())?;
