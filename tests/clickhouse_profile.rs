@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use support::clickhouse::Clickhouse;
 use walhouse::clickhouse::adoptions;
 use walhouse::clickhouse::backfills::{self, BackfillRow};
+use walhouse::clickhouse::document_types::document_types;
 use walhouse::clickhouse::hosts::Hosts;
 use walhouse::clickhouse::lookup::{find_live, find_sort_keys};
 use walhouse::clickhouse::params::{InsertStrategy, Params};
@@ -29,7 +30,7 @@ use walhouse::clickhouse::{
 };
 use walhouse::halt::Halt;
 use walhouse::machines::recovery::Adopted;
-use walhouse::rows::{Block, JsonForm, Kind, Shape, native};
+use walhouse::rows::{Block, Kind, Shape, native};
 use walhouse::secret::Secret;
 use walhouse::services::mapping::{Mapping, Target};
 use walhouse::services::runs::Runs;
@@ -167,9 +168,19 @@ fn say_everything(params: &Params, answers: &mut Answers) {
 
 fn target_table(client: &mut Client, target: &Target, made: &Definition, answers: &mut Answers) {
     let table = target.table;
-    answers.note(&format!("make {table}"), tables::ensure(client, made, true, soon()));
-    let present = vec![true; target.columns.len()];
-    let shape = Shape { present, json: JsonForm::Typed, without_null: Vec::new() };
+    let as_made = tables::ensure(client, made, true, soon());
+    let as_made = answers.note(&format!("make {table}"), as_made);
+    let version = answers.note("version", client.ping(soon())).unwrap_or_default();
+    // A limit that came later has been no matter to the start.
+    let of_definition = |&at: &usize| {
+        let own = made.column(target.columns[at].name).unwrap();
+        (at, own.to_owned())
+    };
+    let documents = match &as_made {
+        Some(made) => document_types(made, target.columns, &version),
+        None => target.documents.iter().map(of_definition).collect(),
+    };
+    let shape = Shape { documents, ..Shape::of(vec![true; target.columns.len()]) };
     let mut block = Block::new(target.columns, &shape);
     for (n, document) in DOCUMENTS.iter().enumerate() {
         append(&mut block, target, n, document, 5, false);

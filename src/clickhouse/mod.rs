@@ -6,6 +6,7 @@ pub mod backfills;
 pub mod client;
 pub mod cluster;
 pub mod databases;
+pub mod document_types;
 pub mod frame;
 mod fresh;
 pub mod hosts;

@@ -330,17 +330,13 @@ pub(super) fn malformed(target: &Target) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rows::JsonForm;
     use crate::services::mapping::Mapping;
     use crate::services::runs::Runs;
     use crate::services::tombstone;
 
     fn block(target: &Target, count: usize, id: &str) -> Block {
         let present = vec![true; target.columns.len()];
-        let mut block = Block::new(
-            target.columns,
-            &Shape { present, without_null: Vec::new(), json: JsonForm::Typed },
-        );
+        let mut block = Block::new(target.columns, &Shape::of(present));
         for n in 0..count {
             let text = |text: &str| text.as_bytes().to_vec();
             let key: Vec<String> = match target.order_by.len() {

@@ -1,6 +1,7 @@
 //! The rows on their way to one target table.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
 use super::column::{Kind, Strings, Values};
 use super::order;
@@ -25,16 +26,17 @@ pub struct Shape {
     pub present: Vec<bool>,
     /// Columns that take no NULL and may be given one.
     pub without_null: Vec<usize>,
-    pub json: JsonForm,
+    /// The type by which a JSON column is sent, where that is not `JSON` as such. As the table's
+    /// own type its text is parsed under the settings of the INSERT, and is then what the table
+    /// holds; from another one it is cast, with the cast's own rules.
+    pub documents: BTreeMap<usize, String>,
 }
 
-/// How a JSON document travels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum JsonForm {
-    /// As a column of type `JSON` that holds text: it is parsed under the settings of the INSERT.
-    Typed,
-    /// As a `String` that the server casts, with the cast's own rules: all that 24.8 knows.
-    Text,
+impl Shape {
+    /// Every NULL has a place, and documents are of type `JSON`.
+    pub fn of(present: Vec<bool>) -> Shape {
+        Shape { present, without_null: Vec::new(), documents: BTreeMap::new() }
+    }
 }
 
 /// Rows in columns. A mapping fills one column after the other and closes each row with
@@ -94,8 +96,12 @@ impl Block {
         self.shape.without_null.iter().copied().find(is_null)
     }
 
-    pub fn json_form(&self) -> JsonForm {
-        self.shape.json
+    /// The type by which a column is sent.
+    pub fn sent_as(&self, column: usize) -> &str {
+        match (self.specs[column].kind, self.shape.documents.get(&column)) {
+            (Kind::Json, Some(own)) => own,
+            (kind, _) => kind.native_type(),
+        }
     }
 
     /// A value of a text or JSON column.

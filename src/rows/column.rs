@@ -5,7 +5,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     String,
-    /// A JSON document, sent as text.
+    /// A JSON document, sent as text. The type may be another one: see `Shape::documents`.
     Json,
     StringArray,
     UInt8,
@@ -27,7 +27,8 @@ impl Kind {
     /// The type name in a Native block.
     pub fn native_type(self) -> &'static str {
         match self {
-            Kind::String | Kind::Json => "String",
+            Kind::String => "String",
+            Kind::Json => "JSON",
             Kind::StringArray => "Array(String)",
             Kind::UInt8 => "UInt8",
             Kind::UInt32 => "UInt32",

@@ -39,7 +39,7 @@ fn value(values: &Values, row: usize) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rows::{ColumnSpec, JsonForm, Kind, Shape};
+    use crate::rows::{ColumnSpec, Kind, Shape};
 
     #[test]
     fn every_sent_column_is_in_the_document() {
@@ -51,8 +51,7 @@ mod tests {
             ColumnSpec::new("absent", Kind::UInt8),
         ];
         let present = vec![true, true, true, true, false];
-        let mut block =
-            Block::new(SPECS, &Shape { present, without_null: Vec::new(), json: JsonForm::Typed });
+        let mut block = Block::new(SPECS, &Shape::of(present));
         for at in [None, Some(5)] {
             block.put_str(b"a\xff");
             block.put_str_array(|items| items.push(b"t"));

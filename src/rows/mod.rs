@@ -8,5 +8,5 @@ mod order;
 pub mod stored;
 mod stored_document;
 
-pub use block::{Block, ColumnSpec, JsonForm, Shape};
+pub use block::{Block, ColumnSpec, Shape};
 pub use column::Kind;

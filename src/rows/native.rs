@@ -1,12 +1,13 @@
 //! ClickHouse's Native format: a block of rows, column by column.
 //!
 //! Strings stand for `LowCardinality(String)` columns as well; the server casts them. Documents go
-//! as type `JSON`, whose text is parsed under the INSERT's settings; cast from `String` those would
-//! be ignored, and a document with a key twice refused.
+//! as text of the table's own type `JSON(...)`, which is parsed under the INSERT's settings; cast
+//! from another type those would be ignored: from `String` a document with a key twice is refused,
+//! and from another `JSON` ClickHouse 25.5 makes strings of all values of `[1, "a"]`.
 //! Numbers are always sent in the very type named, since the server narrows silently.
 
-use super::block::{Block, JsonForm};
-use super::column::{Kind, Values};
+use super::block::Block;
+use super::column::Values;
 
 /// The serialization of a `JSON` column in which each value is the text of its document.
 const JSON_AS_TEXT: u64 = 1;
@@ -80,11 +81,10 @@ impl<'b> Encoder<'b> {
         let Some(column) = sent else { return self.block.columns() };
         let spec = self.block.spec(column);
         put_string(out, spec.name.as_bytes());
-        if spec.kind == Kind::Json && self.block.json_form() == JsonForm::Typed {
-            put_string(out, b"JSON");
+        let sent_as = self.block.sent_as(column);
+        put_string(out, sent_as.as_bytes());
+        if sent_as.starts_with("JSON") {
             out.extend_from_slice(&JSON_AS_TEXT.to_le_bytes());
-        } else {
-            put_string(out, spec.kind.native_type().as_bytes());
         }
         column
     }
@@ -209,6 +209,7 @@ fn put_varint(out: &mut Vec<u8>, mut n: u64) {
 mod tests {
     use super::*;
     use crate::rows::block::{ColumnSpec, Shape};
+    use crate::rows::column::Kind;
 
     const SPECS: &[ColumnSpec] = &[
         ColumnSpec::new("id", Kind::String),
@@ -218,9 +219,10 @@ mod tests {
         ColumnSpec::new("doc", Kind::Json),
     ];
 
-    fn block(present: &[bool], json: JsonForm) -> Block {
-        let mut block =
-            Block::new(SPECS, &Shape { present: present.to_vec(), without_null: Vec::new(), json });
+    fn block(present: &[bool], sent_as: Option<&str>) -> Block {
+        let documents = sent_as.map(|own| (4, own.to_owned())).into_iter().collect();
+        let shape = Shape { documents, ..Shape::of(present.to_vec()) };
+        let mut block = Block::new(SPECS, &shape);
         for (id, n, tags, at) in [("b", 2, &["x", "y"][..], None), ("a", 1, &[], Some(-1))] {
             block.put_str(id.as_bytes());
             block.put_u32(n);
@@ -238,7 +240,7 @@ mod tests {
 
     #[test]
     fn columns_follow_each_other_in_the_order_of_the_selection() {
-        let block = block(&[true; 5], JsonForm::Typed);
+        let block = block(&[true; 5], None);
         let order = block.sorted_by(&[0]);
         assert_eq!(order, [1, 0]);
         let mut out = Vec::new();
@@ -258,11 +260,24 @@ mod tests {
 
     #[test]
     fn a_column_the_table_lacks_is_left_out() {
-        let block = block(&[true, false, false, false, true], JsonForm::Text);
+        let block = block(&[true, false, false, false, true], Some("String"));
         let mut out = Vec::new();
         encode(&block, &[0], &[], &mut out);
         assert_eq!(out, b"\x02\x01\x02id\x06String\x01b\x03doc\x06String\x07{\"k\":1}");
         assert_eq!(column_names(&block), ["id", "doc"]);
+    }
+
+    /// Goal: nothing is cast on the server that it would parse once more for that.
+    #[test]
+    fn a_document_goes_as_the_type_of_its_column() {
+        for own in ["JSON(max_dynamic_paths=64)", "JSON(a UInt8, SKIP b)"] {
+            let block = block(&[false, false, false, false, true], Some(own));
+            let mut out = Vec::new();
+            encode(&block, &[0], &[], &mut out);
+            let length = [u8::try_from(own.len()).unwrap()];
+            let head = expect(&[b"\x01\x01\x03doc", &length, own.as_bytes()]);
+            assert_eq!(out, expect(&[&head, b"\x01\0\0\0\0\0\0\0\x07{\"k\":1}"]));
+        }
     }
 
     #[test]
@@ -271,7 +286,7 @@ mod tests {
         for (present, rows) in
             [([true; 5], 2), ([false, true, true, true, false], 2), ([true; 5], 0)]
         {
-            let block = block(&present, JsonForm::Typed);
+            let block = block(&present, None);
             let order = &block.sorted_by(&[0])[..rows];
             for blanked in [&blank[..], &none] {
                 let mut whole = Vec::new();

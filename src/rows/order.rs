@@ -87,7 +87,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::rows::{ColumnSpec, JsonForm, Kind, Shape};
+    use crate::rows::{ColumnSpec, Kind, Shape};
 
     const SPECS: &[ColumnSpec] = &[
         ColumnSpec::new("a", Kind::String),
@@ -100,11 +100,7 @@ mod tests {
     type Values = (u8, u8, i64, u64, u8);
 
     fn block(rows: &[Values]) -> Block {
-        let shape = Shape {
-            present: vec![true; SPECS.len()],
-            without_null: Vec::new(),
-            json: JsonForm::Typed,
-        };
+        let shape = Shape::of(vec![true; SPECS.len()]);
         let mut block = Block::new(SPECS, &shape);
         for (a, b, at, n, id) in rows {
             block.put_str(&[*a]);

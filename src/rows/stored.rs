@@ -67,7 +67,7 @@ pub fn text(values: &Values, row: usize) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rows::{ColumnSpec, JsonForm, Shape};
+    use crate::rows::{ColumnSpec, Shape};
 
     const SPECS: &[ColumnSpec] = &[
         ColumnSpec::new("id", Kind::String),
@@ -79,8 +79,7 @@ mod tests {
 
     #[test]
     fn each_kind_has_one_text_for_one_value() {
-        let shape =
-            Shape { present: vec![true; 5], without_null: Vec::new(), json: JsonForm::Typed };
+        let shape = Shape::of(vec![true; 5]);
         let mut block = Block::new(SPECS, &shape);
         for (tags, at) in [(&["a", "b:1"][..], Some(-1)), (&["a2:b:1"], None)] {
             block.put_str(b"i\xff");

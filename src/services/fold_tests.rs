@@ -10,7 +10,7 @@ use super::sessions::Sessions;
 use super::source::{Plan, Row, Types};
 use super::tombstone::LiveKey;
 use crate::rows::column::Values;
-use crate::rows::{JsonForm, Shape, stored};
+use crate::rows::{Shape, stored};
 use crate::wal::testing::{self, V};
 use crate::wal::{Datum, Lsn, Oid, value::oid};
 
@@ -18,7 +18,7 @@ const ALL: std::ops::Range<usize> = 0..usize::MAX;
 const TABLE: Oid = Oid(16_400);
 
 fn shapes() -> [Shape; 1] {
-    [Shape { present: vec![true; 19], without_null: Vec::new(), json: JsonForm::Typed }]
+    [Shape::of(vec![true; 19])]
 }
 
 fn plan() -> Plan {
@@ -313,11 +313,7 @@ fn a_payload_without_its_run_is_buried_with_what_is_known_of_it() {
     let stray = LiveKey { key, partition, version: 1 };
     let found = Found { strays: HashMap::from([(0, vec![(1, stray)])]), ..Found::default() };
     let shapes: Vec<Shape> = (mapping.targets().iter())
-        .map(|target| Shape {
-            present: vec![true; target.columns.len()],
-            without_null: Vec::new(),
-            json: JsonForm::Typed,
-        })
+        .map(|target| Shape::of(vec![true; target.columns.len()]))
         .collect();
     let assembled = assemble(&mapping, &folded, &wanted, &found, &shapes, 0, ALL).unwrap();
     let [runs, payloads] = &assembled.blocks[..] else { panic!("two tables") };
@@ -474,11 +470,7 @@ fn run<'a>(organization: &'a str, payload: V<'a>) -> Vec<V<'a>> {
 }
 
 fn run_shapes() -> Vec<Shape> {
-    let shape = |count| Shape {
-        present: vec![true; count],
-        without_null: Vec::new(),
-        json: JsonForm::Typed,
-    };
+    let shape = |count| Shape::of(vec![true; count]);
     RUNS.targets().iter().map(|target| shape(target.columns.len())).collect()
 }
 

@@ -58,7 +58,7 @@ pub fn append(target: &Target, block: &mut Block, live: &LiveKey, version: u64) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rows::{JsonForm, Shape, stored};
+    use crate::rows::{Shape, stored};
     use crate::services::mapping::Mapping;
     use crate::services::runs::Runs;
 
@@ -76,10 +76,7 @@ mod tests {
         ];
         for (target, live) in mapping.targets().iter().zip(&lives) {
             let present = vec![true; target.columns.len()];
-            let mut block = Block::new(
-                target.columns,
-                &Shape { present, without_null: Vec::new(), json: JsonForm::Typed },
-            );
+            let mut block = Block::new(target.columns, &Shape::of(present));
             append(target, &mut block, live, 9);
             let of = |at: usize| stored::text(block.values(at), 0).unwrap();
             assert_eq!(target.order_by.iter().map(|&at| of(at)).collect::<Key>(), live.key);

@@ -60,7 +60,6 @@ const TRIAL_MILLIS: i64 = 1_767_323_045_678;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rows::JsonForm;
     use crate::services::runs::Runs;
     use crate::services::sessions::Sessions;
 
@@ -69,11 +68,7 @@ mod tests {
         let runs = Runs { payloads: true, fingerprints: true };
         for mapping in [&runs as &dyn Mapping, &Sessions] {
             let shapes: Vec<Shape> = (mapping.targets().iter())
-                .map(|target| Shape {
-                    present: vec![true; target.columns.len()],
-                    without_null: Vec::new(),
-                    json: JsonForm::Typed,
-                })
+                .map(|target| Shape::of(vec![true; target.columns.len()]))
                 .collect();
             let blocks = blocks(mapping, &shapes).expect("the values are of their kinds");
             for (target, shape) in mapping.targets().iter().zip(&shapes) {

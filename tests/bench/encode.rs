@@ -14,7 +14,7 @@ use divan::{Bencher, black_box};
 use serde_json::value::RawValue;
 use walhouse::clickhouse::frame;
 use walhouse::postgres::Frames;
-use walhouse::rows::{Block, JsonForm, Shape, native};
+use walhouse::rows::{Block, Shape, native};
 use walhouse::services::assemble::{Assembled, Found, Updates, Wanted, assemble, wanted};
 use walhouse::services::document::{append_document, append_jsonb};
 use walhouse::services::fingerprint::error_fingerprint;
@@ -67,11 +67,7 @@ impl Batch {
             .collect();
         let lsns = (1..).map(|n| Lsn(n * 4096));
         let frames = messages::frames(lsns.zip(inserts.iter().map(Vec::as_slice)));
-        let shape = |columns: usize| Shape {
-            present: vec![true; columns],
-            without_null: Vec::new(),
-            json: JsonForm::Typed,
-        };
+        let shape = |columns: usize| Shape::of(vec![true; columns]);
         let shapes = mapping.targets().iter().map(|t| shape(t.columns.len())).collect();
         Batch { mapping, plan: Arc::new(plan), frames, shapes }
     }

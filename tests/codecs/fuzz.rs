@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use walhouse::postgres::Frames;
-use walhouse::rows::{Block, JsonForm, Shape};
+use walhouse::rows::{Block, Shape};
 use walhouse::services::assemble::{Found, assemble};
 use walhouse::services::mapping::{BareKey, Mapping};
 use walhouse::wal::pgoutput::Message;
@@ -234,8 +234,9 @@ fn check_batch(rng: &mut Rng, mapping: &'static dyn Mapping, changes: &Changes<'
         .map(|target| {
             let mut present = vec![true; target.columns.len()];
             target.optional.iter().for_each(|&column| present[column] = rng.bool());
-            let json = if rng.bool() { JsonForm::Typed } else { JsonForm::Text };
-            Shape { present, without_null: Vec::new(), json }
+            let own = ["JSON", "JSON(max_dynamic_paths=64)", "String"][rng.usize(..3)];
+            let documents = target.documents.iter().map(|&at| (at, own.to_owned())).collect();
+            Shape { documents, ..Shape::of(present) }
         })
         .collect();
     let shift = [0, 1 << 40, rng.u64(..)][rng.usize(..3)];

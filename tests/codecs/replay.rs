@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use walhouse::rows::document::row_as_json;
-use walhouse::rows::{Block, JsonForm, Shape, native};
+use walhouse::rows::{Block, Shape, native};
 use walhouse::services::assemble::{Assembled, Found, Updates, Wanted, assemble, wanted};
 use walhouse::services::fold::{Change, Folded, fold};
 use walhouse::services::mapping::{Mapping, Target, ValueError};
@@ -154,11 +154,7 @@ impl<'a> Changes<'a> {
 
 /// Tables that have every column.
 pub fn shapes(mapping: &dyn Mapping) -> Vec<Shape> {
-    let shape = |target: &Target| Shape {
-        present: vec![true; target.columns.len()],
-        without_null: Vec::new(),
-        json: JsonForm::Typed,
-    };
+    let shape = |target: &Target| Shape::of(vec![true; target.columns.len()]);
     mapping.targets().iter().map(shape).collect()
 }
 

@@ -7,7 +7,7 @@ use walhouse::clickhouse::slices::Slicer;
 use walhouse::clickhouse::stored::{StoredRow, highest_version, key_of, rows_of};
 use walhouse::clickhouse::tables::{self, Definition};
 use walhouse::clickhouse::{Client, Params};
-use walhouse::rows::{Block, JsonForm, Shape, native, stored};
+use walhouse::rows::{Block, Shape, native, stored};
 use walhouse::services::mapping::{Mapping, Notes, Stamp, Target};
 use walhouse::services::runs::Runs;
 use walhouse::services::sessions::Sessions;
@@ -77,13 +77,7 @@ fn values(kind: SourceKind) -> &'static [&'static str] {
 /// Rows that differ from each other in as many columns as can be.
 fn fill(mapping: &dyn Mapping, rows: usize, version: u64) -> Vec<Block> {
     let source = mapping.source();
-    let new = |target: &Target| {
-        let present = vec![true; target.columns.len()];
-        Block::new(
-            target.columns,
-            &Shape { present, without_null: Vec::new(), json: JsonForm::Typed },
-        )
-    };
+    let new = |target: &Target| Block::new(target.columns, shape(target));
     let mut blocks: Vec<Block> = mapping.targets().iter().map(new).collect();
     let stamp = Stamp { version, deleted: false, row: true, first: true };
     for n in 0..rows {
@@ -284,9 +278,14 @@ fn documents_are_compared_as_they_are_kept() {
     }
 }
 
+/// Of the table as it is made.
 fn shape(target: &Target) -> &'static Shape {
-    let present = vec![true; target.columns.len()];
-    Box::leak(Box::new(Shape { present, without_null: Vec::new(), json: JsonForm::Typed }))
+    let definitions = MAPPINGS.iter().flat_map(|(_, definitions)| *definitions);
+    let made = definitions.into_iter().find(|made| made.name == target.table).unwrap();
+    let own = |&at: &usize| (at, made.column(target.columns[at].name).unwrap().to_owned());
+    let documents = target.documents.iter().map(own).collect();
+    let whole = Shape::of(vec![true; target.columns.len()]);
+    Box::leak(Box::new(Shape { documents, ..whole }))
 }
 
 /// By slices of a few rows.

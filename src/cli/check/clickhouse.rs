@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::table::UNFILLED;
 use super::{cluster, interrupt, is_near, now_ms};
 use crate::clickhouse::client::quote_name;
+use crate::clickhouse::document_types::document_types;
 use crate::clickhouse::refusal::Refusal;
 use crate::clickhouse::state::STATE_TABLE;
 use crate::clickhouse::survey::judge::{self, Fit, Order};
@@ -15,10 +16,10 @@ use crate::config::ServiceConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Finding;
 use crate::postgres::survey::judge::clock;
-use crate::rows::{JsonForm, Shape, native};
+use crate::rows::{Shape, native};
 use crate::services::mapping::{Mapping, Target};
 use crate::services::trial;
-use crate::threads::start::prepare::{columns_of, definition, json_form, mapping};
+use crate::threads::start::prepare::{columns_of, definition, mapping};
 use crate::threads::start::unfilled;
 
 const AWAY: &str = "Let *_REPLICATION_CLICKHOUSE_URL name ClickHouse's HTTP interface (port 8123, \
@@ -54,7 +55,6 @@ pub(super) fn look(service: &ServiceConfig) -> (Vec<Finding>, Option<Reached>) {
     found.push(clock("ClickHouse", (before_ms, after_ms), facts.now_ms));
     found.extend(judge::server(&facts));
     let mapping = mapping(service);
-    let json = json_form(&facts.version);
     let mut client = client;
     let targets: Vec<&str> = mapping.targets().iter().map(|target| target.table).collect();
     let (user, creates) = (facts.user.as_str(), service.create_tables);
@@ -63,7 +63,7 @@ pub(super) fn look(service: &ServiceConfig) -> (Vec<Finding>, Option<Reached>) {
         Ok(findings) => found.extend(findings),
         Err(error) => found.push(Finding::of_error("cluster", &error, AGAIN)),
     }
-    let mut looking = Looking { service, mapping, json, facts, client, found };
+    let mut looking = Looking { service, mapping, facts, client, found };
     let tables = looking.tables();
     let Looking { mut found, client, .. } = looking;
     match tables {
@@ -107,7 +107,6 @@ fn encryption(endpoint: &str) -> Finding {
 struct Looking<'a> {
     service: &'a ServiceConfig,
     mapping: &'static dyn Mapping,
-    json: JsonForm,
     facts: Facts,
     client: Client,
     found: Vec<Finding>,
@@ -148,7 +147,7 @@ impl Looking<'_> {
             let made = definition(target)?;
             if creates && missing.contains(&target.table) {
                 // As it would be made.
-                self.trial(target, made, &vec![true; target.columns.len()], false)?;
+                self.trial(target, made, &Shape::of(vec![true; target.columns.len()]), false)?;
                 continue;
             }
             let deadline = self.deadline();
@@ -273,8 +272,10 @@ impl Looking<'_> {
             let text = format!("`{name}` ({}) takes every column", shape.engine);
             self.found.push(Finding::ok("table", text));
         }
-        self.trial(target, made, &present, true)?;
-        Ok(Some(Shape { present, without_null: Vec::new(), json: self.json }))
+        let documents = document_types(shape, target.columns, &self.facts.version);
+        let taken = Shape { documents, ..Shape::of(present) };
+        self.trial(target, made, &taken, true)?;
+        Ok(Some(taken))
     }
 
     /// True if a column does not take what is sent.
@@ -341,7 +342,7 @@ impl Looking<'_> {
         &mut self,
         target: &Target,
         made: &Definition,
-        present: &[bool],
+        shape: &Shape,
         is_there: bool,
     ) -> Result<()> {
         let name = survey::trial_name();
@@ -365,13 +366,9 @@ impl Looking<'_> {
             return Ok(());
         }
         let shapes: Vec<Shape> = (self.mapping.targets().iter())
-            .map(|one| Shape {
-                present: match one.table == target.table {
-                    true => present.to_vec(),
-                    false => vec![true; one.columns.len()],
-                },
-                without_null: Vec::new(),
-                json: self.json,
+            .map(|one| match one.table == target.table {
+                true => shape.clone(),
+                false => Shape::of(vec![true; one.columns.len()]),
             })
             .collect();
         let blocks = trial::blocks(self.mapping, &shapes).map_err(|cause| {

@@ -117,5 +117,5 @@ fn keys_only(target: &crate::services::mapping::Target) -> Shape {
         target.order_by.contains(&at) || at == target.version || at == target.is_deleted
     };
     let present = (0..target.columns.len()).map(is_key).collect();
-    Shape { present, without_null: Vec::new(), json: crate::rows::JsonForm::Typed }
+    Shape::of(present)
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::resume::{self, Parties, Resumed};
 use super::slot_watch::SlotWatch;
 use super::{old_rows, source_check, unfilled};
+use crate::clickhouse::document_types::document_types;
 use crate::clickhouse::repairs::{self, REPAIRS_TABLE, RepairRow};
 use crate::clickhouse::sources::{SOURCES_TABLE, SourceRow};
 use crate::clickhouse::state::{self, StateRow};
@@ -27,7 +28,7 @@ use crate::postgres::slot;
 use crate::postgres::source_table::SourceTable;
 use crate::postgres::sql::{OUTPUT_SETTINGS, Sql, Texts};
 use crate::postgres::stream::Stream;
-use crate::rows::{JsonForm, Shape};
+use crate::rows::Shape;
 use crate::services::mapping::{Mapping, Target};
 use crate::services::runs::Runs;
 use crate::services::sessions::Sessions;
@@ -386,7 +387,6 @@ pub(in crate::threads) fn shapes(
     version: &str,
     create: bool,
 ) -> Result<Taken> {
-    let json = json_form(version);
     let (mut shapes, mut unfilled) = (Vec::new(), Vec::new());
     for target in mapping.targets() {
         let definition = definition(target)?;
@@ -408,15 +408,10 @@ pub(in crate::threads) fn shapes(
             );
         }
         unfilled.extend(unfilled::of_target(client, target, &shape));
-        shapes.push(Shape { present, without_null, json });
+        let documents = document_types(&shape, target.columns, version);
+        shapes.push(Shape { present, without_null, documents });
     }
     Ok(Taken { shapes, unfilled })
-}
-
-/// 24.8 knows documents in a Native block only as strings to be cast.
-pub fn json_form(version: &str) -> JsonForm {
-    let year = version.split('.').next().and_then(|year| year.parse::<u32>().ok());
-    if year.is_some_and(|year| year < 25) { JsonForm::Text } else { JsonForm::Typed }
 }
 
 pub fn definition(target: &Target) -> Result<&'static Definition> {
@@ -549,13 +544,6 @@ fn ensure_publication(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn documents_go_to_old_servers_as_text() {
-        assert_eq!(json_form("24.8.1.1"), JsonForm::Text);
-        assert_eq!(json_form("26.9.2.1"), JsonForm::Typed);
-        assert_eq!(json_form("unknown"), JsonForm::Typed);
-    }
 
     #[test]
     fn the_application_name_is_as_long_as_postgres_shows_it() {

@@ -349,7 +349,6 @@ mod tests {
     use crate::postgres::params::Params;
     use crate::postgres::primary::Known;
     use crate::postgres::source_table::{self, TableName};
-    use crate::rows::JsonForm;
     use crate::services::sessions::Sessions;
     use crate::services::source::{Plan, Types};
     use crate::threads::lease_watch::LeaseWatch;
@@ -401,8 +400,7 @@ mod tests {
         lease.set(Instant::now() + Duration::from_secs(3600), Duration::ZERO);
         let shared = Shared::new(Lsn(0), Arc::new(lease));
         let metrics = Metrics::new(&["sessions"]);
-        let shapes =
-            [Shape { present: vec![true; 19], without_null: Vec::new(), json: JsonForm::Typed }];
+        let shapes = [Shape::of(vec![true; 19])];
         let table = source_table::testing::table(TableName::new("public", "Session"));
         let with = Flusher {
             ground: Ground {

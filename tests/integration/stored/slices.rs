@@ -242,8 +242,7 @@ fn tables_of_somebody_else_are_cut_by_their_own_key() {
         (false, "ORDER BY (toDate(created_at), session_id)"),
         (false, "ORDER BY tuple()"),
     ] {
-        let shape =
-            Shape { present: present.clone(), without_null: Vec::new(), json: JsonForm::Typed };
+        let shape = Shape::of(present.clone());
         let table = Table { target, mapping: &Sessions, shape, is_indexed };
         let engine = "ReplacingMergeTree(_version, _is_deleted)";
         let name = target.table;
