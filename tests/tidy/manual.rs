@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use walhouse::cli::manual::explain::{LETTERS_MIN, entries, fixed_parts, has_in_order, letters};
+use walhouse::cli::manual::explain::{
+    LETTERS_MIN, entries, explain, fixed_parts, has_in_order, letters,
+};
 use walhouse::cli::manual::{TOPICS, find};
 use walhouse::clickhouse::own_tables;
 use walhouse::config::variables;
@@ -213,6 +215,20 @@ fn every_warning_and_error_can_be_explained() {
     assert_none("the topic of troubleshooting does not have these", &unexplained);
 }
 
+/// What a look at the source finds is logged as it is worded there.
+#[test]
+fn every_change_of_the_source_can_be_explained() {
+    let code = read("src/machines/catalog.rs");
+    let worded = code.split('"').skip(1).step_by(2).filter(|text| {
+        ["was ", "is ", "has ", "no longer "].iter().any(|verb| text.starts_with(verb))
+    });
+    let all: Vec<&str> = worded.collect();
+    assert!(10 < all.len(), "they were found: {all:?}");
+    let unknown = all.iter().filter(|text| !explain(&format!("runs: table x {text}")).1);
+    let unknown: Vec<String> = unknown.map(|text| (*text).to_owned()).collect();
+    assert_none("the topic of troubleshooting does not have these", &unknown);
+}
+
 /// Put together from several pieces, or said by a server.
 const COMPOSED: &[&str] = &[
     "initial backfill: done",
@@ -220,6 +236,7 @@ const COMPOSED: &[&str] = &[
     "diverged: expected timeline",
     "terminating connection",
     "repair: done",
+    "repair: going on",
     "repair: done after",
     "equal but for",
     "code 285 (TOO_FEW_LIVE_REPLICAS",
