@@ -58,7 +58,7 @@ pub fn tombstone_version(base: u64) -> u64 {
 /// Keys of a target table.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Count {
-    /// That ClickHouse has, whoever wrote them.
+    /// That ClickHouse has, but for what this repair has written.
     pub alive: u64,
     /// Of these: what was there before this repair and is not in Postgres.
     pub gone: u64,

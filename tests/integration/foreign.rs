@@ -205,6 +205,28 @@ fn wait_for_question(stage: &Stage, program: &mut Program, gone: u32, alive: u32
     assert_eq!(program.log_lines("repair: done"), 0, "{}", program.log());
 }
 
+/// Goal: what the repair itself has copied says nothing of whose the rows are that were there.
+#[test]
+fn rows_that_a_repair_writes_do_not_outvote_those_of_another_source() {
+    let stage = Stage::own();
+    let settings = stage.settings_runs();
+    let mut program = Program::start(&settings);
+    program.wait_streaming(&["runs"]);
+    stage.postgres.insert("TaskRun", &sample::run("first"));
+    stage.settle(&mut program, &["runs"]);
+    program.stop();
+    plant_runs(&stage, 7);
+    stage.postgres.execute(&format!("SELECT pg_drop_replication_slot('{RUNS_SLOT}')"));
+    for n in 0..30 {
+        stage.postgres.insert("TaskRun", &sample::run(&format!("missed{n}")));
+    }
+    let mut program = Program::start(&settings);
+    wait_for_question(&stage, &mut program, 7, 8);
+    assert_eq!(planted(&stage), 7);
+    assert_eq!(stage.clickhouse.count("task_runs_v2", "run_id LIKE 'missed%'"), 30);
+    program.stop();
+}
+
 /// Goal: rows that another source has written into the table, or that a TRUNCATE has left there,
 /// are not taken for deleted by a repair; somebody has to say so.
 #[test]

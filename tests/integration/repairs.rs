@@ -165,7 +165,8 @@ fn slots_dropped_under_a_running_program_are_made_anew_and_the_gap_mended() {
 #[test]
 fn a_repair_that_is_killed_goes_on_where_it_was() {
     let stage = Stage::own();
-    let settings = stage.settings();
+    // All that was there before it is gone.
+    let settings = stage.settings().with("REPLICATION_REPAIR_DELETES_MAX_PERCENT", 100);
     let mut program = Program::start(&settings);
     program.wait_streaming(&SERVICES);
     program.stop();

@@ -1,6 +1,6 @@
 //! The two passes over ClickHouse's keys: what Postgres does not have any more is counted, and gets
 //! a tombstone if that was not too much. A key that this repair has written, and that the stream
-//! deleted before it had landed, is not counted as gone: only the second pass finds it.
+//! deleted before it had landed, is not counted: only the second pass finds it.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -186,7 +186,9 @@ impl Pass for PrunePass {
         let (with, target) = (worker.with, &worker.with.mapping.targets()[*index]);
         let mut live = worker
             .ask(|client, deadline| self.slicers[*index].live_keys(client, slice, deadline()))?;
-        let mut count = Count { alive: live.len() as u64, gone: 0 };
+        // What this repair has written says nothing of whose the other rows are.
+        let others = live.iter().filter(|live| live.version != self.base_version);
+        let mut count = Count { alive: others.count() as u64, gone: 0 };
         // What the stream has written since is for the stream to delete. This repair's own rows are
         // looked up too: the delete of one may have come before it landed.
         live.retain(|key| key.version <= self.base_version);
