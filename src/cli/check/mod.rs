@@ -34,7 +34,8 @@ pub fn check(config: &Config) -> Report {
     interrupt::listen();
     let mut report = Report::default();
     for warning in &config.warnings {
-        let hint = "Correct or remove the variable; `walhouse help` lists those that there are.";
+        let hint =
+            "Correct or remove the variable; `walhouse help variables` lists those that there are.";
         report.add(None, Finding::warning("configuration", warning, hint));
     }
     for service in &config.services {
@@ -68,11 +69,13 @@ pub fn check(config: &Config) -> Report {
 pub fn refused(problems: &Problems) -> Report {
     let mut report = Report::default();
     for problem in &problems.list {
-        let hint = format!("Set {}; `walhouse help` says what it takes.", problem.variable);
+        let hint =
+            format!("Set {}; `walhouse help variables` says what it takes.", problem.variable);
         report.add(None, Finding::problem("configuration", problem.to_string(), hint));
     }
     for warning in &problems.warnings {
-        let hint = "Correct or remove the variable; `walhouse help` lists those that there are.";
+        let hint =
+            "Correct or remove the variable; `walhouse help variables` lists those that there are.";
         report.add(None, Finding::warning("configuration", warning, hint));
     }
     report
