@@ -230,9 +230,8 @@ pub fn man() -> std::io::Result<Vec<u8>> {
     }
     help::roff_variables(&mut out)?;
     writeln!(out, ".SH SEE ALSO")?;
-    let pages = manual::TOPICS.iter().map(|topic| format!("walhouse\\-{}(7)", topic.name));
-    let pages = pages.map(|page| page.replace('-', "\\-").replace("\\\\-", "\\-"));
-    writeln!(out, "{}", pages.collect::<Vec<_>>().join(",\n"))?;
+    let pages = manual::TOPICS.iter().map(|topic| format!("walhouse-{}(7)", topic.name));
+    writeln!(out, "{}", help::roff_escaped(&pages.collect::<Vec<_>>().join(",\n")))?;
     page.render_version_section(&mut out)?;
     Ok(out)
 }

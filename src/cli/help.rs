@@ -54,7 +54,7 @@ pub(super) fn roff_variables(out: &mut Vec<u8>) -> std::io::Result<()> {
 }
 
 /// No character of `text` is taken for a request.
-fn roff_escaped(text: &str) -> String {
+pub(super) fn roff_escaped(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-");
     let guarded = |line: &str| match line.starts_with(['.', '\'']) {
         true => format!("\\&{line}\n"),

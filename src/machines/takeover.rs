@@ -4,7 +4,7 @@
 //! a session in Postgres from before it asks for the lock until its process ends, and the lock says
 //! so. Whoever waits looks for that session and for all that a leader does in Postgres. A process
 //! that is stopped keeps its connections, so it is waited for; one whose connection broke makes it
-//! again within [`super::takeover::GONE_FOR`].
+//! again within [`GONE_FOR`].
 //!
 //! Nothing rests on this but who tries: the slot admits one walsender at a time, and what two
 //! leaders send is the same rows under the same versions.

@@ -22,8 +22,8 @@ const KEEPALIVE_PROBES: u32 = 3;
 /// rustls reads 4 KiB at a time; this below it keeps the number of system calls down.
 const CIPHERTEXT_BYTES: usize = 256 * 1024;
 
-/// How soon a halt is noticed.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How soon a halt is noticed, here and by the sessions of SQL.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// The kernel takes zero for "for ever".
 const WAIT_MIN: Duration = Duration::from_millis(1);

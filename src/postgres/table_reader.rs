@@ -227,8 +227,7 @@ pub fn page(sql: &mut Sql, request: &Request, deadline: Instant) -> Result<Page>
         if error.is("42P01") || error.is("42703") {
             return Ok(Page::Changed);
         }
-        let is_unreadable = error.is("22P05") || error.is("22021");
-        if !is_unreadable || request.columns.is_empty() {
+        if !error.is_unconvertible() || request.columns.is_empty() {
             let doing = format!("read table `{}` from {}", request.part.name, request.after);
             return Err(error.doing(doing));
         }

@@ -21,6 +21,17 @@ fn settings(stage: &Stage) -> Settings {
     stage.settings_runs().with("RUN_REPLICATION_LEADER_LOCK_TIMEOUT_MS", TERM_MS)
 }
 
+/// And another instance, which stands by and reaches Postgres by itself.
+fn leader_behind_a_proxy(stage: &Stage) -> (Proxy, Program, Program) {
+    let proxy = Proxy::to(stage.postgres.port());
+    let behind = stage.postgres.url_through(proxy.port());
+    let mut first = Program::start(&settings(stage).with("DATABASE_URL", behind));
+    first.wait_streaming(&["runs"]);
+    let mut second = Program::start(&settings(stage));
+    second.wait_state("runs", "standing_by");
+    (proxy, first, second)
+}
+
 fn streams_soon(program: &mut Program, killed_at: Instant) {
     until_true("it streams long before the term is over", PATIENCE, || {
         assert!(killed_at.elapsed() < SOON, "{}", program.log());
@@ -64,12 +75,7 @@ fn a_leader_that_was_killed_is_not_waited_for() {
 #[test]
 fn a_leader_that_hangs_is_waited_for() {
     let stage = Stage::take();
-    let proxy = Proxy::to(stage.postgres.port());
-    let behind = stage.postgres.url_through(proxy.port());
-    let mut first = Program::start(&settings(&stage).with("DATABASE_URL", behind));
-    first.wait_streaming(&["runs"]);
-    let mut second = Program::start(&settings(&stage));
-    second.wait_state("runs", "standing_by");
+    let (proxy, mut first, mut second) = leader_behind_a_proxy(&stage);
     let held = value(&stage);
     assert!(held.as_ref().is_some_and(|held| held.starts_with("walhouse:")), "{held:?}");
     first.signal("STOP");
@@ -95,12 +101,7 @@ fn a_leader_that_hangs_is_waited_for() {
 #[test]
 fn a_leader_whose_connections_break_is_waited_for() {
     let stage = Stage::take();
-    let proxy = Proxy::to(stage.postgres.port());
-    let behind = stage.postgres.url_through(proxy.port());
-    let mut first = Program::start(&settings(&stage).with("DATABASE_URL", behind));
-    first.wait_streaming(&["runs"]);
-    let mut second = Program::start(&settings(&stage));
-    second.wait_state("runs", "standing_by");
+    let (proxy, first, second) = leader_behind_a_proxy(&stage);
     for round in 0..3 {
         // The session that shows it breaks, the stream goes on; then all breaks.
         if round == 0 {
@@ -128,12 +129,7 @@ fn a_leader_whose_connections_break_is_waited_for() {
 #[test]
 fn a_leader_that_is_cut_off_from_postgres_alone_does_no_harm() {
     let stage = Stage::take();
-    let proxy = Proxy::to(stage.postgres.port());
-    let behind = stage.postgres.url_through(proxy.port());
-    let mut first = Program::start(&settings(&stage).with("DATABASE_URL", behind));
-    first.wait_streaming(&["runs"]);
-    let mut second = Program::start(&settings(&stage));
-    second.wait_state("runs", "standing_by");
+    let (proxy, mut first, mut second) = leader_behind_a_proxy(&stage);
     stage.postgres.insert("TaskRun", &sample::run("before"));
     proxy.refuse();
     proxy.cut();

@@ -29,14 +29,14 @@ pub use report::Report;
 
 /// One question to one party, connecting included.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+const UNKNOWN_VARIABLE: &str =
+    "Correct or remove the variable; `walhouse help variables` lists those that there are.";
 
 pub fn check(config: &Config) -> Report {
     interrupt::listen();
     let mut report = Report::default();
     for warning in &config.warnings {
-        let hint =
-            "Correct or remove the variable; `walhouse help variables` lists those that there are.";
-        report.add(None, Finding::warning("configuration", warning, hint));
+        report.add(None, Finding::warning("configuration", warning, UNKNOWN_VARIABLE));
     }
     for service in &config.services {
         report.add(None, Finding::ok("configuration", format!("service {service}")));
@@ -74,9 +74,7 @@ pub fn refused(problems: &Problems) -> Report {
         report.add(None, Finding::problem("configuration", problem.to_string(), hint));
     }
     for warning in &problems.warnings {
-        let hint =
-            "Correct or remove the variable; `walhouse help variables` lists those that there are.";
-        report.add(None, Finding::warning("configuration", warning, hint));
+        report.add(None, Finding::warning("configuration", warning, UNKNOWN_VARIABLE));
     }
     report
 }

@@ -10,7 +10,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use postgres::Socket;
@@ -21,14 +21,12 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::error::Result;
 use crate::halt::{Halt, given_up};
+use crate::postgres::link::LOOK_EVERY;
 use crate::postgres::params::SslMode;
 use crate::postgres::{Params, tls};
 
 /// The length of the message and the code that asks for TLS.
 pub const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xD2, 0x16, 0x2F];
-
-/// How soon a halt, or a deadline that another thread has moved, is noticed.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// When the call under way has to end. Shared by the caller and the stream.
 #[derive(Clone)]

@@ -44,7 +44,7 @@ impl Sql {
             values.iter().filter_map(|value| texts.literal(value)).collect();
         match self.try_rows(&format!("SELECT 1 WHERE '' IN ({})", literals.join(", ")), deadline) {
             Ok(_) => Ok(true),
-            Err(error) if error.is("22P05") || error.is("22021") => Ok(false),
+            Err(error) if error.is_unconvertible() => Ok(false),
             Err(error) => Err(error),
         }
     }

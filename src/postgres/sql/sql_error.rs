@@ -102,6 +102,12 @@ impl SqlError {
         self.sqlstate.as_deref() == Some(sqlstate)
     }
 
+    /// A character that the encoding of the one side has, and that of the other has not; or bytes
+    /// that are none in it.
+    pub fn is_unconvertible(&self) -> bool {
+        self.is("22P05") || self.is("22021")
+    }
+
     pub fn with_hint(mut self, hint: impl Into<String>) -> SqlError {
         self.hint = Some(hint.into());
         self

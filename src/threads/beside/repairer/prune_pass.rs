@@ -186,8 +186,9 @@ impl Pass for PrunePass {
         let (with, target) = (worker.with, &worker.with.mapping.targets()[*index]);
         let mut live = worker
             .ask(|client, deadline| self.slicers[*index].live_keys(client, slice, deadline()))?;
-        // What this repair has written says nothing of whose the other rows are.
-        let others = live.iter().filter(|live| live.version != self.base_version);
+        // It was there a moment ago, and says nothing of whose the other rows are.
+        let is_own = |live: &LiveKey| live.version == self.base_version;
+        let others = live.iter().filter(|live| !is_own(live));
         let mut count = Count { alive: others.count() as u64, gone: 0 };
         // What the stream has written since is for the stream to delete. This repair's own rows are
         // looked up too: the delete of one may have come before it landed.
@@ -202,8 +203,7 @@ impl Pass for PrunePass {
                 // Its content is not asked for: it decides nothing here.
                 let found = Stored { version: live.version, is_deleted: false, is_same: false };
                 let is_gone = fate_of_key(self.base_version, found, is_there) == Fate::Bury;
-                // What this repair itself has written was there a moment ago.
-                count.gone += u64::from(is_gone && live.version != self.base_version);
+                count.gone += u64::from(is_gone && !is_own(live));
                 if is_gone && self.counted.is_none() {
                     let version = tombstone_version(self.base_version);
                     tombstone::append(target, &mut block, live, version);
