@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use super::event::Event;
 use super::lease_watch::LeaseWatch;
 use super::lock_keeper::{self, LeaderLock, Request};
 use super::session::{self, Session};
@@ -21,16 +22,6 @@ use crate::machines::lease;
 use crate::machines::lifecycle::{self, Action, Input, Lifecycle, Outcome, State, Then, Why};
 use crate::machines::prng::Prng;
 use crate::metrics::ServiceMetrics;
-
-/// What reaches a coordinator.
-#[derive(Debug)]
-pub enum Event {
-    Lifecycle(Input),
-    /// The session's own thread is about to end; `None` when it was told to.
-    SessionEnded(Option<Error>),
-    /// Answered with the number of the service, for as long as it hears.
-    Pulse(Sender<usize>),
-}
 
 /// The stream thread, the lock keeper and the supervisor each send at most a few at a time.
 const EVENTS_MAX: usize = 16;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use super::coordinator::Event;
+use super::event::Event;
 use super::lease_watch::LeaseWatch;
 use super::presence::Presence;
 use crate::config::{LockConfig, LockKind, ServiceConfig};

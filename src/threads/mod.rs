@@ -9,6 +9,7 @@ pub mod beside;
 pub mod board;
 pub mod coordinator;
 pub mod debt;
+pub mod event;
 pub mod http;
 pub mod lease_watch;
 pub mod lock_keeper;

@@ -18,7 +18,7 @@ use std::time::Instant;
 use crossbeam_channel::{Sender, bounded};
 
 use super::beside::repairer::{self, Repairer};
-use super::coordinator::Event;
+use super::event::Event;
 use super::lease_watch::LeaseWatch;
 use super::outage::Delays;
 use super::shared::{Pace, PanicGuard, Shared, stopped};

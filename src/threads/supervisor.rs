@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 
-use super::coordinator::{Coordinator, Event, Handle};
+use super::coordinator::{Coordinator, Handle};
+use super::event::Event;
 use super::service_manager::ServiceManager;
 use super::{Finished, spawn_named};
 use crate::config::Config;

@@ -15,7 +15,7 @@ use crate::halt::Halt;
 use crate::machines::confirm::{Confirm, Marks};
 use crate::machines::lifecycle::Input;
 use crate::metrics::ServiceMetrics;
-use crate::threads::coordinator::Event;
+use crate::threads::event::Event;
 use crate::threads::outage::is_of_tables;
 use crate::threads::shared::{Pace, Shared};
 

@@ -20,7 +20,7 @@ use crate::machines::lifecycle::Input;
 use crate::metrics::ServiceMetrics;
 use crate::postgres::Params;
 use crate::postgres::primary::{Known, Primary};
-use crate::threads::coordinator::Event;
+use crate::threads::event::Event;
 use crate::threads::shared::stopped;
 use crate::threads::spawn_named;
 

@@ -24,7 +24,7 @@ use crate::machines::recovery::GapStrategy;
 use crate::metrics::ServiceMetrics;
 use crate::postgres::primary::Primary;
 use crate::services::source::Source;
-use crate::threads::coordinator::Event;
+use crate::threads::event::Event;
 use crate::threads::shared::{Pace, Shared};
 use crate::threads::start::source_check;
 use crate::threads::stream::position::Position;
