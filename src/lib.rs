@@ -104,6 +104,7 @@ pub mod halt;
 pub mod health;
 pub mod metrics;
 pub mod secret;
+pub mod telling;
 
 pub mod wal;
 

@@ -29,6 +29,7 @@ pub mod salvage;
 pub mod status;
 pub mod supervisor;
 pub mod takeover;
+pub mod thinning;
 pub mod undecodable;
 pub mod verify;
 

@@ -22,6 +22,7 @@ use crate::machines::lease;
 use crate::machines::lifecycle::{self, Action, Input, Lifecycle, Outcome, State, Then, Why};
 use crate::machines::prng::Prng;
 use crate::metrics::ServiceMetrics;
+use crate::telling::tell;
 
 /// The stream thread, the lock keeper and the supervisor each send at most a few at a time.
 const EVENTS_MAX: usize = 16;
@@ -284,10 +285,7 @@ impl Running {
         let Some(error) = error else {
             return Input::SessionEnded { remedy: Remedy::Strategy };
         };
-        log::error!("{}: {error}", self.service);
-        if let Some(hint) = error.hint_text() {
-            log::error!("{}:   hint: {hint}", self.service);
-        }
+        tell(log::Level::Error, self.service, format_args!("{error}"), error.hint_text());
         self.with.health.report_error(self.service, &error.to_string(), error.hint_text());
         self.last_error = Some((error.to_string(), error.hint_text().map(str::to_owned)));
         // What the other side may have mended by the next attempt is no matter of the WAL.

@@ -17,6 +17,7 @@ use crate::machines::lease::{self, Lease, Standing};
 use crate::machines::lifecycle::Input;
 use crate::postgres::advisory_lock::AdvisoryLock;
 use crate::redis::lock::{Extended, RedisLock};
+use crate::telling::tell;
 use crate::{postgres, redis};
 
 /// One request to Redis or Postgres, when the lease does not set a nearer end.
@@ -261,10 +262,8 @@ impl Keeper<'_> {
             }
             Err(error) => {
                 if !self.said {
-                    log::warn!("{service}: {error}; standing by until the lock can be asked for");
-                    if let Some(hint) = error.hint_text() {
-                        log::warn!("{service}:   hint: {hint}");
-                    }
+                    let line = format_args!("{error}; standing by until the lock can be asked for");
+                    tell(log::Level::Warn, service, line, error.hint_text());
                     self.said = true;
                 }
                 Input::LockFailed

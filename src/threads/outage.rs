@@ -5,10 +5,14 @@
 
 use std::time::{Duration, Instant};
 
+use log::Level;
+
 use super::shared::{Pace, Shared, stopped};
 use crate::clickhouse::Refusal;
 use crate::error::{Error, ErrorKind, Result};
+use crate::machines::thinning::Thinning;
 use crate::metrics::Outage;
+use crate::telling::tell_attempt;
 
 const TRIES_OF_TABLES: u32 = 2;
 
@@ -34,6 +38,7 @@ pub struct Episode<'a> {
     service: &'a str,
     outage: &'a Outage,
     attempts: u32,
+    thinning: Thinning,
     since: Option<Instant>,
 }
 
@@ -44,7 +49,15 @@ impl<'a> Episode<'a> {
         service: &'a str,
         outage: &'a Outage,
     ) -> Episode<'a> {
-        Episode { shared, delays, service, outage, attempts: 0, since: None }
+        Episode {
+            shared,
+            delays,
+            service,
+            outage,
+            attempts: 0,
+            thinning: Thinning::default(),
+            since: None,
+        }
     }
 
     /// Waits, longer each time. An error: the session is given up, or, where the tables are not
@@ -72,13 +85,10 @@ impl<'a> Episode<'a> {
         } else {
             self.outage.raise(error.to_string(), error.hint_text());
             self.since.get_or_insert_with(Instant::now);
-            // The 3rd, 6th, 12th, 24th...: a long outage takes few lines.
-            let n = attempts / outage_after.max(1);
-            if attempts.is_multiple_of(outage_after.max(1)) && n.is_power_of_two() {
-                log::error!("{service}: outage: {error}; nothing is dropped, attempt {attempts}");
-                if let Some(hint) = error.hint_text() {
-                    log::error!("{service}:   hint: {hint}");
-                }
+            // The 3rd, 6th, 12th, 24th...
+            if attempts.is_multiple_of(outage_after.max(1)) && self.thinning.on_repeat() {
+                let of = (service, "outage: ");
+                tell_attempt(Level::Error, of, error, "nothing is dropped", attempts);
             }
         }
         let pause = self.shared.pause(Instant::now() + wait(self.delays, attempts));
@@ -90,6 +100,7 @@ impl<'a> Episode<'a> {
 
     pub fn on_success(&mut self) {
         self.attempts = 0;
+        self.thinning.reset();
         if let Some(since) = self.end() {
             let lasted = Instant::now().saturating_duration_since(since);
             log::warn!("{}: the outage is over after {:.1} s", self.service, lasted.as_secs_f64());

@@ -21,7 +21,7 @@ const LAYERS: &[&[&str]] = &[
     &["wal"],
 ];
 /// Words that every room may use.
-const WORDS: &[&str] = &["error", "finding", "halt", "secret"];
+const WORDS: &[&str] = &["error", "finding", "halt", "secret", "telling"];
 /// For `cli` and `threads` alone; health is told through metrics, which know LSNs.
 const SEEING: &[&str] = &["health", "metrics"];
 

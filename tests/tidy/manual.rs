@@ -182,7 +182,11 @@ fn messages() -> Vec<(String, Vec<String>, String)> {
     let mut found = Vec::new();
     for source in src().iter().filter(|source| !source.is_test()) {
         let code: String = source.code().map(|(_, line)| format!("{line}\n")).collect();
-        for message in logged(&code, "log::warn!(").chain(logged(&code, "log::error!(")) {
+        // A line with a hint is handed on as arguments.
+        for message in ["log::warn!(", "log::error!(", "format_args!("]
+            .iter()
+            .flat_map(|call| logged(&code, call))
+        {
             let parts = fixed_parts(&message);
             // An error or a hint as a whole is not worded here.
             if LETTERS_MIN <= letters(&parts) && !message.contains("  hint: ") {
@@ -235,6 +239,7 @@ const COMPOSED: &[&str] = &[
     "verify service",
     "diverged: expected timeline",
     "terminating connection",
+    "nothing is dropped, attempt",
     "repair: done",
     "repair: going on",
     "repair: done after",

@@ -13,15 +13,19 @@
 
 use std::time::{Duration, Instant};
 
+use log::Level;
+
 use crate::clickhouse::Client;
 use crate::clickhouse::repairs::{AT_FENCE, RepairRow, Status};
 use crate::error::{ErrorKind, Result};
 use crate::health::Health;
+use crate::machines::thinning::Thinning;
 use crate::postgres::primary::Primary;
 use crate::postgres::server::as_of;
 use crate::postgres::source_table::SourceTable;
 use crate::rows::Shape;
 use crate::services::mapping::Mapping;
+use crate::telling::tell_attempt;
 use crate::threads::as_of::wait_until_flushed;
 use crate::threads::outage::Delays;
 use crate::threads::shared::Pace;
@@ -80,7 +84,7 @@ pub fn run(with: &Repairer<'_>, row: RepairRow) -> Result<()> {
     metrics.repair_running.raise();
     let name = recorder.name();
     log::log!(recorder.level(), "{service}: {name}: {}", recorder.reason());
-    let mut failures = 0_u32;
+    let mut failures = Thinning::default();
     let ended = loop {
         match repair(with, &recorder) {
             Ok(None) => {
@@ -92,19 +96,16 @@ pub fn run(with: &Repairer<'_>, row: RepairRow) -> Result<()> {
             Err(error) if error.kind() == ErrorKind::Stopped => break Ended::Told,
             Err(error) => {
                 if recorder.take_progress() {
-                    failures = 0;
+                    failures.reset();
                 }
-                failures = failures.saturating_add(1);
-                recorder.on_failure(failures, &error);
-                if failures.is_power_of_two() {
-                    log::error!(
-                        "{service}: {name}: {error}; attempt {failures}, the stream goes on"
-                    );
-                    if let Some(hint) = error.hint_text() {
-                        log::error!("{service}:   hint: {hint}");
-                    }
+                let is_said = failures.on_repeat();
+                let attempt = failures.times();
+                recorder.on_failure(attempt, &error);
+                if is_said {
+                    let of = (service, &*format!("{name}: "));
+                    tell_attempt(Level::Error, of, &error, "the stream goes on", attempt);
                 }
-                let until = Instant::now() + crate::threads::outage::wait(DELAYS, failures);
+                let until = Instant::now() + crate::threads::outage::wait(DELAYS, attempt);
                 if !rest(with, until) {
                     break Ended::Told;
                 }

@@ -14,7 +14,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::halt::Halt;
 use crate::machines::confirm::{Confirm, Marks};
 use crate::machines::lifecycle::Input;
+use crate::machines::thinning::Thinning;
 use crate::metrics::ServiceMetrics;
+use crate::telling::tell_attempt;
 use crate::threads::event::Event;
 use crate::threads::outage::is_of_tables;
 use crate::threads::shared::{Pace, Shared};
@@ -43,7 +45,7 @@ pub struct Confirmer<'a> {
 
 /// Runs until the session has ended and its last row is written, or given up.
 pub fn run(mut with: Confirmer<'_>) -> Result<()> {
-    let mut failures = 0_u32;
+    let mut failures = Thinning::default();
     let mut told_of = with.machine.recorded().confirmed;
     with.metrics.on_confirmed(told_of);
     loop {
@@ -77,12 +79,12 @@ pub fn run(mut with: Confirmer<'_>) -> Result<()> {
         };
         match with.write(marks, now, ending) {
             Ok(()) => {
-                if 0 < failures {
+                let failed = failures.reset();
+                if 0 < failed {
                     log::warn!("{}: state is recorded again", with.service);
-                    if with.outage_after <= failures {
+                    if with.outage_after <= failed {
                         with.metrics.insert_outage.lower();
                     }
-                    failures = 0;
                 }
                 let recorded = with.machine.on_written(Instant::now());
                 with.shared.set_reserved(recorded.upper);
@@ -103,19 +105,15 @@ pub fn run(mut with: Confirmer<'_>) -> Result<()> {
                 with.machine.on_write_failed(Instant::now());
             }
             Err(error) => {
-                failures = failures.saturating_add(1);
-                let is_outage = with.outage_after <= failures;
+                let is_said = failures.on_repeat();
+                let is_outage = with.outage_after <= failures.times();
                 if is_outage {
                     with.metrics.insert_outage.raise(error.to_string(), error.hint_text());
                 }
-                if failures.is_power_of_two() {
+                if is_said {
                     let level = if is_outage { log::Level::Error } else { log::Level::Warn };
-                    log::log!(
-                        level,
-                        "{}: {error}; nothing is confirmed or dropped meanwhile, attempt \
-                         {failures}",
-                        with.service
-                    );
+                    let meanwhile = "nothing is confirmed or dropped meanwhile";
+                    tell_attempt(level, (with.service, ""), &error, meanwhile, failures.times());
                 }
                 with.machine.on_write_failed(Instant::now());
                 if ending && with.shared.pace() == Pace::Abandoned {

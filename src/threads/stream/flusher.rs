@@ -18,6 +18,7 @@ use super::look_up::LookUps;
 use crate::clickhouse::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::progress::BatchId;
+use crate::machines::thinning::Thinning;
 use crate::postgres::primary::Primary;
 use crate::postgres::reread::{Request, Reread, Rows, reread};
 use crate::postgres::source_table::SourceTable;
@@ -27,6 +28,7 @@ use crate::services::assemble::{Assembled, Found, Wanted, assemble_into, new_blo
 use crate::services::fold::{Change, Folded, fold};
 use crate::services::mapping::Mapping;
 use crate::services::source::TextValues;
+use crate::telling::tell;
 use crate::threads::as_of::wait_until_flushed;
 use crate::wal::{Lsn, PgTime};
 
@@ -262,7 +264,7 @@ impl Open<'_> {
 
     pub(super) fn ask_until_visible(&mut self, request: &Request<'_>) -> Result<Rows> {
         let (with, sql) = (self.with, &mut self.sql);
-        let mut waits = 0_u32;
+        let (mut waits, mut thinning) = (0_u32, Thinning::default());
         loop {
             let attempts = Cell::new(0);
             let answer = with.ground.retry(
@@ -277,21 +279,18 @@ impl Open<'_> {
                 Reread::NotYetVisible { transactions } => transactions,
             };
             waits = waits.saturating_add(1);
-            if waits.is_multiple_of(INVISIBLE_TOLD_AFTER)
-                && (waits / INVISIBLE_TOLD_AFTER).is_power_of_two()
-            {
-                log::warn!(
-                    "{}: {transactions} transactions were streamed but are not visible yet, so \
-                     their unchanged values cannot be read again; nothing is flushed meanwhile",
-                    with.ground.service
+            if waits.is_multiple_of(INVISIBLE_TOLD_AFTER) && thinning.on_repeat() {
+                let line = format_args!(
+                    "{transactions} transactions were streamed but are not visible yet, so their \
+                     unchanged values cannot be read again; nothing is flushed meanwhile"
                 );
-                log::warn!(
-                    "{}:   hint: Their COMMIT waits for a synchronous standby. If \
-                     `synchronous_standby_names` admits `{}`, each waits for the other: take it \
-                     out, or ALTER TABLE ... REPLICA IDENTITY FULL.",
-                    with.ground.service,
+                let hint = format!(
+                    "Their COMMIT waits for a synchronous standby. If `synchronous_standby_names` \
+                     admits `{}`, each waits for the other: take it out, or ALTER TABLE ... \
+                     REPLICA IDENTITY FULL.",
                     with.application_name
                 );
+                tell(log::Level::Warn, with.ground.service, line, Some(&hint));
             }
             with.ground.shared.pause(Instant::now() + VISIBLE_EVERY)?;
         }

@@ -17,6 +17,7 @@ use crate::rows::column::Values;
 use crate::rows::{Block, document, native};
 use crate::services::mapping::{Kept, Target};
 use crate::services::trial;
+use crate::telling::tell;
 use crate::threads::outage::{Delays, Episode, retry};
 use crate::threads::shared::{Pace, Shared, stopped};
 use crate::wal::Lsn;
@@ -201,10 +202,9 @@ impl Landing {
                     let then = plan.on_failed(fault, &mut fit, Instant::now());
                     if let Some(rows) = fit.rows_max().filter(|_| fit != before) {
                         self.metrics.insert_retries.inc();
-                        log::warn!("{}: {error}; from now on {rows} rows at a time", with.service);
-                        if let Some(hint) = error.hint_text().filter(|_| !is_size_told) {
-                            log::warn!("{}:   hint: {hint}", with.service);
-                        }
+                        let line = format_args!("{error}; from now on {rows} rows at a time");
+                        let hint = error.hint_text().filter(|_| !is_size_told);
+                        tell(log::Level::Warn, with.service, line, hint);
                         is_size_told = true;
                     }
                     self.set_fit(with, before, fit);

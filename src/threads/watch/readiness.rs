@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use crate::error::Result;
 use crate::postgres::failover_slot::{self, Failover, Finding, Mark, UNSEEN, Weight};
 use crate::postgres::primary::Primary;
+use crate::telling::tell;
 use crate::threads::shared::{Pace, Shared};
 
 /// A standby that goes away, or a setting that stalls the stream, is told within this.
@@ -135,8 +136,8 @@ impl Told {
                         Weight::Missing => log::Level::Warn,
                         Weight::Stalls => log::Level::Error,
                     };
-                    log::log!(level, "{service}: failover: {finding}");
-                    log::log!(level, "{service}:   hint: {}", finding.hint);
+                    let line = format_args!("failover: {finding}");
+                    tell(level, service, line, Some(&finding.hint));
                 }
             }
         }

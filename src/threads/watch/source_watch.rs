@@ -24,6 +24,7 @@ use crate::machines::recovery::GapStrategy;
 use crate::metrics::ServiceMetrics;
 use crate::postgres::primary::Primary;
 use crate::services::source::Source;
+use crate::telling::tell;
 use crate::threads::event::Event;
 use crate::threads::shared::{Pace, Shared};
 use crate::threads::start::source_check;
@@ -105,14 +106,12 @@ pub fn run(mut with: SourceWatch<'_>) {
                 }
             }
             Err(error) if news == News::Blind => {
-                log::warn!(
-                    "{service}: cannot look at the source, {} times in a row: {error}; what the \
-                     stream does not say of it is not noticed meanwhile",
+                let line = format_args!(
+                    "cannot look at the source, {} times in a row: {error}; what the stream does \
+                     not say of it is not noticed meanwhile",
                     Sight::FAILURES_TOLD
                 );
-                if let Some(hint) = error.hint_text() {
-                    log::warn!("{service}:   hint: {hint}");
-                }
+                tell(log::Level::Warn, service, line, error.hint_text());
             }
             // Seen again at the next look, or the next start.
             Err(error) => log::debug!("{service}: {error}"),

@@ -11,8 +11,10 @@ use crate::error::{Error, Result};
 use crate::health::{ATTEMPTS_HEALTHY, RepairHealth};
 use crate::machines::recovery::fence_version;
 use crate::machines::repair::Pieces;
+use crate::machines::thinning::Thinning;
 use crate::postgres::source_table::TableName;
 use crate::postgres::table_reader::Tid;
+use crate::telling::tell;
 use crate::wal::Lsn;
 
 /// A record for each piece of a small table would be many.
@@ -35,7 +37,7 @@ struct State {
     /// Since it was last asked for.
     progressed: bool,
     /// Rows that cannot be read.
-    left_out: u64,
+    left_out: Thinning,
 }
 
 impl<'a> Recorder<'a> {
@@ -70,7 +72,7 @@ impl<'a> Recorder<'a> {
             begun_at: now,
             shown,
             progressed: false,
-            left_out: 0,
+            left_out: Thinning::default(),
         };
         Recorder { with, state: Mutex::new(state) }
     }
@@ -147,14 +149,13 @@ impl<'a> Recorder<'a> {
     /// One row does not keep the others from being made equal.
     pub fn leave_out(&self, table: &TableName, at: Tid) {
         let mut state = self.state.lock();
-        state.left_out += 1;
-        if state.left_out.is_power_of_two() {
+        if state.left_out.on_repeat() {
             log::warn!(
                 "{}: {}: {} rows have a character that UTF-8 has no place for, the last one at \
                  {at} of `{table}`: they are left as ClickHouse has them",
                 self.with.ground.service,
                 state.row.name(),
-                state.left_out
+                state.left_out.times()
             );
         }
     }
@@ -255,10 +256,8 @@ impl<'a> Recorder<'a> {
     /// It does not go on before somebody has decided.
     pub fn on_question(&self, question: &Error) {
         let (service, name) = (self.with.ground.service, self.name());
-        log::error!("{service}: {name}: {question}; it waits, the stream goes on");
-        if let Some(hint) = question.hint_text() {
-            log::error!("{service}:   hint: {hint}");
-        }
+        let line = format_args!("{name}: {question}; it waits, the stream goes on");
+        tell(log::Level::Error, service, line, question.hint_text());
         self.on_failure(ATTEMPTS_HEALTHY + 1, question);
     }
 
@@ -272,7 +271,7 @@ impl<'a> Recorder<'a> {
             self.with.ground.service,
             state.row.name(),
             state.begun_at.elapsed().as_secs_f64(),
-            match (state.left_out, state.row.is_initial_backfill()) {
+            match (state.left_out.times(), state.row.is_initial_backfill()) {
                 (0, true) => String::new(),
                 (0, false) => " again".to_owned(),
                 (rows, _) => format!(" but for {rows} rows that cannot be read"),
