@@ -13,7 +13,7 @@
 //!     +== status update
 //!
 //!  repairer: after a gap or a fork, reads the table and ClickHouse's keys, writes what differs
-//!  verifier, backfiller: commands beside the stream, each a process of its own (bystander)
+//!  verifier, backfiller: commands beside the stream, each a process of its own
 //!
 //!  lock_keeper --LockLost--> coordinator <--SessionEnded-- session (the threads above)
 //!  lookout --PrimaryBack-------^             readiness: what a failover would be worse for
@@ -54,8 +54,8 @@
 //!
 //! - Nothing is confirmed before it is durable: [`progress`](machines::progress) knows how far
 //!   every row has landed, [`confirm`](machines::confirm) when Postgres may be told.
-//! - Nothing is dropped: [`outage`](threads::outage) retries for ever,
-//!   [`landing`](threads::stream::landing) and [`salvage`](machines::salvage) keep what is refused.
+//! - Nothing is dropped: [`outage`](delivery::outage) retries for ever,
+//!   [`landing`](delivery::landing) and [`salvage`](machines::salvage) keep what is refused.
 //! - Replays are harmless, and versions follow commits: `_version` is the position of the change in
 //!   the WAL ([`assemble`](services::assemble)), but for a row whose key was removed above it while
 //!   it waited for that key: [`removals`](machines::removals) puts it just above.
@@ -63,7 +63,7 @@
 //!   out, [`flusher`](threads::stream::flusher) asks for the rest.
 //! - A gap or a fork is never passed over: [`lineage`](machines::lineage) judges every start,
 //!   [`recovery`](machines::recovery) says what follows, [`resume`](threads::start::resume) does
-//!   it, and [`repairer`](threads::beside::repairer) makes both sides equal again.
+//!   it, and [`repairer`](mending::repairer) makes both sides equal again.
 //! - All connections of a session meet one server, the [`primary`](postgres::primary).
 //! - A dead link is noticed and Postgres kept content: [`status`](machines::status).
 //! - Memory is bounded: [`batches`](machines::batches) stops the reading.
@@ -75,21 +75,24 @@
 //! | room | what lives there |
 //! |---|---|
 //! | [`cli`] | commands, log lines, exit codes |
-//! | [`threads`] | one file for each thread: wait, step a machine, act; in `start`, `stream`, `watch` and `beside` what a session runs |
+//! | [`threads`] | one file for each thread: wait, step a machine, act; in `start`, `stream` and `watch` what a session runs |
+//! | [`mending`] | makes both sides equal: repair, verify, backfill, and the debts that lead to them |
+//! | [`delivery`] | landing rows in ClickHouse, outages, what the parties' tables are like, what a session shares |
 //! | [`overview`] | what a person sees: the facts of `/status`, the page, the table |
 //! | [`config`] | the only reader of the environment |
 //! | [`postgres`], [`clickhouse`], [`redis`] | blocking I/O with one party each, and what its errors mean |
 //! | [`services`] | source tables, target tables, the mapping between them |
 //! | [`machines`] | the decisions: what happened goes in, what is to be done comes out |
-//! | [`rows`] | columns, order, Native encoding |
+//! | [`rows`] | target tables, keys, columns, order, Native encoding |
+//! | [`documents`] | JSON: read as Postgres prints it, written as ClickHouse takes it |
 //! | [`wal`] | LSNs, times, relations, tuples and their codecs |
 //!
 //! [`error`], [`finding`], [`halt`] and [`secret`] are words for all; [`metrics`] and [`health`]
-//! are for `threads` and `cli`.
+//! are for the rooms that act, `delivery` and above.
 //!
 //! # Invariants: what is absent
 //!
-//! - No clock, environment, channel or random source in `machines`, `services`, `rows` and `wal`.
+//! - No clock, environment, channel or random source in `machines`, `services` and all below.
 //! - No bytes from outside can panic: decoding is checked, never indexed.
 //! - No wait without a deadline, no queue without a bound. In the cycle of batcher and flushers
 //!   nobody blocks on a send.
@@ -108,6 +111,8 @@ pub mod telling;
 
 pub mod wal;
 
+pub mod documents;
+
 pub mod rows;
 
 pub mod machines;
@@ -120,8 +125,12 @@ pub mod redis;
 
 pub mod config;
 
-pub mod threads;
-
 pub mod overview;
+
+pub mod delivery;
+
+pub mod mending;
+
+pub mod threads;
 
 pub mod cli;

@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+// ---- the engine ----
+
 use walhouse::clickhouse::client::{quote_bytes, quote_name};
 use walhouse::clickhouse::hosts::Hosts;
 use walhouse::clickhouse::lookup::find_sort_keys;
@@ -27,10 +29,8 @@ use walhouse::error::{Error, ErrorKind};
 use walhouse::halt::Halt;
 use walhouse::machines::portions::TooMuch;
 use walhouse::secret::Secret;
-use walhouse::services::mapping::BareKey;
+use walhouse::services::bare_key::BareKey;
 use walhouse::wal::Lsn;
-
-// ---- the engine ----
 
 /// A front of ours, ended with the last test that uses it.
 struct Front {

@@ -13,7 +13,7 @@ use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
 use support::clickhouse::Clickhouse;
-use walhouse::clickhouse::adoptions;
+
 use walhouse::clickhouse::backfills::{self, BackfillRow};
 use walhouse::clickhouse::document_types::document_types;
 use walhouse::clickhouse::hosts::Hosts;
@@ -26,13 +26,14 @@ use walhouse::clickhouse::slices::Slicer;
 use walhouse::clickhouse::state::StateRow;
 use walhouse::clickhouse::tables::{self, Definition};
 use walhouse::clickhouse::{
-    Client, InsertError, cluster, own_tables, refused, running, state, stored, survey,
+    Client, InsertError, adoptions, cluster, own_tables, refused, running, state, stored, survey,
 };
 use walhouse::halt::Halt;
 use walhouse::machines::recovery::Adopted;
+use walhouse::rows::target::Target;
 use walhouse::rows::{Block, Kind, Shape, native};
 use walhouse::secret::Secret;
-use walhouse::services::mapping::{Mapping, Target};
+use walhouse::services::mapping::Mapping;
 use walhouse::services::runs::Runs;
 use walhouse::services::sessions::Sessions;
 use walhouse::wal::Lsn;

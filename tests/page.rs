@@ -13,9 +13,10 @@ use support::browser::{Browser, Look};
 use support::sample;
 use support::stage::Stage;
 use support::wait::{PATIENCE, until, until_true};
+
 use walhouse::health::{Health, Leader, RepairHealth, ServiceHealth};
-use walhouse::machines::history::SAMPLE_EVERY;
 use walhouse::metrics::{Metrics, ServerWal};
+use walhouse::overview::history::SAMPLE_EVERY;
 use walhouse::threads::board::Board;
 use walhouse::threads::http::HttpServer;
 use walhouse::wal::{Lsn, PgTime};

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use walhouse::error::{Error, ErrorKind};
 use walhouse::postgres::params::{Host, Params, SslMode, TargetSession};
+use walhouse::postgres::startup;
 use walhouse::postgres::{Connection, ReadOutcome, StartupOptions, Stream, server_error};
 use walhouse::secret::Secret;
 use walhouse::wal::copy_both::{FromServer, StandbyStatusUpdate};
@@ -198,7 +199,7 @@ fn soon() -> Instant {
 }
 
 fn connect(params: &Params) -> Result<Connection, Error> {
-    Connection::connect(params, &options(), soon())
+    startup::connect(params, &options(), soon())
 }
 
 /// The connection works, and the query is run over the kind of socket expected.
@@ -498,7 +499,7 @@ fn host_that_hangs_or_refuses_leaves_time_for_the_next() {
         params.hosts.insert(0, host("name.invalid", 5432));
         let started = Instant::now();
         let deadline = started + Duration::from_secs(4);
-        let connection = Connection::connect(&params, &options(), deadline).unwrap();
+        let connection = startup::connect(&params, &options(), deadline).unwrap();
         assert_eq!(connection.server(), format!("127.0.0.1:{}", server.port));
         assert!(Instant::now() < deadline);
     }
@@ -518,7 +519,7 @@ fn servers_that_cannot_be_reached_end_in_time() {
     let (_listener, hanging) = mute();
     params.hosts = vec![host("127.0.0.1", hanging)];
     let deadline = Instant::now() + Duration::from_millis(300);
-    let error = Connection::connect(&params, &options(), deadline).err().unwrap();
+    let error = startup::connect(&params, &options(), deadline).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Unreachable);
     assert_eq!(error.to_string(), format!("connect to `127.0.0.1:{hanging}`: no answer in time"));
     assert!(Instant::now() < deadline + Duration::from_secs(1));

@@ -11,7 +11,7 @@ use clap_mangen::Man;
 
 use super::{help, manual};
 use crate::config::ServiceName;
-use crate::machines::backfill::Moment;
+use crate::mending::request::Moment;
 
 const ABOUT: &str =
     "Replicates Postgres tables into ClickHouse through logical replication, and loses no row.";

@@ -7,8 +7,8 @@ use std::path::Path;
 use super::progress::Display;
 use crate::config::ServiceConfig;
 use crate::error::{Error, ErrorKind, Result};
-use crate::machines::backfill::Request;
-use crate::threads::beside::backfiller::{self, Done, Ids};
+use crate::mending::backfiller::{self, Done, Ids};
+use crate::mending::request::Request;
 
 /// What was done, in a sentence for the operator.
 pub(super) fn backfill(
@@ -19,7 +19,7 @@ pub(super) fn backfill(
 ) -> Result<String> {
     let ids = ids.map(open).transpose()?;
     let display = Display::new(&format!("backfill {}", config.name.as_str()));
-    let show = |progress: crate::threads::beside::bystander::Progress<'_>| display.show(&progress);
+    let show = |progress: crate::mending::context::Progress<'_>| display.show(&progress);
     let done = backfiller::backfill(config, request, ids, resume, &show)?;
     drop(display);
     Ok(text(config.name.as_str(), &done))

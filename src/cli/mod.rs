@@ -26,9 +26,10 @@ use clap::Parser;
 use self::args::{Arguments, Command};
 pub use self::run::run;
 use self::verify::Outcome;
+
 use crate::config::{Config, ServiceConfig, ServiceName, effective};
 use crate::error::Error;
-use crate::machines::backfill::Request;
+use crate::mending::request::Request;
 
 /// The arguments or the configuration are wrong: `EX_USAGE` of sysexits(3).
 pub const EXIT_USAGE: u8 = 64;

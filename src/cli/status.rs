@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use self::ask::Endpoint;
+
 use super::{refuse, with_config};
 use crate::config::Config;
 use crate::overview::{Overview, table};

@@ -1,12 +1,15 @@
 //! `walhouse teardown <service>`: drops the slot, and the publication if that is asked for, once an
 //! operator has agreed.
 
+mod removal;
+
 use std::io::{IsTerminal, Write};
+
+use self::removal::{Dropped, Found, FoundSlot};
 
 use crate::config::ServiceConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::overview::words;
-use crate::threads::teardown::{self, Dropped, Found, FoundSlot};
 
 /// What the command line asks for.
 #[derive(Debug, Clone, Copy)]
@@ -18,7 +21,7 @@ pub(super) struct Wish {
 
 /// What was done, in sentences for the operator.
 pub(super) fn run(config: &ServiceConfig, wish: Wish) -> Result<String> {
-    let found = teardown::look(config)?;
+    let found = removal::look(config)?;
     if found.slot.is_none() && !(wish.publication && found.publication) {
         return Ok(nothing(config, &found));
     }
@@ -26,7 +29,7 @@ pub(super) fn run(config: &ServiceConfig, wish: Wish) -> Result<String> {
     if !wish.yes && !agreed(&question)? {
         return Ok("Nothing was done.\n".into());
     }
-    let dropped = teardown::drop(config, wish.publication, |patience| {
+    let dropped = removal::drop(config, wish.publication, |patience| {
         eprintln!(
             "The leader lock is taken; waiting up to {} s, should its holder be gone.",
             patience.as_secs()

@@ -8,7 +8,7 @@ use super::progress::Display;
 use crate::config::ServiceConfig;
 use crate::error::Result;
 use crate::machines::verify::Difference;
-use crate::threads::beside::verifier::{self, Extent, Finding, Report, Request};
+use crate::mending::verifier::{self, Extent, Finding, Report, Request};
 
 /// Of each side, where nothing else was asked for.
 const SAMPLE_ROWS: u64 = 1_000;
@@ -43,7 +43,7 @@ pub(super) fn verify(
         false => Extent::Sample(sample.unwrap_or(SAMPLE_ROWS)),
     };
     let display = Display::new(&format!("verify {}", config.name.as_str()));
-    let show = |progress: crate::threads::beside::bystander::Progress<'_>| display.show(&progress);
+    let show = |progress: crate::mending::context::Progress<'_>| display.show(&progress);
     let report = verifier::verify(config, Request { extent, repair }, &show)?;
     drop(display);
     let service = config.name.as_str();

@@ -13,8 +13,9 @@ use super::client::{Client, quote_bytes, quote_name};
 use super::partitions;
 use super::stored::live_keys_where;
 use crate::error::{Error, ErrorKind, Result};
-use crate::services::mapping::{BareKey, Target};
-use crate::services::tombstone::LiveKey;
+use crate::rows::key::LiveKey;
+use crate::rows::target::Target;
+use crate::services::bare_key::BareKey;
 
 /// Of the ids in one statement: 250,000 of the usual length. An array of constants is read at once;
 /// a list of as many takes three times as long, and [`Client`] has the server admit the length.

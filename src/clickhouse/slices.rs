@@ -21,8 +21,8 @@ use super::stored::{live_keys_where, malformed, number};
 use super::tables::read_shape;
 use crate::error::Result;
 use crate::rows::Kind;
-use crate::services::mapping::Target;
-use crate::services::tombstone::LiveKey;
+use crate::rows::key::LiveKey;
+use crate::rows::target::Target;
 
 /// A value of a bound; ordered as ClickHouse orders them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

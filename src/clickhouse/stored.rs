@@ -13,9 +13,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::machines::portions::{Next, Search, Sizes};
 use crate::machines::removals::Found;
 use crate::rows::column::Values;
+use crate::rows::key::{Key, LiveKey};
+use crate::rows::target::Target;
 use crate::rows::{Block, Shape, stored};
-use crate::services::mapping::Target;
-use crate::services::tombstone::{Key, LiveKey};
 
 /// The latest row of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -330,9 +330,9 @@ pub(super) fn malformed(target: &Target) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rows::tombstone;
     use crate::services::mapping::Mapping;
     use crate::services::runs::Runs;
-    use crate::services::tombstone;
 
     fn block(target: &Target, count: usize, id: &str) -> Block {
         let present = vec![true; target.columns.len()];

@@ -6,18 +6,14 @@
 
 use std::time::{Duration, Instant};
 
-pub mod backfill;
 pub mod backoff;
 pub mod batches;
 pub mod catalog;
 pub mod confirm;
 pub mod gather;
-pub mod history;
 pub mod lease;
 pub mod lifecycle;
 pub mod lineage;
-#[cfg(test)]
-mod model;
 pub mod portions;
 pub mod prng;
 pub mod progress;

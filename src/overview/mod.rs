@@ -4,6 +4,7 @@
 //! facts.
 
 pub mod graph;
+pub mod history;
 pub mod page;
 pub mod table;
 pub mod words;

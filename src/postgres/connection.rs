@@ -13,9 +13,8 @@ use rustls::pki_types::CertificateDer;
 
 use super::frames::{FRAME_BYTES_MAX, Front, Inbox};
 use super::link::{Link, ShutdownHandle, remaining};
-use super::params::Params;
 use super::server_error::{ServerError, server_error};
-use super::{startup, tls};
+use super::tls;
 use crate::error::{Error, ErrorKind, Result};
 use crate::halt::Halt;
 use crate::wal::lsn::Lsn;
@@ -86,17 +85,6 @@ enum State {
 }
 
 impl Connection {
-    /// Connects to the first server that will do, in the order of `params.hosts`. Each host, and
-    /// each address of a host, has its share of the time left, so that one that hangs cannot eat
-    /// it all.
-    pub fn connect(
-        params: &Params,
-        options: &StartupOptions,
-        deadline: Instant,
-    ) -> Result<Connection> {
-        startup::connect(params, options, deadline)
-    }
-
     /// Runs SQL or a replication command. After an error of the server it is as usable as before.
     pub fn simple_query(&mut self, sql: &str, deadline: Instant) -> Result<Vec<Rows>> {
         let doing = format!("run a query on `{}`", self.server);

@@ -19,7 +19,7 @@ pub mod server_error;
 pub mod slot;
 pub mod source_table;
 pub mod sql;
-mod startup;
+pub mod startup;
 pub mod stream;
 pub mod survey;
 pub mod table_reader;

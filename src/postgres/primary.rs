@@ -22,6 +22,7 @@ use super::connection::{Connection, StartupOptions, SystemIdentity};
 use super::params::{Host, Params};
 use super::server::Server;
 use super::sql::{Sql, SqlError, hosts};
+use super::startup;
 use crate::error::{Error, ErrorKind, Result};
 use crate::halt::Halt;
 use search::{Place, Search, Seen};
@@ -193,7 +194,7 @@ impl Primary {
         options: &StartupOptions,
         deadline: Instant,
     ) -> Result<(Connection, SystemIdentity)> {
-        let mut connection = Connection::connect(&self.params, options, deadline)?;
+        let mut connection = startup::connect(&self.params, options, deadline)?;
         let answer = connection.simple_query("SELECT pg_catalog.pg_is_in_recovery()", deadline)?;
         let in_recovery = answer.first().and_then(|rows| rows.value(0, "pg_is_in_recovery"));
         let system = connection.identify_system(deadline)?;

@@ -19,7 +19,7 @@ use super::source_table::SourceTable;
 use super::sql::{Row, Sql, SqlError, Texts, ident, literal, protocol};
 use super::table_reader::{AS_OF, AsOf};
 use crate::error::{ErrorKind, Result};
-use crate::services::source::TextValues;
+use crate::services::row::TextValues;
 
 /// Rows may hold large values, and an answer is read whole; between two statements the memory they
 /// took so far is looked at.

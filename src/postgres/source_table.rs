@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::sql::{Sql, ident, literal, protocol};
 use crate::error::{Error, ErrorKind, Result};
-use crate::services::source::Types;
+use crate::services::plan::Types;
 use crate::wal::Oid;
 use crate::wal::value::oid;
 

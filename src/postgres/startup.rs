@@ -28,11 +28,9 @@ const STARTUP_FRAME_BYTES_MAX: usize = 64 * 1024;
 
 const NEGOTIATE_PROTOCOL_VERSION_TAG: u8 = b'v';
 
-pub(super) fn connect(
-    params: &Params,
-    options: &StartupOptions,
-    deadline: Instant,
-) -> Result<Connection> {
+/// Connects to the first server that will do, in the order of `params.hosts`. Each host, and each
+/// address of a host, has its share of the time left, so that one that hangs cannot eat it all.
+pub fn connect(params: &Params, options: &StartupOptions, deadline: Instant) -> Result<Connection> {
     let encrypts = params.ssl_mode != SslMode::Disable
         && params.hosts.iter().any(|host| !is_socket_directory(host));
     let tls = if encrypts { Some(tls::client_config(params)?) } else { None };

@@ -1,43 +1,10 @@
 //! The rows on their way to one target table.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
 
 use super::column::{Kind, Strings, Values};
-use super::order;
-
-/// A column of a target table, as the mapping writes it.
-#[derive(Debug, Clone, Copy)]
-pub struct ColumnSpec {
-    pub name: &'static str,
-    pub kind: Kind,
-}
-
-impl ColumnSpec {
-    pub const fn new(name: &'static str, kind: Kind) -> ColumnSpec {
-        ColumnSpec { name, kind }
-    }
-}
-
-/// What the table at hand takes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shape {
-    /// Columns that the table does not have are filled like the others and left out when encoding.
-    pub present: Vec<bool>,
-    /// Columns that take no NULL and may be given one.
-    pub without_null: Vec<usize>,
-    /// The type by which a JSON column is sent, where that is not `JSON` as such. As the table's
-    /// own type its text is parsed under the settings of the INSERT, and is then what the table
-    /// holds; from another one it is cast, with the cast's own rules.
-    pub documents: BTreeMap<usize, String>,
-}
-
-impl Shape {
-    /// Every NULL has a place, and documents are of type `JSON`.
-    pub fn of(present: Vec<bool>) -> Shape {
-        Shape { present, without_null: Vec::new(), documents: BTreeMap::new() }
-    }
-}
+use super::shape::Shape;
+use super::target::ColumnSpec;
 
 /// Rows in columns. A mapping fills one column after the other and closes each row with
 /// [`Block::end_row`].
@@ -222,11 +189,6 @@ impl Block {
         assert_eq!(self.next, self.specs.len(), "every column of the row is filled");
         self.next = 0;
         self.rows += 1;
-    }
-
-    /// All rows, ordered by the given columns; equal rows keep the order they came in.
-    pub fn sorted_by(&self, columns: &[usize]) -> Vec<usize> {
-        order::sorted_by(self, columns)
     }
 
     pub(super) fn compare(&self, column: usize, a: usize, b: usize) -> Ordering {

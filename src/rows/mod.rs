@@ -1,12 +1,18 @@
-//! Rows on their way to ClickHouse: column buffers, order, and the Native encoding.
+//! Rows on their way to ClickHouse: target tables, keys, column buffers, order, and the Native
+//! encoding.
 
+pub mod as_json;
 pub mod block;
 pub mod column;
-pub mod document;
+pub mod key;
 pub mod native;
-mod order;
+pub mod order;
+pub mod shape;
 pub mod stored;
-mod stored_document;
+pub mod target;
+pub mod tombstone;
 
-pub use block::{Block, ColumnSpec, Shape};
+pub use block::Block;
 pub use column::Kind;
+pub use shape::Shape;
+pub use target::{ColumnSpec, Target};

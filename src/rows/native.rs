@@ -208,8 +208,9 @@ fn put_varint(out: &mut Vec<u8>, mut n: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rows::block::{ColumnSpec, Shape};
     use crate::rows::column::Kind;
+    use crate::rows::order::sorted_by;
+    use crate::rows::{ColumnSpec, Shape};
 
     const SPECS: &[ColumnSpec] = &[
         ColumnSpec::new("id", Kind::String),
@@ -241,7 +242,7 @@ mod tests {
     #[test]
     fn columns_follow_each_other_in_the_order_of_the_selection() {
         let block = block(&[true; 5], None);
-        let order = block.sorted_by(&[0]);
+        let order = sorted_by(&block, &[0]);
         assert_eq!(order, [1, 0]);
         let mut out = Vec::new();
         encode(&block, &order, &[4], &mut out);
@@ -287,7 +288,7 @@ mod tests {
             [([true; 5], 2), ([false, true, true, true, false], 2), ([true; 5], 0)]
         {
             let block = block(&present, None);
-            let order = &block.sorted_by(&[0])[..rows];
+            let order = &sorted_by(&block, &[0])[..rows];
             for blanked in [&blank[..], &none] {
                 let mut whole = Vec::new();
                 encode(&block, order, blanked, &mut whole);

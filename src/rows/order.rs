@@ -12,7 +12,7 @@ use super::block::Block;
 use super::column::{Strings, Values};
 
 /// All rows, ordered by the given columns; equal rows keep the order they came in.
-pub(super) fn sorted_by(block: &Block, columns: &[usize]) -> Vec<usize> {
+pub fn sorted_by(block: &Block, columns: &[usize]) -> Vec<usize> {
     // The last column is the id: every row has its own.
     let few = columns.len().saturating_sub(1);
     let texts = columns.iter().take(few).map_while(|&at| texts_of(block, at));
@@ -87,7 +87,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::rows::{ColumnSpec, Kind, Shape};
+    use crate::rows::ColumnSpec;
+    use crate::rows::Kind;
+    use crate::rows::Shape;
 
     const SPECS: &[ColumnSpec] = &[
         ColumnSpec::new("a", Kind::String),
@@ -127,7 +129,7 @@ mod tests {
             let block = block(&rows);
             let mut expected: Vec<usize> = (0..rows.len()).collect();
             expected.sort_by(|&a, &b| compare(&block, &columns, a, b));
-            prop_assert_eq!(block.sorted_by(&columns), expected);
+            prop_assert_eq!(sorted_by(&block, &columns), expected);
         }
     }
 
@@ -135,6 +137,6 @@ mod tests {
     fn times_before_1970_and_the_ends_of_the_range_are_ordered() {
         let rows: Vec<Values> =
             [5, i64::MAX, -1, i64::MIN, 0].into_iter().map(|at| (0, 0, at, 0, 0)).collect();
-        assert_eq!(block(&rows).sorted_by(&[0, 1, 2, 4]), [3, 2, 4, 0, 1]);
+        assert_eq!(sorted_by(&block(&rows), &[0, 1, 2, 4]), [3, 2, 4, 0, 1]);
     }
 }

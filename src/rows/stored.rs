@@ -6,7 +6,7 @@
 
 use super::block::Block;
 use super::column::{Kind, Values};
-use super::stored_document;
+use crate::documents::stored::is_same as is_same_document;
 
 /// The SQL expression that gives the column, already quoted, as text in the form of [`is_same`].
 pub fn expression(kind: Kind, name: &str) -> String {
@@ -31,8 +31,7 @@ pub fn expression(kind: Kind, name: &str) -> String {
 /// Whether `stored`, as [`expression`] gives it, is what `block` holds.
 pub fn is_same(block: &Block, column: usize, row: usize, stored: Option<&[u8]>) -> bool {
     if block.spec(column).kind == Kind::Json {
-        return stored
-            .is_some_and(|stored| stored_document::is_same(block.text(column, row), stored));
+        return stored.is_some_and(|stored| is_same_document(block.text(column, row), stored));
     }
     text(block.values(column), row).as_deref() == stored
 }
@@ -67,7 +66,8 @@ pub fn text(values: &Values, row: usize) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rows::{ColumnSpec, Shape};
+    use crate::rows::ColumnSpec;
+    use crate::rows::Shape;
 
     const SPECS: &[ColumnSpec] = &[
         ColumnSpec::new("id", Kind::String),

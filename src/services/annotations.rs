@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::{json_string, json_text};
+use crate::documents::{strings, tokens};
 
 /// All empty unless the annotations are valid as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -25,7 +25,7 @@ impl<'a> Annotations<'a> {
 
     fn read_valid(text: &'a [u8]) -> Option<Annotations<'a>> {
         let [source, action, root_source, root_schedule_id, task_kind, deployment] =
-            json_text::members(
+            tokens::members(
                 text,
                 [
                     "triggerSource",
@@ -36,14 +36,13 @@ impl<'a> Annotations<'a> {
                     "externalDeploymentId",
                 ],
             )?;
-        let optional =
-            |raw: Option<&'a [u8]>| raw.map_or(Some(Cow::default()), json_string::decode);
-        json_string::decode(action?)?;
+        let optional = |raw: Option<&'a [u8]>| raw.map_or(Some(Cow::default()), strings::decode);
+        strings::decode(action?)?;
         optional(root_schedule_id)?;
         optional(deployment)?;
         Some(Annotations {
-            trigger_source: json_string::decode(source?)?,
-            root_trigger_source: json_string::decode(root_source?)?,
+            trigger_source: strings::decode(source?)?,
+            root_trigger_source: strings::decode(root_source?)?,
             task_kind: optional(task_kind)?,
         })
     }
@@ -59,8 +58,8 @@ pub fn external_deployment_id<'a>(
         return Cow::default();
     }
     annotations
-        .and_then(|text| json_text::members(text, ["externalDeploymentId"]))
-        .and_then(|[id]| json_string::decode(id?))
+        .and_then(|text| tokens::members(text, ["externalDeploymentId"]))
+        .and_then(|[id]| strings::decode(id?))
         .unwrap_or_default()
 }
 
@@ -76,7 +75,7 @@ impl<'a> IdempotencyOptions<'a> {
     /// this, without the white space that Postgres adds; null is the empty string.
     pub fn read(text: Option<&'a [u8]>) -> IdempotencyOptions<'a> {
         let [key, scope] =
-            text.and_then(|text| json_text::members(text, ["key", "scope"])).unwrap_or_default();
+            text.and_then(|text| tokens::members(text, ["key", "scope"])).unwrap_or_default();
         IdempotencyOptions { key: column_text(key), scope: column_text(scope) }
     }
 }
@@ -84,8 +83,8 @@ impl<'a> IdempotencyOptions<'a> {
 fn column_text(raw: Option<&[u8]>) -> Cow<'_, str> {
     match raw {
         None | Some(b"null") => Cow::default(),
-        Some(raw) => json_string::decode(raw).unwrap_or_else(|| {
-            let text = json_text::compact(raw, |_| false).unwrap_or_default();
+        Some(raw) => strings::decode(raw).unwrap_or_else(|| {
+            let text = tokens::compact(raw, |_| false).unwrap_or_default();
             Cow::Owned(String::from_utf8(text).unwrap_or_default())
         }),
     }

@@ -7,12 +7,16 @@ use std::ops::Range;
 
 use hashbrown::HashMap;
 
+use super::bare_key::BareKey;
+use super::column_set::Places;
 use super::fold::{EntryKind, Folded};
-use super::mapping::{BareKey, Mapping, Notes, Stamp, Target, ValueError};
-use super::source::{Places, Row, TextValues};
-use super::tombstone::{self, LiveKey};
+use super::mapping::{Mapping, Stamp, ValueError};
+use super::notes::Notes;
+use super::row::{Row, TextValues};
 use super::utf8;
-use crate::rows::{Block, Shape};
+use crate::rows::key::LiveKey;
+use crate::rows::target::Target;
+use crate::rows::{Block, Shape, tombstone};
 use crate::wal::{Datum, DecodeError, Lsn};
 
 /// What a batch lacks.
@@ -67,7 +71,7 @@ pub struct Assembled {
     pub tombstones_of_nothing: u64,
     /// Rows that ClickHouse may have a later tombstone for: see [`Entry::ask_below`].
     ///
-    /// [`Entry::ask_below`]: super::fold::Entry::ask_below
+    /// [`Entry::ask_below`]: crate::services::fold::Entry::ask_below
     pub asked: Vec<Asked>,
 }
 

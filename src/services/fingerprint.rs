@@ -14,8 +14,8 @@ use std::sync::LazyLock;
 use regex::Regex;
 use sha2::{Digest, Sha256};
 
-use super::json_string;
-use super::json_text::{self, Kind, Token, Tokens};
+use crate::documents::strings;
+use crate::documents::tokens::{self, Kind, Token, Tokens};
 
 const STATUSES: [&str; 5] =
     ["SYSTEM_FAILURE", "CRASHED", "INTERRUPTED", "COMPLETED_WITH_ERRORS", "TIMED_OUT"];
@@ -30,7 +30,7 @@ pub fn error_fingerprint(error: Option<&[u8]>, status: &[u8]) -> String {
         return String::new();
     }
     let Some([kind, name, message, raw, stack, stacktrace]) = error.and_then(|error| {
-        json_text::members(error, ["type", "name", "message", "raw", "stack", "stacktrace"])
+        tokens::members(error, ["type", "name", "message", "raw", "stack", "stacktrace"])
     }) else {
         return String::new();
     };
@@ -152,7 +152,7 @@ fn normalise_stack(stack: &str) -> String {
 /// What JavaScript prints for the value in a template literal; `None` if the value is falsy.
 fn truthy_text(raw: &[u8]) -> Option<Cow<'_, str>> {
     match raw.first()? {
-        b'"' => json_string::decode(raw).filter(|text| !text.is_empty()),
+        b'"' => strings::decode(raw).filter(|text| !text.is_empty()),
         b't' => Some("true".into()),
         b'{' => Some(OBJECT.into()),
         b'[' => Some(array_text(raw).into()),
@@ -197,7 +197,7 @@ fn array_text(raw: &[u8]) -> String {
             }
             Token::String(string) => {
                 let raw = tokens.raw(string.start, string.end);
-                out.push_str(&json_string::decode(raw).unwrap_or_default());
+                out.push_str(&strings::decode(raw).unwrap_or_default());
             }
             Token::Number { start, end, .. } => {
                 out.push_str(&number_text(tokens.raw(start, end)).unwrap_or_default());

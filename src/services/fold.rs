@@ -5,7 +5,10 @@
 
 use hashbrown::HashMap;
 
-use super::source::{Places, Plan, Row, Source};
+use super::column_set::Places;
+use super::plan::Plan;
+use super::row::Row;
+use super::source::Source;
 use crate::wal::pgoutput::{Message, Old};
 use crate::wal::{Datum, DecodeError, Lsn, Tuple};
 

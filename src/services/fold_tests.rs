@@ -3,13 +3,15 @@
 use hashbrown::HashMap;
 
 use super::assemble::{Assembled, Found, Updates, Wanted, assemble, wanted};
+use super::bare_key::BareKey;
 use super::fold::{Change, Folded, fold};
-use super::mapping::{BareKey, Mapping, is_owned};
+use super::mapping::{Mapping, is_owned};
+use super::plan::{Plan, Types};
+use super::row::Row;
 use super::runs::Runs;
 use super::sessions::Sessions;
-use super::source::{Plan, Row, Types};
-use super::tombstone::LiveKey;
 use crate::rows::column::Values;
+use crate::rows::key::LiveKey;
 use crate::rows::{Shape, stored};
 use crate::wal::testing::{self, V};
 use crate::wal::{Datum, Lsn, Oid, value::oid};
@@ -400,7 +402,7 @@ fn what_a_past_version_of_the_relation_lacks_is_read_again() {
     let source = Sessions.source();
     let columns = |missing: &str, retyped: &str| -> Vec<_> {
         let columns = source.columns.iter().filter(|column| column.name != missing);
-        let kind = |column: &super::source::SourceColumn| match column.name == retyped {
+        let kind = |column: &crate::services::source::SourceColumn| match column.name == retyped {
             true => oid::BOOL,
             false => column.kind.a_type(),
         };
@@ -450,7 +452,7 @@ fn what_a_past_version_of_the_relation_lacks_is_read_again() {
             ask_below: None,
         });
         let folded = fold(source, changes).unwrap();
-        let wanted = super::assemble::wanted(&Sessions, &folded, Updates::AsUpdates);
+        let wanted = crate::services::assemble::wanted(&Sessions, &folded, Updates::AsUpdates);
         assert_eq!(wanted.rereads, [count - 1], "{wanted:?}");
         assert!(wanted.places.iter().any(|place| source.columns[place].name == "metadata"));
     }
@@ -458,7 +460,7 @@ fn what_a_past_version_of_the_relation_lacks_is_read_again() {
 
 /// A run's tuple: only what a row cannot be written without.
 fn run<'a>(organization: &'a str, payload: V<'a>) -> Vec<V<'a>> {
-    let value = |column: &super::source::SourceColumn| match column.name {
+    let value = |column: &crate::services::source::SourceColumn| match column.name {
         "id" => V::Text("a"),
         "organizationId" => V::Text(organization),
         "payload" => payload,

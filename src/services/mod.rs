@@ -5,21 +5,20 @@
 
 pub mod annotations;
 pub mod assemble;
-pub mod document;
+pub mod bare_key;
+pub mod column_set;
 pub mod fingerprint;
 pub mod fold;
 #[cfg(test)]
 mod fold_tests;
-mod json_paths;
-mod json_plain;
-mod json_string;
-pub mod json_text;
 pub mod mapping;
-pub mod outcome;
+pub mod notes;
+pub mod plan;
+pub mod reader;
+pub mod row;
 pub mod runs;
 pub mod sessions;
 pub mod source;
-pub mod tombstone;
 pub mod trial;
 pub mod utf8;
 pub mod weight;

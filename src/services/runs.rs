@@ -1,9 +1,15 @@
 //! `public."TaskRun"` -> `task_runs_v2` and, for its payload, `raw_task_runs_payload_v1`.
 
 use super::annotations::{Annotations, IdempotencyOptions};
-use super::mapping::{Mapping, Notes, Reader, Stamp, Target, ValueError};
-use super::source::{KeyColumns, Places, Row, Source, source_columns};
-use super::{annotations, document, fingerprint};
+use super::column_set::Places;
+use super::mapping::{Mapping, Stamp, ValueError};
+use super::notes::Notes;
+use super::reader::Reader;
+use super::row::Row;
+use super::source::{KeyColumns, Source, source_columns};
+use super::{annotations, fingerprint};
+use crate::documents::convert;
+use crate::rows::target::Target;
 use crate::rows::{Block, ColumnSpec, Kind};
 
 #[derive(Debug)]
@@ -305,7 +311,7 @@ impl Runs {
         to.put_f64(from.float(place::BASE_COST)?);
         put_document(&mut from, place::OUTPUT, place::OUTPUT_TYPE, to);
         let error = from.json(place::ERROR)?;
-        let outcome = to.put_json(|out| document::append_jsonb(error, out));
+        let outcome = to.put_json(|out| convert::append_jsonb(error, out));
         from.keep_lost(place::ERROR, outcome, error);
         let fingerprint = if self.fingerprints {
             fingerprint::error_fingerprint(error, from.text(place::STATUS))
@@ -373,7 +379,7 @@ fn append_payload(
 fn put_document(from: &mut Reader<'_, '_>, place: usize, type_place: usize, to: &mut Block) {
     let text = from.text_or_null(place);
     let content_type = from.text(type_place);
-    let outcome = to.put_json(|out| document::append_document(text, content_type, out));
+    let outcome = to.put_json(|out| convert::append_document(text, content_type, out));
     from.keep_lost(place, outcome, text);
 }
 

@@ -1,8 +1,13 @@
 //! `public."Session"` -> `sessions_v1`.
 
-use super::document;
-use super::mapping::{Mapping, Notes, Reader, Stamp, Target, ValueError};
-use super::source::{KeyColumns, Places, Row, Source, source_columns};
+use super::column_set::Places;
+use super::mapping::{Mapping, Stamp, ValueError};
+use super::notes::Notes;
+use super::reader::Reader;
+use super::row::Row;
+use super::source::{KeyColumns, Source, source_columns};
+use crate::documents::convert;
+use crate::rows::target::Target;
 use crate::rows::{Block, ColumnSpec, Kind};
 
 #[derive(Debug)]
@@ -127,7 +132,7 @@ impl Mapping for Sessions {
         to.put_str(from.text(place::TASK_IDENTIFIER));
         to.put_str_array(|items| from.each_text(place::TAGS, |tag| items.push(tag)))?;
         let metadata = from.json(place::METADATA)?;
-        let outcome = to.put_json(|out| document::append_jsonb(metadata, out));
+        let outcome = to.put_json(|out| convert::append_jsonb(metadata, out));
         from.keep_lost(place::METADATA, outcome, metadata);
         to.put_nullable_millis(from.millis_or_null(place::CLOSED_AT)?);
         to.put_str(from.text(place::CLOSED_REASON));

@@ -1,8 +1,11 @@
 //! Made-up rows, to see whether the target tables take them.
 
-use super::mapping::{Mapping, Notes, Stamp, Target, ValueError};
-use super::source::{Row, SourceKind};
+use super::mapping::{Mapping, Stamp, ValueError};
+use super::notes::Notes;
+use super::row::Row;
+use super::source::SourceKind;
 use crate::rows::column::Kind;
+use crate::rows::target::Target;
 use crate::rows::{Block, Shape};
 use crate::wal::Datum;
 
@@ -60,6 +63,8 @@ const TRIAL_MILLIS: i64 = 1_767_323_045_678;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rows::key::{Key, LiveKey};
+    use crate::rows::{stored, tombstone};
     use crate::services::runs::Runs;
     use crate::services::sessions::Sessions;
 
@@ -78,6 +83,32 @@ mod tests {
             }
             assert_eq!(blocks.len(), mapping.targets().len());
             assert!(blocks.iter().all(|block| block.rows() == 1), "{mapping:?}");
+        }
+    }
+
+    #[test]
+    fn a_tombstone_has_the_key_its_partition_and_its_version() {
+        let mapping = Runs { payloads: true, fingerprints: true };
+        let text = |text: &str| text.as_bytes().to_vec();
+        let lives = [
+            LiveKey {
+                key: ["o", "p", "e", "-5", "run"].map(text).to_vec(),
+                partition: vec![text("-5")],
+                version: 3,
+            },
+            LiveKey { key: vec![text("run")], partition: vec![text("7")], version: 3 },
+        ];
+        for (target, live) in mapping.targets().iter().zip(&lives) {
+            let present = vec![true; target.columns.len()];
+            let mut block = Block::new(target.columns, &Shape::of(present));
+            tombstone::append(target, &mut block, live, 9);
+            let of = |at: usize| stored::text(block.values(at), 0).unwrap();
+            assert_eq!(target.order_by.iter().map(|&at| of(at)).collect::<Key>(), live.key);
+            assert_eq!(
+                target.partition_by.iter().map(|&at| of(at)).collect::<Key>(),
+                live.partition
+            );
+            assert_eq!((of(target.version), of(target.is_deleted)), (text("9"), text("1")));
         }
     }
 }

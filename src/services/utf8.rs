@@ -5,8 +5,10 @@
 //! a target does not have as it was. Not so in the columns of the sorting key: two keys must not
 //! become one, and a String of ClickHouse takes any bytes.
 
-use super::mapping::{Kept, Mapping, Notes, Stamp, ValueError, is_owned};
-use super::source::{Row, Source, SourceKind};
+use super::mapping::{Mapping, Stamp, ValueError, is_owned};
+use super::notes::{Kept, Notes};
+use super::row::Row;
+use super::source::{Source, SourceKind};
 use crate::rows::Block;
 use crate::wal::{Datum, value};
 

@@ -5,9 +5,11 @@
 //! take ten times what it may. What a row's own values take is not counted here: they are in those
 //! bytes, and once more in a block whose batch has been cut.
 
+use super::bare_key::BareKey;
 use super::fold::Entry;
-use super::mapping::{BareKey, Mapping, Target};
+use super::mapping::Mapping;
 use crate::rows::Kind;
+use crate::rows::target::Target;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Weight {

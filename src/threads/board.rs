@@ -9,8 +9,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 
 use crate::health::{Health, Leader, RepairHealth, Report};
-use crate::machines::history::{History, SAMPLE_EVERY, Sample};
 use crate::metrics::{Metrics, ServiceMetrics};
+use crate::overview::history::{History, SAMPLE_EVERY, Sample};
 use crate::overview::{self, Overview, Service, Source, Trouble, Who};
 
 /// An answer is as good as new for this long.
@@ -40,7 +40,7 @@ impl Board {
             metrics,
             health,
             slots,
-            instance: super::instance(),
+            instance: crate::threads::instance(),
             started_at: SystemTime::now(),
             state: Mutex::new(State { histories, sampled_at: None, latest: None }),
         }

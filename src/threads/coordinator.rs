@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::event::Event;
-use super::lease_watch::LeaseWatch;
 use super::lock_keeper::{self, LeaderLock, Request};
-use super::session::{self, Session};
+use super::session::Session;
 use super::watch::lookout::Lookout;
-use super::{Finished, Memory, spawn_named};
+use super::{Finished, Memory, session, spawn_named};
 use crate::config::{ServiceConfig, Strategy};
+use crate::delivery::lease_watch::LeaseWatch;
 use crate::error::{Error, ErrorKind, Remedy};
 use crate::health::{Health, Leader, ServiceHealth};
 use crate::machines::backoff::{Backoff, Limits};

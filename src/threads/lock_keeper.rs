@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::event::Event;
-use super::lease_watch::LeaseWatch;
 use super::presence::Presence;
 use crate::config::{LockConfig, LockKind, ServiceConfig};
+use crate::delivery::lease_watch::LeaseWatch;
 use crate::error::Result;
 use crate::machines::lease::{self, Lease, Standing};
 use crate::machines::lifecycle::Input;

@@ -1,28 +1,19 @@
 //! The threads: each file is one, or what two of them share. They wait, step a machine, and act.
 //!
 //! [`supervisor`] starts the [`coordinator`]s, each of which runs one [`session`] after another.
-//! What a session runs is in the folders: [`start`], then [`stream`], with [`watch`] and [`beside`]
-//! next to it.
+//! What a session runs is in the folders: [`start`], then [`stream`], with [`watch`] next to it.
 
-pub mod as_of;
-pub mod beside;
 pub mod board;
 pub mod coordinator;
-pub mod debt;
 pub mod event;
 pub mod http;
-pub mod lease_watch;
 pub mod lock_keeper;
-pub mod outage;
 pub mod presence;
 mod service_manager;
 pub mod session;
-pub mod shared;
-pub mod source_look;
 pub mod start;
 pub mod stream;
 pub mod supervisor;
-pub mod teardown;
 pub mod watch;
 
 use std::thread::{Builder, JoinHandle};

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 use parking_lot::{Condvar, Mutex};
 
-use super::shared::stopped;
 use super::spawn_named;
-use super::start::prepare::application_name;
 use crate::config::ServiceConfig;
+use crate::delivery::connecting::application_name;
+use crate::delivery::session_state::stopped;
 use crate::error::Result;
 use crate::halt::Halt;
 use crate::machines::backoff::{Backoff, Limits};

@@ -17,18 +17,13 @@ use std::time::Instant;
 
 use crossbeam_channel::{Sender, bounded};
 
-use super::beside::repairer::{self, Repairer};
 use super::event::Event;
-use super::lease_watch::LeaseWatch;
-use super::outage::Delays;
-use super::shared::{Pace, PanicGuard, Shared, stopped};
-use super::start::prepare::{self, Prepared};
+use super::start::prepare;
+use super::start::prepare::Prepared;
 use super::stream::batch::ChangeAt;
 use super::stream::batcher::{self, Batcher};
 use super::stream::confirmer::{self, Confirmer};
 use super::stream::flusher::{self, Flusher};
-use super::stream::landing::Ground;
-use super::stream::position::Position;
 use super::stream::wal_reader::{self, WalReader};
 use super::watch::readiness::{self, Readiness};
 use super::watch::rival::{self, Rival};
@@ -37,12 +32,19 @@ use super::watch::table_watch::{self, TableWatch};
 use super::{Memory, spawn_named};
 use crate::clickhouse;
 use crate::config::ServiceConfig;
+use crate::delivery::connecting::application_name;
+use crate::delivery::landing::Ground;
+use crate::delivery::lease_watch::LeaseWatch;
+use crate::delivery::limits::{limits, page_bytes_max};
+use crate::delivery::marks::Position;
+use crate::delivery::outage::Delays;
+use crate::delivery::session_state::{Pace, PanicGuard, Shared, stopped};
 use crate::error::{Error, ErrorKind, Result};
 use crate::health::Health;
-use crate::machines::batches::Limits;
 use crate::machines::confirm::{self, Confirm, Marks};
 use crate::machines::lifecycle::Input;
 use crate::machines::status;
+use crate::mending::repairer::{self, Repairer};
 use crate::metrics::ServiceMetrics;
 use crate::postgres::failover_slot::Failover;
 use crate::services::weight::Weight;
@@ -53,9 +55,6 @@ use crate::wal::{Lsn, Oid};
 const BLOCKS_MAX: usize = 2;
 /// How much WAL *upper* is reserved ahead, so that no flush waits for a state row of its own.
 const AHEAD_BYTES: u64 = 16 * 1024 * 1024;
-/// A page of the table as it comes from Postgres; each worker of a repair holds one, several times
-/// over on its way.
-const REPAIR_PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The pause after a state row that could not be written.
 const STATE_RETRY_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -184,7 +183,7 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
     shared.set_reserved(marks.upper);
     let position = Position::new(resume);
     let ending = AtomicBool::new(false);
-    let application_name = prepare::application_name(config);
+    let application_name = application_name(config);
 
     let (to_batcher, blocks) = bounded(BLOCKS_MAX);
     // One place for each flusher: a batch is cut only for a flusher that is free.
@@ -352,21 +351,6 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
     metrics.insert_outage.lower();
     metrics.unflushed_bytes.set(0);
     metrics.set_oldest_unflushed(None);
-}
-
-/// A batch's share of the memory: each flusher may hold one, one is being gathered, and one is on
-/// its way between reader and batcher.
-fn limits(config: &ServiceConfig) -> Limits {
-    Limits {
-        rows_max: config.flush.rows_max,
-        bytes_max: (config.flush.buffer_bytes_max / (config.flush.concurrency + 2)).max(1),
-        age_max: config.flush.age_max,
-    }
-}
-
-/// What one connection holds of the table at a time.
-pub(super) fn page_bytes_max(config: &ServiceConfig) -> usize {
-    limits(config).bytes_max.min(REPAIR_PAGE_BYTES_MAX)
 }
 
 /// Spawns and joins the threads of a session; what goes wrong in one ends them all.

@@ -12,23 +12,25 @@ use std::sync::Arc;
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use serde_json::value::RawValue;
+
+use service::Service::{self, Runs as R, Sessions as S};
+
 use walhouse::clickhouse::frame;
+use walhouse::documents::convert::{append_document, append_jsonb};
 use walhouse::postgres::Frames;
+use walhouse::rows::order::sorted_by;
 use walhouse::rows::{Block, Shape, native};
 use walhouse::services::assemble::{Assembled, Found, Updates, Wanted, assemble, wanted};
-use walhouse::services::document::{append_document, append_jsonb};
 use walhouse::services::fingerprint::error_fingerprint;
 use walhouse::services::fold::{Change, Folded, fold};
 use walhouse::services::mapping::Mapping;
+use walhouse::services::plan::Plan;
 use walhouse::services::runs::Runs;
 use walhouse::services::sessions::Sessions;
-use walhouse::services::source::Plan;
 use walhouse::wal::Lsn;
 use walhouse::wal::copy_both::FromServer;
 use walhouse::wal::pgoutput::Message;
 use walhouse::wal::value::oid;
-
-use service::Service::{self, Runs as R, Sessions as S};
 
 /// As much as fits into the caches of a core.
 const ROWS: usize = 2000;
@@ -106,7 +108,7 @@ impl Batch {
         let all = blocks.iter().zip(self.mapping.targets());
         all.map(|(block, target)| {
             let mut body = Vec::new();
-            native::encode(block, &block.sorted_by(target.order_by), &[], &mut body);
+            native::encode(block, &sorted_by(block, target.order_by), &[], &mut body);
             body
         })
         .collect()
@@ -149,7 +151,7 @@ fn d_order(bencher: Bencher, service: Service) {
     let blocks = batch.blocks();
     bencher.counter(ItemsCount::new(ROWS)).bench(|| {
         let all = blocks.iter().zip(batch.mapping.targets());
-        all.map(|(block, target)| block.sorted_by(target.order_by).len()).sum::<usize>()
+        all.map(|(block, target)| sorted_by(block, target.order_by).len()).sum::<usize>()
     });
 }
 
@@ -159,7 +161,7 @@ fn e_native(bencher: Bencher, service: Service) {
     let batch = Batch::of(service);
     let blocks = batch.blocks();
     let sorted = blocks.iter().zip(batch.mapping.targets());
-    let orders: Vec<_> = sorted.map(|(block, target)| block.sorted_by(target.order_by)).collect();
+    let orders: Vec<_> = sorted.map(|(block, target)| sorted_by(block, target.order_by)).collect();
     let mut body = Vec::new();
     bencher.counter(ItemsCount::new(ROWS)).bench_local(|| {
         for (block, order) in blocks.iter().zip(&orders) {

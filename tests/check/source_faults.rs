@@ -1,6 +1,7 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use walhouse::postgres::startup;
 use walhouse::postgres::{Connection, Params, StartupOptions};
 
 use super::checked::{Bench, check};
@@ -386,7 +387,7 @@ fn walsender(postgres: &Postgres) -> Connection {
         options: Vec::new(),
         receive_timeout: Duration::from_secs(60),
     };
-    Connection::connect(&params, &options, std::time::Instant::now() + PATIENCE).unwrap()
+    startup::connect(&params, &options, std::time::Instant::now() + PATIENCE).unwrap()
 }
 
 #[test]

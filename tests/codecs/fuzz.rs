@@ -7,17 +7,19 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use walhouse::postgres::Frames;
-use walhouse::rows::{Block, Shape};
-use walhouse::services::assemble::{Found, assemble};
-use walhouse::services::mapping::{BareKey, Mapping};
-use walhouse::wal::pgoutput::Message;
-use walhouse::wal::{Lsn, Oid};
 
 use super::damage::{must_not_panic, walk};
 use super::mutate;
 use super::recording::Recording;
 use super::replay::{Changes, encode, mappings};
+
+use walhouse::postgres::Frames;
+use walhouse::rows::{Block, Shape};
+use walhouse::services::assemble::{Found, assemble};
+use walhouse::services::bare_key::BareKey;
+use walhouse::services::mapping::Mapping;
+use walhouse::wal::pgoutput::Message;
+use walhouse::wal::{Lsn, Oid};
 
 /// However little time there is, so that a test that passed has seen something.
 const EXECUTIONS_MIN: u64 = 100;

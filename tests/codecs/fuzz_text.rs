@@ -4,25 +4,26 @@ use std::collections::BTreeMap;
 
 use fastrand::Rng;
 use serde_json::value::RawValue;
-use walhouse::clickhouse::params::Params as ClickhouseParams;
-use walhouse::clickhouse::refusal::{Refusal, Verdict};
-use walhouse::config::Config;
-use walhouse::config::variables::{self, Kind};
-use walhouse::postgres::Params as PostgresParams;
-use walhouse::redis::params::Params as RedisParams;
-use walhouse::services::annotations::{
-    Annotations, IdempotencyOptions, external_deployment_id, worker_queue,
-};
-use walhouse::services::document::{Outcome, append_document, append_jsonb};
-use walhouse::services::fingerprint::error_fingerprint;
-use walhouse::wal::time::Timestamp;
-use walhouse::wal::{Datum, Lsn, PgTime, value};
 
 use super::damage::walk_value;
 use super::fuzz::{fuzz, pick};
 use super::mutate;
 
 // ---- values ----
+
+use walhouse::clickhouse::params::Params as ClickhouseParams;
+use walhouse::clickhouse::refusal::{Refusal, Verdict};
+use walhouse::config::Config;
+use walhouse::config::variables::{self, Kind};
+use walhouse::documents::convert::{Outcome, append_document, append_jsonb};
+use walhouse::postgres::Params as PostgresParams;
+use walhouse::redis::params::Params as RedisParams;
+use walhouse::services::annotations::{
+    Annotations, IdempotencyOptions, external_deployment_id, worker_queue,
+};
+use walhouse::services::fingerprint::error_fingerprint;
+use walhouse::wal::time::Timestamp;
+use walhouse::wal::{Datum, Lsn, PgTime, value};
 
 const VALUES: &[&[u8]] = &[
     b"{a,\"b c\",NULL}",

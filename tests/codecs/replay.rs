@@ -3,14 +3,16 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use walhouse::rows::document::row_as_json;
+use walhouse::rows::as_json::row_as_json;
+use walhouse::rows::order::sorted_by;
+use walhouse::rows::target::Target;
 use walhouse::rows::{Block, Shape, native};
 use walhouse::services::assemble::{Assembled, Found, Updates, Wanted, assemble, wanted};
 use walhouse::services::fold::{Change, Folded, fold};
-use walhouse::services::mapping::{Mapping, Target, ValueError};
+use walhouse::services::mapping::{Mapping, ValueError};
+use walhouse::services::plan::{Plan, Types};
 use walhouse::services::runs::Runs;
 use walhouse::services::sessions::Sessions;
-use walhouse::services::source::{Plan, Types};
 use walhouse::wal::copy_both::FromServer;
 use walhouse::wal::pgoutput::Message;
 use walhouse::wal::value::oid;
@@ -162,7 +164,7 @@ pub fn shapes(mapping: &dyn Mapping) -> Vec<Shape> {
 pub fn encode(mapping: &dyn Mapping, blocks: &[Block], blanked: bool) -> Vec<u8> {
     let mut out = Vec::new();
     for (target, block) in mapping.targets().iter().zip(blocks) {
-        let order = block.sorted_by(target.order_by);
+        let order = sorted_by(block, target.order_by);
         let blanked = if blanked { target.documents } else { &[] };
         native::encode(block, &order, blanked, &mut out);
     }

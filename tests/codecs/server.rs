@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use walhouse::postgres::params::{Host, Params, SslMode, TargetSession};
 use walhouse::postgres::sql::OUTPUT_SETTINGS;
-use walhouse::postgres::{Connection, Frames, ReadOutcome, StartupOptions, Stream};
+use walhouse::postgres::startup;
+use walhouse::postgres::{Frames, ReadOutcome, StartupOptions, Stream};
 use walhouse::wal::Lsn;
 use walhouse::wal::copy_both::FromServer;
 
@@ -164,7 +165,7 @@ impl Server {
                 .collect(),
             receive_timeout: PATIENCE,
         };
-        let connection = Connection::connect(&params, &options, deadline).unwrap();
+        let connection = startup::connect(&params, &options, deadline).unwrap();
         let version = connection.server_version_num().expect("a server tells its version") / 10_000;
         let binary = format == Format::Binary;
         let mut stream = Stream::start(connection, slot, "walhouse", binary).unwrap();

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use walhouse::postgres::params::{Host, Params, SslMode, TargetSession};
-use walhouse::postgres::{Connection, StartupOptions, Stream};
+use walhouse::postgres::{StartupOptions, Stream, startup};
 
 use crate::support::clickhouse::DATABASE;
 use crate::support::oracle::{Scope, assert_same};
@@ -212,7 +212,7 @@ fn hold(stage: &Stage, slot: &str) -> Stream {
         receive_timeout: Duration::from_secs(60),
     };
     let deadline = Instant::now() + Duration::from_secs(10);
-    let connection = Connection::connect(&params, &options, deadline).unwrap();
+    let connection = startup::connect(&params, &options, deadline).unwrap();
     Stream::start(connection, slot, &format!("{slot}_publication"), false).unwrap()
 }
 

@@ -3,22 +3,25 @@
 
 use std::time::{Duration, Instant};
 
-use walhouse::clickhouse::slices::Slicer;
-use walhouse::clickhouse::stored::{StoredRow, highest_version, key_of, rows_of};
-use walhouse::clickhouse::tables::{self, Definition};
-use walhouse::clickhouse::{Client, Params};
-use walhouse::rows::{Block, Shape, native, stored};
-use walhouse::services::mapping::{Mapping, Notes, Stamp, Target};
-use walhouse::services::runs::Runs;
-use walhouse::services::sessions::Sessions;
-use walhouse::services::source::{Row, SourceKind};
-use walhouse::services::tombstone;
-use walhouse::wal::Datum;
-
 use crate::support::stage::Stage;
 
 /// Keys are cut into slices.
 mod slices;
+
+use walhouse::clickhouse::slices::Slicer;
+use walhouse::clickhouse::stored::{StoredRow, highest_version, key_of, rows_of};
+use walhouse::clickhouse::tables::{self, Definition};
+use walhouse::clickhouse::{Client, Params};
+use walhouse::rows::key::LiveKey;
+use walhouse::rows::target::Target;
+use walhouse::rows::{Block, Shape, native, stored, tombstone};
+use walhouse::services::mapping::{Mapping, Stamp};
+use walhouse::services::notes::Notes;
+use walhouse::services::row::Row;
+use walhouse::services::runs::Runs;
+use walhouse::services::sessions::Sessions;
+use walhouse::services::source::SourceKind;
+use walhouse::wal::Datum;
 
 const RUNS: Runs = Runs { payloads: true, fingerprints: true };
 
@@ -289,7 +292,7 @@ fn shape(target: &Target) -> &'static Shape {
 }
 
 /// By slices of a few rows.
-fn all_live(client: &mut Client, target: &Target) -> Vec<tombstone::LiveKey> {
+fn all_live(client: &mut Client, target: &Target) -> Vec<LiveKey> {
     let slicer = Slicer::new(client, target, soon()).unwrap();
     let mut slices = Vec::new();
     for partition in slicer.partitions(client, soon()).unwrap() {

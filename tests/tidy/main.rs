@@ -12,21 +12,24 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["cli"],
     &["threads"],
+    &["mending"],
+    &["delivery"],
     &["overview"],
     &["config"],
     &["postgres", "clickhouse", "redis"],
     &["services"],
     &["machines"],
     &["rows"],
+    &["documents"],
     &["wal"],
 ];
 /// Words that every room may use.
 const WORDS: &[&str] = &["error", "finding", "halt", "secret", "telling"];
-/// For `cli` and `threads` alone; health is told through metrics, which know LSNs.
+/// For the rooms that act; health is told through metrics, which know LSNs.
 const SEEING: &[&str] = &["health", "metrics"];
 
 /// Rooms that decide or convert, and do nothing: no clock, no environment.
-const PURE: &[&str] = &["overview", "machines", "services", "rows", "wal"];
+const PURE: &[&str] = &["overview", "machines", "services", "rows", "documents", "wal"];
 
 const WIDTH_MAX: usize = 100;
 const LINES_MAX: usize = 700;
@@ -148,7 +151,9 @@ fn may_use(room: &str, used: &str) -> bool {
         ("lib" | "main", _) => true,
         // An error may name the place in the WAL that it was met at.
         ("health", "metrics") | ("metrics", "wal") | ("error", "wal") => true,
-        (room, used) if SEEING.contains(&used) => matches!(room, "cli" | "threads"),
+        (room, used) if SEEING.contains(&used) => {
+            matches!(room, "cli" | "threads" | "mending" | "delivery")
+        }
         (room, used) => match (layer(room), layer(used)) {
             (Some(room), Some(used)) => room < used,
             _ => false,

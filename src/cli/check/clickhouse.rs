@@ -13,14 +13,15 @@ use crate::clickhouse::survey::{self, Facts, Grant, Trial};
 use crate::clickhouse::tables::{self, Definition, TableShape};
 use crate::clickhouse::{Client, own_tables};
 use crate::config::ServiceConfig;
+use crate::delivery::target_tables::{columns_of, definition, mapping};
+use crate::delivery::unfilled;
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Finding;
 use crate::postgres::survey::judge::clock;
+use crate::rows::target::Target;
 use crate::rows::{Shape, native};
-use crate::services::mapping::{Mapping, Target};
+use crate::services::mapping::Mapping;
 use crate::services::trial;
-use crate::threads::start::prepare::{columns_of, definition, mapping};
-use crate::threads::start::unfilled;
 
 const AWAY: &str = "Let *_REPLICATION_CLICKHOUSE_URL name ClickHouse's HTTP interface (port 8123, \
                     or 8443 with https://), and start ClickHouse.";

@@ -171,7 +171,7 @@ fn hosts(params: &Params, tables: &[&str], deadline: impl Fn() -> Instant) -> Ve
             }
             Err(error) => found.push(Finding::warning(
                 ABOUT,
-                super::clickhouse::without_query_id(&error.to_string()),
+                crate::cli::check::clickhouse::without_query_id(&error.to_string()),
                 "Start that host, or take it out of *_REPLICATION_CLICKHOUSE_URL.",
             )),
         }

@@ -7,14 +7,6 @@
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::config::{Config, InitialBackfill, LockKind, Problems, ServiceConfig};
-use crate::finding::Finding;
-use crate::metrics::Metrics;
-use crate::postgres::slot;
-use crate::threads::start::old_rows;
-use crate::threads::start::prepare::mapping;
-use crate::threads::start::resume::{self, Foreseen, Parties};
-
 mod clickhouse;
 mod cluster;
 mod http;
@@ -26,6 +18,14 @@ mod report;
 mod table;
 
 pub use report::Report;
+
+use crate::config::{Config, InitialBackfill, LockKind, Problems, ServiceConfig};
+use crate::delivery::target_tables::mapping;
+use crate::finding::Finding;
+use crate::metrics::Metrics;
+use crate::postgres::slot;
+use crate::threads::start::old_rows;
+use crate::threads::start::resume::{self, Foreseen, Parties};
 
 /// One question to one party, connecting included.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);

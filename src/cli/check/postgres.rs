@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::{is_near, now_ms, step, table};
 use crate::config::{LockKind, ServiceConfig};
+use crate::delivery::connecting::{application_name, application_name_of, startup_options};
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, Level};
 use crate::postgres::advisory_lock;
@@ -15,8 +16,8 @@ use crate::postgres::primary::Primary;
 use crate::postgres::server::Server;
 use crate::postgres::slot::{self, Held, SlotVerdict};
 use crate::postgres::sql::{Sql, Texts};
+use crate::postgres::startup;
 use crate::postgres::survey::{self, Facts, judge};
-use crate::threads::start::prepare::{application_name, application_name_of, startup_options};
 
 /// How our own sessions are called in `pg_stat_activity`.
 const APPLICATION_NAME: &str = "walhouse/check";
@@ -79,7 +80,7 @@ fn hosts(params: &Params) -> Vec<Finding> {
                 error.to_string(),
                 error.hint_text().unwrap_or("Start it, or take it out of DATABASE_URL."),
             ),
-            Err(_) => super::bug(),
+            Err(_) => crate::cli::check::bug(),
         });
         told.collect()
     })
@@ -90,7 +91,7 @@ fn not_reached(service: &ServiceConfig, error: Error) -> Finding {
     if error.kind() != ErrorKind::Unreachable {
         let mut options = startup_options(service, APPLICATION_NAME, Texts::default());
         options.replication = false;
-        if let Err(told) = Connection::connect(&service.postgres, &options, step())
+        if let Err(told) = startup::connect(&service.postgres, &options, step())
             && told.kind() == error.kind()
             && told.hint_text().is_some()
         {
@@ -276,7 +277,7 @@ impl Looking<'_> {
     /// A pooler in between shows here at the latest.
     fn replication(&mut self, application_name: &str) -> Option<Connection> {
         let options = startup_options(self.service, application_name, self.sql.texts());
-        match self.primary.replication(&options, Instant::now() + super::STEP_TIMEOUT) {
+        match self.primary.replication(&options, Instant::now() + crate::cli::check::STEP_TIMEOUT) {
             Ok((connection, _)) => {
                 let text = "the server takes replication connections, and nothing is in between";
                 self.found.push(Finding::ok("replication", text));

@@ -2,14 +2,14 @@
 
 use super::step;
 use crate::config::ServiceConfig;
+use crate::delivery::source_check::{column_problems, published_columns};
+use crate::delivery::target_tables::mapping;
+use crate::delivery::unfilled;
 use crate::finding::Finding;
 use crate::postgres::publication::{self, Wanted};
 use crate::postgres::source_table::{OldRow, SourceTable, TableKind, TableName};
 use crate::postgres::sql::Sql;
 use crate::postgres::survey::{self, Facts, judge};
-use crate::threads::start::prepare::mapping;
-use crate::threads::start::source_check::{column_problems, published_columns};
-use crate::threads::start::unfilled;
 
 /// Of a column that this version does not know.
 pub(super) const UNFILLED: &str = "Nothing is lost in Postgres. Install a version of walhouse that \

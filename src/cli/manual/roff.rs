@@ -85,8 +85,8 @@ fn inlines(line: &Line) -> Vec<Inline> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{TOPICS, blocks};
     use super::*;
+    use crate::cli::manual::{TOPICS, blocks};
 
     #[test]
     fn a_page_has_its_name_headings_and_terms() {

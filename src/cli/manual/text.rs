@@ -159,8 +159,8 @@ fn width_of(text: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::blocks::parse;
     use super::*;
+    use crate::cli::manual::blocks::parse;
 
     #[test]
     fn paragraphs_items_and_code_are_laid_out() {

@@ -4,6 +4,4 @@ pub mod old_rows;
 pub mod prepare;
 pub mod resume;
 pub mod slot_watch;
-pub mod source_check;
 pub mod tables_seen;
-pub mod unfilled;

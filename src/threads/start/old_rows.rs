@@ -6,16 +6,18 @@
 
 use std::time::{Duration, Instant};
 
-use super::prepare::step;
 use crate::clickhouse::Client;
 use crate::clickhouse::stored::{key_of, rows_of};
 use crate::config::ServiceName;
+use crate::delivery::connecting::step;
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::source_table::TableName;
 use crate::postgres::sql::{Sql, ident};
 use crate::rows::{Block, Shape};
-use crate::services::mapping::{Mapping, Notes, Stamp, is_owned};
-use crate::services::source::{Row, Source};
+use crate::services::mapping::{Mapping, Stamp, is_owned};
+use crate::services::notes::Notes;
+use crate::services::row::Row;
+use crate::services::source::Source;
 use crate::wal::Datum;
 
 /// Of each end.
@@ -112,7 +114,7 @@ fn places(mapping: &'static dyn Mapping, source: &'static Source) -> Vec<usize> 
 }
 
 /// Their documents are large, and decide nothing here.
-fn keys_only(target: &crate::services::mapping::Target) -> Shape {
+fn keys_only(target: &crate::rows::target::Target) -> Shape {
     let is_key = |at: usize| {
         target.order_by.contains(&at) || at == target.version || at == target.is_deleted
     };

@@ -4,38 +4,36 @@
 
 use std::time::{Duration, Instant};
 
+use super::old_rows;
 use super::resume::{self, Parties, Resumed};
 use super::slot_watch::SlotWatch;
-use super::{old_rows, source_check, unfilled};
-use crate::clickhouse::document_types::document_types;
 use crate::clickhouse::repairs::{self, REPAIRS_TABLE, RepairRow};
 use crate::clickhouse::sources::{SOURCES_TABLE, SourceRow};
 use crate::clickhouse::state::{self, StateRow};
-use crate::clickhouse::tables::{self, Definition, Look, TableShape};
-use crate::clickhouse::{self, Client, adoptions, cluster, own_tables};
-use crate::config::{InitialBackfill, ServiceConfig, ServiceName};
+use crate::clickhouse::tables::{self, Look};
+use crate::clickhouse::{self, Client, cluster, own_tables};
+use crate::config::{InitialBackfill, ServiceConfig};
+use crate::delivery::connecting::{application_name, known, startup_options, step};
+use crate::delivery::session_state::{Pace, Shared};
+use crate::delivery::target_tables::{Taken, mapping, shapes};
+use crate::delivery::{source_check, source_look, unfilled};
 use crate::error::{Error, ErrorKind, Result};
 use crate::halt::Halt;
-use crate::machines::recovery::{Adopted, GapStrategy};
+use crate::machines::recovery::GapStrategy;
+use crate::mending::debt;
 use crate::metrics::ServiceMetrics;
 use crate::postgres;
-use crate::postgres::connection::StartupOptions;
 use crate::postgres::failover_slot::{self, Mark};
-use crate::postgres::primary::{Known, Primary};
+use crate::postgres::primary::Primary;
 use crate::postgres::publication::{self, Ensured, Wanted};
 use crate::postgres::server::Server;
 use crate::postgres::slot;
 use crate::postgres::source_table::SourceTable;
-use crate::postgres::sql::{OUTPUT_SETTINGS, Sql, Texts};
+use crate::postgres::sql::Sql;
 use crate::postgres::stream::Stream;
 use crate::rows::Shape;
-use crate::services::mapping::{Mapping, Target};
-use crate::services::runs::Runs;
-use crate::services::sessions::Sessions;
+use crate::services::mapping::Mapping;
 use crate::threads::Memory;
-use crate::threads::debt;
-use crate::threads::shared::{Pace, Shared};
-use crate::threads::source_look;
 use crate::wal::Lsn;
 
 /// A stream that is running, and all that the threads must know to take it on.
@@ -69,8 +67,6 @@ pub struct Prepared {
     pub notes: Vec<String>,
 }
 
-/// A step against Postgres takes this long at most, beside the time to connect.
-const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a walsender that was told to go may take.
 const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -213,25 +209,6 @@ pub fn prepare(
     })
 }
 
-/// Of the replication connection.
-pub fn startup_options(
-    config: &ServiceConfig,
-    application_name: &str,
-    texts: Texts,
-) -> StartupOptions {
-    StartupOptions {
-        application_name: application_name.to_owned(),
-        replication: true,
-        // The same as for ordinary SQL, so that a value reads the same streamed and read again.
-        options: OUTPUT_SETTINGS
-            .iter()
-            .chain(&[("client_encoding", texts.client_encoding())])
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect(),
-        receive_timeout: config.receive_timeout,
-    }
-}
-
 /// Between being judged and being held by our stream the slot was free, and somebody may have moved
 /// it. Now nobody can; and nothing that came by the stream has been looked at yet.
 fn check_not_moved(sql: &mut Sql, name: &str, judged: Lsn) -> Result<()> {
@@ -245,66 +222,11 @@ fn check_not_moved(sql: &mut Sql, name: &str, judged: Lsn) -> Result<()> {
         .hint("Somebody else uses this slot: stop that, or give this service one of its own."))
 }
 
-/// The server that ClickHouse's rows came from last; `None` before the first stream.
-pub(in crate::threads) fn known(
-    config: &ServiceConfig,
-    client: &mut Client,
-) -> Result<Option<Known>> {
-    let deadline = || Instant::now() + config.clickhouse.request_timeout;
-    let tables = [state::STATE_TABLE, adoptions::ADOPTIONS_TABLE];
-    let missing = tables::missing(client, &tables, deadline())?;
-    if missing.contains(&state::STATE_TABLE) {
-        return Ok(None);
-    }
-    let row = state::read(client, config.name.as_str(), &config.slot, deadline())?;
-    let Some(row) = row else { return Ok(None) };
-    // An operator may have named another one since, on whatever timeline.
-    if missing.is_empty()
-        && let Some(adopted) = adoptions::read(client, &row, deadline())?
-    {
-        let Adopted { system_identifier, timeline, .. } = adopted;
-        return Ok(Some(Known { system_identifier, timeline }));
-    }
-    let state = resume::of_row(&row)?;
-    Ok(Some(Known { system_identifier: state.system_identifier, timeline: state.timeline }))
-}
-
-/// The name under which Postgres shows our sessions; it is how a stale walsender is known as ours.
-pub fn application_name(config: &ServiceConfig) -> String {
-    application_name_of(&config.slot)
-}
-
-/// Cut as Postgres cuts it, so that what it shows is what we look for.
-pub fn application_name_of(slot: &str) -> String {
-    const BYTES_MAX: usize = 63;
-    let mut name = format!("walhouse/{slot}");
-    // The name of a slot is ASCII, so any place is a boundary.
-    name.truncate(name.floor_char_boundary(BYTES_MAX));
-    name
-}
-
 /// At least three times within the walsender's patience.
 fn status_every(ack_interval: Duration, wal_sender_timeout: Option<Duration>) -> Duration {
     match wal_sender_timeout {
         Some(timeout) => ack_interval.min(timeout / 3),
         None => ack_interval,
-    }
-}
-
-/// Until when a step against Postgres may take.
-pub(super) fn step() -> Instant {
-    Instant::now() + STEP_TIMEOUT
-}
-
-pub fn mapping(config: &ServiceConfig) -> &'static dyn Mapping {
-    match config.name {
-        ServiceName::Sessions => &Sessions,
-        ServiceName::Runs => match (config.payload_insert, config.error_fingerprint) {
-            (true, true) => &Runs { payloads: true, fingerprints: true },
-            (true, false) => &Runs { payloads: true, fingerprints: false },
-            (false, true) => &Runs { payloads: false, fingerprints: true },
-            (false, false) => &Runs { payloads: false, fingerprints: false },
-        },
     }
 }
 
@@ -371,101 +293,6 @@ fn look_for_old_rows(
         return Ok(None);
     }
     Ok(Some(format!("{}. {}", lacking.text, lacking.hint)))
-}
-
-/// What the target tables take, and columns that get nothing.
-pub(in crate::threads) struct Taken {
-    pub shapes: Vec<Shape>,
-    pub unfilled: Vec<String>,
-}
-
-/// What each target table takes; a missing one is made when `create` says so.
-pub(in crate::threads) fn shapes(
-    client: &mut Client,
-    config: &ServiceConfig,
-    mapping: &'static dyn Mapping,
-    version: &str,
-    create: bool,
-) -> Result<Taken> {
-    let (mut shapes, mut unfilled) = (Vec::new(), Vec::new());
-    for target in mapping.targets() {
-        let definition = definition(target)?;
-        let deadline = Instant::now() + config.clickhouse.request_timeout;
-        let shape = tables::ensure(client, definition, create, deadline)?;
-        for warning in &shape.warnings {
-            log::warn!("{}: {warning}", config.name.as_str());
-        }
-        let present = present_columns(client, target, &shape)?;
-        let without_null = without_null(target, &shape);
-        for &column in &without_null {
-            log::warn!(
-                "{}: `{}` takes no NULL in column `{}`: a row that has one is kept in \
-                 `walhouse_refused_rows`; ALTER TABLE ... MODIFY COLUMN with Nullable(...) makes \
-                 room for it",
-                config.name.as_str(),
-                target.table,
-                target.columns[column].name
-            );
-        }
-        unfilled.extend(unfilled::of_target(client, target, &shape));
-        let documents = document_types(&shape, target.columns, version);
-        shapes.push(Shape { present, without_null, documents });
-    }
-    Ok(Taken { shapes, unfilled })
-}
-
-pub fn definition(target: &Target) -> Result<&'static Definition> {
-    [&tables::TASK_RUNS, &tables::PAYLOADS, &tables::SESSIONS]
-        .into_iter()
-        .find(|definition| definition.name == target.table)
-        .ok_or_else(|| {
-            Error::new(ErrorKind::Bug, format!("find the definition of `{}`", target.table))
-        })
-}
-
-/// Which of the mapping's columns the table takes. One that the first form of the table already
-/// had must be there; later ones may be missing.
-fn present_columns(client: &Client, target: &Target, shape: &TableShape) -> Result<Vec<bool>> {
-    let (present, problems) = columns_of(client, target, shape);
-    problems.into_iter().next().map_or(Ok(present), Err)
-}
-
-/// Columns that may be given a NULL and have no place for it.
-pub fn without_null(target: &Target, shape: &TableShape) -> Vec<usize> {
-    let takes = |text: &str| {
-        let text = text.strip_prefix("LowCardinality(").unwrap_or(text);
-        ["Nullable(", "Dynamic", "Variant("].iter().any(|kind| text.starts_with(kind))
-    };
-    let is_without = |at: &usize| {
-        let column = target.columns[*at];
-        column.kind.is_nullable()
-            && shape
-                .column(column.name)
-                .is_some_and(|found| found.is_insertable() && !takes(&found.type_text))
-    };
-    (0..target.columns.len()).filter(is_without).collect()
-}
-
-/// The same, with each column that must be there and is not.
-pub fn columns_of(client: &Client, target: &Target, shape: &TableShape) -> (Vec<bool>, Vec<Error>) {
-    let takes = |name: &str| shape.column(name).is_some_and(|column| column.is_insertable());
-    let present: Vec<bool> = target.columns.iter().map(|column| takes(column.name)).collect();
-    let is_missing = |at: &usize| !present[*at] && !target.optional.contains(at);
-    let made = definition(target).ok();
-    let problem = |at: usize| {
-        let column = target.columns[at];
-        let ours = made.and_then(|made| made.column(column.name));
-        Error::new(ErrorKind::Setup, format!("check table `{}`", target.table))
-            .because(format!("it has no column `{}` that takes values", column.name))
-            .hint(format!(
-                "Run on ClickHouse: ALTER TABLE {} ADD COLUMN `{}` {}",
-                client.qualified(target.table),
-                column.name,
-                ours.unwrap_or(column.kind.native_type())
-            ))
-    };
-    let problems = (0..present.len()).filter(is_missing).map(problem).collect();
-    (present, problems)
 }
 
 /// Records that a repair is owed where the source no longer looks as it was recorded and rows may
@@ -544,13 +371,6 @@ fn ensure_publication(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_application_name_is_as_long_as_postgres_shows_it() {
-        assert_eq!(application_name_of("runs"), "walhouse/runs");
-        let shown = application_name_of(&"x".repeat(63));
-        assert_eq!(shown, format!("walhouse/{}", "x".repeat(54)));
-    }
 
     #[test]
     fn the_walsender_hears_from_us_three_times_within_its_patience() {

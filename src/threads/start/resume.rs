@@ -5,12 +5,11 @@
 //! a repair that goes with no state; then the slot, the repair, the state. What made a repair
 //! necessary may not be seen a second time, so whatever repair is recorded and does not go with the
 //! state is owed, and is begun anew ([`recovery::course_in_debt`]). What is found out before comes
-//! as a debt, too ([`debt`](crate::threads::debt)), and so does the filling of tables that
+//! as a debt, too ([`debt`](crate::mending::debt)), and so does the filling of tables that
 //! are about to be made.
 
 use std::time::{Duration, Instant};
 
-use super::prepare::step;
 use crate::clickhouse::databases::{self, DatabaseRow};
 use crate::clickhouse::repairs::{self, ADOPTED, AT_FENCE, RepairRow, Status};
 use crate::clickhouse::sources::{self, SourceRow};
@@ -18,10 +17,13 @@ use crate::clickhouse::state::{self, StateRow};
 use crate::clickhouse::stored::highest_version;
 use crate::clickhouse::{Client, adoptions, backfills};
 use crate::config::ServiceConfig;
+use crate::delivery::connecting::{in_numbers, step};
+use crate::delivery::source_look::{self, SourceLook};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::lineage::{self, Fork, Gap, Verdict};
 use crate::machines::recovery::{self, Course, Debt};
 use crate::machines::undecodable::Given;
+use crate::mending::debt::{DEBT, Numbers, due, is_only_owed, makes_debt, reason_over, repair_row};
 use crate::metrics::ServiceMetrics;
 use crate::postgres::connection::Connection;
 use crate::postgres::server::{self, Database};
@@ -30,8 +32,6 @@ use crate::postgres::sql::Sql;
 use crate::postgres::{publication, slot};
 use crate::rows::Shape;
 use crate::services::mapping::Mapping;
-use crate::threads::debt::{DEBT, Numbers, due, is_only_owed, makes_debt, reason_over, repair_row};
-use crate::threads::source_look::{self, SourceLook};
 use crate::wal::Lsn;
 
 /// Creating a slot waits for the transactions that are running.
@@ -222,7 +222,7 @@ impl Parties<'_> {
         };
         let database = server::database(self.sql, step())?;
         let (server, history) = self.identify()?;
-        let mut before = recorded.as_ref().map(of_row).transpose()?;
+        let mut before = recorded.as_ref().map(in_numbers).transpose()?;
         if let (Some(row), Some(state)) = (&recorded, &mut before)
             && !absent.contains(&backfills::BACKFILLS_TABLE)
         {
@@ -559,21 +559,6 @@ impl Parties<'_> {
             invalidated: reason.is_some(),
         }))
     }
-}
-
-/// What a state row says, in numbers.
-pub fn of_row(row: &StateRow) -> Result<lineage::State> {
-    Ok(lineage::State {
-        system_identifier: row.system_identifier.parse().map_err(|_| {
-            Error::new(ErrorKind::Protocol, format!("read the state of slot `{}`", row.slot))
-                .because("its system identifier is no number")
-        })?,
-        timeline: row.timeline,
-        began: row.began,
-        confirmed: row.confirmed,
-        upper: row.upper,
-        shift: row.version_shift,
-    })
 }
 
 fn bug(doing: &str) -> Error {

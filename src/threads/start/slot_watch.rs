@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use crate::delivery::session_state::{Pace, Shared};
 use crate::error::{ErrorKind, Result};
 use crate::postgres::primary::Primary;
 use crate::postgres::slot;
 use crate::postgres::sql::Interrupt;
-use crate::threads::shared::{Pace, Shared};
 
 pub struct SlotWatch<'a> {
     pub service: &'static str,

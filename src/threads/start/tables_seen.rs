@@ -10,9 +10,9 @@ use crate::clickhouse::tables::{self, Look};
 use crate::clickhouse::{Client, own_tables};
 use crate::config::ServiceConfig;
 use crate::error::{Error, ErrorKind, Result};
+use crate::mending::debt;
 use crate::rows::Shape;
 use crate::services::mapping::Mapping;
-use crate::threads::debt;
 
 #[derive(Debug, Default)]
 pub struct TablesSeen(Mutex<Seen>);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::machines::progress::Cut;
 use crate::postgres::frames::Frames;
-use crate::services::source::Plan;
+use crate::services::plan::Plan;
 use crate::wal::{Lsn, PgTime};
 
 /// The changes of one flush, in the order of the wire.

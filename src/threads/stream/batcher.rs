@@ -13,16 +13,17 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, never, select};
 
 use super::batch::{Ask, Batch, ChangeAt};
-use super::position::Position;
+use crate::delivery::marks::Position;
+use crate::delivery::session_state::{Pace, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::batches::{Batches, Limits};
 use crate::machines::progress::{BatchId, Progress};
 use crate::machines::removals::{self, Place, Removals};
 use crate::metrics::ServiceMetrics;
 use crate::postgres::frames::Frames;
-use crate::services::source::{Plan, Source, Types};
+use crate::services::plan::{Plan, Types};
+use crate::services::source::Source;
 use crate::services::weight::Weight;
-use crate::threads::shared::{Pace, Shared};
 use crate::wal::copy_both::FromServer;
 use crate::wal::pgoutput::{self, Keys, Message};
 use crate::wal::{Lsn, Oid, PgTime, Relation};
@@ -415,10 +416,10 @@ mod tests {
     use crossbeam_channel::bounded;
 
     use super::*;
+    use crate::delivery::lease_watch::LeaseWatch;
     use crate::metrics::Metrics;
     use crate::services::mapping::Mapping;
     use crate::services::sessions::Sessions;
-    use crate::threads::lease_watch::LeaseWatch;
     use crate::wal::testing::{self, V};
 
     const TABLE: Oid = Oid(16_400);

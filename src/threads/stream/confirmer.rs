@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender};
 
-use super::position::Position;
 use crate::clickhouse::Client;
 use crate::clickhouse::state::{self, StateRow};
+use crate::delivery::marks::Position;
+use crate::delivery::outage::is_of_tables;
+use crate::delivery::session_state::{Pace, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::halt::Halt;
 use crate::machines::confirm::{Confirm, Marks};
@@ -18,8 +20,6 @@ use crate::machines::thinning::Thinning;
 use crate::metrics::ServiceMetrics;
 use crate::telling::tell_attempt;
 use crate::threads::event::Event;
-use crate::threads::outage::is_of_tables;
-use crate::threads::shared::{Pace, Shared};
 
 /// It is poked when something has happened, the end of the session included.
 const NOTICE_EVERY: Duration = Duration::from_secs(5);
@@ -161,7 +161,7 @@ impl Confirmer<'_> {
             );
             let of = (self.service, self.row.slot.as_str());
             let owed =
-                crate::threads::debt::owe(&mut self.client, of, &reason, self.request_timeout);
+                crate::mending::debt::owe(&mut self.client, of, &reason, self.request_timeout);
             if let Err(error) = owed {
                 log::error!("{}: {error}", self.service);
             }

@@ -13,9 +13,10 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::batch::Batch;
-use super::landing::{Ground, Landing};
 use super::look_up::LookUps;
 use crate::clickhouse::Client;
+use crate::delivery::as_of::wait_until_flushed;
+use crate::delivery::landing::{Ground, Landing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::progress::BatchId;
 use crate::machines::thinning::Thinning;
@@ -27,9 +28,8 @@ use crate::rows::{Block, Shape};
 use crate::services::assemble::{Assembled, Found, Wanted, assemble_into, new_blocks, wanted};
 use crate::services::fold::{Change, Folded, fold};
 use crate::services::mapping::Mapping;
-use crate::services::source::TextValues;
+use crate::services::row::TextValues;
 use crate::telling::tell;
-use crate::threads::as_of::wait_until_flushed;
 use crate::wal::{Lsn, PgTime};
 
 /// How soon values are asked for again when their transaction is not yet visible.
@@ -342,19 +342,20 @@ mod tests {
 
     use super::*;
     use crate::clickhouse;
+    use crate::delivery::lease_watch::LeaseWatch;
+    use crate::delivery::marks::Position;
+    use crate::delivery::outage::Delays;
+    use crate::delivery::session_state::Shared;
     use crate::machines::progress::Progress;
     use crate::metrics::Metrics;
     use crate::postgres::frames::Frames;
     use crate::postgres::params::Params;
     use crate::postgres::primary::Known;
     use crate::postgres::source_table::{self, TableName};
+    use crate::services::plan::Plan;
+    use crate::services::plan::Types;
     use crate::services::sessions::Sessions;
-    use crate::services::source::{Plan, Types};
-    use crate::threads::lease_watch::LeaseWatch;
-    use crate::threads::outage::Delays;
-    use crate::threads::shared::Shared;
     use crate::threads::stream::batch::ChangeAt;
-    use crate::threads::stream::position::Position;
     use crate::wal::Oid;
     use crate::wal::testing::{self, V};
 

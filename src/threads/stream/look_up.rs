@@ -9,17 +9,18 @@ use std::time::Instant;
 
 use hashbrown::HashMap;
 
-use super::landing::Ground;
 use crate::clickhouse::Client;
 use crate::clickhouse::lookup::{find_live, find_sort_keys};
 use crate::clickhouse::partitions::{partitions, too_much};
+use crate::delivery::landing::Ground;
 use crate::error::Result;
 use crate::machines::portions::{Next, Search, Sizes};
 use crate::rows::Shape;
+use crate::rows::key::LiveKey;
 use crate::services::assemble::{Found, Wanted, takes_deletes};
+use crate::services::bare_key::BareKey;
 use crate::services::fold::Folded;
-use crate::services::mapping::{BareKey, Mapping};
-use crate::services::tombstone::LiveKey;
+use crate::services::mapping::Mapping;
 
 /// More than a statement holds, so that its length is what counts.
 const IDS_MAX: usize = 1 << 20;

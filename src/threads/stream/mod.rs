@@ -4,8 +4,6 @@ pub mod batch;
 pub mod batcher;
 pub mod confirmer;
 pub mod flusher;
-pub mod landing;
 pub mod look_up;
-pub mod position;
 pub mod reused;
 pub mod wal_reader;

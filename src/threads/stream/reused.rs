@@ -5,16 +5,16 @@
 use std::time::Instant;
 
 use super::flusher::Open;
-use super::landing::Ground;
 use crate::clickhouse::Client;
 use crate::clickhouse::stored::{has_versions, key_of, versions_of};
+use crate::delivery::landing::Ground;
 use crate::error::Result;
 use crate::machines::removals::outranking;
 use crate::postgres::reread::Request;
 use crate::rows::column::Values;
+use crate::rows::target::Target;
 use crate::services::assemble::Assembled;
 use crate::services::fold::Folded;
-use crate::services::mapping::Target;
 use crate::wal::Lsn;
 
 /// A row, as an index into [`Assembled::asked`], and the version that would outrank what is there.

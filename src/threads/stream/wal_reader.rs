@@ -8,14 +8,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender};
 
-use super::position::Position;
+use crate::delivery::marks::Position;
+use crate::delivery::session_state::{Pace, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::gather::Gather;
 use crate::machines::status::{Due, Params, Status};
 use crate::postgres::frames::Frames;
 use crate::postgres::server_error::server_error;
 use crate::postgres::stream::{ReadOutcome, Stream};
-use crate::threads::shared::{Pace, Shared};
 use crate::wal::Lsn;
 use crate::wal::copy_both::{FromServer, StandbyStatusUpdate};
 

@@ -15,13 +15,13 @@ use crossbeam_channel::{RecvTimeoutError, Sender, TryRecvError, bounded};
 use parking_lot::Mutex;
 
 use super::{retained, source_watch};
+use crate::delivery::session_state::stopped;
 use crate::halt::Halt;
 use crate::machines::lifecycle::Input;
 use crate::metrics::ServiceMetrics;
 use crate::postgres::Params;
 use crate::postgres::primary::{Known, Primary};
 use crate::threads::event::Event;
-use crate::threads::shared::stopped;
 use crate::threads::spawn_named;
 
 const APPLICATION_NAME: &str = "walhouse-lookout";

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::delivery::session_state::{Pace, Shared};
 use crate::error::Result;
 use crate::postgres::failover_slot::{self, Failover, Finding, Mark, UNSEEN, Weight};
 use crate::postgres::primary::Primary;
 use crate::telling::tell;
-use crate::threads::shared::{Pace, Shared};
 
 /// A standby that goes away, or a setting that stalls the stream, is told within this.
 const LOOK_EVERY: Duration = Duration::from_secs(60);

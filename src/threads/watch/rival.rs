@@ -5,10 +5,10 @@
 
 use std::time::{Duration, Instant};
 
+use crate::delivery::session_state::{Pace, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::Params;
 use crate::postgres::primary::{Known, Primary};
-use crate::threads::shared::{Pace, Shared};
 
 const APPLICATION_NAME: &str = "walhouse-lookout";
 /// Each look is a short session on every host.

@@ -18,18 +18,18 @@ use super::retained;
 use crate::clickhouse::Client;
 use crate::clickhouse::sources::{self, SourceRow};
 use crate::config::ServiceConfig;
+use crate::delivery::marks::Position;
+use crate::delivery::session_state::{Pace, Shared};
+use crate::delivery::{source_check, source_look};
 use crate::error::Result;
 use crate::machines::lifecycle::Input;
 use crate::machines::recovery::GapStrategy;
+use crate::mending::debt;
 use crate::metrics::ServiceMetrics;
 use crate::postgres::primary::Primary;
 use crate::services::source::Source;
 use crate::telling::tell;
 use crate::threads::event::Event;
-use crate::threads::shared::{Pace, Shared};
-use crate::threads::start::source_check;
-use crate::threads::stream::position::Position;
-use crate::threads::{debt, source_look};
 
 pub const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// Connecting and asking. A session that ends waits for it.

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::clickhouse::tables::{self, Look};
 use crate::clickhouse::{self, Client};
+use crate::delivery::session_state::{Pace, Shared};
 use crate::error::{Error, ErrorKind, Result};
-use crate::threads::shared::{Pace, Shared};
 
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// A session that ends waits for it.

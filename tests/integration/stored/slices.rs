@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use walhouse::clickhouse::partitions::Partition;
-use walhouse::clickhouse::slices::{Slice, Slicer};
-use walhouse::services::tombstone::Key;
-
 use super::*;
 use crate::support::clickhouse::DATABASE;
+
+use walhouse::clickhouse::partitions::Partition;
+use walhouse::clickhouse::slices::{Slice, Slicer};
+use walhouse::rows::key::Key;
 
 /// Many slices, of a sample that is not everything.
 const ROWS_MAX: u64 = 150;

@@ -1,0 +1,43 @@
+//! What is read from the table, rather than streamed, may come from commits that the stream has not
+//! come to yet. Two waits make it as good as streamed: the server must have those commits on disk,
+//! or its crash could take them back on the same timeline; and the state row must admit to them
+//! ([`Shared::wait_for_reservation`]), or a fork below them would go unnoticed.
+
+use std::time::{Duration, Instant};
+
+use super::session_state::Shared;
+use crate::error::{Error, ErrorKind, Result};
+use crate::postgres::server::{flush_lsn, flush_wal};
+use crate::postgres::sql::Sql;
+use crate::postgres::table_reader::AsOf;
+
+/// On a busy server the next commit brings it about.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+const LOOKS_BEFORE_FLUSH: u32 = 4;
+
+/// Waits until whatever the snapshot saw would survive a crash of the server.
+pub fn wait_until_flushed(
+    sql: &mut Sql,
+    shared: &Shared,
+    as_of: AsOf,
+    deadline: Instant,
+) -> Result<()> {
+    let (mut flushed, mut looks) = (as_of.flush_lsn, 0);
+    while flushed < as_of.insert_lsn {
+        if deadline <= Instant::now() {
+            return Err(Error::new(ErrorKind::Unreachable, "wait until WAL is flushed")
+                .because(format!("expected {}, got {flushed}", as_of.insert_lsn)));
+        }
+        looks += 1;
+        if looks == LOOKS_BEFORE_FLUSH {
+            // Where we may not, the server does it by itself, within some 15 s.
+            if let Err(error) = flush_wal(sql, deadline) {
+                log::debug!("{error}");
+            }
+        } else {
+            shared.pause(Instant::now() + LOOK_EVERY)?;
+        }
+        flushed = flush_lsn(sql, deadline)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,526 @@
+//! Lands one block in one table, by [`Salvage`]'s plan: retried for ever, and where less than the
+//! block is taken, whatever is.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use super::marks::Position;
+use super::outage::{Delays, Episode, retry};
+use super::session_state::{Pace, Shared, stopped};
+use crate::clickhouse::client::InsertError;
+use crate::clickhouse::refusal::{Refusal, Verdict};
+use crate::clickhouse::refused::{self, RefusedPart, RefusedRow};
+use crate::clickhouse::{self, Client};
+use crate::error::{Error, ErrorKind, Result};
+use crate::machines::salvage::{Blame, Column, Fault, Fit, Known, Salvage, Step, Then, Views};
+use crate::metrics::{ServiceMetrics, TableMetrics};
+use crate::rows::column::Values;
+use crate::rows::order::sorted_by;
+use crate::rows::target::Target;
+use crate::rows::{Block, as_json, native};
+use crate::services::notes::Kept;
+use crate::services::trial;
+use crate::telling::tell;
+use crate::wal::Lsn;
+
+/// What landing rows takes, whoever lands them: a flusher or a repair.
+#[derive(Clone, Copy)]
+pub struct Ground<'a> {
+    pub service: &'static str,
+    pub clickhouse: &'a clickhouse::Params,
+    pub delays: Delays,
+    pub shared: &'a Shared,
+    pub position: &'a Position,
+    pub metrics: &'a ServiceMetrics,
+}
+
+impl Ground<'_> {
+    /// For one thread: what it keeps for each table.
+    pub fn landings(&self, targets: &'static [Target]) -> Vec<Landing> {
+        targets.iter().map(|target| Landing::new(target, self.metrics)).collect()
+    }
+
+    /// [`retry`] with the waits of a flush, while ClickHouse or Postgres is away.
+    pub fn retry<T>(
+        &self,
+        attempt: impl FnMut() -> Result<T>,
+        hopeless: impl Fn(&Error) -> bool,
+    ) -> Result<T> {
+        let outage = &self.metrics.insert_outage;
+        retry(self.shared, self.delays, self.service, outage, attempt, hopeless)
+    }
+
+    /// Admits that rows of commits up to `upper` may come, before any of them does.
+    pub fn reserve(&self, upper: Lsn) -> Result<()> {
+        self.position.set_upper(upper);
+        self.shared.wait_for_reservation(upper)
+    }
+
+    /// Keeps what ClickHouse would not take in full, before its batch counts as durable.
+    pub fn keep(&self, client: &mut Client, rows: &[RefusedRow]) -> Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let timeout = self.clickhouse.request_timeout;
+        let mut left = rows;
+        while !left.is_empty() {
+            let (part, rest) = left.split_at(refused::first_part(left));
+            self.retry(|| refused::write(client, part, Instant::now() + timeout), |_| false)?;
+            left = rest;
+        }
+        log::warn!(
+            "{}: {} values or rows that ClickHouse does not take as they are were kept in \
+             `walhouse_refused_rows`",
+            self.service,
+            rows.len()
+        );
+        Ok(())
+    }
+
+    pub fn kept_rows(&self, kept: Vec<Kept>) -> Vec<RefusedRow> {
+        let row = |kept: Kept| RefusedRow {
+            service: self.service.to_owned(),
+            table: kept.table.to_owned(),
+            key: kept.key,
+            version: kept.version,
+            what: RefusedPart::Column(kept.column.to_owned()),
+            error: kept.reason,
+            document: kept.document,
+        };
+        kept.into_iter().map(row).collect()
+    }
+}
+
+/// What a flusher keeps for one table from block to block.
+pub struct Landing {
+    target: &'static Target,
+    metrics: TableMetrics,
+}
+
+/// A block on its way, and what has been found out about it.
+struct Tried<'b> {
+    block: &'b Block,
+    /// Its rows, in the order in which they are sent.
+    order: Vec<usize>,
+    /// JSON columns that are sent, by column.
+    documents: Vec<usize>,
+    /// The last refusal of each row that was tried alone.
+    refusals: HashMap<usize, Refusal>,
+    /// Rows that a view refused, and whether that is known of each.
+    unseen: Vec<(usize, bool)>,
+    by_view: Option<Refusal>,
+    /// The last refusal of rows.
+    last: Option<Refusal>,
+}
+
+impl Landing {
+    pub fn new(target: &'static Target, metrics: &ServiceMetrics) -> Landing {
+        Landing { target, metrics: metrics.table(target.table) }
+    }
+
+    /// Returns when every row of the block is durable or in `kept`.
+    pub fn land(
+        &mut self,
+        with: &Ground<'_>,
+        client: &mut Client,
+        block: &Block,
+        kept: &mut Vec<RefusedRow>,
+    ) -> Result<()> {
+        self.land_rows(with, client, block, |_| true, kept)
+    }
+
+    /// The same for some of its rows.
+    pub fn land_rows(
+        &mut self,
+        with: &Ground<'_>,
+        client: &mut Client,
+        block: &Block,
+        is_wanted: impl Fn(usize) -> bool,
+        kept: &mut Vec<RefusedRow>,
+    ) -> Result<()> {
+        let mut order = sorted_by(block, self.target.order_by);
+        order.retain(|row| is_wanted(*row));
+        self.keep_nulls(with, block, &mut order, kept);
+        let documents: Vec<usize> =
+            self.target.documents.iter().copied().filter(|&at| block.is_present(at)).collect();
+        let can_repeat =
+            block.is_present(self.target.version) && block.is_present(self.target.is_deleted);
+        let mut plan = Salvage::of(order.len(), documents.len(), can_repeat);
+        let mut tried = Tried {
+            block,
+            order,
+            documents,
+            refusals: HashMap::new(),
+            unseen: Vec::new(),
+            by_view: None,
+            last: None,
+        };
+        let outage = &with.metrics.insert_outage;
+        let mut episode = Episode::new(with.shared, with.delays, with.service, outage);
+        let (mut is_told, mut is_size_told) = (false, false);
+        loop {
+            let mut fit = with.shared.fit(self.target.table);
+            let before = fit.clone();
+            let step = plan.step(&fit);
+            if let Step::Done { refused } = &step {
+                self.tell(with, &tried, refused, kept);
+                return Ok(());
+            }
+            if with.shared.pace() == Pace::Abandoned {
+                return Err(stopped());
+            }
+            let alone = if plan.is_salvaging() { &ALONE[..] } else { &[] };
+            let then = match self.attempt(with, client, &tried, &step, alone) {
+                Ok(true) => {
+                    episode.on_success();
+                    plan.on_landed(&mut fit, Instant::now());
+                    self.set_fit(with, before, fit);
+                    self.on_landed(with, &mut tried, &step, kept);
+                    continue;
+                }
+                Ok(false) => match plan.on_none_known() {
+                    Then::GoOn => continue,
+                    then => (then, self.held(&tried)),
+                },
+                Err(failure) => {
+                    let fault = tried.fault_of(&step, &failure);
+                    let error = match &step {
+                        Step::Probe(_) if matches!(fault, Fault::Rows(_)) => {
+                            let cause = failure.into_error(self.target.table);
+                            self.refuses_all(cause)
+                        }
+                        _ => failure.into_error(self.target.table),
+                    };
+                    if matches!(fault, Fault::Rows(_) | Fault::View) && !is_told {
+                        is_told = true;
+                        log::warn!(
+                            "{}: `{}` refused {} rows: {error}; landing the rest",
+                            with.service,
+                            self.target.table,
+                            tried.order.len()
+                        );
+                    }
+                    let then = plan.on_failed(fault, &mut fit, Instant::now());
+                    if let Some(rows) = fit.rows_max().filter(|_| fit != before) {
+                        self.metrics.insert_retries.inc();
+                        let line = format_args!("{error}; from now on {rows} rows at a time");
+                        let hint = error.hint_text().filter(|_| !is_size_told);
+                        tell(log::Level::Warn, with.service, line, hint);
+                        is_size_told = true;
+                    }
+                    self.set_fit(with, before, fit);
+                    (then, error)
+                }
+            };
+            match then {
+                (Then::GoOn, _) => {}
+                (Then::Wait, error) => {
+                    self.metrics.insert_retries.inc();
+                    episode.on_failed(error)?;
+                }
+                (Then::Hold, error) => {
+                    self.metrics.insert_retries.inc();
+                    is_told = true;
+                    episode.on_held(&error)?;
+                }
+            }
+        }
+    }
+
+    fn set_fit(&self, with: &Ground<'_>, before: Fit, fit: Fit) {
+        if fit != before {
+            with.shared.set_fit(self.target.table, fit);
+        }
+    }
+
+    /// One INSERT. False: there is no row known to be good.
+    fn attempt(
+        &self,
+        with: &Ground<'_>,
+        client: &mut Client,
+        tried: &Tried<'_>,
+        step: &Step,
+        settings: &[(&str, &str)],
+    ) -> std::result::Result<bool, InsertError> {
+        let deadline = Instant::now() + with.clickhouse.request_timeout;
+        let table = self.target.table;
+        let mut settings = settings.to_vec();
+        let insert = |client: &mut Client,
+                      block: &Block,
+                      rows: &[usize],
+                      blanked: &[usize],
+                      settings: &[(&str, &str)]| {
+            let columns = native::column_names(block);
+            let pieces = |bytes| native::Encoder::new(block, rows, blanked).pieces(bytes);
+            client.insert_pieces(table, &columns, settings, pieces, deadline).map(|()| true)
+        };
+        let order = &tried.order;
+        let mut passing = |views: &Views| {
+            if *views != Views::Heard {
+                settings.push(("materialized_views_ignore_errors", "1"));
+            }
+            settings.clone()
+        };
+        match step {
+            Step::Insert { rows, views } => {
+                let settings = passing(views);
+                insert(client, tried.block, &order[rows.clone()], &[], &settings)
+            }
+            Step::Blank { row, documents, views } => {
+                let blanked: Vec<usize> = documents.iter().map(|&at| tried.documents[at]).collect();
+                let settings = passing(views);
+                insert(client, tried.block, &order[*row..=*row], &blanked, &settings)
+            }
+            Step::Probe(Known::Landed(row)) if self.can_repeat(tried.block) => {
+                insert(client, tried.block, &order[*row..=*row], &[], &ALONE)
+            }
+            // The server copies a row without reading what we send.
+            Step::Probe(Known::CopyOfTable)
+                if tried.last.as_ref().is_some_and(is_before_values) =>
+            {
+                Ok(false)
+            }
+            Step::Probe(Known::CopyOfTable) => {
+                let is_there = client.insert_again(table, "true", &ALONE, deadline)?;
+                if is_there {
+                    log::warn!(
+                        "{}: `{table}` takes a copy of a row that it has: what it refuses is about \
+                         the rows that are refused",
+                        with.service
+                    );
+                }
+                Ok(is_there)
+            }
+            Step::Probe(_) if !self.can_repeat(tried.block) => Ok(false),
+            Step::Probe(_) => {
+                let trial = trial::tombstone(self.target, tried.block.shape());
+                let refusal = match insert(client, &trial, &[0], &[], &ALONE) {
+                    Err(InsertError::Data(refusal)) => refusal,
+                    outcome => return outcome,
+                };
+                if tried.is_what_all_get(&refusal) {
+                    return Err(InsertError::Data(refusal));
+                }
+                // What is made up may break a rule that every row keeps: one that is there tells.
+                let is_deleted = self.target.columns[self.target.is_deleted].name;
+                let is_live = format!("{} = 0", clickhouse::client::quote_name(is_deleted));
+                match client.insert_again(table, &is_live, &ALONE, deadline)? {
+                    true => Ok(true),
+                    false => Err(InsertError::Data(refusal)),
+                }
+            }
+            Step::Done { .. } => Ok(true),
+        }
+    }
+
+    fn can_repeat(&self, block: &Block) -> bool {
+        block.is_present(self.target.version) && block.is_present(self.target.is_deleted)
+    }
+
+    fn on_landed(
+        &self,
+        with: &Ground<'_>,
+        tried: &mut Tried<'_>,
+        step: &Step,
+        kept: &mut Vec<RefusedRow>,
+    ) {
+        let (rows, views) = match step {
+            Step::Insert { rows, views } => (rows.clone(), *views),
+            Step::Blank { row, documents, views } => {
+                for &at in documents {
+                    self.metrics.refused_rows.inc();
+                    kept.push(self.kept_document(with, tried, *row, tried.documents[at]));
+                }
+                (*row..row + 1, *views)
+            }
+            Step::Probe(_) | Step::Done { .. } => return,
+        };
+        self.metrics.rows_inserted.inc_by(rows.len() as u64);
+        if let Views::PassedOver { all } = views {
+            self.metrics.rows_refused_by_views.inc_by(rows.len() as u64);
+            tried.unseen.extend(rows.map(|row| (row, !all)));
+        }
+    }
+
+    /// What became of the rows that did not land as they are.
+    fn tell(
+        &self,
+        with: &Ground<'_>,
+        tried: &Tried<'_>,
+        refused: &[usize],
+        kept: &mut Vec<RefusedRow>,
+    ) {
+        for &at in refused {
+            self.metrics.refused_rows.inc();
+            kept.push(self.kept_row(with, tried, at));
+        }
+        let Some(refusal) = tried.by_view.as_ref().filter(|_| !tried.unseen.is_empty()) else {
+            return;
+        };
+        // Where a view takes nothing, the table itself says what it lacks.
+        let each = tried.unseen.iter().filter(|(_, is_known)| *is_known);
+        kept.extend(each.map(|&(row, _)| RefusedRow {
+            what: RefusedPart::View,
+            error: refusal.to_string(),
+            ..self.kept_row(with, tried, row)
+        }));
+        let (service, table) = (with.service, self.target.table);
+        // Of a view whose own table is gone, some servers (26) name the table that it reads.
+        let of_table = format!(".{table}");
+        let view = refusal.view.as_deref().filter(|view| !view.ends_with(&of_table));
+        let (view, way) = match view.filter(|view| !view.is_empty()) {
+            Some(view) => (format!("view `{view}`"), format!("Mend it, or DROP VIEW {view};")),
+            None => {
+                ("a view".to_owned(), "Find it with `dependencies_table` of system.tables;".into())
+            }
+        };
+        log::error!(
+            "{service}: {view} refused {} rows of `{table}`: {refusal}; they are in `{table}`, \
+             and the view lacks them, as does any other view that refuses them",
+            tried.unseen.len()
+        );
+        log::error!(
+            "{service}:   hint: {way} then fill it again from `{table}`. What other views refused \
+             is in system.query_views_log."
+        );
+    }
+
+    /// Rows that would lose a NULL without anybody noticing.
+    fn keep_nulls(
+        &self,
+        with: &Ground<'_>,
+        block: &Block,
+        order: &mut Vec<usize>,
+        kept: &mut Vec<RefusedRow>,
+    ) {
+        if block.shape().without_null.is_empty() {
+            return;
+        }
+        order.retain(|&row| {
+            let Some(column) = block.null_without_place(row) else { return true };
+            self.metrics.refused_rows.inc();
+            let name = block.spec(column).name;
+            let error = format!("a NULL for column `{name}`, which takes none");
+            kept.push(self.kept(with, block, row, error));
+            false
+        });
+    }
+
+    fn held(&self, tried: &Tried<'_>) -> Error {
+        let refusal = tried.last.as_ref();
+        let cause = refusal
+            .map_or_else(|| "it has no row known to be good".into(), |refusal| refusal.to_string());
+        self.refuses_all(Error::new(ErrorKind::DataRefused, cause))
+    }
+
+    /// Not even a row known to be good is taken: its rows stay in Postgres until it is mended.
+    fn refuses_all(&self, cause: Error) -> Error {
+        let table = self.target.table;
+        let hint = cause.hint_text().map_or_else(
+            || {
+                "Compare the table's columns and constraints with those of `walhouse help tables`: \
+                 even a row that it has is refused now."
+                    .to_owned()
+            },
+            str::to_owned,
+        );
+        Error::new(ErrorKind::DataRefused, format!("`{table}` refuses every row"))
+            .because(cause.to_string())
+            .hint(hint)
+    }
+
+    fn kept_document(
+        &self,
+        with: &Ground<'_>,
+        tried: &Tried<'_>,
+        row: usize,
+        column: usize,
+    ) -> RefusedRow {
+        let block = tried.block;
+        RefusedRow {
+            what: RefusedPart::Column(block.spec(column).name.to_owned()),
+            document: block.text(column, tried.order[row]).to_vec(),
+            ..self.kept_row(with, tried, row)
+        }
+    }
+
+    fn kept_row(&self, with: &Ground<'_>, tried: &Tried<'_>, row: usize) -> RefusedRow {
+        let error = tried.refusals.get(&row).map(Refusal::to_string).unwrap_or_default();
+        self.kept(with, tried.block, tried.order[row], error)
+    }
+
+    fn kept(&self, with: &Ground<'_>, block: &Block, row: usize, error: String) -> RefusedRow {
+        let version = match block.values(self.target.version) {
+            Values::U64(versions) => versions[row],
+            other => unreachable!("{other:?}"),
+        };
+        RefusedRow {
+            service: with.service.to_owned(),
+            table: self.target.table.to_owned(),
+            key: block.text(self.target.id, row).to_vec(),
+            version,
+            what: RefusedPart::Row,
+            error,
+            document: as_json::row_as_json(block, row),
+        }
+    }
+}
+
+/// A document or a block that cannot be read.
+const INCORRECT_DATA: u32 = 117;
+/// There is no way from the type of what is sent to that of the column.
+const CANNOT_CONVERT_TYPE: u32 = 70;
+
+/// It may be of all that we send, whatever the values. What is computed from values, by a
+/// constraint say, comes when they have been read.
+fn is_before_values(refusal: &Refusal) -> bool {
+    !refusal.is_of_expression
+        && ([INCORRECT_DATA, CANNOT_CONVERT_TYPE].contains(&refusal.code)
+            || refusal.verdict() == Verdict::Unknown)
+}
+
+/// Not together with what other flushers insert: whose rows were refused would not be known.
+const ALONE: [(&str, &str); 1] = [("async_insert", "0")];
+
+impl Tried<'_> {
+    /// The made-up row is refused for the same as the others, and not for its values: the server
+    /// does not read what we send. To write a row again that it has would not show that.
+    fn is_what_all_get(&self, refusal: &Refusal) -> bool {
+        self.last.as_ref().is_some_and(|last| last.code == refusal.code)
+            && is_before_values(refusal)
+    }
+
+    /// What the plan is told, and what is remembered of it.
+    fn fault_of(&mut self, step: &Step, failure: &InsertError) -> Fault {
+        let refusal = match failure {
+            InsertError::Retry(_) => return Fault::Away,
+            InsertError::Lost(_) => return Fault::Lost,
+            InsertError::Large(_) => return Fault::Large,
+            InsertError::View(refusal) => {
+                self.by_view = Some((**refusal).clone());
+                return Fault::View;
+            }
+            InsertError::LargeForView(refusal) => {
+                self.by_view = Some((**refusal).clone());
+                return Fault::LargeForView;
+            }
+            InsertError::Data(refusal) => refusal,
+        };
+        self.last = Some((**refusal).clone());
+        let row = match step {
+            Step::Insert { rows, .. } if rows.len() == 1 => Some(rows.start),
+            Step::Blank { row, .. } => Some(*row),
+            _ => None,
+        };
+        if let Some(row) = row {
+            self.refusals.insert(row, (**refusal).clone());
+        }
+        let place =
+            |name: &String| self.documents.iter().position(|&at| self.block.spec(at).name == name);
+        let column = match &refusal.column {
+            None => Column::Unnamed,
+            Some(name) => place(name).map_or(Column::Other, Column::Document),
+        };
+        Fault::Rows(Blame { row: refusal.row, column })
+    }
+}

@@ -1,0 +1,23 @@
+//! How much is held in memory at once.
+
+use crate::config::ServiceConfig;
+use crate::machines::batches::Limits;
+
+/// A page of the table as it comes from Postgres; each worker of a repair holds one, several times
+/// over on its way.
+const REPAIR_PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// A batch's share of the memory: each flusher may hold one, one is being gathered, and one is on
+/// its way between reader and batcher.
+pub fn limits(config: &ServiceConfig) -> Limits {
+    Limits {
+        rows_max: config.flush.rows_max,
+        bytes_max: (config.flush.buffer_bytes_max / (config.flush.concurrency + 2)).max(1),
+        age_max: config.flush.age_max,
+    }
+}
+
+/// What one connection holds of the table at a time.
+pub fn page_bytes_max(config: &ServiceConfig) -> usize {
+    limits(config).bytes_max.min(REPAIR_PAGE_BYTES_MAX)
+}

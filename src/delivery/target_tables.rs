@@ -1,0 +1,121 @@
+//! The mapping of a service, and what its target tables take of it.
+
+use std::time::Instant;
+
+use super::unfilled;
+use crate::clickhouse::Client;
+use crate::clickhouse::document_types::document_types;
+use crate::clickhouse::tables::{self, Definition, TableShape};
+use crate::config::{ServiceConfig, ServiceName};
+use crate::error::{Error, ErrorKind, Result};
+use crate::rows::{Shape, Target};
+use crate::services::mapping::Mapping;
+use crate::services::runs::Runs;
+use crate::services::sessions::Sessions;
+
+pub fn mapping(config: &ServiceConfig) -> &'static dyn Mapping {
+    match config.name {
+        ServiceName::Sessions => &Sessions,
+        ServiceName::Runs => match (config.payload_insert, config.error_fingerprint) {
+            (true, true) => &Runs { payloads: true, fingerprints: true },
+            (true, false) => &Runs { payloads: true, fingerprints: false },
+            (false, true) => &Runs { payloads: false, fingerprints: true },
+            (false, false) => &Runs { payloads: false, fingerprints: false },
+        },
+    }
+}
+
+/// What the target tables take, and columns that get nothing.
+pub struct Taken {
+    pub shapes: Vec<Shape>,
+    pub unfilled: Vec<String>,
+}
+
+/// What each target table takes; a missing one is made when `create` says so.
+pub fn shapes(
+    client: &mut Client,
+    config: &ServiceConfig,
+    mapping: &'static dyn Mapping,
+    version: &str,
+    create: bool,
+) -> Result<Taken> {
+    let (mut shapes, mut unfilled) = (Vec::new(), Vec::new());
+    for target in mapping.targets() {
+        let definition = definition(target)?;
+        let deadline = Instant::now() + config.clickhouse.request_timeout;
+        let shape = tables::ensure(client, definition, create, deadline)?;
+        for warning in &shape.warnings {
+            log::warn!("{}: {warning}", config.name.as_str());
+        }
+        let present = present_columns(client, target, &shape)?;
+        let without_null = without_null(target, &shape);
+        for &column in &without_null {
+            log::warn!(
+                "{}: `{}` takes no NULL in column `{}`: a row that has one is kept in \
+                 `walhouse_refused_rows`; ALTER TABLE ... MODIFY COLUMN with Nullable(...) makes \
+                 room for it",
+                config.name.as_str(),
+                target.table,
+                target.columns[column].name
+            );
+        }
+        unfilled.extend(unfilled::of_target(client, target, &shape));
+        let documents = document_types(&shape, target.columns, version);
+        shapes.push(Shape { present, without_null, documents });
+    }
+    Ok(Taken { shapes, unfilled })
+}
+
+pub fn definition(target: &Target) -> Result<&'static Definition> {
+    [&tables::TASK_RUNS, &tables::PAYLOADS, &tables::SESSIONS]
+        .into_iter()
+        .find(|definition| definition.name == target.table)
+        .ok_or_else(|| {
+            Error::new(ErrorKind::Bug, format!("find the definition of `{}`", target.table))
+        })
+}
+
+/// Which of the mapping's columns the table takes. One that the first form of the table already
+/// had must be there; later ones may be missing.
+fn present_columns(client: &Client, target: &Target, shape: &TableShape) -> Result<Vec<bool>> {
+    let (present, problems) = columns_of(client, target, shape);
+    problems.into_iter().next().map_or(Ok(present), Err)
+}
+
+/// Columns that may be given a NULL and have no place for it.
+pub fn without_null(target: &Target, shape: &TableShape) -> Vec<usize> {
+    let takes = |text: &str| {
+        let text = text.strip_prefix("LowCardinality(").unwrap_or(text);
+        ["Nullable(", "Dynamic", "Variant("].iter().any(|kind| text.starts_with(kind))
+    };
+    let is_without = |at: &usize| {
+        let column = target.columns[*at];
+        column.kind.is_nullable()
+            && shape
+                .column(column.name)
+                .is_some_and(|found| found.is_insertable() && !takes(&found.type_text))
+    };
+    (0..target.columns.len()).filter(is_without).collect()
+}
+
+/// The same, with each column that must be there and is not.
+pub fn columns_of(client: &Client, target: &Target, shape: &TableShape) -> (Vec<bool>, Vec<Error>) {
+    let takes = |name: &str| shape.column(name).is_some_and(|column| column.is_insertable());
+    let present: Vec<bool> = target.columns.iter().map(|column| takes(column.name)).collect();
+    let is_missing = |at: &usize| !present[*at] && !target.optional.contains(at);
+    let made = definition(target).ok();
+    let problem = |at: usize| {
+        let column = target.columns[at];
+        let ours = made.and_then(|made| made.column(column.name));
+        Error::new(ErrorKind::Setup, format!("check table `{}`", target.table))
+            .because(format!("it has no column `{}` that takes values", column.name))
+            .hint(format!(
+                "Run on ClickHouse: ALTER TABLE {} ADD COLUMN `{}` {}",
+                client.qualified(target.table),
+                column.name,
+                ours.unwrap_or(column.kind.native_type())
+            ))
+    };
+    let problems = (0..present.len()).filter(is_missing).map(problem).collect();
+    (present, problems)
+}

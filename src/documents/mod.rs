@@ -1,0 +1,10 @@
+//! JSON documents: read as Postgres writes them, written as ClickHouse takes them, and a note of
+//! what could not be kept.
+
+pub mod convert;
+pub mod outcome;
+mod paths;
+mod plain;
+pub mod stored;
+pub mod strings;
+pub mod tokens;

@@ -1,0 +1,356 @@
+//! Copies rows of the table on demand: `walhouse backfill`, on the thread of its command.
+//!
+//! ```text
+//!   pages in the order of the key -> what does ClickHouse have? -> write what differs
+//!   what was written -> does Postgres still have it? -> bury what is gone
+//! ```
+//!
+//! The second step is for rows that were deleted while they were on their way: a DELETE that names
+//! only the key finds nothing in ClickHouse to cover. They are known by the versions that this
+//! backfill wrote under, which are recorded before the first of them lands; so whoever goes on
+//! after a death, or begins another one, buries them too.
+
+use std::collections::HashSet;
+use std::io::BufRead;
+use std::time::{Duration, Instant};
+
+use super::context::{Bystander, Progress, SQL_TIMEOUT, sql_deadline_now};
+use super::id_list::IdList;
+use super::repairer::before::commits;
+use super::repairer::prune_pass::{LOOKUP_KEYS, SLICES_AT_ONCE, are_in_postgres};
+use super::repairer::work::Worker;
+use super::repairer::{Repairer, page};
+use super::request::Request;
+use crate::clickhouse::backfills::BackfillRow;
+use crate::clickhouse::slices::Slicer;
+use crate::clickhouse::stored;
+use crate::config::ServiceConfig;
+use crate::delivery::session_state::stopped;
+use crate::error::{Error, ErrorKind, Result};
+use crate::machines::repair::tombstone_version;
+use crate::postgres::key_reader::{self, Wanted};
+use crate::rows::key::LiveKey;
+use crate::rows::{Block, tombstone};
+
+pub const COMMAND: &str = "backfill";
+
+const PAGE_ROWS_MAX: usize = 2_000;
+/// Ids of a list that are asked for at a time.
+const IDS_MAX: usize = 500;
+/// Where few rows are wanted, the server may look at many for one page.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(600);
+/// Rows that were streamed after this was read are not outranked; the next ones are.
+const BASE_KEPT_FOR: Duration = Duration::from_secs(60);
+const RECORD_EVERY: Duration = Duration::from_secs(2);
+
+/// The ids of a list, one a line.
+pub type Ids = Box<dyn BufRead>;
+
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Done {
+    pub rows_read: u64,
+    pub rows_written: u64,
+    pub rows_buried: u64,
+    /// Of a list.
+    pub ids: u64,
+}
+
+struct Backfiller<'b, 'c> {
+    by: &'b Bystander<'c>,
+    request: Request,
+    base: Option<(u64, Instant)>,
+    done: Done,
+    /// Of this run.
+    rows: u64,
+    expected: u64,
+    begun_at: Instant,
+    recorded_at: Instant,
+    show: &'b dyn Fn(Progress<'_>),
+}
+
+/// `resume` goes on with the last one that was not finished, whatever `request` says.
+pub fn backfill(
+    config: &ServiceConfig,
+    request: Request,
+    ids: Option<Ids>,
+    resume: bool,
+    show: &dyn Fn(Progress<'_>),
+) -> Result<Done> {
+    let by = Bystander::open(config, COMMAND, true)?;
+    let last = by.recorded(COMMAND)?;
+    let open = last.as_ref().filter(|last| !last.is_done);
+    let request = match (resume, open) {
+        (false, _) => request,
+        (true, Some(open)) => recorded_request(open, request.of_list)?,
+        (true, None) => {
+            return Err(refuse(config, "no backfill of it is unfinished", "Leave --resume out."));
+        }
+    };
+    let mut row = by.new_record(COMMAND, last.as_ref(), &request.to_string());
+    if let Some(open) = open {
+        // What an unfinished one has written is looked at in the end, too.
+        (row.version_min, row.version_max) = (open.version_min, open.version_max);
+        if resume {
+            row.position = open.position.clone();
+            (row.rows_read, row.rows_written) = (open.rows_read, open.rows_written);
+        }
+    }
+    let position = row.position.clone();
+    let (rows_read, rows_written) = (row.rows_read, row.rows_written);
+    by.set_record(row)?;
+    let mut backfiller = Backfiller {
+        by: &by,
+        request,
+        base: None,
+        done: Done { rows_read, rows_written, ..Done::default() },
+        rows: 0,
+        expected: 0,
+        begun_at: Instant::now(),
+        recorded_at: Instant::now(),
+        show,
+    };
+    let done = by.with(|with| {
+        let mut worker = Worker::new(with)?;
+        match ids {
+            Some(ids) => backfiller.copy_list(&mut worker, ids, &position)?,
+            None => backfiller.copy_all(&mut worker, &position)?,
+        }
+        backfiller.bury(with, &mut worker)?;
+        Ok(backfiller.done)
+    });
+    let done = done.map_err(|error| match error.hint_text() {
+        None => error.hint("What is done is recorded; the same with --resume goes on from there."),
+        Some(_) => error,
+    })?;
+    by.record(|row| row.is_done = true)?;
+    Ok(done)
+}
+
+fn recorded_request(open: &BackfillRow, of_list: bool) -> Result<Request> {
+    let doing = format!("resume the backfill of service `{}`", open.service);
+    let request: Request = open.request.parse().map_err(|_| {
+        Error::new(ErrorKind::Protocol, &*doing)
+            .because("what it was asked for is recorded in words that are not known")
+    })?;
+    if request.of_list != of_list {
+        let hint = match of_list {
+            true => "Leave --ids out.",
+            false => "Give it the same --ids again.",
+        };
+        return Err(Error::new(ErrorKind::Setup, doing)
+            .because("it was begun otherwise")
+            .hint(hint));
+    }
+    Ok(request)
+}
+
+fn refuse(config: &ServiceConfig, cause: &'static str, hint: &str) -> Error {
+    let doing = format!("backfill service `{}`", config.name.as_str());
+    Error::new(ErrorKind::Setup, doing).because(cause).hint(hint)
+}
+
+impl Backfiller<'_, '_> {
+    fn wanted<'w>(&self, keys: Option<&'w [String]>) -> Wanted<'w> {
+        let source = self.by.mapping.source();
+        let created_at = source.columns[source.key.created_at].name;
+        let moment = |moment: &Option<crate::mending::request::Moment>| {
+            moment.as_ref().map(|moment| (created_at, moment.to_string()))
+        };
+        let final_values = self.by.mapping.final_values().filter(|_| !self.request.all_statuses);
+        Wanted {
+            from: moment(&self.request.from),
+            to: moment(&self.request.to),
+            one_of: final_values.map(|(place, values)| (source.columns[place].name, values)),
+            keys,
+        }
+    }
+
+    /// From behind this key on.
+    fn copy_all(&mut self, worker: &mut Worker<'_>, position: &str) -> Result<()> {
+        let wanted = self.wanted(None);
+        let (table, key) = (&self.by.source, self.key_column());
+        self.expected =
+            key_reader::estimate(&mut worker.sql, table, key, &wanted, sql_deadline_now())?;
+        let after = (!position.is_empty()).then(|| position.to_owned());
+        self.copy(worker, &wanted, after, true)?;
+        Ok(())
+    }
+
+    /// Behind so many lines.
+    fn copy_list(&mut self, worker: &mut Worker<'_>, ids: Ids, position: &str) -> Result<()> {
+        let mut lines = 0_u64;
+        let done: u64 = position.parse().unwrap_or(0);
+        let mut chunk = Vec::new();
+        let mut ids = IdList::new(ids);
+        loop {
+            let line = ids.next()?;
+            let is_end = line.is_none();
+            lines += u64::from(!is_end);
+            let id = line.unwrap_or_default();
+            if done < lines && !id.is_empty() {
+                chunk.push(id);
+            }
+            if IDS_MAX <= chunk.len() || is_end {
+                let held = worker.sql.held(chunk.iter().map(String::as_bytes), SQL_TIMEOUT)?;
+                let held: HashSet<Vec<u8>> = held.into_iter().map(<[u8]>::to_vec).collect();
+                chunk.retain(|id| held.contains(id.as_bytes()));
+                self.done.ids += chunk.len() as u64;
+                let wanted = self.wanted(Some(&chunk));
+                if !chunk.is_empty() {
+                    self.copy(worker, &wanted, None, false)?;
+                }
+                chunk.clear();
+                self.reached(&lines.to_string())?;
+            }
+            if is_end {
+                return Ok(());
+            }
+        }
+    }
+
+    fn copy(
+        &mut self,
+        worker: &mut Worker<'_>,
+        wanted: &Wanted<'_>,
+        after: Option<String>,
+        is_recorded: bool,
+    ) -> Result<()> {
+        let mapped = self.by.mapped();
+        let names = mapped.names();
+        let mut after = after;
+        loop {
+            let base = self.base(worker)?;
+            let request = key_reader::Request {
+                table: &self.by.source,
+                key_column: self.key_column(),
+                columns: &names,
+                wanted,
+                after: after.as_deref(),
+                bytes_max: worker.with.page_bytes_max,
+                rows_max: PAGE_ROWS_MAX,
+            };
+            let deadline = Instant::now() + PAGE_TIMEOUT;
+            let rows = key_reader::page(&mut worker.sql, &request, deadline)?;
+            if !rows.is_empty() {
+                let written = page::land(worker, mapped, rows.values(), rows.as_of, base)?;
+                self.by.check_landed()?;
+                self.done.rows_written += written.len() as u64;
+            }
+            self.done.rows_read += rows.len() as u64;
+            self.rows += rows.len() as u64;
+            self.tell("rows");
+            let Some(next) = rows.next else { return Ok(()) };
+            if is_recorded {
+                self.reached(&next)?;
+            }
+            after = Some(next);
+        }
+    }
+
+    /// The version to write under, recorded before anything is.
+    fn base(&mut self, worker: &mut Worker<'_>) -> Result<u64> {
+        if let Some((base, read_at)) = self.base
+            && read_at.elapsed() < BASE_KEPT_FOR
+        {
+            return Ok(base);
+        }
+        let base = self.by.base_version(&mut worker.sql)?;
+        // What the slot has moved past was streamed; it must be visible, too, or a page would bring
+        // back what was before.
+        commits(worker.with)?;
+        self.by.record(|row| {
+            row.version_min = if row.version_min == 0 { base } else { row.version_min.min(base) };
+            row.version_max = row.version_max.max(base);
+        })?;
+        self.base = Some((base, Instant::now()));
+        Ok(base)
+    }
+
+    /// All up to here is done. Recorded now and then.
+    fn reached(&mut self, position: &str) -> Result<()> {
+        if self.recorded_at.elapsed() < RECORD_EVERY {
+            return Ok(());
+        }
+        self.recorded_at = Instant::now();
+        let Done { rows_read, rows_written, .. } = self.done;
+        self.by.record(|row| {
+            row.position = position.to_owned();
+            (row.rows_read, row.rows_written) = (rows_read, rows_written);
+        })
+    }
+
+    /// Marks as deleted what was written and is not in Postgres any more.
+    fn bury(&mut self, with: &Repairer<'_>, worker: &mut Worker<'_>) -> Result<()> {
+        let (mut low, mut high) = (0, 0);
+        self.by.record(|row| (low, high) = (row.version_min, row.version_max))?;
+        if high == 0 {
+            return Ok(());
+        }
+        commits(with)?;
+        for (index, target) in self.by.mapping.targets().iter().enumerate() {
+            let present = &self.by.shapes[index].present;
+            if !stored::has_versions(target, |column| present[column]) {
+                continue;
+            }
+            let slicer = Slicer::new(&mut worker.client, target, self.by.deadline())?;
+            for partition in slicer.partitions(&mut worker.client, self.by.deadline())? {
+                let mut next = Some(None);
+                while let Some(after) = next {
+                    let (client, size) = (&mut worker.client, SLICES_AT_ONCE);
+                    let deadline = || self.by.deadline();
+                    let slices = slicer.slices(client, &partition, after, size, deadline)?;
+                    for slice in &slices {
+                        let live = worker.ask(|client, deadline| {
+                            slicer.keys_written_between(client, slice, low, high, deadline())
+                        })?;
+                        self.bury_gone(worker, index, &live)?;
+                    }
+                    next = slices.into_iter().next_back().and_then(|last| last.up_to).map(Some);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn bury_gone(&mut self, worker: &mut Worker<'_>, index: usize, live: &[LiveKey]) -> Result<()> {
+        let target = &self.by.mapping.targets()[index];
+        for keys in live.chunks(LOOKUP_KEYS) {
+            let looked_up = are_in_postgres(worker, index, keys)?.ok_or_else(stopped)?;
+            let mut block = Block::new(target.columns, &self.by.shapes[index]);
+            for (live, is_there) in keys.iter().zip(looked_up.there) {
+                if !is_there {
+                    let version = tombstone_version(live.version);
+                    tombstone::append(target, &mut block, live, version);
+                }
+            }
+            self.tell("deleted meanwhile");
+            if block.rows() == 0 {
+                continue;
+            }
+            if let Some(as_of) = looked_up.as_of {
+                worker.cover(as_of)?;
+            }
+            let (ground, mut refused) = (worker.with.ground, Vec::new());
+            worker.landings[index].land(&ground, &mut worker.client, &block, &mut refused)?;
+            ground.keep(&mut worker.client, &refused)?;
+            self.by.check_landed()?;
+            self.done.rows_buried += block.rows() as u64;
+        }
+        Ok(())
+    }
+
+    fn key_column(&self) -> &'static str {
+        let source = self.by.mapping.source();
+        source.columns[source.key.id].name
+    }
+
+    /// The planner's guess is no more than that.
+    fn tell(&self, what: &str) {
+        let Done { rows_read, .. } = self.done;
+        let expected = self.expected.max(rows_read).max(1);
+        let (fraction, passed) = (rows_read as f64 / expected as f64, self.begun_at.elapsed());
+        let left = (0 < self.rows && 0 < self.expected)
+            .then(|| passed.mul_f64((expected - rows_read) as f64 / self.rows as f64));
+        (self.show)(Progress { what, fraction, left, rows: self.rows });
+    }
+}

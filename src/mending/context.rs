@@ -1,0 +1,406 @@
+//! What a command stands on that reads both sides, and may write, beside a stream or without one.
+//!
+//! It holds neither the slot nor the lock. So before it writes it makes sure that the stream has
+//! not started over meanwhile, by `walhouse_state`, and afterwards that it had not; and it admits
+//! to what may land in a record of its own, which the next start of the service takes into account.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::debt;
+use super::mapped::{Columns, Mapped, columns_of};
+use super::repairer::Repairer;
+use crate::clickhouse::backfills::{self, BackfillRow};
+use crate::clickhouse::repairs::{self, Status};
+use crate::clickhouse::state::{self, StateRow};
+use crate::clickhouse::{Client, databases, own_tables, tables};
+use crate::config::ServiceConfig;
+use crate::delivery::landing::Ground;
+use crate::delivery::lease_watch::LeaseWatch;
+use crate::delivery::limits::page_bytes_max;
+use crate::delivery::marks::Position;
+use crate::delivery::outage::Delays;
+use crate::delivery::session_state::Shared;
+use crate::delivery::{connecting, source_check, target_tables};
+use crate::error::{Error, ErrorKind, Result};
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::postgres::primary::Primary;
+use crate::postgres::server::{self, as_of};
+use crate::postgres::slot::{self, SlotVerdict};
+use crate::postgres::source_table::{SourceTable, TableName};
+use crate::postgres::sql::Sql;
+use crate::rows::Shape;
+use crate::services::mapping::Mapping;
+use crate::wal::Lsn;
+
+/// One statement against Postgres.
+pub(super) const SQL_TIMEOUT: Duration = Duration::from_secs(60);
+/// No lock is held that could be lost.
+const LEASE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+/// How soon it is seen that the stream has come further.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Beside the pace of confirmations: how long the stream may take to come to where we looked.
+const PASSES_WITHIN: Duration = Duration::from_secs(90);
+
+/// How far a command is, for people.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress<'a> {
+    pub what: &'a str,
+    /// Of the whole, from 0 to 1.
+    pub fraction: f64,
+    pub left: Option<Duration>,
+    pub rows: u64,
+}
+
+pub struct Bystander<'c> {
+    pub config: &'c ServiceConfig,
+    pub mapping: &'static dyn Mapping,
+    /// By target table.
+    pub shapes: Vec<Shape>,
+    pub source: SourceTable,
+    columns: Columns,
+    primary: Primary,
+    application_name: String,
+    /// The stream's, as it was found.
+    state: StateRow,
+    shared: Shared,
+    position: Position,
+    metrics: Arc<Metrics>,
+    health: Health,
+    record: Mutex<Record>,
+    begun_at: Instant,
+}
+
+/// What is written of the command itself.
+struct Record {
+    client: Client,
+    /// `None`: the command only reads.
+    row: Option<BackfillRow>,
+}
+
+impl<'c> Bystander<'c> {
+    /// `writes` says whether tables of our own may be made for it.
+    pub fn open(config: &'c ServiceConfig, command: &str, writes: bool) -> Result<Bystander<'c>> {
+        let service = config.name.as_str();
+        let deadline = || Instant::now() + config.clickhouse.request_timeout;
+        let mapping = target_tables::mapping(config);
+        let mut client = Client::connect(&config.clickhouse)?;
+        let version = client.ping(deadline())?;
+        let is_new = !tables::missing(&mut client, &[state::STATE_TABLE], deadline())?.is_empty();
+        let state = match is_new {
+            true => None,
+            false => state::read(&mut client, service, &config.slot, deadline())?,
+        };
+        let state = state.ok_or_else(|| no_stream(config, command))?;
+        if writes {
+            own_tables::ensure(&mut client, config.create_tables, deadline())?;
+        }
+        let shapes = target_tables::shapes(&mut client, config, mapping, &version, false)?.shapes;
+        let application_name = format!("walhouse/{command}");
+        let known = connecting::known(config, &mut client)?;
+        let sql_deadline = Instant::now() + config.postgres.connect_timeout.min(SQL_TIMEOUT);
+        let (mut primary, mut sql) =
+            Primary::find(&config.postgres, &application_name, known, sql_deadline, || Ok(()))?;
+        primary.set_patience(config.receive_timeout);
+        let found = primary.identity();
+        if (found.system_identifier.to_string().as_str(), found.timeline)
+            != (state.system_identifier.as_str(), state.timeline)
+        {
+            let doing = format!("{command} service `{service}`");
+            return Err(Error::new(ErrorKind::Lineage, doing)
+                .because(format!(
+                    "its rows come from cluster {} on timeline {}, and the database URL leads to \
+                     {} on {}",
+                    state.system_identifier,
+                    state.timeline,
+                    found.system_identifier,
+                    found.timeline
+                ))
+                .hint("Let the service stream from there first; or correct the database URL."));
+        }
+        check_database(config, command, &mut client, &mut sql)?;
+        let source = mapping.source();
+        let name = TableName::new(source.schema, source.table);
+        let table = SourceTable::inspect(&mut sql, &name, sql_deadline_now())?;
+        table.check_readable(&sql.about().role)?;
+        source_check::columns(&table, source)?;
+        let lease = Arc::new(LeaseWatch::default());
+        lease.set(Instant::now() + LEASE, Duration::ZERO);
+        let metrics = Arc::new(Metrics::new(&[service]));
+        Ok(Bystander {
+            config,
+            mapping,
+            shapes,
+            columns: columns_of(&table, source),
+            source: table,
+            primary,
+            application_name,
+            state,
+            shared: Shared::new(Lsn(u64::MAX), lease),
+            position: Position::new(Lsn(0)),
+            health: Health::new(Arc::clone(&metrics)),
+            metrics,
+            record: Mutex::new(Record { client, row: None }),
+            begun_at: Instant::now(),
+        })
+    }
+
+    /// Does `act` with what a repair stands on.
+    pub fn with<T>(&self, act: impl FnOnce(&Repairer<'_>) -> Result<T>) -> Result<T> {
+        let (service, flush) = (self.service(), &self.config.flush);
+        let metrics = self.metrics.service(service);
+        let admit = |upper| self.admit(upper);
+        let with = Repairer {
+            ground: Ground {
+                service,
+                clickhouse: &self.config.clickhouse,
+                delays: Delays {
+                    min: flush.delay_min,
+                    max: flush.delay_max,
+                    outage_after: flush.retries_before_outage,
+                },
+                shared: &self.shared,
+                position: &self.position,
+                metrics: &metrics,
+            },
+            mapping: self.mapping,
+            source: &self.source,
+            shapes: &self.shapes,
+            primary: &self.primary,
+            application_name: &self.application_name,
+            workers: 1,
+            bury_max_percent: self.config.repair_bury_max_percent,
+            admit: &admit,
+            page_bytes_max: page_bytes_max(self.config),
+            health: &self.health,
+            session_begun_at: self.begun_at,
+        };
+        act(&with)
+    }
+
+    pub fn service(&self) -> &'static str {
+        self.config.name.as_str()
+    }
+
+    /// What maps rows that are read.
+    pub fn mapped(&self) -> Mapped<'_> {
+        Mapped {
+            service: self.service(),
+            mapping: self.mapping,
+            shapes: &self.shapes,
+            columns: &self.columns,
+        }
+    }
+
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + self.config.clickhouse.request_timeout
+    }
+
+    /// The last record of a command for this slot.
+    pub fn recorded(&self, command: &str) -> Result<Option<BackfillRow>> {
+        let of = (self.service(), self.config.slot.as_str());
+        backfills::read(&mut self.record.lock().client, of, command, self.deadline())
+    }
+
+    /// A record of what is about to be done; after `last`, which it replaces.
+    pub fn new_record(
+        &self,
+        command: &str,
+        last: Option<&BackfillRow>,
+        request: &str,
+    ) -> BackfillRow {
+        let state = &self.state;
+        // What an earlier one landed, of this very history, may still be forked off.
+        let same = last.filter(|last| {
+            (last.system_identifier.as_str(), last.timeline, last.version_shift)
+                == (state.system_identifier.as_str(), state.timeline, state.version_shift)
+        });
+        BackfillRow {
+            service: self.service().to_owned(),
+            slot: self.config.slot.clone(),
+            command: command.to_owned(),
+            is_done: false,
+            system_identifier: state.system_identifier.clone(),
+            timeline: state.timeline,
+            version_shift: state.version_shift,
+            upper: same.map_or(Lsn(0), |last| last.upper),
+            version_min: 0,
+            version_max: 0,
+            request: request.to_owned(),
+            position: String::new(),
+            rows_read: 0,
+            rows_written: 0,
+            revision: last.map_or(0, |last| last.revision),
+        }
+    }
+
+    /// From now on what is done is recorded here.
+    pub fn set_record(&self, mut row: BackfillRow) -> Result<()> {
+        let mut record = self.record.lock();
+        backfills::write(&mut record.client, &mut row, self.deadline())?;
+        record.row = Some(row);
+        Ok(())
+    }
+
+    pub fn record(&self, change: impl FnOnce(&mut BackfillRow)) -> Result<()> {
+        let mut record = self.record.lock();
+        let Record { client, row } = &mut *record;
+        let Some(row) = row else { return Ok(()) };
+        change(row);
+        backfills::write(client, row, self.deadline())
+    }
+
+    /// Before anything lands: that the stream is what it was, and that commits up to `upper` may be
+    /// among what lands.
+    fn admit(&self, upper: Lsn) -> Result<()> {
+        let mut record = self.record.lock();
+        let Record { client, row } = &mut *record;
+        self.check(client)?;
+        let Some(row) = row.as_mut().filter(|row| row.upper < upper) else { return Ok(()) };
+        row.upper = upper;
+        backfills::write(client, row, self.deadline())
+    }
+
+    /// The state of the stream, unless it has started over, or follows another server.
+    pub fn check(&self, client: &mut Client) -> Result<StateRow> {
+        let now = state::read(client, self.service(), &self.config.slot, self.deadline())?;
+        let history = |state: &StateRow| {
+            (state.system_identifier.clone(), state.timeline, state.version_shift)
+        };
+        match now {
+            Some(now) if history(&now) == history(&self.state) => Ok(now),
+            other => {
+                let doing = format!("go on beside service `{}`", self.service());
+                Err(Error::new(ErrorKind::Lineage, doing)
+                    .because(match other {
+                        Some(_) => "it has started over, or follows another server, meanwhile",
+                        None => "its recorded state is gone",
+                    })
+                    .hint("Once it streams, run this again."))
+            }
+        }
+    }
+
+    /// After something has landed. If the stream has started over meanwhile it may have landed
+    /// behind the repair's back: then another one is owed.
+    pub fn check_landed(&self) -> Result<()> {
+        let mut record = self.record.lock();
+        let error = match self.check(&mut record.client) {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        if error.kind() == ErrorKind::Lineage {
+            let reason = "a command wrote rows while the stream started over";
+            let of = (self.service(), self.config.slot.as_str());
+            let timeout = self.config.clickhouse.request_timeout;
+            debt::owe(&mut record.client, of, reason, timeout)?;
+        }
+        Err(error)
+    }
+
+    /// The version of rows that are read from now on: below all that is still to be streamed.
+    pub fn base_version(&self, sql: &mut Sql) -> Result<u64> {
+        let found = slot::inspect(sql, &self.config.slot, sql_deadline_now())?;
+        let found = found.filter(|found| slot::verdict(sql, found) == SlotVerdict::Usable);
+        let restart_lsn = found.and_then(|found| found.restart_lsn);
+        let restart_lsn = restart_lsn.ok_or_else(|| {
+            Error::new(ErrorKind::Setup, format!("find slot `{}`", self.config.slot))
+                .because("it is gone, or was invalidated")
+                .hint("Start walhouse: it makes a new one, and mends what was missed.")
+        })?;
+        Ok(restart_lsn.0.saturating_add(self.state.version_shift))
+    }
+
+    /// The highest version that a change below this place can have.
+    pub fn version_at(&self, lsn: Lsn) -> u64 {
+        lsn.0.saturating_add(self.state.version_shift)
+    }
+
+    /// Waits until what was committed below `lsn` is durable in ClickHouse.
+    pub fn wait_until_passed(&self, lsn: Lsn) -> Result<()> {
+        let patience = PASSES_WITHIN + 2 * self.config.ack_interval;
+        let until = Instant::now() + patience;
+        let mut record = self.record.lock();
+        loop {
+            let confirmed = self.check(&mut record.client)?.confirmed;
+            if lsn <= confirmed {
+                // The stream may write through another host than we read from.
+                self.config.clickhouse.hosts.forget_fresh();
+                return Ok(());
+            }
+            if until <= Instant::now() {
+                let doing = format!("wait for the stream of service `{}`", self.service());
+                return Err(Error::new(ErrorKind::Unreachable, doing)
+                    .because(format!(
+                        "it has come to {confirmed}, and not to {lsn} within {patience:?}"
+                    ))
+                    .hint(
+                        "What differs may still be on its way. Run this while the service \
+                         streams, and has caught up.",
+                    ));
+            }
+            self.shared.pause(Instant::now() + LOOK_EVERY)?;
+        }
+    }
+
+    /// Where Postgres is now.
+    pub fn now(&self, sql: &mut Sql) -> Result<Lsn> {
+        Ok(as_of(sql, sql_deadline_now())?.insert_lsn)
+    }
+
+    pub fn pause(&self, wait: Duration) -> Result<()> {
+        self.shared.pause(Instant::now() + wait)
+    }
+
+    /// Why a repair of the service is under way, if one is.
+    pub fn repair_under_way(&self) -> Result<Option<String>> {
+        let client = &mut self.record.lock().client;
+        let row = repairs::read(client, self.service(), &self.config.slot, self.deadline())?;
+        Ok(row.filter(|row| row.status == Status::Running).map(|row| row.reason))
+    }
+}
+
+/// Another database of the same cluster has other rows under the same timeline.
+fn check_database(
+    config: &ServiceConfig,
+    command: &str,
+    client: &mut Client,
+    sql: &mut Sql,
+) -> Result<()> {
+    let (service, deadline) =
+        (config.name.as_str(), || Instant::now() + config.clickhouse.request_timeout);
+    if !tables::missing(client, &[databases::DATABASES_TABLE], deadline())?.is_empty() {
+        return Ok(());
+    }
+    let recorded = databases::read(client, service, &config.slot, deadline())?;
+    let found = server::database(sql, sql_deadline_now())?;
+    match recorded.filter(|recorded| recorded.oid != found.oid) {
+        None => Ok(()),
+        Some(recorded) => {
+            let doing = format!("{command} service `{service}`");
+            Err(Error::new(ErrorKind::Lineage, doing)
+                .because(format!(
+                    "its rows come from database `{}` (oid {}), and the database URL leads to \
+                     `{}` (oid {})",
+                    recorded.name, recorded.oid, found.name, found.oid
+                ))
+                .hint("Correct the database URL."))
+        }
+    }
+}
+
+pub fn sql_deadline_now() -> Instant {
+    Instant::now() + SQL_TIMEOUT
+}
+
+fn no_stream(config: &ServiceConfig, command: &str) -> Error {
+    Error::new(ErrorKind::Setup, format!("{command} service `{}`", config.name.as_str()))
+        .because(format!("slot `{}` has no recorded state: it was never streamed", config.slot))
+        .hint(
+            "Start walhouse first. It makes the slot, and copies the rows that are there \
+             (*_REPLICATION_INITIAL_BACKFILL); without a slot, changes made meanwhile are lost.",
+        )
+}

@@ -1,0 +1,309 @@
+//! Repairs that are owed: recorded before anything is done about them, and before what made them
+//! necessary can no longer be seen. A debt goes with no state, so the next start begins with it.
+
+use std::time::{Duration, Instant};
+
+use super::repairer::Position;
+use crate::clickhouse::repairs::{self, INITIAL_BACKFILL, RepairRow, Status};
+use crate::clickhouse::{Client, state};
+use crate::config::{InitialBackfill, ServiceConfig};
+use crate::error::Result;
+use crate::machines::lineage::{self, DIVERGED, Fork, GAP, Gap, Verdict};
+use crate::machines::recovery::{self, Course, Debt};
+use crate::wal::Lsn;
+
+/// What a repair goes with.
+#[derive(Clone, Copy)]
+pub struct Numbers {
+    pub state: lineage::State,
+    pub base_version: u64,
+}
+
+/// Of a repair that is only owed: they go with no state.
+pub const DEBT: Numbers = Numbers {
+    state: lineage::State {
+        system_identifier: 0,
+        timeline: 0,
+        began: Lsn(0),
+        confirmed: Lsn(0),
+        upper: Lsn(0),
+        shift: u64::MAX,
+    },
+    base_version: 0,
+};
+
+pub fn repair_row(
+    (service, slot): (&str, &str),
+    status: Status,
+    numbers: Numbers,
+    reason: &str,
+    revision: u64,
+) -> RepairRow {
+    let Numbers { state, base_version } = numbers;
+    RepairRow {
+        service: service.to_owned(),
+        slot: slot.to_owned(),
+        status,
+        system_identifier: state.system_identifier.to_string(),
+        timeline: state.timeline,
+        version_shift: state.shift,
+        base_version,
+        reason: reason.to_owned(),
+        position: Position::start().to_string(),
+        rows_read: 0,
+        rows_written: 0,
+        rows_buried: 0,
+        revision: state::leap(revision),
+    }
+}
+
+/// Records that a repair is owed where rows have been streamed before: whatever else is found, the
+/// next start begins with it.
+pub fn owe(
+    client: &mut Client,
+    of: (&str, &str),
+    reason: &str,
+    request_timeout: Duration,
+) -> Result<()> {
+    let (service, slot) = of;
+    let deadline = || Instant::now() + request_timeout;
+    if state::read(client, service, slot, deadline())?.is_none() {
+        return Ok(());
+    }
+    // A start that is refused again and again finds the same each time.
+    let last = repairs::read(client, service, slot, deadline())?;
+    if last.is_some_and(|last| is_only_owed(&last) && last.reason.contains(reason)) {
+        return Ok(());
+    }
+    write_debt(client, of, reason, request_timeout)?;
+    log::warn!("{service}: {reason}");
+    Ok(())
+}
+
+/// The same for target tables that are about to be made. To be recorded before they are: then
+/// nobody could tell any more. Where nothing has been streamed before, they are filled.
+pub fn owe_for_tables(
+    client: &mut Client,
+    config: &ServiceConfig,
+    tables: &[&'static str],
+) -> Result<()> {
+    let (of, timeout) =
+        ((config.name.as_str(), config.slot.as_str()), config.clickhouse.request_timeout);
+    let tables = tables.join("`, `");
+    if state::read(client, of.0, of.1, Instant::now() + timeout)?.is_some() {
+        let reason = format!("missing in ClickHouse, and made anew: `{tables}`");
+        return owe(client, of, &reason, timeout);
+    }
+    match config.initial_backfill {
+        InitialBackfill::Created | InitialBackfill::Existing => {
+            write_debt(client, of, &format!("{INITIAL_BACKFILL} of `{tables}`"), timeout)
+        }
+        InitialBackfill::Off => Ok(()),
+    }
+}
+
+/// The same where what was recorded may be gone itself: somebody knows that rows were streamed.
+pub fn owe_whatever_is_recorded(
+    client: &mut Client,
+    config: &ServiceConfig,
+    reason: &str,
+) -> Result<()> {
+    let of = (config.name.as_str(), config.slot.as_str());
+    write_debt(client, of, reason, config.clickhouse.request_timeout)?;
+    log::warn!("{}: {reason}", of.0);
+    Ok(())
+}
+
+/// For target tables that were there, and lack rows, where nothing has been streamed before.
+pub fn owe_existing(client: &mut Client, config: &ServiceConfig, table: &str) -> Result<()> {
+    let of = (config.name.as_str(), config.slot.as_str());
+    let reason = format!("{INITIAL_BACKFILL} of `{table}`, which was there");
+    write_debt(client, of, &reason, config.clickhouse.request_timeout)
+}
+
+fn write_debt(
+    client: &mut Client,
+    (service, slot): (&str, &str),
+    reason: &str,
+    request_timeout: Duration,
+) -> Result<()> {
+    let deadline = || Instant::now() + request_timeout;
+    let last = repairs::read(client, service, slot, deadline())?;
+    let reason = reason_over(last.as_ref(), reason);
+    let revision = last.map_or(0, |row| row.revision);
+    let mut row = repair_row((service, slot), Status::Running, DEBT, &reason, revision);
+    repairs::write(client, &mut row, deadline())
+}
+
+/// What is due, where a start would take `course` for `reason` and for what the source may have
+/// hidden. Skipping passes over what it is about, and over nothing that was owed before.
+pub fn due(
+    repair: Option<&RepairRow>,
+    before: Option<&lineage::State>,
+    course: Course,
+    hidden: &[String],
+) -> Option<Debt> {
+    let repair = repair?;
+    let is_due = match (is_owed(repair, before), course) {
+        (true, Course::StartOver { repair: false }) => {
+            repair.status == Status::Running && !is_skippable(repair, hidden)
+        }
+        // It would go on, if the stream did.
+        (false, Course::StartOver { repair: false }) => repair.status == Status::Running,
+        (is_owed, _) => is_owed,
+    };
+    is_due.then(|| debt_of(repair, before))
+}
+
+/// It was recorded for a gap alone, or for what is still seen to be hidden: by a skip that did not
+/// come to its end, or while the strategy was another.
+fn is_skippable(owed: &RepairRow, hidden: &[String]) -> bool {
+    let is_seen = |reason: &str| hidden.iter().any(|seen| seen == reason);
+    let is_of_gap = [GAP, DIVERGED].iter().any(|kind| owed.reason.starts_with(kind));
+    is_only_owed(owed)
+        && !owed.reason.contains(STILL_OWED)
+        && (is_of_gap || owed.reason.split("; ").all(is_seen))
+}
+
+/// What stands between a reason and those that were recorded before it and are not made up for.
+const STILL_OWED: &str = "; still owed: ";
+
+/// The reason of a debt that takes the place of what was recorded last.
+pub fn reason_over(last: Option<&RepairRow>, reason: &str) -> String {
+    match last.filter(|last| last.status == Status::Running) {
+        // Not longer each time.
+        Some(last)
+            if last.reason.contains(reason)
+                && (is_only_owed(last) || last.reason.contains(STILL_OWED)) =>
+        {
+            last.reason.clone()
+        }
+        Some(last) => format!("{reason}{STILL_OWED}{}", last.reason),
+        None => reason.to_owned(),
+    }
+}
+
+/// What is owed. With a state it is a repair, whatever was begun before: there is a time that was
+/// streamed.
+fn debt_of(owed: &RepairRow, before: Option<&lineage::State>) -> Debt {
+    let is_fill = owed.status == Status::Running && owed.is_initial_backfill();
+    if is_fill && before.is_none() { Debt::Fill } else { Debt::Repair }
+}
+
+/// Something is missing or dead in ClickHouse, and whoever comes next may not see it any more.
+/// Another server than the one to follow makes none.
+pub fn makes_debt(verdict: &Verdict, course: Course) -> bool {
+    match course {
+        Course::StartOver { .. } => true,
+        Course::Stop => !matches!(
+            verdict,
+            Verdict::ForeignCluster { .. }
+                | Verdict::ForeignDatabase { .. }
+                | Verdict::Diverged { why: Fork::Older, .. }
+                // Nothing was streamed yet, and it is seen until that slot is gone.
+                | Verdict::Gap { why: Gap::OlderThanPublication, .. }
+        ),
+        Course::Begin | Course::Continue { .. } => false,
+    }
+}
+
+/// Nothing was done about it yet.
+pub fn is_only_owed(repair: &RepairRow) -> bool {
+    let Numbers { state, .. } = DEBT;
+    repair.status == Status::Running
+        && repair.system_identifier == state.system_identifier.to_string()
+        && repair.version_shift == state.shift
+}
+
+/// A repair is recorded that does not go with the state. Where there is none, also one that would
+/// go with what a slot is taken over with: nobody knows which server's it was.
+pub fn is_owed(repair: &RepairRow, before: Option<&lineage::State>) -> bool {
+    !before.is_some_and(|state| {
+        let system_identifier = repair.system_identifier.parse().unwrap_or(0);
+        recovery::goes_on(system_identifier, repair.version_shift, state)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STATE: lineage::State = lineage::State {
+        system_identifier: 7,
+        timeline: 1,
+        began: Lsn(0),
+        confirmed: Lsn(100),
+        upper: Lsn(100),
+        shift: 5,
+    };
+    const SKIPPED: Course = Course::StartOver { repair: false };
+
+    fn recorded(status: Status, state: lineage::State, reason: &str) -> RepairRow {
+        repair_row(("runs", "s"), status, Numbers { state, base_version: 0 }, reason, 0)
+    }
+
+    fn owed(reason: &str) -> RepairRow {
+        recorded(Status::Running, DEBT.state, reason)
+    }
+
+    #[test]
+    fn a_skip_passes_over_what_it_is_about_alone() {
+        let hidden = ["publication `p` was altered".to_owned()];
+        let due = |row: &RepairRow| due(Some(row), Some(&STATE), SKIPPED, &hidden);
+        // What is there already: a repair or a filling that runs, a table that was made again.
+        for row in [
+            recorded(Status::Running, STATE, "gap: the slot is missing"),
+            recorded(Status::Running, STATE, INITIAL_BACKFILL),
+            owed("missing in ClickHouse, and made anew: `t`"),
+            owed("gap: the slot is missing; still owed: something else"),
+            owed("publication `p` was altered; table `t` is gone"),
+        ] {
+            assert_eq!(due(&row), Some(Debt::Repair), "{}", row.reason);
+        }
+        // The gap itself, of a skip that did not come to its end.
+        for row in [
+            recorded(Status::Done, STATE, "gap: the slot is missing"),
+            recorded(
+                Status::Done,
+                lineage::State { shift: 6, ..STATE },
+                "gap: the slot is missing",
+            ),
+            owed("gap: the slot is missing"),
+            owed("diverged: the server went back in time"),
+            owed("publication `p` was altered"),
+        ] {
+            assert_eq!(due(&row), None, "{}", row.reason);
+        }
+    }
+
+    #[test]
+    fn a_repair_that_goes_on_is_due_only_where_it_would_not() {
+        let row = recorded(Status::Running, STATE, "gap: the slot is missing");
+        for course in [Course::Stop, Course::Begin, Course::Continue { record: None }] {
+            assert_eq!(due(Some(&row), Some(&STATE), course, &[]), None, "{course:?}");
+        }
+        assert_eq!(due(None, Some(&STATE), SKIPPED, &[]), None);
+    }
+
+    #[test]
+    fn a_debt_keeps_the_reasons_of_what_it_takes_the_place_of() {
+        let running = recorded(Status::Running, STATE, "a");
+        let reason = reason_over(Some(&running), "a");
+        assert_eq!(reason, "a; still owed: a", "another one for the same reason");
+        let reason = reason_over(Some(&owed(&reason)), "b");
+        assert_eq!(reason, "b; still owed: a; still owed: a");
+        assert_eq!(reason_over(Some(&owed(&reason)), "a"), reason);
+        assert_eq!(reason_over(Some(&recorded(Status::Done, STATE, "a")), "b"), "b");
+        assert_eq!(reason_over(None, "b"), "b");
+    }
+
+    /// Goal: a repair that runs on for a while does not write over what was recorded meanwhile.
+    #[test]
+    fn a_debt_outranks_whatever_the_running_repair_records() {
+        // A record every two seconds, or a pass, for longer than any session takes to end.
+        const RECORDS: u64 = 100_000;
+        let running = RepairRow { revision: 77, ..recorded(Status::Running, STATE, "a") };
+        let debt = repair_row(("runs", "s"), Status::Running, DEBT, "b", running.revision);
+        assert!(running.revision + RECORDS < debt.revision);
+    }
+}

@@ -1,0 +1,242 @@
+//! `repairer/<service>`: makes ClickHouse equal to the table again, while the stream goes on.
+//!
+//! ```text
+//!   read:   blocks of the table -> rows -> what does ClickHouse have? -> write what differs
+//!   count:  keys of ClickHouse  -> what does Postgres have?           -> may that be buried?
+//!   bury:   the same keys, if some are gone                           -> bury what is gone
+//! ```
+//!
+//! Its workers share the passes piece by piece; how far they have come is recorded in
+//! ClickHouse, so that another instance goes on from there. It never ends the session: what stands
+//! in its way is reported and tried again, because the stream is of more use than the repair. Told
+//! to drain it stops at the next page.
+
+use std::time::{Duration, Instant};
+
+use crate::machines::thinning::Thinning;
+use crate::telling::tell_attempt;
+use log::Level;
+use prune_pass::PrunePass;
+use read_pass::ReadPass;
+use recorder::Recorder;
+use work::{Ended, work};
+
+pub(super) mod before;
+pub(super) mod leave;
+pub(super) mod page;
+mod position;
+pub(super) mod prune_pass;
+mod read_pass;
+mod recorder;
+pub(super) mod work;
+
+pub use position::Position;
+
+use crate::clickhouse::Client;
+use crate::clickhouse::repairs::{AT_FENCE, RepairRow, Status};
+use crate::delivery::as_of::wait_until_flushed;
+use crate::delivery::landing::Ground;
+use crate::delivery::outage::Delays;
+use crate::delivery::session_state::Pace;
+use crate::error::{ErrorKind, Result};
+use crate::health::Health;
+use crate::postgres::primary::Primary;
+use crate::postgres::server::as_of;
+use crate::postgres::source_table::SourceTable;
+use crate::rows::Shape;
+use crate::services::mapping::Mapping;
+use crate::wal::Lsn;
+
+/// Waits between attempts.
+const DELAYS: Delays =
+    Delays { min: Duration::from_secs(1), max: Duration::from_secs(60), outage_after: 1 };
+/// How soon it is seen that the stream has come far enough.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// One statement against Postgres.
+const SQL_TIMEOUT: Duration = Duration::from_secs(60);
+
+pub struct Repairer<'a> {
+    pub ground: Ground<'a>,
+    pub mapping: &'static dyn Mapping,
+    /// As it was when the session began.
+    pub source: &'a SourceTable,
+    /// By target table.
+    pub shapes: &'a [Shape],
+    /// Where the stream comes from.
+    pub primary: &'a Primary,
+    pub application_name: &'a str,
+    pub workers: usize,
+    /// Of a table: what may be marked as deleted without a question.
+    pub bury_max_percent: u64,
+    /// Admits that rows of commits up to there may come, before any of them does.
+    pub admit: &'a (dyn Fn(Lsn) -> Result<()> + Sync),
+    /// What one worker holds of the table at a time, as it comes from Postgres.
+    pub page_bytes_max: usize,
+    pub health: &'a Health,
+    pub session_begun_at: Instant,
+}
+
+/// Runs until the repair is done or the session ends.
+pub fn run(with: &Repairer<'_>, row: RepairRow) -> Result<()> {
+    let Ground { service, shared, metrics, .. } = with.ground;
+    let recorder = Recorder::new(with, Client::connect(with.ground.clickhouse)?, row);
+    metrics.repair_running.raise();
+    let name = recorder.name();
+    log::log!(recorder.level(), "{service}: {name}: {}", recorder.reason());
+    let mut failures = Thinning::default();
+    let ended = loop {
+        match repair(with, &recorder) {
+            Ok(None) => {
+                // Whoever answers starts it again: what is to go is looked at anew then.
+                while rest(with, Instant::now() + Duration::from_secs(60)) {}
+                break Ended::Told;
+            }
+            Ok(Some(ended)) => break ended,
+            Err(error) if error.kind() == ErrorKind::Stopped => break Ended::Told,
+            Err(error) => {
+                if recorder.take_progress() {
+                    failures.reset();
+                }
+                let is_said = failures.on_repeat();
+                let attempt = failures.times();
+                recorder.on_failure(attempt, &error);
+                if is_said {
+                    let of = (service, &*format!("{name}: "));
+                    tell_attempt(Level::Error, of, &error, "the stream goes on", attempt);
+                }
+                let until = Instant::now() + crate::delivery::outage::wait(DELAYS, attempt);
+                if !rest(with, until) {
+                    break Ended::Told;
+                }
+            }
+        }
+    };
+    metrics.repair_running.lower();
+    metrics.repair_failing.lower();
+    match ended {
+        Ended::Done => {
+            recorder.finish();
+            shared.end_repair();
+        }
+        // What is still flushed in this session is flushed under a repair, for one it is: an update
+        // of the last batches may have moved its row to where the next session does not look.
+        Ended::Told => log::info!("{service}: {name}: put off; the next session goes on with it"),
+    }
+    with.health.publish_repair(service, None);
+    Ok(())
+}
+
+/// False when the session ends meanwhile.
+fn rest(with: &Repairer<'_>, until: Instant) -> bool {
+    with.ground.shared.rest(until) == Pace::Running
+}
+
+/// Waits until the stream has come to where the table was read. A row that an update had moved out
+/// of the reader's way comes with that update, which has to bring all that a repair would
+/// ([`Updates::AsFirst`](crate::services::assemble::Updates)): so the repair is not over before.
+fn catch_up(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Ended> {
+    let shared = with.ground.shared;
+    let mut sql = work::connect(with)?;
+    let read = as_of(&mut sql, work::sql_deadline())?;
+    wait_until_flushed(&mut sql, shared, read, work::sql_deadline())?;
+    drop(sql);
+    recorder.show_catching_up();
+    come_to(with, read.insert_lsn)
+}
+
+/// Waits until all that was committed below is durable in ClickHouse.
+fn come_to(with: &Repairer<'_>, lsn: Lsn) -> Result<Ended> {
+    let shared = with.ground.shared;
+    while with.ground.position.flushed() < lsn {
+        if shared.rest(Instant::now() + LOOK_EVERY) != Pace::Running {
+            return Ok(Ended::Told);
+        }
+    }
+    Ok(Ended::Done)
+}
+
+/// From where it was left to its end; `None`: somebody has to say first that it may go on.
+fn repair(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Option<Ended>> {
+    const TOLD: Option<Ended> = Some(Ended::Told);
+    if recorder.base_version() == AT_FENCE {
+        match before::fence(with, || recorder.show_waiting())? {
+            // What is older has to be there to be compared: equal now, the stream may still bring
+            // what a row was before; gone, as with its partition, what there is to be buried.
+            Some(fence) if come_to(with, fence)? == Ended::Done => recorder.pass_fence(fence)?,
+            Some(_) | None => return Ok(TOLD),
+        }
+    }
+    // Of a pass over ClickHouse's keys that is in the middle: rows of the portions that are done.
+    let mut rows_before = None;
+    let mut gone_before = None;
+    loop {
+        let position = recorder.position();
+        if rows_before.is_none() && before::stand_still(with)? == Ended::Told {
+            return Ok(TOLD);
+        }
+        let base_version = recorder.base_version();
+        match position {
+            Position::Read(read) => {
+                let pass = ReadPass::plan(with, base_version, &read)?;
+                if work(with, recorder, &pass)? == Ended::Told {
+                    return Ok(TOLD);
+                }
+                // A part that was rewritten has lost what was done of it: plan anew, and only what
+                // is not done is left.
+                if pass.is_complete() {
+                    recorder.enter(Position::start_of_count())?;
+                }
+            }
+            Position::Count { counts, done } => {
+                let before = rows_before.unwrap_or(0);
+                let pass =
+                    PrunePass::plan_count(with, base_version, counts, done.as_ref(), before)?;
+                if work(with, recorder, &pass)? == Ended::Told {
+                    return Ok(TOLD);
+                }
+                rows_before = pass.rows_before_next();
+                if rows_before.is_some() {
+                    continue;
+                }
+                let counts = pass.counts();
+                if !recorder.may_bury_all() {
+                    let asked = leave::ask(with, &recorder.slot(), &counts, recorder.is_of_fork())?;
+                    if let Some(question) = asked.into_iter().flatten().next() {
+                        recorder.enter(Position::start_of_count())?;
+                        // What goes while it is counted is for the stream to delete, so it is
+                        // counted again as long as there is less of it.
+                        let gone = counts.iter().map(|count| count.gone).sum::<u64>();
+                        if gone_before.replace(gone).is_none_or(|before| gone < before) {
+                            if catch_up(with, recorder)? == Ended::Told {
+                                return Ok(TOLD);
+                            }
+                            continue;
+                        }
+                        recorder.on_question(&question);
+                        return Ok(None);
+                    }
+                }
+                recorder.enter(Position::Bury(None))?;
+            }
+            Position::Bury(done) => {
+                let before = rows_before.unwrap_or(0);
+                let pass = PrunePass::plan(with, base_version, done.as_ref(), before)?;
+                if work(with, recorder, &pass)? == Ended::Told {
+                    return Ok(TOLD);
+                }
+                rows_before = pass.rows_before_next();
+                if rows_before.is_none() {
+                    return finish(with, recorder).map(Some);
+                }
+            }
+        }
+    }
+}
+
+fn finish(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Ended> {
+    if catch_up(with, recorder)? == Ended::Told {
+        return Ok(Ended::Told);
+    }
+    recorder.record(Status::Done)?;
+    Ok(Ended::Done)
+}

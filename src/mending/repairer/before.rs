@@ -1,0 +1,127 @@
+//! What a pass waits for before it looks: both sides must stand still in one respect each, or what
+//! it finds equal or gone is not.
+//!
+//! - Postgres: a commit below where the slot begins may not be visible yet. It will not be
+//!   streamed, so a page that does not see it misses it for good.
+//!   Where the source was changed, all that ran then is waited for instead ([`fence`]).
+//! - ClickHouse: an insert of an earlier session, whose answer never came, may still be running. It
+//!   would land behind the comparison, with rows that a fork has made dead.
+
+use std::time::{Duration, Instant};
+
+use super::work::{Ended, connect, sql_deadline};
+use super::{LOOK_EVERY, Repairer};
+use crate::clickhouse::Client;
+use crate::clickhouse::params::InsertStrategy;
+use crate::clickhouse::running::{Running, inserts_older_than};
+use crate::delivery::session_state::Pace;
+use crate::error::{Error, ErrorKind, Result};
+use crate::postgres::barrier::{Barrier, Waiting, waiting};
+use crate::postgres::server::as_of;
+use crate::wal::Lsn;
+
+/// From the WAL to being visible takes microseconds, or the time slice of a busy machine, unless a
+/// standby has to answer. Who is running for longer has not committed.
+const VISIBLE_WITHIN: Duration = Duration::from_secs(3);
+/// Where it cannot be seen whether a commit waits for a standby.
+const UNSEEN_WITHIN: Duration = Duration::from_secs(60);
+/// How soon it is seen that a long transaction has ended, and how often that is told.
+const FENCE_EVERY: Duration = Duration::from_secs(1);
+const TELL_EVERY: Duration = Duration::from_secs(30);
+/// Longer than any insert of ours should take; then it is an error, and tried again.
+const INSERTS_END_WITHIN: Duration = Duration::from_secs(60);
+/// What ClickHouse has taken as an asynchronous insert and not written yet, it writes within a
+/// second (`async_insert_busy_timeout_ms`).
+const ASYNC_INSERTS_END_WITHIN: Duration = Duration::from_secs(3);
+
+pub fn stand_still(with: &Repairer<'_>) -> Result<Ended> {
+    if inserts_of_others(with)? == Ended::Told {
+        return Ok(Ended::Told);
+    }
+    commits(with)
+}
+
+fn inserts_of_others(with: &Repairer<'_>) -> Result<Ended> {
+    let (ground, begun_at) = (with.ground, Instant::now());
+    let mut client = Client::connect(ground.clickhouse)?;
+    let tables: Vec<&str> = with.mapping.targets().iter().map(|target| target.table).collect();
+    if ground.clickhouse.insert_strategy == InsertStrategy::InsertAsync
+        && ground.shared.rest(begun_at + ASYNC_INSERTS_END_WITHIN) != Pace::Running
+    {
+        return Ok(Ended::Told);
+    }
+    loop {
+        let deadline = Instant::now() + ground.clickhouse.request_timeout;
+        let age = with.session_begun_at.elapsed();
+        let Running { count, unseen } = inserts_older_than(&mut client, &tables, age, deadline)?;
+        let has_waited = INSERTS_END_WITHIN <= begun_at.elapsed();
+        if count == 0 && (unseen.is_empty() || has_waited) {
+            if !unseen.is_empty() {
+                log::warn!(
+                    "clickhouse: what still runs on `{}` is not known; the repair goes on",
+                    unseen.join("`, `")
+                );
+            }
+            // What has just ended on another host is to be seen by what comes next.
+            ground.clickhouse.hosts.forget_fresh();
+            return Ok(Ended::Done);
+        }
+        if has_waited {
+            return Err(Error::new(ErrorKind::Unreachable, "wait for inserts to end")
+                .because(format!("{count} of an earlier session are still running"))
+                .hint("See system.processes of ClickHouse; KILL QUERY ends them."));
+        }
+        if ground.shared.rest(Instant::now() + LOOK_EVERY) != Pace::Running {
+            return Ok(Ended::Told);
+        }
+    }
+}
+
+/// Where the WAL ended before every transaction that ran then had ended, prepared ones too: what is
+/// read from now on lacks no change that lies below. `None` when the session ends before.
+pub fn fence(with: &Repairer<'_>, tell: impl Fn()) -> Result<Option<Lsn>> {
+    let (ground, begun_at) = (with.ground, Instant::now());
+    let mut sql = connect(with)?;
+    // In this order: who begins in between changes nothing below.
+    let fence = as_of(&mut sql, sql_deadline())?.insert_lsn;
+    let mut barrier = Barrier::set(&mut sql, sql_deadline())?;
+    let mut told_at = begun_at;
+    while !barrier.is_passed(&mut sql, sql_deadline())? {
+        if TELL_EVERY <= told_at.elapsed() || told_at == begun_at {
+            told_at = Instant::now();
+            tell();
+            log::info!(
+                "{}: repair: waiting for {} transactions that were open at {fence}; the stream \
+                 goes on",
+                ground.service,
+                barrier.count()
+            );
+        }
+        let pause = if VISIBLE_WITHIN <= begun_at.elapsed() { FENCE_EVERY } else { LOOK_EVERY };
+        if ground.shared.rest(Instant::now() + pause) != Pace::Running {
+            return Ok(None);
+        }
+    }
+    Ok(Some(fence))
+}
+
+/// Waits until what is committed by now is visible.
+pub fn commits(with: &Repairer<'_>) -> Result<Ended> {
+    let (shared, begun_at) = (with.ground.shared, Instant::now());
+    let mut sql = connect(with)?;
+    let mut barrier = Barrier::set(&mut sql, sql_deadline())?;
+    while !barrier.is_passed(&mut sql, sql_deadline())? {
+        let waited = begun_at.elapsed();
+        if VISIBLE_WITHIN <= waited {
+            match waiting(&mut sql, &barrier, sql_deadline())? {
+                Waiting::ForItself => break,
+                Waiting::Unknown if UNSEEN_WITHIN <= waited => break,
+                Waiting::ForStandby | Waiting::Unknown => {}
+            }
+        }
+        if shared.rest(Instant::now() + LOOK_EVERY) != Pace::Running {
+            return Ok(Ended::Told);
+        }
+    }
+    Ok(Ended::Done)
+}

@@ -1,0 +1,73 @@
+//! Lands a page of the source table: what ClickHouse has not, or has otherwise, is written.
+
+use std::collections::HashSet;
+
+use super::work::Worker;
+use crate::clickhouse::stored;
+use crate::error::Result;
+use crate::machines::repair::{Fate, Stored, fate_of_row};
+use crate::mending::mapped::Mapped;
+use crate::postgres::table_reader::AsOf;
+use crate::rows::Block;
+use crate::rows::key::{Key, id};
+use crate::rows::target::Target;
+
+/// Returns the keys of the rows that were written, each with its target table. `as_of` is the
+/// page's snapshot: what was deleted since then may be back by this.
+pub fn land<V: AsRef<[u8]>>(
+    worker: &mut Worker<'_>,
+    mapped: Mapped<'_>,
+    rows: impl Iterator<Item = Result<Vec<Option<V>>>>,
+    as_of: AsOf,
+    base_version: u64,
+) -> Result<Vec<(usize, Key)>> {
+    let ground = worker.with.ground;
+    let (blocks, notes) = mapped.blocks(rows, base_version)?;
+    let (targets, mut written) = (mapped.mapping.targets(), Vec::new());
+    let mut refused = Vec::new();
+    for (index, (target, block)) in targets.iter().zip(&blocks).enumerate() {
+        let wanted = keys_to_write(worker, target, block, base_version)?;
+        let is_wanted = wanted.iter().map(Option::is_some).collect::<Vec<_>>();
+        if is_wanted.contains(&true) {
+            worker.cover(as_of)?;
+        }
+        written.extend(wanted.into_iter().flatten().map(|key| (index, key)));
+        let (landing, client) = (&mut worker.landings[index], &mut worker.client);
+        landing.land_rows(&ground, client, block, |row| is_wanted[row], &mut refused)?;
+    }
+    // What is there already was kept when it was written.
+    let ids: HashSet<(&str, &[u8])> = (written.iter())
+        .map(|(index, key)| (targets[*index].table, id(&targets[*index], key)))
+        .collect();
+    let kept = notes.kept.into_iter();
+    let kept = kept.filter(|kept| ids.contains(&(kept.table, kept.key.as_slice()))).collect();
+    refused.extend(ground.kept_rows(kept));
+    ground.keep(&mut worker.client, &refused)?;
+    Ok(written)
+}
+
+/// By row of the block: its key, if it is to be written by what ClickHouse has now.
+fn keys_to_write(
+    worker: &mut Worker<'_>,
+    target: &Target,
+    block: &Block,
+    base_version: u64,
+) -> Result<Vec<Option<Key>>> {
+    if block.rows() == 0 {
+        return Ok(Vec::new());
+    }
+    let found = worker.ask(|client, deadline| stored::rows_of(client, target, block, deadline))?;
+    let has_versions = stored::has_versions(target, |column| block.is_present(column));
+    let wanted = |row| {
+        let key = stored::key_of(target, block, row);
+        let found = found.get(&key).map(|found| Stored {
+            version: found.version,
+            is_deleted: found.is_deleted,
+            // Without versions a second row would stand beside the first for ever.
+            is_same: !has_versions
+                || stored::differing_columns(target, block, row, found).next().is_none(),
+        });
+        (fate_of_row(base_version, found) == Fate::Write).then_some(key)
+    };
+    Ok((0..block.rows()).map(wanted).collect())
+}

@@ -1,0 +1,320 @@
+//! The two passes over ClickHouse's keys: what Postgres does not have any more is counted, and gets
+//! a tombstone if that was not too much. A key that this repair has written, and that the stream
+//! deleted before it had landed, is not counted: only the second pass finds it.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::position::Pruned;
+use super::recorder::Recorder;
+use super::work::{Ended, Pass, Worker};
+use super::{Position, Repairer, SQL_TIMEOUT};
+use crate::clickhouse::slices::{Slice, Slicer};
+use crate::clickhouse::{Client, stored};
+use crate::error::{Error, ErrorKind, Result};
+use crate::machines::repair::{Count, Fate, Stored, fate_of_key, tombstone_version};
+use crate::postgres::reread::{self, Reread, reread};
+use crate::postgres::table_reader::AsOf;
+use crate::rows::key::{Key, LiveKey};
+use crate::rows::{Block, tombstone};
+use crate::services::mapping::{Stamp, is_owned};
+use crate::services::notes::Notes;
+use crate::services::row::Row;
+use crate::wal::Datum;
+
+/// The keys of a slice are held at once: some MB.
+const SLICE_ROWS_MAX: u64 = 20_000;
+/// Of so many rows, and so many of them, where they are read one after the other.
+pub const SLICES_AT_ONCE: (u64, usize) = (SLICE_ROWS_MAX, 100);
+/// Planned at a time: a plan takes a statement for each, and is held in memory.
+const PIECES_PLANNED: usize = 1_000;
+/// Looked up in Postgres under one snapshot.
+pub const LOOKUP_KEYS: usize = 500;
+
+/// What Postgres said of some keys.
+pub struct LookedUp {
+    pub there: Vec<bool>,
+    /// By the last snapshot; there is one for all of them unless memory did not suffice.
+    pub as_of: Option<AsOf>,
+}
+
+pub struct PrunePass {
+    /// By target table.
+    slicers: Vec<Slicer<'static>>,
+    /// Each with its target table.
+    pieces: Vec<(usize, Slice)>,
+    /// What an earlier run did.
+    done: Option<Pruned>,
+    base_version: u64,
+    /// Rows of the pieces before these, and about how many there are behind them.
+    others: (u64, u64),
+    is_last: bool,
+    /// `None`: they are buried.
+    counted: Option<Mutex<Counted>>,
+}
+
+/// What was counted, by target table.
+struct Counted {
+    /// Of an unbroken run of pieces, and of earlier runs.
+    counts: Vec<Count>,
+    /// So many pieces from the first are in it.
+    done: usize,
+    later: BTreeMap<usize, Count>,
+}
+
+impl Counted {
+    /// Of so many pieces, each of which was counted.
+    fn up_to(&mut self, done: usize, target_of: impl Fn(usize) -> usize) -> Vec<Count> {
+        while self.done < done {
+            if let Some(count) = self.later.remove(&self.done) {
+                self.counts[target_of(self.done)].add(count);
+            }
+            self.done += 1;
+        }
+        self.counts.clone()
+    }
+}
+
+impl PrunePass {
+    /// Of a pass that counts, from what was counted before.
+    pub fn plan_count(
+        with: &Repairer<'_>,
+        base_version: u64,
+        mut counts: Vec<Count>,
+        done: Option<&Pruned>,
+        before: u64,
+    ) -> Result<PrunePass> {
+        counts.resize(with.mapping.targets().len(), Count::default());
+        let counted = Mutex::new(Counted { counts, done: 0, later: BTreeMap::new() });
+        let pass = PrunePass::plan(with, base_version, done, before)?;
+        Ok(PrunePass { counted: Some(counted), ..pass })
+    }
+
+    /// Of the passes so far and this one, by target table.
+    pub fn counts(&self) -> Vec<Count> {
+        self.counts_up_to(self.pieces.len()).unwrap_or_default()
+    }
+
+    fn counts_up_to(&self, done: usize) -> Option<Vec<Count>> {
+        let counted = self.counted.as_ref()?;
+        Some(counted.lock().up_to(done, |piece| self.pieces[piece].0))
+    }
+
+    /// The next pieces behind what is done; `before` says how many rows that were.
+    pub fn plan(
+        with: &Repairer<'_>,
+        base_version: u64,
+        done: Option<&Pruned>,
+        before: u64,
+    ) -> Result<PrunePass> {
+        let ground = with.ground;
+        let mut client = Client::connect(ground.clickhouse)?;
+        let deadline = || Instant::now() + ground.clickhouse.request_timeout;
+        let (mut slicers, mut pieces) = (Vec::new(), Vec::new());
+        let (mut later, mut is_last) = (0_u64, true);
+        for (index, (target, shape)) in with.mapping.targets().iter().zip(with.shapes).enumerate() {
+            let slicer = Slicer::new(&mut client, target, deadline())?;
+            // A table without them cannot forget.
+            let partitions = match stored::has_versions(target, |column| shape.present[column]) {
+                true => slicer.partitions(&mut client, deadline())?,
+                false => Vec::new(),
+            };
+            for partition in partitions {
+                let order = done.map_or(Ordering::Greater, |done| {
+                    (index, partition.id.as_str()).cmp(&(done.target, done.partition_id.as_str()))
+                });
+                let up_to = done.and_then(|done| done.up_to.as_ref());
+                let after = match (order, up_to) {
+                    (Ordering::Greater, _) => None,
+                    // Of a table that is sorted anew other keys are left, so all of them are.
+                    (Ordering::Equal, Some(up_to)) => slicer.recall(up_to),
+                    (Ordering::Equal, None) | (Ordering::Less, _) => continue,
+                };
+                let room = PIECES_PLANNED - pieces.len().min(PIECES_PLANNED);
+                if room == 0 {
+                    (later, is_last) = (later + partition.rows, false);
+                    continue;
+                }
+                ground.shared.go_on()?;
+                let size = (SLICE_ROWS_MAX, room);
+                let slices = slicer.slices(&mut client, &partition, after, size, deadline)?;
+                if slices.last().is_some_and(|last| last.up_to.is_some()) {
+                    let planned: u64 = slices.iter().map(|slice| slice.rows).sum();
+                    (later, is_last) = (later + partition.rows.saturating_sub(planned), false);
+                }
+                pieces.extend(slices.into_iter().map(|slice| (index, slice)));
+            }
+            slicers.push(slicer);
+        }
+        let (counted, others) = (None, (before, later));
+        Ok(PrunePass {
+            slicers,
+            pieces,
+            done: done.cloned(),
+            base_version,
+            counted,
+            others,
+            is_last,
+        })
+    }
+
+    /// `None`: nothing comes after these pieces.
+    pub fn rows_before_next(&self) -> Option<u64> {
+        (!self.is_last).then(|| self.others.0 + self.weights().iter().sum::<u64>())
+    }
+}
+
+impl Pass for PrunePass {
+    fn weights(&self) -> Vec<u64> {
+        self.pieces.iter().map(|(_, slice)| slice.rows.max(1)).collect()
+    }
+
+    fn others(&self) -> (u64, u64) {
+        self.others
+    }
+
+    fn do_piece(
+        &self,
+        worker: &mut Worker<'_>,
+        recorder: &Recorder<'_>,
+        piece: usize,
+    ) -> Result<Ended> {
+        let (index, slice) = &self.pieces[piece];
+        let (with, target) = (worker.with, &worker.with.mapping.targets()[*index]);
+        let mut live = worker
+            .ask(|client, deadline| self.slicers[*index].live_keys(client, slice, deadline()))?;
+        // It was there a moment ago, and says nothing of whose the other rows are.
+        let is_own = |live: &LiveKey| live.version == self.base_version;
+        let others = live.iter().filter(|live| !is_own(live));
+        let mut count = Count { alive: others.count() as u64, gone: 0 };
+        // What the stream has written since is for the stream to delete. This repair's own rows are
+        // looked up too: the delete of one may have come before it landed.
+        live.retain(|key| key.version <= self.base_version);
+        let mut block = Block::new(target.columns, &with.shapes[*index]);
+        let mut last_as_of = None;
+        for keys in live.chunks(LOOKUP_KEYS) {
+            let Some(looked_up) = are_in_postgres(worker, *index, keys)? else {
+                return Ok(Ended::Told);
+            };
+            for (live, is_there) in keys.iter().zip(looked_up.there) {
+                // Its content is not asked for: it decides nothing here.
+                let found = Stored { version: live.version, is_deleted: false, is_same: false };
+                let is_gone = fate_of_key(self.base_version, found, is_there) == Fate::Bury;
+                count.gone += u64::from(is_gone && !is_own(live));
+                if is_gone && self.counted.is_none() {
+                    let version = tombstone_version(self.base_version);
+                    tombstone::append(target, &mut block, live, version);
+                }
+            }
+            last_as_of = looked_up.as_of.or(last_as_of);
+        }
+        // Also where all are there: that may be of a commit that another server never had.
+        if let Some(as_of) = last_as_of {
+            worker.cover(as_of)?;
+        }
+        if let Some(counted) = &self.counted {
+            counted.lock().later.insert(piece, count);
+            return Ok(Ended::Done);
+        }
+        let mut refused = Vec::new();
+        let landing = &mut worker.landings[*index];
+        landing.land(&with.ground, &mut worker.client, &block, &mut refused)?;
+        with.ground.keep(&mut worker.client, &refused)?;
+        recorder.count_buried(block.rows());
+        Ok(Ended::Done)
+    }
+
+    fn position(&self, done: usize) -> Position {
+        let last = self.pieces[..done].last().map(|(target, slice)| Pruned {
+            target: *target,
+            partition_id: slice.partition_id.clone(),
+            up_to: slice.up_to.as_ref().map(|bound| self.slicers[*target].name(bound)),
+        });
+        let done_up_to = last.or_else(|| self.done.clone());
+        match self.counts_up_to(done) {
+            Some(counts) => Position::Count { counts, done: done_up_to },
+            None => Position::Bury(done_up_to),
+        }
+    }
+}
+
+/// Which of the keys Postgres has. `None` when it is to end.
+pub fn are_in_postgres(
+    worker: &mut Worker<'_>,
+    target: usize,
+    keys: &[LiveKey],
+) -> Result<Option<LookedUp>> {
+    let with = worker.with;
+    let source = with.mapping.source();
+    let mut places = vec![source.key.id];
+    places.extend(source.key.sorting());
+    let owners = with.mapping.owners().iter();
+    places.extend(owners.filter(|place| !source.key.sorting().contains(place)));
+    let columns: Vec<&str> = places.iter().map(|&place| source.columns[place].name).collect();
+    // What is no text cannot be in Postgres, and cannot be asked for either.
+    let ids: BTreeSet<&[u8]> =
+        (keys.iter()).map(|live| live.id(&with.mapping.targets()[target])).collect();
+    let ids = worker.sql.held(ids.into_iter(), SQL_TIMEOUT)?;
+    let mut looked_up = LookedUp { there: vec![false; keys.len()], as_of: None };
+    let mut rest = ids.as_slice();
+    while !rest.is_empty() {
+        if !worker.may_go_on() {
+            return Ok(None);
+        }
+        let request = reread::Request {
+            table: with.source,
+            key_column: columns[0],
+            columns: &columns,
+            keys: rest,
+            // What was to be waited for was waited for before this pass.
+            xids: &[],
+            bytes_max: with.page_bytes_max,
+        };
+        let rows = match reread(&mut worker.sql, &request, SQL_TIMEOUT)? {
+            Reread::Rows(rows) => rows,
+            Reread::NotYetVisible { .. } => {
+                unreachable!("no transaction was named")
+            }
+        };
+        looked_up.as_of = Some(rows.as_of);
+        for (live, there) in keys.iter().zip(&mut looked_up.there) {
+            if let Some(values) = rows.found.get(live.id(&with.mapping.targets()[target])) {
+                let key = key_in_postgres(with, target, &places, values)?;
+                *there = key.as_ref() == Some(&live.key);
+            }
+        }
+        rest = rest.get(rows.answered..).unwrap_or_default();
+    }
+    Ok(Some(looked_up))
+}
+
+/// The key that a row of Postgres has in the target table; `None` if it has no place there.
+fn key_in_postgres(
+    with: &Repairer<'_>,
+    target: usize,
+    places: &[usize],
+    values: &[Option<Vec<u8>>],
+) -> Result<Option<Key>> {
+    let mut row = Row::of(with.mapping.source());
+    for (place, value) in places.iter().zip(values) {
+        row.values[*place] = value.as_deref().map_or(Datum::Null, Datum::Text);
+    }
+    // Of an id that has come back without an owner, the stream writes nothing.
+    if !is_owned(with.mapping, &row) {
+        return Ok(None);
+    }
+    let targets = with.mapping.targets();
+    let blocks = targets.iter().zip(with.shapes).map(|(t, shape)| Block::new(t.columns, shape));
+    let (mut blocks, mut notes) = (blocks.collect::<Vec<_>>(), Notes::default());
+    // As a tombstone, because of its values only the key is known.
+    let stamp = Stamp { version: 0, deleted: true, row: true, first: true };
+    with.mapping.append(&row, stamp, &mut blocks, &mut notes).map_err(|e| {
+        let doing = format!("map a key of service `{}`", with.ground.service);
+        Error::new(ErrorKind::Protocol, doing).because(e)
+    })?;
+    let block = &blocks[target];
+    Ok((0 < block.rows()).then(|| stored::key_of(&targets[target], block, 0)))
+}

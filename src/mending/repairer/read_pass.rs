@@ -1,0 +1,169 @@
+//! The pass over the table: every row that ClickHouse has not, or has otherwise, is written.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::position::PartDone;
+use super::recorder::Recorder;
+use super::work::{Ended, Pass, Worker, connect, sql_deadline};
+use super::{Position, Repairer, page};
+use crate::delivery::source_check;
+use crate::error::Result;
+use crate::mending::mapped::{Columns, Mapped, columns_of};
+use crate::postgres::source_table::{SourceTable, TableName};
+use crate::postgres::table_reader::{self, Page, Part, Request, Rows, Tid};
+
+/// 8 MiB of the table without what lies in TOAST: some seconds of work, so that little is done
+/// twice.
+const PIECE_BLOCKS: u32 = 1024;
+const PAGE_ROWS_MAX: usize = 2_000;
+
+pub struct ReadPass {
+    parts: Vec<Part>,
+    /// What an earlier run did.
+    done: Vec<PartDone>,
+    pieces: Vec<Piece>,
+    columns: Columns,
+    base_version: u64,
+    was_changed: AtomicBool,
+}
+
+#[derive(Clone, Copy)]
+struct Piece {
+    part: usize,
+    begin: u32,
+    end: u32,
+}
+
+impl ReadPass {
+    pub fn plan(with: &Repairer<'_>, base_version: u64, done: &[PartDone]) -> Result<ReadPass> {
+        let source = with.mapping.source();
+        let name = TableName::new(source.schema, source.table);
+        let mut sql = connect(with)?;
+        let parts = table_reader::parts(&mut sql, &name, sql_deadline())?;
+        // After the parts, which know what they looked like: what changes from then on is seen by
+        // every page.
+        let table = SourceTable::inspect(&mut sql, &name, sql_deadline())?;
+        table.check_readable(&sql.about().role)?;
+        source_check::columns(&table, source)?;
+        source_check::still_is(&table, with.source, source)?;
+        let of = |part: &Part| {
+            let same = |done: &&PartDone| (done.oid, done.filenode) == (part.oid, part.filenode);
+            done.iter().find(same).copied()
+        };
+        let done: Vec<PartDone> = parts.iter().filter_map(of).collect();
+        let pieces = parts.iter().enumerate().flat_map(|(index, part)| {
+            pieces_of(index, of(part).map_or(0, |done| done.blocks), part.blocks)
+        });
+        Ok(ReadPass {
+            pieces: pieces.collect(),
+            parts,
+            done,
+            columns: columns_of(&table, source),
+            base_version,
+            was_changed: AtomicBool::new(false),
+        })
+    }
+
+    /// All that there is was read; otherwise it has to be planned again.
+    pub fn is_complete(&self) -> bool {
+        !self.was_changed.load(Ordering::Relaxed)
+    }
+
+    fn mapped<'a>(&'a self, with: &Repairer<'a>) -> Mapped<'a> {
+        Mapped {
+            service: with.ground.service,
+            mapping: with.mapping,
+            shapes: with.shapes,
+            columns: &self.columns,
+        }
+    }
+
+    fn land(
+        &self,
+        worker: &mut Worker<'_>,
+        recorder: &Recorder<'_>,
+        rows: &Rows<Tid>,
+    ) -> Result<()> {
+        let mapped = self.mapped(worker.with);
+        let written = page::land(worker, mapped, rows.values(), rows.as_of, self.base_version)?;
+        recorder.count_read(rows.len());
+        recorder.count_written(written.len());
+        Ok(())
+    }
+}
+
+fn pieces_of(part: usize, begin: u32, blocks: u32) -> impl Iterator<Item = Piece> {
+    let starts = (begin..blocks).step_by(PIECE_BLOCKS as usize);
+    starts.map(move |begin| {
+        let end = begin.saturating_add(PIECE_BLOCKS).min(blocks);
+        Piece { part, begin, end }
+    })
+}
+
+impl Pass for ReadPass {
+    fn weights(&self) -> Vec<u64> {
+        self.pieces.iter().map(|piece| u64::from(piece.end - piece.begin)).collect()
+    }
+
+    fn do_piece(
+        &self,
+        worker: &mut Worker<'_>,
+        recorder: &Recorder<'_>,
+        piece: usize,
+    ) -> Result<Ended> {
+        let Piece { part, begin, end } = self.pieces[piece];
+        let columns = self.mapped(worker.with).names();
+        let mut after = Tid::before(begin);
+        loop {
+            if !worker.may_go_on() {
+                return Ok(Ended::Told);
+            }
+            let request = Request {
+                part: &self.parts[part],
+                columns: &columns,
+                after,
+                end_block: end,
+                bytes_max: worker.with.page_bytes_max,
+                rows_max: PAGE_ROWS_MAX,
+            };
+            let rows = match table_reader::page(&mut worker.sql, &request, sql_deadline())? {
+                Page::Rows(rows) => rows,
+                Page::Unreadable(at) => {
+                    recorder.leave_out(&self.parts[part].name, at);
+                    after = at;
+                    continue;
+                }
+                Page::Changed => {
+                    self.was_changed.store(true, Ordering::Relaxed);
+                    return Ok(Ended::Done);
+                }
+            };
+            self.land(worker, recorder, &rows)?;
+            match rows.next {
+                Some(next) => after = next,
+                None => {
+                    // Also of what wrote nothing: that a row is not here may be of a commit that
+                    // another server never had, and what is done is not read again.
+                    worker.cover(rows.as_of)?;
+                    return Ok(Ended::Done);
+                }
+            }
+        }
+    }
+
+    fn position(&self, done: usize) -> Position {
+        let mut parts = self.done.clone();
+        for piece in &self.pieces[..done] {
+            let part = &self.parts[piece.part];
+            match parts.iter_mut().find(|found| found.oid == part.oid) {
+                Some(found) => found.blocks = piece.end,
+                None => parts.push(PartDone {
+                    oid: part.oid,
+                    filenode: part.filenode,
+                    blocks: piece.end,
+                }),
+            }
+        }
+        Position::Read(parts)
+    }
+}

@@ -1,0 +1,179 @@
+//! One look at suspects: Postgres in a snapshot, then the stream is waited for, then ClickHouse.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use super::{Suspect, Verifier, block_of_keys};
+use crate::clickhouse::stored::{self, StoredRow};
+use crate::error::Result;
+use crate::machines::verify::{Pair, Stored};
+use crate::mending::context::SQL_TIMEOUT;
+use crate::mending::repairer::before::commits;
+use crate::mending::repairer::prune_pass::LOOKUP_KEYS;
+use crate::mending::repairer::work::Worker;
+use crate::postgres::reread::{self, Reread, reread};
+use crate::rows::Block;
+use crate::rows::key::{Key, id};
+use crate::wal::Lsn;
+
+/// Rows of Postgres are held until the stream has passed them.
+const HELD_BYTES_MAX: usize = 64 << 20;
+
+/// What a look saw of one suspect.
+pub(super) struct Seen {
+    pub pair: Pair,
+    /// The highest version that the snapshot can have seen.
+    pub newest: u64,
+    /// Columns that differ, where both sides have the row.
+    pub columns: Vec<&'static str>,
+    pub partition: Vec<Vec<u8>>,
+}
+
+/// Rows of Postgres, by target table, as of one snapshot.
+struct Held {
+    blocks: Vec<Block>,
+    /// The suspects that it is about.
+    suspects: Vec<usize>,
+    as_of: Lsn,
+}
+
+impl Verifier<'_, '_> {
+    /// For each suspect.
+    pub(super) fn look(
+        &mut self,
+        worker: &mut Worker<'_>,
+        suspects: &[Suspect],
+    ) -> Result<Vec<Seen>> {
+        let mut seen: Vec<Option<Seen>> = suspects.iter().map(|_| None).collect();
+        let mut left: BTreeSet<usize> = (0..suspects.len()).collect();
+        // What is streamed may wait for a standby before a snapshot sees it.
+        commits(worker.with)?;
+        while !left.is_empty() {
+            let held = self.hold(worker, suspects, &mut left)?;
+            let last = held.iter().map(|held| held.as_of).max();
+            self.by.wait_until_passed(last.unwrap_or(Lsn(0)))?;
+            for held in &held {
+                self.compare(worker, suspects, held, &mut seen)?;
+            }
+        }
+        Ok(seen.into_iter().map(|seen| seen.expect("each of them was looked at")).collect())
+    }
+
+    /// Reads what Postgres has of those that are left, as far as memory allows.
+    fn hold(
+        &self,
+        worker: &mut Worker<'_>,
+        suspects: &[Suspect],
+        left: &mut BTreeSet<usize>,
+    ) -> Result<Vec<Held>> {
+        let source = self.by.mapping.source();
+        let columns = self.by.mapped().names();
+        let id_of = |at: usize| id(&self.targets()[suspects[at].target], &suspects[at].key);
+        let (mut held, mut bytes) = (Vec::new(), 0);
+        while !left.is_empty() && bytes < HELD_BYTES_MAX {
+            let chunk: Vec<usize> = left.iter().copied().take(LOOKUP_KEYS).collect();
+            // What is no text cannot be in Postgres, and cannot be asked for either.
+            let ids: BTreeSet<&[u8]> = chunk.iter().map(|&at| id_of(at)).collect();
+            let ids = worker.sql.held(ids.into_iter(), SQL_TIMEOUT)?;
+            let request = reread::Request {
+                table: &self.by.source,
+                key_column: source.columns[source.key.id].name,
+                columns: &columns,
+                keys: &ids,
+                xids: &[],
+                bytes_max: worker.with.page_bytes_max,
+            };
+            let rows = match reread(&mut worker.sql, &request, SQL_TIMEOUT)? {
+                Reread::Rows(rows) => rows,
+                Reread::NotYetVisible { .. } => unreachable!("no transaction was named"),
+            };
+            bytes += rows
+                .found
+                .values()
+                .flat_map(|row| row.iter())
+                .flatten()
+                .map(Vec::len)
+                .sum::<usize>();
+            let unanswered: HashSet<&[u8]> =
+                ids.get(rows.answered..).unwrap_or_default().iter().copied().collect();
+            let answered: Vec<usize> =
+                chunk.into_iter().filter(|&at| !unanswered.contains(id_of(at))).collect();
+            answered.iter().for_each(|at| {
+                left.remove(at);
+            });
+            let values = rows.found.values();
+            let values = values.map(|row| Ok(row.iter().map(Option::as_deref).collect()));
+            let (blocks, _) = self.by.mapped().blocks(values, 0)?;
+            held.push(Held { blocks, suspects: answered, as_of: rows.as_of.insert_lsn });
+        }
+        Ok(held)
+    }
+
+    fn compare(
+        &self,
+        worker: &mut Worker<'_>,
+        suspects: &[Suspect],
+        held: &Held,
+        seen: &mut [Option<Seen>],
+    ) -> Result<()> {
+        for (index, target) in self.targets().iter().enumerate() {
+            let of_target = || held.suspects.iter().filter(|&&at| suspects[at].target == index);
+            if of_target().next().is_none() {
+                continue;
+            }
+            let keys = of_target().map(|&at| &suspects[at].key);
+            let asked = block_of_keys(target, &self.by.shapes[index], keys);
+            let found =
+                worker.ask(|client, deadline| stored::rows_of(client, target, &asked, deadline))?;
+            let block = &held.blocks[index];
+            let rows: HashMap<Key, usize> =
+                (0..block.rows()).map(|row| (stored::key_of(target, block, row), row)).collect();
+            for &at in of_target() {
+                let key = &suspects[at].key;
+                let row = rows.get(key).map(|row| (block, *row));
+                let newest = self.by.version_at(held.as_of);
+                seen[at] = Some(self.pair_up(index, row, found.get(key), newest));
+            }
+        }
+        Ok(())
+    }
+
+    /// A row of Postgres, if it has the key, against what ClickHouse has of it.
+    pub(super) fn pair_up(
+        &self,
+        index: usize,
+        row: Option<(&Block, usize)>,
+        found: Option<&StoredRow>,
+        newest: u64,
+    ) -> Seen {
+        let target = &self.targets()[index];
+        // A table without versions cannot forget: what Postgres has not any more stays there.
+        let found = found.filter(|_| row.is_some() || self.has_versions(index));
+        let columns: Vec<&'static str> = match (row, found) {
+            (Some((block, row)), Some(found)) if self.has_versions(index) => {
+                let columns = stored::differing_columns(target, block, row, found);
+                columns.map(|column| target.columns[column].name).collect()
+            }
+            _ => Vec::new(),
+        };
+        let stored = found.map(|found| Stored {
+            version: found.version,
+            is_deleted: found.is_deleted,
+            is_same: columns.is_empty(),
+        });
+        let pair = Pair { is_in_postgres: row.is_some(), stored };
+        let partition = found.map(|found| self.partition(index, found)).unwrap_or_default();
+        let is_alive = found.is_some_and(|found| !found.is_deleted);
+        Seen { pair, newest, columns: if is_alive { columns } else { Vec::new() }, partition }
+    }
+
+    fn partition(&self, index: usize, found: &StoredRow) -> Vec<Vec<u8>> {
+        let present = &self.by.shapes[index].present;
+        let sent = present.iter().enumerate().filter(|(_, present)| **present).map(|(at, _)| at);
+        let sent: Vec<usize> = sent.collect();
+        let value = |at: &usize| {
+            let place = sent.iter().position(|sent| sent == at);
+            place.and_then(|place| found.values[place].clone()).unwrap_or_default()
+        };
+        self.targets()[index].partition_by.iter().map(value).collect()
+    }
+}

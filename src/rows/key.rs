@@ -1,0 +1,27 @@
+//! Keys of rows of a target table.
+
+use super::target::Target;
+
+/// A key as text, column by column, as [`super::stored::text`] prints it.
+pub type Key = Vec<Vec<u8>>;
+
+/// A live key, and what a tombstone for it must carry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiveKey {
+    pub key: Key,
+    /// Of the columns of [`Target::partition_by`], which are not all in the key.
+    pub partition: Vec<Vec<u8>>,
+    pub version: u64,
+}
+
+impl LiveKey {
+    pub fn id(&self, target: &Target) -> &[u8] {
+        id(target, &self.key)
+    }
+}
+
+/// The row's primary key in Postgres.
+pub fn id<'k>(target: &Target, key: &'k Key) -> &'k [u8] {
+    let place = target.order_by.iter().position(|&at| at == target.id);
+    &key[place.expect("the id is part of every sorting key")]
+}

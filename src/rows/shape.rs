@@ -1,0 +1,23 @@
+//! What a target table at hand takes of the columns that are written.
+
+use std::collections::BTreeMap;
+
+/// What the table at hand takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shape {
+    /// Columns that the table does not have are filled like the others and left out when encoding.
+    pub present: Vec<bool>,
+    /// Columns that take no NULL and may be given one.
+    pub without_null: Vec<usize>,
+    /// The type by which a JSON column is sent, where that is not `JSON` as such. As the table's
+    /// own type its text is parsed under the settings of the INSERT, and is then what the table
+    /// holds; from another one it is cast, with the cast's own rules.
+    pub documents: BTreeMap<usize, String>,
+}
+
+impl Shape {
+    /// Every NULL has a place, and documents are of type `JSON`.
+    pub fn of(present: Vec<bool>) -> Shape {
+        Shape { present, without_null: Vec::new(), documents: BTreeMap::new() }
+    }
+}

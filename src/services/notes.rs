@@ -1,0 +1,19 @@
+//! What happened to rows on their way, for metrics and the table of refused rows.
+
+/// What happened to rows on their way, for metrics and the table of refused rows.
+#[derive(Debug, Default)]
+pub struct Notes {
+    pub rows_without_owner: u64,
+    pub kept: Vec<Kept>,
+}
+
+/// An original value that the target could not hold as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    pub table: &'static str,
+    pub column: &'static str,
+    pub key: Vec<u8>,
+    pub version: u64,
+    pub reason: String,
+    pub document: Vec<u8>,
+}

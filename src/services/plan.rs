@@ -1,0 +1,167 @@
+//! How the columns of a relation of the stream meet those of the source.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use super::column_set::Places;
+use super::source::{Source, SourceKind};
+use crate::wal::value::oid;
+use crate::wal::{Datum, DecodeError, Oid, Relation, Tuple};
+
+/// What a user's own types are underneath: for each, the built-in type whose values have the same
+/// form on the wire. A domain reads as what it is over, an enum and `citext` as text, an array of
+/// either as an array of text. What reads as none (a composite, a range) is not here: its binary
+/// form is known to nobody.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Types(HashMap<Oid, Oid>);
+
+impl Types {
+    pub fn reads_as(&self, type_oid: Oid) -> Option<Oid> {
+        match type_oid < oid::FIRST_USER {
+            true => Some(type_oid),
+            false => self.0.get(&type_oid).copied(),
+        }
+    }
+}
+
+impl FromIterator<(Oid, Oid)> for Types {
+    fn from_iter<I: IntoIterator<Item = (Oid, Oid)>>(types: I) -> Types {
+        Types(types.into_iter().filter(|(type_oid, _)| oid::FIRST_USER <= *type_oid).collect())
+    }
+}
+
+/// How the columns of one version of the relation stand to the columns of the source.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// For each column of the relation: its place in [`Source::columns`].
+    pub(super) places: Vec<Option<usize>>,
+    /// For each column of the source: the built-in type that its own reads as, where the relation
+    /// has it.
+    pub(super) types: Vec<Option<Oid>>,
+    /// Columns of the source that this version of the relation does not have as they are now.
+    pub(super) unknown: Places,
+    /// Its rows have a value for each column of the source.
+    pub(super) is_whole: bool,
+    /// The column of the relation that has the key.
+    id_column: usize,
+}
+
+/// The relation does not have what the mapping needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PlanError {
+    MissingColumn { relation: String, column: &'static str },
+    WrongType { relation: String, column: &'static str, expected: SourceKind, got: Oid },
+}
+
+impl fmt::Display for PlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PlanError::MissingColumn { relation, column } => {
+                write!(f, "relation {relation} has no column `{column}`")
+            }
+            PlanError::WrongType { relation, column, expected, got } => {
+                write!(
+                    f,
+                    "column `{column}` of relation {relation}: expected {expected}, \
+                     got type oid {}",
+                    got.0
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for PlanError {}
+
+impl Plan {
+    /// For a relation that must have every column, each of its type.
+    pub fn new(source: &Source, relation: &Relation, user: &Types) -> Result<Plan, PlanError> {
+        let (plan, refusal) = Plan::match_up(source, relation, user);
+        refusal.map_or(Ok(plan), Err)
+    }
+
+    /// For a version of the relation that is past: what its rows do not have is still to be read
+    /// from the table as it is now. Only the key it must have.
+    pub fn of_the_past(
+        source: &Source,
+        relation: &Relation,
+        user: &Types,
+    ) -> Result<Plan, PlanError> {
+        match Plan::match_up(source, relation, user) {
+            (plan, Some(refusal)) if plan.unknown.has(source.key.id) => Err(refusal),
+            (plan, _) => Ok(plan),
+        }
+    }
+
+    /// The plan, and the first reason why the relation is not what it should be.
+    fn match_up(source: &Source, relation: &Relation, user: &Types) -> (Plan, Option<PlanError>) {
+        let named = || format!("\"{}\".\"{}\"", relation.namespace, relation.name);
+        let (mut unknown, mut refusal) = (Places::default(), None);
+        let mut types = vec![None; source.columns.len()];
+        let mut places = Vec::with_capacity(relation.columns.len());
+        for column in &relation.columns {
+            let mut place = source.columns.iter().position(|wanted| wanted.name == column.name);
+            if let Some(at) = place {
+                let wanted = &source.columns[at];
+                let reads_as = user.reads_as(column.type_oid);
+                if reads_as.is_some_and(|reads_as| wanted.kind.accepts(reads_as)) {
+                    types[at] = reads_as;
+                } else {
+                    refusal.get_or_insert_with(|| PlanError::WrongType {
+                        relation: named(),
+                        column: wanted.name,
+                        expected: wanted.kind,
+                        got: column.type_oid,
+                    });
+                    unknown.add(at);
+                    place = None;
+                }
+            }
+            places.push(place);
+        }
+        for (at, (wanted, found)) in source.columns.iter().zip(&types).enumerate() {
+            if found.is_none() && !wanted.optional && !unknown.has(at) {
+                refusal.get_or_insert_with(|| PlanError::MissingColumn {
+                    relation: named(),
+                    column: wanted.name,
+                });
+                unknown.add(at);
+            }
+        }
+        let is_whole = types.iter().all(Option::is_some);
+        // Without it the relation is refused.
+        let id_column = places.iter().position(|place| *place == Some(source.key.id)).unwrap_or(0);
+        (Plan { places, types, unknown, is_whole, id_column }, refusal)
+    }
+
+    /// The columns whose values its rows do not have.
+    pub fn unknown(&self) -> Places {
+        self.unknown
+    }
+
+    pub fn id_column(&self) -> usize {
+        self.id_column
+    }
+
+    pub fn type_of(&self, place: usize) -> Option<Oid> {
+        self.types[place]
+    }
+
+    /// The tuple's values by place; columns that no mapping reads are passed over.
+    pub fn values<'a>(&self, tuple: &Tuple<'a>) -> impl Iterator<Item = (usize, Datum<'a>)> {
+        self.places.iter().zip(tuple.datums()).filter_map(|(place, datum)| Some(((*place)?, datum)))
+    }
+
+    pub fn value<'a>(&self, tuple: &Tuple<'a>, place: usize) -> Option<Datum<'a>> {
+        self.values(tuple).find(|(at, _)| *at == place).map(|(_, datum)| datum)
+    }
+
+    /// A tuple of another width belongs to another version of the relation.
+    pub fn check(&self, tuple: &Tuple<'_>) -> Result<(), DecodeError> {
+        if tuple.columns() == self.places.len() {
+            Ok(())
+        } else {
+            Err(DecodeError::BadValue { context: "tuple column count against its relation" })
+        }
+    }
+}
