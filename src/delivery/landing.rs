@@ -1,7 +1,7 @@
 //! Lands one block in one table, by [`Salvage`]'s plan: retried for ever, and where less than the
 //! block is taken, whatever is.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use super::marks::Position;
@@ -68,12 +68,20 @@ impl Ground<'_> {
             self.retry(|| refused::write(client, part, Instant::now() + timeout), |_| false)?;
             left = rest;
         }
-        log::warn!(
-            "{}: {} values or rows that ClickHouse does not take as they are were kept in \
-             `walhouse_refused_rows`",
-            self.service,
-            rows.len()
-        );
+        let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+        for row in rows {
+            *kinds.entry(kind_of(row)).or_default() += 1;
+        }
+        for (kind, rows) in kinds {
+            if let Some(unsaid) = self.shared.note(kind.clone(), rows) {
+                log::warn!(
+                    "{}: {} {kind} that ClickHouse does not take as they are were kept in \
+                     `walhouse_refused_rows`{unsaid}",
+                    self.service,
+                    unsaid.amount
+                );
+            }
+        }
         Ok(())
     }
 
@@ -88,6 +96,14 @@ impl Ground<'_> {
             document: kept.document,
         };
         kept.into_iter().map(row).collect()
+    }
+}
+
+fn kind_of(RefusedRow { table, what, .. }: &RefusedRow) -> String {
+    match what {
+        RefusedPart::Row => format!("rows for `{table}`"),
+        RefusedPart::Column(column) => format!("values of `{column}` for `{table}`"),
+        RefusedPart::View => format!("rows for views of `{table}`"),
     }
 }
 
@@ -193,12 +209,7 @@ impl Landing {
                     };
                     if matches!(fault, Fault::Rows(_) | Fault::View) && !is_told {
                         is_told = true;
-                        log::warn!(
-                            "{}: `{}` refused {} rows: {error}; landing the rest",
-                            with.service,
-                            self.target.table,
-                            tried.order.len()
-                        );
+                        self.tell_refused(with, &tried, &fault, &error);
                     }
                     let then = plan.on_failed(fault, &mut fit, Instant::now());
                     if let Some(rows) = fit.rows_max().filter(|_| fit != before) {
@@ -224,6 +235,20 @@ impl Landing {
                     episode.on_held(&error)?;
                 }
             }
+        }
+    }
+
+    fn tell_refused(&self, with: &Ground<'_>, tried: &Tried<'_>, fault: &Fault, error: &Error) {
+        let table = self.target.table;
+        let by = if matches!(fault, Fault::View) { &tried.by_view } else { &tried.last };
+        let by = by.as_ref().map(|by| (by.code, &by.column, &by.view));
+        let of = format!("`{table}` refused by {by:?}");
+        if let Some(unsaid) = with.shared.note(of, tried.order.len()) {
+            log::warn!(
+                "{}: `{table}` refused {} rows: {error}; landing the rest{unsaid}",
+                with.service,
+                unsaid.amount
+            );
         }
     }
 
@@ -282,10 +307,11 @@ impl Landing {
             }
             Step::Probe(Known::CopyOfTable) => {
                 let is_there = client.insert_again(table, "true", &ALONE, deadline)?;
-                if is_there {
+                let of = || format!("`{table}` takes a copy");
+                if let Some(unsaid) = is_there.then(|| with.shared.note(of(), 1)).flatten() {
                     log::warn!(
                         "{}: `{table}` takes a copy of a row that it has: what it refuses is about \
-                         the rows that are refused",
+                         the rows that are refused{unsaid}",
                         with.service
                     );
                 }
@@ -374,15 +400,19 @@ impl Landing {
                 ("a view".to_owned(), "Find it with `dependencies_table` of system.tables;".into())
             }
         };
-        log::error!(
-            "{service}: {view} refused {} rows of `{table}`: {refusal}; they are in `{table}`, \
-             and the view lacks them, as does any other view that refuses them",
-            tried.unseen.len()
-        );
-        log::error!(
-            "{service}:   hint: {way} then fill it again from `{table}`. What other views refused \
-             is in system.query_views_log."
-        );
+        let of = format!("{view} refused `{table}`: {}", refusal.code);
+        if let Some(unsaid) = with.shared.note(of, tried.unseen.len()) {
+            let line = format_args!(
+                "{view} refused {} rows of `{table}`: {refusal}; they are in `{table}`, and the \
+                 view lacks them, as does any other view that refuses them{unsaid}",
+                unsaid.amount
+            );
+            let hint = format!(
+                "{way} then fill it again from `{table}`. What other views refused is in \
+                 system.query_views_log."
+            );
+            tell(log::Level::Error, service, line, Some(&hint));
+        }
     }
 
     /// Rows that would lose a NULL without anybody noticing.

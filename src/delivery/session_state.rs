@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::halt::Halt;
 use crate::machines::progress::BatchId;
 use crate::machines::salvage::Fit;
+use crate::machines::thinning::{Notes, Unsaid};
 use crate::services::assemble::Updates;
 use crate::wal::Lsn;
 
@@ -35,6 +36,8 @@ struct Inner {
     lease: Arc<LeaseWatch>,
     /// By target table: what one flusher has found out about its size, the others need not.
     fits: Mutex<Vec<(&'static str, Fit)>>,
+    /// What the log has been told of data that did not go through as it is, whoever met it.
+    notes: Mutex<Notes>,
 }
 
 /// Whatever the lease says.
@@ -62,8 +65,8 @@ impl Shared {
             reserved,
             repairing: false,
         };
-        let (moved, fits) = (Condvar::new(), Mutex::default());
-        Shared(Arc::new(Inner { state: Mutex::new(state), moved, lease, fits }))
+        let (moved, fits, notes) = (Condvar::new(), Mutex::default(), Mutex::default());
+        Shared(Arc::new(Inner { state: Mutex::new(state), moved, lease, fits, notes }))
     }
 
     pub fn fit(&self, table: &str) -> Fit {
@@ -81,6 +84,11 @@ impl Shared {
             Some((_, known)) => *known = fit,
             None => fits.push((table, fit)),
         }
+    }
+
+    /// So much of this came once more. `Some`: the log is to say it.
+    pub fn note(&self, of: String, amount: usize) -> Option<Unsaid> {
+        self.0.notes.lock().on_note(of, amount, Instant::now())
     }
 
     pub fn pace(&self) -> Pace {

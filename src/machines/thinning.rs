@@ -1,6 +1,10 @@
 //! When to say what repeats: the 1st, 2nd, 4th, 8th... time, so that what goes on for ever takes
 //! few lines.
 
+use std::collections::HashMap;
+use std::fmt;
+use std::time::{Duration, Instant};
+
 /// Attempts in a row that fail, until one succeeds.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Thinning {
@@ -24,9 +28,55 @@ impl Thinning {
     }
 }
 
+/// What has not come for so long is said at once when it comes again.
+const RESTED: Duration = Duration::from_secs(60 * 60);
+
+/// Notes on work that goes on all the same, by what they are of. No success ends them, only rest.
+#[derive(Debug, Default)]
+pub struct Notes(HashMap<String, Note>);
+
+#[derive(Debug)]
+struct Note {
+    thinning: Thinning,
+    unsaid: Unsaid,
+    came_at: Instant,
+}
+
+/// What came since the last line. As text: how often, where that was not once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unsaid {
+    pub amount: u64,
+    pub times: u64,
+}
+
+impl Notes {
+    /// It came once more, with `amount`. `Some`: that is to be said.
+    pub fn on_note(&mut self, of: String, amount: usize, now: Instant) -> Option<Unsaid> {
+        let (thinning, unsaid) = Default::default();
+        let note = self.0.entry(of).or_insert(Note { thinning, unsaid, came_at: now });
+        if RESTED <= now.saturating_duration_since(note.came_at) {
+            note.thinning.reset();
+        }
+        note.came_at = now;
+        note.unsaid.amount = note.unsaid.amount.saturating_add(amount as u64);
+        note.unsaid.times = note.unsaid.times.saturating_add(1);
+        note.thinning.on_repeat().then(|| std::mem::take(&mut note.unsaid))
+    }
+}
+
+impl fmt::Display for Unsaid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.times {
+            0 | 1 => Ok(()),
+            times => write!(f, " ({times} times since this was last said)"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machines::prng::Prng;
 
     #[test]
     fn what_repeats_is_said_twice_as_late_each_time_until_it_succeeds() {
@@ -40,5 +90,45 @@ mod tests {
         assert!(thinning.on_repeat());
         let mut at_the_end = Thinning { times: u32::MAX - 1 };
         assert!(!at_the_end.on_repeat() && !at_the_end.on_repeat());
+    }
+
+    #[test]
+    fn what_has_rested_is_said_at_once_with_what_was_not_said_before() {
+        let begin = Instant::now();
+        let mut notes = Notes::default();
+        let mut come = |of: &str, seconds| {
+            notes.on_note(of.to_owned(), 10, begin + Duration::from_secs(seconds))
+        };
+        let said = |amount, times| Some(Unsaid { amount, times });
+        assert_eq!([come("a", 0), come("a", 1), come("a", 2)], [said(10, 1), said(10, 1), None]);
+        assert_eq!(come("b", 3), said(10, 1), "another one is news");
+        assert_eq!(come("a", 3602), said(20, 2), "after an hour of rest");
+        assert_eq!(come("a", 3603), said(10, 1));
+        assert_eq!(said(20, 2).unwrap().to_string(), " (2 times since this was last said)");
+        assert_eq!(said(20, 1).unwrap().to_string(), "");
+    }
+
+    /// Whatever comes when: the lines are few, and with what was not yet said they tell of all.
+    #[test]
+    fn lines_are_few_and_nothing_is_left_out_of_them() {
+        for seed in 0..200 {
+            let mut prng = Prng::from_seed(seed);
+            let (mut notes, mut now) = (Notes::default(), Instant::now());
+            let (mut came, mut said, mut lines, mut rests) = (0, 0, 0_u32, 1_u32);
+            for _ in 0..1000 {
+                let amount = prng.below(100) as usize;
+                let rest = if prng.below(100) == 0 { RESTED } else { Duration::from_secs(1) };
+                rests += u32::from(rest == RESTED);
+                now += rest;
+                came += amount as u64;
+                if let Some(unsaid) = notes.on_note("x".to_owned(), amount, now) {
+                    lines += 1;
+                    said += unsaid.amount;
+                    assert!(1 <= unsaid.times);
+                }
+            }
+            assert!(lines <= 10 * rests, "seed {seed}: {lines} lines");
+            assert_eq!(said + notes.0["x"].unsaid.amount, came, "seed {seed}");
+        }
     }
 }

@@ -402,3 +402,50 @@ fn singling_out_does_not_cost_a_hundred_times_as_much() {
     assert!(inserts <= 7 * 20, "{inserts}");
     program.stop();
 }
+
+/// Goal: what a table or a view refuses in every batch for ever does not flood the log, and the
+/// lines that there are tell of all that came before them.
+#[test]
+fn what_comes_with_every_batch_takes_few_lines() {
+    const BATCHES: u32 = 20;
+    let stage = Stage::take();
+    let mut program = Program::start(&stage.settings_runs());
+    program.wait_streaming(&["runs"]);
+    stage.clickhouse.execute(&format!(
+        "ALTER TABLE {DATABASE}.task_runs_v2 ADD CONSTRAINT refuse CHECK queue != 'poison'"
+    ));
+    let table = "(k String, n UInt64) ENGINE = MergeTree ORDER BY k";
+    add_view(&stage, "view", table, "SELECT run_id AS k, toUInt64(throwIf(queue = 'bad')) AS n");
+    for batch in 0..BATCHES {
+        insert_runs_with(&stage, &format!("b{batch}-"), 4, |n| match n {
+            0 => json!({"queue": "poison"}),
+            1 => json!({"queue": "bad"}),
+            2 => json!({"startedAt": "infinity"}),
+            _ => json!({}),
+        });
+        stage.settle(&mut program, &["runs"]);
+    }
+    // Two of each batch besides, which are in the table.
+    assert_eq!(kept(&stage).len(), 3 * BATCHES as usize);
+    assert_eq!(program.metric(REFUSED), Some(f64::from(BATCHES)));
+    assert_eq!(program.metric(BY_VIEWS), Some(f64::from(BATCHES)));
+    for (said, kinds) in [
+        ("were kept in `walhouse_refused_rows`", 3),
+        ("landing the rest", 1),
+        ("and the view lacks them", 1),
+        ("hint: Mend it, or DROP VIEW", 1),
+    ] {
+        let lines = program.log_lines(said);
+        // The 1st, 2nd, 4th, 8th and 16th batch.
+        assert!(kinds <= lines && lines <= 5 * kinds, "{lines} lines: {said}\n{}", program.log());
+    }
+    for kind in ["rows for `task_runs_v2`", "values of `startedAt` for `task_runs_v2`"] {
+        let lines = program.wait_for_log_lines(&format!(" {kind} that ClickHouse"), 5);
+        let amount = |line: &String| -> u32 {
+            line.split(' ').find_map(|word| word.parse().ok()).expect("a line says how many")
+        };
+        assert_eq!(lines.iter().map(amount).sum::<u32>(), 16, "{lines:?}");
+    }
+    program.wait_for_log("(8 times since this was last said)");
+    program.stop();
+}
