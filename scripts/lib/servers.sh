@@ -475,6 +475,7 @@ redis_stop() { stop_launched "$1" "${2:-TERM}"; }
 clickhouse_start() {
     local dir=$1 port=$2 with=${CLICKHOUSE_WITH:-}
     shift 2
+    command -v curl >/dev/null || install_debs curl ca-certificates || return 1
     mkdir -p "$dir"
     if [ -z "$with" ] && [ -n "${CLICKHOUSE_URL:-}" ]; then
         wait_for "$SERVERS_READY_SECONDS" "ClickHouse at CLICKHOUSE_URL answers /ping" \

@@ -48,7 +48,6 @@ const SLEEPERS: &[(&str, &str)] = &[
     // Silence is measured, and a slow server.
     ("tests/bench/clock.rs", "pause"),
     ("tests/clickhouse_port.rs", "start"),
-    ("tests/first_use.rs", "the_first_use_of_readme_goes_as_it_says"),
     ("tests/http_port.rs", "until_served"),
     // The pauses of the client are what is tested.
     ("tests/http_port.rs", "a_dripping_client_is_cut"),

@@ -93,6 +93,32 @@ mod tests {
         }
     }
 
+    /// Examples are run by tests/shown; this is for the commands that a sentence names.
+    #[test]
+    fn commands_that_are_named_take_what_they_are_given() {
+        use clap::CommandFactory;
+        let mut program = crate::cli::args::Arguments::command();
+        program.build();
+        let mut named = 0;
+        for topic in TOPICS {
+            let text = topic.text.replace('\n', " ");
+            // The identity of a made-up row.
+            let spans = text.split("`walhouse ").skip(1).filter(|span| !span.starts_with("trial`"));
+            for span in spans.filter_map(|span| span.split('`').next()) {
+                let mut words = span.split_whitespace().peekable();
+                let command = words.next_if(|word| !word.starts_with('-')).unwrap_or("run");
+                let command = program.find_subcommand(command);
+                let command = command.unwrap_or_else(|| panic!("{}: {span}", topic.name));
+                for option in words.filter_map(|word| word.strip_prefix("--")) {
+                    let is_known = command.get_arguments().any(|a| a.get_long() == Some(option));
+                    assert!(is_known, "{}: {span}", topic.name);
+                }
+                named += 1;
+            }
+        }
+        assert!(10 < named, "commands were found");
+    }
+
     #[test]
     fn no_topic_has_the_name_of_a_command() {
         use clap::CommandFactory;
