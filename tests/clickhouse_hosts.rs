@@ -22,7 +22,7 @@ use walhouse::clickhouse::client::InsertError;
 use walhouse::clickhouse::hosts::Hosts;
 use walhouse::clickhouse::lookup::find_sort_keys;
 use walhouse::clickhouse::params::{Params, Quorum};
-use walhouse::clickhouse::{Client, own_tables, tables};
+use walhouse::clickhouse::{Client, own, tables};
 use walhouse::error::{Error, ErrorKind};
 
 const ENGINE: &str = "ReplicatedReplacingMergeTree\n";
@@ -365,13 +365,13 @@ fn the_engine_takes_our_replicated_tables_and_its_refusals_are_read_right() {
     let (alone, _) = Params::parse(&engine.url()).unwrap();
     let params = Params { cluster: Some("one".into()), ..alone.clone() };
     let mut client = Client::connect(&params).unwrap();
-    let ours = own_tables::absences(&client, &own_tables::names());
+    let ours = own::tables::absences(&client, &own::tables::names());
     let ours = ours.iter().map(|e| e.hint_text().unwrap().trim_start_matches("Run: ").to_owned());
     let targets = [tables::TASK_RUNS, tables::PAYLOADS, tables::SESSIONS];
     let ddls: Vec<String> =
         ours.chain(targets.iter().map(|definition| definition.ddl(&client))).collect();
     let tables = ddls.len();
-    assert_eq!(tables, own_tables::names().len() + targets.len());
+    assert_eq!(tables, own::tables::names().len() + targets.len());
     for ddl in ddls {
         // The engine has no queue for ON CLUSTER; all else of the statement is its to judge.
         assert_eq!(ddl.matches(" ON CLUSTER 'one' (").count(), 1, "{ddl}");

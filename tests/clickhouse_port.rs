@@ -18,13 +18,12 @@ use std::time::{Duration, Instant};
 use walhouse::clickhouse::client::{quote_bytes, quote_name};
 use walhouse::clickhouse::hosts::Hosts;
 use walhouse::clickhouse::lookup::find_sort_keys;
+use walhouse::clickhouse::own::refused::{RefusedPart, RefusedRow};
+use walhouse::clickhouse::own::state::StateRow;
+use walhouse::clickhouse::own::{self, refused, state};
 use walhouse::clickhouse::params::InsertStrategy;
 use walhouse::clickhouse::partitions::{Partition, partitions, too_much};
-use walhouse::clickhouse::refused::{RefusedPart, RefusedRow};
-use walhouse::clickhouse::state::StateRow;
-use walhouse::clickhouse::{
-    Client, InsertError, Params, Refusal, own_tables, refusal, refused, state, tables,
-};
+use walhouse::clickhouse::{Client, InsertError, Params, Refusal, refusal, tables};
 use walhouse::error::{Error, ErrorKind};
 use walhouse::halt::Halt;
 use walhouse::machines::portions::TooMuch;
@@ -547,12 +546,12 @@ fn the_last_revision_of_the_state_counts() {
     let mut place = place();
     let client = &mut place.client;
     assert_eq!(
-        own_tables::ensure(client, false, soon()).unwrap_err().kind(),
+        own::tables::ensure(client, false, soon()).unwrap_err().kind(),
         ErrorKind::Setup,
         "tables are not to be created"
     );
-    own_tables::ensure(client, true, soon()).unwrap();
-    own_tables::ensure(client, false, soon()).unwrap();
+    own::tables::ensure(client, true, soon()).unwrap();
+    own::tables::ensure(client, false, soon()).unwrap();
     let slot = "it's \\ a `slot`";
     assert_eq!(state::read(client, "runs", slot, soon()).unwrap(), None);
     let mut row = StateRow {
@@ -589,7 +588,7 @@ fn the_last_revision_of_the_state_counts() {
 fn refused_rows_are_kept_in_full_and_once() {
     let mut place = place();
     let client = &mut place.client;
-    own_tables::ensure(client, true, soon()).unwrap();
+    own::tables::ensure(client, true, soon()).unwrap();
     refused::write(client, &[], soon()).unwrap();
     let row = RefusedRow {
         service: "runs".to_owned(),

@@ -14,20 +14,19 @@ use std::time::{Duration, Instant};
 
 use support::clickhouse::Clickhouse;
 
-use walhouse::clickhouse::backfills::{self, BackfillRow};
 use walhouse::clickhouse::document_types::document_types;
 use walhouse::clickhouse::hosts::Hosts;
 use walhouse::clickhouse::lookup::{find_live, find_sort_keys};
+use walhouse::clickhouse::own::backfills::{self, BackfillRow};
+use walhouse::clickhouse::own::refused::{RefusedPart, RefusedRow};
+use walhouse::clickhouse::own::repairs::{self, RepairRow};
+use walhouse::clickhouse::own::state::StateRow;
+use walhouse::clickhouse::own::{self, adoptions, refused, state};
 use walhouse::clickhouse::params::{InsertStrategy, Params};
 use walhouse::clickhouse::partitions::partitions;
-use walhouse::clickhouse::refused::{RefusedPart, RefusedRow};
-use walhouse::clickhouse::repairs::{self, RepairRow};
 use walhouse::clickhouse::slices::Slicer;
-use walhouse::clickhouse::state::StateRow;
 use walhouse::clickhouse::tables::{self, Definition};
-use walhouse::clickhouse::{
-    Client, InsertError, adoptions, cluster, own_tables, refused, running, state, stored, survey,
-};
+use walhouse::clickhouse::{Client, InsertError, cluster, running, stored, survey};
 use walhouse::halt::Halt;
 use walhouse::machines::recovery::Adopted;
 use walhouse::rows::target::Target;
@@ -143,9 +142,9 @@ fn say_everything(params: &Params, answers: &mut Answers) {
     let mut client = Client::connect(params).unwrap();
     let client = &mut client;
     answers.note("ping", client.ping(soon()));
-    answers.note("own tables are missing", tables::missing(client, &own_tables::names(), soon()));
-    answers.note("own tables", own_tables::ensure(client, true, soon()));
-    answers.note("own tables again", own_tables::ensure(client, false, soon()));
+    answers.note("own tables are missing", tables::missing(client, &own::tables::names(), soon()));
+    answers.note("own tables", own::tables::ensure(client, true, soon()));
+    answers.note("own tables again", own::tables::ensure(client, false, soon()));
     for (target, definition) in RUNS.targets().iter().chain(Sessions.targets()).zip([
         tables::TASK_RUNS,
         tables::PAYLOADS,

@@ -7,8 +7,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::clickhouse::adoptions;
-use crate::clickhouse::{Client, databases, own_tables, state, tables};
+use crate::clickhouse::own::{self, adoptions, databases, state};
+use crate::clickhouse::{Client, tables};
 use crate::config::ServiceConfig;
 use crate::error::Result;
 use crate::machines::recovery::Adopted;
@@ -24,7 +24,7 @@ pub fn adopt(config: &ServiceConfig) -> Result<String> {
     let mut client = Client::connect(&config.clickhouse)?;
     client.ping(deadline())?;
     // Where nothing was recorded nothing is made either.
-    let is_new = !tables::missing(&mut client, &[state::STATE_TABLE], deadline())?.is_empty();
+    let is_new = !tables::missing(&mut client, &[state::TABLE.name], deadline())?.is_empty();
     let state = match is_new {
         true => None,
         false => state::read(&mut client, service, &config.slot, deadline())?,
@@ -43,7 +43,7 @@ pub fn adopt(config: &ServiceConfig) -> Result<String> {
     let database = server::database(&mut sql, sql_deadline)?;
     let (system_identifier, timeline) = (server.system_identifier, server.timeline);
     let found = Adopted { system_identifier, timeline, database: Some(database.oid) };
-    own_tables::ensure(&mut client, config.create_tables, deadline())?;
+    own::tables::ensure(&mut client, config.create_tables, deadline())?;
     let of = databases::read(&mut client, service, &config.slot, deadline())?;
     let is_same_database = of.as_ref().is_none_or(|of| of.oid == database.oid);
     if (system_identifier.to_string().as_str(), timeline)

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::clickhouse::state::StateRow;
-use crate::clickhouse::{Client, adoptions, state, tables};
+use crate::clickhouse::own::state::StateRow;
+use crate::clickhouse::own::{adoptions, state};
+use crate::clickhouse::{Client, tables};
 use crate::config::ServiceConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::lineage;
@@ -56,9 +57,9 @@ pub fn startup_options(
 /// The server that ClickHouse's rows came from last; `None` before the first stream.
 pub fn known(config: &ServiceConfig, client: &mut Client) -> Result<Option<Known>> {
     let deadline = || Instant::now() + config.clickhouse.request_timeout;
-    let tables = [state::STATE_TABLE, adoptions::ADOPTIONS_TABLE];
+    let tables = [state::TABLE.name, adoptions::TABLE.name];
     let missing = tables::missing(client, &tables, deadline())?;
-    if missing.contains(&state::STATE_TABLE) {
+    if missing.contains(&state::TABLE.name) {
         return Ok(None);
     }
     let row = state::read(client, config.name.as_str(), &config.slot, deadline())?;

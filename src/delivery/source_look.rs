@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::clickhouse::Client;
-use crate::clickhouse::sources::{self, Recorded, SourceRow};
+use crate::clickhouse::own::sources::{self, Recorded, SourceRow};
 use crate::config::ServiceConfig;
 use crate::error::Result;
 use crate::machines::catalog::{self, Catalog, Judgement, Wanted};

@@ -21,7 +21,7 @@ use super::repairer::prune_pass::{LOOKUP_KEYS, SLICES_AT_ONCE, are_in_postgres};
 use super::repairer::work::Worker;
 use super::repairer::{Repairer, page};
 use super::request::Request;
-use crate::clickhouse::backfills::BackfillRow;
+use crate::clickhouse::own::backfills::BackfillRow;
 use crate::clickhouse::slices::Slicer;
 use crate::clickhouse::stored;
 use crate::config::ServiceConfig;

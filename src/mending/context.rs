@@ -12,10 +12,11 @@ use parking_lot::Mutex;
 use super::debt;
 use super::mapped::{Columns, Mapped, columns_of};
 use super::repairer::Repairer;
-use crate::clickhouse::backfills::{self, BackfillRow};
-use crate::clickhouse::repairs::{self, Status};
-use crate::clickhouse::state::{self, StateRow};
-use crate::clickhouse::{Client, databases, own_tables, tables};
+use crate::clickhouse::own::backfills::{self, BackfillRow};
+use crate::clickhouse::own::repairs::{self, Status};
+use crate::clickhouse::own::state::{self, StateRow};
+use crate::clickhouse::own::{self, databases};
+use crate::clickhouse::{Client, tables};
 use crate::config::ServiceConfig;
 use crate::delivery::landing::Ground;
 use crate::delivery::lease_watch::LeaseWatch;
@@ -89,14 +90,14 @@ impl<'c> Bystander<'c> {
         let mapping = target_tables::mapping(config);
         let mut client = Client::connect(&config.clickhouse)?;
         let version = client.ping(deadline())?;
-        let is_new = !tables::missing(&mut client, &[state::STATE_TABLE], deadline())?.is_empty();
+        let is_new = !tables::missing(&mut client, &[state::TABLE.name], deadline())?.is_empty();
         let state = match is_new {
             true => None,
             false => state::read(&mut client, service, &config.slot, deadline())?,
         };
         let state = state.ok_or_else(|| no_stream(config, command))?;
         if writes {
-            own_tables::ensure(&mut client, config.create_tables, deadline())?;
+            own::tables::ensure(&mut client, config.create_tables, deadline())?;
         }
         let shapes = target_tables::shapes(&mut client, config, mapping, &version, false)?.shapes;
         let application_name = format!("walhouse/{command}");
@@ -372,7 +373,7 @@ fn check_database(
 ) -> Result<()> {
     let (service, deadline) =
         (config.name.as_str(), || Instant::now() + config.clickhouse.request_timeout);
-    if !tables::missing(client, &[databases::DATABASES_TABLE], deadline())?.is_empty() {
+    if !tables::missing(client, &[databases::TABLE.name], deadline())?.is_empty() {
         return Ok(());
     }
     let recorded = databases::read(client, service, &config.slot, deadline())?;

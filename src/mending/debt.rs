@@ -4,8 +4,9 @@
 use std::time::{Duration, Instant};
 
 use super::repairer::Position;
-use crate::clickhouse::repairs::{self, INITIAL_BACKFILL, RepairRow, Status};
-use crate::clickhouse::{Client, state};
+use crate::clickhouse::Client;
+use crate::clickhouse::own::repairs::{self, INITIAL_BACKFILL, RepairRow, Status};
+use crate::clickhouse::own::state;
 use crate::config::{InitialBackfill, ServiceConfig};
 use crate::error::Result;
 use crate::machines::lineage::{self, DIVERGED, Fork, GAP, Gap, Verdict};

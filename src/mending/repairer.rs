@@ -33,7 +33,7 @@ pub(super) mod work;
 pub use position::Position;
 
 use crate::clickhouse::Client;
-use crate::clickhouse::repairs::{AT_FENCE, RepairRow, Status};
+use crate::clickhouse::own::repairs::{AT_FENCE, RepairRow, Status};
 use crate::delivery::as_of::wait_until_flushed;
 use crate::delivery::landing::Ground;
 use crate::delivery::outage::Delays;

@@ -6,7 +6,7 @@ use walhouse::cli::manual::explain::{
     LETTERS_MIN, entries, explain, fixed_parts, has_in_order, letters,
 };
 use walhouse::cli::manual::{TOPICS, find};
-use walhouse::clickhouse::own_tables;
+use walhouse::clickhouse::own;
 use walhouse::config::variables;
 use walhouse::metrics::{Metrics, ServerWal};
 
@@ -148,7 +148,7 @@ fn monitoring_names_every_metric_and_no_other() {
     let told: BTreeSet<&str> = (page.split('`'))
         .map(identifier)
         .filter(|word| word.starts_with("walhouse_"))
-        .filter(|word| !own_tables::names().contains(word))
+        .filter(|word| !own::tables::names().contains(word))
         .collect();
     // A counter's samples, and so what people look for, end in `_total`.
     let base = |name: &str| name.trim_end_matches("_total").to_owned();

@@ -4,14 +4,14 @@ use std::time::Instant;
 
 use super::table::UNFILLED;
 use super::{cluster, interrupt, is_near, now_ms};
+use crate::clickhouse::Client;
 use crate::clickhouse::client::quote_name;
 use crate::clickhouse::document_types::document_types;
+use crate::clickhouse::own::{self, state};
 use crate::clickhouse::refusal::Refusal;
-use crate::clickhouse::state::STATE_TABLE;
 use crate::clickhouse::survey::judge::{self, Fit, Order};
 use crate::clickhouse::survey::{self, Facts, Grant, Trial};
 use crate::clickhouse::tables::{self, Definition, TableShape};
-use crate::clickhouse::{Client, own_tables};
 use crate::config::ServiceConfig;
 use crate::delivery::target_tables::{columns_of, definition, mapping};
 use crate::delivery::unfilled;
@@ -123,7 +123,7 @@ impl Looking<'_> {
     fn tables(&mut self) -> Result<Option<(Vec<Shape>, Vec<&'static str>)>> {
         let creates = self.service.create_tables;
         let deadline = self.deadline();
-        let own = own_tables::absent_names(&mut self.client, deadline)?;
+        let own = own::tables::absent_names(&mut self.client, deadline)?;
         let names: Vec<&str> = self.mapping.targets().iter().map(|target| target.table).collect();
         let deadline = self.deadline();
         let missing = tables::missing(&mut self.client, &names, deadline)?;
@@ -139,7 +139,7 @@ impl Looking<'_> {
             ));
         }
         if !creates {
-            for error in &own_tables::absences(&self.client, &own) {
+            for error in &own::tables::absences(&self.client, &own) {
                 self.found.push(Finding::of_error("table", error, AGAIN));
             }
         }
@@ -162,7 +162,7 @@ impl Looking<'_> {
         }
         let is_complete = shapes.len() == self.mapping.targets().len();
         // Nothing is recorded where nothing is, and then the tables are no matter.
-        match is_complete || own.contains(&STATE_TABLE) {
+        match is_complete || own.contains(&state::TABLE.name) {
             true => Ok(Some((shapes, own))),
             false => Ok(None),
         }

@@ -8,7 +8,7 @@ use crate::clickhouse::hosts::TableKind;
 use crate::clickhouse::params::{Params, Quorum};
 use crate::clickhouse::survey::cluster::{self, Cluster, Identity, Replica};
 use crate::clickhouse::survey::{self, Grant};
-use crate::clickhouse::{Client, own_tables};
+use crate::clickhouse::{Client, own};
 use crate::error::Result;
 use crate::finding::{Finding, Level};
 
@@ -24,7 +24,7 @@ pub(super) fn look(
     deadline: impl Fn() -> Instant,
 ) -> Result<Vec<Finding>> {
     let params = client.params().clone();
-    let tables: Vec<&str> = targets.iter().copied().chain(own_tables::names()).collect();
+    let tables: Vec<&str> = targets.iter().copied().chain(own::tables::names()).collect();
     let kinds = cluster::kinds(client, &tables, deadline())?;
     let is_replicated = kinds.iter().any(|(_, kind)| *kind == TableKind::Replicated);
     let mut found = Vec::new();

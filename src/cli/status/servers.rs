@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::clickhouse::repairs::Status;
-use crate::clickhouse::{Client, own_tables, refused, repairs, state};
+use crate::clickhouse::Client;
+use crate::clickhouse::own::repairs::Status;
+use crate::clickhouse::own::{self, refused, repairs, state};
 use crate::config::{Config, LockKind, ServiceConfig};
 use crate::error::{Error, Result};
 use crate::overview::{
@@ -185,8 +186,8 @@ impl Look {
     fn ask_clickhouse(&mut self, config: &ServiceConfig) -> Result<()> {
         let deadline = Instant::now() + TIMEOUT;
         let mut client = Client::connect(&config.clickhouse)?;
-        let missing = own_tables::absent_names(&mut client, deadline)?;
-        let read = [state::STATE_TABLE, repairs::REPAIRS_TABLE, refused::REFUSED_TABLE];
+        let missing = own::tables::absent_names(&mut client, deadline)?;
+        let read = [state::TABLE.name, repairs::TABLE.name, refused::TABLE.name];
         if read.iter().any(|table| missing.contains(table)) {
             self.problems.push("ClickHouse has no table of walhouse's own yet".to_owned());
             return Ok(());

@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use super::Repairer;
 use super::work::{connect, sql_deadline};
-use crate::clickhouse::{Client, databases, state};
+use crate::clickhouse::Client;
+use crate::clickhouse::own::{databases, state};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::repair::{Count, may_bury};
 use crate::postgres::server;

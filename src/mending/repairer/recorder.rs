@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use super::{Position, Repairer};
 use crate::clickhouse::Client;
-use crate::clickhouse::repairs::{self, AT_FENCE, RepairRow, Status};
+use crate::clickhouse::own::repairs::{self, AT_FENCE, RepairRow, Status};
 use crate::error::{Error, Result};
 use crate::health::{ATTEMPTS_HEALTHY, RepairHealth};
 use crate::machines::recovery::fence_version;

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use super::old_rows;
 use super::resume::{self, Parties, Resumed};
 use super::slot_watch::SlotWatch;
-use crate::clickhouse::repairs::{self, REPAIRS_TABLE, RepairRow};
-use crate::clickhouse::sources::{SOURCES_TABLE, SourceRow};
-use crate::clickhouse::state::{self, StateRow};
+use crate::clickhouse::own::repairs::{self, RepairRow};
+use crate::clickhouse::own::sources::{self, SourceRow};
+use crate::clickhouse::own::state::{self, StateRow};
 use crate::clickhouse::tables::{self, Look};
-use crate::clickhouse::{self, Client, cluster, own_tables};
+use crate::clickhouse::{self, Client, cluster, own};
 use crate::config::{InitialBackfill, ServiceConfig};
 use crate::delivery::connecting::{application_name, known, startup_options, step};
 use crate::delivery::session_state::{Pace, Shared};
@@ -250,7 +250,7 @@ fn prepare_tables(
 ) -> Result<(Taken, Look)> {
     let deadline = || Instant::now() + config.clickhouse.request_timeout;
     memory.tables.begin(client, config)?;
-    own_tables::ensure(client, config.create_tables, deadline())?;
+    own::tables::ensure(client, config.create_tables, deadline())?;
     let names: Vec<&str> = mapping.targets().iter().map(|target| target.table).collect();
     let missing = tables::missing(client, &names, deadline())?;
     if !missing.is_empty() && config.create_tables {
@@ -258,7 +258,7 @@ fn prepare_tables(
     }
     let taken = shapes(client, config, mapping, version, config.create_tables);
     let taken = taken.or_else(|error| memory.tables.refuse(client, config, error))?;
-    let all: Vec<&str> = names.into_iter().chain(own_tables::names()).collect();
+    let all: Vec<&str> = names.into_iter().chain(own::tables::names()).collect();
     cluster::check_quorum(client, &all, deadline())?;
     let look = tables::look(client, &all, deadline())?;
     memory.tables.compare(client, config, mapping, &taken.shapes, &missing, &look)?;
@@ -307,7 +307,7 @@ fn owe_for_source(
     let (config, service) = (of.0, of.0.name.as_str());
     let (of_debt, timeout) = ((service, config.slot.as_str()), config.clickhouse.request_timeout);
     // What is missing of these is made later on, and then nothing is left to compare.
-    let own = [SOURCES_TABLE, REPAIRS_TABLE];
+    let own = [sources::TABLE.name, repairs::TABLE.name];
     if !tables::missing(client, &own, Instant::now() + timeout)?.is_empty() {
         return Ok(());
     }

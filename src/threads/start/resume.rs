@@ -10,12 +10,13 @@
 
 use std::time::{Duration, Instant};
 
-use crate::clickhouse::databases::{self, DatabaseRow};
-use crate::clickhouse::repairs::{self, ADOPTED, AT_FENCE, RepairRow, Status};
-use crate::clickhouse::sources::{self, SourceRow};
-use crate::clickhouse::state::{self, StateRow};
+use crate::clickhouse::Client;
+use crate::clickhouse::own::databases::{self, DatabaseRow};
+use crate::clickhouse::own::repairs::{self, ADOPTED, AT_FENCE, RepairRow, Status};
+use crate::clickhouse::own::sources::{self, SourceRow};
+use crate::clickhouse::own::state::{self, StateRow};
+use crate::clickhouse::own::{adoptions, backfills};
 use crate::clickhouse::stored::highest_version;
-use crate::clickhouse::{Client, adoptions, backfills};
 use crate::config::ServiceConfig;
 use crate::delivery::connecting::{in_numbers, step};
 use crate::delivery::source_look::{self, SourceLook};
@@ -207,16 +208,16 @@ impl Parties<'_> {
         // a slot that moved between the two looks would seem to be ahead of its state.
         let slot = self.look_at_slot()?;
         let (mut recorded, mut repair, mut recorded_database) = (None, None, None);
-        if !absent.contains(&state::STATE_TABLE) {
+        if !absent.contains(&state::TABLE.name) {
             recorded = state::read(self.client, service, slot_name, self.deadline())?;
         }
-        if !absent.contains(&repairs::REPAIRS_TABLE) {
+        if !absent.contains(&repairs::TABLE.name) {
             repair = repairs::read(self.client, service, slot_name, self.deadline())?;
         }
-        if !absent.contains(&databases::DATABASES_TABLE) {
+        if !absent.contains(&databases::TABLE.name) {
             recorded_database = databases::read(self.client, service, slot_name, self.deadline())?;
         }
-        let recorded_source = match absent.contains(&sources::SOURCES_TABLE) {
+        let recorded_source = match absent.contains(&sources::TABLE.name) {
             false => source_look::recorded(self.client, self.config)?,
             true => None,
         };
@@ -224,7 +225,7 @@ impl Parties<'_> {
         let (server, history) = self.identify()?;
         let mut before = recorded.as_ref().map(in_numbers).transpose()?;
         if let (Some(row), Some(state)) = (&recorded, &mut before)
-            && !absent.contains(&backfills::BACKFILLS_TABLE)
+            && !absent.contains(&backfills::TABLE.name)
         {
             // Commands may have written beside the stream.
             let upper = backfills::upper(self.client, row, self.deadline())?;
@@ -255,7 +256,7 @@ impl Parties<'_> {
             slot.map(|slot| lineage::Slot { invalidated: slot.invalidated || is_dead, ..slot });
         log::debug!("{service}: {verdict}");
         let named = match &recorded {
-            Some(row) if !absent.contains(&adoptions::ADOPTIONS_TABLE) => {
+            Some(row) if !absent.contains(&adoptions::TABLE.name) => {
                 adoptions::read(self.client, row, self.deadline())?
             }
             _ => None,

@@ -7,7 +7,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use crate::clickhouse::tables::{self, Look};
-use crate::clickhouse::{Client, own_tables};
+use crate::clickhouse::{Client, own};
 use crate::config::ServiceConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mending::debt;
@@ -40,7 +40,7 @@ impl TablesSeen {
         let mut seen = self.0.lock();
         if seen.has_recorded {
             let deadline = Instant::now() + config.clickhouse.request_timeout;
-            seen.dropped = tables::missing(client, &own_tables::names(), deadline)?;
+            seen.dropped = tables::missing(client, &own::tables::names(), deadline)?;
         }
         Ok(())
     }
@@ -108,7 +108,7 @@ impl TablesSeen {
 }
 
 fn is_ours(name: &str) -> bool {
-    own_tables::names().contains(&name)
+    own::tables::names().contains(&name)
 }
 
 /// Without the columns.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{RecvTimeoutError, Sender};
 
 use crate::clickhouse::Client;
-use crate::clickhouse::state::{self, StateRow};
+use crate::clickhouse::own::state::{self, StateRow};
 use crate::delivery::marks::Position;
 use crate::delivery::outage::is_of_tables;
 use crate::delivery::session_state::{Pace, Shared};

@@ -16,7 +16,7 @@ use crossbeam_channel::Sender;
 
 use super::retained;
 use crate::clickhouse::Client;
-use crate::clickhouse::sources::{self, SourceRow};
+use crate::clickhouse::own::sources::{self, SourceRow};
 use crate::config::ServiceConfig;
 use crate::delivery::marks::Position;
 use crate::delivery::session_state::{Pace, Shared};

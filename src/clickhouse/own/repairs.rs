@@ -6,18 +6,16 @@
 
 use std::time::Instant;
 
-use super::client::Client;
-use super::cluster::{create_table, replacing};
-use super::own_tables;
+use super::journal::Column::{Of, Time};
+use super::journal::{Field, Table};
+use crate::clickhouse::Client;
 use crate::error::Result;
 use crate::machines::lineage::DIVERGED;
-
-pub const REPAIRS_TABLE: &str = "walhouse_repairs";
 
 /// The base version of a repair whose fence is still to be passed.
 pub const AT_FENCE: u64 = 0;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RepairRow {
     pub service: String,
     pub slot: String,
@@ -39,8 +37,9 @@ pub struct RepairRow {
     pub revision: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Status {
+    #[default]
     Running,
     Done,
 }
@@ -73,57 +72,46 @@ impl RepairRow {
     }
 }
 
-impl Status {
-    const ALL: [Status; 2] = [Status::Running, Status::Done];
-
-    fn as_str(self) -> &'static str {
+impl Field for Status {
+    fn take(&mut self) -> Vec<u8> {
         match self {
-            Status::Running => "running",
-            Status::Done => "done",
+            Status::Running => b"running".to_vec(),
+            Status::Done => b"done".to_vec(),
         }
+    }
+
+    fn set(&mut self, text: String) -> Option<()> {
+        *self = match text.as_str() {
+            "running" => Status::Running,
+            "done" => Status::Done,
+            _ => return None,
+        };
+        Some(())
     }
 }
 
-/// All but `written_at`, which ClickHouse fills.
-const COLUMNS: [&str; 13] = [
-    "service",
-    "slot",
-    "status",
-    "system_identifier",
-    "timeline",
-    "version_shift",
-    "base_version",
-    "reason",
-    "position",
-    "rows_read",
-    "rows_written",
-    "rows_buried",
-    "revision",
-];
-
-pub(super) fn ddl(client: &Client) -> String {
-    format!(
-        "{} (
-    service String,
-    slot String,
-    status LowCardinality(String) COMMENT 'running or done',
-    system_identifier String,
-    timeline UInt32,
-    version_shift UInt64,
-    base_version UInt64,
-    reason String,
-    position String,
-    rows_read UInt64,
-    rows_written UInt64,
-    rows_buried UInt64,
-    written_at DateTime64(3) DEFAULT now64(3),
-    revision UInt64
-) ENGINE = {}
-ORDER BY (service, slot)",
-        create_table(client, REPAIRS_TABLE),
-        replacing(client, "revision")
-    )
-}
+pub const TABLE: Table<RepairRow> = Table {
+    name: "walhouse_repairs",
+    what: "the repair",
+    columns: &[
+        Of("service", "String", |row| &mut row.service),
+        Of("slot", "String", |row| &mut row.slot),
+        Of("status", "LowCardinality(String) COMMENT 'running or done'", |row| &mut row.status),
+        Of("system_identifier", "String", |row| &mut row.system_identifier),
+        Of("timeline", "UInt32", |row| &mut row.timeline),
+        Of("version_shift", "UInt64", |row| &mut row.version_shift),
+        Of("base_version", "UInt64", |row| &mut row.base_version),
+        Of("reason", "String", |row| &mut row.reason),
+        Of("position", "String", |row| &mut row.position),
+        Of("rows_read", "UInt64", |row| &mut row.rows_read),
+        Of("rows_written", "UInt64", |row| &mut row.rows_written),
+        Of("rows_buried", "UInt64", |row| &mut row.rows_buried),
+        Time("written_at"),
+        Of("revision", "UInt64", |row| &mut row.revision),
+    ],
+    key: &["service", "slot"],
+    version: "revision",
+};
 
 /// What was written last for this service and slot; `None` if nothing was.
 pub fn read(
@@ -132,62 +120,14 @@ pub fn read(
     slot: &str,
     deadline: Instant,
 ) -> Result<Option<RepairRow>> {
-    let key = [("service", service), ("slot", slot)];
-    let row = own_tables::latest(client, REPAIRS_TABLE, &COLUMNS, &key, deadline)?;
-    let Some(row) = row else { return Ok(None) };
-    parse(row).map(Some).ok_or_else(|| {
-        own_tables::malformed(client, REPAIRS_TABLE, &format!("the repair of slot `{slot}`"))
-    })
-}
-
-fn parse(row: Vec<Option<String>>) -> Option<RepairRow> {
-    let row = <[String; 13]>::try_from(row.into_iter().collect::<Option<Vec<_>>>()?).ok()?;
-    let [service, slot, status, system_identifier, timeline, version_shift, base_version, ..] =
-        &row;
-    let [.., reason, position, rows_read, rows_written, rows_buried, revision] = &row;
-    Some(RepairRow {
-        service: service.clone(),
-        slot: slot.clone(),
-        status: Status::ALL.into_iter().find(|known| known.as_str() == status)?,
-        system_identifier: system_identifier.clone(),
-        timeline: timeline.parse().ok()?,
-        version_shift: version_shift.parse().ok()?,
-        base_version: base_version.parse().ok()?,
-        reason: reason.clone(),
-        position: position.clone(),
-        rows_read: rows_read.parse().ok()?,
-        rows_written: rows_written.parse().ok()?,
-        rows_buried: rows_buried.parse().ok()?,
-        revision: revision.parse().ok()?,
-    })
+    TABLE.latest(client, &[service, slot], deadline)
 }
 
 /// Writes the row and waits until ClickHouse has it. `revision` grows even when the outcome is
 /// unknown, as that of a state row does.
 pub fn write(client: &mut Client, row: &mut RepairRow, deadline: Instant) -> Result<()> {
     row.revision += 1;
-    let values = [
-        row.service.clone(),
-        row.slot.clone(),
-        row.status.as_str().to_owned(),
-        row.system_identifier.clone(),
-        row.timeline.to_string(),
-        row.version_shift.to_string(),
-        row.base_version.to_string(),
-        row.reason.clone(),
-        row.position.clone(),
-        row.rows_read.to_string(),
-        row.rows_written.to_string(),
-        row.rows_buried.to_string(),
-        row.revision.to_string(),
-    ];
-    own_tables::insert(
-        client,
-        REPAIRS_TABLE,
-        &COLUMNS,
-        &[values.map(String::into_bytes).to_vec()],
-        deadline,
-    )
+    TABLE.insert(client, vec![row.clone()], deadline)
 }
 
 #[cfg(test)]
@@ -203,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_row_is_read_as_it_was_written() {
-        let row = parse(values()).expect("each column fits");
+        let row = TABLE.parse(values()).expect("each column fits");
         assert_eq!((row.status, row.timeline, row.base_version), (Status::Running, 2, u64::MAX));
         assert_eq!((row.reason.as_str(), row.position.as_str()), ("gap", "p"));
         assert_eq!((row.rows_read, row.rows_written, row.rows_buried), (1, 2, 3));
@@ -214,8 +154,8 @@ mod tests {
         for (at, text) in [(2, Some("paused")), (4, Some("-1")), (12, None)] {
             let mut values = values();
             values[at] = text.map(str::to_owned);
-            assert_eq!(parse(values), None, "{at}");
+            assert_eq!(TABLE.parse(values), None, "{at}");
         }
-        assert_eq!(parse(vec![]), None);
+        assert_eq!(TABLE.parse(vec![]), None);
     }
 }

@@ -7,12 +7,10 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::client::{Client, quote_bytes};
-use super::cluster::{create_table, replacing};
-use super::own_tables;
+use super::journal::Column::{Of, Time};
+use super::journal::{Field, Table};
+use crate::clickhouse::client::{Client, quote_bytes};
 use crate::error::Result;
-
-pub const REFUSED_TABLE: &str = "walhouse_refused_rows";
 
 /// A row, or one column of it, that is not in its table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +23,7 @@ pub struct RefusedRow {
     /// Its `_version`.
     pub version: u64,
     pub what: RefusedPart,
-    /// The [`Refusal`](super::Refusal) as text, or why we did not even send it.
+    /// The [`Refusal`](crate::clickhouse::Refusal) as text, or why we did not even send it.
     pub error: String,
     /// The row as one JSON object, or the column's value as it came. Any bytes.
     pub document: Vec<u8>,
@@ -46,22 +44,36 @@ const VIEW: &str = "(view)";
 /// Of one INSERT: a proxy may take no more, and what is kept may be large.
 const WRITE_BYTES_MAX: usize = 256 << 10;
 
-pub(super) fn ddl(client: &Client) -> String {
-    format!(
-        "{} (
-    service LowCardinality(String),
-    table LowCardinality(String),
-    key String,
-    version UInt64,
-    column LowCardinality(String) COMMENT 'empty: the whole row; (view): refused by a view alone',
-    error String,
-    document String CODEC(ZSTD(1)),
-    time DateTime64(3) DEFAULT now64(3)
-) ENGINE = {}
-ORDER BY (service, table, key, version, column)",
-        create_table(client, REFUSED_TABLE),
-        replacing(client, "time")
-    )
+pub const TABLE: Table<RefusedRow> = Table {
+    name: "walhouse_refused_rows",
+    what: "a refused row",
+    columns: &[
+        Of("service", "LowCardinality(String)", |row| &mut row.service),
+        Of("table", "LowCardinality(String)", |row| &mut row.table),
+        Of("key", "String", |row| &mut row.key),
+        Of("version", "UInt64", |row| &mut row.version),
+        Of(
+            "column",
+            "LowCardinality(String) \
+             COMMENT 'empty: the whole row; (view): refused by a view alone'",
+            |row| &mut row.what,
+        ),
+        Of("error", "String", |row| &mut row.error),
+        Of("document", "String CODEC(ZSTD(1))", |row| &mut row.document),
+        Time("time"),
+    ],
+    key: &["service", "table", "key", "version", "column"],
+    version: "time",
+};
+
+impl Field for RefusedPart {
+    fn take(&mut self) -> Vec<u8> {
+        match self {
+            RefusedPart::Row => Vec::new(),
+            RefusedPart::Column(name) => name.take(),
+            RefusedPart::View => VIEW.as_bytes().to_vec(),
+        }
+    }
 }
 
 /// How many are kept of each table.
@@ -72,7 +84,7 @@ pub fn counts(
 ) -> Result<BTreeMap<String, u64>> {
     let sql = format!(
         "SELECT table, count() FROM {} FINAL WHERE service = {} GROUP BY table",
-        client.qualified(REFUSED_TABLE),
+        client.qualified(TABLE.name),
         quote_bytes(service.as_bytes())
     );
     let rows = client.query(&sql, deadline)?;
@@ -81,7 +93,7 @@ pub fn counts(
         Some((table?, count?.parse().ok()?))
     };
     let counts = rows.into_iter().map(read).collect::<Option<_>>();
-    counts.ok_or_else(|| own_tables::malformed(client, REFUSED_TABLE, "how many rows are kept"))
+    counts.ok_or_else(|| TABLE.malformed(client, "how many rows are kept"))
 }
 
 /// So many of the first rows as go into one INSERT: one at least.
@@ -95,29 +107,5 @@ pub fn first_part(rows: &[RefusedRow]) -> usize {
 
 /// Writes the rows and waits until ClickHouse has them.
 pub fn write(client: &mut Client, rows: &[RefusedRow], deadline: Instant) -> Result<()> {
-    const COLUMNS: [&str; 7] =
-        ["service", "table", "key", "version", "column", "error", "document"];
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let values: Vec<Vec<Vec<u8>>> = rows
-        .iter()
-        .map(|row| {
-            let column = match &row.what {
-                RefusedPart::Row => "",
-                RefusedPart::Column(name) => name,
-                RefusedPart::View => VIEW,
-            };
-            vec![
-                row.service.clone().into_bytes(),
-                row.table.clone().into_bytes(),
-                row.key.clone(),
-                row.version.to_string().into_bytes(),
-                column.as_bytes().to_vec(),
-                row.error.clone().into_bytes(),
-                row.document.clone(),
-            ]
-        })
-        .collect();
-    own_tables::insert(client, REFUSED_TABLE, &COLUMNS, &values, deadline)
+    TABLE.insert(client, rows.to_vec(), deadline)
 }

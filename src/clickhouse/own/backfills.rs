@@ -6,16 +6,14 @@
 
 use std::time::Instant;
 
-use super::client::{Client, quote_bytes};
-use super::cluster::{create_table, replacing};
-use super::own_tables;
+use super::journal::Column::{Of, Time};
+use super::journal::Table;
 use super::state::StateRow;
+use crate::clickhouse::client::{Client, quote_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::wal::Lsn;
 
-pub const BACKFILLS_TABLE: &str = "walhouse_backfills";
-
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BackfillRow {
     pub service: String,
     pub slot: String,
@@ -41,50 +39,30 @@ pub struct BackfillRow {
     pub revision: u64,
 }
 
-/// All but `written_at`, which ClickHouse fills.
-const COLUMNS: [&str; 15] = [
-    "service",
-    "slot",
-    "command",
-    "is_done",
-    "system_identifier",
-    "timeline",
-    "version_shift",
-    "upper_lsn",
-    "version_min",
-    "version_max",
-    "request",
-    "position",
-    "rows_read",
-    "rows_written",
-    "revision",
-];
-
-pub(super) fn ddl(client: &Client) -> String {
-    format!(
-        "{} (
-    service String,
-    slot String,
-    command LowCardinality(String),
-    is_done UInt8,
-    system_identifier String,
-    timeline UInt32,
-    version_shift UInt64,
-    upper_lsn UInt64,
-    version_min UInt64,
-    version_max UInt64,
-    request String,
-    position String,
-    rows_read UInt64,
-    rows_written UInt64,
-    written_at DateTime64(3) DEFAULT now64(3),
-    revision UInt64
-) ENGINE = {}
-ORDER BY (service, slot, command)",
-        create_table(client, BACKFILLS_TABLE),
-        replacing(client, "revision")
-    )
-}
+pub const TABLE: Table<BackfillRow> = Table {
+    name: "walhouse_backfills",
+    what: "the last command",
+    columns: &[
+        Of("service", "String", |row| &mut row.service),
+        Of("slot", "String", |row| &mut row.slot),
+        Of("command", "LowCardinality(String)", |row| &mut row.command),
+        Of("is_done", "UInt8", |row| &mut row.is_done),
+        Of("system_identifier", "String", |row| &mut row.system_identifier),
+        Of("timeline", "UInt32", |row| &mut row.timeline),
+        Of("version_shift", "UInt64", |row| &mut row.version_shift),
+        Of("upper_lsn", "UInt64", |row| &mut row.upper.0),
+        Of("version_min", "UInt64", |row| &mut row.version_min),
+        Of("version_max", "UInt64", |row| &mut row.version_max),
+        Of("request", "String", |row| &mut row.request),
+        Of("position", "String", |row| &mut row.position),
+        Of("rows_read", "UInt64", |row| &mut row.rows_read),
+        Of("rows_written", "UInt64", |row| &mut row.rows_written),
+        Time("written_at"),
+        Of("revision", "UInt64", |row| &mut row.revision),
+    ],
+    key: &["service", "slot", "command"],
+    version: "revision",
+};
 
 /// What was written last; `None` if nothing was.
 pub fn read(
@@ -93,12 +71,7 @@ pub fn read(
     command: &str,
     deadline: Instant,
 ) -> Result<Option<BackfillRow>> {
-    let key = [("service", service), ("slot", slot), ("command", command)];
-    let row = own_tables::latest(client, BACKFILLS_TABLE, &COLUMNS, &key, deadline)?;
-    let Some(row) = row else { return Ok(None) };
-    parse(row).map(Some).ok_or_else(|| {
-        own_tables::malformed(client, BACKFILLS_TABLE, &format!("the last {command}"))
-    })
+    TABLE.latest(client, &[service, slot, command], deadline)
 }
 
 /// Up to where commits may have landed beside the stream, of the history of this state.
@@ -106,7 +79,7 @@ pub fn upper(client: &mut Client, state: &StateRow, deadline: Instant) -> Result
     let sql = format!(
         "SELECT max(upper_lsn) FROM {} WHERE service = {} AND slot = {} AND \
          system_identifier = {} AND timeline = {} AND version_shift = {}",
-        client.qualified(BACKFILLS_TABLE),
+        client.qualified(TABLE.name),
         quote_bytes(state.service.as_bytes()),
         quote_bytes(state.slot.as_bytes()),
         quote_bytes(state.system_identifier.as_bytes()),
@@ -115,32 +88,7 @@ pub fn upper(client: &mut Client, state: &StateRow, deadline: Instant) -> Result
     );
     let rows = client.query(&sql, deadline)?;
     let upper = rows.first().and_then(|row| row.first()?.as_ref()?.parse().ok());
-    upper.map(Lsn).ok_or_else(|| {
-        own_tables::malformed(client, BACKFILLS_TABLE, "what landed beside the stream")
-    })
-}
-
-fn parse(row: Vec<Option<String>>) -> Option<BackfillRow> {
-    let mut values = row.into_iter().collect::<Option<Vec<_>>>()?.into_iter();
-    let mut next = || values.next();
-    let row = BackfillRow {
-        service: next()?,
-        slot: next()?,
-        command: next()?,
-        is_done: next()? == "1",
-        system_identifier: next()?,
-        timeline: next()?.parse().ok()?,
-        version_shift: next()?.parse().ok()?,
-        upper: Lsn(next()?.parse().ok()?),
-        version_min: next()?.parse().ok()?,
-        version_max: next()?.parse().ok()?,
-        request: next()?,
-        position: next()?,
-        rows_read: next()?.parse().ok()?,
-        rows_written: next()?.parse().ok()?,
-        revision: next()?.parse().ok()?,
-    };
-    next().is_none().then_some(row)
+    upper.map(Lsn).ok_or_else(|| TABLE.malformed(client, "what landed beside the stream"))
 }
 
 /// Writes the row and waits until ClickHouse has it. Whoever else has written since is not written
@@ -156,25 +104,7 @@ pub fn write(client: &mut Client, row: &mut BackfillRow, deadline: Instant) -> R
     }
     let mut next = row.clone();
     next.revision += 1;
-    let values = [
-        next.service.clone(),
-        next.slot.clone(),
-        next.command.clone(),
-        u8::from(next.is_done).to_string(),
-        next.system_identifier.clone(),
-        next.timeline.to_string(),
-        next.version_shift.to_string(),
-        next.upper.0.to_string(),
-        next.version_min.to_string(),
-        next.version_max.to_string(),
-        next.request.clone(),
-        next.position.clone(),
-        next.rows_read.to_string(),
-        next.rows_written.to_string(),
-        next.revision.to_string(),
-    ];
-    let values = values.map(String::into_bytes).to_vec();
-    own_tables::insert(client, BACKFILLS_TABLE, &COLUMNS, &[values], deadline)?;
+    TABLE.insert(client, vec![next.clone()], deadline)?;
     *row = next;
     Ok(())
 }
@@ -192,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_row_is_read_as_it_was_written() {
-        let row = parse(values()).expect("each column fits");
+        let row = TABLE.parse(values()).expect("each column fits");
         assert_eq!((row.timeline, row.upper, row.version_min), (2, Lsn(u64::MAX), 1));
         assert_eq!((row.request.as_str(), row.position.as_str()), ("all", "id"));
         assert_eq!((row.is_done, row.rows_read, row.rows_written, row.revision), (false, 4, 5, 6));
@@ -202,8 +132,8 @@ mod tests {
     fn a_row_of_another_shape_is_refused() {
         let mut null = values();
         null[10] = None;
-        assert_eq!(parse(null), None);
-        assert_eq!(parse(values()[..14].to_vec()), None);
-        assert_eq!(parse([values(), values()].concat()), None);
+        assert_eq!(TABLE.parse(null), None);
+        assert_eq!(TABLE.parse(values()[..14].to_vec()), None);
+        assert_eq!(TABLE.parse([values(), values()].concat()), None);
     }
 }
