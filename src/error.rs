@@ -35,7 +35,7 @@ pub enum ErrorKind {
     DataRefused,
     /// Continuing could pass over changes in silence: gap, fork or foreign cluster.
     Lineage,
-    /// The work was told to stop.
+    /// The work was told to stop: no failure of its own, and none of the session.
     Stopped,
     /// A thread panicked.
     Bug,

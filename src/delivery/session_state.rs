@@ -25,6 +25,16 @@ pub enum Pace {
     Abandoned,
 }
 
+impl Pace {
+    /// An error once the session is to end, for work that the next one goes on with.
+    pub fn go_on(self) -> Result<()> {
+        match self {
+            Pace::Running => Ok(()),
+            Pace::Draining | Pace::Abandoned => Err(stopped()),
+        }
+    }
+}
+
 /// Shared by the threads of one session, and dropped with it.
 #[derive(Debug)]
 pub struct Shared(Arc<Inner>);
@@ -171,10 +181,7 @@ impl Shared {
 
     /// An error once the session is to end, for work that has not begun to flush anything.
     pub fn go_on(&self) -> Result<()> {
-        match self.pace() {
-            Pace::Running => Ok(()),
-            Pace::Draining | Pace::Abandoned => Err(stopped()),
-        }
+        self.pace().go_on()
     }
 
     /// From now on the stream brings whole what a page may miss.

@@ -25,7 +25,6 @@ use crate::clickhouse::own::backfills::BackfillRow;
 use crate::clickhouse::slices::Slicer;
 use crate::clickhouse::stored;
 use crate::config::ServiceConfig;
-use crate::delivery::session_state::stopped;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::repair::tombstone_version;
 use crate::postgres::key_reader::{self, Wanted};
@@ -315,7 +314,7 @@ impl Backfiller<'_, '_> {
     fn bury_gone(&mut self, worker: &mut Worker<'_>, index: usize, live: &[LiveKey]) -> Result<()> {
         let target = &self.by.mapping.targets()[index];
         for keys in live.chunks(LOOKUP_KEYS) {
-            let looked_up = are_in_postgres(worker, index, keys)?.ok_or_else(stopped)?;
+            let looked_up = are_in_postgres(worker, index, keys)?;
             let mut block = Block::new(target.columns, &self.by.shapes[index]);
             for (live, is_there) in keys.iter().zip(looked_up.there) {
                 if !is_there {

@@ -19,7 +19,7 @@ use log::Level;
 use prune_pass::PrunePass;
 use read_pass::ReadPass;
 use recorder::Recorder;
-use work::{Ended, work};
+use work::work;
 
 pub(super) mod before;
 pub(super) mod leave;
@@ -84,15 +84,10 @@ pub fn run(with: &Repairer<'_>, row: RepairRow) -> Result<()> {
     let name = recorder.name();
     log::log!(recorder.level(), "{service}: {name}: {}", recorder.reason());
     let mut failures = Thinning::default();
-    let ended = loop {
+    let is_done = loop {
         match repair(with, &recorder) {
-            Ok(None) => {
-                // Whoever answers starts it again: what is to go is looked at anew then.
-                while rest(with, Instant::now() + Duration::from_secs(60)) {}
-                break Ended::Told;
-            }
-            Ok(Some(ended)) => break ended,
-            Err(error) if error.kind() == ErrorKind::Stopped => break Ended::Told,
+            Ok(()) => break true,
+            Err(error) if error.kind() == ErrorKind::Stopped => break false,
             Err(error) => {
                 if recorder.take_progress() {
                     failures.reset();
@@ -105,36 +100,30 @@ pub fn run(with: &Repairer<'_>, row: RepairRow) -> Result<()> {
                     tell_attempt(Level::Error, of, &error, "the stream goes on", attempt);
                 }
                 let until = Instant::now() + crate::delivery::outage::wait(DELAYS, attempt);
-                if !rest(with, until) {
-                    break Ended::Told;
+                if shared.rest(until) != Pace::Running {
+                    break false;
                 }
             }
         }
     };
     metrics.repair_running.lower();
     metrics.repair_failing.lower();
-    match ended {
-        Ended::Done => {
-            recorder.finish();
-            shared.end_repair();
-        }
+    if is_done {
+        recorder.finish();
+        shared.end_repair();
+    } else {
         // What is still flushed in this session is flushed under a repair, for one it is: an update
         // of the last batches may have moved its row to where the next session does not look.
-        Ended::Told => log::info!("{service}: {name}: put off; the next session goes on with it"),
+        log::info!("{service}: {name}: put off; the next session goes on with it");
     }
     with.health.publish_repair(service, None);
     Ok(())
 }
 
-/// False when the session ends meanwhile.
-fn rest(with: &Repairer<'_>, until: Instant) -> bool {
-    with.ground.shared.rest(until) == Pace::Running
-}
-
 /// Waits until the stream has come to where the table was read. A row that an update had moved out
 /// of the reader's way comes with that update, which has to bring all that a repair would
 /// ([`Updates::AsFirst`](crate::services::assemble::Updates)): so the repair is not over before.
-fn catch_up(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Ended> {
+fn catch_up(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<()> {
     let shared = with.ground.shared;
     let mut sql = work::connect(with)?;
     let read = as_of(&mut sql, work::sql_deadline())?;
@@ -145,42 +134,37 @@ fn catch_up(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Ended> {
 }
 
 /// Waits until all that was committed below is durable in ClickHouse.
-fn come_to(with: &Repairer<'_>, lsn: Lsn) -> Result<Ended> {
+fn come_to(with: &Repairer<'_>, lsn: Lsn) -> Result<()> {
     let shared = with.ground.shared;
     while with.ground.position.flushed() < lsn {
-        if shared.rest(Instant::now() + LOOK_EVERY) != Pace::Running {
-            return Ok(Ended::Told);
-        }
+        shared.rest(Instant::now() + LOOK_EVERY).go_on()?;
     }
-    Ok(Ended::Done)
+    Ok(())
 }
 
-/// From where it was left to its end; `None`: somebody has to say first that it may go on.
-fn repair(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Option<Ended>> {
-    const TOLD: Option<Ended> = Some(Ended::Told);
+/// From where it was left to its end. Where somebody has to say first that it may go on, it waits
+/// for the end of the session.
+fn repair(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<()> {
     if recorder.base_version() == AT_FENCE {
-        match before::fence(with, || recorder.show_waiting())? {
-            // What is older has to be there to be compared: equal now, the stream may still bring
-            // what a row was before; gone, as with its partition, what there is to be buried.
-            Some(fence) if come_to(with, fence)? == Ended::Done => recorder.pass_fence(fence)?,
-            Some(_) | None => return Ok(TOLD),
-        }
+        let fence = before::fence(with, || recorder.show_waiting())?;
+        // What is older has to be there to be compared: equal now, the stream may still bring what
+        // a row was before; gone, as with its partition, what there is to be buried.
+        come_to(with, fence)?;
+        recorder.pass_fence(fence)?;
     }
     // Of a pass over ClickHouse's keys that is in the middle: rows of the portions that are done.
     let mut rows_before = None;
     let mut gone_before = None;
     loop {
         let position = recorder.position();
-        if rows_before.is_none() && before::stand_still(with)? == Ended::Told {
-            return Ok(TOLD);
+        if rows_before.is_none() {
+            before::stand_still(with)?;
         }
         let base_version = recorder.base_version();
         match position {
             Position::Read(read) => {
                 let pass = ReadPass::plan(with, base_version, &read)?;
-                if work(with, recorder, &pass)? == Ended::Told {
-                    return Ok(TOLD);
-                }
+                work(with, recorder, &pass)?;
                 // A part that was rewritten has lost what was done of it: plan anew, and only what
                 // is not done is left.
                 if pass.is_complete() {
@@ -191,9 +175,7 @@ fn repair(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Option<Ended>>
                 let before = rows_before.unwrap_or(0);
                 let pass =
                     PrunePass::plan_count(with, base_version, counts, done.as_ref(), before)?;
-                if work(with, recorder, &pass)? == Ended::Told {
-                    return Ok(TOLD);
-                }
+                work(with, recorder, &pass)?;
                 rows_before = pass.rows_before_next();
                 if rows_before.is_some() {
                     continue;
@@ -207,13 +189,15 @@ fn repair(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Option<Ended>>
                         // counted again as long as there is less of it.
                         let gone = counts.iter().map(|count| count.gone).sum::<u64>();
                         if gone_before.replace(gone).is_none_or(|before| gone < before) {
-                            if catch_up(with, recorder)? == Ended::Told {
-                                return Ok(TOLD);
-                            }
+                            catch_up(with, recorder)?;
                             continue;
                         }
                         recorder.on_question(&question);
-                        return Ok(None);
+                        drop(pass);
+                        // Whoever answers starts it again: what is to go is looked at anew then.
+                        loop {
+                            with.ground.shared.rest(Instant::now() + DELAYS.max).go_on()?;
+                        }
                     }
                 }
                 recorder.enter(Position::Bury(None))?;
@@ -221,22 +205,13 @@ fn repair(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Option<Ended>>
             Position::Bury(done) => {
                 let before = rows_before.unwrap_or(0);
                 let pass = PrunePass::plan(with, base_version, done.as_ref(), before)?;
-                if work(with, recorder, &pass)? == Ended::Told {
-                    return Ok(TOLD);
-                }
+                work(with, recorder, &pass)?;
                 rows_before = pass.rows_before_next();
                 if rows_before.is_none() {
-                    return finish(with, recorder).map(Some);
+                    catch_up(with, recorder)?;
+                    return recorder.record(Status::Done);
                 }
             }
         }
     }
-}
-
-fn finish(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<Ended> {
-    if catch_up(with, recorder)? == Ended::Told {
-        return Ok(Ended::Told);
-    }
-    recorder.record(Status::Done)?;
-    Ok(Ended::Done)
 }

@@ -160,11 +160,10 @@ fn run(with: With<'_>, first: bool, end: EndGuard<'_>) {
         stream(with, prepared, begun_at);
         Ok(())
     });
-    let error = match result {
-        Ok(()) => shared.take_failure(),
-        Err(error) => shared.take_failure().or(Some(error)),
-    };
-    end.tell(error.filter(|error| error.kind() != ErrorKind::Stopped));
+    if let Err(error) = result {
+        shared.fail(error);
+    }
+    end.tell(shared.take_failure());
 }
 
 fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {

@@ -9,12 +9,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::work::{Ended, connect, sql_deadline};
+use super::work::{connect, sql_deadline};
 use super::{LOOK_EVERY, Repairer};
 use crate::clickhouse::Client;
 use crate::clickhouse::params::InsertStrategy;
 use crate::clickhouse::running::{Running, inserts_older_than};
-use crate::delivery::session_state::Pace;
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::barrier::{Barrier, Waiting, waiting};
 use crate::postgres::server::as_of;
@@ -34,21 +33,17 @@ const INSERTS_END_WITHIN: Duration = Duration::from_secs(60);
 /// second (`async_insert_busy_timeout_ms`).
 const ASYNC_INSERTS_END_WITHIN: Duration = Duration::from_secs(3);
 
-pub fn stand_still(with: &Repairer<'_>) -> Result<Ended> {
-    if inserts_of_others(with)? == Ended::Told {
-        return Ok(Ended::Told);
-    }
+pub fn stand_still(with: &Repairer<'_>) -> Result<()> {
+    inserts_of_others(with)?;
     commits(with)
 }
 
-fn inserts_of_others(with: &Repairer<'_>) -> Result<Ended> {
+fn inserts_of_others(with: &Repairer<'_>) -> Result<()> {
     let (ground, begun_at) = (with.ground, Instant::now());
     let mut client = Client::connect(ground.clickhouse)?;
     let tables: Vec<&str> = with.mapping.targets().iter().map(|target| target.table).collect();
-    if ground.clickhouse.insert_strategy == InsertStrategy::InsertAsync
-        && ground.shared.rest(begun_at + ASYNC_INSERTS_END_WITHIN) != Pace::Running
-    {
-        return Ok(Ended::Told);
+    if ground.clickhouse.insert_strategy == InsertStrategy::InsertAsync {
+        ground.shared.rest(begun_at + ASYNC_INSERTS_END_WITHIN).go_on()?;
     }
     loop {
         let deadline = Instant::now() + ground.clickhouse.request_timeout;
@@ -64,22 +59,20 @@ fn inserts_of_others(with: &Repairer<'_>) -> Result<Ended> {
             }
             // What has just ended on another host is to be seen by what comes next.
             ground.clickhouse.hosts.forget_fresh();
-            return Ok(Ended::Done);
+            return Ok(());
         }
         if has_waited {
             return Err(Error::new(ErrorKind::Unreachable, "wait for inserts to end")
                 .because(format!("{count} of an earlier session are still running"))
                 .hint("See system.processes of ClickHouse; KILL QUERY ends them."));
         }
-        if ground.shared.rest(Instant::now() + LOOK_EVERY) != Pace::Running {
-            return Ok(Ended::Told);
-        }
+        ground.shared.rest(Instant::now() + LOOK_EVERY).go_on()?;
     }
 }
 
 /// Where the WAL ended before every transaction that ran then had ended, prepared ones too: what is
-/// read from now on lacks no change that lies below. `None` when the session ends before.
-pub fn fence(with: &Repairer<'_>, tell: impl Fn()) -> Result<Option<Lsn>> {
+/// read from now on lacks no change that lies below.
+pub fn fence(with: &Repairer<'_>, tell: impl Fn()) -> Result<Lsn> {
     let (ground, begun_at) = (with.ground, Instant::now());
     let mut sql = connect(with)?;
     // In this order: who begins in between changes nothing below.
@@ -98,15 +91,13 @@ pub fn fence(with: &Repairer<'_>, tell: impl Fn()) -> Result<Option<Lsn>> {
             );
         }
         let pause = if VISIBLE_WITHIN <= begun_at.elapsed() { FENCE_EVERY } else { LOOK_EVERY };
-        if ground.shared.rest(Instant::now() + pause) != Pace::Running {
-            return Ok(None);
-        }
+        ground.shared.rest(Instant::now() + pause).go_on()?;
     }
-    Ok(Some(fence))
+    Ok(fence)
 }
 
 /// Waits until what is committed by now is visible.
-pub fn commits(with: &Repairer<'_>) -> Result<Ended> {
+pub fn commits(with: &Repairer<'_>) -> Result<()> {
     let (shared, begun_at) = (with.ground.shared, Instant::now());
     let mut sql = connect(with)?;
     let mut barrier = Barrier::set(&mut sql, sql_deadline())?;
@@ -119,9 +110,7 @@ pub fn commits(with: &Repairer<'_>) -> Result<Ended> {
                 Waiting::ForStandby | Waiting::Unknown => {}
             }
         }
-        if shared.rest(Instant::now() + LOOK_EVERY) != Pace::Running {
-            return Ok(Ended::Told);
-        }
+        shared.rest(Instant::now() + LOOK_EVERY).go_on()?;
     }
-    Ok(Ended::Done)
+    Ok(())
 }

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::position::Pruned;
 use super::recorder::Recorder;
-use super::work::{Ended, Pass, Worker};
+use super::work::{Pass, Worker};
 use super::{Position, Repairer, SQL_TIMEOUT};
 use crate::clickhouse::slices::{Slice, Slicer};
 use crate::clickhouse::{Client, stored};
@@ -181,7 +181,7 @@ impl Pass for PrunePass {
         worker: &mut Worker<'_>,
         recorder: &Recorder<'_>,
         piece: usize,
-    ) -> Result<Ended> {
+    ) -> Result<()> {
         let (index, slice) = &self.pieces[piece];
         let (with, target) = (worker.with, &worker.with.mapping.targets()[*index]);
         let mut live = worker
@@ -196,9 +196,7 @@ impl Pass for PrunePass {
         let mut block = Block::new(target.columns, &with.shapes[*index]);
         let mut last_as_of = None;
         for keys in live.chunks(LOOKUP_KEYS) {
-            let Some(looked_up) = are_in_postgres(worker, *index, keys)? else {
-                return Ok(Ended::Told);
-            };
+            let looked_up = are_in_postgres(worker, *index, keys)?;
             for (live, is_there) in keys.iter().zip(looked_up.there) {
                 // Its content is not asked for: it decides nothing here.
                 let found = Stored { version: live.version, is_deleted: false, is_same: false };
@@ -217,14 +215,14 @@ impl Pass for PrunePass {
         }
         if let Some(counted) = &self.counted {
             counted.lock().later.insert(piece, count);
-            return Ok(Ended::Done);
+            return Ok(());
         }
         let mut refused = Vec::new();
         let landing = &mut worker.landings[*index];
         landing.land(&with.ground, &mut worker.client, &block, &mut refused)?;
         with.ground.keep(&mut worker.client, &refused)?;
         recorder.count_buried(block.rows());
-        Ok(Ended::Done)
+        Ok(())
     }
 
     fn position(&self, done: usize) -> Position {
@@ -241,12 +239,12 @@ impl Pass for PrunePass {
     }
 }
 
-/// Which of the keys Postgres has. `None` when it is to end.
+/// Which of the keys Postgres has.
 pub fn are_in_postgres(
     worker: &mut Worker<'_>,
     target: usize,
     keys: &[LiveKey],
-) -> Result<Option<LookedUp>> {
+) -> Result<LookedUp> {
     let with = worker.with;
     let source = with.mapping.source();
     let mut places = vec![source.key.id];
@@ -261,9 +259,7 @@ pub fn are_in_postgres(
     let mut looked_up = LookedUp { there: vec![false; keys.len()], as_of: None };
     let mut rest = ids.as_slice();
     while !rest.is_empty() {
-        if !worker.may_go_on() {
-            return Ok(None);
-        }
+        worker.go_on()?;
         let request = reread::Request {
             table: with.source,
             key_column: columns[0],
@@ -288,7 +284,7 @@ pub fn are_in_postgres(
         }
         rest = rest.get(rows.answered..).unwrap_or_default();
     }
-    Ok(Some(looked_up))
+    Ok(looked_up)
 }
 
 /// The key that a row of Postgres has in the target table; `None` if it has no place there.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::position::PartDone;
 use super::recorder::Recorder;
-use super::work::{Ended, Pass, Worker, connect, sql_deadline};
+use super::work::{Pass, Worker, connect, sql_deadline};
 use super::{Position, Repairer, page};
 use crate::delivery::source_check;
 use crate::error::Result;
@@ -110,14 +110,12 @@ impl Pass for ReadPass {
         worker: &mut Worker<'_>,
         recorder: &Recorder<'_>,
         piece: usize,
-    ) -> Result<Ended> {
+    ) -> Result<()> {
         let Piece { part, begin, end } = self.pieces[piece];
         let columns = self.mapped(worker.with).names();
         let mut after = Tid::before(begin);
         loop {
-            if !worker.may_go_on() {
-                return Ok(Ended::Told);
-            }
+            worker.go_on()?;
             let request = Request {
                 part: &self.parts[part],
                 columns: &columns,
@@ -135,7 +133,7 @@ impl Pass for ReadPass {
                 }
                 Page::Changed => {
                     self.was_changed.store(true, Ordering::Relaxed);
-                    return Ok(Ended::Done);
+                    return Ok(());
                 }
             };
             self.land(worker, recorder, &rows)?;
@@ -145,7 +143,7 @@ impl Pass for ReadPass {
                     // Also of what wrote nothing: that a row is not here may be of a commit that
                     // another server never had, and what is done is not read again.
                     worker.cover(rows.as_of)?;
-                    return Ok(Ended::Done);
+                    return Ok(());
                 }
             }
         }

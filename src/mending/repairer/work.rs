@@ -10,18 +10,11 @@ use super::{Position, Repairer, SQL_TIMEOUT};
 use crate::clickhouse::Client;
 use crate::delivery::as_of::wait_until_flushed;
 use crate::delivery::landing::Landing;
-use crate::delivery::session_state::{Pace, PanicGuard};
+use crate::delivery::session_state::{PanicGuard, stopped};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::repair::Pieces;
 use crate::postgres::sql::Sql;
 use crate::postgres::table_reader::AsOf;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    Done,
-    /// The session ends; what is recorded is where the next one goes on.
-    Told,
-}
 
 /// One of the two passes.
 pub trait Pass: Sync {
@@ -33,7 +26,7 @@ pub trait Pass: Sync {
         worker: &mut Worker<'_>,
         recorder: &Recorder<'_>,
         piece: usize,
-    ) -> Result<Ended>;
+    ) -> Result<()>;
 
     /// What was done before these pieces, and what comes after them, where they are not all.
     fn others(&self) -> (u64, u64) {
@@ -84,8 +77,8 @@ impl<'a> Worker<'a> {
     }
 
     /// To be asked before every page.
-    pub fn may_go_on(&self) -> bool {
-        self.with.ground.shared.pace() == Pace::Running
+    pub fn go_on(&self) -> Result<()> {
+        self.with.ground.shared.go_on()
     }
 }
 
@@ -104,7 +97,7 @@ struct Bench<'a> {
     recorder: &'a Recorder<'a>,
 }
 
-pub fn work(with: &Repairer<'_>, recorder: &Recorder<'_>, pass: &dyn Pass) -> Result<Ended> {
+pub fn work(with: &Repairer<'_>, recorder: &Recorder<'_>, pass: &dyn Pass) -> Result<()> {
     let weights = pass.weights();
     let count = weights.len();
     let (before, later) = pass.others();
@@ -135,21 +128,20 @@ pub fn work(with: &Repairer<'_>, recorder: &Recorder<'_>, pass: &dyn Pass) -> Re
     let Bench { pieces, failure, .. } = bench;
     match failure.into_inner() {
         Some(error) => Err(error),
-        None if pieces.into_inner().is_done() => Ok(Ended::Done),
-        None => Ok(Ended::Told),
+        None if pieces.into_inner().is_done() => Ok(()),
+        None => Err(stopped()),
     }
 }
 
 fn run_worker(with: &Repairer<'_>, bench: &Bench<'_>, pass: &dyn Pass) -> Result<()> {
     let mut worker = Worker::new(with)?;
     loop {
-        if !worker.may_go_on() || bench.failure.lock().is_some() {
+        if bench.failure.lock().is_some() {
             return Ok(());
         }
         let Some(piece) = bench.pieces.lock().take() else { return Ok(()) };
-        if pass.do_piece(&mut worker, bench.recorder, piece)? == Ended::Told {
-            return Ok(());
-        }
+        worker.go_on()?;
+        pass.do_piece(&mut worker, bench.recorder, piece)?;
         let mut pieces = bench.pieces.lock();
         let grew = pieces.on_done(piece);
         bench.recorder.show(&pieces);

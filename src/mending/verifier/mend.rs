@@ -120,8 +120,7 @@ impl Verifier<'_, '_> {
             if keys.is_empty() {
                 continue;
             }
-            let looked_up = are_in_postgres(worker, index, &keys)?
-                .ok_or_else(crate::delivery::session_state::stopped)?;
+            let looked_up = are_in_postgres(worker, index, &keys)?;
             let mut block = Block::new(target.columns, &self.by.shapes[index]);
             for (live, is_there) in keys.iter().zip(looked_up.there) {
                 if !is_there {

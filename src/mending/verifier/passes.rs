@@ -3,7 +3,6 @@
 use super::{Extent, Verifier};
 use crate::clickhouse::slices::Slicer;
 use crate::clickhouse::stored;
-use crate::delivery::session_state::stopped;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::prng::Prng;
 use crate::mending::context::{Progress, sql_deadline_now};
@@ -146,7 +145,7 @@ impl Verifier<'_, '_> {
 
     fn look_up(&mut self, worker: &mut Worker<'_>, index: usize, live: &[LiveKey]) -> Result<()> {
         for keys in live.chunks(LOOKUP_KEYS) {
-            let looked_up = are_in_postgres(worker, index, keys)?.ok_or_else(stopped)?;
+            let looked_up = are_in_postgres(worker, index, keys)?;
             for (live, is_there) in keys.iter().zip(looked_up.there) {
                 if !is_there {
                     self.suspect(index, live.key.clone());
