@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use regex::Regex;
 use walhouse::cli::manual::explain::{
     LETTERS_MIN, entries, explain, fixed_parts, has_in_order, letters,
 };
@@ -218,6 +219,57 @@ fn every_warning_and_error_can_be_explained() {
     }
     assert_none("the topic of troubleshooting does not have these", &unexplained);
 }
+
+/// What an error says was being done, in pieces, each with its file. Any may end a stream, or be
+/// tried again, and is logged then. What `check` finds has a hint of its own.
+fn errands() -> Vec<(String, Vec<String>)> {
+    let named = Regex::new(
+        r#"(?x) (?: \bError::new\(\s*[\w:.()]+,\s* | \blet\ doing\ =\ (?:\|\|\ )? | \bdoing:\s
+            | \bDOING:\ &str\ =\s* | \bfn\ doing\([^)]*\)\ ->\ String\ \{\s* )
+            (?: format!\(\s* )? "((?:[^"\\]|\\(?s:.))*)""#,
+    )
+    .expect("it is one");
+    let mut found = Vec::new();
+    for source in src().iter().filter(|source| !source.is_test() && source.room() != "cli") {
+        if source.path.contains("/survey") {
+            continue;
+        }
+        let code: String = source.code().map(|(_, line)| format!("{line}\n")).collect();
+        for captures in named.captures_iter(&code) {
+            let text: Vec<&str> = captures[1].split("\\\n").map(str::trim_start).collect();
+            let parts = fixed_parts(&text.concat());
+            // Put together from pieces that are errands themselves.
+            if LETTERS_MIN <= letters(&parts) {
+                found.push((source.path.clone(), parts));
+            }
+        }
+    }
+    assert!(80 < found.len(), "errors were found: {}", found.len());
+    found
+}
+
+#[test]
+fn every_error_can_be_explained() {
+    let mut unexplained = BTreeSet::new();
+    for (path, parts) in errands() {
+        // The cause follows, and where it was.
+        let line = format!("runs: {} ... at x: y", parts.join(" ... "));
+        if !explain(&line).1 && !CAUSES.contains(&parts.join(" ... ").as_str()) {
+            unexplained.insert(format!("{path}: {}", parts.join(" ... ")));
+        }
+    }
+    let unexplained: Vec<String> = unexplained.into_iter().collect();
+    assert_none("the topic of troubleshooting does not have these", &unexplained);
+}
+
+/// Only ever the cause or a piece of an error that is explained.
+const CAUSES: &[&str] = &[
+    "look up of the name hangs",
+    "name has no address",
+    "no answer in time",
+    "server does not offer TLS",
+    "service",
+];
 
 /// What a look at the source finds is logged as it is worded there.
 #[test]
