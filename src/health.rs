@@ -12,10 +12,10 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
 use self::changes::shortened;
-use crate::metrics::{Metrics, State};
+use crate::metrics::{Metrics, StateName};
 use crate::secret::Mask;
 
-pub use changes::{Change, Changes};
+pub use changes::{Changes, HealthChange};
 
 /// A drain has a deadline well below this; one that is longer hangs.
 const DRAINING_MAX: Duration = Duration::from_secs(60);
@@ -59,7 +59,7 @@ pub struct Health {
 
 /// Who holds the leader lock, as far as this process knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Leader {
+pub enum LeaderHealth {
     #[default]
     Unknown,
     ThisProcess,
@@ -76,16 +76,16 @@ pub struct LastError {
 
 /// A service, for whoever shows more of it than `/healthz`.
 #[derive(Debug, Clone)]
-pub struct Report {
+pub struct HealthReport {
     pub name: String,
-    pub state: State,
+    pub state: StateName,
     /// Why somebody should look, or nothing.
     pub unhealthy: Option<String>,
     pub since_unix_seconds: u64,
     pub for_seconds: u64,
     pub reason: Option<String>,
     pub hint: Option<String>,
-    pub leader: Leader,
+    pub leader: LeaderHealth,
     pub last_error: Option<LastError>,
     pub repair: Option<RepairHealth>,
     /// What an operator should know, though it stops nothing.
@@ -103,7 +103,7 @@ struct Entry {
     attempts: u32,
     /// Why it is in this state.
     reason: Option<String>,
-    leader: Leader,
+    leader: LeaderHealth,
     last_error: Option<LastError>,
     repair: Option<RepairHealth>,
     notes: Vec<String>,
@@ -115,7 +115,7 @@ struct Entry {
 pub struct RepairHealth {
     /// What made it necessary.
     pub reason: String,
-    /// `read`, `count`, `bury`, or `catch up`: only the stream is waited for.
+    /// `read`, `count`, `delete`, or `catch up`: only the stream is waited for.
     pub pass: &'static str,
     /// Of the pass, from 0 to 1.
     pub fraction: f64,
@@ -124,7 +124,7 @@ pub struct RepairHealth {
     pub pieces: usize,
     pub rows_read: u64,
     pub rows_written: u64,
-    pub rows_buried: u64,
+    pub tombstones_written: u64,
     /// Attempts in a row that failed, with the last error.
     pub failing: Option<(u32, String)>,
 }
@@ -140,7 +140,7 @@ impl Health {
         let reason = Some("the process has started".to_owned());
         let entry = |name: &str| {
             let mut changes = Changes::default();
-            changes.push(SystemTime::now(), State::Starting, reason.clone());
+            changes.push(SystemTime::now(), StateName::Starting, reason.clone());
             Entry {
                 name: name.to_owned(),
                 health: ServiceHealth::Starting,
@@ -148,7 +148,7 @@ impl Health {
                 since_unix_seconds: unix_seconds(),
                 attempts: 0,
                 reason: reason.clone(),
-                leader: Leader::Unknown,
+                leader: LeaderHealth::Unknown,
                 last_error: None,
                 repair: None,
                 notes: Vec::new(),
@@ -213,7 +213,7 @@ impl Health {
         self.change(service, |entry| entry.last_error = Some(error));
     }
 
-    pub fn publish_leader(&self, service: &str, leader: Leader) {
+    pub fn publish_leader(&self, service: &str, leader: LeaderHealth) {
         self.change(service, |entry| entry.leader = leader);
     }
 
@@ -245,7 +245,7 @@ impl Health {
     }
 
     /// What is known of each service.
-    pub fn reports(&self) -> Vec<Report> {
+    pub fn reports(&self) -> Vec<HealthReport> {
         let now = Instant::now();
         let entries = self.services.lock().clone();
         entries.into_iter().map(|entry| entry.into_report(now)).collect()
@@ -280,15 +280,15 @@ impl Health {
 }
 
 impl ServiceHealth {
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> StateName {
         match self {
-            ServiceHealth::Starting => State::Starting,
-            ServiceHealth::StandingBy => State::StandingBy,
-            ServiceHealth::Streaming => State::Streaming,
-            ServiceHealth::BackingOff { .. } => State::BackingOff,
-            ServiceHealth::Draining => State::Draining,
-            ServiceHealth::Stopped { .. } => State::Stopped,
-            ServiceHealth::Failed { .. } => State::Failed,
+            ServiceHealth::Starting => StateName::Starting,
+            ServiceHealth::StandingBy => StateName::StandingBy,
+            ServiceHealth::Streaming => StateName::Streaming,
+            ServiceHealth::BackingOff { .. } => StateName::BackingOff,
+            ServiceHealth::Draining => StateName::Draining,
+            ServiceHealth::Stopped { .. } => StateName::Stopped,
+            ServiceHealth::Failed { .. } => StateName::Failed,
         }
     }
 }
@@ -366,8 +366,8 @@ impl Entry {
         json
     }
 
-    fn into_report(self, now: Instant) -> Report {
-        Report {
+    fn into_report(self, now: Instant) -> HealthReport {
+        HealthReport {
             unhealthy: self.unhealthy(now),
             state: self.health.state(),
             for_seconds: now.saturating_duration_since(self.since).as_secs(),
@@ -399,7 +399,9 @@ impl RepairHealth {
             "pieces": self.pieces,
             "rows_read": self.rows_read,
             "rows_written": self.rows_written,
-            "rows_buried": self.rows_buried,
+            "tombstones_written": self.tombstones_written,
+            // As version 0.1 called it; gone in the next version.
+            "rows_buried": self.tombstones_written,
         });
         if let Some((attempts, error)) = &self.failing {
             json["failing"] = json!({ "attempts": attempts, "error": error });
@@ -497,7 +499,7 @@ mod tests {
             pieces: 3,
             rows_read: 10,
             rows_written: 2,
-            rows_buried: 0,
+            tombstones_written: 0,
             failing,
         };
         health.publish("runs", ServiceHealth::Streaming);
@@ -558,7 +560,7 @@ mod tests {
         let health = Health::with_mask(metrics, mask);
         health.publish_because("runs", ServiceHealth::Streaming, Some("go".to_owned()));
         health.publish_because("runs", ServiceHealth::Streaming, Some("on".to_owned()));
-        health.publish_leader("runs", Leader::ThisProcess);
+        health.publish_leader("runs", LeaderHealth::ThisProcess);
         let text = "user:hunter22 was refused";
         health.report_error("runs", text, Some(text));
         let failed = ServiceHealth::Failed { reason: text.to_owned(), hint: Some(text.to_owned()) };
@@ -570,12 +572,12 @@ mod tests {
         assert_eq!(
             changes,
             [
-                (State::Starting, "the process has started"),
-                (State::Streaming, "go"),
-                (State::Failed, "user:*** was refused"),
+                (StateName::Starting, "the process has started"),
+                (StateName::Streaming, "go"),
+                (StateName::Failed, "user:*** was refused"),
             ]
         );
-        assert_eq!(report.leader, Leader::ThisProcess);
+        assert_eq!(report.leader, LeaderHealth::ThisProcess);
         assert_eq!(report.hint.as_deref(), Some("user:*** was refused"));
         assert!(!format!("{reports:?}{}", health.healthz().1).contains("hunter22"));
     }

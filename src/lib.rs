@@ -16,7 +16,8 @@
 //!  verifier, backfiller: commands beside the stream, each a process of its own
 //!
 //!  lock_keeper --LockLost--> coordinator <--SessionEnded-- session (the threads above)
-//!  lookout --PrimaryBack-------^             readiness: what a failover would be worse for
+//!  primary_probe --PrimaryBack-^
+//!  failover_readiness: what a failover would be worse for
 //!  presence: shows this instance in Postgres, and looks whether the holder of the lock is gone
 //!  source_watch: the source, and what the slot keeps; table_watch: ClickHouse's tables
 //!  http                      supervisor (the main thread): signals, exit code, word to systemd
@@ -43,9 +44,9 @@
 //! | flusher, confirmer | ClickHouse is away or refuses | streaming, `walhouse_insert_outage` | `outage: ...; nothing is dropped` |
 //! | flusher, confirmer, table_watch | a table in ClickHouse is gone or another one | -> | `... code 60 (UNKNOWN_TABLE)`, `... dropped, replaced or altered` |
 //! | source_watch | rows may be hidden, or a start would refuse the source | draining, then starting | `...; beginning again`, `repair: ...` |
-//! | rival | another server was promoted beside ours | -> | `... this server is left behind` |
+//! | promotion_watch | another server was promoted beside ours | -> | `... this server is left behind` |
 //! | repairer | anything | streaming, `walhouse_repair_failing` | `repair: ...; the stream goes on` |
-//! | readiness, lookout, presence, slot_watch | anything | as it was | at level debug: they only look |
+//! | failover_readiness, primary_probe, presence, slot_watch | anything | as it was | at level debug: they only look |
 //! | lock_keeper | the lock is lost, or Redis does not answer | draining, then standing_by | `leader lock lost`, `no longer leading` |
 //! | any | a panic | -> | `thread ... panicked`, `this is a bug of walhouse` |
 //! | any | it does not end when told to, or after another has failed | the process exits with 1 | `a thread does not end; exiting` |

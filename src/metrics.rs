@@ -102,6 +102,8 @@ pub struct ServiceMetrics {
     pub repair_progress: RatioGauge,
     pub repair_rows_read: Counter,
     pub repair_rows_written: Counter,
+    pub repair_rows_deleted: Counter,
+    /// The same under the name of version 0.1, for dashboards; gone in the next version.
     pub repair_rows_buried: Counter,
     pub repairs: Counter,
     pub gaps_skipped: Counter,
@@ -138,7 +140,7 @@ pub struct LsnGauge(Gauge);
 
 /// What a service is doing, as one gauge per name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum StateName {
     Starting,
     StandingBy,
     Streaming,
@@ -289,10 +291,11 @@ impl ServiceMetrics {
                 repair_progress: progress.get_or_create_owned(&service()),
                 repair_rows_read: repair_rows.get_or_create_owned(&with("action", "read")),
                 repair_rows_written: repair_rows.get_or_create_owned(&with("action", "written")),
+                repair_rows_deleted: repair_rows.get_or_create_owned(&with("action", "deleted")),
                 repair_rows_buried: repair_rows.get_or_create_owned(&with("action", "buried")),
                 repairs: gaps.get_or_create_owned(&with("action", "repaired")),
                 gaps_skipped: gaps.get_or_create_owned(&with("action", "skipped")),
-                state: AtomicUsize::new(State::Starting as usize),
+                state: AtomicUsize::new(StateName::Starting as usize),
                 confirmed_at: ConfirmedAt {
                     base: Instant::now(),
                     since_base_ms: AtomicU64::new(0),
@@ -364,13 +367,13 @@ impl ServiceMetrics {
         }
     }
 
-    pub fn set_state(&self, state: State) {
+    pub fn set_state(&self, state: StateName) {
         self.state.store(state as usize, Relaxed);
     }
 
-    fn state(&self) -> State {
+    fn state(&self) -> StateName {
         let number = self.state.load(Relaxed);
-        State::ALL.into_iter().find(|s| *s as usize == number).unwrap_or(State::Starting)
+        StateName::ALL.into_iter().find(|s| *s as usize == number).unwrap_or(StateName::Starting)
     }
 
     /// Commit time of the oldest transaction whose rows are read and not durable.
@@ -395,14 +398,15 @@ impl ServiceMetrics {
     /// last confirmation; `None` if that is not known, or another instance leads.
     pub fn lag(&self) -> Option<Duration> {
         match self.state() {
-            State::Streaming | State::Draining => {
+            StateName::Streaming | StateName::Draining => {
                 let flushed = self.flushed.get();
                 Some(self.behind.lag(Instant::now(), SystemTime::now(), flushed))
             }
-            State::StandingBy => None,
-            State::Starting | State::BackingOff | State::Stopped | State::Failed => {
-                self.since_confirmed()
-            }
+            StateName::StandingBy => None,
+            StateName::Starting
+            | StateName::BackingOff
+            | StateName::Stopped
+            | StateName::Failed => self.since_confirmed(),
         }
     }
 }
@@ -431,26 +435,26 @@ impl LsnGauge {
     }
 }
 
-impl State {
-    pub const ALL: [State; 7] = [
-        State::Starting,
-        State::StandingBy,
-        State::Streaming,
-        State::BackingOff,
-        State::Draining,
-        State::Stopped,
-        State::Failed,
+impl StateName {
+    pub const ALL: [StateName; 7] = [
+        StateName::Starting,
+        StateName::StandingBy,
+        StateName::Streaming,
+        StateName::BackingOff,
+        StateName::Draining,
+        StateName::Stopped,
+        StateName::Failed,
     ];
 
     pub fn as_str(self) -> &'static str {
         match self {
-            State::Starting => "starting",
-            State::StandingBy => "standing_by",
-            State::Streaming => "streaming",
-            State::BackingOff => "backing_off",
-            State::Draining => "draining",
-            State::Stopped => "stopped",
-            State::Failed => "failed",
+            StateName::Starting => "starting",
+            StateName::StandingBy => "standing_by",
+            StateName::Streaming => "streaming",
+            StateName::BackingOff => "backing_off",
+            StateName::Draining => "draining",
+            StateName::Stopped => "stopped",
+            StateName::Failed => "failed",
         }
     }
 }
@@ -538,10 +542,10 @@ mod tests {
     #[test]
     fn exactly_one_state_is_1() {
         let metrics = Metrics::new(&["runs"]);
-        for set in State::ALL {
+        for set in StateName::ALL {
             metrics.service("runs").set_state(set);
             let text = metrics.encode();
-            for state in State::ALL {
+            for state in StateName::ALL {
                 let name = state.as_str();
                 let sample = format!(r#"walhouse_state{{service="runs",state="{name}"}}"#);
                 let expected = f64::from(u8::from(state == set));
@@ -574,16 +578,16 @@ mod tests {
         let sample = r#"walhouse_current_lag_seconds{service="runs"}"#;
         let lag = || value_of(&metrics.encode(), sample);
         assert_eq!(lag(), None, "nothing was confirmed, and nothing streams");
-        runs.set_state(State::Streaming);
+        runs.set_state(StateName::Streaming);
         assert_eq!(lag(), Some(0.0));
         let long_ago = SystemTime::now() - Duration::from_secs(3600);
         runs.set_oldest_unflushed(Some(PgTime::of(long_ago)));
         assert!(lag().is_some_and(|lag| 3600.0 <= lag));
         runs.set_oldest_unflushed(None);
-        runs.set_state(State::StandingBy);
+        runs.set_state(StateName::StandingBy);
         assert_eq!(lag(), None, "another instance leads");
         runs.on_confirmed(Lsn(1));
-        runs.set_state(State::BackingOff);
+        runs.set_state(StateName::BackingOff);
         assert!(lag().is_some_and(|lag| lag < 60.0), "since the last confirmation");
     }
 

@@ -21,7 +21,7 @@ use support::zookeeper::Zookeeper;
 use walhouse::clickhouse::client::InsertError;
 use walhouse::clickhouse::hosts::Hosts;
 use walhouse::clickhouse::lookup::find_sort_keys;
-use walhouse::clickhouse::params::{Params, Quorum};
+use walhouse::clickhouse::params::{ClickHouseParams, Quorum};
 use walhouse::clickhouse::{Client, own, tables};
 use walhouse::error::{Error, ErrorKind};
 
@@ -39,10 +39,10 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
 
-fn params_of(endpoints: &[&str]) -> Params {
-    let (params, _) = Params::parse("http://127.0.0.1:1?compress=0").unwrap();
+fn params_of(endpoints: &[&str]) -> ClickHouseParams {
+    let (params, _) = ClickHouseParams::parse("http://127.0.0.1:1?compress=0").unwrap();
     let endpoints = endpoints.iter().map(|endpoint| (*endpoint).to_owned()).collect();
-    Params { hosts: Hosts::new(endpoints).unwrap(), ..params }
+    ClickHouseParams { hosts: Hosts::new(endpoints).unwrap(), ..params }
 }
 
 /// A host that answers each request with the next of its answers, and keeps what it was asked.
@@ -250,7 +250,7 @@ fn hosts_whose_tables_are_not_the_same_are_not_both_used() {
     let plain = (200, "ReplacingMergeTree\n");
     let a = Host::start(&[plain, (200, "uuid-a\n")]);
     let params = params_of(&[&a.endpoint, &b.endpoint]);
-    let params = Params { quorum: Some(Quorum::Auto), ..params };
+    let params = ClickHouseParams { quorum: Some(Quorum::Auto), ..params };
     let error = retry(insert(&mut Client::connect(&params).unwrap()));
     assert!(error.to_string().contains("an insert is to have a quorum"), "{error}");
     assert!(!a.asked().iter().any(|asked| asked.starts_with("INSERT")), "nothing went there");
@@ -309,7 +309,7 @@ fn an_insert_leaves_a_host_that_is_read_only_and_stays_for_a_missing_quorum() {
     let a = Host::start(&[(200, ENGINE), (200, PATH), (500, read_only)]);
     let b = Host::start(&[(200, ENGINE), (200, PATH), (500, few), (200, "")]);
     let params = params_of(&[&a.endpoint, &b.endpoint]);
-    let params = Params { quorum: Some(Quorum::Replicas(2)), ..params };
+    let params = ClickHouseParams { quorum: Some(Quorum::Replicas(2)), ..params };
     let mut client = Client::connect(&params).unwrap();
     for _ in 0..2 {
         assert_eq!(retry(insert(&mut client)).kind(), ErrorKind::Unreachable);
@@ -341,7 +341,7 @@ fn a_host_that_is_down_costs_no_statement() {
 fn tables_on_a_cluster_tell_of_hosts_that_did_not_answer() {
     let hosts = "a\t9000\t0\t\t1\t0\nb\t9000\t\\N\t\\N\t1\t0\n";
     let a = Host::start(&[(200, ""), (200, "1\n"), (200, hosts)]);
-    let params = Params { cluster: Some("c".into()), ..params_of(&[&a.endpoint]) };
+    let params = ClickHouseParams { cluster: Some("c".into()), ..params_of(&[&a.endpoint]) };
     let mut client = Client::connect(&params).unwrap();
     // It ends where the table is looked for after that.
     tables::ensure(&mut client, &tables::SESSIONS, true, soon()).unwrap_err();
@@ -362,8 +362,8 @@ fn the_engine_takes_our_replicated_tables_and_its_refusals_are_read_right() {
     let zookeeper = Zookeeper::start();
     let engine = Clickhouse::start_front_with(Some(zookeeper.engine_config()));
     engine.execute("CREATE DATABASE trigger_dev");
-    let (alone, _) = Params::parse(&engine.url()).unwrap();
-    let params = Params { cluster: Some("one".into()), ..alone.clone() };
+    let (alone, _) = ClickHouseParams::parse(&engine.url()).unwrap();
+    let params = ClickHouseParams { cluster: Some("one".into()), ..alone.clone() };
     let mut client = Client::connect(&params).unwrap();
     let ours = own::tables::absences(&client, &own::tables::names());
     let ours = ours.iter().map(|e| e.hint_text().unwrap().trim_start_matches("Run: ").to_owned());
@@ -387,7 +387,7 @@ fn the_engine_takes_our_replicated_tables_and_its_refusals_are_read_right() {
     engine.execute(
         "CREATE TABLE trigger_dev.t (k String) ENGINE = ReplicatedReplacingMergeTree ORDER BY k",
     );
-    let quorum = Params { quorum: Some(Quorum::Replicas(2)), ..alone.clone() };
+    let quorum = ClickHouseParams { quorum: Some(Quorum::Replicas(2)), ..alone.clone() };
     let error = retry(insert(&mut Client::connect(&quorum).unwrap()));
     assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
     assert!(error.to_string().contains("less than requested quorum (2/1)"), "{error}");

@@ -23,7 +23,7 @@ use walhouse::clickhouse::own::state::StateRow;
 use walhouse::clickhouse::own::{self, refused, state};
 use walhouse::clickhouse::params::InsertStrategy;
 use walhouse::clickhouse::partitions::{Partition, partitions, too_much};
-use walhouse::clickhouse::{Client, InsertError, Params, Refusal, refusal, tables};
+use walhouse::clickhouse::{ClickHouseParams, Client, InsertError, Refusal, refusal, tables};
 use walhouse::error::{Error, ErrorKind};
 use walhouse::halt::Halt;
 use walhouse::machines::portions::TooMuch;
@@ -96,7 +96,7 @@ impl Front {
 
 /// One test's place in the engine.
 struct Place {
-    params: Params,
+    params: ClickHouseParams,
     client: Client,
     _front: Option<Arc<Front>>,
 }
@@ -122,7 +122,7 @@ fn place() -> Place {
             )
         }
     };
-    let params = Params {
+    let params = ClickHouseParams {
         hosts: Hosts::one(endpoint),
         cluster: None,
         quorum: None,
@@ -280,7 +280,7 @@ fn ping_names_the_version() {
 #[test]
 fn wrong_password_is_a_setup_error_without_the_password() {
     let place = place();
-    let params = Params { password: Secret::new("hunter2"), ..place.params.clone() };
+    let params = ClickHouseParams { password: Secret::new("hunter2"), ..place.params.clone() };
     let error = Client::connect(&params).unwrap().ping(soon()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Setup, "{error}");
     assert!(error.to_string().contains("AUTHENTICATION_FAILED"), "{error}");
@@ -435,7 +435,8 @@ fn settings_of_documents_hold_for_the_type_json_but_not_for_strings() {
 fn async_inserts_are_answered_when_the_rows_are_there() {
     let mut place = place();
     place.create("t", "(k String, j JSON) ENGINE = MergeTree ORDER BY k");
-    let params = Params { insert_strategy: InsertStrategy::InsertAsync, ..place.params.clone() };
+    let params =
+        ClickHouseParams { insert_strategy: InsertStrategy::InsertAsync, ..place.params.clone() };
     let mut client = Client::connect(&params).unwrap();
     let block = Block::of(1).strings("k", &["a"]).documents("j", &["{}"]);
     client.insert("t", &block.names(), &[], &block.bytes(), soon()).unwrap();
@@ -561,7 +562,7 @@ fn the_last_revision_of_the_state_counts() {
         timeline: u32::MAX,
         began: Lsn(7),
         confirmed: Lsn(0),
-        upper: Lsn(u64::MAX),
+        upper_lsn: Lsn(u64::MAX),
         version_shift: u64::MAX,
         instance: "host\t1\n".to_owned(),
         revision: 0,
@@ -573,7 +574,8 @@ fn the_last_revision_of_the_state_counts() {
     }
     assert_eq!(row.revision, 3);
     // Who has not heard of a newer row does not outrank it.
-    let mut newer = StateRow { timeline: 1, revision: state::leap(row.revision), ..row.clone() };
+    let mut newer =
+        StateRow { timeline: 1, revision: state::next_revision_base(row.revision), ..row.clone() };
     assert_eq!(state::write_unless_overtaken(client, &mut newer, soon()).unwrap(), None);
     let by = state::write_unless_overtaken(client, &mut row, soon()).unwrap();
     assert_eq!((by.as_ref(), row.revision), (Some(&newer), 3));
@@ -745,8 +747,11 @@ impl Proxy {
         proxy
     }
 
-    fn params(&self, place: &Place) -> Params {
-        Params { hosts: Hosts::one(format!("http://{}", self.address)), ..place.params.clone() }
+    fn params(&self, place: &Place) -> ClickHouseParams {
+        ClickHouseParams {
+            hosts: Hosts::one(format!("http://{}", self.address)),
+            ..place.params.clone()
+        }
     }
 }
 
@@ -797,7 +802,7 @@ fn connections_are_kept_or_not_as_the_parameters_say() {
     let block = Block::of(1).strings("k", &["a"]);
     for (keep_alive, connections) in [(true, 1), (false, 20)] {
         let proxy = Proxy::to(place.params.hosts.current());
-        let params = Params { keep_alive, ..proxy.params(&place) };
+        let params = ClickHouseParams { keep_alive, ..proxy.params(&place) };
         let mut client = Client::connect(&params).unwrap();
         learn_settings(&mut place, &mut client);
         proxy.connections.fetch_min(u64::from(keep_alive), Ordering::SeqCst);
@@ -872,8 +877,8 @@ fn answer(status: &str, body: &str) -> String {
     )
 }
 
-fn params_of(endpoint: String) -> Params {
-    Params {
+fn params_of(endpoint: String) -> ClickHouseParams {
+    ClickHouseParams {
         hosts: Hosts::one(endpoint),
         cluster: None,
         quorum: None,

@@ -22,7 +22,7 @@ use walhouse::clickhouse::own::refused::{RefusedPart, RefusedRow};
 use walhouse::clickhouse::own::repairs::{self, RepairRow};
 use walhouse::clickhouse::own::state::StateRow;
 use walhouse::clickhouse::own::{self, adoptions, refused, state};
-use walhouse::clickhouse::params::{InsertStrategy, Params};
+use walhouse::clickhouse::params::{ClickHouseParams, InsertStrategy};
 use walhouse::clickhouse::partitions::partitions;
 use walhouse::clickhouse::slices::Slicer;
 use walhouse::clickhouse::tables::{self, Definition};
@@ -30,7 +30,7 @@ use walhouse::clickhouse::{Client, InsertError, cluster, running, stored, survey
 use walhouse::halt::Halt;
 use walhouse::machines::recovery::Adopted;
 use walhouse::rows::target::Target;
-use walhouse::rows::{Block, Kind, Shape, native};
+use walhouse::rows::{Block, ColumnKind, Shape, native};
 use walhouse::secret::Secret;
 use walhouse::services::mapping::Mapping;
 use walhouse::services::runs::Runs;
@@ -118,8 +118,8 @@ impl Walk {
         Some(answers)
     }
 
-    fn params(&self, database: &str) -> Params {
-        Params {
+    fn params(&self, database: &str) -> ClickHouseParams {
+        ClickHouseParams {
             hosts: Hosts::one(self.clickhouse.url()),
             cluster: None,
             quorum: None,
@@ -138,7 +138,7 @@ impl Walk {
 }
 
 /// Every kind of statement, in the order in which a start, a stream and a repair say them.
-fn say_everything(params: &Params, answers: &mut Answers) {
+fn say_everything(params: &ClickHouseParams, answers: &mut Answers) {
     let mut client = Client::connect(params).unwrap();
     let client = &mut client;
     answers.note("ping", client.ping(soon()));
@@ -253,7 +253,7 @@ fn state_of(client: &mut Client, answers: &mut Answers) {
         timeline: u32::MAX,
         began: Lsn(7),
         confirmed: Lsn(9),
-        upper: Lsn(u64::MAX),
+        upper_lsn: Lsn(u64::MAX),
         version_shift: u64::MAX,
         instance: "host\t1\n".to_owned(),
         revision: 0,
@@ -270,7 +270,7 @@ fn state_of(client: &mut Client, answers: &mut Answers) {
     let mut repair = RepairRow {
         service: "runs".to_owned(),
         slot: slot.clone(),
-        status: repairs::Status::Running,
+        status: repairs::RepairStatus::Running,
         system_identifier: "7".to_owned(),
         timeline: 2,
         version_shift: 3,
@@ -279,7 +279,7 @@ fn state_of(client: &mut Client, answers: &mut Answers) {
         position: "{\"at\":1}".to_owned(),
         rows_read: 1,
         rows_written: 2,
-        rows_buried: 3,
+        tombstones_written: 3,
         revision: 0,
     };
     answers.note("no repair", repairs::read(client, "runs", &slot, soon()));
@@ -335,22 +335,24 @@ const DOCUMENTS: &[&str] = &[
 fn append(block: &mut Block, target: &Target, n: usize, document: &str, version: u64, dead: bool) {
     for (at, spec) in target.columns.iter().enumerate() {
         match spec.kind {
-            Kind::String if at == target.id => block.put_str(format!("id_{n}").as_bytes()),
-            Kind::String if target.order_by.contains(&at) => block.put_str(b"o'1 \\ x"),
-            Kind::String => block.put_str(["", "12", "true", "2024-01-01"][n % 4].as_bytes()),
-            Kind::Json => block.put_json(|text| text.extend_from_slice(document.as_bytes())),
-            Kind::StringArray => block.put_str_array(|items| {
+            ColumnKind::String if at == target.id => block.put_str(format!("id_{n}").as_bytes()),
+            ColumnKind::String if target.order_by.contains(&at) => block.put_str(b"o'1 \\ x"),
+            ColumnKind::String => block.put_str(["", "12", "true", "2024-01-01"][n % 4].as_bytes()),
+            ColumnKind::Json => block.put_json(|text| text.extend_from_slice(document.as_bytes())),
+            ColumnKind::StringArray => block.put_str_array(|items| {
                 items.push(b"1");
                 items.push(b"a, 'b'");
             }),
-            Kind::UInt8 => block.put_u8(u8::from(at == target.is_deleted && dead)),
-            Kind::UInt32 => block.put_u32(0),
-            Kind::UInt64 => block.put_u64(version),
-            Kind::Float64 => block.put_f64(if n == 0 { 0.1 } else { -0.0 }),
-            Kind::Millis => block.put_millis(n as i64 * 5 * 86_400_000 + 7),
-            Kind::NullableUInt8 => block.put_nullable_u8(n.is_multiple_of(2).then_some(1)),
-            Kind::NullableUInt32 => block.put_nullable_u32(n.is_multiple_of(2).then_some(7)),
-            Kind::NullableMillis => block.put_nullable_millis(n.is_multiple_of(2).then_some(-1)),
+            ColumnKind::UInt8 => block.put_u8(u8::from(at == target.is_deleted && dead)),
+            ColumnKind::UInt32 => block.put_u32(0),
+            ColumnKind::UInt64 => block.put_u64(version),
+            ColumnKind::Float64 => block.put_f64(if n == 0 { 0.1 } else { -0.0 }),
+            ColumnKind::Millis => block.put_millis(n as i64 * 5 * 86_400_000 + 7),
+            ColumnKind::NullableUInt8 => block.put_nullable_u8(n.is_multiple_of(2).then_some(1)),
+            ColumnKind::NullableUInt32 => block.put_nullable_u32(n.is_multiple_of(2).then_some(7)),
+            ColumnKind::NullableMillis => {
+                block.put_nullable_millis(n.is_multiple_of(2).then_some(-1))
+            }
         }
     }
     block.end_row();

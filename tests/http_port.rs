@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use walhouse::config::Config;
-use walhouse::health::{Health, Leader, RepairHealth, ServiceHealth};
+use walhouse::health::{Health, LeaderHealth, RepairHealth, ServiceHealth};
 use walhouse::metrics::{Metrics, ServerWal};
 use walhouse::overview::Overview;
 use walhouse::secret::Mask;
@@ -124,7 +124,7 @@ fn status_says_what_is_known() {
         limit_bytes: Some(1 << 31),
     });
     runs.insert_outage.raise("insert into `t`: no", Some("mend it"));
-    port.health.publish_leader("runs", Leader::ThisProcess);
+    port.health.publish_leader("runs", LeaderHealth::ThisProcess);
     port.health.publish_because("runs", ServiceHealth::Streaming, Some("go".to_owned()));
     port.health.report_error("runs", "connect: refused", Some("open it"));
 
@@ -231,7 +231,7 @@ fn no_answer_has_a_secret() {
         pieces: 1,
         rows_read: 0,
         rows_written: 0,
-        rows_buried: 0,
+        tombstones_written: 0,
         failing,
     };
     port.health.report_error("runs", &text, Some(&text));

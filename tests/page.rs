@@ -14,7 +14,7 @@ use support::sample;
 use support::stage::Stage;
 use support::wait::{PATIENCE, until, until_true};
 
-use walhouse::health::{Health, Leader, RepairHealth, ServiceHealth};
+use walhouse::health::{Health, LeaderHealth, RepairHealth, ServiceHealth};
 use walhouse::metrics::{Metrics, ServerWal};
 use walhouse::overview::history::SAMPLE_EVERY;
 use walhouse::threads::board::Board;
@@ -188,7 +188,7 @@ fn busy_board() -> Arc<Board> {
     let runs = metrics.service("runs");
     let sessions = metrics.service("sessions");
     let (table, other) = (runs.table("task_runs_v2"), sessions.table("sessions_v1"));
-    health.publish_leader("runs", Leader::ThisProcess);
+    health.publish_leader("runs", LeaderHealth::ThisProcess);
     health.publish_because("runs", ServiceHealth::Streaming, Some("the stream is open".to_owned()));
     let samples = 720;
     let began = Instant::now() - SAMPLE_EVERY * samples;
@@ -236,7 +236,7 @@ fn busy_board() -> Arc<Board> {
             pieces: 9,
             rows_read: 1_234_567,
             rows_written: 89,
-            rows_buried: 7,
+            tombstones_written: 7,
             failing: Some((2, HOSTILE.to_owned())),
         }),
     );

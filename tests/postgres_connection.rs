@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use walhouse::error::{Error, ErrorKind};
-use walhouse::postgres::params::{Host, Params, SslMode, TargetSession};
+use walhouse::postgres::params::{Host, PostgresParams, SslMode, TargetSession};
 use walhouse::postgres::startup;
 use walhouse::postgres::{Connection, ReadOutcome, StartupOptions, Stream, server_error};
 use walhouse::secret::Secret;
@@ -145,8 +145,8 @@ impl Server {
         fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
 
-    fn params(&self, user: &str) -> Params {
-        Params {
+    fn params(&self, user: &str) -> PostgresParams {
+        PostgresParams {
             hosts: vec![host("127.0.0.1", self.port)],
             user: user.to_owned(),
             password: Some(Secret::new("right")),
@@ -198,13 +198,13 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(10)
 }
 
-fn connect(params: &Params) -> Result<Connection, Error> {
+fn connect(params: &PostgresParams) -> Result<Connection, Error> {
     startup::connect(params, &options(), soon())
 }
 
 /// The connection works, and the query is run over the kind of socket expected.
 #[track_caller]
-fn let_in(params: &Params, encrypted: bool) {
+fn let_in(params: &PostgresParams, encrypted: bool) {
     let mut connection = connect(params).unwrap_or_else(|e| panic!("{e}; {:?}", e.hint_text()));
     assert_eq!(connection.is_encrypted(), encrypted);
     let sql = "SELECT count(*)::text AS n FROM pg_stat_ssl WHERE pid = pg_backend_pid() AND ssl";
@@ -213,7 +213,7 @@ fn let_in(params: &Params, encrypted: bool) {
 }
 
 #[track_caller]
-fn refused(params: &Params, kind: ErrorKind, text: &str, hint: &str) -> Error {
+fn refused(params: &PostgresParams, kind: ErrorKind, text: &str, hint: &str) -> Error {
     let error = connect(params).err().expect("a refusal");
     assert_eq!(error.kind(), kind, "{error}");
     assert!(error.to_string().contains(text), "{error}");

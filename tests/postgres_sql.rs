@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use walhouse::error::{ErrorKind, Result};
-use walhouse::postgres::params::{Host, Params, SslMode, TargetSession};
+use walhouse::postgres::params::{Host, PostgresParams, SslMode, TargetSession};
 use walhouse::postgres::sql::Sql;
 
 #[allow(dead_code, reason = "the integration tests use the rest")]
@@ -43,8 +43,8 @@ fn soon() -> Instant {
     Instant::now() + SOON
 }
 
-fn params(port: u16, database: &str) -> Params {
-    Params {
+fn params(port: u16, database: &str) -> PostgresParams {
+    PostgresParams {
         hosts: vec![Host::new("127.0.0.1", port)],
         user: "postgres".into(),
         password: None,
@@ -60,7 +60,7 @@ fn params(port: u16, database: &str) -> Params {
     }
 }
 
-fn connect(params: &Params) -> Sql {
+fn connect(params: &PostgresParams) -> Sql {
     Sql::connect(params, "test", soon()).unwrap()
 }
 

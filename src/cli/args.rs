@@ -38,7 +38,7 @@ pub enum Command {
     /// ClickHouse equal to it.
     Adopt {
         /// Which follows it
-        service: Service,
+        service: ServiceArg,
     },
     /// Drop a service's slot, and with it the WAL that Postgres keeps for it
     ///
@@ -46,7 +46,7 @@ pub enum Command {
     /// Tables in ClickHouse are left as they are.
     Teardown {
         /// Whose slot
-        service: Service,
+        service: ServiceArg,
         /// Drop the publication too
         #[arg(long)]
         publication: bool,
@@ -85,7 +85,7 @@ pub enum Command {
     /// Stopped in the middle, nothing is wrong; --resume goes on, or run it again.
     Backfill {
         /// What to copy
-        service: Service,
+        service: ServiceArg,
         /// Rows created at this moment of UTC or later: 2026-01-31, 2026-01-31T10:00:00
         #[arg(long, value_name = "T", conflicts_with = "resume")]
         from: Option<Moment>,
@@ -109,7 +109,7 @@ pub enum Command {
     /// something differs.
     Verify {
         /// What to compare
-        service: Service,
+        service: ServiceArg,
         /// About so many rows of each side, chosen at random (default 1000)
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         sample: Option<u64>,
@@ -161,18 +161,18 @@ pub enum Command {
 
 /// A service, as it is named on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Service {
+pub enum ServiceArg {
     /// Table TaskRun
     Runs,
     /// Table Session
     Sessions,
 }
 
-impl From<Service> for ServiceName {
-    fn from(service: Service) -> ServiceName {
+impl From<ServiceArg> for ServiceName {
+    fn from(service: ServiceArg) -> ServiceName {
         match service {
-            Service::Runs => ServiceName::Runs,
-            Service::Sessions => ServiceName::Sessions,
+            ServiceArg::Runs => ServiceName::Runs,
+            ServiceArg::Sessions => ServiceName::Sessions,
         }
     }
 }
@@ -256,9 +256,9 @@ mod tests {
     fn commands_are_told_apart() {
         assert_eq!(parse(&[]), Ok(None));
         assert_eq!(parse(&["run"]), Ok(Some(Command::Run)));
-        let adopt = Command::Adopt { service: Service::Runs };
+        let adopt = Command::Adopt { service: ServiceArg::Runs };
         assert_eq!(parse(&["adopt", "runs"]), Ok(Some(adopt)));
-        let (service, repair, json) = (Service::Sessions, true, false);
+        let (service, repair, json) = (ServiceArg::Sessions, true, false);
         let verify = Command::Verify { service, sample: Some(5), full: false, repair, json };
         assert_eq!(parse(&["verify", "sessions", "--sample", "5", "--repair"]), Ok(Some(verify)));
     }

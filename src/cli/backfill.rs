@@ -8,18 +8,18 @@ use super::progress::Display;
 use crate::config::ServiceConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mending::backfiller::{self, Done, Ids};
-use crate::mending::request::Request;
+use crate::mending::request::BackfillRequest;
 
 /// What was done, in a sentence for the operator.
 pub(super) fn backfill(
     config: &ServiceConfig,
-    request: Request,
+    request: BackfillRequest,
     ids: Option<&Path>,
     resume: bool,
 ) -> Result<String> {
     let ids = ids.map(open).transpose()?;
     let display = Display::new(&format!("backfill {}", config.name.as_str()));
-    let show = |progress: crate::mending::context::Progress<'_>| display.show(&progress);
+    let show = |progress: crate::mending::context::CommandProgress<'_>| display.show(&progress);
     let done = backfiller::backfill(config, request, ids, resume, &show)?;
     drop(display);
     Ok(text(config.name.as_str(), &done))
@@ -37,11 +37,11 @@ fn open(path: &Path) -> Result<Ids> {
 }
 
 fn text(service: &str, done: &Done) -> String {
-    let Done { rows_read, rows_written, rows_buried, ids } = done;
+    let Done { rows_read, rows_written, tombstones_written, ids } = done;
     let of_ids = if 0 < *ids { format!(" of {ids} ids") } else { String::new() };
     format!(
         "{service}: backfill done: {rows_read} rows read{of_ids}, {rows_written} written, the \
-         others were there; {rows_buried} deleted meanwhile\n"
+         others were there; {tombstones_written} deleted meanwhile\n"
     )
 }
 
@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn the_answer_counts() {
-        let done = Done { rows_read: 3, rows_written: 2, rows_buried: 1, ids: 0 };
+        let done = Done { rows_read: 3, rows_written: 2, tombstones_written: 1, ids: 0 };
         assert_eq!(
             text("runs", &done),
             "runs: backfill done: 3 rows read, 2 written, the others were there; 1 deleted \

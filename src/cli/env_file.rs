@@ -30,7 +30,7 @@ pub fn point_to_it() {
 
 /// Becomes the same command with the variables of the file, which outrank those of the shell. Comes
 /// back only if that fails.
-pub fn start_anew(file: &Path, arguments: &[OsString]) -> String {
+pub fn restart(file: &Path, arguments: &[OsString]) -> String {
     let doing = |cause: io::Error| format!("read variables of {}: {cause}", file.display());
     let variables = match std::fs::read_to_string(file) {
         Ok(text) => parse(&text),

@@ -25,11 +25,11 @@ use clap::Parser;
 
 use self::args::{Arguments, Command};
 pub use self::run::run;
-use self::verify::Outcome;
+use self::verify::VerifyOutcome;
 
 use crate::config::{Config, ServiceConfig, ServiceName, effective};
 use crate::error::Error;
-use crate::mending::request::Request;
+use crate::mending::request::BackfillRequest;
 
 /// The arguments or the configuration are wrong: `EX_USAGE` of sysexits(3).
 pub const EXIT_USAGE: u8 = 64;
@@ -52,7 +52,7 @@ fn run_command(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(refusal) => return refuse(refusal.to_string().trim_end()),
     };
     if let Some(file) = arguments.env_file {
-        return refuse(&format!("walhouse: {}", env_file::start_anew(&file, &given)));
+        return refuse(&format!("walhouse: {}", env_file::restart(&file, &given)));
     }
     let command = arguments.command.unwrap_or(Command::Run);
     if needs_config(&command) {
@@ -74,7 +74,7 @@ fn run_command(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         Command::Check { json } => run_check(json),
         Command::Backfill { service, from, to, ids, all_statuses, resume } => {
-            let request = Request { from, to, all_statuses, of_list: ids.is_some() };
+            let request = BackfillRequest { from, to, all_statuses, of_list: ids.is_some() };
             with_service(service.into(), |service| {
                 backfill::backfill(service, request, ids.as_deref(), resume).map(print)
             })
@@ -84,9 +84,9 @@ fn run_command(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
                 let (text, outcome) = verify::verify(service, sample, full, repair, json)?;
                 let printed = print(text);
                 Ok(match outcome {
-                    Outcome::Equal => printed,
-                    Outcome::Differing => ExitCode::FAILURE,
-                    Outcome::Unknown => ExitCode::from(EXIT_UNKNOWN),
+                    VerifyOutcome::Equal => printed,
+                    VerifyOutcome::Differing => ExitCode::FAILURE,
+                    VerifyOutcome::Unknown => ExitCode::from(EXIT_UNKNOWN),
                 })
             })
         }

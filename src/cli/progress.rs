@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::mending::context::Progress;
+use crate::mending::context::CommandProgress;
 
 const BAR: usize = 24;
 const EVERY_ON_TERMINAL: Duration = Duration::from_millis(100);
@@ -34,7 +34,7 @@ impl Display {
         }
     }
 
-    pub fn show(&self, progress: &Progress<'_>) {
+    pub fn show(&self, progress: &CommandProgress<'_>) {
         let every = if self.is_terminal { EVERY_ON_TERMINAL } else { EVERY_ELSEWHERE };
         let mut state = self.state.lock();
         let last = state.shown_at.unwrap_or(self.begun_at);
@@ -63,8 +63,8 @@ impl Drop for Display {
     }
 }
 
-fn line(name: &str, progress: &Progress<'_>, passed: Duration, with_bar: bool) -> String {
-    let Progress { what, fraction, left, rows } = *progress;
+fn line(name: &str, progress: &CommandProgress<'_>, passed: Duration, with_bar: bool) -> String {
+    let CommandProgress { what, fraction, left, rows } = *progress;
     let mut line = format!("{name}: {what}");
     if with_bar {
         let full = (fraction.clamp(0.0, 1.0) * BAR as f64) as usize;
@@ -93,14 +93,14 @@ mod tests {
     #[test]
     fn a_line_says_how_far_how_fast_and_how_long() {
         let left = Some(Duration::from_secs(150));
-        let progress = Progress { what: "rows", fraction: 0.5, left, rows: 300 };
+        let progress = CommandProgress { what: "rows", fraction: 0.5, left, rows: 300 };
         let passed = Duration::from_secs(3);
         assert_eq!(
             line("verify runs", &progress, passed, false),
             "verify runs: rows 50 %, 300 at 100/s, about 2 min left"
         );
         assert_eq!(
-            line("verify runs", &Progress { left: None, ..progress }, passed, true),
+            line("verify runs", &CommandProgress { left: None, ..progress }, passed, true),
             "verify runs: rows [############            ] 50 %, 300 at 100/s"
         );
     }
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn no_fraction_breaks_the_bar() {
         for fraction in [-1.0, f64::NAN, 7.0] {
-            let progress = Progress { what: "rows", fraction, left: None, rows: 0 };
+            let progress = CommandProgress { what: "rows", fraction, left: None, rows: 0 };
             assert!(line("n", &progress, Duration::ZERO, true).contains(']'));
         }
     }

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use self::ask::Endpoint;
+use self::ask::StatusEndpoint;
 
 use super::{refuse, with_config};
 use crate::config::Config;
@@ -30,7 +30,7 @@ pub(super) struct Options {
 
 pub(super) fn status(options: &Options) -> ExitCode {
     match &options.url {
-        Some(url) => match Endpoint::parse(url) {
+        Some(url) => match StatusEndpoint::parse(url) {
             Ok(endpoint) => show(options, || {
                 ask::overview(&endpoint, Instant::now() + ASK_TIMEOUT)
                     .map_err(|cause| format!("ask {endpoint}: {cause}"))
@@ -47,7 +47,7 @@ fn look(config: &Config) -> Overview {
         None => "REPLICATION_HTTP_LISTEN is off".to_owned(),
         Some(addr) if addr.port() == 0 => "REPLICATION_HTTP_LISTEN names no port".to_owned(),
         Some(addr) => {
-            let endpoint = Endpoint::at(addr);
+            let endpoint = StatusEndpoint::at(addr);
             match ask::overview(&endpoint, Instant::now() + ASK_TIMEOUT) {
                 Ok(overview) => return overview,
                 Err(cause) => format!("no walhouse answers on {endpoint}: {cause}"),

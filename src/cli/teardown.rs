@@ -5,7 +5,7 @@ mod removal;
 
 use std::io::{IsTerminal, Write};
 
-use self::removal::{Dropped, Found, FoundSlot};
+use self::removal::{Dropped, FoundSlot, Removable};
 
 use crate::config::ServiceConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -38,8 +38,8 @@ pub(super) fn run(config: &ServiceConfig, wish: Wish) -> Result<String> {
     Ok(told(config, dropped))
 }
 
-fn nothing(config: &ServiceConfig, found: &Found) -> String {
-    let Found { server, publication, .. } = found;
+fn nothing(config: &ServiceConfig, found: &Removable) -> String {
+    let Removable { server, publication, .. } = found;
     let (slot, name) = (&config.slot, &config.publication);
     let publication = match publication {
         true => format!("; publication `{name}` is there, `--publication` drops it"),
@@ -48,7 +48,7 @@ fn nothing(config: &ServiceConfig, found: &Found) -> String {
     format!("Nothing to do: there is no slot `{slot}` on {server}{publication}.\n")
 }
 
-fn question(config: &ServiceConfig, found: &Found, wish: Wish) -> String {
+fn question(config: &ServiceConfig, found: &Removable, wish: Wish) -> String {
     let mut parts = Vec::new();
     if let Some(slot) = found.slot {
         let in_use = if slot.active { " (in use now)" } else { "" };

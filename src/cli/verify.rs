@@ -8,25 +8,25 @@ use super::progress::Display;
 use crate::config::ServiceConfig;
 use crate::error::Result;
 use crate::machines::verify::Difference;
-use crate::mending::verifier::{self, Extent, Finding, Report, Request};
+use crate::mending::verifier::{self, Extent, VerifyFinding, VerifyReport, VerifyRequest};
 
 /// Of each side, where nothing else was asked for.
 const SAMPLE_ROWS: u64 = 1_000;
 
 /// What a comparison came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum VerifyOutcome {
     Equal,
     Differing,
     /// Nothing is known to differ, but some keys could not be compared.
     Unknown,
 }
 
-fn outcome(report: &Report) -> Outcome {
+fn outcome(report: &VerifyReport) -> VerifyOutcome {
     match (report.is_equal(), report.unsettled + report.unreadable) {
-        (false, _) => Outcome::Differing,
-        (true, 0) => Outcome::Equal,
-        (true, _) => Outcome::Unknown,
+        (false, _) => VerifyOutcome::Differing,
+        (true, 0) => VerifyOutcome::Equal,
+        (true, _) => VerifyOutcome::Unknown,
     }
 }
 
@@ -37,21 +37,21 @@ pub(super) fn verify(
     full: bool,
     repair: bool,
     as_json: bool,
-) -> Result<(String, Outcome)> {
+) -> Result<(String, VerifyOutcome)> {
     let extent = match full {
         true => Extent::Full,
         false => Extent::Sample(sample.unwrap_or(SAMPLE_ROWS)),
     };
     let display = Display::new(&format!("verify {}", config.name.as_str()));
-    let show = |progress: crate::mending::context::Progress<'_>| display.show(&progress);
-    let report = verifier::verify(config, Request { extent, repair }, &show)?;
+    let show = |progress: crate::mending::context::CommandProgress<'_>| display.show(&progress);
+    let report = verifier::verify(config, VerifyRequest { extent, repair }, &show)?;
     drop(display);
     let service = config.name.as_str();
     let text = if as_json { json(service, &report) } else { text(service, extent, &report) };
     Ok((text, outcome(&report)))
 }
 
-fn text(service: &str, extent: Extent, report: &Report) -> String {
+fn text(service: &str, extent: Extent, report: &VerifyReport) -> String {
     let mut out = String::new();
     if let Some(reason) = &report.repair_under_way {
         let _ = writeln!(
@@ -59,7 +59,7 @@ fn text(service: &str, extent: Extent, report: &Report) -> String {
             "{service}: a repair is under way ({reason}): what it has not come to yet differs"
         );
     }
-    for Finding { table, id, difference, columns, is_mended, .. } in &report.findings {
+    for VerifyFinding { table, id, difference, columns, is_mended, .. } in &report.findings {
         let columns = match columns.is_empty() {
             true => String::new(),
             false => format!(": {}", columns.join(", ")),
@@ -96,7 +96,9 @@ fn text(service: &str, extent: Extent, report: &Report) -> String {
         }
     }
     let _ = match report.differing() {
-        0 if outcome(report) == Outcome::Unknown => writeln!(out, "{service}: all else is equal"),
+        0 if outcome(report) == VerifyOutcome::Unknown => {
+            writeln!(out, "{service}: all else is equal")
+        }
         0 => writeln!(out, "{service}: both sides are equal"),
         differing => {
             let count = |difference| report.counts.get(&difference).copied().unwrap_or(0);
@@ -112,9 +114,9 @@ fn text(service: &str, extent: Extent, report: &Report) -> String {
     out
 }
 
-fn json(service: &str, report: &Report) -> String {
+fn json(service: &str, report: &VerifyReport) -> String {
     let count = |difference| report.counts.get(&difference).copied().unwrap_or(0);
-    let finding = |finding: &Finding| {
+    let finding = |finding: &VerifyFinding| {
         let key: serde_json::Map<_, _> =
             finding.key.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
         json!({
@@ -128,7 +130,7 @@ fn json(service: &str, report: &Report) -> String {
     };
     let value = json!({
         "service": service,
-        "equal": outcome(report) == Outcome::Equal,
+        "equal": outcome(report) == VerifyOutcome::Equal,
         "rows_compared": report.rows_compared,
         "keys_compared": report.keys_compared,
         "missing": count(Difference::Missing),
@@ -149,8 +151,8 @@ fn json(service: &str, report: &Report) -> String {
 mod tests {
     use super::*;
 
-    fn report() -> Report {
-        let finding = |difference, columns, is_mended| Finding {
+    fn report() -> VerifyReport {
+        let finding = |difference, columns, is_mended| VerifyFinding {
             table: "sessions_v1",
             key: vec![("organization_id", "o".to_owned()), ("session_id", "s1".to_owned())],
             id: "s1".to_owned(),
@@ -158,7 +160,7 @@ mod tests {
             columns,
             is_mended,
         };
-        Report {
+        VerifyReport {
             rows_compared: 7,
             keys_compared: 8,
             counts: [(Difference::Missing, 1), (Difference::Different, 2)].into(),
@@ -167,7 +169,7 @@ mod tests {
                 finding(Difference::Missing, vec![], true),
                 finding(Difference::Different, vec!["tags", "metadata"], false),
             ],
-            ..Report::default()
+            ..VerifyReport::default()
         }
     }
 
@@ -181,16 +183,16 @@ mod tests {
              sessions: 7 rows of Postgres and 8 keys of ClickHouse compared\n\
              sessions: 3 keys differ: 1 missing, 2 different, 0 extra; 1 mended\n"
         );
-        let equal = text("runs", Extent::Sample(1), &Report::default());
+        let equal = text("runs", Extent::Sample(1), &VerifyReport::default());
         assert!(equal.ends_with("runs: both sides are equal\n"), "{equal}");
         assert!(equal.contains("chosen at random"));
     }
 
     #[test]
     fn keys_that_could_not_be_compared_are_not_called_equal() {
-        let unsettled = |report| Report { unsettled: 2, ..report };
-        let report = unsettled(Report::default());
-        assert_eq!(outcome(&report), Outcome::Unknown);
+        let unsettled = |report| VerifyReport { unsettled: 2, ..report };
+        let report = unsettled(VerifyReport::default());
+        assert_eq!(outcome(&report), VerifyOutcome::Unknown);
         let told = text("runs", Extent::Full, &report);
         assert!(
             told.ends_with("2 keys changed too fast to be compared\nruns: all else is equal\n")
@@ -198,8 +200,8 @@ mod tests {
         let value: serde_json::Value =
             serde_json::from_str(&json("runs", &report)).expect("it is JSON");
         assert_eq!((&value["equal"], &value["unsettled"]), (&json!(false), &json!(2)));
-        assert_eq!(outcome(&unsettled(self::report())), Outcome::Differing);
-        assert_eq!(outcome(&Report::default()), Outcome::Equal);
+        assert_eq!(outcome(&unsettled(self::report())), VerifyOutcome::Differing);
+        assert_eq!(outcome(&VerifyReport::default()), VerifyOutcome::Equal);
     }
 
     #[test]

@@ -15,8 +15,8 @@ use super::frame;
 use super::fresh::{self, Reading};
 use super::hosts::Hosts;
 use super::insert_settings::{self, JSON_TYPE, JSON_TYPE_OLD, Unknown};
-use super::params::Params;
-use super::refusal::{Refusal, Verdict};
+use super::params::ClickHouseParams;
+use super::refusal::{Refusal, RefusalVerdict};
 use super::text::{BytesRow, each_row, parse_rows};
 pub use super::text::{quote_bytes, quote_name};
 use super::transport::{Failure, Transport, certificate_hint};
@@ -67,7 +67,7 @@ pub const QUERY_ID_PREFIX: &str = "walhouse-";
 
 /// Belongs to one thread: each makes its own.
 pub struct Client {
-    params: Params,
+    params: ClickHouseParams,
     transport: Transport,
     /// Which host the transport leads to.
     generation: u64,
@@ -92,7 +92,7 @@ impl InsertError {
 
 impl Client {
     /// Builds the client; nothing is sent yet.
-    pub fn connect(params: &Params) -> Result<Client> {
+    pub fn connect(params: &ClickHouseParams) -> Result<Client> {
         let generation = params.hosts.generation();
         let transport = Transport::new(params, params.hosts.endpoint(generation))?;
         Ok(Client { params: params.clone(), transport, generation, unknown: Unknown::default() })
@@ -109,7 +109,7 @@ impl Client {
         &self.params.database
     }
 
-    pub fn params(&self) -> &Params {
+    pub fn params(&self) -> &ClickHouseParams {
         &self.params
     }
 
@@ -314,13 +314,15 @@ impl Client {
                         continue;
                     }
                     return Err(match refusal.verdict() {
-                        Verdict::Data | Verdict::Unknown => InsertError::Data(Box::new(refusal)),
-                        Verdict::View => InsertError::View(Box::new(refusal)),
-                        Verdict::Size if refusal.view.is_some() => {
+                        RefusalVerdict::Data | RefusalVerdict::Unknown => {
+                            InsertError::Data(Box::new(refusal))
+                        }
+                        RefusalVerdict::View => InsertError::View(Box::new(refusal)),
+                        RefusalVerdict::Size if refusal.view.is_some() => {
                             InsertError::LargeForView(Box::new(refusal))
                         }
-                        Verdict::Size => InsertError::Large(refused(doing, refusal)),
-                        Verdict::Setup | Verdict::Busy => {
+                        RefusalVerdict::Size => InsertError::Large(refused(doing, refusal)),
+                        RefusalVerdict::Setup | RefusalVerdict::Busy => {
                             InsertError::Retry(refused(doing, refusal))
                         }
                     });
@@ -506,10 +508,12 @@ const LATE_HINT: &str = "See in system.processes and system.query_log what takes
 
 fn refused(doing: String, refusal: Refusal) -> Error {
     let kind = match refusal.verdict() {
-        Verdict::Data => ErrorKind::DataRefused,
-        Verdict::Setup => ErrorKind::Setup,
-        Verdict::View => ErrorKind::Setup,
-        Verdict::Busy | Verdict::Size | Verdict::Unknown => ErrorKind::Unreachable,
+        RefusalVerdict::Data => ErrorKind::DataRefused,
+        RefusalVerdict::Setup => ErrorKind::Setup,
+        RefusalVerdict::View => ErrorKind::Setup,
+        RefusalVerdict::Busy | RefusalVerdict::Size | RefusalVerdict::Unknown => {
+            ErrorKind::Unreachable
+        }
     };
     let hint = refusal.hint();
     let error = Error::new(kind, doing).because(refusal);

@@ -8,8 +8,8 @@
 use std::time::{Duration, Instant};
 
 use super::client::{Client, TextRow, quote_bytes, quote_name};
-use super::hosts::TableKind;
-use super::params::{Params, Quorum};
+use super::hosts::ReplicationKind;
+use super::params::{ClickHouseParams, Quorum};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Hosts that are up take much less, and each table of a first start may wait as long.
@@ -33,7 +33,7 @@ pub(super) fn replacing(client: &Client, arguments: &str) -> String {
 }
 
 /// With a blank in front; a literal, so that macros such as `{cluster}` are replaced by the server.
-fn on_cluster(params: &Params) -> String {
+fn on_cluster(params: &ClickHouseParams) -> String {
     let quoted = params.cluster.as_ref().map(|name| quote_bytes(name.as_bytes()));
     quoted.map_or(String::new(), |name| format!(" ON CLUSTER {name}"))
 }
@@ -76,7 +76,7 @@ pub fn check_quorum(client: &mut Client, tables: &[&str], deadline: Instant) -> 
         return Ok(());
     }
     for (name, engine) in engines(client, tables, deadline)? {
-        if TableKind::of_engine(&engine) == TableKind::Plain {
+        if ReplicationKind::of_engine(&engine) == ReplicationKind::Plain {
             return Err(without_quorum(client, &name, &engine));
         }
     }
@@ -141,8 +141,8 @@ mod tests {
     use super::*;
 
     fn client(cluster: Option<&str>) -> Client {
-        let (params, _) = Params::parse("http://127.0.0.1:1").expect("it is a URL");
-        Client::connect(&Params { cluster: cluster.map(str::to_owned), ..params })
+        let (params, _) = ClickHouseParams::parse("http://127.0.0.1:1").expect("it is a URL");
+        Client::connect(&ClickHouseParams { cluster: cluster.map(str::to_owned), ..params })
             .expect("a client")
     }
 

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::tables::TableShape;
-use crate::rows::{ColumnSpec, Kind};
+use crate::rows::{ColumnKind, ColumnSpec};
 
 /// By column, where it is not `JSON` as such. 24.8 knows documents in a Native block only as
 /// strings to be cast.
@@ -19,7 +19,8 @@ pub fn document_types(
 ) -> BTreeMap<usize, String> {
     let year = version.split('.').next().and_then(|year| year.parse::<u32>().ok());
     let is_old = year.is_some_and(|year| year < 25);
-    let documents = columns.iter().enumerate().filter(|(_, column)| column.kind == Kind::Json);
+    let documents =
+        columns.iter().enumerate().filter(|(_, column)| column.kind == ColumnKind::Json);
     documents
         .filter_map(|(at, column)| {
             let own = match is_old {
@@ -45,7 +46,7 @@ mod tests {
     use super::*;
 
     const COLUMNS: &[ColumnSpec] =
-        &[ColumnSpec::new("id", Kind::String), ColumnSpec::new("doc", Kind::Json)];
+        &[ColumnSpec::new("id", ColumnKind::String), ColumnSpec::new("doc", ColumnKind::Json)];
 
     fn of(type_text: &str, version: &str) -> Option<String> {
         let column = |(name, type_text): (&str, &str)| ColumnShape {

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use super::client::{Client, quote_name};
 use super::cluster::{SERVER, of_ours, without_quorum};
-use super::hosts::TableKind;
+use super::hosts::ReplicationKind;
 use super::params::Quorum;
 use super::refusal::Refusal;
 use super::text::parse_rows;
@@ -45,12 +45,12 @@ pub(super) fn before_select(client: &mut Client, sql: &str, deadline: Instant) -
     }
     for table in tables_of(sql, &quote_name(client.database())) {
         match kind(client, &table, deadline)? {
-            Some(TableKind::Replicated)
+            Some(ReplicationKind::Replicated)
                 if !client.hosts().is_fresh(&table, client.generation()) =>
             {
                 sync(client, &table, deadline)?;
             }
-            Some(TableKind::Shared) => reading = Reading::Shared,
+            Some(ReplicationKind::Shared) => reading = Reading::Shared,
             _ => {}
         }
     }
@@ -67,7 +67,7 @@ pub(super) fn before_insert(client: &mut Client, table: &str, deadline: Instant)
 }
 
 /// `None`: there is no such table, as far as this user sees.
-fn kind(client: &mut Client, table: &str, deadline: Instant) -> Result<Option<TableKind>> {
+fn kind(client: &mut Client, table: &str, deadline: Instant) -> Result<Option<ReplicationKind>> {
     if let Some(kind) = client.hosts().kind(table, client.generation()) {
         return Ok(Some(kind));
     }
@@ -75,7 +75,7 @@ fn kind(client: &mut Client, table: &str, deadline: Instant) -> Result<Option<Ta
     let sql =
         format!("SELECT engine FROM system.tables WHERE {}", of_ours(client, "name", &[table]));
     let Some(engine) = value(client, &sql, deadline)? else { return Ok(None) };
-    let kind = TableKind::of_engine(&engine);
+    let kind = ReplicationKind::of_engine(&engine);
     if 1 < client.hosts().count() {
         same_everywhere(client, table, &engine, deadline)?;
     }
@@ -90,25 +90,27 @@ fn same_everywhere(
     engine: &str,
     deadline: Instant,
 ) -> Result<()> {
-    let kind = TableKind::of_engine(engine);
+    let kind = ReplicationKind::of_engine(engine);
     let identity = match kind {
-        TableKind::Shared | TableKind::Elsewhere => return Ok(()),
-        TableKind::Plain => SERVER.to_owned(),
-        TableKind::Replicated => format!(
+        ReplicationKind::Shared | ReplicationKind::Elsewhere => return Ok(()),
+        ReplicationKind::Plain => SERVER.to_owned(),
+        ReplicationKind::Replicated => format!(
             "SELECT zookeeper_path FROM system.replicas WHERE {}",
             of_ours(client, "table", &[table])
         ),
     };
     let identity = value(client, &identity, deadline)?.unwrap_or_default();
     let is_for_others = client.params().quorum.is_some_and(Quorum::asks_for_others);
-    let error = if kind == TableKind::Plain && is_for_others {
+    let error = if kind == ReplicationKind::Plain && is_for_others {
         without_quorum(client, table, engine)
     } else if client.hosts().is_known_as(table, &identity) {
         return Ok(());
     } else {
         let doing = format!("use {} at `{}`", client.qualified(table), client.endpoint());
         let error = Error::new(ErrorKind::Setup, doing).because(match kind {
-            TableKind::Plain => format!("it is a {engine}, and its rows are on another server"),
+            ReplicationKind::Plain => {
+                format!("it is a {engine}, and its rows are on another server")
+            }
             _ => format!("it is no replica of the one at another host, but has path `{identity}`"),
         });
         error.hint(

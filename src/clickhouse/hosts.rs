@@ -22,7 +22,7 @@ struct Shared {
     /// Counts how often freshness was taken back, for whoever is just establishing it.
     epoch: u64,
     fresh: BTreeSet<String>,
-    kinds: BTreeMap<String, TableKind>,
+    kinds: BTreeMap<String, ReplicationKind>,
     /// By table: what tells it from another of that name. Kept whatever happens: the hosts have to
     /// agree on it.
     identities: BTreeMap<String, String>,
@@ -30,7 +30,7 @@ struct Shared {
 
 /// What it takes to read from a table what was written to it through another host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TableKind {
+pub enum ReplicationKind {
     /// Each replica fetches for itself, and can be told to.
     Replicated,
     /// ClickHouse Cloud's: all replicas share one storage, and a SELECT can be told to look there.
@@ -41,13 +41,13 @@ pub enum TableKind {
     Plain,
 }
 
-impl TableKind {
-    pub fn of_engine(engine: &str) -> TableKind {
+impl ReplicationKind {
+    pub fn of_engine(engine: &str) -> ReplicationKind {
         match engine.strip_suffix("MergeTree") {
-            Some(head) if head.starts_with("Replicated") => TableKind::Replicated,
-            Some(head) if head.starts_with("Shared") => TableKind::Shared,
-            Some(_) => TableKind::Plain,
-            None => TableKind::Elsewhere,
+            Some(head) if head.starts_with("Replicated") => ReplicationKind::Replicated,
+            Some(head) if head.starts_with("Shared") => ReplicationKind::Shared,
+            Some(_) => ReplicationKind::Plain,
+            None => ReplicationKind::Elsewhere,
         }
     }
 }
@@ -144,14 +144,14 @@ impl Hosts {
     }
 
     /// What was found out about the table at the host of this generation.
-    pub fn kind(&self, table: &str, generation: u64) -> Option<TableKind> {
+    pub fn kind(&self, table: &str, generation: u64) -> Option<ReplicationKind> {
         let shared = self.lock();
         let kind = shared.kinds.get(table).copied();
         kind.filter(|_| shared.generation == generation)
     }
 
     /// As [`Hosts::set_fresh`].
-    pub fn set_kind(&self, table: &str, kind: TableKind, ticket: Ticket) {
+    pub fn set_kind(&self, table: &str, kind: ReplicationKind, ticket: Ticket) {
         let mut shared = self.lock();
         if (shared.generation, shared.epoch) == (ticket.generation, ticket.epoch) {
             shared.kinds.insert(table.to_owned(), kind);
@@ -243,15 +243,15 @@ mod tests {
     #[test]
     fn engines_are_told_apart() {
         for (engine, kind) in [
-            ("ReplicatedReplacingMergeTree", TableKind::Replicated),
-            ("ReplicatedMergeTree", TableKind::Replicated),
-            ("SharedReplacingMergeTree", TableKind::Shared),
-            ("ReplacingMergeTree", TableKind::Plain),
-            ("MergeTree", TableKind::Plain),
-            ("Distributed", TableKind::Elsewhere),
-            ("MaterializedView", TableKind::Elsewhere),
+            ("ReplicatedReplacingMergeTree", ReplicationKind::Replicated),
+            ("ReplicatedMergeTree", ReplicationKind::Replicated),
+            ("SharedReplacingMergeTree", ReplicationKind::Shared),
+            ("ReplacingMergeTree", ReplicationKind::Plain),
+            ("MergeTree", ReplicationKind::Plain),
+            ("Distributed", ReplicationKind::Elsewhere),
+            ("MaterializedView", ReplicationKind::Elsewhere),
         ] {
-            assert_eq!(TableKind::of_engine(engine), kind, "{engine}");
+            assert_eq!(ReplicationKind::of_engine(engine), kind, "{engine}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! The settings that go with every INSERT beside [`settings`](super::settings), and which of all of
 //! them a server may not know.
 
-use super::params::{InsertStrategy, Params, Quorum};
+use super::params::{ClickHouseParams, InsertStrategy, Quorum};
 use super::refusal::Refusal;
 use super::settings::{self, STATEMENT_SETTINGS};
 
@@ -106,7 +106,7 @@ impl Unknown {
 
 /// Ours first, then the caller's, so that the caller's win.
 pub fn of_insert(
-    params: &Params,
+    params: &ClickHouseParams,
     unknown: &Unknown,
     caller: &[(&str, &str)],
 ) -> Vec<(String, String)> {
@@ -152,7 +152,7 @@ pub fn of_insert(
 /// well, and the part is thrown away. Without deduplication each attempt has a quorum of its own,
 /// and rows that are there twice are one by their version. So a quorum of the profile, which would
 /// come with deduplication, is none for us.
-fn of_quorum(params: &Params) -> Vec<(String, String)> {
+fn of_quorum(params: &ClickHouseParams) -> Vec<(String, String)> {
     let Some(quorum) = params.quorum else {
         let none = [("insert_quorum", "0"), ("async_insert_deduplicate", "0")];
         return none.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
@@ -175,7 +175,7 @@ fn of_quorum(params: &Params) -> Vec<(String, String)> {
 mod tests {
     use super::*;
 
-    fn value(params: &Params, name: &str) -> Option<String> {
+    fn value(params: &ClickHouseParams, name: &str) -> Option<String> {
         let settings = of_insert(params, &Unknown::default(), &[("async_insert", "0")]);
         // The last one wins.
         settings.into_iter().rev().find(|(known, _)| known == name).map(|(_, value)| value)
@@ -183,20 +183,21 @@ mod tests {
 
     #[test]
     fn a_quorum_is_answered_before_the_request_is_given_up() {
-        let (params, _) = Params::parse("http://h:1?request_timeout=5000").expect("it is a URL");
+        let (params, _) =
+            ClickHouseParams::parse("http://h:1?request_timeout=5000").expect("it is a URL");
         // One of the profile's would come with deduplication.
         assert_eq!(value(&params, "insert_quorum").as_deref(), Some("0"));
         assert_eq!(value(&params, "insert_deduplicate").as_deref(), Some("1"));
-        let params = Params { quorum: Some(Quorum::Replicas(3)), ..params };
+        let params = ClickHouseParams { quorum: Some(Quorum::Replicas(3)), ..params };
         assert_eq!(value(&params, "insert_quorum").as_deref(), Some("3"));
         assert_eq!(value(&params, "insert_quorum_timeout").as_deref(), Some("2500"));
         assert_eq!(value(&params, "insert_quorum_parallel").as_deref(), Some("1"));
         assert_eq!(value(&params, "insert_deduplicate").as_deref(), Some("0"));
         assert_eq!(value(&params, "deduplicate_insert").as_deref(), Some("disable"));
         assert_eq!(value(&params, "async_insert").as_deref(), Some("0"));
-        let params = Params { quorum: Some(Quorum::Auto), ..params };
+        let params = ClickHouseParams { quorum: Some(Quorum::Auto), ..params };
         assert_eq!(value(&params, "insert_quorum").as_deref(), Some("auto"));
-        let params = Params { quorum: Some(Quorum::Replicas(1)), ..params };
+        let params = ClickHouseParams { quorum: Some(Quorum::Replicas(1)), ..params };
         assert_eq!(value(&params, "insert_deduplicate").as_deref(), Some("1"));
         assert_eq!(value(&params, "deduplicate_insert").as_deref(), Some("enable"));
     }
@@ -204,9 +205,9 @@ mod tests {
     /// Goal: an old server, which refuses both together, takes inserts that are asynchronous.
     #[test]
     fn views_are_pushed_to_again_where_blocks_may_be_dropped_as_known() {
-        let (params, _) = Params::parse("http://h:1").expect("it is a URL");
+        let (params, _) = ClickHouseParams::parse("http://h:1").expect("it is a URL");
         let insert_strategy = InsertStrategy::InsertAsync;
-        let of_async = Params { insert_strategy, ..params.clone() };
+        let of_async = ClickHouseParams { insert_strategy, ..params.clone() };
         for (params, unknown, expected) in [
             (&params, Unknown::default(), "1"),
             (&params, Unknown(vec![DEDUPLICATE]), "1"),

@@ -23,5 +23,5 @@ pub mod text;
 mod transport;
 
 pub use client::{Client, InsertError};
-pub use params::Params;
+pub use params::ClickHouseParams;
 pub use refusal::Refusal;

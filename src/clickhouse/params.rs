@@ -17,7 +17,7 @@ use crate::secret::Secret;
 pub const DATABASE: &str = "trigger_dev";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Params {
+pub struct ClickHouseParams {
     /// Without credentials, path or query. All of them replicate the same tables.
     pub hosts: Hosts,
     pub user: String,
@@ -86,7 +86,7 @@ pub enum InsertStrategy {
 
 /// Why a URL is refused. Holds no piece of the text, which may hold a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ParamsError {
+pub enum ClickHouseParamsError {
     NotHttp,
     NativeProtocol,
     NotAUrl,
@@ -101,19 +101,19 @@ pub enum ParamsError {
     AccessToken,
 }
 
-impl Params {
+impl ClickHouseParams {
     /// The same at one of its hosts alone.
-    pub(super) fn at(&self, endpoint: &str) -> Params {
-        Params { hosts: Hosts::one(endpoint.to_owned()), ..self.clone() }
+    pub(super) fn at(&self, endpoint: &str) -> ClickHouseParams {
+        ClickHouseParams { hosts: Hosts::one(endpoint.to_owned()), ..self.clone() }
     }
 
     /// The parameters and what is worth a warning. What the URL does not say (keep-alive,
     /// connections, strategy) has its default.
-    pub fn parse(text: &str) -> Result<(Params, Vec<String>), ParamsError> {
+    pub fn parse(text: &str) -> Result<(ClickHouseParams, Vec<String>), ClickHouseParamsError> {
         let mut warnings = Vec::new();
         let texts = one_for_each_host(text)?;
         let urls = texts.iter().map(|text| parse_url(text)).collect::<Result<Vec<_>, _>>()?;
-        let url = urls.first().ok_or(ParamsError::NoHost)?;
+        let url = urls.first().ok_or(ClickHouseParamsError::NoHost)?;
         let mut user = decode(url.username())?;
         let mut password = decode(url.password().unwrap_or_default())?;
         let mut is_secure = url.scheme() == "https";
@@ -127,12 +127,12 @@ impl Params {
                     "1" | "true" => is_secure = true,
                     // The scheme has said it.
                     "0" | "false" | "" => {}
-                    _ => return Err(ParamsError::Secure),
+                    _ => return Err(ClickHouseParamsError::Secure),
                 },
                 "compress" => match value.as_ref() {
                     "1" | "true" => compress = true,
                     "0" | "false" => compress = false,
-                    _ => return Err(ParamsError::Compress),
+                    _ => return Err(ClickHouseParamsError::Compress),
                 },
                 "database" => note_database(&mut warnings, &value),
                 "user" | "username" if user.is_empty() => user = value.into_owned(),
@@ -143,9 +143,9 @@ impl Params {
                 "request_timeout" => {
                     let millis = value.parse().ok().filter(|ms| (1..=3_600_000).contains(ms));
                     request_timeout =
-                        Duration::from_millis(millis.ok_or(ParamsError::RequestTimeout)?);
+                        Duration::from_millis(millis.ok_or(ClickHouseParamsError::RequestTimeout)?);
                 }
-                "access_token" => return Err(ParamsError::AccessToken),
+                "access_token" => return Err(ClickHouseParamsError::AccessToken),
                 _ => warnings.push(unknown(&key)),
             }
         }
@@ -155,14 +155,17 @@ impl Params {
         for (url, text) in urls.iter().zip(&texts) {
             let (port, warning) = port_of(url, text, is_secure);
             warnings.extend(warning.filter(|warning| !warnings.contains(warning)));
-            let host = url.host_str().filter(|host| !host.is_empty()).ok_or(ParamsError::NoHost)?;
+            let host = url
+                .host_str()
+                .filter(|host| !host.is_empty())
+                .ok_or(ClickHouseParamsError::NoHost)?;
             let endpoint = format!("{scheme}://{host}:{port}");
             if !endpoints.contains(&endpoint) {
                 endpoints.push(endpoint);
             }
         }
-        let params = Params {
-            hosts: Hosts::new(endpoints).ok_or(ParamsError::NoHost)?,
+        let params = ClickHouseParams {
+            hosts: Hosts::new(endpoints).ok_or(ClickHouseParamsError::NoHost)?,
             user: if user.is_empty() { "default".into() } else { user },
             password: Secret::new(password),
             database: DATABASE.into(),
@@ -181,67 +184,71 @@ impl Params {
 }
 
 /// Where and as whom, for errors and logs.
-impl fmt::Display for Params {
+impl fmt::Display for ClickHouseParams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} as {}", self.hosts, self.user.escape_debug())
     }
 }
 
-impl fmt::Display for ParamsError {
+impl fmt::Display for ClickHouseParamsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            ParamsError::NotHttp => "it begins with neither http:// nor https://",
-            ParamsError::NativeProtocol => {
+            ClickHouseParamsError::NotHttp => "it begins with neither http:// nor https://",
+            ClickHouseParamsError::NativeProtocol => {
                 "the native protocol is not spoken: name the HTTP interface, usually port 8123"
             }
-            ParamsError::NotAUrl => "this is no URL",
-            ParamsError::NoHost => "the host is missing",
-            ParamsError::Port => "the port is no number from 1 to 65535",
-            ParamsError::StrayAt => {
+            ClickHouseParamsError::NotAUrl => "this is no URL",
+            ClickHouseParamsError::NoHost => "the host is missing",
+            ClickHouseParamsError::Port => "the port is no number from 1 to 65535",
+            ClickHouseParamsError::StrayAt => {
                 "an `@` stands behind the host: write it as %40, and `/`, `?` and `#` of a \
                  password as %2F, %3F and %23"
             }
-            ParamsError::Fragment => "it has a `#`: write it as %23",
-            ParamsError::Escape => "an escape such as %2F is broken, or is no UTF-8",
-            ParamsError::Secure => "`secure` is none of 1, 0, true and false",
-            ParamsError::Compress => "`compress` is none of 1, 0, true and false",
-            ParamsError::RequestTimeout => "`request_timeout` is no number from 1 to 3600000",
-            ParamsError::AccessToken => "`access_token` is not supported: use user and password",
+            ClickHouseParamsError::Fragment => "it has a `#`: write it as %23",
+            ClickHouseParamsError::Escape => "an escape such as %2F is broken, or is no UTF-8",
+            ClickHouseParamsError::Secure => "`secure` is none of 1, 0, true and false",
+            ClickHouseParamsError::Compress => "`compress` is none of 1, 0, true and false",
+            ClickHouseParamsError::RequestTimeout => {
+                "`request_timeout` is no number from 1 to 3600000"
+            }
+            ClickHouseParamsError::AccessToken => {
+                "`access_token` is not supported: use user and password"
+            }
         })
     }
 }
 
-impl std::error::Error for ParamsError {}
+impl std::error::Error for ClickHouseParamsError {}
 
-fn parse_url(text: &str) -> Result<Url, ParamsError> {
-    let (scheme, rest) = text.split_once("://").ok_or(ParamsError::NotHttp)?;
+fn parse_url(text: &str) -> Result<Url, ClickHouseParamsError> {
+    let (scheme, rest) = text.split_once("://").ok_or(ClickHouseParamsError::NotHttp)?;
     match scheme.to_ascii_lowercase().as_str() {
         "http" | "https" => {}
-        "clickhouse" | "tcp" | "native" => return Err(ParamsError::NativeProtocol),
-        _ => return Err(ParamsError::NotHttp),
+        "clickhouse" | "tcp" | "native" => return Err(ClickHouseParamsError::NativeProtocol),
+        _ => return Err(ClickHouseParamsError::NotHttp),
     }
     // The parser would take an unescaped `/` in a password for the end of the host, and the rest
     // of the password for a path to be logged.
     if rest.get(authority(rest).len()..).is_some_and(|tail| tail.contains('@')) {
-        return Err(ParamsError::StrayAt);
+        return Err(ClickHouseParamsError::StrayAt);
     }
     if rest.contains('#') {
-        return Err(ParamsError::Fragment);
+        return Err(ClickHouseParamsError::Fragment);
     }
     let url = Url::parse(text).map_err(|cause| match cause {
-        url::ParseError::EmptyHost => ParamsError::NoHost,
-        url::ParseError::InvalidPort => ParamsError::Port,
-        _ => ParamsError::NotAUrl,
+        url::ParseError::EmptyHost => ClickHouseParamsError::NoHost,
+        url::ParseError::InvalidPort => ClickHouseParamsError::Port,
+        _ => ClickHouseParamsError::NotAUrl,
     })?;
     if url.port() == Some(0) {
-        return Err(ParamsError::Port);
+        return Err(ClickHouseParamsError::Port);
     }
     Ok(url)
 }
 
 /// `http://u@a:1,b:2/?x` is `http://u@a:1/?x` and `http://u@b:2/?x`.
-fn one_for_each_host(text: &str) -> Result<Vec<String>, ParamsError> {
-    let (scheme, rest) = text.split_once("://").ok_or(ParamsError::NotHttp)?;
+fn one_for_each_host(text: &str) -> Result<Vec<String>, ClickHouseParamsError> {
+    let (scheme, rest) = text.split_once("://").ok_or(ClickHouseParamsError::NotHttp)?;
     let (authority, tail) = rest.split_at(authority(rest).len());
     // A password may have a comma.
     let hosts_at = authority.rfind('@').map_or(0, |at| at + 1);
@@ -289,10 +296,10 @@ fn authority(rest: &str) -> &str {
     rest.split(['/', '\\', '?', '#']).next().unwrap_or_default()
 }
 
-fn decode(text: &str) -> Result<String, ParamsError> {
+fn decode(text: &str) -> Result<String, ClickHouseParamsError> {
     match percent_decode_str(text).decode_utf8() {
         Ok(decoded) => Ok(decoded.into_owned()),
-        Err(_) => Err(ParamsError::Escape),
+        Err(_) => Err(ClickHouseParamsError::Escape),
     }
 }
 
@@ -313,7 +320,7 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, expected: &str, warnings: &[&str]) {
-        let (params, said) = Params::parse(text).expect("the URL is good");
+        let (params, said) = ClickHouseParams::parse(text).expect("the URL is good");
         let found = format!(
             "{} {} {} {}s",
             params.hosts,
@@ -344,13 +351,13 @@ mod tests {
         );
         let warning = "no port is given, so it is 8443";
         check("https://a,b", "https://a:8443,b:8443 default  30s", &[warning]);
-        let (params, _) = Params::parse("http://127.0.0.1:1,h:1").expect("it is good");
+        let (params, _) = ClickHouseParams::parse("http://127.0.0.1:1,h:1").expect("it is good");
         assert!(params.compress, "one of them is elsewhere");
         assert_eq!(params.hosts.all(), ["http://127.0.0.1:1", "http://h:1"]);
         for text in ["http://a:1,", "http://,a:1", "http://u@a:1,,b:1"] {
-            assert_eq!(Params::parse(text), Err(ParamsError::NoHost), "{text}");
+            assert_eq!(ClickHouseParams::parse(text), Err(ClickHouseParamsError::NoHost), "{text}");
         }
-        assert_eq!(Params::parse("http://a:1,b:x"), Err(ParamsError::Port));
+        assert_eq!(ClickHouseParams::parse("http://a:1,b:x"), Err(ClickHouseParamsError::Port));
     }
 
     #[test]
@@ -382,10 +389,10 @@ mod tests {
             ("http://localhost:1?compress=1", true),
             ("http://h:1?compress=0", false),
         ] {
-            assert_eq!(Params::parse(text).expect(text).0.compress, expected, "{text}");
+            assert_eq!(ClickHouseParams::parse(text).expect(text).0.compress, expected, "{text}");
         }
-        let refused = Params::parse("http://h:1?compress=lz4").map(|_| ());
-        assert_eq!(refused, Err(ParamsError::Compress));
+        let refused = ClickHouseParams::parse("http://h:1?compress=lz4").map(|_| ());
+        assert_eq!(refused, Err(ClickHouseParamsError::Compress));
     }
 
     #[test]
@@ -413,34 +420,34 @@ mod tests {
     #[test]
     fn bad_urls_are_refused_with_the_reason() {
         for (text, expected) in [
-            ("h:8123", ParamsError::NotHttp),
-            ("ftp://h", ParamsError::NotHttp),
-            ("clickhouse://h:9000", ParamsError::NativeProtocol),
-            ("http://", ParamsError::NoHost),
-            ("http://u:pw@:8123", ParamsError::NoHost),
-            ("http://h:pw", ParamsError::Port),
-            ("http://h:70000", ParamsError::Port),
-            ("http://h:0", ParamsError::Port),
-            ("http://a b", ParamsError::NotAUrl),
-            ("http://[::1", ParamsError::NotAUrl),
-            ("http://u:1/w@h", ParamsError::StrayAt),
-            ("http://u:1?w@h", ParamsError::StrayAt),
-            ("http://u:1#w@h", ParamsError::StrayAt),
-            ("http://u:1\\w@h", ParamsError::StrayAt),
-            ("http://h#x", ParamsError::Fragment),
-            ("http://u:%ff@h", ParamsError::Escape),
-            ("http://h?secure=yes", ParamsError::Secure),
-            ("http://h?request_timeout=0", ParamsError::RequestTimeout),
-            ("http://h?request_timeout=30s", ParamsError::RequestTimeout),
-            ("http://h?access_token=t", ParamsError::AccessToken),
+            ("h:8123", ClickHouseParamsError::NotHttp),
+            ("ftp://h", ClickHouseParamsError::NotHttp),
+            ("clickhouse://h:9000", ClickHouseParamsError::NativeProtocol),
+            ("http://", ClickHouseParamsError::NoHost),
+            ("http://u:pw@:8123", ClickHouseParamsError::NoHost),
+            ("http://h:pw", ClickHouseParamsError::Port),
+            ("http://h:70000", ClickHouseParamsError::Port),
+            ("http://h:0", ClickHouseParamsError::Port),
+            ("http://a b", ClickHouseParamsError::NotAUrl),
+            ("http://[::1", ClickHouseParamsError::NotAUrl),
+            ("http://u:1/w@h", ClickHouseParamsError::StrayAt),
+            ("http://u:1?w@h", ClickHouseParamsError::StrayAt),
+            ("http://u:1#w@h", ClickHouseParamsError::StrayAt),
+            ("http://u:1\\w@h", ClickHouseParamsError::StrayAt),
+            ("http://h#x", ClickHouseParamsError::Fragment),
+            ("http://u:%ff@h", ClickHouseParamsError::Escape),
+            ("http://h?secure=yes", ClickHouseParamsError::Secure),
+            ("http://h?request_timeout=0", ClickHouseParamsError::RequestTimeout),
+            ("http://h?request_timeout=30s", ClickHouseParamsError::RequestTimeout),
+            ("http://h?access_token=t", ClickHouseParamsError::AccessToken),
         ] {
-            assert_eq!(Params::parse(text), Err(expected), "{text}");
+            assert_eq!(ClickHouseParams::parse(text), Err(expected), "{text}");
         }
     }
 
     #[test]
     fn display_and_debug_hide_the_password() {
-        let (params, _) = Params::parse("http://u:hunter2@h:1").unwrap();
+        let (params, _) = ClickHouseParams::parse("http://u:hunter2@h:1").unwrap();
         assert_eq!(params.to_string(), "http://h:1 as u");
         assert!(!format!("{params:?}").contains("hunter2"));
     }

@@ -9,7 +9,7 @@ use std::fmt;
 
 /// What a refusal says about its cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum RefusalVerdict {
     /// The rows themselves: sending them again cannot succeed, the rest of the batch may.
     Data,
     /// Names, types, privileges or settings: an operator has to change something.
@@ -66,7 +66,7 @@ enum Words {
     Closed,
 }
 
-use Verdict::{Busy, Data, Setup, Size, Unknown, View};
+use RefusalVerdict::{Busy, Data, Setup, Size, Unknown, View};
 use Words::{Closed, Open};
 
 /// Every code that is told apart. A code that is not listed is `Unknown` and `Closed`: its words
@@ -75,7 +75,7 @@ use Words::{Closed, Open};
 /// `Data` is only what one row can cause and another row of the same block can avoid. A type of the
 /// block that does not fit the column (43, 53) holds for every row alike, so it is `Setup`:
 /// salvage would set each single row aside.
-const CODES: &[(u32, &str, Verdict, Words)] = &[
+const CODES: &[(u32, &str, RefusalVerdict, Words)] = &[
     (3, "UNEXPECTED_END_OF_FILE", Busy, Open),
     (6, "CANNOT_PARSE_TEXT", Data, Closed),
     (8, "THERE_IS_NO_COLUMN", Setup, Open),
@@ -238,7 +238,7 @@ impl Refusal {
         })
     }
 
-    pub fn verdict(&self) -> Verdict {
+    pub fn verdict(&self) -> RefusalVerdict {
         if self.of_every_row.is_some() {
             return Setup;
         }
@@ -320,7 +320,7 @@ impl Refusal {
 }
 
 /// What a code says about its cause.
-pub fn classify(code: u32) -> Verdict {
+pub fn classify(code: u32) -> RefusalVerdict {
     CODES.iter().find(|row| row.0 == code).map_or(Unknown, |row| row.2)
 }
 

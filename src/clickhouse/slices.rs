@@ -20,7 +20,7 @@ use super::partitions::{self, Partition, partitions};
 use super::stored::{live_keys_where, malformed, number};
 use super::tables::read_shape;
 use crate::error::Result;
-use crate::rows::Kind;
+use crate::rows::ColumnKind;
 use crate::rows::key::LiveKey;
 use crate::rows::target::Target;
 
@@ -160,7 +160,7 @@ impl<'a> Slicer<'a> {
     fn value(&self, at: usize) -> String {
         let name = quote_name(self.target.columns[at].name);
         match self.target.columns[at].kind {
-            Kind::Millis => format!("toUnixTimestamp64Milli({name})"),
+            ColumnKind::Millis => format!("toUnixTimestamp64Milli({name})"),
             _ => format!("substring(toString({name}), 1, {BOUND_BYTES_MAX})"),
         }
     }
@@ -253,7 +253,7 @@ impl<'a> Slicer<'a> {
 
     fn bound(&self, row: Vec<Option<Vec<u8>>>) -> Option<Bound> {
         let value = |(&at, text): (&usize, Option<Vec<u8>>)| match self.target.columns[at].kind {
-            Kind::Millis => number(&text?).map(BoundValue::Ticks),
+            ColumnKind::Millis => number(&text?).map(BoundValue::Ticks),
             _ => text.map(BoundValue::Text),
         };
         let is_whole = row.len() == self.columns.len();
@@ -271,7 +271,7 @@ impl<'a> Slicer<'a> {
         let fits = |(&at, (name, value)): (&usize, &(String, BoundValue))| {
             let spec = self.target.columns[at];
             spec.name == name
-                && matches!(value, BoundValue::Ticks(_)) == matches!(spec.kind, Kind::Millis)
+                && matches!(value, BoundValue::Ticks(_)) == matches!(spec.kind, ColumnKind::Millis)
         };
         let fits = named.len() == self.columns.len() && self.columns.iter().zip(named).all(fits);
         fits.then(|| named.iter().map(|(_, value)| value.clone()).collect())
@@ -318,7 +318,7 @@ mod tests {
 
     fn bound(slicer: &Slicer<'_>, text: &[u8]) -> Bound {
         let value = |&at: &usize| match slicer.target.columns[at].kind {
-            Kind::Millis => Ticks(-5),
+            ColumnKind::Millis => Ticks(-5),
             _ => Text(text.to_vec()),
         };
         slicer.columns.iter().map(value).collect()

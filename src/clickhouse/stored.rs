@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use super::client::{Client, quote_bytes, quote_name};
 use super::partitions::{self, partitions, too_much};
 use crate::error::{Error, ErrorKind, Result};
-use crate::machines::portions::{Next, Search, Sizes};
-use crate::machines::removals::Found;
+use crate::machines::portions::{Next, PortionSearch, Sizes};
+use crate::machines::removals::StoredVersion;
 use crate::rows::column::Values;
 use crate::rows::key::{Key, LiveKey};
 use crate::rows::target::Target;
@@ -78,8 +78,8 @@ pub fn versions_of(
     rows: &[usize],
     low: u64,
     deadline: impl Fn() -> Instant,
-) -> Result<HashMap<Key, Vec<Found>>> {
-    let mut found: HashMap<Key, Vec<Found>> = HashMap::new();
+) -> Result<HashMap<Key, Vec<StoredVersion>>> {
+    let mut found: HashMap<Key, Vec<StoredVersion>> = HashMap::new();
     client.expect_others(target.table);
     let name = |&at: &usize| quote_name(target.columns[at].name);
     let key = target.order_by.iter().map(name).collect::<Vec<_>>().join(", ");
@@ -95,7 +95,7 @@ pub fn versions_of(
         for row in client.query_bytes(&sql, deadline())? {
             let (key, row) = read_row(target, row).ok_or_else(|| malformed(target))?;
             let StoredRow { version, is_deleted, .. } = row;
-            found.entry(key).or_default().push(Found { version, is_deleted });
+            found.entry(key).or_default().push(StoredVersion { version, is_deleted });
         }
     }
     Ok(found)
@@ -146,7 +146,7 @@ pub fn highest_version(
     }
     let name = quote_name(target.columns[target.version].name);
     let (mut sizes, mut highest, mut names) = (Sizes::new(1), 0, Vec::new());
-    let mut search = Search::new(&mut sizes, 1, true);
+    let mut search = PortionSearch::new(&mut sizes, 1, true);
     loop {
         go_on()?;
         let portion = match search.step() {

@@ -306,10 +306,10 @@ pub fn read_shape(
 
 /// What tells that a table is another one now: what it is known by, and its columns. In the order
 /// of names; tables that are not there are not in it.
-pub type Look = Vec<(String, String)>;
+pub type TablesLook = Vec<(String, String)>;
 
 /// The same of several tables, in one question for the tables and one for their columns.
-pub fn look(client: &mut Client, tables: &[&str], deadline: Instant) -> Result<Look> {
+pub fn look(client: &mut Client, tables: &[&str], deadline: Instant) -> Result<TablesLook> {
     // One table may have another UUID on each replica.
     let is_alone = match client.hosts().count() {
         1 => "startsWith(engine, 'Replicated') OR startsWith(engine, 'Shared')",

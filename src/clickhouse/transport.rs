@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 use url::Url;
 
 use super::answer::Answer;
-use super::params::Params;
+use super::params::ClickHouseParams;
 use crate::error::{Error, ErrorKind, Result};
 use crate::halt::Halt;
 
@@ -63,7 +63,7 @@ pub enum Failure {
 
 impl Transport {
     /// To `endpoint`, one of the hosts of `params`; nothing is sent yet.
-    pub fn new(params: &Params, endpoint: &str) -> Result<Transport> {
+    pub fn new(params: &ClickHouseParams, endpoint: &str) -> Result<Transport> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             // Names are looked up there; it is the only blocking work.

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::reader::Reader;
+use super::reader::VariableReader;
 use super::{
     Config, FlushConfig, GapStrategy, InitialBackfill, LockConfig, LockKind, Problems,
     ReconnectConfig, ServiceConfig, ServiceName, Strategy, clickhouse, redis,
@@ -20,7 +20,7 @@ struct Shared {
     reconnect: ReconnectConfig,
     gap_strategy: GapStrategy,
     repair_concurrency: usize,
-    repair_bury_max_percent: u64,
+    repair_deletes_max_percent: u64,
     receive_timeout: Duration,
     shutdown_timeout: Duration,
     cluster: Option<String>,
@@ -28,7 +28,7 @@ struct Shared {
 }
 
 pub(super) fn config(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Config, Problems> {
-    let mut reader = Reader::new(lookup);
+    let mut reader = VariableReader::new(lookup);
     let mut on = Vec::new();
     let mut off = Vec::new();
     for name in ServiceName::ALL {
@@ -59,7 +59,7 @@ pub(super) fn config(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Config, 
     })
 }
 
-fn why_off(reader: &mut Reader, name: ServiceName) -> Option<String> {
+fn why_off(reader: &mut VariableReader, name: ServiceName) -> Option<String> {
     let (enabled, url) = (of(name, "ENABLED"), of(name, "CLICKHOUSE_URL"));
     if !reader.flag(&enabled) {
         Some(format!("`{enabled}` is not 1"))
@@ -70,7 +70,7 @@ fn why_off(reader: &mut Reader, name: ServiceName) -> Option<String> {
     }
 }
 
-fn shared(reader: &mut Reader, shutdown_timeout: Duration, lock_is_needed: bool) -> Shared {
+fn shared(reader: &mut VariableReader, shutdown_timeout: Duration, lock_is_needed: bool) -> Shared {
     reader.check_order(
         "REPLICATION_RECONNECT_INITIAL_DELAY_MS",
         "REPLICATION_RECONNECT_MAX_DELAY_MS",
@@ -90,7 +90,7 @@ fn shared(reader: &mut Reader, shutdown_timeout: Duration, lock_is_needed: bool)
             Some(_) | None => GapStrategy::Repair,
         },
         repair_concurrency: reader.size("REPLICATION_REPAIR_CONCURRENCY"),
-        repair_bury_max_percent: reader.integer("REPLICATION_REPAIR_DELETES_MAX_PERCENT"),
+        repair_deletes_max_percent: reader.integer("REPLICATION_REPAIR_DELETES_MAX_PERCENT"),
         receive_timeout: reader.millis("REPLICATION_RECEIVE_TIMEOUT_MS"),
         shutdown_timeout,
         cluster: reader.text("REPLICATION_CLICKHOUSE_CLUSTER"),
@@ -98,7 +98,7 @@ fn shared(reader: &mut Reader, shutdown_timeout: Duration, lock_is_needed: bool)
     }
 }
 
-fn lock_kind(reader: &mut Reader) -> LockKind {
+fn lock_kind(reader: &mut VariableReader) -> LockKind {
     const HOST: &str = "RUN_REPLICATION_REDIS_HOST";
     let host_is_set = !reader.is_unset(HOST);
     let is_redis = match reader.choice("REPLICATION_LEADER_LOCK") {
@@ -122,7 +122,11 @@ fn lock_kind(reader: &mut Reader) -> LockKind {
     LockKind::Redis(params)
 }
 
-fn service(reader: &mut Reader, name: ServiceName, shared: &Shared) -> Option<ServiceConfig> {
+fn service(
+    reader: &mut VariableReader,
+    name: ServiceName,
+    shared: &Shared,
+) -> Option<ServiceConfig> {
     let database_url = of(name, "DATABASE_URL");
     let postgres = reader.postgres_url(&database_url);
     if reader.is_unset(&database_url) {
@@ -173,7 +177,7 @@ fn service(reader: &mut Reader, name: ServiceName, shared: &Shared) -> Option<Se
         reconnect: shared.reconnect,
         gap_strategy: shared.gap_strategy,
         repair_concurrency: shared.repair_concurrency,
-        repair_bury_max_percent: shared.repair_bury_max_percent,
+        repair_deletes_max_percent: shared.repair_deletes_max_percent,
         ack_interval,
         receive_timeout: shared.receive_timeout,
         shutdown_timeout: shared.shutdown_timeout,
@@ -184,8 +188,8 @@ fn service(reader: &mut Reader, name: ServiceName, shared: &Shared) -> Option<Se
     })
 }
 
-/// Two sources of one table: a repair of the one would bury what the other has brought.
-fn refuse_split(reader: &mut Reader) {
+/// Two sources of one table: a repair of the one would delete what the other has brought.
+fn refuse_split(reader: &mut VariableReader) {
     const SPLIT: &str = "RUN_OPS_SPLIT_ENABLED";
     if reader.flag(SPLIT) {
         reader.problem(
@@ -198,10 +202,10 @@ fn refuse_split(reader: &mut Reader) {
 }
 
 fn clickhouse(
-    reader: &mut Reader,
+    reader: &mut VariableReader,
     name: ServiceName,
     shared: &Shared,
-) -> Option<clickhouse::Params> {
+) -> Option<clickhouse::ClickHouseParams> {
     let params = reader.clickhouse_url(&of(name, "CLICKHOUSE_URL"));
     let keep_alive = reader.flag(&of(name, "KEEP_ALIVE_ENABLED"));
     let keep_alive_idle = reader.optional_integer(&of(name, "KEEP_ALIVE_IDLE_SOCKET_TTL_MS"));
@@ -215,7 +219,7 @@ fn clickhouse(
     if insert_strategy == InsertStrategy::InsertAsync && is_off {
         reader.warn(format!("`{awaiting}` has no effect: an insert is always awaited."));
     }
-    Some(clickhouse::Params {
+    Some(clickhouse::ClickHouseParams {
         keep_alive,
         keep_alive_idle: keep_alive_idle.map(Duration::from_millis),
         connections_max,
@@ -226,7 +230,7 @@ fn clickhouse(
     })
 }
 
-fn lock(reader: &mut Reader, name: ServiceName, kind: &LockKind) -> LockConfig {
+fn lock(reader: &mut VariableReader, name: ServiceName, kind: &LockKind) -> LockConfig {
     let (term, extend) =
         (of(name, "LEADER_LOCK_TIMEOUT_MS"), of(name, "LEADER_LOCK_EXTEND_INTERVAL_MS"));
     let lock = LockConfig {
@@ -248,7 +252,7 @@ fn lock(reader: &mut Reader, name: ServiceName, kind: &LockKind) -> LockConfig {
     lock
 }
 
-fn flush(reader: &mut Reader, name: ServiceName) -> FlushConfig {
+fn flush(reader: &mut VariableReader, name: ServiceName) -> FlushConfig {
     let (delay_min, delay_max) =
         (of(name, "INSERT_BASE_DELAY_MS"), of(name, "INSERT_MAX_DELAY_MS"));
     reader.check_order(&delay_min, &delay_max);
@@ -263,7 +267,7 @@ fn flush(reader: &mut Reader, name: ServiceName) -> FlushConfig {
     }
 }
 
-fn strategy(reader: &mut Reader, name: ServiceName) -> Strategy {
+fn strategy(reader: &mut VariableReader, name: ServiceName) -> Strategy {
     let delay = reader.millis(&of(name, "EXIT_DELAY_MS"));
     let code = reader.narrow(&of(name, "EXIT_CODE"));
     match reader.choice(&of(name, "ERROR_STRATEGY")) {
@@ -274,7 +278,7 @@ fn strategy(reader: &mut Reader, name: ServiceName) -> Strategy {
 }
 
 /// Slot names are one space for the whole of a Postgres cluster.
-fn check_slots(reader: &mut Reader, services: &[ServiceConfig]) {
+fn check_slots(reader: &mut VariableReader, services: &[ServiceConfig]) {
     if let [runs, sessions] = services
         && runs.slot == sessions.slot
         && runs.postgres.hosts == sessions.postgres.hosts

@@ -2,7 +2,7 @@
 
 use super::ServiceName;
 use super::problems::{shown, shown_url};
-use super::variables::{self, Kind, Preset};
+use super::variables::{self, Preset, VariableKind};
 
 /// What holds for one variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +30,9 @@ pub fn from_env() -> Vec<Setting> {
 
 /// Every variable that has an effect, in the order of help and manual; values are not judged.
 pub fn settings(lookup: impl Fn(&str) -> Option<String>) -> Vec<Setting> {
-    let has_effect = |kind: &Kind| !matches!(kind, Kind::Ignored | Kind::Unsupported { .. });
+    let has_effect = |kind: &VariableKind| {
+        !matches!(kind, VariableKind::Ignored | VariableKind::Unsupported { .. })
+    };
     variables::all()
         .filter(|variable| has_effect(&variable.kind))
         .flat_map(|variable| variable.names())
@@ -45,7 +47,8 @@ fn setting(lookup: &impl Fn(&str) -> Option<String>, name: String) -> Setting {
         let variable = variables::find(asked).expect("the variable is in the table");
         let set = lookup(asked);
         // Set to nothing is unset, except for an address, where it is off.
-        let means = |text: &String| !text.trim().is_empty() || variable.kind == Kind::Address;
+        let means =
+            |text: &String| !text.trim().is_empty() || variable.kind == VariableKind::Address;
         if let Some(text) = set.filter(means) {
             let value = Some(hidden(variable.kind, &text));
             return Setting { value, origin, name };
@@ -67,10 +70,10 @@ fn setting(lookup: &impl Fn(&str) -> Option<String>, name: String) -> Setting {
     }
 }
 
-fn hidden(kind: Kind, text: &str) -> String {
+fn hidden(kind: VariableKind, text: &str) -> String {
     match kind {
-        Kind::Secret => "***".into(),
-        Kind::PostgresUrl | Kind::ClickhouseUrl => shown_url(text),
+        VariableKind::Secret => "***".into(),
+        VariableKind::PostgresUrl | VariableKind::ClickhouseUrl => shown_url(text),
         _ => shown(text),
     }
 }
@@ -113,9 +116,9 @@ mod tests {
         let clickhouse = format!("http://u:{secret}@h:8123/?password={secret}&x=1");
         for database in [&url, &keys] {
             let lookup = |asked: &str| match variables::find(asked).map(|v| v.kind) {
-                Some(Kind::PostgresUrl) => Some(database.clone()),
-                Some(Kind::ClickhouseUrl) => Some(clickhouse.clone()),
-                Some(Kind::Secret) => Some(secret.into()),
+                Some(VariableKind::PostgresUrl) => Some(database.clone()),
+                Some(VariableKind::ClickhouseUrl) => Some(clickhouse.clone()),
+                Some(VariableKind::Secret) => Some(secret.into()),
                 _ => None,
             };
             for setting in settings(lookup) {

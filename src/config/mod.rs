@@ -47,8 +47,8 @@ pub enum ServiceName {
 #[derive(Debug, Clone)]
 pub struct ServiceConfig {
     pub name: ServiceName,
-    pub postgres: postgres::Params,
-    pub clickhouse: clickhouse::Params,
+    pub postgres: postgres::PostgresParams,
+    pub clickhouse: clickhouse::ClickHouseParams,
     pub slot: String,
     pub publication: String,
     /// Whether the slot is marked as a failover slot, where the server knows them.
@@ -65,7 +65,7 @@ pub struct ServiceConfig {
     /// Connections that read the table during a repair.
     pub repair_concurrency: usize,
     /// What a comparison may mark as deleted of a table, without a question.
-    pub repair_bury_max_percent: u64,
+    pub repair_deletes_max_percent: u64,
     /// A status update is sent, and `confirmed` moved, at least this often.
     pub ack_interval: Duration,
     /// Silence of the walsender for this long ends the session.

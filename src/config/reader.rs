@@ -8,12 +8,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::problems::{Problem, Problems, shown, shown_url};
-use super::variables::{self, Kind, Preset, Variable};
+use super::variables::{self, Preset, Variable, VariableKind};
 use super::{ServiceName, clickhouse, postgres, redis};
 use crate::clickhouse::params::Quorum;
 use crate::secret::Secret;
 
-pub(super) struct Reader<'a> {
+pub(super) struct VariableReader<'a> {
     lookup: &'a dyn Fn(&str) -> Option<String>,
     problems: Vec<Problem>,
     warnings: Vec<String>,
@@ -25,9 +25,9 @@ struct Found {
     value: String,
 }
 
-impl<'a> Reader<'a> {
-    pub fn new(lookup: &'a dyn Fn(&str) -> Option<String>) -> Reader<'a> {
-        Reader { lookup, problems: Vec::new(), warnings: Vec::new() }
+impl<'a> VariableReader<'a> {
+    pub fn new(lookup: &'a dyn Fn(&str) -> Option<String>) -> VariableReader<'a> {
+        VariableReader { lookup, problems: Vec::new(), warnings: Vec::new() }
     }
 
     /// What was read, unless there was a problem. Two services may meet the same one: said once.
@@ -85,7 +85,7 @@ impl<'a> Reader<'a> {
     }
 
     pub fn optional_integer(&mut self, name: &str) -> Option<u64> {
-        let Kind::Integer { min, max } = entry(name).kind else {
+        let VariableKind::Integer { min, max } = entry(name).kind else {
             unreachable!("`{name}` is an integer");
         };
         self.read(name, |text| whole_number(text.trim()).filter(|n| min <= *n && *n <= max))
@@ -105,7 +105,7 @@ impl<'a> Reader<'a> {
 
     /// One of the table's choices, or `None` if that is the preset.
     pub fn choice(&mut self, name: &str) -> Option<&'static str> {
-        let Kind::Choice(choices) = entry(name).kind else {
+        let VariableKind::Choice(choices) = entry(name).kind else {
             unreachable!("`{name}` is a choice");
         };
         self.read(name, |text| choices.iter().copied().find(|choice| *choice == text.trim()))
@@ -151,12 +151,12 @@ impl<'a> Reader<'a> {
         self.read(name, |text| text.trim().parse().ok())
     }
 
-    pub fn postgres_url(&mut self, name: &str) -> Option<postgres::Params> {
-        self.checked(name, postgres::Params::parse)
+    pub fn postgres_url(&mut self, name: &str) -> Option<postgres::PostgresParams> {
+        self.checked(name, postgres::PostgresParams::parse)
     }
 
-    pub fn clickhouse_url(&mut self, name: &str) -> Option<clickhouse::Params> {
-        self.checked(name, clickhouse::Params::parse)
+    pub fn clickhouse_url(&mut self, name: &str) -> Option<clickhouse::ClickHouseParams> {
+        self.checked(name, clickhouse::ClickHouseParams::parse)
     }
 
     pub fn quorum(&mut self, name: &str) -> Option<Quorum> {
@@ -183,7 +183,7 @@ impl<'a> Reader<'a> {
     pub fn note_unsupported(&mut self, services: &[ServiceName]) {
         let mut about = "";
         for variable in variables::all() {
-            let Kind::Unsupported { harmless } = variable.kind else { continue };
+            let VariableKind::Unsupported { harmless } = variable.kind else { continue };
             if variable.about != "Likewise." {
                 about = variable.about;
             }
@@ -208,7 +208,7 @@ impl<'a> Reader<'a> {
         }
         let kind = entry(&variable).kind;
         let text = match kind {
-            Kind::Secret => "expected text without NUL bytes".into(),
+            VariableKind::Secret => "expected text without NUL bytes".into(),
             _ => format!("expected {}, got `{}`", kind.accepted(), shown(&value)),
         };
         self.refuse(variable, text);
@@ -230,7 +230,8 @@ impl<'a> Reader<'a> {
             }
             Err(cause) => {
                 let kind = entry(&variable).kind;
-                let shown = if kind == Kind::Host { shown(&value) } else { shown_url(&value) };
+                let shown =
+                    if kind == VariableKind::Host { shown(&value) } else { shown_url(&value) };
                 let text = format!("expected {}, got `{shown}`: {cause}", kind.accepted());
                 self.refuse(variable, text);
                 None
@@ -336,21 +337,21 @@ mod tests {
         let nothing = |_: &str| None;
         for variable in variables::all() {
             for name in variable.names() {
-                let mut reader = Reader::new(&nothing);
+                let mut reader = VariableReader::new(&nothing);
                 match variable.kind {
-                    Kind::Flag => drop(reader.flag(&name)),
-                    Kind::Integer { .. } => drop(reader.optional_integer(&name)),
-                    Kind::Choice(_) => drop(reader.choice(&name)),
-                    Kind::Slot => drop(reader.slot(&name)),
-                    Kind::Publication => drop(reader.publication(&name)),
-                    Kind::Address => assert!(reader.address(&name).is_some()),
-                    Kind::PostgresUrl => assert!(reader.postgres_url(&name).is_none()),
-                    Kind::ClickhouseUrl => assert!(reader.clickhouse_url(&name).is_none()),
-                    Kind::Quorum => assert!(reader.quorum(&name).is_none()),
-                    Kind::Host => assert!(reader.redis_host(&name).is_none()),
-                    Kind::Text => assert!(reader.text(&name).is_none()),
-                    Kind::Secret => assert!(reader.secret(&name).is_none()),
-                    Kind::Ignored | Kind::Unsupported { .. } => {}
+                    VariableKind::Flag => drop(reader.flag(&name)),
+                    VariableKind::Integer { .. } => drop(reader.optional_integer(&name)),
+                    VariableKind::Choice(_) => drop(reader.choice(&name)),
+                    VariableKind::Slot => drop(reader.slot(&name)),
+                    VariableKind::Publication => drop(reader.publication(&name)),
+                    VariableKind::Address => assert!(reader.address(&name).is_some()),
+                    VariableKind::PostgresUrl => assert!(reader.postgres_url(&name).is_none()),
+                    VariableKind::ClickhouseUrl => assert!(reader.clickhouse_url(&name).is_none()),
+                    VariableKind::Quorum => assert!(reader.quorum(&name).is_none()),
+                    VariableKind::Host => assert!(reader.redis_host(&name).is_none()),
+                    VariableKind::Text => assert!(reader.text(&name).is_none()),
+                    VariableKind::Secret => assert!(reader.secret(&name).is_none()),
+                    VariableKind::Ignored | VariableKind::Unsupported { .. } => {}
                 }
                 assert_eq!(reader.problems, [], "{name}");
             }

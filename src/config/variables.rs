@@ -16,7 +16,7 @@ pub struct Section {
 
 pub struct Variable {
     pub name: &'static str,
-    pub kind: Kind,
+    pub kind: VariableKind,
     pub preset: Preset,
     /// One sentence or two, each with its full stop.
     pub about: &'static str,
@@ -24,7 +24,7 @@ pub struct Variable {
 
 /// What a value may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum VariableKind {
     Flag,
     Integer {
         min: u64,
@@ -65,31 +65,35 @@ pub enum Preset {
     Rule(&'static str),
 }
 
-impl Kind {
+impl VariableKind {
     pub fn accepted(self) -> String {
         match self {
-            Kind::Flag => "1, 0, true or false".into(),
-            Kind::Integer { min, max } => format!("a whole number from {min} to {max}"),
-            Kind::Choice([only]) => (*only).into(),
-            Kind::Choice(choices) => {
+            VariableKind::Flag => "1, 0, true or false".into(),
+            VariableKind::Integer { min, max } => format!("a whole number from {min} to {max}"),
+            VariableKind::Choice([only]) => (*only).into(),
+            VariableKind::Choice(choices) => {
                 let (last, rest) = choices.split_last().expect("a choice has choices");
                 format!("{} or {last}", rest.join(", "))
             }
-            Kind::Slot => "1 to 63 characters of a-z, 0-9 and _".into(),
-            Kind::Publication => "a name of 1 to 63 bytes".into(),
-            Kind::PostgresUrl => {
+            VariableKind::Slot => "1 to 63 characters of a-z, 0-9 and _".into(),
+            VariableKind::Publication => "a name of 1 to 63 bytes".into(),
+            VariableKind::PostgresUrl => {
                 "postgres://user:password@host:5432/database, or libpq's key=value pairs".into()
             }
-            Kind::ClickhouseUrl => {
+            VariableKind::ClickhouseUrl => {
                 "http://user:password@host:8123 or https://user:password@host:8443".into()
             }
-            Kind::Quorum => format!("a whole number from 1 to {}, or auto", Quorum::REPLICAS_MAX),
-            Kind::Host => "a host name or an IP address".into(),
-            Kind::Text | Kind::Secret => "text".into(),
-            Kind::Address => {
+            VariableKind::Quorum => {
+                format!("a whole number from 1 to {}, or auto", Quorum::REPLICAS_MAX)
+            }
+            VariableKind::Host => "a host name or an IP address".into(),
+            VariableKind::Text | VariableKind::Secret => "text".into(),
+            VariableKind::Address => {
                 "an IP address and a port such as 127.0.0.1:9465, or nothing for off".into()
             }
-            Kind::Ignored | Kind::Unsupported { .. } => "anything, without effect".into(),
+            VariableKind::Ignored | VariableKind::Unsupported { .. } => {
+                "anything, without effect".into()
+            }
         }
     }
 }
@@ -160,12 +164,17 @@ pub fn markdown_table() -> String {
     out
 }
 
-const fn variable(name: &'static str, kind: Kind, preset: Preset, about: &'static str) -> Variable {
+const fn variable(
+    name: &'static str,
+    kind: VariableKind,
+    preset: Preset,
+    about: &'static str,
+) -> Variable {
     Variable { name, kind, preset, about }
 }
 
 const fn flag(name: &'static str, preset: &'static str, about: &'static str) -> Variable {
-    variable(name, Kind::Flag, Preset::Value(preset), about)
+    variable(name, VariableKind::Flag, Preset::Value(preset), about)
 }
 
 /// The bounds refuse what can only be a slip; they are no tuning advice.
@@ -175,11 +184,11 @@ const fn integer(
     preset: &'static str,
     about: &'static str,
 ) -> Variable {
-    variable(name, Kind::Integer { min, max }, Preset::Value(preset), about)
+    variable(name, VariableKind::Integer { min, max }, Preset::Value(preset), about)
 }
 
 const fn ignored(name: &'static str, about: &'static str) -> Variable {
-    variable(name, Kind::Ignored, Preset::Unset, about)
+    variable(name, VariableKind::Ignored, Preset::Unset, about)
 }
 
 const fn unsupported(
@@ -187,38 +196,38 @@ const fn unsupported(
     harmless: &'static [&'static str],
     about: &'static str,
 ) -> Variable {
-    variable(name, Kind::Unsupported { harmless }, Preset::Unset, about)
+    variable(name, VariableKind::Unsupported { harmless }, Preset::Unset, about)
 }
 
 const HOUR_MS: u64 = 3_600_000;
 const WEBHOOKS: &str =
     "Webhook deliveries are not replicated by walhouse; leave them to trigger.dev.";
 const READERS: &str = "The lock is read where it is written.";
-const LOG_LEVELS: Kind = Kind::Choice(&["log", "error", "warn", "info", "debug"]);
+const LOG_LEVELS: VariableKind = VariableKind::Choice(&["log", "error", "warn", "info", "debug"]);
 
 #[rustfmt::skip] // A variable reads best as two short lines: name and bounds, then its sentence.
 pub const SECTIONS: &[Section] = &[
     Section { title: "What is replicated, from where, to where", variables: &[
         flag("*_REPLICATION_ENABLED", "0",
             "Turns the service on; it also needs its ClickHouse URL."),
-        variable("*_REPLICATION_CLICKHOUSE_URL", Kind::ClickhouseUrl, Preset::Unset,
+        variable("*_REPLICATION_CLICKHOUSE_URL", VariableKind::ClickhouseUrl, Preset::Unset,
             "ClickHouse, its HTTP interface. Unset turns the service off. \
              Several hosts, as in `http://a:8123,b:8123`, are tried in turn. \
              Tables live in database `trigger_dev`. \
              `?request_timeout=` in ms (30000); `?compress=1` or `0`: inserts as LZ4 (unless the \
              host is this machine)."),
-        variable("DATABASE_URL", Kind::PostgresUrl, Preset::Unset,
+        variable("DATABASE_URL", VariableKind::PostgresUrl, Preset::Unset,
             "Postgres, reached directly: logical replication does not go through a pooler."),
-        variable("RUN_REPLICATION_DATABASE_URL", Kind::PostgresUrl,
+        variable("RUN_REPLICATION_DATABASE_URL", VariableKind::PostgresUrl,
             Preset::Variable("RUN_REPLICATION_LEGACY_DATABASE_URL"),
             "Postgres for runs alone."),
-        variable("RUN_REPLICATION_LEGACY_DATABASE_URL", Kind::PostgresUrl,
+        variable("RUN_REPLICATION_LEGACY_DATABASE_URL", VariableKind::PostgresUrl,
             Preset::Variable("DATABASE_URL"),
             "The same under the name that trigger.dev gives it."),
-        variable("SESSION_REPLICATION_DATABASE_URL", Kind::PostgresUrl,
+        variable("SESSION_REPLICATION_DATABASE_URL", VariableKind::PostgresUrl,
             Preset::Variable("DATABASE_URL"),
             "Postgres for sessions alone."),
-        variable("*_REPLICATION_SLOT_NAME", Kind::Slot,
+        variable("*_REPLICATION_SLOT_NAME", VariableKind::Slot,
             Preset::PerService {
                 runs: "task_runs_to_clickhouse_v1",
                 sessions: "sessions_to_clickhouse_v1",
@@ -227,7 +236,7 @@ pub const SECTIONS: &[Section] = &[
         flag("*_REPLICATION_SLOT_FAILOVER", "1",
             "Marks the slot as a failover slot where the server knows them (Postgres 17 and \
              newer), so that standbys can keep a copy; 0 takes the mark away."),
-        variable("*_REPLICATION_PUBLICATION_NAME", Kind::Publication,
+        variable("*_REPLICATION_PUBLICATION_NAME", VariableKind::Publication,
             Preset::PerService {
                 runs: "task_runs_to_clickhouse_v1_publication",
                 sessions: "sessions_to_clickhouse_v1_publication",
@@ -235,12 +244,12 @@ pub const SECTIONS: &[Section] = &[
             "The publication; created when it is missing."),
         flag("REPLICATION_CREATE_TABLES", "1",
             "Creates missing tables in ClickHouse; 0 expects them to exist."),
-        variable("REPLICATION_CLICKHOUSE_CLUSTER", Kind::Text, Preset::Unset,
+        variable("REPLICATION_CLICKHOUSE_CLUSTER", VariableKind::Text, Preset::Unset,
             "Missing tables are created ON CLUSTER of this name, as Replicated ones."),
-        variable("REPLICATION_CLICKHOUSE_INSERT_QUORUM", Kind::Quorum, Preset::Unset,
+        variable("REPLICATION_CLICKHOUSE_INSERT_QUORUM", VariableKind::Quorum, Preset::Unset,
             "An insert counts when so many replicas have it; auto is more than half of them."),
         variable("*_REPLICATION_INITIAL_BACKFILL",
-            Kind::Choice(&["1", "0", "true", "false", "existing"]), Preset::Value("1"),
+            VariableKind::Choice(&["1", "0", "true", "false", "existing"]), Preset::Value("1"),
             "Copies the rows that are already there when walhouse creates the service's tables; \
              `existing` also into tables that were there, as long as no state is recorded; 0 \
              begins with what changes from then on."),
@@ -263,7 +272,7 @@ pub const SECTIONS: &[Section] = &[
              the rest of a burst that comes after such a batch."),
         integer("*_REPLICATION_FLUSH_INTERVAL_MS", (1, HOUR_MS), "1000",
             "A batch is flushed at the latest when its first row is this old."),
-        variable("*_REPLICATION_MAX_FLUSH_CONCURRENCY", Kind::Integer { min: 1, max: 256 },
+        variable("*_REPLICATION_MAX_FLUSH_CONCURRENCY", VariableKind::Integer { min: 1, max: 256 },
             Preset::PerService { runs: "2", sessions: "1" },
             "Batches in flight to ClickHouse side by side, each on a thread of its own."),
         integer("*_REPLICATION_MAX_BUFFER_BYTES", (65_536, 1 << 40), "67108864",
@@ -274,21 +283,21 @@ pub const SECTIONS: &[Section] = &[
             "Wait before the second attempt at an insert; doubles with each further one."),
         integer("*_REPLICATION_INSERT_MAX_DELAY_MS", (1, HOUR_MS), "2000",
             "Longest wait between two attempts at an insert."),
-        variable("*_REPLICATION_INSERT_STRATEGY", Kind::Choice(&["insert", "insert_async"]),
+        variable("*_REPLICATION_INSERT_STRATEGY", VariableKind::Choice(&["insert", "insert_async"]),
             Preset::Value("insert"),
             "Inserts directly, or through ClickHouse's asynchronous inserts. \
              Either way the insert is awaited before it counts."),
         flag("*_REPLICATION_KEEP_ALIVE_ENABLED", "0",
             "Keeps HTTP connections to ClickHouse open between inserts."),
         variable("*_REPLICATION_KEEP_ALIVE_IDLE_SOCKET_TTL_MS",
-            Kind::Integer { min: 1, max: HOUR_MS }, Preset::Unset,
+            VariableKind::Integer { min: 1, max: HOUR_MS }, Preset::Unset,
             "Closes a kept connection after this long without use; keep it below the server's \
              `keep_alive_timeout`."),
         integer("*_REPLICATION_MAX_OPEN_CONNECTIONS", (1, 10_000), "10",
             "Most HTTP connections to ClickHouse."),
     ]},
     Section { title: "Who may run: the leader lock", variables: &[
-        variable("REPLICATION_LEADER_LOCK", Kind::Choice(&["redis", "postgres"]),
+        variable("REPLICATION_LEADER_LOCK", VariableKind::Choice(&["redis", "postgres"]),
             Preset::Rule("redis if a Redis host is set, else postgres"),
             "Where the lock lives. Beside trigger.dev's own replication it must be redis."),
         integer("*_REPLICATION_LEADER_LOCK_TIMEOUT_MS", (100, HOUR_MS), "30000",
@@ -299,33 +308,34 @@ pub const SECTIONS: &[Section] = &[
             "How long one attempt keeps trying beyond the TTL before it waits and starts over."),
         integer("*_REPLICATION_LEADER_LOCK_RETRY_INTERVAL_MS", (1, HOUR_MS), "500",
             "Wait between two tries for the lock."),
-        variable("RUN_REPLICATION_REDIS_HOST", Kind::Host, Preset::Variable("REDIS_HOST"),
+        variable("RUN_REPLICATION_REDIS_HOST", VariableKind::Host, Preset::Variable("REDIS_HOST"),
             "Redis, for both services."),
-        variable("RUN_REPLICATION_REDIS_PORT", Kind::Integer { min: 1, max: 65_535 },
+        variable("RUN_REPLICATION_REDIS_PORT", VariableKind::Integer { min: 1, max: 65_535 },
             Preset::Variable("REDIS_PORT"),
             "Its port."),
-        variable("RUN_REPLICATION_REDIS_USERNAME", Kind::Text,
+        variable("RUN_REPLICATION_REDIS_USERNAME", VariableKind::Text,
             Preset::Variable("REDIS_USERNAME"),
             "Its user, where it has users."),
-        variable("RUN_REPLICATION_REDIS_PASSWORD", Kind::Secret,
+        variable("RUN_REPLICATION_REDIS_PASSWORD", VariableKind::Secret,
             Preset::Variable("REDIS_PASSWORD"),
             "Its password."),
-        variable("RUN_REPLICATION_REDIS_TLS_DISABLED", Kind::Flag,
+        variable("RUN_REPLICATION_REDIS_TLS_DISABLED", VariableKind::Flag,
             Preset::Variable("REDIS_TLS_DISABLED"),
             "Speaks to Redis without TLS."),
-        variable("REDIS_HOST", Kind::Host, Preset::Unset,
+        variable("REDIS_HOST", VariableKind::Host, Preset::Unset,
             "Used where `RUN_REPLICATION_REDIS_HOST` is unset."),
         integer("REDIS_PORT", (1, 65_535), "6379",
             "Used where `RUN_REPLICATION_REDIS_PORT` is unset."),
-        variable("REDIS_USERNAME", Kind::Text, Preset::Unset,
+        variable("REDIS_USERNAME", VariableKind::Text, Preset::Unset,
             "Used where `RUN_REPLICATION_REDIS_USERNAME` is unset."),
-        variable("REDIS_PASSWORD", Kind::Secret, Preset::Unset,
+        variable("REDIS_PASSWORD", VariableKind::Secret, Preset::Unset,
             "Used where `RUN_REPLICATION_REDIS_PASSWORD` is unset."),
         flag("REDIS_TLS_DISABLED", "0",
             "Used where `RUN_REPLICATION_REDIS_TLS_DISABLED` is unset."),
     ]},
     Section { title: "When a stream ends unasked", variables: &[
-        variable("*_REPLICATION_ERROR_STRATEGY", Kind::Choice(&["reconnect", "exit", "log"]),
+        variable("*_REPLICATION_ERROR_STRATEGY",
+            VariableKind::Choice(&["reconnect", "exit", "log"]),
             Preset::Value("reconnect"),
             "Tries again after a wait; or ends the process for a supervisor to start it anew; \
              or leaves the stream down and the process up."),
@@ -341,7 +351,7 @@ pub const SECTIONS: &[Section] = &[
             "Exit code under strategy exit."),
     ]},
     Section { title: "When changes were missed, or Postgres lost some", variables: &[
-        variable("REPLICATION_GAP_STRATEGY", Kind::Choice(&["repair", "halt", "skip"]),
+        variable("REPLICATION_GAP_STRATEGY", VariableKind::Choice(&["repair", "halt", "skip"]),
             Preset::Value("repair"),
             "After a lost slot, or a failover that lost rows which ClickHouse has: compares the \
              whole table and mends what differs, while the stream goes on; or stops the service; \
@@ -355,7 +365,7 @@ pub const SECTIONS: &[Section] = &[
     Section { title: "The process", variables: &[
         integer("REPLICATION_SHUTDOWN_TIMEOUT_MS", (1, HOUR_MS), "30000",
             "Longest time for draining after SIGTERM or SIGINT; a second signal ends at once."),
-        variable("REPLICATION_HTTP_LISTEN", Kind::Address, Preset::Value("127.0.0.1:9465"),
+        variable("REPLICATION_HTTP_LISTEN", VariableKind::Address, Preset::Value("127.0.0.1:9465"),
             "Health and metrics over HTTP; set but empty is off."),
         variable("*_REPLICATION_LOG_LEVEL", LOG_LEVELS, Preset::Value("info"),
             "What the service logs; log is the same as info."),
@@ -380,7 +390,7 @@ pub const SECTIONS: &[Section] = &[
         flag("RUN_OPS_SPLIT_ENABLED", "0",
             "Only 0: trigger.dev then brings runs of two databases into one table, and those of \
              the one that walhouse does not read would be taken for deleted."),
-        variable("RUN_REPLICATION_LEGACY_ORIGIN_GENERATION", Kind::Choice(&["0"]),
+        variable("RUN_REPLICATION_LEGACY_ORIGIN_GENERATION", VariableKind::Choice(&["0"]),
             Preset::Value("0"),
             "Only 0: versions are WAL positions, which rows of a higher generation would outrank."),
         unsupported("WEBHOOK_DELIVERIES_REPLICATION_ENABLED", &["0", "false"],

@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::machines::lineage;
 use crate::machines::recovery::Adopted;
 use crate::postgres::connection::StartupOptions;
-use crate::postgres::primary::Known;
+use crate::postgres::primary::KnownServer;
 use crate::postgres::sql::{OUTPUT_SETTINGS, Texts};
 
 /// A step against Postgres takes this long at most, beside the time to connect.
@@ -55,7 +55,7 @@ pub fn startup_options(
 }
 
 /// The server that ClickHouse's rows came from last; `None` before the first stream.
-pub fn known(config: &ServiceConfig, client: &mut Client) -> Result<Option<Known>> {
+pub fn known(config: &ServiceConfig, client: &mut Client) -> Result<Option<KnownServer>> {
     let deadline = || Instant::now() + config.clickhouse.request_timeout;
     let tables = [state::TABLE.name, adoptions::TABLE.name];
     let missing = tables::missing(client, &tables, deadline())?;
@@ -69,15 +69,15 @@ pub fn known(config: &ServiceConfig, client: &mut Client) -> Result<Option<Known
         && let Some(adopted) = adoptions::read(client, &row, deadline())?
     {
         let Adopted { system_identifier, timeline, .. } = adopted;
-        return Ok(Some(Known { system_identifier, timeline }));
+        return Ok(Some(KnownServer { system_identifier, timeline }));
     }
     let state = in_numbers(&row)?;
-    Ok(Some(Known { system_identifier: state.system_identifier, timeline: state.timeline }))
+    Ok(Some(KnownServer { system_identifier: state.system_identifier, timeline: state.timeline }))
 }
 
 /// What a state row says, in numbers.
-pub fn in_numbers(row: &StateRow) -> Result<lineage::State> {
-    Ok(lineage::State {
+pub fn in_numbers(row: &StateRow) -> Result<lineage::LineageState> {
+    Ok(lineage::LineageState {
         system_identifier: row.system_identifier.parse().map_err(|_| {
             Error::new(ErrorKind::Protocol, format!("read the state of slot `{}`", row.slot))
                 .because("its system identifier is no number")
@@ -85,7 +85,7 @@ pub fn in_numbers(row: &StateRow) -> Result<lineage::State> {
         timeline: row.timeline,
         began: row.began,
         confirmed: row.confirmed,
-        upper: row.upper,
+        upper_lsn: row.upper_lsn,
         shift: row.version_shift,
     })
 }

@@ -4,15 +4,17 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
-use super::marks::Position;
+use super::marks::StreamMarks;
 use super::outage::{Delays, Episode, retry};
-use super::session_state::{Pace, Shared, stopped};
+use super::session_state::{SessionState, StopLevel, stopped};
 use crate::clickhouse::client::InsertError;
 use crate::clickhouse::own::refused::{self, RefusedPart, RefusedRow};
-use crate::clickhouse::refusal::{Refusal, Verdict};
+use crate::clickhouse::refusal::{Refusal, RefusalVerdict};
 use crate::clickhouse::{self, Client};
 use crate::error::{Error, ErrorKind, Result};
-use crate::machines::salvage::{Blame, Column, Fault, Fit, Known, Salvage, Step, Then, Views};
+use crate::machines::salvage::{
+    Blame, BlamedColumn, InsertFault, InsertFit, KnownGood, NextStep, Salvage, Step, Views,
+};
 use crate::metrics::{ServiceMetrics, TableMetrics};
 use crate::rows::column::Values;
 use crate::rows::order::sorted_by;
@@ -25,16 +27,16 @@ use crate::wal::Lsn;
 
 /// What landing rows takes, whoever lands them: a flusher or a repair.
 #[derive(Clone, Copy)]
-pub struct Ground<'a> {
+pub struct DeliveryContext<'a> {
     pub service: &'static str,
-    pub clickhouse: &'a clickhouse::Params,
+    pub clickhouse: &'a clickhouse::ClickHouseParams,
     pub delays: Delays,
-    pub shared: &'a Shared,
-    pub position: &'a Position,
+    pub shared: &'a SessionState,
+    pub marks: &'a StreamMarks,
     pub metrics: &'a ServiceMetrics,
 }
 
-impl Ground<'_> {
+impl DeliveryContext<'_> {
     /// For one thread: what it keeps for each table.
     pub fn landings(&self, targets: &'static [Target]) -> Vec<Landing> {
         targets.iter().map(|target| Landing::new(target, self.metrics)).collect()
@@ -52,7 +54,7 @@ impl Ground<'_> {
 
     /// Admits that rows of commits up to `upper` may come, before any of them does.
     pub fn reserve(&self, upper: Lsn) -> Result<()> {
-        self.position.set_upper(upper);
+        self.marks.set_upper(upper);
         self.shared.wait_for_reservation(upper)
     }
 
@@ -137,7 +139,7 @@ impl Landing {
     /// Returns when every row of the block is durable or in `kept`.
     pub fn land(
         &mut self,
-        with: &Ground<'_>,
+        with: &DeliveryContext<'_>,
         client: &mut Client,
         block: &Block,
         kept: &mut Vec<RefusedRow>,
@@ -148,7 +150,7 @@ impl Landing {
     /// The same for some of its rows.
     pub fn land_rows(
         &mut self,
-        with: &Ground<'_>,
+        with: &DeliveryContext<'_>,
         client: &mut Client,
         block: &Block,
         is_wanted: impl Fn(usize) -> bool,
@@ -182,7 +184,7 @@ impl Landing {
                 self.tell(with, &tried, refused, kept);
                 return Ok(());
             }
-            if with.shared.pace() == Pace::Abandoned {
+            if with.shared.pace() == StopLevel::Abandoned {
                 return Err(stopped());
             }
             let alone = if plan.is_salvaging() { &ALONE[..] } else { &[] };
@@ -195,19 +197,19 @@ impl Landing {
                     continue;
                 }
                 Ok(false) => match plan.on_none_known() {
-                    Then::GoOn => continue,
+                    NextStep::GoOn => continue,
                     then => (then, self.held(&tried)),
                 },
                 Err(failure) => {
                     let fault = tried.fault_of(&step, &failure);
                     let error = match &step {
-                        Step::Probe(_) if matches!(fault, Fault::Rows(_)) => {
+                        Step::Probe(_) if matches!(fault, InsertFault::Rows(_)) => {
                             let cause = failure.into_error(self.target.table);
                             self.refuses_all(cause)
                         }
                         _ => failure.into_error(self.target.table),
                     };
-                    if matches!(fault, Fault::Rows(_) | Fault::View) && !is_told {
+                    if matches!(fault, InsertFault::Rows(_) | InsertFault::View) && !is_told {
                         is_told = true;
                         self.tell_refused(with, &tried, &fault, &error);
                     }
@@ -224,12 +226,12 @@ impl Landing {
                 }
             };
             match then {
-                (Then::GoOn, _) => {}
-                (Then::Wait, error) => {
+                (NextStep::GoOn, _) => {}
+                (NextStep::Wait, error) => {
                     self.metrics.insert_retries.inc();
                     episode.on_failed(error)?;
                 }
-                (Then::Hold, error) => {
+                (NextStep::Hold, error) => {
                     self.metrics.insert_retries.inc();
                     is_told = true;
                     episode.on_held(&error)?;
@@ -238,9 +240,15 @@ impl Landing {
         }
     }
 
-    fn tell_refused(&self, with: &Ground<'_>, tried: &Tried<'_>, fault: &Fault, error: &Error) {
+    fn tell_refused(
+        &self,
+        with: &DeliveryContext<'_>,
+        tried: &Tried<'_>,
+        fault: &InsertFault,
+        error: &Error,
+    ) {
         let table = self.target.table;
-        let by = if matches!(fault, Fault::View) { &tried.by_view } else { &tried.last };
+        let by = if matches!(fault, InsertFault::View) { &tried.by_view } else { &tried.last };
         let by = by.as_ref().map(|by| (by.code, &by.column, &by.view));
         let of = format!("`{table}` refused by {by:?}");
         if let Some(unsaid) = with.shared.note(of, tried.order.len()) {
@@ -252,7 +260,7 @@ impl Landing {
         }
     }
 
-    fn set_fit(&self, with: &Ground<'_>, before: Fit, fit: Fit) {
+    fn set_fit(&self, with: &DeliveryContext<'_>, before: InsertFit, fit: InsertFit) {
         if fit != before {
             with.shared.set_fit(self.target.table, fit);
         }
@@ -261,7 +269,7 @@ impl Landing {
     /// One INSERT. False: there is no row known to be good.
     fn attempt(
         &self,
-        with: &Ground<'_>,
+        with: &DeliveryContext<'_>,
         client: &mut Client,
         tried: &Tried<'_>,
         step: &Step,
@@ -296,16 +304,16 @@ impl Landing {
                 let settings = passing(views);
                 insert(client, tried.block, &order[*row..=*row], &blanked, &settings)
             }
-            Step::Probe(Known::Landed(row)) if self.can_repeat(tried.block) => {
+            Step::Probe(KnownGood::Landed(row)) if self.can_repeat(tried.block) => {
                 insert(client, tried.block, &order[*row..=*row], &[], &ALONE)
             }
             // The server copies a row without reading what we send.
-            Step::Probe(Known::CopyOfTable)
+            Step::Probe(KnownGood::CopyOfTable)
                 if tried.last.as_ref().is_some_and(is_before_values) =>
             {
                 Ok(false)
             }
-            Step::Probe(Known::CopyOfTable) => {
+            Step::Probe(KnownGood::CopyOfTable) => {
                 let is_there = client.insert_again(table, "true", &ALONE, deadline)?;
                 let of = || format!("`{table}` takes a copy");
                 if let Some(unsaid) = is_there.then(|| with.shared.note(of(), 1)).flatten() {
@@ -345,7 +353,7 @@ impl Landing {
 
     fn on_landed(
         &self,
-        with: &Ground<'_>,
+        with: &DeliveryContext<'_>,
         tried: &mut Tried<'_>,
         step: &Step,
         kept: &mut Vec<RefusedRow>,
@@ -371,7 +379,7 @@ impl Landing {
     /// What became of the rows that did not land as they are.
     fn tell(
         &self,
-        with: &Ground<'_>,
+        with: &DeliveryContext<'_>,
         tried: &Tried<'_>,
         refused: &[usize],
         kept: &mut Vec<RefusedRow>,
@@ -418,7 +426,7 @@ impl Landing {
     /// Rows that would lose a NULL without anybody noticing.
     fn keep_nulls(
         &self,
-        with: &Ground<'_>,
+        with: &DeliveryContext<'_>,
         block: &Block,
         order: &mut Vec<usize>,
         kept: &mut Vec<RefusedRow>,
@@ -461,7 +469,7 @@ impl Landing {
 
     fn kept_document(
         &self,
-        with: &Ground<'_>,
+        with: &DeliveryContext<'_>,
         tried: &Tried<'_>,
         row: usize,
         column: usize,
@@ -474,12 +482,18 @@ impl Landing {
         }
     }
 
-    fn kept_row(&self, with: &Ground<'_>, tried: &Tried<'_>, row: usize) -> RefusedRow {
+    fn kept_row(&self, with: &DeliveryContext<'_>, tried: &Tried<'_>, row: usize) -> RefusedRow {
         let error = tried.refusals.get(&row).map(Refusal::to_string).unwrap_or_default();
         self.kept(with, tried.block, tried.order[row], error)
     }
 
-    fn kept(&self, with: &Ground<'_>, block: &Block, row: usize, error: String) -> RefusedRow {
+    fn kept(
+        &self,
+        with: &DeliveryContext<'_>,
+        block: &Block,
+        row: usize,
+        error: String,
+    ) -> RefusedRow {
         let version = match block.values(self.target.version) {
             Values::U64(versions) => versions[row],
             other => unreachable!("{other:?}"),
@@ -506,7 +520,7 @@ const CANNOT_CONVERT_TYPE: u32 = 70;
 fn is_before_values(refusal: &Refusal) -> bool {
     !refusal.is_of_expression
         && ([INCORRECT_DATA, CANNOT_CONVERT_TYPE].contains(&refusal.code)
-            || refusal.verdict() == Verdict::Unknown)
+            || refusal.verdict() == RefusalVerdict::Unknown)
 }
 
 /// Not together with what other flushers insert: whose rows were refused would not be known.
@@ -521,18 +535,18 @@ impl Tried<'_> {
     }
 
     /// What the plan is told, and what is remembered of it.
-    fn fault_of(&mut self, step: &Step, failure: &InsertError) -> Fault {
+    fn fault_of(&mut self, step: &Step, failure: &InsertError) -> InsertFault {
         let refusal = match failure {
-            InsertError::Retry(_) => return Fault::Away,
-            InsertError::Lost(_) => return Fault::Lost,
-            InsertError::Large(_) => return Fault::Large,
+            InsertError::Retry(_) => return InsertFault::Away,
+            InsertError::Lost(_) => return InsertFault::Lost,
+            InsertError::Large(_) => return InsertFault::Large,
             InsertError::View(refusal) => {
                 self.by_view = Some((**refusal).clone());
-                return Fault::View;
+                return InsertFault::View;
             }
             InsertError::LargeForView(refusal) => {
                 self.by_view = Some((**refusal).clone());
-                return Fault::LargeForView;
+                return InsertFault::LargeForView;
             }
             InsertError::Data(refusal) => refusal,
         };
@@ -548,9 +562,9 @@ impl Tried<'_> {
         let place =
             |name: &String| self.documents.iter().position(|&at| self.block.spec(at).name == name);
         let column = match &refusal.column {
-            None => Column::Unnamed,
-            Some(name) => place(name).map_or(Column::Other, Column::Document),
+            None => BlamedColumn::Unnamed,
+            Some(name) => place(name).map_or(BlamedColumn::Other, BlamedColumn::Document),
         };
-        Fault::Rows(Blame { row: refusal.row, column })
+        InsertFault::Rows(Blame { row: refusal.row, column })
     }
 }

@@ -17,7 +17,7 @@ struct Term {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum LeaseHold {
     Held,
     /// Finish the work in hand.
     Lost,
@@ -31,12 +31,12 @@ impl LeaseWatch {
         *self.0.lock() = Some(Term { lost_at, over_at });
     }
 
-    pub fn standing(&self, now: Instant) -> Standing {
+    pub fn standing(&self, now: Instant) -> LeaseHold {
         match *self.0.lock() {
-            Some(term) if now < term.lost_at => Standing::Held,
-            Some(term) if now < term.over_at => Standing::Lost,
+            Some(term) if now < term.lost_at => LeaseHold::Held,
+            Some(term) if now < term.over_at => LeaseHold::Lost,
             // Without a term nothing was promised to us.
-            Some(_) | None => Standing::Over,
+            Some(_) | None => LeaseHold::Over,
         }
     }
 
@@ -60,15 +60,15 @@ mod tests {
     fn a_lease_passes_from_held_through_lost_to_over() {
         let (now, second) = (Instant::now(), Duration::from_secs(1));
         let watch = LeaseWatch::default();
-        assert_eq!(watch.standing(now), Standing::Over);
+        assert_eq!(watch.standing(now), LeaseHold::Over);
         watch.set(now + second, second);
-        assert_eq!(watch.standing(now), Standing::Held);
+        assert_eq!(watch.standing(now), LeaseHold::Held);
         assert_eq!(watch.changes_at(now), Some(now + second));
         assert_eq!(watch.changes_at(now + second), Some(now + 2 * second));
         assert_eq!(watch.changes_at(now + 2 * second), None);
-        assert_eq!(watch.standing(now + second), Standing::Lost);
-        assert_eq!(watch.standing(now + 2 * second), Standing::Over);
+        assert_eq!(watch.standing(now + second), LeaseHold::Lost);
+        assert_eq!(watch.standing(now + 2 * second), LeaseHold::Over);
         watch.clear();
-        assert_eq!(watch.standing(now), Standing::Over);
+        assert_eq!(watch.standing(now), LeaseHold::Over);
     }
 }

@@ -1,7 +1,7 @@
 //! How much is held in memory at once.
 
 use crate::config::ServiceConfig;
-use crate::machines::batches::Limits;
+use crate::machines::batches::BatchLimits;
 
 /// A page of the table as it comes from Postgres; each worker of a repair holds one, several times
 /// over on its way.
@@ -9,8 +9,8 @@ const REPAIR_PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// A batch's share of the memory: each flusher may hold one, one is being gathered, and one is on
 /// its way between reader and batcher.
-pub fn limits(config: &ServiceConfig) -> Limits {
-    Limits {
+pub fn limits(config: &ServiceConfig) -> BatchLimits {
+    BatchLimits {
         rows_max: config.flush.rows_max,
         bytes_max: (config.flush.buffer_bytes_max / (config.flush.concurrency + 2)).max(1),
         age_max: config.flush.age_max,

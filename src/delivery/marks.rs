@@ -8,11 +8,11 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::wal::Lsn;
 
 #[derive(Debug)]
-pub struct Position {
+pub struct StreamMarks {
     received: AtomicU64,
     flushed: AtomicU64,
     /// No commit above this can have a row in ClickHouse.
-    upper: AtomicU64,
+    upper_lsn: AtomicU64,
     /// Rows became durable since the confirmer last looked.
     rows_flushed: AtomicBool,
     /// Postgres asked for a reply since the confirmer last looked.
@@ -20,24 +20,24 @@ pub struct Position {
     confirmed: AtomicU64,
     /// No transaction that is still to come has written anything below this.
     restart_lsn: AtomicU64,
-    /// Wakes the confirmer. One place is enough: a second poke says nothing new.
-    poke: Sender<()>,
-    pokes: Receiver<()>,
+    /// Wakes the confirmer. One place is enough: a second wake says nothing new.
+    wake: Sender<()>,
+    wakes: Receiver<()>,
 }
 
-impl Position {
-    pub fn new(confirmed: Lsn) -> Position {
-        let (poke, pokes) = bounded(1);
-        Position {
+impl StreamMarks {
+    pub fn new(confirmed: Lsn) -> StreamMarks {
+        let (wake, wakes) = bounded(1);
+        StreamMarks {
             received: AtomicU64::new(confirmed.0),
             flushed: AtomicU64::new(confirmed.0),
-            upper: AtomicU64::new(0),
+            upper_lsn: AtomicU64::new(0),
             rows_flushed: AtomicBool::new(false),
             asked: AtomicBool::new(false),
             confirmed: AtomicU64::new(confirmed.0),
             restart_lsn: AtomicU64::new(0),
-            poke,
-            pokes,
+            wake,
+            wakes,
         }
     }
 
@@ -55,19 +55,19 @@ impl Position {
 
     /// `None` until a batch was cut.
     pub fn upper(&self) -> Option<Lsn> {
-        Some(Lsn(self.upper.load(Ordering::Acquire))).filter(|upper| Lsn(0) < *upper)
+        Some(Lsn(self.upper_lsn.load(Ordering::Acquire))).filter(|upper| Lsn(0) < *upper)
     }
 
     pub fn set_progress(&self, received: Lsn, flushed: Lsn) {
         self.received.store(received.0, Ordering::Release);
         if self.flushed.swap(flushed.0, Ordering::AcqRel) != flushed.0 {
-            self.poke();
+            self.wake();
         }
     }
 
     pub fn set_upper(&self, upper: Lsn) {
-        if self.upper.fetch_max(upper.0, Ordering::AcqRel) < upper.0 {
-            self.poke();
+        if self.upper_lsn.fetch_max(upper.0, Ordering::AcqRel) < upper.0 {
+            self.wake();
         }
     }
 
@@ -81,7 +81,7 @@ impl Position {
 
     pub fn ask(&self) {
         self.asked.store(true, Ordering::Release);
-        self.poke();
+        self.wake();
     }
 
     pub fn take_asked(&self) -> bool {
@@ -101,12 +101,12 @@ impl Position {
         self.restart_lsn.fetch_max(restart_lsn.0, Ordering::AcqRel);
     }
 
-    pub fn poke(&self) {
-        // Full means that a poke waits already.
-        let _ = self.poke.try_send(());
+    pub fn wake(&self) {
+        // Full means that it is to wake already.
+        let _ = self.wake.try_send(());
     }
 
-    pub fn pokes(&self) -> &Receiver<()> {
-        &self.pokes
+    pub fn wakes(&self) -> &Receiver<()> {
+        &self.wakes
     }
 }

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::session_state::{Pace, Shared, stopped};
+use super::session_state::{SessionState, StopLevel, stopped};
 use log::Level;
 
 use crate::clickhouse::Refusal;
@@ -33,7 +33,7 @@ pub fn is_of_tables(error: &Error) -> bool {
 
 /// What keeps failing, from the first time on: told, waited for, and told when it is over.
 pub struct Episode<'a> {
-    shared: &'a Shared,
+    shared: &'a SessionState,
     delays: Delays,
     service: &'a str,
     outage: &'a Outage,
@@ -44,7 +44,7 @@ pub struct Episode<'a> {
 
 impl<'a> Episode<'a> {
     pub fn new(
-        shared: &'a Shared,
+        shared: &'a SessionState,
         delays: Delays,
         service: &'a str,
         outage: &'a Outage,
@@ -119,7 +119,7 @@ impl<'a> Episode<'a> {
 /// Does `attempt` until it succeeds or the session is given up. An error for which `hopeless` holds
 /// is returned at once; one of the tables from the third on, since another host may have them.
 pub fn retry<T>(
-    shared: &Shared,
+    shared: &SessionState,
     delays: Delays,
     service: &str,
     outage: &Outage,
@@ -128,7 +128,7 @@ pub fn retry<T>(
 ) -> Result<T> {
     let mut episode = Episode::new(shared, delays, service, outage);
     loop {
-        if shared.pace() == Pace::Abandoned {
+        if shared.pace() == StopLevel::Abandoned {
             return Err(stopped());
         }
         match attempt() {

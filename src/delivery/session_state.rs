@@ -6,18 +6,18 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::lease_watch::{LeaseWatch, Standing};
+use super::lease_watch::{LeaseHold, LeaseWatch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::halt::Halt;
 use crate::machines::progress::BatchId;
-use crate::machines::salvage::Fit;
+use crate::machines::salvage::InsertFit;
 use crate::machines::thinning::{Notes, Unsaid};
 use crate::services::assemble::Updates;
 use crate::wal::Lsn;
 
 /// How far the session's end has come. It only moves on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Pace {
+pub enum StopLevel {
     Running,
     /// Receive no more; flush and confirm what is complete.
     Draining,
@@ -25,19 +25,19 @@ pub enum Pace {
     Abandoned,
 }
 
-impl Pace {
+impl StopLevel {
     /// An error once the session is to end, for work that the next one goes on with.
     pub fn go_on(self) -> Result<()> {
         match self {
-            Pace::Running => Ok(()),
-            Pace::Draining | Pace::Abandoned => Err(stopped()),
+            StopLevel::Running => Ok(()),
+            StopLevel::Draining | StopLevel::Abandoned => Err(stopped()),
         }
     }
 }
 
 /// Shared by the threads of one session, and dropped with it.
 #[derive(Debug)]
-pub struct Shared(Arc<Inner>);
+pub struct SessionState(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -45,7 +45,7 @@ struct Inner {
     moved: Condvar,
     lease: Arc<LeaseWatch>,
     /// By target table: what one flusher has found out about its size, the others need not.
-    fits: Mutex<Vec<(&'static str, Fit)>>,
+    fits: Mutex<Vec<(&'static str, InsertFit)>>,
     /// What the log has been told of data that did not go through as it is, whoever met it.
     notes: Mutex<Notes>,
 }
@@ -55,7 +55,7 @@ const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 struct State {
-    pace: Pace,
+    pace: StopLevel,
     /// The first error of any thread; what follows it is its consequence.
     failure: Option<Error>,
     /// Every batch below this is durable.
@@ -66,20 +66,20 @@ struct State {
     repairing: bool,
 }
 
-impl Shared {
-    pub fn new(reserved: Lsn, lease: Arc<LeaseWatch>) -> Shared {
+impl SessionState {
+    pub fn new(reserved: Lsn, lease: Arc<LeaseWatch>) -> SessionState {
         let state = State {
-            pace: Pace::Running,
+            pace: StopLevel::Running,
             failure: None,
             durable_below: BatchId(0),
             reserved,
             repairing: false,
         };
         let (moved, fits, notes) = (Condvar::new(), Mutex::default(), Mutex::default());
-        Shared(Arc::new(Inner { state: Mutex::new(state), moved, lease, fits, notes }))
+        SessionState(Arc::new(Inner { state: Mutex::new(state), moved, lease, fits, notes }))
     }
 
-    pub fn fit(&self, table: &str) -> Fit {
+    pub fn fit(&self, table: &str) -> InsertFit {
         let fits = self.0.fits.lock();
         fits.iter()
             .find(|(known, _)| *known == table)
@@ -88,7 +88,7 @@ impl Shared {
     }
 
     /// The latest one counts: it is worth no more than the INSERT that it came from.
-    pub fn set_fit(&self, table: &'static str, fit: Fit) {
+    pub fn set_fit(&self, table: &'static str, fit: InsertFit) {
         let mut fits = self.0.fits.lock();
         match fits.iter_mut().find(|(known, _)| *known == table) {
             Some((_, known)) => *known = fit,
@@ -101,19 +101,19 @@ impl Shared {
         self.0.notes.lock().on_note(of, amount, Instant::now())
     }
 
-    pub fn pace(&self) -> Pace {
+    pub fn pace(&self) -> StopLevel {
         self.0.pace()
     }
 
     /// Due once the session's end has come this far.
-    pub fn halt(&self, at: Pace) -> Halt {
+    pub fn halt(&self, at: StopLevel) -> Halt {
         let inner = Arc::clone(&self.0);
         Halt::when(move || at <= inner.pace())
     }
 }
 
 impl Inner {
-    fn pace(&self) -> Pace {
+    fn pace(&self) -> StopLevel {
         let mut state = self.state.lock();
         self.look_at_lease(&mut state);
         state.pace
@@ -123,9 +123,9 @@ impl Inner {
     /// while must not write what it had in hand.
     fn look_at_lease(&self, state: &mut State) {
         let pace = match self.lease.standing(Instant::now()) {
-            Standing::Held => return,
-            Standing::Lost => Pace::Draining,
-            Standing::Over => Pace::Abandoned,
+            LeaseHold::Held => return,
+            LeaseHold::Lost => StopLevel::Draining,
+            LeaseHold::Over => StopLevel::Abandoned,
         };
         if state.pace < pace {
             state.pace = pace;
@@ -134,16 +134,16 @@ impl Inner {
     }
 }
 
-impl Shared {
+impl SessionState {
     pub fn drain(&self) {
-        self.hurry(Pace::Draining);
+        self.advance(StopLevel::Draining);
     }
 
     pub fn abandon(&self) {
-        self.hurry(Pace::Abandoned);
+        self.advance(StopLevel::Abandoned);
     }
 
-    fn hurry(&self, pace: Pace) {
+    fn advance(&self, pace: StopLevel) {
         let mut state = self.0.state.lock();
         state.pace = state.pace.max(pace);
         self.0.moved.notify_all();
@@ -152,7 +152,7 @@ impl Shared {
     /// Ends the session for this reason, unless it already ends for another.
     pub fn fail(&self, error: Error) {
         let mut state = self.0.state.lock();
-        state.pace = Pace::Abandoned;
+        state.pace = StopLevel::Abandoned;
         if state.failure.is_none() && error.kind() != ErrorKind::Stopped {
             state.failure = Some(error);
         }
@@ -222,7 +222,7 @@ impl Shared {
         let mut state = self.0.state.lock();
         loop {
             self.0.look_at_lease(&mut state);
-            if state.pace == Pace::Abandoned {
+            if state.pace == StopLevel::Abandoned {
                 return Err(stopped());
             }
             let now = Instant::now();
@@ -234,12 +234,12 @@ impl Shared {
     }
 
     /// Waits out `until`, or less when the session is about to end.
-    pub fn rest(&self, until: Instant) -> Pace {
+    pub fn rest(&self, until: Instant) -> StopLevel {
         let mut state = self.0.state.lock();
         loop {
             self.0.look_at_lease(&mut state);
             let now = Instant::now();
-            if state.pace != Pace::Running || until <= now {
+            if state.pace != StopLevel::Running || until <= now {
                 return state.pace;
             }
             self.0.moved.wait_until(&mut state, self.look_at(now).min(until));
@@ -252,7 +252,7 @@ impl Shared {
         let mut state = self.0.state.lock();
         while !reached(&state) {
             self.0.look_at_lease(&mut state);
-            if state.pace == Pace::Abandoned {
+            if state.pace == StopLevel::Abandoned {
                 return Err(stopped());
             }
             self.0.moved.wait_until(&mut state, self.look_at(Instant::now()));
@@ -267,7 +267,7 @@ pub fn stopped() -> Error {
 }
 
 /// Abandons the session if its thread panics, so that nobody waits for it.
-pub struct PanicGuard<'a>(pub &'a Shared);
+pub struct PanicGuard<'a>(pub &'a SessionState);
 
 impl Drop for PanicGuard<'_> {
     fn drop(&mut self) {
@@ -286,10 +286,10 @@ impl Drop for PanicGuard<'_> {
 mod tests {
     use super::*;
 
-    fn shared(reserved: Lsn) -> Shared {
+    fn shared(reserved: Lsn) -> SessionState {
         let lease = LeaseWatch::default();
         lease.set(Instant::now() + Duration::from_secs(3600), Duration::ZERO);
-        Shared::new(reserved, Arc::new(lease))
+        SessionState::new(reserved, Arc::new(lease))
     }
 
     #[test]
@@ -297,13 +297,13 @@ mod tests {
         let lease = Arc::new(LeaseWatch::default());
         let now = Instant::now();
         lease.set(now + Duration::from_secs(3600), Duration::ZERO);
-        let shared = Shared::new(Lsn(0), Arc::clone(&lease));
-        assert_eq!(shared.pace(), Pace::Running);
+        let shared = SessionState::new(Lsn(0), Arc::clone(&lease));
+        assert_eq!(shared.pace(), StopLevel::Running);
         lease.set(now, Duration::from_secs(3600));
-        assert_eq!(shared.pace(), Pace::Draining);
+        assert_eq!(shared.pace(), StopLevel::Draining);
         lease.set(now, Duration::ZERO);
         assert!(shared.wait_for_reservation(Lsn(1)).is_err());
-        assert_eq!(shared.pace(), Pace::Abandoned);
+        assert_eq!(shared.pace(), StopLevel::Abandoned);
     }
 
     #[test]
@@ -313,9 +313,9 @@ mod tests {
         shared.fail(Error::new(ErrorKind::Protocol, "first"));
         shared.fail(Error::new(ErrorKind::Protocol, "second"));
         assert_eq!(shared.take_failure().expect("it failed").to_string(), "first");
-        assert_eq!(shared.pace(), Pace::Abandoned);
+        assert_eq!(shared.pace(), StopLevel::Abandoned);
         shared.drain();
-        assert_eq!(shared.pace(), Pace::Abandoned, "the pace only moves on");
+        assert_eq!(shared.pace(), StopLevel::Abandoned, "the pace only moves on");
     }
 
     #[test]
@@ -329,9 +329,9 @@ mod tests {
             assert!(waiting.join().expect("no panic").is_ok());
             let waiting = scope.spawn(|| shared.wait_for_reservation(Lsn(11)));
             let resting = scope.spawn(|| shared.rest(Instant::now() + Duration::from_secs(3600)));
-            assert_eq!(shared.rest(Instant::now()), Pace::Running);
+            assert_eq!(shared.rest(Instant::now()), StopLevel::Running);
             shared.drain();
-            assert_eq!(resting.join().expect("no panic"), Pace::Draining);
+            assert_eq!(resting.join().expect("no panic"), StopLevel::Draining);
             let pausing = scope.spawn(|| shared.pause(Instant::now() + Duration::from_secs(3600)));
             shared.abandon();
             assert!(waiting.join().expect("no panic").is_err());

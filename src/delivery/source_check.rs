@@ -5,8 +5,8 @@
 use std::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::postgres::publication::{self, Wanted};
-use crate::postgres::source_table::{Column, OldRow, SourceTable, TableName};
+use crate::postgres::publication::{self, WantedPublication};
+use crate::postgres::source_table::{OldRow, SourceTable, TableColumn, TableName};
 use crate::postgres::sql::{Sql, ident};
 use crate::services::source::Source;
 use crate::wal::Oid;
@@ -38,7 +38,7 @@ pub fn refusal(
         Err(error) => return refused(error),
     };
     let columns = published_columns(&table, source);
-    let wanted = Wanted { publication, table: &table, columns: &columns };
+    let wanted = WantedPublication { publication, table: &table, columns: &columns };
     match publication::look(sql, &wanted, deadline) {
         Ok(problems) => Ok(problems.and_then(|problems| problems.into_iter().next())),
         Err(error) => refused(error),
@@ -110,7 +110,7 @@ pub fn still_is(table: &SourceTable, before: &SourceTable, source: &Source) -> R
     if table.oid != before.oid {
         return refuse("another table has taken its name".to_owned());
     }
-    let same = |a: &Column, b: &Column| (a.number, a.type_oid) == (b.number, b.type_oid);
+    let same = |a: &TableColumn, b: &TableColumn| (a.number, a.type_oid) == (b.number, b.type_oid);
     for column in source.columns {
         let Some(had) = before.column(column.name) else { continue };
         if !table.column(column.name).is_some_and(|has| same(has, had)) {
@@ -135,7 +135,7 @@ mod tests {
     fn table() -> SourceTable {
         let columns = Sessions.source().columns.iter().enumerate().map(|(at, column)| {
             let oid = (1..10_000).find(|oid| column.kind.accepts(Oid(*oid))).unwrap_or(25);
-            Column {
+            TableColumn {
                 name: column.name.to_owned(),
                 number: i16::try_from(at).unwrap() + 1,
                 type_oid: oid,
@@ -188,15 +188,19 @@ mod tests {
         let (source, before) = (Sessions.source(), table());
         still_is(&before, &before, source).unwrap();
         let mut grown = table();
-        grown.columns.push(Column { name: "new".into(), number: 99, ..grown.columns[0].clone() });
+        grown.columns.push(TableColumn {
+            name: "new".into(),
+            number: 99,
+            ..grown.columns[0].clone()
+        });
         still_is(&grown, &before, source).unwrap();
         still_is(&before, &grown, source).unwrap();
 
         let tags = place(&before, "tags");
         for change in [
-            |column: &mut Column| column.name = "renamed".into(),
-            |column: &mut Column| column.number += 50,
-            |column: &mut Column| column.type_oid += 1,
+            |column: &mut TableColumn| column.name = "renamed".into(),
+            |column: &mut TableColumn| column.number += 50,
+            |column: &mut TableColumn| column.type_oid += 1,
         ] {
             let mut changed = table();
             change(&mut changed.columns[tags]);

@@ -7,7 +7,7 @@ use crate::clickhouse::Client;
 use crate::clickhouse::own::sources::{self, Recorded, SourceRow};
 use crate::config::ServiceConfig;
 use crate::error::Result;
-use crate::machines::catalog::{self, Catalog, Judgement, Wanted};
+use crate::machines::catalog::{self, Catalog, CatalogJudgement, WantedColumn};
 use crate::postgres::catalog::look as look_at;
 use crate::postgres::source_table::TableName;
 use crate::postgres::sql::Sql;
@@ -18,7 +18,7 @@ use crate::services::source::Source;
 #[derive(Debug, Clone)]
 pub struct SourceLook {
     pub row: SourceRow,
-    pub judgement: Judgement,
+    pub judgement: CatalogJudgement,
     /// Nothing was recorded that it could be compared with.
     is_first: bool,
 }
@@ -71,10 +71,10 @@ fn compare(
     now: &Catalog,
     source: &Source,
     system_identifier: &str,
-) -> Option<Judgement> {
+) -> Option<CatalogJudgement> {
     let unknown = |why: &str| {
         let hidden = format!("what the source looked like before {why}");
-        Judgement { hidden: vec![hidden], differs: true, ..Judgement::default() }
+        CatalogJudgement { hidden: vec![hidden], differs: true, ..CatalogJudgement::default() }
     };
     let Some(recorded) = recorded else { return Some(unknown("is not recorded any more")) };
     // Another cluster's is no look at this source; which one is to be followed is judged elsewhere.
@@ -87,10 +87,11 @@ fn compare(
     })
 }
 
-pub fn judge(before: &Catalog, now: &Catalog, source: &Source) -> Judgement {
+pub fn judge(before: &Catalog, now: &Catalog, source: &Source) -> CatalogJudgement {
     let columns = source.columns.iter();
-    let columns: Vec<Wanted<'_>> =
-        columns.map(|column| Wanted { name: column.name, is_optional: column.optional }).collect();
+    let columns: Vec<WantedColumn<'_>> = columns
+        .map(|column| WantedColumn { name: column.name, is_optional: column.optional })
+        .collect();
     catalog::judge(before, now, &columns)
 }
 
@@ -117,7 +118,7 @@ mod tests {
             let system_identifier = system_identifier.to_owned();
             Some(Recorded { system_identifier, catalog, revision: 3 })
         };
-        assert_eq!(compare(of("7", Some(catalog.clone()))), Some(Judgement::default()));
+        assert_eq!(compare(of("7", Some(catalog.clone()))), Some(CatalogJudgement::default()));
         assert_eq!(compare(of("8", Some(catalog.clone()))), None);
         for lost in [None, of("7", None)] {
             let judgement = compare(lost).expect("there is something to say");

@@ -27,17 +27,21 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-pub use super::outcome::{Absent, Outcome, Reason, Repairs};
-use super::paths::{self, Suspicion};
+pub use super::outcome::{Absent, DocumentOutcome, Reason, Repairs};
+use super::paths::{self, PathSuspicion};
 use super::plain::{self, Scanner};
 use super::strings;
-use super::tokens::{Fault, Kind, Quoted, Token, Tokens};
+use super::tokens::{JsonFault, Quoted, Token, TokenKind, Tokens};
 
 const OPENING: &[u8] = b"{\"data\":";
 const NOTHING: &[u8] = b"{}";
 
 /// For `output` and `payload`: text, and beside it its content type.
-pub fn append_document(text: Option<&[u8]>, content_type: &[u8], out: &mut Vec<u8>) -> Outcome {
+pub fn append_document(
+    text: Option<&[u8]>,
+    content_type: &[u8],
+    out: &mut Vec<u8>,
+) -> DocumentOutcome {
     let envelope = match content_type {
         b"application/json" => Envelope::None,
         b"application/super+json" => Envelope::Superjson,
@@ -50,13 +54,13 @@ pub fn append_document(text: Option<&[u8]>, content_type: &[u8], out: &mut Vec<u
 }
 
 /// For `error` and `metadata`: jsonb, as text. Nothing there is `{"data":null}`.
-pub fn append_jsonb(text: Option<&[u8]>, out: &mut Vec<u8>) -> Outcome {
+pub fn append_jsonb(text: Option<&[u8]>, out: &mut Vec<u8>) -> DocumentOutcome {
     append(text.unwrap_or(b"null"), Envelope::None, out)
 }
 
-fn nothing(absent: Absent, out: &mut Vec<u8>) -> Outcome {
+fn nothing(absent: Absent, out: &mut Vec<u8>) -> DocumentOutcome {
     out.extend_from_slice(NOTHING);
-    Outcome::Empty(absent)
+    DocumentOutcome::Empty(absent)
 }
 
 /// Where in the document the value is that ClickHouse is to have.
@@ -74,7 +78,7 @@ struct Scratch {
     keys: Keys,
 }
 
-fn append(text: &[u8], envelope: Envelope, out: &mut Vec<u8>) -> Outcome {
+fn append(text: &[u8], envelope: Envelope, out: &mut Vec<u8>) -> DocumentOutcome {
     thread_local! {
         static SCRATCH: RefCell<Scratch> =
             const { RefCell::new(Scratch { scanner: Scanner::new(), keys: Keys::new() }) };
@@ -88,18 +92,18 @@ fn append(text: &[u8], envelope: Envelope, out: &mut Vec<u8>) -> Outcome {
             out.extend_from_slice(OPENING);
             out.extend_from_slice(value);
             out.push(b'}');
-            Outcome::Written
+            DocumentOutcome::Written
         }
         None => append_mended(text, envelope, &mut scratch.keys, out),
     })
 }
 
-fn refuse(refusal: Refusal, out: &mut Vec<u8>) -> Outcome {
+fn refuse(refusal: Refusal, out: &mut Vec<u8>) -> DocumentOutcome {
     out.extend_from_slice(NOTHING);
     match refusal {
-        Refusal::Fault(Fault::TooDeep) => Outcome::TooDeep,
-        Refusal::Fault(Fault::Syntax { at }) => Outcome::Invalid(Reason::Syntax { at }),
-        Refusal::Reason(reason) => Outcome::Invalid(reason),
+        Refusal::Fault(JsonFault::TooDeep) => DocumentOutcome::TooDeep,
+        Refusal::Fault(JsonFault::Syntax { at }) => DocumentOutcome::Invalid(Reason::Syntax { at }),
+        Refusal::Reason(reason) => DocumentOutcome::Invalid(reason),
     }
 }
 
@@ -126,12 +130,17 @@ fn ordinary<'t>(text: &'t [u8], envelope: Envelope, scanner: &mut Scanner) -> Op
 }
 
 /// Token by token, for whatever bytes of UTF-8.
-fn append_mended(text: &[u8], envelope: Envelope, keys: &mut Keys, out: &mut Vec<u8>) -> Outcome {
+fn append_mended(
+    text: &[u8],
+    envelope: Envelope,
+    keys: &mut Keys,
+    out: &mut Vec<u8>,
+) -> DocumentOutcome {
     keys.reset();
     let start = out.len();
     match append_wrapped(text, envelope, keys, out) {
-        Ok(repairs) if repairs == Repairs::default() => Outcome::Written,
-        Ok(repairs) => Outcome::Repaired(repairs),
+        Ok(repairs) if repairs == Repairs::default() => DocumentOutcome::Written,
+        Ok(repairs) => DocumentOutcome::Repaired(repairs),
         Err(refusal) => {
             out.truncate(start);
             refuse(refusal, out)
@@ -158,8 +167,11 @@ fn append_wrapped(
     let mut found = pass.found;
     if found.same_hash || found.dotted_key {
         let value = text.get(value).unwrap_or_default();
-        let suspicion =
-            if found.same_hash { Suspicion::RepeatedOrMeeting } else { Suspicion::MeetingOnly };
+        let suspicion = if found.same_hash {
+            PathSuspicion::RepeatedOrMeeting
+        } else {
+            PathSuspicion::MeetingOnly
+        };
         if let Some(resolved) = paths::resolve(value, suspicion)? {
             pass.out.truncate(start);
             pass.watch = false;
@@ -183,7 +195,7 @@ fn whole_value(pass: &mut Pass<'_>, tokens: &mut Tokens<'_>) -> Result<Range<usi
 fn json_member(pass: &mut Pass<'_>, tokens: &mut Tokens<'_>) -> Result<Range<usize>, Refusal> {
     let start = pass.out.len();
     let mut value = None;
-    if tokens.next_token()? == Some(Token::Open(Kind::Object)) {
+    if tokens.next_token()? == Some(Token::Open(TokenKind::Object)) {
         while let Some(Token::Key(key)) = tokens.next_token()? {
             let raw = tokens.raw(key.start, key.end);
             if strings::decode(raw).as_deref() == Some("json") {
@@ -200,12 +212,12 @@ fn json_member(pass: &mut Pass<'_>, tokens: &mut Tokens<'_>) -> Result<Range<usi
 }
 
 enum Refusal {
-    Fault(Fault),
+    Fault(JsonFault),
     Reason(Reason),
 }
 
-impl From<Fault> for Refusal {
-    fn from(fault: Fault) -> Refusal {
+impl From<JsonFault> for Refusal {
+    fn from(fault: JsonFault) -> Refusal {
         Refusal::Fault(fault)
     }
 }
@@ -255,17 +267,17 @@ struct Pass<'p> {
 
 impl Pass<'_> {
     /// To be called where a value begins. Returns where it is, without surrounding white space.
-    fn value(&mut self, tokens: &mut Tokens<'_>) -> Result<Range<usize>, Fault> {
+    fn value(&mut self, tokens: &mut Tokens<'_>) -> Result<Range<usize>, JsonFault> {
         let depth = tokens.depth();
         let start = tokens.next_start();
         // What was read but is not copied yet begins here.
         let mut uncopied = start;
         while let Some(token) = tokens.next_token()? {
             match token {
-                Token::Open(Kind::Object) => {
+                Token::Open(TokenKind::Object) => {
                     self.keys.objects.push(self.keys.key_hashes.len());
                 }
-                Token::Close(Kind::Object) => self.close_object(),
+                Token::Close(TokenKind::Object) => self.close_object(),
                 Token::Key(key) => {
                     let raw = tokens.raw(key.start, key.end);
                     if self.watch {
@@ -287,8 +299,8 @@ impl Pass<'_> {
                         self.found.repairs.numbers += 1;
                     }
                 }
-                Token::Open(Kind::Array)
-                | Token::Close(Kind::Array)
+                Token::Open(TokenKind::Array)
+                | Token::Close(TokenKind::Array)
                 | Token::True
                 | Token::False
                 | Token::Null => {}

@@ -4,12 +4,12 @@
 
 use std::fmt;
 
-use super::tokens::Fault;
+use super::tokens::JsonFault;
 
 /// What became of a document. `{}` was appended for `Empty`, `Invalid` and `TooDeep`.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum DocumentOutcome {
     /// Written as it was.
     Written,
     /// Nothing was to be written.
@@ -54,33 +54,35 @@ pub enum Reason {
     NoJsonMember,
 }
 
-impl Outcome {
+impl DocumentOutcome {
     /// Does the document say something that ClickHouse now does not? Then the original is to be
     /// kept elsewhere. A number that became a string is not lost.
     pub fn lost_content(self) -> bool {
         match self {
-            Outcome::Written | Outcome::Empty(_) => false,
-            Outcome::Repaired(repairs) => {
+            DocumentOutcome::Written | DocumentOutcome::Empty(_) => false,
+            DocumentOutcome::Repaired(repairs) => {
                 repairs.surrogates > 0 || repairs.duplicates > 0 || repairs.shadowed > 0
             }
-            Outcome::Invalid(_) | Outcome::TooDeep => true,
+            DocumentOutcome::Invalid(_) | DocumentOutcome::TooDeep => true,
         }
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for DocumentOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Outcome::Written => f.write_str("written"),
-            Outcome::Empty(Absent::NoText) => f.write_str("no text"),
-            Outcome::Empty(Absent::ContentType) => f.write_str("content type is not JSON"),
-            Outcome::Repaired(Repairs { surrogates, numbers, duplicates, shadowed }) => write!(
-                f,
-                "repaired: surrogates={surrogates} numbers={numbers} duplicates={duplicates} \
+            DocumentOutcome::Written => f.write_str("written"),
+            DocumentOutcome::Empty(Absent::NoText) => f.write_str("no text"),
+            DocumentOutcome::Empty(Absent::ContentType) => f.write_str("content type is not JSON"),
+            DocumentOutcome::Repaired(Repairs { surrogates, numbers, duplicates, shadowed }) => {
+                write!(
+                    f,
+                    "repaired: surrogates={surrogates} numbers={numbers} duplicates={duplicates} \
                  shadowed={shadowed}"
-            ),
-            Outcome::Invalid(reason) => write!(f, "{reason}"),
-            Outcome::TooDeep => write!(f, "{}", Fault::TooDeep),
+                )
+            }
+            DocumentOutcome::Invalid(reason) => write!(f, "{reason}"),
+            DocumentOutcome::TooDeep => write!(f, "{}", JsonFault::TooDeep),
         }
     }
 }
@@ -89,7 +91,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Reason::NotUtf8 => f.write_str("not valid UTF-8"),
-            Reason::Syntax { at } => write!(f, "{}", Fault::Syntax { at }),
+            Reason::Syntax { at } => write!(f, "{}", JsonFault::Syntax { at }),
             Reason::NoJsonMember => f.write_str("super+json without a `json` member"),
         }
     }
@@ -102,19 +104,19 @@ mod tests {
     #[test]
     fn only_numbers_are_repaired_without_loss() {
         let none = Repairs::default();
-        assert!(!Outcome::Repaired(Repairs { numbers: 3, ..none }).lost_content());
-        assert!(Outcome::Repaired(Repairs { surrogates: 1, ..none }).lost_content());
-        assert!(Outcome::Repaired(Repairs { duplicates: 1, ..none }).lost_content());
-        assert!(Outcome::Repaired(Repairs { shadowed: 1, ..none }).lost_content());
+        assert!(!DocumentOutcome::Repaired(Repairs { numbers: 3, ..none }).lost_content());
+        assert!(DocumentOutcome::Repaired(Repairs { surrogates: 1, ..none }).lost_content());
+        assert!(DocumentOutcome::Repaired(Repairs { duplicates: 1, ..none }).lost_content());
+        assert!(DocumentOutcome::Repaired(Repairs { shadowed: 1, ..none }).lost_content());
     }
 
     #[test]
     fn an_outcome_prints_what_an_operator_can_look_for() {
-        let outcome = Outcome::Invalid(Reason::Syntax { at: 7 });
+        let outcome = DocumentOutcome::Invalid(Reason::Syntax { at: 7 });
         assert_eq!(outcome.to_string(), "not valid JSON at byte 7");
-        assert_eq!(Outcome::TooDeep.to_string(), "nested too deeply");
+        assert_eq!(DocumentOutcome::TooDeep.to_string(), "nested too deeply");
         assert_eq!(
-            Outcome::Repaired(Repairs { surrogates: 2, ..Repairs::default() }).to_string(),
+            DocumentOutcome::Repaired(Repairs { surrogates: 2, ..Repairs::default() }).to_string(),
             "repaired: surrogates=2 numbers=0 duplicates=0 shadowed=0"
         );
     }

@@ -13,7 +13,7 @@ use std::borrow::Cow;
 use hashbrown::{HashMap, HashSet};
 
 use super::strings;
-use super::tokens::{self, Fault, Kind, Quoted, Token, Tokens};
+use super::tokens::{self, JsonFault, Quoted, Token, TokenKind, Tokens};
 
 pub struct Resolved {
     /// Without white space between tokens.
@@ -25,19 +25,19 @@ pub struct Resolved {
 
 /// What there may be to drop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Suspicion {
+pub enum PathSuspicion {
     RepeatedOrMeeting,
     /// The members of each object surely have different names.
     MeetingOnly,
 }
 
 /// `None` if there is nothing to drop. `text` is one valid value.
-pub fn resolve(text: &[u8], suspicion: Suspicion) -> Result<Option<Resolved>, Fault> {
+pub fn resolve(text: &[u8], suspicion: PathSuspicion) -> Result<Option<Resolved>, JsonFault> {
     let mut duplicates = 0;
     let mut text = Cow::Borrowed(text);
     let repeated = match suspicion {
-        Suspicion::RepeatedOrMeeting => repeated_members(&text)?,
-        Suspicion::MeetingOnly => Members::new(),
+        PathSuspicion::RepeatedOrMeeting => repeated_members(&text)?,
+        PathSuspicion::MeetingOnly => Members::new(),
     };
     if !repeated.is_empty() {
         duplicates = u32::try_from(repeated.len()).unwrap_or(u32::MAX);
@@ -57,14 +57,14 @@ pub fn resolve(text: &[u8], suspicion: Suspicion) -> Result<Option<Resolved>, Fa
 type Members = HashSet<usize>;
 
 /// All but the last of each name in each object.
-fn repeated_members(text: &[u8]) -> Result<Members, Fault> {
+fn repeated_members(text: &[u8]) -> Result<Members, JsonFault> {
     let mut repeated = Members::new();
     let mut open: Vec<HashMap<Cow<'_, [u8]>, usize>> = Vec::new();
     let mut tokens = Tokens::new(text);
     while let Some(token) = tokens.next_token()? {
         match token {
-            Token::Open(Kind::Object) => open.push(HashMap::new()),
-            Token::Close(Kind::Object) => {
+            Token::Open(TokenKind::Object) => open.push(HashMap::new()),
+            Token::Close(TokenKind::Object) => {
                 open.pop();
             }
             Token::Key(key) => {
@@ -83,7 +83,7 @@ struct Meeting {
 }
 
 /// Those whose value has a path that an earlier value took.
-fn meeting_members(text: &[u8]) -> Result<Meeting, Fault> {
+fn meeting_members(text: &[u8]) -> Result<Meeting, JsonFault> {
     struct Object {
         path: PathHash,
         /// Is it the one whose keys begin the paths?
@@ -103,7 +103,7 @@ fn meeting_members(text: &[u8]) -> Result<Meeting, Fault> {
                 let path = object.path.member(&name(&tokens, key));
                 member = Some((key.start, path));
             }
-            Token::Open(Kind::Object) => {
+            Token::Open(TokenKind::Object) => {
                 let is_root = member.is_none();
                 let path = member.take().map_or(PathHash::ROOT, |(_, path)| path);
                 open.push(Object { path, is_root });
@@ -111,13 +111,13 @@ fn meeting_members(text: &[u8]) -> Result<Meeting, Fault> {
                     taken.push(HashSet::new());
                 }
             }
-            Token::Close(Kind::Object) => {
+            Token::Close(TokenKind::Object) => {
                 if open.pop().is_some_and(|object| object.is_root) {
                     taken.pop();
                 }
             }
-            Token::Close(Kind::Array) => {}
-            Token::Open(Kind::Array)
+            Token::Close(TokenKind::Array) => {}
+            Token::Open(TokenKind::Array)
             | Token::String(_)
             | Token::Number { .. }
             | Token::True
@@ -170,7 +170,7 @@ mod tests {
 
     /// `expected` is the text, or nothing if the document needs no change.
     fn check(text: &str, expected: Option<(&str, u32, u32)>) {
-        let resolved = resolve(text.as_bytes(), Suspicion::RepeatedOrMeeting).unwrap();
+        let resolved = resolve(text.as_bytes(), PathSuspicion::RepeatedOrMeeting).unwrap();
         let found = resolved
             .as_ref()
             .map(|r| (std::str::from_utf8(&r.text).unwrap(), r.duplicates, r.shadowed));

@@ -20,24 +20,24 @@ pub const ARRAY_RUN_MAX: usize = 128;
 const WORDS: usize = DEPTH_MAX.div_ceil(64);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum JsonFault {
     /// Not JSON; the byte at which that was certain.
     Syntax { at: usize },
     /// JSON, as far as it was read, but nested beyond what ClickHouse can hold.
     TooDeep,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for JsonFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Fault::Syntax { at } => write!(f, "not valid JSON at byte {at}"),
-            Fault::TooDeep => write!(f, "nested too deeply"),
+            JsonFault::Syntax { at } => write!(f, "not valid JSON at byte {at}"),
+            JsonFault::TooDeep => write!(f, "nested too deeply"),
         }
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum TokenKind {
     Object,
     Array,
 }
@@ -45,8 +45,8 @@ pub enum Kind {
 /// One token; the places are those of its raw text, quotes included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Token {
-    Open(Kind),
-    Close(Kind),
+    Open(TokenKind),
+    Close(TokenKind),
     Key(Quoted),
     String(Quoted),
     Number { start: usize, end: usize, integer: bool },
@@ -116,7 +116,7 @@ impl<'a> Tokens<'a> {
 
     // Inlined into the pass over a document it is up to half again as fast.
     #[inline(always)]
-    pub fn next_token(&mut self) -> Result<Option<Token>, Fault> {
+    pub fn next_token(&mut self) -> Result<Option<Token>, JsonFault> {
         loop {
             if self.want == Want::CommaOrClose && self.depth == 0 {
                 return Ok(None);
@@ -141,9 +141,9 @@ impl<'a> Tokens<'a> {
                 Want::CommaOrClose => match (byte, self.innermost()) {
                     (Some(b','), kind) => {
                         self.at += 1;
-                        self.want = if kind == Kind::Array { Want::Value } else { Want::Key };
+                        self.want = if kind == TokenKind::Array { Want::Value } else { Want::Key };
                     }
-                    (Some(b']'), Kind::Array) | (Some(b'}'), Kind::Object) => {
+                    (Some(b']'), TokenKind::Array) | (Some(b'}'), TokenKind::Object) => {
                         return Ok(Some(self.close()));
                     }
                     _ => return Err(self.fault()),
@@ -153,7 +153,7 @@ impl<'a> Tokens<'a> {
     }
 
     /// Read one whole value, to be called where a value begins: at the start or after a key.
-    pub fn skip_value(&mut self) -> Result<(), Fault> {
+    pub fn skip_value(&mut self) -> Result<(), JsonFault> {
         let depth = self.depth;
         while self.next_token()?.is_some() {
             if self.depth == depth {
@@ -164,7 +164,7 @@ impl<'a> Tokens<'a> {
     }
 
     /// Read the rest, and refuse anything but white space behind the value.
-    pub fn finish(&mut self) -> Result<(), Fault> {
+    pub fn finish(&mut self) -> Result<(), JsonFault> {
         while self.next_token()?.is_some() {}
         match self.peek_past_space() {
             None => Ok(()),
@@ -173,15 +173,15 @@ impl<'a> Tokens<'a> {
     }
 
     #[inline]
-    fn value(&mut self, byte: Option<u8>) -> Result<Token, Fault> {
+    fn value(&mut self, byte: Option<u8>) -> Result<Token, JsonFault> {
         match byte {
             Some(b'"') => {
                 let string = self.string()?;
                 self.want = Want::CommaOrClose;
                 Ok(Token::String(string))
             }
-            Some(b'{') => self.open(Kind::Object),
-            Some(b'[') => self.open(Kind::Array),
+            Some(b'{') => self.open(TokenKind::Object),
+            Some(b'[') => self.open(TokenKind::Array),
             Some(b'-' | b'0'..=b'9') => self.number(),
             Some(b't') => self.literal(b"true", Token::True),
             Some(b'f') => self.literal(b"false", Token::False),
@@ -190,8 +190,8 @@ impl<'a> Tokens<'a> {
         }
     }
 
-    fn fault(&self) -> Fault {
-        Fault::Syntax { at: self.at }
+    fn fault(&self) -> JsonFault {
+        JsonFault::Syntax { at: self.at }
     }
 
     fn byte(&self, at: usize) -> Option<u8> {
@@ -209,23 +209,23 @@ impl<'a> Tokens<'a> {
         }
     }
 
-    fn open(&mut self, kind: Kind) -> Result<Token, Fault> {
+    fn open(&mut self, kind: TokenKind) -> Result<Token, JsonFault> {
         if self.depth == DEPTH_MAX {
-            return Err(Fault::TooDeep);
+            return Err(JsonFault::TooDeep);
         }
         let (word, bit) = (self.depth / 64, 1u64 << (self.depth % 64));
         // Invariant: depth < DEPTH_MAX, so the word exists.
-        if kind == Kind::Array {
+        if kind == TokenKind::Array {
             self.arrays[word] |= bit;
             if self.depth >= ARRAY_RUN_MAX && self.array_run_is_full() {
-                return Err(Fault::TooDeep);
+                return Err(JsonFault::TooDeep);
             }
         } else {
             self.arrays[word] &= !bit;
         }
         self.depth += 1;
         self.at += 1;
-        self.want = if kind == Kind::Array { Want::FirstElement } else { Want::FirstKey };
+        self.want = if kind == TokenKind::Array { Want::FirstElement } else { Want::FirstKey };
         Ok(Token::Open(kind))
     }
 
@@ -239,8 +239,8 @@ impl<'a> Tokens<'a> {
     }
 
     /// Only asked while a container is open.
-    fn innermost(&self) -> Kind {
-        if self.is_array(self.depth - 1) { Kind::Array } else { Kind::Object }
+    fn innermost(&self) -> TokenKind {
+        if self.is_array(self.depth - 1) { TokenKind::Array } else { TokenKind::Object }
     }
 
     fn close(&mut self) -> Token {
@@ -251,7 +251,7 @@ impl<'a> Tokens<'a> {
         Token::Close(kind)
     }
 
-    fn literal(&mut self, word: &[u8], token: Token) -> Result<Token, Fault> {
+    fn literal(&mut self, word: &[u8], token: Token) -> Result<Token, JsonFault> {
         if !self.text.get(self.at..).is_some_and(|rest| rest.starts_with(word)) {
             return Err(self.fault());
         }
@@ -260,7 +260,7 @@ impl<'a> Tokens<'a> {
         Ok(token)
     }
 
-    fn number(&mut self) -> Result<Token, Fault> {
+    fn number(&mut self) -> Result<Token, JsonFault> {
         let start = self.at;
         let mut integer = true;
         if self.byte(self.at) == Some(b'-') {
@@ -289,7 +289,7 @@ impl<'a> Tokens<'a> {
     }
 
     /// One digit or more.
-    fn digits(&mut self) -> Result<(), Fault> {
+    fn digits(&mut self) -> Result<(), JsonFault> {
         let start = self.at;
         while let Some(b'0'..=b'9') = self.byte(self.at) {
             self.at += 1;
@@ -299,7 +299,7 @@ impl<'a> Tokens<'a> {
 
     /// To be called at an opening quote.
     #[inline]
-    fn string(&mut self) -> Result<Quoted, Fault> {
+    fn string(&mut self) -> Result<Quoted, JsonFault> {
         let start = self.at;
         let mut quoted = Quoted { start, end: start, escaped: false, lone_surrogates: 0 };
         self.at += 1;
@@ -340,7 +340,7 @@ fn members_by_token<'a, const N: usize>(
 ) -> Option<[Option<&'a [u8]>; N]> {
     let mut tokens = Tokens::new(text);
     let mut found = [None; N];
-    if tokens.next_token().ok()? != Some(Token::Open(Kind::Object)) {
+    if tokens.next_token().ok()? != Some(Token::Open(TokenKind::Object)) {
         return None;
     }
     let mut key_text = Vec::new();
@@ -366,7 +366,7 @@ fn members_by_token<'a, const N: usize>(
 
 /// The value without white space between its tokens, and without the members whose key begins at a
 /// place that is `dropped`.
-pub fn compact(text: &[u8], dropped: impl Fn(usize) -> bool) -> Result<Vec<u8>, Fault> {
+pub fn compact(text: &[u8], dropped: impl Fn(usize) -> bool) -> Result<Vec<u8>, JsonFault> {
     let mut out = Vec::with_capacity(text.len());
     let mut tokens = Tokens::new(text);
     while let Some(token) = tokens.next_token()? {
@@ -381,10 +381,10 @@ pub fn compact(text: &[u8], dropped: impl Fn(usize) -> bool) -> Result<Vec<u8>, 
             out.push(b',');
         }
         match token {
-            Token::Open(Kind::Object) => out.push(b'{'),
-            Token::Open(Kind::Array) => out.push(b'['),
-            Token::Close(Kind::Object) => out.push(b'}'),
-            Token::Close(Kind::Array) => out.push(b']'),
+            Token::Open(TokenKind::Object) => out.push(b'{'),
+            Token::Open(TokenKind::Array) => out.push(b'['),
+            Token::Close(TokenKind::Object) => out.push(b'}'),
+            Token::Close(TokenKind::Array) => out.push(b']'),
             Token::Key(key) => {
                 out.extend_from_slice(tokens.raw(key.start, key.end));
                 out.push(b':');
@@ -404,7 +404,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn read(text: &[u8]) -> Result<(), Fault> {
+    fn read(text: &[u8]) -> Result<(), JsonFault> {
         Tokens::new(text).finish()
     }
 
@@ -450,7 +450,7 @@ mod tests {
             b"{\"a\":1]",
         ];
         for text in bad {
-            assert!(matches!(read(text), Err(Fault::Syntax { .. })), "{text:?}");
+            assert!(matches!(read(text), Err(JsonFault::Syntax { .. })), "{text:?}");
         }
     }
 
@@ -461,10 +461,10 @@ mod tests {
             for mut text in at_every_place {
                 text.extend([control, b'y', b'"']);
                 let at = text.len() - 3;
-                assert_eq!(read(&text), Err(Fault::Syntax { at }));
+                assert_eq!(read(&text), Err(JsonFault::Syntax { at }));
             }
         }
-        assert_eq!(read("\u{feff}1".as_bytes()), Err(Fault::Syntax { at: 0 }));
+        assert_eq!(read("\u{feff}1".as_bytes()), Err(JsonFault::Syntax { at: 0 }));
         assert_eq!(read("\"\u{7f}\u{80}\u{2028}\"".as_bytes()), Ok(()));
     }
 
@@ -472,10 +472,10 @@ mod tests {
     fn depth_ends_exactly_at_its_bounds() {
         let objects = |n: usize| [b"{\"a\":".repeat(n), b"1".to_vec(), b"}".repeat(n)].concat();
         assert_eq!(read(&objects(DEPTH_MAX)), Ok(()));
-        assert_eq!(read(&objects(DEPTH_MAX + 1)), Err(Fault::TooDeep));
+        assert_eq!(read(&objects(DEPTH_MAX + 1)), Err(JsonFault::TooDeep));
         let arrays = |n: usize| [b"[".repeat(n), b"]".repeat(n)].concat();
         assert_eq!(read(&arrays(ARRAY_RUN_MAX)), Ok(()));
-        assert_eq!(read(&arrays(ARRAY_RUN_MAX + 1)), Err(Fault::TooDeep));
+        assert_eq!(read(&arrays(ARRAY_RUN_MAX + 1)), Err(JsonFault::TooDeep));
         let run = arrays(ARRAY_RUN_MAX);
         let nested = [b"[[{\"a\":".as_slice(), &run, b"},{\"b\":", &run, b"}]]"].concat();
         assert_eq!(read(&nested), Ok(()), "an object begins a new run");

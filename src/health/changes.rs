@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::SystemTime;
 
-use crate::metrics::State;
+use crate::metrics::StateName;
 
 /// A service that fails over and over makes two changes a minute.
 const CHANGES_MAX: usize = 50;
@@ -11,26 +11,26 @@ const CHANGES_MAX: usize = 50;
 const REASON_CHARS_MAX: usize = 600;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
+pub struct HealthChange {
     pub at: SystemTime,
     /// The state since then; the same as before where something else is told.
-    pub state: State,
+    pub state: StateName,
     pub reason: Option<String>,
 }
 
 /// Oldest first.
 #[derive(Debug, Clone, Default)]
-pub struct Changes(VecDeque<Change>);
+pub struct Changes(VecDeque<HealthChange>);
 
 impl Changes {
-    pub(super) fn push(&mut self, at: SystemTime, state: State, reason: Option<String>) {
+    pub(super) fn push(&mut self, at: SystemTime, state: StateName, reason: Option<String>) {
         if CHANGES_MAX <= self.0.len() {
             self.0.pop_front();
         }
-        self.0.push_back(Change { at, state, reason });
+        self.0.push_back(HealthChange { at, state, reason });
     }
 
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Change> {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &HealthChange> {
         self.0.iter()
     }
 }
@@ -52,7 +52,7 @@ mod tests {
         let mut changes = Changes::default();
         for n in 0..1000 {
             let reason = Some(n.to_string());
-            changes.push(SystemTime::UNIX_EPOCH, State::Starting, reason);
+            changes.push(SystemTime::UNIX_EPOCH, StateName::Starting, reason);
         }
         assert_eq!(changes.iter().count(), CHANGES_MAX);
         let last = changes.iter().next_back().and_then(|change| change.reason.clone());

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::prng::Prng;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct BackoffLimits {
     /// The wait before the second attempt; it doubles from there.
     pub delay_min: Duration,
     pub delay_max: Duration,
@@ -19,18 +19,18 @@ pub struct Limits {
 /// services that lost the same server do not return in lock-step.
 #[derive(Debug, Clone)]
 pub struct Backoff {
-    limits: Limits,
+    limits: BackoffLimits,
     attempts: u32,
 }
 
 impl Backoff {
-    pub fn new(limits: Limits) -> Backoff {
+    pub fn new(limits: BackoffLimits) -> Backoff {
         Backoff { limits, attempts: 0 }
     }
 
     /// The wait before the next attempt; `None` once `attempts_max` waits were given since `reset`.
     pub fn next(&mut self, prng: &mut Prng) -> Option<Duration> {
-        let Limits { delay_min, delay_max, attempts_max } = self.limits;
+        let BackoffLimits { delay_min, delay_max, attempts_max } = self.limits;
         if attempts_max != 0 && attempts_max <= self.attempts {
             return None;
         }
@@ -56,7 +56,7 @@ impl Backoff {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits {
+    const LIMITS: BackoffLimits = BackoffLimits {
         delay_min: Duration::from_secs(1),
         delay_max: Duration::from_secs(60),
         attempts_max: 0,
@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn gives_up_after_attempts_max_and_starts_over_after_reset() {
         let mut prng = Prng::from_seed(0);
-        let mut backoff = Backoff::new(Limits { attempts_max: 3, ..LIMITS });
+        let mut backoff = Backoff::new(BackoffLimits { attempts_max: 3, ..LIMITS });
         for _ in 0..3 {
             assert!(backoff.next(&mut prng).is_some());
         }
@@ -107,7 +107,7 @@ mod tests {
             (Duration::from_secs(9), Duration::from_secs(3)),
         ];
         for (delay_min, delay_max) in settings {
-            let mut backoff = Backoff::new(Limits { delay_min, delay_max, attempts_max: 0 });
+            let mut backoff = Backoff::new(BackoffLimits { delay_min, delay_max, attempts_max: 0 });
             for _ in 0..100 {
                 assert!(backoff.next(&mut prng).unwrap() <= delay_max);
             }

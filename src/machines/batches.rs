@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::after;
 
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct BatchLimits {
     pub rows_max: usize,
     /// Of one batch. Memory is this times the flushers and one more for the open batch.
     pub bytes_max: usize,
@@ -25,8 +25,8 @@ const HASTE: u32 = 10;
 /// larger inserts are what a slow ClickHouse needs. Only `bytes_max` stops the reading.
 #[derive(Debug)]
 pub struct Batches {
-    limits: Limits,
-    open: Option<Open>,
+    limits: BatchLimits,
+    open: Option<OpenBatch>,
     last_cut_at: Option<Instant>,
     /// The last cut had enough rows: what follows may be the end of a burst.
     last_was_full: bool,
@@ -35,7 +35,7 @@ pub struct Batches {
 
 /// What has been gathered since the last cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Open {
+pub struct OpenBatch {
     pub rows: usize,
     pub bytes: usize,
     pub opened_at: Instant,
@@ -44,13 +44,13 @@ pub struct Open {
 }
 
 impl Batches {
-    pub fn new(limits: Limits) -> Batches {
+    pub fn new(limits: BatchLimits) -> Batches {
         Batches { limits, open: None, last_cut_at: None, last_was_full: false, draining: false }
     }
 
     /// `rows` more rows of `bytes` were added to the open batch.
     pub fn push(&mut self, now: Instant, rows: usize, bytes: usize) {
-        let new = Open { rows: 0, bytes: 0, opened_at: now, grew_at: now };
+        let new = OpenBatch { rows: 0, bytes: 0, opened_at: now, grew_at: now };
         let open = self.open.get_or_insert(new);
         open.grew_at = now;
         open.rows = open.rows.saturating_add(rows);
@@ -77,7 +77,7 @@ impl Batches {
     }
 
     /// The open batch was handed to a flusher; the next one begins empty.
-    pub fn cut(&mut self, now: Instant) -> Option<Open> {
+    pub fn cut(&mut self, now: Instant) -> Option<OpenBatch> {
         let open = self.open.take()?;
         self.last_cut_at = Some(now);
         self.last_was_full = self.limits.rows_max <= open.rows;
@@ -89,7 +89,7 @@ impl Batches {
         self.draining = true;
     }
 
-    pub fn open(&self) -> Option<Open> {
+    pub fn open(&self) -> Option<OpenBatch> {
         self.open
     }
 
@@ -99,7 +99,7 @@ impl Batches {
     /// The last rows of a burst are too few to leave for their number. They do not wait out the
     /// interval either: once no more come they leave, which is one more insert for each burst, and
     /// not sooner after the last one than in a flood.
-    fn due_at(&self, open: &Open) -> Instant {
+    fn due_at(&self, open: &OpenBatch) -> Instant {
         let soon = self.limits.age_max / HASTE;
         let many = self.limits.rows_max <= open.rows;
         let wait = if many { soon } else { self.limits.age_max };
@@ -119,8 +119,8 @@ impl Batches {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits =
-        Limits { rows_max: 100, bytes_max: 1_000, age_max: Duration::from_millis(50) };
+    const LIMITS: BatchLimits =
+        BatchLimits { rows_max: 100, bytes_max: 1_000, age_max: Duration::from_millis(50) };
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -132,7 +132,7 @@ mod tests {
         let mut batches = Batches::new(LIMITS);
         assert!(!batches.ready(t0, 1), "nothing to cut");
         batches.push(t0, 1, 10);
-        let open = Open { rows: 1, bytes: 10, opened_at: t0, grew_at: t0 };
+        let open = OpenBatch { rows: 1, bytes: 10, opened_at: t0, grew_at: t0 };
         assert_eq!(batches.cut(t0), Some(open));
         assert_eq!(batches.cut(t0), None);
         batches.push(t0 + ms(50), 1, 10);
@@ -209,7 +209,7 @@ mod tests {
     /// few as without the haste at the end: ten a second, and one for each burst.
     #[test]
     fn bursts_of_a_thousand_rows_a_second_are_soon_there_in_few_inserts() {
-        let limits = Limits { rows_max: 100, bytes_max: 1 << 20, age_max: ms(1_000) };
+        let limits = BatchLimits { rows_max: 100, bytes_max: 1 << 20, age_max: ms(1_000) };
         let t0 = Instant::now();
         let (mut batches, mut waits, mut cuts) = (Batches::new(limits), Vec::new(), 0);
         let (mut came, bursts) = (Vec::new(), 7);

@@ -61,13 +61,13 @@ pub struct Table {
     pub in_schema: Option<u32>,
     /// The highest number that a column has, or had.
     pub last_number: i16,
-    pub columns: Vec<Column>,
+    pub columns: Vec<CatalogColumn>,
     /// Itself, or all of its partitions.
-    pub parts: Vec<Part>,
+    pub parts: Vec<CatalogPart>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Column {
+pub struct CatalogColumn {
     pub name: String,
     pub number: i16,
     pub version: u32,
@@ -93,7 +93,7 @@ pub struct Label {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Part {
+pub struct CatalogPart {
     pub name: String,
     pub oid: u32,
     /// Another file after whatever writes the table as a whole.
@@ -118,7 +118,7 @@ fn logged() -> bool {
 
 /// What follows from two looks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Judgement {
+pub struct CatalogJudgement {
     /// Why rows may be hidden: a repair is owed. Empty: none are.
     pub hidden: Vec<String>,
     /// What an operator should know all the same.
@@ -129,14 +129,14 @@ pub struct Judgement {
     pub publication_is_new: bool,
 }
 
-impl Judgement {
+impl CatalogJudgement {
     pub fn may_hide_rows(&self) -> bool {
         !self.hidden.is_empty()
     }
 }
 
 /// The reasons, in one line.
-impl fmt::Display for Judgement {
+impl fmt::Display for CatalogJudgement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.hidden.join("; "))
     }
@@ -144,14 +144,14 @@ impl fmt::Display for Judgement {
 
 /// A column that is read; an optional one may be missing, and nobody refuses to go on without it.
 #[derive(Debug, Clone, Copy)]
-pub struct Wanted<'a> {
+pub struct WantedColumn<'a> {
     pub name: &'a str,
     pub is_optional: bool,
 }
 
 /// `columns` are those that are read of every table.
-pub fn judge(before: &Catalog, now: &Catalog, columns: &[Wanted<'_>]) -> Judgement {
-    let mut judgement = Judgement { differs: before != now, ..Judgement::default() };
+pub fn judge(before: &Catalog, now: &Catalog, columns: &[WantedColumn<'_>]) -> CatalogJudgement {
+    let mut judgement = CatalogJudgement { differs: before != now, ..CatalogJudgement::default() };
     // Which server and database this is, is judged elsewhere: there is nothing to compare.
     if before.database != now.database {
         return judgement;
@@ -200,7 +200,7 @@ fn judge_publication(
     name: &str,
     before: Option<&Publication>,
     now: Option<&Publication>,
-    judgement: &mut Judgement,
+    judgement: &mut CatalogJudgement,
 ) {
     let mut hide = |what: &str| judgement.hidden.push(format!("publication `{name}` {what}"));
     let (before, now) = match (before, now) {
@@ -244,10 +244,10 @@ fn judge_table(
     name: &str,
     before: Option<&Table>,
     now: Option<&Table>,
-    columns: &[Wanted<'_>],
-    judgement: &mut Judgement,
+    columns: &[WantedColumn<'_>],
+    judgement: &mut CatalogJudgement,
 ) {
-    let hide = |judgement: &mut Judgement, what: &str| {
+    let hide = |judgement: &mut CatalogJudgement, what: &str| {
         judgement.hidden.push(format!("table `{name}` {what}"));
     };
     let (before, now) = match (before, now) {
@@ -289,7 +289,8 @@ fn judge_table(
     } else if is_rewritten && before.parts.iter().any(|part| part.attached.is_some()) {
         // The root's TRUNCATE is in the stream, a partition's own is not.
         for part in &before.parts {
-            let is = |other: &&Part| other.oid == part.oid && other.filenode != part.filenode;
+            let is =
+                |other: &&CatalogPart| other.oid == part.oid && other.filenode != part.filenode;
             if now.parts.iter().any(|other| is(&other)) {
                 judgement.told.push(format!(
                     "partition `{}` of `{name}` has another file, after VACUUM FULL, CLUSTER or \
@@ -301,8 +302,8 @@ fn judge_table(
     }
 }
 
-fn judge_parts(name: &str, before: &Table, now: &Table, judgement: &mut Judgement) {
-    let mut hide = |part: &Part, what: &str| {
+fn judge_parts(name: &str, before: &Table, now: &Table, judgement: &mut CatalogJudgement) {
+    let mut hide = |part: &CatalogPart, what: &str| {
         let text = format!("partition `{}` of table `{name}` {what}", part.name);
         judgement.hidden.push(text);
     };
@@ -315,11 +316,11 @@ fn judge_parts(name: &str, before: &Table, now: &Table, judgement: &mut Judgemen
             Some(_) => {}
         }
     }
-    let is_new = |part: &&Part| !before.parts.iter().any(|other| other.oid == part.oid);
-    let new: Vec<&Part> = now.parts.iter().filter(is_new).collect();
+    let is_new = |part: &&CatalogPart| !before.parts.iter().any(|other| other.oid == part.oid);
+    let new: Vec<&CatalogPart> = now.parts.iter().filter(is_new).collect();
     let rows = new.iter().find(|part| part.is_leaf && !part.is_empty);
     // Rows of one that was made as a partition came by the stream, unless its parent was attached.
-    let may_bring = |part: &&&Part| !(part.is_born || part.is_leaf && part.is_empty);
+    let may_bring = |part: &&&CatalogPart| !(part.is_born || part.is_leaf && part.is_empty);
     let brought = new.iter().find(may_bring);
     if let (Some(_), Some(part)) = (rows, brought) {
         hide(part, "was attached, with rows");
@@ -333,7 +334,7 @@ fn judge_logging(
     before: &Table,
     now: &Table,
     members: &[Member],
-    judgement: &mut Judgement,
+    judgement: &mut CatalogJudgement,
 ) {
     for part in &now.parts {
         let had = before.parts.iter().find(|other| other.oid == part.oid);
@@ -355,8 +356,8 @@ fn judge_logging(
 fn judge_column(
     before: &Table,
     now: &Table,
-    looks: (Option<&Column>, Option<&Column>),
-    wanted: &Wanted<'_>,
+    looks: (Option<&CatalogColumn>, Option<&CatalogColumn>),
+    wanted: &WantedColumn<'_>,
     is_rewritten: bool,
 ) -> Option<&'static str> {
     let (had, has) = match looks {

@@ -22,7 +22,7 @@ use super::after;
 use crate::wal::Lsn;
 
 #[derive(Debug, Clone, Copy)]
-pub struct Params {
+pub struct ConfirmParams {
     /// A confirmation moves this often while nobody asks for more.
     pub every: Duration,
     /// The pause after a write of the row that did not succeed.
@@ -40,16 +40,16 @@ const AHEAD_FACTOR_MAX: u64 = 16;
 
 /// What the state row holds of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Marks {
+pub struct RecordedMarks {
     pub confirmed: Lsn,
-    pub upper: Lsn,
+    pub upper_lsn: Lsn,
 }
 
 #[derive(Debug)]
 pub struct Confirm {
-    params: Params,
+    params: ConfirmParams,
     /// Durable in the state table, and so published.
-    recorded: Marks,
+    recorded: RecordedMarks,
     writing: Option<Writing>,
     flushed: Lsn,
     /// The highest `upper` of any batch so far; `None` until this session has cut one.
@@ -66,20 +66,20 @@ pub struct Confirm {
 
 #[derive(Debug, Clone, Copy)]
 struct Writing {
-    row: Marks,
+    row: RecordedMarks,
     asked: bool,
 }
 
 impl Confirm {
     /// A session begins with `recorded` durable in the state table.
-    pub fn resume(recorded: Marks, params: Params) -> Confirm {
+    pub fn resume(recorded: RecordedMarks, params: ConfirmParams) -> Confirm {
         Confirm {
             params,
             recorded,
             writing: None,
             flushed: recorded.confirmed,
             highest: None,
-            found_upper: recorded.upper,
+            found_upper: recorded.upper_lsn,
             ahead_bytes: params.ahead_bytes,
             reserved_at: None,
             moved_at: None,
@@ -111,17 +111,17 @@ impl Confirm {
 
     /// Whether a batch with this `upper` may go to ClickHouse.
     pub fn covers(&self, upper: Lsn) -> bool {
-        !self.ending && upper <= self.recorded.upper
+        !self.ending && upper <= self.recorded.upper_lsn
     }
 
     /// What is durable in the state table, and so may be told.
-    pub fn recorded(&self) -> Marks {
+    pub fn recorded(&self) -> RecordedMarks {
         self.recorded
     }
 
     /// The row to write now. Answer with `on_written` or `on_write_failed`; until then it says
     /// nothing more.
-    pub fn next_write(&mut self, now: Instant) -> Option<Marks> {
+    pub fn next_write(&mut self, now: Instant) -> Option<RecordedMarks> {
         if self.writing.is_some() || self.write_due_at(now)? > now {
             return None;
         }
@@ -134,7 +134,7 @@ impl Confirm {
     }
 
     /// The row is durable: tell `confirmed` to Postgres, and flushers that `upper` is reserved.
-    pub fn on_written(&mut self, now: Instant) -> Marks {
+    pub fn on_written(&mut self, now: Instant) -> RecordedMarks {
         if let Some(Writing { row, .. }) = self.writing.take() {
             if self.recorded.confirmed < row.confirmed {
                 self.moved_at = Some(now);
@@ -185,7 +185,7 @@ impl Confirm {
     fn is_reservation_low(&self) -> bool {
         self.highest.is_some_and(|highest| {
             let low = Lsn(highest.0.saturating_add(self.ahead_bytes / 2));
-            self.recorded.upper < low && self.recorded.upper < self.reservation(highest)
+            self.recorded.upper_lsn < low && self.recorded.upper_lsn < self.reservation(highest)
         })
     }
 
@@ -206,14 +206,14 @@ impl Confirm {
         Lsn(highest.0.saturating_add(self.ahead_bytes))
     }
 
-    fn row(&self) -> Marks {
+    fn row(&self) -> RecordedMarks {
         let upper = match (self.ending, self.highest) {
             // Reservations only grow while a flush could rely on them.
-            (false, Some(highest)) => self.recorded.upper.max(self.reservation(highest)),
-            (false, None) => self.recorded.upper,
+            (false, Some(highest)) => self.recorded.upper_lsn.max(self.reservation(highest)),
+            (false, None) => self.recorded.upper_lsn,
             (true, highest) => highest.map_or(self.found_upper, |at| at.max(self.found_upper)),
         };
-        Marks { confirmed: self.flushed, upper }
+        RecordedMarks { confirmed: self.flushed, upper_lsn: upper }
     }
 }
 
@@ -227,12 +227,12 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    fn marks(confirmed: u64, upper: u64) -> Marks {
-        Marks { confirmed: Lsn(confirmed), upper: Lsn(upper) }
+    fn marks(confirmed: u64, upper: u64) -> RecordedMarks {
+        RecordedMarks { confirmed: Lsn(confirmed), upper_lsn: Lsn(upper) }
     }
 
-    fn machine(recorded: Marks) -> Confirm {
-        let params = Params { every: s(10), retry_every: s(1), ahead_bytes: 16 * MIB };
+    fn machine(recorded: RecordedMarks) -> Confirm {
+        let params = ConfirmParams { every: s(10), retry_every: s(1), ahead_bytes: 16 * MIB };
         Confirm::resume(recorded, params)
     }
 
@@ -288,8 +288,8 @@ mod tests {
         assert_eq!(confirm.next_write(t0), Some(row));
         assert!(!confirm.covers(Lsn(101)), "not durable yet");
         assert_eq!(confirm.on_written(t0), row);
-        assert!(confirm.covers(Lsn(101)) && confirm.covers(row.upper));
-        assert!(!confirm.covers(Lsn(row.upper.0 + 1)));
+        assert!(confirm.covers(Lsn(101)) && confirm.covers(row.upper_lsn));
+        assert!(!confirm.covers(Lsn(row.upper_lsn.0 + 1)));
     }
 
     #[test]
@@ -314,10 +314,10 @@ mod tests {
         let mut ahead = Vec::new();
         for wait in [0, 1, 1, 1, 1, 1, 60] {
             now += s(wait);
-            let highest = Lsn(confirm.recorded().upper.0 + 1);
+            let highest = Lsn(confirm.recorded().upper_lsn.0 + 1);
             confirm.on_batch(highest);
             let row = confirm.next_write(now).unwrap();
-            ahead.push((row.upper.0 - highest.0) / MIB);
+            ahead.push((row.upper_lsn.0 - highest.0) / MIB);
             confirm.on_written(now);
         }
         assert_eq!(ahead, [16, 32, 64, 128, 256, 256, 16]);
@@ -398,7 +398,7 @@ mod tests {
             let mut prng = crate::machines::prng::Prng::from_seed(seed);
             let mut now = Instant::now();
             let mut confirm = machine(marks(0, 0));
-            let (mut lsn, mut writing, mut table) = (0, None::<Marks>, marks(0, 0));
+            let (mut lsn, mut writing, mut table) = (0, None::<RecordedMarks>, marks(0, 0));
             let (mut flushed, mut waiting, mut begun) = (0, Vec::new(), 0);
             for turn in 0..300 {
                 now += Duration::from_millis(prng.below(2_000));
@@ -429,18 +429,21 @@ mod tests {
                         let told = confirm.on_written(now);
                         assert_eq!(told, table, "seed {seed}: told what is not recorded");
                         assert!(before.confirmed <= told.confirmed, "seed {seed}");
-                        assert!(before.upper <= told.upper || 250 <= turn, "seed {seed}");
+                        assert!(before.upper_lsn <= told.upper_lsn || 250 <= turn, "seed {seed}");
                     }
                 }
                 writing = confirm.next_write(now);
                 assert!(writing.is_none_or(|row| row.confirmed <= Lsn(flushed)), "seed {seed}");
                 waiting.retain(|&upper| {
                     let may = confirm.covers(Lsn(upper));
-                    assert!(!may || Lsn(upper) <= table.upper, "seed {seed}");
+                    assert!(!may || Lsn(upper) <= table.upper_lsn, "seed {seed}");
                     begun = if may { begun.max(upper) } else { begun };
                     !may
                 });
-                assert!(Lsn(begun) <= table.upper, "seed {seed}: unreserved rows in ClickHouse");
+                assert!(
+                    Lsn(begun) <= table.upper_lsn,
+                    "seed {seed}: unreserved rows in ClickHouse"
+                );
                 let stuck = confirm.deadline(now).is_none() && writing.is_none();
                 assert!(!stuck || waiting.is_empty(), "seed {seed}: a batch waits for ever");
                 assert!(!stuck || table.confirmed == Lsn(flushed), "seed {seed}: unconfirmed");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::after;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Params {
+pub struct LeaseParams {
     /// Life of the lock without an extension, as told to Redis.
     pub term: Duration,
     /// How long after the last success the next extension is due.
@@ -18,11 +18,11 @@ pub struct Params {
     pub margin: Duration,
 }
 
-impl Params {
+impl LeaseParams {
     /// The margin is a sixth of the term, or less where the extensions need the room.
-    pub fn new(term: Duration, extend_every: Duration, retry_every: Duration) -> Params {
+    pub fn new(term: Duration, extend_every: Duration, retry_every: Duration) -> LeaseParams {
         let room = term.saturating_sub(drift(term)).saturating_sub(extend_every);
-        Params { term, extend_every, retry_every, margin: (term / 6).min(room / 2) }
+        LeaseParams { term, extend_every, retry_every, margin: (term / 6).min(room / 2) }
     }
 
     /// How long after it was asked for a lock may be relied on.
@@ -47,14 +47,14 @@ fn drift(term: Duration) -> Duration {
 /// The term is counted from *before* the request left, so the network can only shorten it.
 #[derive(Debug)]
 pub struct Lease {
-    params: Params,
+    params: LeaseParams,
     asked_at: Instant,
     extend_at: Instant,
     lost: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum LeaseStanding {
     /// Nothing to do until then.
     Held { until: Instant },
     /// Ask for an extension now; one try may take until `try_deadline`.
@@ -65,20 +65,20 @@ pub enum Standing {
 
 impl Lease {
     /// The lock was acquired by a request that left after `asked_at`.
-    pub fn acquired(asked_at: Instant, params: Params) -> Lease {
+    pub fn acquired(asked_at: Instant, params: LeaseParams) -> Lease {
         let mut lease = Lease { params, asked_at, extend_at: asked_at, lost: false };
         lease.extend_at = after(asked_at, lease.extend_every());
         lease
     }
 
-    pub fn standing(&mut self, now: Instant) -> Standing {
+    pub fn standing(&mut self, now: Instant) -> LeaseStanding {
         if self.lost || self.lost_at() <= now {
             self.lost = true;
-            Standing::Lost
+            LeaseStanding::Lost
         } else if self.extend_at <= now {
-            Standing::ExtendDue
+            LeaseStanding::ExtendDue
         } else {
-            Standing::Held { until: self.extend_at.min(self.lost_at()) }
+            LeaseStanding::Held { until: self.extend_at.min(self.lost_at()) }
         }
     }
 
@@ -132,8 +132,8 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    fn params() -> Params {
-        Params::new(s(30), s(10), Duration::from_millis(500))
+    fn params() -> LeaseParams {
+        LeaseParams::new(s(30), s(10), Duration::from_millis(500))
     }
 
     #[test]
@@ -141,11 +141,11 @@ mod tests {
         let t0 = Instant::now();
         let lost_at = t0 + s(30) - Duration::from_millis(302) - s(5);
         let mut lease = Lease::acquired(t0, params());
-        assert_eq!(lease.standing(t0), Standing::Held { until: t0 + s(10) });
+        assert_eq!(lease.standing(t0), LeaseStanding::Held { until: t0 + s(10) });
         assert_eq!(lease.deadline(), Some(t0 + s(10)));
-        assert_eq!(lease.standing(t0 + s(10)), Standing::ExtendDue);
-        assert_eq!(lease.standing(lost_at - Duration::from_nanos(1)), Standing::ExtendDue);
-        assert_eq!(lease.standing(lost_at), Standing::Lost);
+        assert_eq!(lease.standing(t0 + s(10)), LeaseStanding::ExtendDue);
+        assert_eq!(lease.standing(lost_at - Duration::from_nanos(1)), LeaseStanding::ExtendDue);
+        assert_eq!(lease.standing(lost_at), LeaseStanding::Lost);
         assert_eq!(lease.deadline(), None);
     }
 
@@ -154,11 +154,11 @@ mod tests {
         let t0 = Instant::now();
         let mut lease = Lease::acquired(t0, params());
         lease.on_extended(t0 + s(15));
-        assert_eq!(lease.standing(t0 + s(24)), Standing::Held { until: t0 + s(25) });
-        assert_eq!(lease.standing(t0 + s(39)), Standing::ExtendDue);
-        assert_eq!(lease.standing(t0 + s(40)), Standing::Lost);
+        assert_eq!(lease.standing(t0 + s(24)), LeaseStanding::Held { until: t0 + s(25) });
+        assert_eq!(lease.standing(t0 + s(39)), LeaseStanding::ExtendDue);
+        assert_eq!(lease.standing(t0 + s(40)), LeaseStanding::Lost);
         lease.on_extended(t0 + s(39));
-        assert_eq!(lease.standing(t0 + s(40)), Standing::Lost, "lost is final");
+        assert_eq!(lease.standing(t0 + s(40)), LeaseStanding::Lost, "lost is final");
         assert!(lease.lost_at() < t0 + s(40), "and stays where it was");
     }
 
@@ -178,13 +178,13 @@ mod tests {
         let (mut now, mut tries) = (t0, 0);
         loop {
             match lease.standing(now) {
-                Standing::Held { until } => now = until,
-                Standing::ExtendDue => {
+                LeaseStanding::Held { until } => now = until,
+                LeaseStanding::ExtendDue => {
                     tries += 1;
                     now = lease.try_deadline(now);
                     lease.on_extend_failed(now);
                 }
-                Standing::Lost => break,
+                LeaseStanding::Lost => break,
             }
         }
         assert!(3 <= tries, "{tries}");
@@ -196,7 +196,7 @@ mod tests {
         let t0 = Instant::now();
         let mut lease = Lease::acquired(t0, params());
         lease.on_taken();
-        assert_eq!(lease.standing(t0), Standing::Lost);
+        assert_eq!(lease.standing(t0), LeaseStanding::Lost);
     }
 
     #[test]
@@ -206,15 +206,15 @@ mod tests {
         for term in lengths {
             for extend_every in lengths {
                 for margin in lengths {
-                    let params = Params { term, extend_every, retry_every: term, margin };
+                    let params = LeaseParams { term, extend_every, retry_every: term, margin };
                     let mut lease = Lease::acquired(t0, params);
                     assert!(lease.lost_at() <= after(t0, term), "{params:?}");
                     assert!(lease.try_deadline(t0) <= lease.lost_at(), "{params:?}");
                     lease.on_extend_failed(t0);
                     if t0 < lease.lost_at() {
-                        assert_ne!(lease.standing(t0), Standing::Lost, "{params:?}");
+                        assert_ne!(lease.standing(t0), LeaseStanding::Lost, "{params:?}");
                     }
-                    assert_eq!(lease.standing(lease.lost_at()), Standing::Lost, "{params:?}");
+                    assert_eq!(lease.standing(lease.lost_at()), LeaseStanding::Lost, "{params:?}");
                 }
             }
         }

@@ -54,8 +54,8 @@ use super::prng::Prng;
 use crate::error::Remedy;
 
 #[derive(Debug)]
-pub struct Params {
-    pub strategy: Strategy,
+pub struct LifecycleParams {
+    pub strategy: LifecycleStrategy,
     /// How often a standby asks for the lock.
     pub retry_every: Duration,
     /// A stream that has run this long is healthy, even if no row came.
@@ -72,14 +72,14 @@ pub struct Params {
 
 /// What to do when a session ends that was not told to.
 #[derive(Debug)]
-pub enum Strategy {
+pub enum LifecycleStrategy {
     Reconnect(Backoff),
     Exit { delay: Duration, code: u8 },
     Log,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum LifecycleState {
     Waiting {
         until: Instant,
         why: Why,
@@ -97,13 +97,13 @@ pub enum State {
     },
     Draining {
         deadline: Instant,
-        then: Then,
+        then: DrainFor,
         /// At the first deadline the session was told to give up; this is the second.
         abandoned: bool,
     },
     /// Strategy `log`: the stream stays down, the process up.
     Down,
-    Stopped(Outcome),
+    Stopped(ServiceOutcome),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +119,7 @@ pub enum Why {
 
 /// What a drain is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Then {
+pub enum DrainFor {
     StandBy,
     Stop,
     /// Another session, under the same lock.
@@ -130,7 +130,7 @@ pub enum Then {
 
 /// Something that happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Input {
+pub enum LifecycleInput {
     DeadlineReached,
     LockAcquired,
     LockBusy,
@@ -159,7 +159,7 @@ pub enum Input {
 
 /// Something to do. Actions are done in order; a release is done before a later acquire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
+pub enum LifecycleAction {
     /// Try once. Answer with `LockAcquired`, `LockBusy` or `LockFailed`.
     AcquireLock,
     ReleaseLock,
@@ -172,12 +172,12 @@ pub enum Action {
     /// Give up the work in hand, end. What was not confirmed is streamed again.
     AbandonSession,
     /// Always the last action. `DrainTimedOut`: do not join the service's threads.
-    Finished(Outcome),
+    Finished(ServiceOutcome),
 }
 
 /// How a service ended for good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ServiceOutcome {
     /// Stopped because it was told to.
     Clean,
     /// A thread is wedged; the process has to exit.
@@ -192,36 +192,37 @@ pub enum Outcome {
 
 #[derive(Debug)]
 pub struct Lifecycle {
-    state: State,
-    params: Params,
+    state: LifecycleState,
+    params: LifecycleParams,
     prng: Prng,
 }
 
 impl Lifecycle {
     /// Begins with a deadline that is due: the first lock is asked for at once.
-    pub fn new(now: Instant, params: Params, prng: Prng) -> Lifecycle {
-        Lifecycle { state: State::Waiting { until: now, why: Why::Standby }, params, prng }
+    pub fn new(now: Instant, params: LifecycleParams, prng: Prng) -> Lifecycle {
+        Lifecycle { state: LifecycleState::Waiting { until: now, why: Why::Standby }, params, prng }
     }
 
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> LifecycleState {
         self.state
     }
 
     /// When `DeadlineReached` is next worth sending. Sending it early is harmless.
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
-            State::Waiting { until, .. } => Some(until),
-            State::Withdrawing { deadline } | State::Draining { deadline, .. } => Some(deadline),
-            State::Acquiring
-            | State::Starting
-            | State::Streaming { .. }
-            | State::Down
-            | State::Stopped(_) => None,
+            LifecycleState::Waiting { until, .. } => Some(until),
+            LifecycleState::Withdrawing { deadline }
+            | LifecycleState::Draining { deadline, .. } => Some(deadline),
+            LifecycleState::Acquiring
+            | LifecycleState::Starting
+            | LifecycleState::Streaming { .. }
+            | LifecycleState::Down
+            | LifecycleState::Stopped(_) => None,
         }
     }
 
-    pub fn step(&mut self, now: Instant, input: Input) -> Vec<Action> {
-        if input == Input::DeadlineReached && self.deadline().is_none_or(|at| now < at) {
+    pub fn step(&mut self, now: Instant, input: LifecycleInput) -> Vec<LifecycleAction> {
+        if input == LifecycleInput::DeadlineReached && self.deadline().is_none_or(|at| now < at) {
             return vec![];
         }
         let (state, actions) = self.transition(now, input);
@@ -229,10 +230,14 @@ impl Lifecycle {
         actions
     }
 
-    fn transition(&mut self, now: Instant, input: Input) -> (State, Vec<Action>) {
-        use Action::*;
-        use Input::*;
-        use State::*;
+    fn transition(
+        &mut self,
+        now: Instant,
+        input: LifecycleInput,
+    ) -> (LifecycleState, Vec<LifecycleAction>) {
+        use LifecycleAction::*;
+        use LifecycleInput::*;
+        use LifecycleState::*;
 
         match (self.state, input) {
             (Waiting { .. }, DeadlineReached) => (Acquiring, vec![AcquireLock]),
@@ -241,7 +246,7 @@ impl Lifecycle {
                 (Acquiring, vec![AcquireLock])
             }
             (Waiting { .. } | Down, StopRequested { .. }) => {
-                (Stopped(Outcome::Clean), vec![Finished(Outcome::Clean)])
+                (Stopped(ServiceOutcome::Clean), vec![Finished(ServiceOutcome::Clean)])
             }
 
             (Acquiring, LockAcquired) => (Starting, vec![StartSession]),
@@ -253,10 +258,10 @@ impl Lifecycle {
             }
 
             (Withdrawing { .. }, LockAcquired) => {
-                (Stopped(Outcome::Clean), vec![ReleaseLock, Finished(Outcome::Clean)])
+                (Stopped(ServiceOutcome::Clean), vec![ReleaseLock, Finished(ServiceOutcome::Clean)])
             }
             (Withdrawing { .. }, LockBusy | LockFailed) => {
-                (Stopped(Outcome::Clean), vec![Finished(Outcome::Clean)])
+                (Stopped(ServiceOutcome::Clean), vec![Finished(ServiceOutcome::Clean)])
             }
             (Withdrawing { deadline: before }, StopRequested { deadline }) => {
                 let deadline = after(deadline.max(now), self.params.stop_grace).min(before);
@@ -272,17 +277,17 @@ impl Lifecycle {
             (state @ (Starting | Streaming { .. }), LockLost) => {
                 self.settle_if_old(now, state);
                 let deadline = after(now, self.params.handover);
-                let draining = Draining { deadline, then: Then::StandBy, abandoned: false };
+                let draining = Draining { deadline, then: DrainFor::StandBy, abandoned: false };
                 (draining, vec![DrainSession { deadline }])
             }
             (state @ Streaming { .. }, BeginAgain) => {
                 self.settle_if_old(now, state);
                 let deadline = after(now, self.params.handover);
-                let draining = Draining { deadline, then: Then::Again, abandoned: false };
+                let draining = Draining { deadline, then: DrainFor::Again, abandoned: false };
                 (draining, vec![DrainSession { deadline }])
             }
             (Starting | Streaming { .. }, StopRequested { deadline }) => {
-                let draining = Draining { deadline, then: Then::Stop, abandoned: false };
+                let draining = Draining { deadline, then: DrainFor::Stop, abandoned: false };
                 (draining, vec![DrainSession { deadline }])
             }
             (state @ (Starting | Streaming { .. }), SessionEnded { remedy: Remedy::Strategy }) => {
@@ -292,39 +297,44 @@ impl Lifecycle {
             (state @ (Starting | Streaming { .. }), SessionFailing) => {
                 self.settle_if_old(now, state);
                 let deadline = after(now, self.params.wedged_after);
-                (Draining { deadline, then: Then::Strategy, abandoned: true }, vec![])
+                (Draining { deadline, then: DrainFor::Strategy, abandoned: true }, vec![])
             }
-            (Draining { then: Then::Strategy, .. }, SessionEnded { remedy: Remedy::Strategy }) => {
-                self.unasked_end(now)
-            }
+            (
+                Draining { then: DrainFor::Strategy, .. },
+                SessionEnded { remedy: Remedy::Strategy },
+            ) => self.unasked_end(now),
             (
                 Starting
                 | Streaming { .. }
-                | Draining { then: Then::StandBy | Then::Strategy | Then::Again, .. },
+                | Draining { then: DrainFor::StandBy | DrainFor::Strategy | DrainFor::Again, .. },
                 SessionEnded { remedy: Remedy::Halt },
-            ) => (Stopped(Outcome::Halted), vec![ReleaseLock, Finished(Outcome::Halted)]),
+            ) => (
+                Stopped(ServiceOutcome::Halted),
+                vec![ReleaseLock, Finished(ServiceOutcome::Halted)],
+            ),
 
             (draining @ Draining { .. }, Progressed) => {
                 self.settle();
                 (draining, vec![])
             }
             // However it ended: what stands in the way of the next one is found by it.
-            (Draining { then: Then::Again, .. }, SessionEnded { remedy: Remedy::Strategy }) => {
+            (Draining { then: DrainFor::Again, .. }, SessionEnded { remedy: Remedy::Strategy }) => {
                 (Starting, vec![StartSession])
             }
-            (Draining { deadline, then: Then::Again, abandoned: false }, LockLost) => {
+            (Draining { deadline, then: DrainFor::Again, abandoned: false }, LockLost) => {
                 let deadline = deadline.min(after(now, self.params.handover));
-                (Draining { deadline, then: Then::StandBy, abandoned: false }, vec![])
+                (Draining { deadline, then: DrainFor::StandBy, abandoned: false }, vec![])
             }
-            (Draining { deadline, then: Then::Again, abandoned: true }, LockLost) => {
-                (Draining { deadline, then: Then::StandBy, abandoned: true }, vec![])
+            (Draining { deadline, then: DrainFor::Again, abandoned: true }, LockLost) => {
+                (Draining { deadline, then: DrainFor::StandBy, abandoned: true }, vec![])
             }
-            (Draining { then: Then::StandBy, .. }, SessionEnded { remedy: Remedy::Strategy }) => {
-                (self.stand_by(now, Why::Standby), vec![ReleaseLock])
-            }
+            (
+                Draining { then: DrainFor::StandBy, .. },
+                SessionEnded { remedy: Remedy::Strategy },
+            ) => (self.stand_by(now, Why::Standby), vec![ReleaseLock]),
             // Whatever ended it, it was told to end; the next start finds what stands in its way.
-            (Draining { then: Then::Stop, .. }, SessionEnded { .. }) => {
-                (Stopped(Outcome::Clean), vec![ReleaseLock, Finished(Outcome::Clean)])
+            (Draining { then: DrainFor::Stop, .. }, SessionEnded { .. }) => {
+                (Stopped(ServiceOutcome::Clean), vec![ReleaseLock, Finished(ServiceOutcome::Clean)])
             }
             (Draining { deadline: before, abandoned, .. }, StopRequested { deadline }) => {
                 let asked = if abandoned {
@@ -332,12 +342,14 @@ impl Lifecycle {
                 } else {
                     deadline
                 };
-                (Draining { deadline: asked.min(before), then: Then::Stop, abandoned }, vec![])
+                (Draining { deadline: asked.min(before), then: DrainFor::Stop, abandoned }, vec![])
             }
             (Draining { then, abandoned: false, .. }, DeadlineReached) => {
                 let grace = match then {
-                    Then::StandBy | Then::Strategy | Then::Again => self.params.wedged_after,
-                    Then::Stop => self.params.stop_grace,
+                    DrainFor::StandBy | DrainFor::Strategy | DrainFor::Again => {
+                        self.params.wedged_after
+                    }
+                    DrainFor::Stop => self.params.stop_grace,
                 };
                 let deadline = after(now, grace);
                 (Draining { deadline, then, abandoned: true }, vec![AbandonSession])
@@ -368,35 +380,42 @@ impl Lifecycle {
     }
 
     /// A session ended that was not told to.
-    fn unasked_end(&mut self, now: Instant) -> (State, Vec<Action>) {
+    fn unasked_end(&mut self, now: Instant) -> (LifecycleState, Vec<LifecycleAction>) {
         let outcome = match &mut self.params.strategy {
-            Strategy::Reconnect(backoff) => match backoff.next(&mut self.prng) {
+            LifecycleStrategy::Reconnect(backoff) => match backoff.next(&mut self.prng) {
                 Some(wait) => {
                     let why = Why::Backoff { attempt: backoff.attempts() };
-                    let waiting = State::Waiting { until: after(now, wait), why };
-                    return (waiting, vec![Action::ReleaseLock]);
+                    let waiting = LifecycleState::Waiting { until: after(now, wait), why };
+                    return (waiting, vec![LifecycleAction::ReleaseLock]);
                 }
-                None => Outcome::GaveUp,
+                None => ServiceOutcome::GaveUp,
             },
-            Strategy::Exit { delay, code } => Outcome::Exit { delay: *delay, code: *code },
-            Strategy::Log => return (State::Down, vec![Action::ReleaseLock]),
+            LifecycleStrategy::Exit { delay, code } => {
+                ServiceOutcome::Exit { delay: *delay, code: *code }
+            }
+            LifecycleStrategy::Log => {
+                return (LifecycleState::Down, vec![LifecycleAction::ReleaseLock]);
+            }
         };
-        (State::Stopped(outcome), vec![Action::ReleaseLock, Action::Finished(outcome)])
+        (
+            LifecycleState::Stopped(outcome),
+            vec![LifecycleAction::ReleaseLock, LifecycleAction::Finished(outcome)],
+        )
     }
 
-    fn stand_by(&self, now: Instant, why: Why) -> State {
-        State::Waiting { until: after(now, self.params.retry_every), why }
+    fn stand_by(&self, now: Instant, why: Why) -> LifecycleState {
+        LifecycleState::Waiting { until: after(now, self.params.retry_every), why }
     }
 
     /// The stream is healthy: the next failure is a first one.
     fn settle(&mut self) {
-        if let Strategy::Reconnect(backoff) = &mut self.params.strategy {
+        if let LifecycleStrategy::Reconnect(backoff) = &mut self.params.strategy {
             backoff.reset();
         }
     }
 
-    fn settle_if_old(&mut self, now: Instant, state: State) {
-        if let State::Streaming { since, .. } = state
+    fn settle_if_old(&mut self, now: Instant, state: LifecycleState) {
+        if let LifecycleState::Streaming { since, .. } = state
             && self.params.healthy_after <= now.saturating_duration_since(since)
         {
             self.settle();
@@ -405,9 +424,9 @@ impl Lifecycle {
 }
 
 /// The lock is not released: whatever is stuck may still act under it.
-fn wedged() -> (State, Vec<Action>) {
-    let outcome = Outcome::DrainTimedOut;
-    (State::Stopped(outcome), vec![Action::Finished(outcome)])
+fn wedged() -> (LifecycleState, Vec<LifecycleAction>) {
+    let outcome = ServiceOutcome::DrainTimedOut;
+    (LifecycleState::Stopped(outcome), vec![LifecycleAction::Finished(outcome)])
 }
 
 #[cfg(test)]

@@ -34,14 +34,14 @@ use crate::wal::Lsn;
 
 /// What the row of `walhouse_state` says: where the last stream of this service and slot was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct State {
+pub struct LineageState {
     pub system_identifier: u64,
     pub timeline: u32,
     /// Where the timeline began: 0 of the first one, and where that is not known.
     pub began: Lsn,
     pub confirmed: Lsn,
     /// Bounds the commits that may be in ClickHouse, on this timeline.
-    pub upper: Lsn,
+    pub upper_lsn: Lsn,
     /// Added to every LSN on the way to `_version`.
     pub shift: u64,
 }
@@ -56,7 +56,7 @@ pub struct Slot {
 
 /// What `IDENTIFY_SYSTEM` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Server {
+pub struct ServerTimeline {
     pub system_identifier: u64,
     pub timeline: u32,
     /// Where the timeline began: 0 of the first one, and where that is not known.
@@ -73,17 +73,17 @@ pub struct Switch {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum LineageVerdict {
     /// Neither state nor slot: create the slot, then record `State::adopting` it.
     FirstStart,
     /// A slot without state, from another replicator or from a start that was cut short: record
     /// this before the first flush, then stream from the slot.
     TakeOver {
-        record: State,
+        record: LineageState,
     },
     /// Stream from the slot; where there is something to record, after it was recorded.
     Continue {
-        record: Option<State>,
+        record: Option<LineageState>,
     },
     /// Changes between were never streamed to us.
     Gap {
@@ -92,8 +92,8 @@ pub enum Verdict {
     },
     /// ClickHouse holds, or may hold, rows that this server never had.
     Diverged {
-        state: State,
-        server: Server,
+        state: LineageState,
+        server: ServerTimeline,
         why: Fork,
     },
     ForeignCluster {
@@ -140,16 +140,16 @@ pub enum Fork {
     WentBack,
 }
 
-impl State {
+impl LineageState {
     /// Recorded when a slot is first used. Who wrote to ClickHouse before us may have written
     /// past what it confirmed, but never past the server's WAL.
-    pub fn adopting(server: &Server, confirmed_flush: Lsn) -> State {
-        State {
+    pub fn adopting(server: &ServerTimeline, confirmed_flush: Lsn) -> LineageState {
+        LineageState {
             system_identifier: server.system_identifier,
             timeline: server.timeline,
             began: server.began,
             confirmed: confirmed_flush,
-            upper: confirmed_flush.max(server.wal_end),
+            upper_lsn: confirmed_flush.max(server.wal_end),
             shift: 0,
         }
     }
@@ -161,27 +161,27 @@ impl State {
 /// The graver comes first: a fork is reported before a missing slot, because accepting a gap
 /// forgets the state from which the fork can be told.
 pub fn judge(
-    state: Option<&State>,
+    state: Option<&LineageState>,
     slot: Option<&Slot>,
-    server: &Server,
+    server: &ServerTimeline,
     history: &[Switch],
-) -> Verdict {
+) -> LineageVerdict {
     let Some(state) = state else {
         return match slot {
-            None => Verdict::FirstStart,
+            None => LineageVerdict::FirstStart,
             Some(slot) if slot.invalidated => {
-                Verdict::Gap { confirmed: None, why: Gap::SlotInvalidated }
+                LineageVerdict::Gap { confirmed: None, why: Gap::SlotInvalidated }
             }
-            Some(slot) => {
-                Verdict::TakeOver { record: State::adopting(server, slot.confirmed_flush) }
-            }
+            Some(slot) => LineageVerdict::TakeOver {
+                record: LineageState::adopting(server, slot.confirmed_flush),
+            },
         };
     };
     if server.system_identifier != state.system_identifier {
         let (expected, found) = (state.system_identifier, server.system_identifier);
-        return Verdict::ForeignCluster { expected, found };
+        return LineageVerdict::ForeignCluster { expected, found };
     }
-    let diverged = |why| Verdict::Diverged { state: *state, server: *server, why };
+    let diverged = |why| LineageVerdict::Diverged { state: *state, server: *server, why };
     if state.timeline <= server.timeline && !is_of_branch(state, server, history) {
         return diverged(Fork::NotAncestor);
     }
@@ -194,12 +194,12 @@ pub fn judge(
         // Timelines are numbered upwards, so a newer one is never in an older one's history.
         match fork(state.timeline, history) {
             _ if server.timeline < state.timeline => return diverged(Fork::Older),
-            Some(fork) if fork < state.upper => return diverged(Fork::Below { fork }),
+            Some(fork) if fork < state.upper_lsn => return diverged(Fork::Below { fork }),
             Some(fork) => state.confirmed.min(fork),
             None => return diverged(Fork::NotAncestor),
         }
     };
-    let gap = |why| Verdict::Gap { confirmed: Some(state.confirmed), why };
+    let gap = |why| LineageVerdict::Gap { confirmed: Some(state.confirmed), why };
     match slot {
         None => gap(Gap::SlotMissing),
         Some(slot) if slot.invalidated => gap(Gap::SlotInvalidated),
@@ -209,62 +209,76 @@ pub fn judge(
         Some(slot) => {
             let upper = match server.timeline == state.timeline {
                 // What a session that died had reserved, this server has not even written yet.
-                true => state.upper.min(server.wal_end),
-                false => state.upper,
+                true => state.upper_lsn.min(server.wal_end),
+                false => state.upper_lsn,
             };
             let began = match server.timeline == state.timeline && server.began == Lsn(0) {
                 true => state.began,
                 false => server.began,
             };
             let (timeline, confirmed) = (server.timeline, slot.confirmed_flush);
-            let record = State { timeline, began, confirmed, upper, ..*state };
-            Verdict::Continue { record: (record != *state).then_some(record) }
+            let record = LineageState { timeline, began, confirmed, upper_lsn: upper, ..*state };
+            LineageVerdict::Continue { record: (record != *state).then_some(record) }
         }
     }
 }
 
 /// [`judge`] once more, where the database is known that ClickHouse's rows come from. It keeps its
 /// oid when it is renamed; one that was made anew under its name has another, and other rows.
-pub fn judge_database(verdict: Verdict, recorded: Option<u32>, found: u32) -> Verdict {
+pub fn judge_database(
+    verdict: LineageVerdict,
+    recorded: Option<u32>,
+    found: u32,
+) -> LineageVerdict {
     match (verdict, recorded) {
-        (Verdict::ForeignCluster { .. }, _) => verdict,
-        (_, Some(expected)) if expected != found => Verdict::ForeignDatabase { expected, found },
+        (LineageVerdict::ForeignCluster { .. }, _) => verdict,
+        (_, Some(expected)) if expected != found => {
+            LineageVerdict::ForeignDatabase { expected, found }
+        }
         (_, Some(_) | None) => verdict,
     }
 }
 
 /// Whether [`judge_landed`] may say otherwise. Nothing above `upper` can have landed.
-pub fn depends_on_landed(verdict: &Verdict, state: &State, server: &Server) -> bool {
-    goes_on_here(verdict, state, server) && server.wal_end < state.upper
+pub fn depends_on_landed(
+    verdict: &LineageVerdict,
+    state: &LineageState,
+    server: &ServerTimeline,
+) -> bool {
+    goes_on_here(verdict, state, server) && server.wal_end < state.upper_lsn
 }
 
-fn goes_on_here(verdict: &Verdict, state: &State, server: &Server) -> bool {
-    state.timeline == server.timeline && matches!(verdict, Verdict::Continue { .. })
+fn goes_on_here(verdict: &LineageVerdict, state: &LineageState, server: &ServerTimeline) -> bool {
+    state.timeline == server.timeline && matches!(verdict, LineageVerdict::Continue { .. })
 }
 
 /// [`judge`] once more, where a session may have ended between landing rows and recording it:
 /// `highest_version` is what ClickHouse has. Rows that came from above the server's WAL are of a
 /// time that it has gone back from.
 pub fn judge_landed(
-    verdict: Verdict,
-    state: &State,
-    server: &Server,
+    verdict: LineageVerdict,
+    state: &LineageState,
+    server: &ServerTimeline,
     highest_version: u64,
-) -> Verdict {
+) -> LineageVerdict {
     let goes_on = goes_on_here(&verdict, state, server);
     match goes_on && server.wal_end.0.saturating_add(state.shift) < highest_version {
-        true => Verdict::Diverged { state: *state, server: *server, why: Fork::WentBack },
+        true => LineageVerdict::Diverged { state: *state, server: *server, why: Fork::WentBack },
         false => verdict,
     }
 }
 
 /// [`judge`] once more, where the stream from this slot has ended in vain at `at` too often to be
 /// tried again ([`super::undecodable`]).
-pub fn judge_undecodable(verdict: Verdict, state: Option<&State>, at: Lsn) -> Verdict {
+pub fn judge_undecodable(
+    verdict: LineageVerdict,
+    state: Option<&LineageState>,
+    at: Lsn,
+) -> LineageVerdict {
     match verdict {
-        Verdict::TakeOver { .. } | Verdict::Continue { .. } => {
+        LineageVerdict::TakeOver { .. } | LineageVerdict::Continue { .. } => {
             let confirmed = state.map(|state| state.confirmed);
-            Verdict::Gap { confirmed, why: Gap::Undecodable { at } }
+            LineageVerdict::Gap { confirmed, why: Gap::Undecodable { at } }
         }
         // What is graver, and what begins on another slot anyway.
         verdict => verdict,
@@ -273,7 +287,7 @@ pub fn judge_undecodable(verdict: Verdict, state: Option<&State>, at: Lsn) -> Ve
 
 /// Whether the state's timeline is the one of that number in the server's past: it began where that
 /// began. What is not known is taken for the same.
-fn is_of_branch(state: &State, server: &Server, history: &[Switch]) -> bool {
+fn is_of_branch(state: &LineageState, server: &ServerTimeline, history: &[Switch]) -> bool {
     let began = match server.timeline == state.timeline {
         true => server.began,
         false => began(history, state.timeline),
@@ -302,14 +316,14 @@ pub const DIVERGED: &str = "diverged: ";
 /// The same of a gap.
 pub const GAP: &str = "gap: ";
 
-impl Verdict {
+impl LineageVerdict {
     /// The error of a service that may not go on by itself.
     pub fn into_error(self, service: &str, slot: &str) -> Option<Error> {
         let (kind, hint) = match self {
-            Verdict::FirstStart | Verdict::TakeOver { .. } | Verdict::Continue { .. } => {
+            LineageVerdict::FirstStart | LineageVerdict::TakeOver { .. } | LineageVerdict::Continue { .. } => {
                 return None;
             }
-            Verdict::Gap { why: Gap::OlderThanPublication, .. } => (
+            LineageVerdict::Gap { why: Gap::OlderThanPublication, .. } => (
                 ErrorKind::Lineage,
                 format!(
                     "REPLICATION_GAP_STRATEGY is `halt`. Run: SELECT \
@@ -317,8 +331,8 @@ impl Verdict {
                      behind the publication; or set it to `repair`."
                 ),
             ),
-            Verdict::Gap { .. }
-            | Verdict::Diverged {
+            LineageVerdict::Gap { .. }
+            | LineageVerdict::Diverged {
                 why: Fork::Below { .. } | Fork::WentBack | Fork::NotAncestor,
                 ..
             } => (
@@ -329,7 +343,7 @@ impl Verdict {
                     .to_owned(),
             ),
             // Not halted for good: whoever shuts it down or corrects a DNS name mends it.
-            Verdict::Diverged { why: Fork::Older, .. } => (
+            LineageVerdict::Diverged { why: Fork::Older, .. } => (
                 ErrorKind::Setup,
                 format!(
                     "This looks like an old primary that came back: stop it, or let DATABASE_URL \
@@ -337,7 +351,7 @@ impl Verdict {
                      {service}`."
                 ),
             ),
-            Verdict::ForeignCluster { .. } => (
+            LineageVerdict::ForeignCluster { .. } => (
                 ErrorKind::Lineage,
                 format!(
                     "Check DATABASE_URL first. If the cluster was replaced (pg_upgrade, dump and \
@@ -345,7 +359,7 @@ impl Verdict {
                      made equal to it."
                 ),
             ),
-            Verdict::ForeignDatabase { .. } => (
+            LineageVerdict::ForeignDatabase { .. } => (
                 ErrorKind::Lineage,
                 format!(
                     "Check the database that DATABASE_URL names first. If it is the one to follow \
@@ -360,18 +374,22 @@ impl Verdict {
 }
 
 /// What was found, as the cause of an error.
-impl fmt::Display for Verdict {
+impl fmt::Display for LineageVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Verdict::FirstStart => f.write_str("first start: neither state nor slot"),
-            Verdict::TakeOver { record } => {
+            LineageVerdict::FirstStart => f.write_str("first start: neither state nor slot"),
+            LineageVerdict::TakeOver { record } => {
                 write!(f, "slot without state: taken over at {}", record.confirmed)
             }
-            Verdict::Continue { record: None } => f.write_str("same timeline as before"),
-            Verdict::Continue { record: Some(state) } => {
-                write!(f, "timeline {} has every row, none above {}", state.timeline, state.upper)
+            LineageVerdict::Continue { record: None } => f.write_str("same timeline as before"),
+            LineageVerdict::Continue { record: Some(state) } => {
+                write!(
+                    f,
+                    "timeline {} has every row, none above {}",
+                    state.timeline, state.upper_lsn
+                )
             }
-            Verdict::Gap { confirmed, why } => match (why, confirmed) {
+            LineageVerdict::Gap { confirmed, why } => match (why, confirmed) {
                 (Gap::SlotMissing, Some(at)) => {
                     write!(f, "{GAP}the slot is missing, expected one at {at} or below")
                 }
@@ -396,14 +414,14 @@ impl fmt::Display for Verdict {
                      got {confirmed_flush}"
                 ),
             },
-            Verdict::Diverged { state, server, why } => match why {
+            LineageVerdict::Diverged { state, server, why } => match why {
                 Fork::Below { fork } => {
                     let certain = if *fork < state.confirmed { "has" } else { "may have" };
                     write!(
                         f,
                         "{DIVERGED}timeline {} left timeline {} at {fork}, but ClickHouse \
                          {certain} been written up to {}",
-                        server.timeline, state.timeline, state.upper
+                        server.timeline, state.timeline, state.upper_lsn
                     )
                 }
                 Fork::NotAncestor if state.timeline == server.timeline => write!(
@@ -430,10 +448,10 @@ impl fmt::Display for Verdict {
                     state.confirmed, server.wal_end
                 ),
             },
-            Verdict::ForeignCluster { expected, found } => {
+            LineageVerdict::ForeignCluster { expected, found } => {
                 write!(f, "foreign cluster: expected system identifier {expected}, got {found}")
             }
-            Verdict::ForeignDatabase { expected, found } => write!(
+            LineageVerdict::ForeignDatabase { expected, found } => write!(
                 f,
                 "foreign database: expected the one with oid {expected} of this cluster, got \
                  {found}"

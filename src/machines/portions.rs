@@ -81,7 +81,7 @@ impl Sizes {
 
 /// One question, and what is still to be asked of it.
 #[derive(Debug)]
-pub struct Search<'s> {
+pub struct PortionSearch<'s> {
     sizes: &'s mut Sizes,
     pending: VecDeque<Portion>,
     /// Rows of each, once they are known.
@@ -93,10 +93,10 @@ pub struct Search<'s> {
     is_whole_too_much: bool,
 }
 
-impl<'s> Search<'s> {
-    pub fn new(sizes: &'s mut Sizes, ids: usize, may_cut_table: bool) -> Search<'s> {
+impl<'s> PortionSearch<'s> {
+    pub fn new(sizes: &'s mut Sizes, ids: usize, may_cut_table: bool) -> PortionSearch<'s> {
         let whole = Portion { ids: 0..ids, partitions: None };
-        Search {
+        PortionSearch {
             wants_partitions: may_cut_table && 0 < ids && sizes.rows_max < u64::MAX,
             pending: (0 < ids).then_some(whole).into_iter().collect(),
             partitions: None,
@@ -214,18 +214,18 @@ mod tests {
     #[test]
     fn all_ids_go_into_one_statement_that_reads_the_table_once() {
         let mut sizes = Sizes::new(1_000_000);
-        let mut search = Search::new(&mut sizes, 222_000, true);
+        let mut search = PortionSearch::new(&mut sizes, 222_000, true);
         assert_eq!(search.step(), portion(0..222_000, None));
         assert_eq!(search.step(), portion(0..222_000, None), "until it is told");
         search.on_answer();
         assert_eq!(search.step(), Next::Done);
-        assert_eq!(Search::new(&mut sizes, 0, true).step(), Next::Done);
+        assert_eq!(PortionSearch::new(&mut sizes, 0, true).step(), Next::Done);
     }
 
     #[test]
     fn a_scan_that_is_late_is_cut_into_partitions_and_then_given_time() {
         let mut sizes = Sizes::new(100);
-        let mut search = Search::new(&mut sizes, 100, true);
+        let mut search = PortionSearch::new(&mut sizes, 100, true);
         search.step();
         search.on_too_much(TooMuch::Scan);
         assert_eq!(search.step(), Next::ListPartitions);
@@ -245,26 +245,26 @@ mod tests {
         search.on_answer();
         assert_eq!(search.step(), Next::Done);
         // What was found out is kept.
-        let mut search = Search::new(&mut sizes, 10, true);
+        let mut search = PortionSearch::new(&mut sizes, 10, true);
         assert_eq!(search.step(), Next::ListPartitions);
     }
 
     #[test]
     fn a_statement_that_is_turned_down_has_fewer_ids_in_every_partition() {
         let mut sizes = Sizes::new(100);
-        let mut search = Search::new(&mut sizes, 100, false);
+        let mut search = PortionSearch::new(&mut sizes, 100, false);
         search.step();
         search.on_too_much(TooMuch::Statement);
         assert_eq!(search.step(), portion(0..50, None));
         search.on_answer();
         assert_eq!(search.step(), portion(50..100, None));
-        assert_eq!(Search::new(&mut sizes, 60, false).step(), portion(0..50, None));
+        assert_eq!(PortionSearch::new(&mut sizes, 60, false).step(), portion(0..50, None));
     }
 
     #[test]
     fn what_cannot_be_less_is_given_up() {
         let mut sizes = Sizes::new(1);
-        let mut search = Search::new(&mut sizes, 1, true);
+        let mut search = PortionSearch::new(&mut sizes, 1, true);
         let mut steps = 0;
         loop {
             match search.step() {
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn an_empty_table_answers_by_itself() {
         let mut sizes = Sizes::new(10);
-        let mut search = Search::new(&mut sizes, 10, true);
+        let mut search = PortionSearch::new(&mut sizes, 10, true);
         search.step();
         search.on_too_much(TooMuch::Scan);
         assert_eq!(search.step(), Next::ListPartitions);
@@ -300,7 +300,7 @@ mod tests {
                 let ids = 1 + prng.below(100) as usize;
                 let partitions: Vec<u64> = (0..1 + prng.below(6)).map(|_| prng.below(50)).collect();
                 let mut met = vec![vec![0; partitions.len()]; ids];
-                let mut search = Search::new(&mut sizes, ids, prng.below(4) > 0);
+                let mut search = PortionSearch::new(&mut sizes, ids, prng.below(4) > 0);
                 let mut steps = 0;
                 loop {
                     steps += 1;
@@ -328,7 +328,7 @@ mod tests {
                 assert!(met.iter().flatten().all(|times| *times == 1), "seed {seed}: {met:?}");
             }
             for _ in 0..2_000 {
-                let mut search = Search::new(&mut sizes, 1, true);
+                let mut search = PortionSearch::new(&mut sizes, 1, true);
                 if search.step() == Next::ListPartitions {
                     search.on_partitions(vec![1_000_000]);
                     search.step();

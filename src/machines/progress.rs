@@ -25,7 +25,7 @@ pub struct Cut {
     pub rows: u64,
     /// A fork of the timeline at or above this leaves every commit of the batch in place. It may
     /// reach ClickHouse only after a state row with this `upper` did.
-    pub upper: Lsn,
+    pub upper_lsn: Lsn,
 }
 
 /// Follows transactions from the wire to ClickHouse. One for each session.
@@ -142,7 +142,7 @@ impl Progress {
         let id = BatchId(self.next_batch);
         self.next_batch += 1;
         self.in_flight.push_back(InFlight { gathered, durable: false });
-        Cut { id, rows: gathered.rows, upper: gathered.upper }
+        Cut { id, rows: gathered.rows, upper_lsn: gathered.upper }
     }
 
     /// A batch is durable in ClickHouse.
@@ -362,16 +362,20 @@ mod tests {
     fn a_cut_knows_the_fork_that_its_commits_survive() {
         let mut progress = Progress::resume(Lsn(0));
         transaction(&mut progress, 1, 10);
-        assert_eq!(progress.on_batch_cut().upper, Lsn(10));
+        assert_eq!(progress.on_batch_cut().upper_lsn, Lsn(10));
         transaction(&mut progress, 1, 20);
         progress.on_begin(Lsn(25)).unwrap();
         progress.on_row().unwrap();
-        assert_eq!(progress.on_batch_cut().upper, Lsn(26), "the open one's record begins at 25");
+        assert_eq!(
+            progress.on_batch_cut().upper_lsn,
+            Lsn(26),
+            "the open one's record begins at 25"
+        );
         progress.on_row().unwrap();
         progress.on_commit(Lsn(40)).unwrap();
         transaction(&mut progress, 0, 50);
         let cut = progress.on_batch_cut();
-        assert_eq!((cut.upper, cut.rows), (Lsn(50), 1));
+        assert_eq!((cut.upper_lsn, cut.rows), (Lsn(50), 1));
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //!   versions ->  old and dead rows | base: repaired rows | base + 1: repaired deletes | stream
 //! ```
 
-use super::lineage::{Fork, Server, Slot, State, Verdict};
+use super::lineage::{Fork, LineageState, LineageVerdict, ServerTimeline, Slot};
 use crate::wal::Lsn;
 
 /// What the operator wants when changes were missed or ClickHouse holds what Postgres lost.
@@ -30,7 +30,7 @@ pub enum Course {
     /// Create the slot, then record `State::adopting` it.
     Begin,
     /// Stream from the slot; where there is something to record, after it was recorded.
-    Continue { record: Option<State> },
+    Continue { record: Option<LineageState> },
     /// Have a slot, record [`start_over`], and where `repair` says so compare the table.
     StartOver { repair: bool },
     /// The verdict's error is the service's.
@@ -43,7 +43,7 @@ pub enum Debt {
     Repair,
     /// The target tables were made, and are to have the rows that were there before. Nothing was
     /// missed.
-    Fill,
+    InitialBackfill,
 }
 
 /// The server that an operator has named: `walhouse adopt`.
@@ -56,29 +56,29 @@ pub struct Adopted {
 }
 
 pub fn course(
-    verdict: &Verdict,
+    verdict: &LineageVerdict,
     strategy: GapStrategy,
-    server: &Server,
+    server: &ServerTimeline,
     adopted: Option<Adopted>,
 ) -> Course {
     let is_adopted = adopted.is_some_and(|adopted| {
         adopted.system_identifier == server.system_identifier && adopted.timeline == server.timeline
     });
     match verdict {
-        Verdict::FirstStart => Course::Begin,
-        Verdict::TakeOver { record } => Course::Continue { record: Some(*record) },
-        Verdict::Continue { record } => Course::Continue { record: *record },
+        LineageVerdict::FirstStart => Course::Begin,
+        LineageVerdict::TakeOver { record } => Course::Continue { record: Some(*record) },
+        LineageVerdict::Continue { record } => Course::Continue { record: *record },
         // Another server than the one to follow, most likely: nothing but a name makes it that.
-        Verdict::ForeignCluster { .. }
-        | Verdict::ForeignDatabase { .. }
-        | Verdict::Diverged { why: Fork::Older, .. } => {
+        LineageVerdict::ForeignCluster { .. }
+        | LineageVerdict::ForeignDatabase { .. }
+        | LineageVerdict::Diverged { why: Fork::Older, .. } => {
             if is_adopted {
                 Course::StartOver { repair: true }
             } else {
                 Course::Stop
             }
         }
-        Verdict::Gap { .. } | Verdict::Diverged { .. } => match strategy {
+        LineageVerdict::Gap { .. } | LineageVerdict::Diverged { .. } => match strategy {
             GapStrategy::Repair => Course::StartOver { repair: true },
             GapStrategy::Skip => Course::StartOver { repair: false },
             GapStrategy::Halt => Course::Stop,
@@ -94,7 +94,7 @@ pub fn course_in_debt(course: Course, strategy: GapStrategy, debt: Debt) -> Cour
     match (course, strategy) {
         (Course::Stop, _) => course,
         // No gap, so what is to be done about gaps does not count.
-        _ if debt == Debt::Fill => Course::StartOver { repair: true },
+        _ if debt == Debt::InitialBackfill => Course::StartOver { repair: true },
         // What is owed is none of the gap that is skipped, or not known any more: so not even
         // skipping passes it over.
         (Course::StartOver { .. }, _) => Course::StartOver { repair: true },
@@ -109,11 +109,11 @@ pub fn course_in_debt(course: Course, strategy: GapStrategy, debt: Debt) -> Cour
 /// is in ClickHouse. `highest_version` was read from the target tables, for what no state tells of.
 /// `None`: there is no number that high.
 pub fn start_over(
-    before: Option<&State>,
+    before: Option<&LineageState>,
     highest_version: u64,
-    server: &Server,
+    server: &ServerTimeline,
     slot: &Slot,
-) -> Option<State> {
+) -> Option<LineageState> {
     let (bound, shift) = match before {
         // A change lies below the end of its commit, so its version is lower than this.
         Some(state) => (upper(state, server).checked_add(state.shift)?, state.shift),
@@ -125,12 +125,12 @@ pub fn start_over(
     let shift = shift.checked_add(1)?.max(bound.saturating_sub(slot.restart_lsn.0));
     // There must be room for the WAL that is still to come.
     slot.restart_lsn.0.max(server.wal_end.0).checked_add(shift)?.checked_add(1 << 48)?;
-    Some(State {
+    Some(LineageState {
         system_identifier: server.system_identifier,
         timeline: server.timeline,
         began: server.began,
         confirmed: slot.confirmed_flush,
-        upper: slot.confirmed_flush.max(server.wal_end),
+        upper_lsn: slot.confirmed_flush.max(server.wal_end),
         shift,
     })
 }
@@ -138,9 +138,13 @@ pub fn start_over(
 /// What is recorded when a slot is first used and no state tells of the time before. Tables that
 /// another replicator of this cluster has written are in order with us, below its WAL's end; higher
 /// versions are of another time, and must be outranked like those of a lost state.
-pub fn first_state(highest_version: u64, server: &Server, slot: &Slot) -> Option<State> {
+pub fn first_state(
+    highest_version: u64,
+    server: &ServerTimeline,
+    slot: &Slot,
+) -> Option<LineageState> {
     if highest_version <= server.wal_end.0 {
-        Some(State::adopting(server, slot.confirmed_flush))
+        Some(LineageState::adopting(server, slot.confirmed_flush))
     } else {
         start_over(None, highest_version, server, slot)
     }
@@ -148,26 +152,30 @@ pub fn first_state(highest_version: u64, server: &Server, slot: &Slot) -> Option
 
 /// What is recorded when tables are filled. Empty ones need no shift, nor do those whose rows lie
 /// below the slot, and there is no state with which a repair could go on by mistake.
-pub fn begin_filling(highest_version: u64, server: &Server, slot: &Slot) -> Option<State> {
+pub fn begin_filling(
+    highest_version: u64,
+    server: &ServerTimeline,
+    slot: &Slot,
+) -> Option<LineageState> {
     match highest_version < slot.restart_lsn.0 || highest_version == 0 {
-        true => Some(State::adopting(server, slot.confirmed_flush)),
+        true => Some(LineageState::adopting(server, slot.confirmed_flush)),
         false => start_over(None, highest_version, server, slot),
     }
 }
 
 /// What was reserved ahead and not used does not count where the server can tell.
-fn upper(state: &State, server: &Server) -> u64 {
+fn upper(state: &LineageState, server: &ServerTimeline) -> u64 {
     let same = state.system_identifier == server.system_identifier
         && state.timeline == server.timeline
         && (state.began == server.began || state.began == Lsn(0))
         && state.confirmed <= server.wal_end;
-    if same { state.upper.0.min(server.wal_end.0) } else { state.upper.0 }
+    if same { state.upper_lsn.0.min(server.wal_end.0) } else { state.upper_lsn.0 }
 }
 
 /// The version of rows that are read from the table while the stream runs: above all that
 /// ClickHouse has, below all changes that are still to be streamed, because those lie above
 /// `restart_lsn` by a record at least. Take it before the table's snapshot.
-pub fn base_version(state: &State, slot: &Slot) -> u64 {
+pub fn base_version(state: &LineageState, slot: &Slot) -> u64 {
     slot.restart_lsn.0.saturating_add(state.shift)
 }
 
@@ -196,7 +204,7 @@ pub fn course_of_hidden(course: Course, strategy: GapStrategy) -> Course {
 }
 
 /// A repair that was recorded and not finished goes on, if it still speaks of this state.
-pub fn goes_on(repair_system_identifier: u64, repair_shift: u64, state: &State) -> bool {
+pub fn goes_on(repair_system_identifier: u64, repair_shift: u64, state: &LineageState) -> bool {
     repair_system_identifier == state.system_identifier && repair_shift == state.shift
 }
 
@@ -205,30 +213,30 @@ mod tests {
     use super::*;
     use crate::machines::lineage::Gap;
 
-    const STATE: State = State {
+    const STATE: LineageState = LineageState {
         system_identifier: 7,
         timeline: 2,
         began: Lsn(20),
         confirmed: Lsn(100),
-        upper: Lsn(90),
+        upper_lsn: Lsn(90),
         shift: 5,
     };
-    const SERVER: Server =
-        Server { system_identifier: 7, timeline: 3, began: Lsn(40), wal_end: Lsn(70) };
+    const SERVER: ServerTimeline =
+        ServerTimeline { system_identifier: 7, timeline: 3, began: Lsn(40), wal_end: Lsn(70) };
     const SLOT: Slot = Slot { confirmed_flush: Lsn(60), restart_lsn: Lsn(50), invalidated: false };
 
     const STRATEGIES: [GapStrategy; 3] =
         [GapStrategy::Repair, GapStrategy::Halt, GapStrategy::Skip];
 
-    fn diverged(why: Fork) -> Verdict {
-        Verdict::Diverged { state: STATE, server: SERVER, why }
+    fn diverged(why: Fork) -> LineageVerdict {
+        LineageVerdict::Diverged { state: STATE, server: SERVER, why }
     }
 
     #[test]
     fn gaps_and_forks_follow_the_strategy() {
         for verdict in [
-            Verdict::Gap { confirmed: None, why: Gap::SlotInvalidated },
-            Verdict::Gap { confirmed: Some(Lsn(100)), why: Gap::SlotMissing },
+            LineageVerdict::Gap { confirmed: None, why: Gap::SlotInvalidated },
+            LineageVerdict::Gap { confirmed: Some(Lsn(100)), why: Gap::SlotMissing },
             diverged(Fork::Below { fork: Lsn(80) }),
             diverged(Fork::NotAncestor),
             diverged(Fork::WentBack),
@@ -247,8 +255,8 @@ mod tests {
     fn a_server_that_looks_wrong_is_followed_only_when_it_was_named() {
         let named = |timeline| Some(Adopted { system_identifier: 7, timeline, database: None });
         for verdict in [
-            Verdict::ForeignCluster { expected: 8, found: 7 },
-            Verdict::ForeignDatabase { expected: 5, found: 16384 },
+            LineageVerdict::ForeignCluster { expected: 8, found: 7 },
+            LineageVerdict::ForeignDatabase { expected: 5, found: 16384 },
             diverged(Fork::Older),
         ] {
             for strategy in STRATEGIES {
@@ -266,16 +274,16 @@ mod tests {
             let courses = |debt| STRATEGIES.map(|strategy| course_in_debt(course, strategy, debt));
             let paid = Course::StartOver { repair: true };
             assert_eq!(courses(Debt::Repair), [paid, Course::Stop, paid]);
-            assert_eq!(courses(Debt::Fill), [paid; 3]);
+            assert_eq!(courses(Debt::InitialBackfill), [paid; 3]);
         }
         let stopped = STRATEGIES.map(|of| course_in_debt(Course::Stop, of, Debt::Repair));
         assert_eq!(stopped, [Course::Stop; 3]);
-        for debt in [Debt::Repair, Debt::Fill] {
+        for debt in [Debt::Repair, Debt::InitialBackfill] {
             let skipped = Course::StartOver { repair: false };
             let paid = course_in_debt(skipped, GapStrategy::Skip, debt);
             assert_eq!(paid, Course::StartOver { repair: true }, "{debt:?}");
         }
-        let halted = course_in_debt(Course::Stop, GapStrategy::Halt, Debt::Fill);
+        let halted = course_in_debt(Course::Stop, GapStrategy::Halt, Debt::InitialBackfill);
         assert_eq!(halted, Course::Stop);
     }
 
@@ -320,7 +328,7 @@ mod tests {
     fn all_that_comes_outranks_all_that_was() {
         let record = start_over(Some(&STATE), 0, &SERVER, &SLOT).unwrap();
         assert_eq!(record.shift, 90 + 5 + 1 - 50);
-        assert_eq!((record.confirmed, record.upper, record.timeline), (Lsn(60), Lsn(70), 3));
+        assert_eq!((record.confirmed, record.upper_lsn, record.timeline), (Lsn(60), Lsn(70), 3));
         assert_eq!(base_version(&record, &SLOT), 96);
         // What no state tells of counts as well.
         let record = start_over(None, 1_000, &SERVER, &SLOT).unwrap();
@@ -333,13 +341,13 @@ mod tests {
 
     #[test]
     fn what_was_only_reserved_raises_nothing_on_the_same_timeline() {
-        let state = State { upper: Lsn(1_000), ..STATE };
-        let server = Server { timeline: 2, began: Lsn(20), wal_end: Lsn(150), ..SERVER };
+        let state = LineageState { upper_lsn: Lsn(1_000), ..STATE };
+        let server = ServerTimeline { timeline: 2, began: Lsn(20), wal_end: Lsn(150), ..SERVER };
         let slot = Slot { restart_lsn: Lsn(160), confirmed_flush: Lsn(160), ..SLOT };
         assert_eq!(start_over(Some(&state), 0, &server, &slot).unwrap().shift, 5 + 1);
-        let other = Server { began: Lsn(30), ..server };
+        let other = ServerTimeline { began: Lsn(30), ..server };
         assert_eq!(start_over(Some(&state), 0, &other, &slot).unwrap().shift, 1_006 - 160);
-        let went_back = Server { wal_end: Lsn(99), ..server };
+        let went_back = ServerTimeline { wal_end: Lsn(99), ..server };
         assert_eq!(start_over(Some(&state), 0, &went_back, &slot).unwrap().shift, 1_006 - 160);
     }
 
@@ -353,7 +361,7 @@ mod tests {
 
     #[test]
     fn versions_that_would_run_out_are_refused() {
-        let state = State { shift: u64::MAX - 1_000, ..STATE };
+        let state = LineageState { shift: u64::MAX - 1_000, ..STATE };
         assert_eq!(start_over(Some(&state), 0, &SERVER, &SLOT), None);
         assert_eq!(start_over(None, u64::MAX, &SERVER, &SLOT), None);
     }

@@ -33,7 +33,7 @@ const BYTES_PER_KEY: usize = 64;
 const ABOVE: u64 = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum WalPlace {
     /// That of its record.
     AsWritten,
     /// Here, just above the last removal of its key.
@@ -44,7 +44,7 @@ pub enum Place {
 
 /// How much is remembered. Memory is given back a generation at a time.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct RemovalLimits {
     pub generations: usize,
     pub generation_bytes: usize,
 }
@@ -57,7 +57,7 @@ pub struct Removals {
     highest: Lsn,
     /// The oldest first; removals are added to the last.
     generations: VecDeque<Generation>,
-    limits: Limits,
+    limits: RemovalLimits,
     durable_below: BatchId,
 }
 
@@ -72,7 +72,7 @@ struct Generation {
 
 impl Removals {
     /// A session begins: everything that was committed below `resume` is durable.
-    pub fn resume(resume: Lsn, limits: Limits) -> Removals {
+    pub fn resume(resume: Lsn, limits: RemovalLimits) -> Removals {
         Removals {
             horizon: resume,
             highest: resume,
@@ -89,17 +89,19 @@ impl Removals {
     }
 
     /// A row of this key comes, by an INSERT or by an UPDATE that gave it the key.
-    pub fn place(&self, lsn: Lsn, key: &[u8]) -> Place {
+    pub fn place(&self, lsn: Lsn, key: &[u8]) -> WalPlace {
         if self.is_above_all(lsn) {
-            return Place::AsWritten;
+            return WalPlace::AsWritten;
         }
         let mut newest_first = self.generations.iter().rev();
         match newest_first.find_map(|generation| generation.by_key.get(key)) {
-            Some(removed) if lsn < *removed => Place::Above(Lsn(removed.0.saturating_add(ABOVE))),
+            Some(removed) if lsn < *removed => {
+                WalPlace::Above(Lsn(removed.0.saturating_add(ABOVE)))
+            }
             // The last removal of the key is known, and lies below.
-            Some(_) => Place::AsWritten,
-            None if lsn < self.horizon => Place::Ask { below: self.horizon },
-            None => Place::AsWritten,
+            Some(_) => WalPlace::AsWritten,
+            None if lsn < self.horizon => WalPlace::Ask { below: self.horizon },
+            None => WalPlace::AsWritten,
         }
     }
 
@@ -160,7 +162,7 @@ impl Removals {
 
 /// What ClickHouse has of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Found {
+pub struct StoredVersion {
     pub version: u64,
     pub is_deleted: bool,
 }
@@ -171,8 +173,8 @@ pub struct Found {
 /// delivered before. So this is the place of a row that Postgres still has, once the transaction is
 /// visible there. For one that it has no more the removal is still to come, or has come: such a row
 /// stays where it was written.
-pub fn outranking(own: u64, below: u64, found: &[Found]) -> Option<u64> {
-    let is_between = |found: &&Found| found.is_deleted && own < found.version;
+pub fn outranking(own: u64, below: u64, found: &[StoredVersion]) -> Option<u64> {
+    let is_between = |found: &&StoredVersion| found.is_deleted && own < found.version;
     let between = found.iter().filter(is_between).map(|found| found.version);
     let tombstone = between.filter(|version| *version <= below).max()?;
     // What was raised above the very same tombstone before.
@@ -185,7 +187,7 @@ pub fn outranking(own: u64, below: u64, found: &[Found]) -> Option<u64> {
 mod tests {
     use super::*;
 
-    const PLENTY: Limits = Limits { generations: 8, generation_bytes: 1 << 20 };
+    const PLENTY: RemovalLimits = RemovalLimits { generations: 8, generation_bytes: 1 << 20 };
 
     #[test]
     fn an_insert_below_a_removal_of_its_key_comes_just_above() {
@@ -193,21 +195,21 @@ mod tests {
         assert!(removals.is_above_all(Lsn(16)));
         removals.on_removed(Lsn(32), b"k", BatchId(0));
         assert!(!removals.is_above_all(Lsn(16)));
-        assert_eq!(removals.place(Lsn(16), b"k"), Place::Above(Lsn(36)));
-        assert_eq!(removals.place(Lsn(16), b"other"), Place::AsWritten);
-        assert_eq!(removals.place(Lsn(40), b"k"), Place::AsWritten);
+        assert_eq!(removals.place(Lsn(16), b"k"), WalPlace::Above(Lsn(36)));
+        assert_eq!(removals.place(Lsn(16), b"other"), WalPlace::AsWritten);
+        assert_eq!(removals.place(Lsn(40), b"k"), WalPlace::AsWritten);
         removals.on_removed(Lsn(64), b"k", BatchId(0));
-        assert_eq!(removals.place(Lsn(24), b"k"), Place::Above(Lsn(68)), "of those, the last");
+        assert_eq!(removals.place(Lsn(24), b"k"), WalPlace::Above(Lsn(68)), "of those, the last");
     }
 
     #[test]
     fn what_an_earlier_session_confirmed_is_asked_for() {
         let mut removals = Removals::resume(Lsn(100), PLENTY);
-        assert_eq!(removals.place(Lsn(96), b"k"), Place::Ask { below: Lsn(100) });
-        assert_eq!(removals.place(Lsn(104), b"k"), Place::AsWritten);
+        assert_eq!(removals.place(Lsn(96), b"k"), WalPlace::Ask { below: Lsn(100) });
+        assert_eq!(removals.place(Lsn(104), b"k"), WalPlace::AsWritten);
         removals.on_removed(Lsn(48), b"k", BatchId(0));
-        assert_eq!(removals.place(Lsn(96), b"k"), Place::AsWritten, "its last removal is known");
-        assert_eq!(removals.place(Lsn(40), b"k"), Place::Above(Lsn(52)));
+        assert_eq!(removals.place(Lsn(96), b"k"), WalPlace::AsWritten, "its last removal is known");
+        assert_eq!(removals.place(Lsn(40), b"k"), WalPlace::Above(Lsn(52)));
     }
 
     #[test]
@@ -223,23 +225,29 @@ mod tests {
 
     #[test]
     fn too_many_are_forgotten_once_they_are_durable() {
-        let mut removals =
-            Removals::resume(Lsn(0), Limits { generation_bytes: BYTES_PER_KEY + 1, ..PLENTY });
+        let mut removals = Removals::resume(
+            Lsn(0),
+            RemovalLimits { generation_bytes: BYTES_PER_KEY + 1, ..PLENTY },
+        );
         for n in 0..10_u8 {
             removals.on_removed(Lsn(u64::from(n) * 8), &[n], BatchId(u64::from(n)));
         }
-        assert_eq!(removals.place(Lsn(0), &[1]), Place::Above(Lsn(12)), "still in flight");
+        assert_eq!(removals.place(Lsn(0), &[1]), WalPlace::Above(Lsn(12)), "still in flight");
         removals.on_durable_below(BatchId(1));
-        assert_eq!(removals.place(Lsn(0), &[0]), Place::Ask { below: Lsn(1) });
+        assert_eq!(removals.place(Lsn(0), &[0]), WalPlace::Ask { below: Lsn(1) });
         removals.on_durable_below(BatchId(10));
-        assert_eq!(removals.place(Lsn(0), &[1]), Place::Ask { below: Lsn(9) });
-        assert_eq!(removals.place(Lsn(9), &[1]), Place::AsWritten);
-        assert_eq!(removals.place(Lsn(9), &[2]), Place::Above(Lsn(20)), "as many as there is room");
+        assert_eq!(removals.place(Lsn(0), &[1]), WalPlace::Ask { below: Lsn(9) });
+        assert_eq!(removals.place(Lsn(9), &[1]), WalPlace::AsWritten);
+        assert_eq!(
+            removals.place(Lsn(9), &[2]),
+            WalPlace::Above(Lsn(20)),
+            "as many as there is room"
+        );
     }
 
     #[test]
     fn only_tombstones_within_the_bounds_are_outranked() {
-        let found = |version, is_deleted| Found { version, is_deleted };
+        let found = |version, is_deleted| StoredVersion { version, is_deleted };
         for (rows, expected) in [
             (vec![], None),
             (vec![found(20, false)], None),

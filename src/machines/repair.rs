@@ -2,7 +2,7 @@
 //!
 //! Three passes. *Read* takes every row of the source table and writes those that ClickHouse has
 //! not, or has otherwise. *Count* takes every key of ClickHouse and counts those that Postgres has
-//! not; if that is not too much of the table ([`may_bury`]), *bury* buries them.
+//! not; if that is not too much of the table ([`may_delete`]), *delete* writes tombstones for them.
 //! All leave alone what is newer than the base version: that came, or comes, by the stream.
 //!
 //! Work is cut into pieces that workers take in any order. What is done counts only as an unbroken
@@ -29,7 +29,7 @@ pub enum Fate {
     Write,
     /// Write a tombstone, one above the base version: it has to win over a row of this very repair
     /// whose delete the stream could not place, because the row was not there yet.
-    Bury,
+    Delete,
 }
 
 /// A row that Postgres has.
@@ -47,7 +47,7 @@ pub fn fate_of_key(base: u64, stored: Stored, is_in_postgres: bool) -> Fate {
     if stored.is_deleted || is_in_postgres || tombstone_version(base) <= stored.version {
         Fate::Leave
     } else {
-        Fate::Bury
+        Fate::Delete
     }
 }
 
@@ -71,14 +71,14 @@ impl Count {
     }
 }
 
-/// So few are buried without a question, of however small a table.
+/// So few are deleted without a question, of however small a table.
 const FEW: u64 = 3;
 
-/// Whether what a comparison found to be gone may be buried, or somebody has to say so: much of a
+/// Whether what a comparison found to be gone may be deleted, or somebody has to say so: much of a
 /// table is rather of another source, or was left there on purpose, than missed. `others` says that
 /// another source is known to write into it; `of_fork`, that a failover to a server that was behind
 /// explains what is gone, however much it is. 100 percent is leave for everything.
-pub fn may_bury(count: Count, percent_max: u64, others: bool, of_fork: bool) -> bool {
+pub fn may_delete(count: Count, percent_max: u64, others: bool, of_fork: bool) -> bool {
     let Count { alive, gone } = count;
     let is_little = u128::from(gone) * 100 <= u128::from(alive) * u128::from(percent_max);
     gone == 0 || 100 <= percent_max || !others && (is_little || gone <= FEW || of_fork)
@@ -209,13 +209,13 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_buried_when_postgres_has_it_no_more_and_the_stream_does_not_know_it() {
+    fn a_key_is_deleted_when_postgres_has_it_no_more_and_the_stream_does_not_know_it() {
         for (found, is_in_postgres, expected) in [
-            (stored(99, false, false), false, Fate::Bury),
+            (stored(99, false, false), false, Fate::Delete),
             (stored(99, false, false), true, Fate::Leave),
             (stored(99, true, false), false, Fate::Leave),
             // Written by this very repair, and deleted since.
-            (stored(100, false, false), false, Fate::Bury),
+            (stored(100, false, false), false, Fate::Delete),
             (stored(101, false, false), false, Fate::Leave),
             (stored(150, false, false), false, Fate::Leave),
         ] {
@@ -224,8 +224,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_is_buried_unless_it_is_much() {
-        let may = |gone, alive, percent| may_bury(Count { alive, gone }, percent, false, false);
+    fn what_is_gone_is_deleted_unless_it_is_much() {
+        let may = |gone, alive, percent| may_delete(Count { alive, gone }, percent, false, false);
         for (gone, alive, percent, expected) in [
             (0, 0, 20, true),
             (0, 14, 0, true),
@@ -247,9 +247,9 @@ mod tests {
             assert_eq!(may(gone, alive, percent), expected, "{gone} of {alive}, {percent} %");
         }
         let one = Count { alive: 1_000, gone: 1 };
-        let with_others = |percent, of_fork| may_bury(one, percent, true, of_fork);
+        let with_others = |percent, of_fork| may_delete(one, percent, true, of_fork);
         assert!(!with_others(99, false) && !with_others(99, true) && with_others(100, false));
-        assert!(may_bury(Count { alive: 7, gone: 7 }, 20, false, true));
+        assert!(may_delete(Count { alive: 7, gone: 7 }, 20, false, true));
     }
 
     #[test]

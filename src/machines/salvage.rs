@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 /// What an INSERT was not taken for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum InsertFault {
     /// The server is away, or somebody has to mend something: no verdict about rows.
     Away,
     /// The same, with the connection lost amid the request: a proxy may have found it too large.
@@ -42,11 +42,11 @@ pub enum Fault {
 pub struct Blame {
     /// Of the rows that were sent.
     pub row: Option<usize>,
-    pub column: Column,
+    pub column: BlamedColumn,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Column {
+pub enum BlamedColumn {
     #[default]
     Unnamed,
     /// By its place in the order that the caller chose.
@@ -68,7 +68,7 @@ pub enum Step {
         views: Views,
     },
     /// Insert a row known to be good, under its own version.
-    Probe(Known),
+    Probe(KnownGood),
     /// Nothing is left to try. These rows did not land; keep each in full, then the block is done.
     Done {
         refused: Vec<usize>,
@@ -86,7 +86,7 @@ pub enum Views {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Known {
+pub enum KnownGood {
     /// This row of the block has landed.
     Landed(usize),
     /// One that the table has.
@@ -97,7 +97,7 @@ pub enum Known {
 
 /// Before the next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Then {
+pub enum NextStep {
     GoOn,
     /// Wait, as for a server that is away.
     Wait,
@@ -124,7 +124,7 @@ const WINDOW_MIN: usize = 16;
 
 /// How many rows at a time a table takes. One for each table, across blocks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Fit {
+pub struct InsertFit {
     rows_max: Option<usize>,
     /// The size was grown and failed again: not before then.
     kept_until: Option<Instant>,
@@ -135,7 +135,7 @@ pub struct Fit {
 const KEEP_MIN: Duration = Duration::from_secs(30);
 const KEEP_MAX: Duration = Duration::from_secs(30 * 60);
 
-impl Fit {
+impl InsertFit {
     /// So many rows at a time; `None`: whatever comes.
     pub fn rows_max(&self) -> Option<usize> {
         self.rows_max
@@ -243,12 +243,14 @@ impl Salvage {
     }
 
     /// The same step again until its outcome is told.
-    pub fn step(&self, fit: &Fit) -> Step {
+    pub fn step(&self, fit: &InsertFit) -> Step {
         if self.is_probing {
             return Step::Probe(match self.landed {
-                Some(row) => Known::Landed(row),
-                None if !self.can_repeat && HOLDS_BEFORE_COPY <= self.holds => Known::CopyOfTable,
-                None => Known::OfTable,
+                Some(row) => KnownGood::Landed(row),
+                None if !self.can_repeat && HOLDS_BEFORE_COPY <= self.holds => {
+                    KnownGood::CopyOfTable
+                }
+                None => KnownGood::OfTable,
             });
         }
         if let Some(row) = self.scout {
@@ -274,7 +276,7 @@ impl Salvage {
     }
 
     /// The step's rows are durable.
-    pub fn on_landed(&mut self, fit: &mut Fit, now: Instant) {
+    pub fn on_landed(&mut self, fit: &mut InsertFit, now: Instant) {
         let step = self.step(fit);
         self.lost_in_a_row = 0;
         match step {
@@ -313,56 +315,60 @@ impl Salvage {
         self.go_on();
     }
 
-    pub fn on_failed(&mut self, fault: Fault, fit: &mut Fit, now: Instant) -> Then {
+    pub fn on_failed(&mut self, fault: InsertFault, fit: &mut InsertFit, now: Instant) -> NextStep {
         let step = self.step(fit);
-        self.lost_in_a_row = if fault == Fault::Lost { self.lost_in_a_row + 1 } else { 0 };
+        self.lost_in_a_row = if fault == InsertFault::Lost { self.lost_in_a_row + 1 } else { 0 };
         let then = match (step, fault) {
-            (Step::Done { .. }, _) => Then::GoOn,
-            (Step::Insert { rows, .. }, Fault::Large) if 1 < rows.len() => {
+            (Step::Done { .. }, _) => NextStep::GoOn,
+            (Step::Insert { rows, .. }, InsertFault::Large) if 1 < rows.len() => {
                 fit.on_too_large(rows.len(), now);
-                Then::GoOn
+                NextStep::GoOn
             }
-            (Step::Insert { rows, .. }, Fault::Lost)
+            (Step::Insert { rows, .. }, InsertFault::Lost)
                 if 1 < rows.len() && LOST_MAX <= self.lost_in_a_row =>
             {
                 fit.on_too_large(rows.len(), now);
-                Then::Wait
+                NextStep::Wait
             }
-            (_, Fault::Away | Fault::Lost | Fault::Large) => Then::Wait,
-            (Step::Probe(_), Fault::View | Fault::LargeForView) => {
+            (_, InsertFault::Away | InsertFault::Lost | InsertFault::Large) => NextStep::Wait,
+            (Step::Probe(_), InsertFault::View | InsertFault::LargeForView) => {
                 // The table itself has taken it.
                 self.on_probed();
-                Then::GoOn
+                NextStep::GoOn
             }
-            (Step::Probe(_), Fault::Rows(_)) => self.hold(),
-            (Step::Insert { .. }, Fault::Rows(_)) if self.scout.is_some() => self.hold(),
-            (Step::Insert { .. }, Fault::View | Fault::LargeForView) if self.scout.is_some() => {
+            (Step::Probe(_), InsertFault::Rows(_)) => self.hold(),
+            (Step::Insert { .. }, InsertFault::Rows(_)) if self.scout.is_some() => self.hold(),
+            (Step::Insert { .. }, InsertFault::View | InsertFault::LargeForView)
+                if self.scout.is_some() =>
+            {
                 // The table itself has taken it.
                 self.scout = None;
                 self.on_taken();
-                Then::GoOn
+                NextStep::GoOn
             }
-            (Step::Insert { rows, views }, Fault::View) if !self.pending.is_empty() => {
+            (Step::Insert { rows, views }, InsertFault::View) if !self.pending.is_empty() => {
                 self.on_view(rows, views)
             }
-            (Step::Insert { rows, views }, Fault::LargeForView) if !self.pending.is_empty() => {
+            (Step::Insert { rows, views }, InsertFault::LargeForView)
+                if !self.pending.is_empty() =>
+            {
                 self.on_large_for_view(rows, views, fit, now)
             }
-            (Step::Insert { rows, .. }, Fault::Rows(blame)) if !self.pending.is_empty() => {
+            (Step::Insert { rows, .. }, InsertFault::Rows(blame)) if !self.pending.is_empty() => {
                 self.on_refused(rows, blame);
-                Then::GoOn
+                NextStep::GoOn
             }
             (
                 Step::Insert { views, .. } | Step::Blank { views, .. },
-                Fault::View | Fault::LargeForView,
+                InsertFault::View | InsertFault::LargeForView,
             ) => {
-                let Some(suspect) = self.suspects.last_mut() else { return Then::GoOn };
+                let Some(suspect) = self.suspects.last_mut() else { return NextStep::GoOn };
                 suspect.views = Views::PassedOver { all: false };
-                if views == Views::Heard { Then::GoOn } else { Then::Wait }
+                if views == Views::Heard { NextStep::GoOn } else { NextStep::Wait }
             }
-            (Step::Insert { .. } | Step::Blank { .. }, Fault::Rows(blame)) => {
+            (Step::Insert { .. } | Step::Blank { .. }, InsertFault::Rows(blame)) => {
                 self.on_still_refused(blame);
-                Then::GoOn
+                NextStep::GoOn
             }
         };
         self.go_on();
@@ -370,7 +376,7 @@ impl Salvage {
     }
 
     /// There is no row known to be good: an empty table, or one without versions.
-    pub fn on_none_known(&mut self) -> Then {
+    pub fn on_none_known(&mut self) -> NextStep {
         self.hold()
     }
 
@@ -387,7 +393,7 @@ impl Salvage {
         if !self.can_repeat && !std::mem::replace(&mut self.has_landed, true) {
             // What was refused before may have been refused with all others.
             for row in std::mem::take(&mut self.refused) {
-                let again = self.suspect(row, Views::Heard, Column::Unnamed);
+                let again = self.suspect(row, Views::Heard, BlamedColumn::Unnamed);
                 self.suspects.insert(0, again);
             }
         }
@@ -431,19 +437,19 @@ impl Salvage {
         };
     }
 
-    fn on_view(&mut self, rows: Range<usize>, views: Views) -> Then {
+    fn on_view(&mut self, rows: Range<usize>, views: Views) -> NextStep {
         self.is_proven = true;
         if views != Views::Heard {
             // It should have been passed over.
-            return Then::Wait;
+            return NextStep::Wait;
         }
         self.refused_by_views = self.refused_by_views.saturating_add(1);
         if REFUSED_BY_VIEWS_MAX <= self.refused_by_views {
             let passed_over = Views::PassedOver { all: true };
             self.pending.iter_mut().for_each(|piece| piece.views = passed_over);
-            return Then::GoOn;
+            return NextStep::GoOn;
         }
-        let Some(piece) = self.pending.pop() else { return Then::GoOn };
+        let Some(piece) = self.pending.pop() else { return NextStep::GoOn };
         self.push(rows.end..piece.rows.end, views, false);
         if rows.len() == 1 {
             self.push(rows, Views::PassedOver { all: false }, false);
@@ -451,7 +457,7 @@ impl Salvage {
             self.window = self.window.min(rows.len());
             self.halve(rows, views);
         }
-        Then::GoOn
+        NextStep::GoOn
     }
 
     /// A limit was met where the rows are pushed to a view.
@@ -459,24 +465,24 @@ impl Salvage {
         &mut self,
         rows: Range<usize>,
         views: Views,
-        fit: &mut Fit,
+        fit: &mut InsertFit,
         now: Instant,
-    ) -> Then {
+    ) -> NextStep {
         if views != Views::Heard || self.is_view_beyond_size {
             return self.on_view(rows, views);
         }
         if 1 < rows.len() {
             self.refused_by_views = self.refused_by_views.saturating_add(1);
             fit.on_too_large(rows.len(), now);
-            return Then::GoOn;
+            return NextStep::GoOn;
         }
         if self.waits_for_view < VIEW_WAITS {
             self.waits_for_view += 1;
-            return Then::Wait;
+            return NextStep::Wait;
         }
         // Less at a time has not helped, so the table is not asked to take less.
         self.is_view_beyond_size = true;
-        *fit = Fit::default();
+        *fit = InsertFit::default();
         self.on_view(rows, views)
     }
 
@@ -484,7 +490,7 @@ impl Salvage {
     fn on_still_refused(&mut self, blame: Blame) {
         let Some(suspect) = self.suspects.last_mut() else { return };
         let tried = suspect.tries.pop().unwrap_or_default();
-        if let Column::Document(at) = blame.column
+        if let BlamedColumn::Document(at) = blame.column
             && !tried.contains(&at)
             && suspect.tries.iter().all(|next| !next.contains(&at))
         {
@@ -501,16 +507,16 @@ impl Salvage {
         }
     }
 
-    fn suspect(&self, row: usize, views: Views, column: Column) -> Suspect {
+    fn suspect(&self, row: usize, views: Views, column: BlamedColumn) -> Suspect {
         let all: Vec<usize> = (0..self.documents).collect();
         let mut tries = match column {
-            Column::Document(at) => vec![vec![at]],
-            Column::Unnamed if !all.is_empty() => {
+            BlamedColumn::Document(at) => vec![vec![at]],
+            BlamedColumn::Unnamed if !all.is_empty() => {
                 let each = all.iter().map(|&at| vec![at]);
                 let all = (1 < all.len()).then(|| all.clone());
                 each.chain(all).collect()
             }
-            Column::Unnamed | Column::Other => Vec::new(),
+            BlamedColumn::Unnamed | BlamedColumn::Other => Vec::new(),
         };
         // Once more, as it is: what it was refused for may be mended meanwhile, or over.
         tries.insert(0, Vec::new());
@@ -531,7 +537,7 @@ impl Salvage {
     }
 
     /// Nothing is refused: all that has not landed is tried again.
-    fn hold(&mut self) -> Then {
+    fn hold(&mut self) -> NextStep {
         let left = self.pending.drain(..).map(|piece| piece.rows);
         let suspects = self.suspects.drain(..).map(|suspect| suspect.row);
         let singles = suspects.chain(self.refused.drain(..)).map(|row| row..row + 1);
@@ -553,7 +559,7 @@ impl Salvage {
             let mut all = self.pending.iter().rev().flat_map(|piece| piece.rows.clone());
             self.scout = all.nth(holds as usize % rows.max(1));
         }
-        Then::Hold
+        NextStep::Hold
     }
 
     /// The row has landed, and those around it have not.

@@ -9,7 +9,7 @@ use super::after;
 use crate::wal::Lsn;
 
 #[derive(Debug, Clone, Copy)]
-pub struct Params {
+pub struct StatusParams {
     /// An update is sent at least this often. Well below `wal_sender_timeout`.
     pub every: Duration,
     /// Silence for this long is a dead link; halfway there we ask for a reply.
@@ -36,10 +36,10 @@ pub struct Update {
 }
 
 #[derive(Debug)]
-pub struct Status {
-    params: Params,
+pub struct StandbyStatus {
+    params: StatusParams,
     confirmed: Lsn,
-    told: Option<Told>,
+    told: Option<LastStatus>,
     /// Postgres wants to hear from us.
     asked: bool,
     /// `None` while we do not read: then silence is ours.
@@ -49,16 +49,16 @@ pub struct Status {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Told {
+struct LastStatus {
     confirmed: Lsn,
     at: Instant,
 }
 
-impl Status {
+impl StandbyStatus {
     /// A stream has started. The first update is due at once.
-    pub fn new(now: Instant, confirmed: Lsn, params: Params) -> Status {
+    pub fn new(now: Instant, confirmed: Lsn, params: StatusParams) -> StandbyStatus {
         let heard_at = Some(now);
-        Status { params, confirmed, told: None, asked: false, heard_at, probed: false }
+        StandbyStatus { params, confirmed, told: None, asked: false, heard_at, probed: false }
     }
 
     /// Something arrived, or reading goes on after `on_paused`.
@@ -99,7 +99,7 @@ impl Status {
     }
 
     pub fn on_sent(&mut self, now: Instant, update: Update) {
-        self.told = Some(Told { confirmed: update.confirmed, at: now });
+        self.told = Some(LastStatus { confirmed: update.confirmed, at: now });
         self.asked = false;
         self.probed |= update.reply_requested;
     }
@@ -145,9 +145,9 @@ mod tests {
     }
 
     /// A stream whose first update has been sent.
-    fn started(t0: Instant) -> Status {
-        let params = Params { every: s(10), receive_timeout: s(60) };
-        let mut status = Status::new(t0, Lsn(5), params);
+    fn started(t0: Instant) -> StandbyStatus {
+        let params = StatusParams { every: s(10), receive_timeout: s(60) };
+        let mut status = StandbyStatus::new(t0, Lsn(5), params);
         assert_eq!(status.due(t0), Due::Update(update(5, false)));
         status.on_sent(t0, update(5, false));
         status

@@ -18,10 +18,10 @@
 use std::time::{Duration, Instant};
 
 use super::after;
-use super::lifecycle::Outcome;
+use super::lifecycle::ServiceOutcome;
 
 #[derive(Debug, Clone, Copy)]
-pub struct Params {
+pub struct SupervisorParams {
     /// How long services may drain after the first signal.
     pub shutdown_timeout: Duration,
     /// How long past their deadline services are waited for; more than `lifecycle::Params`'
@@ -30,18 +30,18 @@ pub struct Params {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Input {
+pub enum SupervisorInput {
     DeadlineReached,
     /// SIGTERM or SIGINT.
     Signal,
     ServiceFinished {
         service: usize,
-        outcome: Outcome,
+        outcome: ServiceOutcome,
     },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
+pub enum SupervisorAction {
     /// Tell every service that has not finished: drain until then. May come again, earlier.
     StopServices { deadline: Instant },
     /// Exit now. Threads that are still running are not waited for.
@@ -49,7 +49,7 @@ pub enum Action {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum SupervisorState {
     Running,
     Stopping { deadline: Instant, code: u8, signalled: bool },
     Exited,
@@ -60,8 +60,8 @@ const FAILED: u8 = 1;
 
 #[derive(Debug)]
 pub struct Supervisor {
-    params: Params,
-    state: State,
+    params: SupervisorParams,
+    state: SupervisorState,
     /// By service; a service reports its end once, but be deaf to a second report.
     alive: Vec<bool>,
     /// One of them waits for an operator.
@@ -70,42 +70,53 @@ pub struct Supervisor {
 
 impl Supervisor {
     /// `services` are numbered from 0. A process without any has nothing to supervise.
-    pub fn new(services: usize, params: Params) -> Supervisor {
+    pub fn new(services: usize, params: SupervisorParams) -> Supervisor {
         assert!(0 < services, "a process without services is refused when settings are read");
-        Supervisor { params, state: State::Running, alive: vec![true; services], halted: false }
+        Supervisor {
+            params,
+            state: SupervisorState::Running,
+            alive: vec![true; services],
+            halted: false,
+        }
     }
 
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> SupervisorState {
         self.state
     }
 
     /// When `DeadlineReached` is next worth sending. Sending it early is harmless.
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
-            State::Stopping { deadline, .. } => Some(after(deadline, self.params.backstop)),
-            State::Running | State::Exited => None,
+            SupervisorState::Stopping { deadline, .. } => {
+                Some(after(deadline, self.params.backstop))
+            }
+            SupervisorState::Running | SupervisorState::Exited => None,
         }
     }
 
-    pub fn step(&mut self, now: Instant, input: Input) -> Vec<Action> {
-        if input == Input::DeadlineReached && self.deadline().is_none_or(|at| now < at) {
+    pub fn step(&mut self, now: Instant, input: SupervisorInput) -> Vec<SupervisorAction> {
+        if input == SupervisorInput::DeadlineReached && self.deadline().is_none_or(|at| now < at) {
             return vec![];
         }
-        if let Input::ServiceFinished { service, outcome } = input {
+        if let SupervisorInput::ServiceFinished { service, outcome } = input {
             match self.alive.get_mut(service) {
                 Some(alive) if *alive => *alive = false,
                 Some(_) | None => return vec![],
             }
-            self.halted |= outcome == Outcome::Halted;
+            self.halted |= outcome == ServiceOutcome::Halted;
         }
         let (state, actions) = self.transition(now, input);
         self.state = state;
         actions
     }
 
-    fn transition(&self, now: Instant, input: Input) -> (State, Vec<Action>) {
-        use Input::*;
-        use State::*;
+    fn transition(
+        &self,
+        now: Instant,
+        input: SupervisorInput,
+    ) -> (SupervisorState, Vec<SupervisorAction>) {
+        use SupervisorInput::*;
+        use SupervisorState::*;
 
         let none_left = !self.alive.contains(&true);
         match (self.state, input) {
@@ -113,16 +124,20 @@ impl Supervisor {
             (Running, Signal) => self.stop(after(now, self.params.shutdown_timeout), 0, true),
             (Running, ServiceFinished { outcome, .. }) => match outcome {
                 // At most `delay`: with nothing left to drain there is nothing to wait for.
-                Outcome::Exit { code, .. } if none_left => exit(code),
-                Outcome::Exit { delay, code } => self.stop(after(now, delay), code, false),
-                Outcome::DrainTimedOut if none_left => exit(FAILED),
-                Outcome::DrainTimedOut => {
+                ServiceOutcome::Exit { code, .. } if none_left => exit(code),
+                ServiceOutcome::Exit { delay, code } => self.stop(after(now, delay), code, false),
+                ServiceOutcome::DrainTimedOut if none_left => exit(FAILED),
+                ServiceOutcome::DrainTimedOut => {
                     self.stop(after(now, self.params.shutdown_timeout), FAILED, false)
                 }
-                Outcome::Clean | Outcome::GaveUp | Outcome::Halted if none_left && !self.halted => {
+                ServiceOutcome::Clean | ServiceOutcome::GaveUp | ServiceOutcome::Halted
+                    if none_left && !self.halted =>
+                {
                     exit(FAILED)
                 }
-                Outcome::Clean | Outcome::GaveUp | Outcome::Halted => (Running, vec![]),
+                ServiceOutcome::Clean | ServiceOutcome::GaveUp | ServiceOutcome::Halted => {
+                    (Running, vec![])
+                }
             },
 
             (Stopping { code, signalled: true, .. }, Signal) => exit(code.max(FAILED)),
@@ -133,11 +148,12 @@ impl Supervisor {
             }
             (Stopping { deadline, code, signalled }, ServiceFinished { outcome, .. }) => {
                 let code = match outcome {
-                    Outcome::DrainTimedOut => code.max(FAILED),
+                    ServiceOutcome::DrainTimedOut => code.max(FAILED),
                     // It was asked to stop; what else befell it in that moment was logged.
-                    Outcome::Clean | Outcome::GaveUp | Outcome::Halted | Outcome::Exit { .. } => {
-                        code
-                    }
+                    ServiceOutcome::Clean
+                    | ServiceOutcome::GaveUp
+                    | ServiceOutcome::Halted
+                    | ServiceOutcome::Exit { .. } => code,
                 };
                 if none_left {
                     exit(code)
@@ -152,35 +168,46 @@ impl Supervisor {
         }
     }
 
-    fn stop(&self, deadline: Instant, code: u8, signalled: bool) -> (State, Vec<Action>) {
-        (State::Stopping { deadline, code, signalled }, vec![Action::StopServices { deadline }])
+    fn stop(
+        &self,
+        deadline: Instant,
+        code: u8,
+        signalled: bool,
+    ) -> (SupervisorState, Vec<SupervisorAction>) {
+        (
+            SupervisorState::Stopping { deadline, code, signalled },
+            vec![SupervisorAction::StopServices { deadline }],
+        )
     }
 }
 
-fn exit(code: u8) -> (State, Vec<Action>) {
-    (State::Exited, vec![Action::Exit { code }])
+fn exit(code: u8) -> (SupervisorState, Vec<SupervisorAction>) {
+    (SupervisorState::Exited, vec![SupervisorAction::Exit { code }])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Action::*;
-    use Input::*;
+    use SupervisorAction::*;
+    use SupervisorInput::*;
 
     fn s(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
     }
 
-    fn finished(service: usize, outcome: Outcome) -> Input {
+    fn finished(service: usize, outcome: ServiceOutcome) -> SupervisorInput {
         ServiceFinished { service, outcome }
     }
 
-    const EXIT: Outcome = Outcome::Exit { delay: Duration::from_secs(5), code: 7 };
+    const EXIT: ServiceOutcome = ServiceOutcome::Exit { delay: Duration::from_secs(5), code: 7 };
 
     /// Plays inputs at seconds from the start, for two services.
-    fn check(script: &[(u64, Input)], expected: impl Fn(Instant) -> Vec<Action>) {
+    fn check(
+        script: &[(u64, SupervisorInput)],
+        expected: impl Fn(Instant) -> Vec<SupervisorAction>,
+    ) {
         let t0 = Instant::now();
-        let params = Params { shutdown_timeout: s(30), backstop: s(3) };
+        let params = SupervisorParams { shutdown_timeout: s(30), backstop: s(3) };
         let mut machine = Supervisor::new(2, params);
         let mut actions = Vec::new();
         for &(at, input) in script {
@@ -192,7 +219,11 @@ mod tests {
     #[test]
     fn a_signal_drains_all_and_exits_clean() {
         check(
-            &[(1, Signal), (2, finished(0, Outcome::Clean)), (3, finished(1, Outcome::Clean))],
+            &[
+                (1, Signal),
+                (2, finished(0, ServiceOutcome::Clean)),
+                (3, finished(1, ServiceOutcome::Clean)),
+            ],
             |t0| vec![StopServices { deadline: t0 + s(31) }, Exit { code: 0 }],
         );
     }
@@ -213,18 +244,18 @@ mod tests {
 
     #[test]
     fn a_wedged_service_makes_the_exit_a_failure() {
-        let wedged = finished(0, Outcome::DrainTimedOut);
-        check(&[(1, Signal), (32, wedged), (32, finished(1, Outcome::Clean))], |t0| {
+        let wedged = finished(0, ServiceOutcome::DrainTimedOut);
+        check(&[(1, Signal), (32, wedged), (32, finished(1, ServiceOutcome::Clean))], |t0| {
             vec![StopServices { deadline: t0 + s(31) }, Exit { code: 1 }]
         });
-        check(&[(1, wedged), (2, finished(1, Outcome::Clean))], |t0| {
+        check(&[(1, wedged), (2, finished(1, ServiceOutcome::Clean))], |t0| {
             vec![StopServices { deadline: t0 + s(31) }, Exit { code: 1 }]
         });
     }
 
     #[test]
     fn strategy_exit_lets_the_others_drain_for_its_delay() {
-        check(&[(1, finished(0, EXIT)), (2, finished(1, Outcome::Clean))], |t0| {
+        check(&[(1, finished(0, EXIT)), (2, finished(1, ServiceOutcome::Clean))], |t0| {
             vec![StopServices { deadline: t0 + s(6) }, Exit { code: 7 }]
         });
         check(&[(1, finished(0, EXIT)), (2, finished(1, EXIT))], |t0| {
@@ -245,28 +276,33 @@ mod tests {
 
     #[test]
     fn the_last_service_alive_takes_the_process_with_it() {
-        check(&[(1, finished(0, Outcome::GaveUp))], |_| vec![]);
-        check(&[(1, finished(0, Outcome::GaveUp)), (1, finished(0, EXIT))], |_| vec![]);
-        check(&[(1, finished(0, Outcome::GaveUp)), (2, finished(1, Outcome::GaveUp))], |_| {
-            vec![Exit { code: 1 }]
-        });
-        check(&[(1, finished(0, Outcome::Halted)), (2, finished(1, EXIT))], |_| {
+        check(&[(1, finished(0, ServiceOutcome::GaveUp))], |_| vec![]);
+        check(&[(1, finished(0, ServiceOutcome::GaveUp)), (1, finished(0, EXIT))], |_| vec![]);
+        check(
+            &[(1, finished(0, ServiceOutcome::GaveUp)), (2, finished(1, ServiceOutcome::GaveUp))],
+            |_| vec![Exit { code: 1 }],
+        );
+        check(&[(1, finished(0, ServiceOutcome::Halted)), (2, finished(1, EXIT))], |_| {
             vec![Exit { code: 7 }]
         });
     }
 
     #[test]
     fn a_process_that_waits_for_an_operator_stays_until_it_is_told_to_stop() {
-        let halted = |service| finished(service, Outcome::Halted);
+        let halted = |service| finished(service, ServiceOutcome::Halted);
         check(&[(1, halted(0)), (2, halted(1))], |_| vec![]);
-        check(&[(1, halted(0)), (2, finished(1, Outcome::GaveUp))], |_| vec![]);
+        check(&[(1, halted(0)), (2, finished(1, ServiceOutcome::GaveUp))], |_| vec![]);
         check(&[(1, halted(0)), (2, halted(1)), (3, Signal)], |_| vec![Exit { code: 0 }]);
     }
 
     #[test]
     fn a_signal_after_one_service_gave_up_waits_for_the_other_only() {
         check(
-            &[(1, finished(1, Outcome::GaveUp)), (2, Signal), (3, finished(0, Outcome::Clean))],
+            &[
+                (1, finished(1, ServiceOutcome::GaveUp)),
+                (2, Signal),
+                (3, finished(0, ServiceOutcome::Clean)),
+            ],
             |t0| vec![StopServices { deadline: t0 + s(32) }, Exit { code: 0 }],
         );
     }
@@ -276,7 +312,7 @@ mod tests {
     fn always_exits_once_and_in_time() {
         for seed in 0..2_000 {
             let mut prng = crate::machines::prng::Prng::from_seed(seed);
-            let params = Params { shutdown_timeout: s(30), backstop: s(3) };
+            let params = SupervisorParams { shutdown_timeout: s(30), backstop: s(3) };
             let mut now = Instant::now();
             let mut machine = Supervisor::new(3, params);
             let mut asked_at = None;
@@ -287,11 +323,11 @@ mod tests {
                     now = now.min(at);
                 }
                 let outcomes = [
-                    Outcome::Clean,
-                    Outcome::GaveUp,
-                    Outcome::Halted,
+                    ServiceOutcome::Clean,
+                    ServiceOutcome::GaveUp,
+                    ServiceOutcome::Halted,
                     EXIT,
-                    Outcome::DrainTimedOut,
+                    ServiceOutcome::DrainTimedOut,
                 ];
                 let input = match prng.below(4) {
                     0 => finished(prng.below(4) as usize, outcomes[prng.below(5) as usize]),

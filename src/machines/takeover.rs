@@ -19,7 +19,7 @@ const LOOKS_MIN: u32 = 3;
 
 /// What one look at Postgres has shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Look {
+pub struct TakeoverLook {
     /// The session by which the holder shows itself.
     pub holder: bool,
     /// The slot is streamed from, or being made.
@@ -28,14 +28,14 @@ pub struct Look {
     pub others: bool,
 }
 
-impl Look {
+impl TakeoverLook {
     fn shows_nobody(self) -> bool {
         !self.holder && !self.slot && !self.others
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum TakeoverVerdict {
     Wait,
     Gone,
 }
@@ -53,10 +53,15 @@ struct Absence {
 
 impl Takeover {
     /// `asked_at` is from before the look.
-    pub fn on_look(&mut self, asked_at: Instant, value: &str, look: Look) -> Verdict {
+    pub fn on_look(
+        &mut self,
+        asked_at: Instant,
+        value: &str,
+        look: TakeoverLook,
+    ) -> TakeoverVerdict {
         if !look.shows_nobody() {
             self.0 = None;
-            return Verdict::Wait;
+            return TakeoverVerdict::Wait;
         }
         let absence = match self.0.take() {
             Some(absence) if absence.value == value => {
@@ -67,7 +72,7 @@ impl Takeover {
         let lasted = asked_at.saturating_duration_since(absence.since);
         let is_gone = GONE_FOR <= lasted && LOOKS_MIN <= absence.looks;
         self.0 = Some(absence);
-        if is_gone { Verdict::Gone } else { Verdict::Wait }
+        if is_gone { TakeoverVerdict::Gone } else { TakeoverVerdict::Wait }
     }
 
     /// The session with Postgres has ended, or another one is the primary: what was seen may have
@@ -81,13 +86,13 @@ impl Takeover {
 mod tests {
     use super::*;
 
-    const NOBODY: Look = Look { holder: false, slot: false, others: false };
+    const NOBODY: TakeoverLook = TakeoverLook { holder: false, slot: false, others: false };
 
     /// Plays looks at tenths of a second; `None` forgets. The verdict of the last one.
-    fn play(script: &[(u64, Option<(&str, Look)>)]) -> Verdict {
+    fn play(script: &[(u64, Option<(&str, TakeoverLook)>)]) -> TakeoverVerdict {
         let t0 = Instant::now();
         let mut machine = Takeover::default();
-        let mut verdict = Verdict::Wait;
+        let mut verdict = TakeoverVerdict::Wait;
         for (at, step) in script {
             match step {
                 Some((value, look)) => {
@@ -103,37 +108,43 @@ mod tests {
     #[test]
     fn who_is_not_seen_for_long_enough_is_gone() {
         let nobody = Some(("a", NOBODY));
-        assert_eq!(play(&[(0, nobody), (10, nobody), (20, nobody)]), Verdict::Wait);
-        assert_eq!(play(&[(0, nobody), (10, nobody), (20, nobody), (30, nobody)]), Verdict::Gone);
+        assert_eq!(play(&[(0, nobody), (10, nobody), (20, nobody)]), TakeoverVerdict::Wait);
+        assert_eq!(
+            play(&[(0, nobody), (10, nobody), (20, nobody), (30, nobody)]),
+            TakeoverVerdict::Gone
+        );
     }
 
     #[test]
     fn long_ago_is_not_often() {
         // The one who looks was stopped in between.
-        assert_eq!(play(&[(0, Some(("a", NOBODY))), (600, Some(("a", NOBODY)))]), Verdict::Wait);
+        assert_eq!(
+            play(&[(0, Some(("a", NOBODY))), (600, Some(("a", NOBODY)))]),
+            TakeoverVerdict::Wait
+        );
     }
 
     #[test]
     fn any_sign_of_life_begins_it_again() {
         let nobody = Some(("a", NOBODY));
         for alive in [
-            Look { holder: true, ..NOBODY },
-            Look { slot: true, ..NOBODY },
-            Look { others: true, ..NOBODY },
+            TakeoverLook { holder: true, ..NOBODY },
+            TakeoverLook { slot: true, ..NOBODY },
+            TakeoverLook { others: true, ..NOBODY },
         ] {
             let script = [(0, nobody), (10, nobody), (20, Some(("a", alive))), (30, nobody)];
-            assert_eq!(play(&script), Verdict::Wait, "{alive:?}");
+            assert_eq!(play(&script), TakeoverVerdict::Wait, "{alive:?}");
             let script = [script.as_slice(), &[(40, nobody), (50, nobody)]].concat();
-            assert_eq!(play(&script), Verdict::Wait, "{alive:?}");
+            assert_eq!(play(&script), TakeoverVerdict::Wait, "{alive:?}");
             let script = [script.as_slice(), &[(60, nobody)]].concat();
-            assert_eq!(play(&script), Verdict::Gone, "{alive:?}");
+            assert_eq!(play(&script), TakeoverVerdict::Gone, "{alive:?}");
         }
     }
 
     #[test]
     fn looks_at_another_value_or_from_another_session_do_not_count() {
         let (a, b) = (Some(("a", NOBODY)), Some(("b", NOBODY)));
-        assert_eq!(play(&[(0, a), (10, a), (20, a), (30, b)]), Verdict::Wait);
-        assert_eq!(play(&[(0, a), (10, a), (20, a), (25, None), (30, a)]), Verdict::Wait);
+        assert_eq!(play(&[(0, a), (10, a), (20, a), (30, b)]), TakeoverVerdict::Wait);
+        assert_eq!(play(&[(0, a), (10, a), (20, a), (25, None), (30, a)]), TakeoverVerdict::Wait);
     }
 }

@@ -61,7 +61,7 @@ impl Pair {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Judgement {
+pub enum VerifyJudgement {
     Equal,
     Differs(Difference),
     /// Not known yet.
@@ -82,17 +82,17 @@ pub struct Suspicion {
 
 impl Suspicion {
     /// `newest` is the highest version that the snapshot can have seen.
-    pub fn on_look(&mut self, pair: &Pair, newest: u64) -> Judgement {
+    pub fn on_look(&mut self, pair: &Pair, newest: u64) -> VerifyJudgement {
         self.looks += 1;
-        let Some(difference) = pair.difference() else { return Judgement::Equal };
+        let Some(difference) = pair.difference() else { return VerifyJudgement::Equal };
         let version = pair.stored.map(|stored| stored.version);
         let is_comparable = version.is_none_or(|version| version <= newest);
         let seen = is_comparable.then_some((difference, version));
         if seen.is_some() && self.last == seen {
-            return Judgement::Differs(difference);
+            return VerifyJudgement::Differs(difference);
         }
         self.last = seen;
-        if self.looks < LOOKS_MAX { Judgement::LookAgain } else { Judgement::Unsettled }
+        if self.looks < LOOKS_MAX { VerifyJudgement::LookAgain } else { VerifyJudgement::Unsettled }
     }
 }
 
@@ -124,32 +124,47 @@ mod tests {
     fn one_look_proves_nothing_and_two_alike_do() {
         let mut suspicion = Suspicion::default();
         let stale = pair(true, 7, false, false);
-        assert_eq!(suspicion.on_look(&stale, 10), Judgement::LookAgain);
-        assert_eq!(suspicion.on_look(&stale, 12), Judgement::Differs(Difference::Different));
+        assert_eq!(suspicion.on_look(&stale, 10), VerifyJudgement::LookAgain);
+        assert_eq!(suspicion.on_look(&stale, 12), VerifyJudgement::Differs(Difference::Different));
         let mut suspicion = Suspicion::default();
         let gone = Pair { is_in_postgres: true, stored: None };
-        assert_eq!(suspicion.on_look(&gone, 10), Judgement::LookAgain);
-        assert_eq!(suspicion.on_look(&gone, 12), Judgement::Differs(Difference::Missing));
-        assert_eq!(Suspicion::default().on_look(&pair(true, 7, false, true), 10), Judgement::Equal);
+        assert_eq!(suspicion.on_look(&gone, 10), VerifyJudgement::LookAgain);
+        assert_eq!(suspicion.on_look(&gone, 12), VerifyJudgement::Differs(Difference::Missing));
+        assert_eq!(
+            Suspicion::default().on_look(&pair(true, 7, false, true), 10),
+            VerifyJudgement::Equal
+        );
     }
 
     #[test]
     fn a_row_that_moves_on_is_looked_at_again() {
         let mut suspicion = Suspicion::default();
-        assert_eq!(suspicion.on_look(&pair(true, 7, false, false), 10), Judgement::LookAgain);
-        assert_eq!(suspicion.on_look(&pair(true, 11, false, false), 12), Judgement::LookAgain);
+        assert_eq!(suspicion.on_look(&pair(true, 7, false, false), 10), VerifyJudgement::LookAgain);
+        assert_eq!(
+            suspicion.on_look(&pair(true, 11, false, false), 12),
+            VerifyJudgement::LookAgain
+        );
         // Newer than the snapshot: that says nothing.
-        assert_eq!(suspicion.on_look(&pair(true, 20, false, false), 14), Judgement::LookAgain);
-        assert_eq!(suspicion.on_look(&pair(true, 20, false, false), 21), Judgement::LookAgain);
+        assert_eq!(
+            suspicion.on_look(&pair(true, 20, false, false), 14),
+            VerifyJudgement::LookAgain
+        );
+        assert_eq!(
+            suspicion.on_look(&pair(true, 20, false, false), 21),
+            VerifyJudgement::LookAgain
+        );
         // Another kind under the same version is another state of Postgres.
-        assert_eq!(suspicion.on_look(&pair(false, 20, false, false), 22), Judgement::LookAgain);
-        assert_eq!(suspicion.on_look(&pair(true, 23, false, true), 24), Judgement::Equal);
+        assert_eq!(
+            suspicion.on_look(&pair(false, 20, false, false), 22),
+            VerifyJudgement::LookAgain
+        );
+        assert_eq!(suspicion.on_look(&pair(true, 23, false, true), 24), VerifyJudgement::Equal);
     }
 
     #[test]
     fn what_never_settles_is_given_up() {
         let mut suspicion = Suspicion::default();
         let looks = (1..).map(|n| suspicion.on_look(&pair(true, 10 * n, false, false), 1_000));
-        assert_eq!(looks.take(8).last(), Some(Judgement::Unsettled));
+        assert_eq!(looks.take(8).last(), Some(VerifyJudgement::Unsettled));
     }
 }

@@ -2,32 +2,32 @@
 //!
 //! ```text
 //!   pages in the order of the key -> what does ClickHouse have? -> write what differs
-//!   what was written -> does Postgres still have it? -> bury what is gone
+//!   what was written -> does Postgres still have it? -> delete what is gone
 //! ```
 //!
 //! The second step is for rows that were deleted while they were on their way: a DELETE that names
 //! only the key finds nothing in ClickHouse to cover. They are known by the versions that this
 //! backfill wrote under, which are recorded before the first of them lands; so whoever goes on
-//! after a death, or begins another one, buries them too.
+//! after a death, or begins another one, deletes them too.
 
 use std::collections::HashSet;
 use std::io::BufRead;
 use std::time::{Duration, Instant};
 
-use super::context::{Bystander, Progress, SQL_TIMEOUT, sql_deadline_now};
+use super::context::{CommandContext, CommandProgress, SQL_TIMEOUT, sql_deadline_now};
 use super::id_list::IdList;
 use super::repairer::before::commits;
 use super::repairer::prune_pass::{LOOKUP_KEYS, SLICES_AT_ONCE, are_in_postgres};
 use super::repairer::work::Worker;
 use super::repairer::{Repairer, page};
-use super::request::Request;
+use super::request::BackfillRequest;
 use crate::clickhouse::own::backfills::BackfillRow;
 use crate::clickhouse::slices::Slicer;
 use crate::clickhouse::stored;
 use crate::config::ServiceConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::repair::tombstone_version;
-use crate::postgres::key_reader::{self, Wanted};
+use crate::postgres::key_reader::{self, WantedKeys};
 use crate::rows::key::LiveKey;
 use crate::rows::{Block, tombstone};
 
@@ -49,14 +49,14 @@ pub type Ids = Box<dyn BufRead>;
 pub struct Done {
     pub rows_read: u64,
     pub rows_written: u64,
-    pub rows_buried: u64,
+    pub tombstones_written: u64,
     /// Of a list.
     pub ids: u64,
 }
 
 struct Backfiller<'b, 'c> {
-    by: &'b Bystander<'c>,
-    request: Request,
+    by: &'b CommandContext<'c>,
+    request: BackfillRequest,
     base: Option<(u64, Instant)>,
     done: Done,
     /// Of this run.
@@ -64,18 +64,18 @@ struct Backfiller<'b, 'c> {
     expected: u64,
     begun_at: Instant,
     recorded_at: Instant,
-    show: &'b dyn Fn(Progress<'_>),
+    show: &'b dyn Fn(CommandProgress<'_>),
 }
 
 /// `resume` goes on with the last one that was not finished, whatever `request` says.
 pub fn backfill(
     config: &ServiceConfig,
-    request: Request,
+    request: BackfillRequest,
     ids: Option<Ids>,
     resume: bool,
-    show: &dyn Fn(Progress<'_>),
+    show: &dyn Fn(CommandProgress<'_>),
 ) -> Result<Done> {
-    let by = Bystander::open(config, COMMAND, true)?;
+    let by = CommandContext::open(config, COMMAND, true)?;
     let last = by.recorded(COMMAND)?;
     let open = last.as_ref().filter(|last| !last.is_done);
     let request = match (resume, open) {
@@ -114,7 +114,7 @@ pub fn backfill(
             Some(ids) => backfiller.copy_list(&mut worker, ids, &position)?,
             None => backfiller.copy_all(&mut worker, &position)?,
         }
-        backfiller.bury(with, &mut worker)?;
+        backfiller.delete(with, &mut worker)?;
         Ok(backfiller.done)
     });
     let done = done.map_err(|error| match error.hint_text() {
@@ -125,9 +125,9 @@ pub fn backfill(
     Ok(done)
 }
 
-fn recorded_request(open: &BackfillRow, of_list: bool) -> Result<Request> {
+fn recorded_request(open: &BackfillRow, of_list: bool) -> Result<BackfillRequest> {
     let doing = format!("resume the backfill of service `{}`", open.service);
-    let request: Request = open.request.parse().map_err(|_| {
+    let request: BackfillRequest = open.request.parse().map_err(|_| {
         Error::new(ErrorKind::Protocol, &*doing)
             .because("what it was asked for is recorded in words that are not known")
     })?;
@@ -149,14 +149,14 @@ fn refuse(config: &ServiceConfig, cause: &'static str, hint: &str) -> Error {
 }
 
 impl Backfiller<'_, '_> {
-    fn wanted<'w>(&self, keys: Option<&'w [String]>) -> Wanted<'w> {
+    fn wanted<'w>(&self, keys: Option<&'w [String]>) -> WantedKeys<'w> {
         let source = self.by.mapping.source();
         let created_at = source.columns[source.key.created_at].name;
         let moment = |moment: &Option<crate::mending::request::Moment>| {
             moment.as_ref().map(|moment| (created_at, moment.to_string()))
         };
         let final_values = self.by.mapping.final_values().filter(|_| !self.request.all_statuses);
-        Wanted {
+        WantedKeys {
             from: moment(&self.request.from),
             to: moment(&self.request.to),
             one_of: final_values.map(|(place, values)| (source.columns[place].name, values)),
@@ -210,7 +210,7 @@ impl Backfiller<'_, '_> {
     fn copy(
         &mut self,
         worker: &mut Worker<'_>,
-        wanted: &Wanted<'_>,
+        wanted: &WantedKeys<'_>,
         after: Option<String>,
         is_recorded: bool,
     ) -> Result<()> {
@@ -219,7 +219,7 @@ impl Backfiller<'_, '_> {
         let mut after = after;
         loop {
             let base = self.base(worker)?;
-            let request = key_reader::Request {
+            let request = key_reader::KeysRequest {
                 table: &self.by.source,
                 key_column: self.key_column(),
                 columns: &names,
@@ -279,7 +279,7 @@ impl Backfiller<'_, '_> {
     }
 
     /// Marks as deleted what was written and is not in Postgres any more.
-    fn bury(&mut self, with: &Repairer<'_>, worker: &mut Worker<'_>) -> Result<()> {
+    fn delete(&mut self, with: &Repairer<'_>, worker: &mut Worker<'_>) -> Result<()> {
         let (mut low, mut high) = (0, 0);
         self.by.record(|row| (low, high) = (row.version_min, row.version_max))?;
         if high == 0 {
@@ -302,7 +302,7 @@ impl Backfiller<'_, '_> {
                         let live = worker.ask(|client, deadline| {
                             slicer.keys_written_between(client, slice, low, high, deadline())
                         })?;
-                        self.bury_gone(worker, index, &live)?;
+                        self.delete_gone(worker, index, &live)?;
                     }
                     next = slices.into_iter().next_back().and_then(|last| last.up_to).map(Some);
                 }
@@ -311,7 +311,12 @@ impl Backfiller<'_, '_> {
         Ok(())
     }
 
-    fn bury_gone(&mut self, worker: &mut Worker<'_>, index: usize, live: &[LiveKey]) -> Result<()> {
+    fn delete_gone(
+        &mut self,
+        worker: &mut Worker<'_>,
+        index: usize,
+        live: &[LiveKey],
+    ) -> Result<()> {
         let target = &self.by.mapping.targets()[index];
         for keys in live.chunks(LOOKUP_KEYS) {
             let looked_up = are_in_postgres(worker, index, keys)?;
@@ -329,11 +334,11 @@ impl Backfiller<'_, '_> {
             if let Some(as_of) = looked_up.as_of {
                 worker.cover(as_of)?;
             }
-            let (ground, mut refused) = (worker.with.ground, Vec::new());
-            worker.landings[index].land(&ground, &mut worker.client, &block, &mut refused)?;
-            ground.keep(&mut worker.client, &refused)?;
+            let (delivery, mut refused) = (worker.with.delivery, Vec::new());
+            worker.landings[index].land(&delivery, &mut worker.client, &block, &mut refused)?;
+            delivery.keep(&mut worker.client, &refused)?;
             self.by.check_landed()?;
-            self.done.rows_buried += block.rows() as u64;
+            self.done.tombstones_written += block.rows() as u64;
         }
         Ok(())
     }
@@ -350,6 +355,6 @@ impl Backfiller<'_, '_> {
         let (fraction, passed) = (rows_read as f64 / expected as f64, self.begun_at.elapsed());
         let left = (0 < self.rows && 0 < self.expected)
             .then(|| passed.mul_f64((expected - rows_read) as f64 / self.rows as f64));
-        (self.show)(Progress { what, fraction, left, rows: self.rows });
+        (self.show)(CommandProgress { what, fraction, left, rows: self.rows });
     }
 }

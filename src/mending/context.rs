@@ -13,17 +13,17 @@ use super::debt;
 use super::mapped::{Columns, Mapped, columns_of};
 use super::repairer::Repairer;
 use crate::clickhouse::own::backfills::{self, BackfillRow};
-use crate::clickhouse::own::repairs::{self, Status};
+use crate::clickhouse::own::repairs::{self, RepairStatus};
 use crate::clickhouse::own::state::{self, StateRow};
 use crate::clickhouse::own::{self, databases};
 use crate::clickhouse::{Client, tables};
 use crate::config::ServiceConfig;
-use crate::delivery::landing::Ground;
+use crate::delivery::landing::DeliveryContext;
 use crate::delivery::lease_watch::LeaseWatch;
 use crate::delivery::limits::page_bytes_max;
-use crate::delivery::marks::Position;
+use crate::delivery::marks::StreamMarks;
 use crate::delivery::outage::Delays;
-use crate::delivery::session_state::Shared;
+use crate::delivery::session_state::SessionState;
 use crate::delivery::{connecting, source_check, target_tables};
 use crate::error::{Error, ErrorKind, Result};
 use crate::health::Health;
@@ -48,7 +48,7 @@ const PASSES_WITHIN: Duration = Duration::from_secs(90);
 
 /// How far a command is, for people.
 #[derive(Debug, Clone, Copy)]
-pub struct Progress<'a> {
+pub struct CommandProgress<'a> {
     pub what: &'a str,
     /// Of the whole, from 0 to 1.
     pub fraction: f64,
@@ -56,7 +56,7 @@ pub struct Progress<'a> {
     pub rows: u64,
 }
 
-pub struct Bystander<'c> {
+pub struct CommandContext<'c> {
     pub config: &'c ServiceConfig,
     pub mapping: &'static dyn Mapping,
     /// By target table.
@@ -67,8 +67,8 @@ pub struct Bystander<'c> {
     application_name: String,
     /// The stream's, as it was found.
     state: StateRow,
-    shared: Shared,
-    position: Position,
+    shared: SessionState,
+    marks: StreamMarks,
     metrics: Arc<Metrics>,
     health: Health,
     record: Mutex<Record>,
@@ -82,9 +82,13 @@ struct Record {
     row: Option<BackfillRow>,
 }
 
-impl<'c> Bystander<'c> {
+impl<'c> CommandContext<'c> {
     /// `writes` says whether tables of our own may be made for it.
-    pub fn open(config: &'c ServiceConfig, command: &str, writes: bool) -> Result<Bystander<'c>> {
+    pub fn open(
+        config: &'c ServiceConfig,
+        command: &str,
+        writes: bool,
+    ) -> Result<CommandContext<'c>> {
         let service = config.name.as_str();
         let deadline = || Instant::now() + config.clickhouse.request_timeout;
         let mapping = target_tables::mapping(config);
@@ -131,7 +135,7 @@ impl<'c> Bystander<'c> {
         let lease = Arc::new(LeaseWatch::default());
         lease.set(Instant::now() + LEASE, Duration::ZERO);
         let metrics = Arc::new(Metrics::new(&[service]));
-        Ok(Bystander {
+        Ok(CommandContext {
             config,
             mapping,
             shapes,
@@ -140,8 +144,8 @@ impl<'c> Bystander<'c> {
             primary,
             application_name,
             state,
-            shared: Shared::new(Lsn(u64::MAX), lease),
-            position: Position::new(Lsn(0)),
+            shared: SessionState::new(Lsn(u64::MAX), lease),
+            marks: StreamMarks::new(Lsn(0)),
             health: Health::new(Arc::clone(&metrics)),
             metrics,
             record: Mutex::new(Record { client, row: None }),
@@ -155,7 +159,7 @@ impl<'c> Bystander<'c> {
         let metrics = self.metrics.service(service);
         let admit = |upper| self.admit(upper);
         let with = Repairer {
-            ground: Ground {
+            delivery: DeliveryContext {
                 service,
                 clickhouse: &self.config.clickhouse,
                 delays: Delays {
@@ -164,7 +168,7 @@ impl<'c> Bystander<'c> {
                     outage_after: flush.retries_before_outage,
                 },
                 shared: &self.shared,
-                position: &self.position,
+                marks: &self.marks,
                 metrics: &metrics,
             },
             mapping: self.mapping,
@@ -173,7 +177,7 @@ impl<'c> Bystander<'c> {
             primary: &self.primary,
             application_name: &self.application_name,
             workers: 1,
-            bury_max_percent: self.config.repair_bury_max_percent,
+            deletes_max_percent: self.config.repair_deletes_max_percent,
             admit: &admit,
             page_bytes_max: page_bytes_max(self.config),
             health: &self.health,
@@ -360,7 +364,7 @@ impl<'c> Bystander<'c> {
     pub fn repair_under_way(&self) -> Result<Option<String>> {
         let client = &mut self.record.lock().client;
         let row = repairs::read(client, self.service(), &self.config.slot, self.deadline())?;
-        Ok(row.filter(|row| row.status == Status::Running).map(|row| row.reason))
+        Ok(row.filter(|row| row.status == RepairStatus::Running).map(|row| row.reason))
     }
 }
 

@@ -3,31 +3,31 @@
 
 use std::time::{Duration, Instant};
 
-use super::repairer::Position;
+use super::repairer::RepairCursor;
 use crate::clickhouse::Client;
-use crate::clickhouse::own::repairs::{self, INITIAL_BACKFILL, RepairRow, Status};
+use crate::clickhouse::own::repairs::{self, INITIAL_BACKFILL, RepairRow, RepairStatus};
 use crate::clickhouse::own::state;
 use crate::config::{InitialBackfill, ServiceConfig};
 use crate::error::Result;
-use crate::machines::lineage::{self, DIVERGED, Fork, GAP, Gap, Verdict};
+use crate::machines::lineage::{self, DIVERGED, Fork, GAP, Gap, LineageVerdict};
 use crate::machines::recovery::{self, Course, Debt};
 use crate::wal::Lsn;
 
 /// What a repair goes with.
 #[derive(Clone, Copy)]
 pub struct Numbers {
-    pub state: lineage::State,
+    pub state: lineage::LineageState,
     pub base_version: u64,
 }
 
 /// Of a repair that is only owed: they go with no state.
 pub const DEBT: Numbers = Numbers {
-    state: lineage::State {
+    state: lineage::LineageState {
         system_identifier: 0,
         timeline: 0,
         began: Lsn(0),
         confirmed: Lsn(0),
-        upper: Lsn(0),
+        upper_lsn: Lsn(0),
         shift: u64::MAX,
     },
     base_version: 0,
@@ -35,7 +35,7 @@ pub const DEBT: Numbers = Numbers {
 
 pub fn repair_row(
     (service, slot): (&str, &str),
-    status: Status,
+    status: RepairStatus,
     numbers: Numbers,
     reason: &str,
     revision: u64,
@@ -50,11 +50,11 @@ pub fn repair_row(
         version_shift: state.shift,
         base_version,
         reason: reason.to_owned(),
-        position: Position::start().to_string(),
+        position: RepairCursor::start().to_string(),
         rows_read: 0,
         rows_written: 0,
-        rows_buried: 0,
-        revision: state::leap(revision),
+        tombstones_written: 0,
+        revision: state::next_revision_base(revision),
     }
 }
 
@@ -132,7 +132,7 @@ fn write_debt(
     let last = repairs::read(client, service, slot, deadline())?;
     let reason = reason_over(last.as_ref(), reason);
     let revision = last.map_or(0, |row| row.revision);
-    let mut row = repair_row((service, slot), Status::Running, DEBT, &reason, revision);
+    let mut row = repair_row((service, slot), RepairStatus::Running, DEBT, &reason, revision);
     repairs::write(client, &mut row, deadline())
 }
 
@@ -140,17 +140,17 @@ fn write_debt(
 /// hidden. Skipping passes over what it is about, and over nothing that was owed before.
 pub fn due(
     repair: Option<&RepairRow>,
-    before: Option<&lineage::State>,
+    before: Option<&lineage::LineageState>,
     course: Course,
     hidden: &[String],
 ) -> Option<Debt> {
     let repair = repair?;
     let is_due = match (is_owed(repair, before), course) {
         (true, Course::StartOver { repair: false }) => {
-            repair.status == Status::Running && !is_skippable(repair, hidden)
+            repair.status == RepairStatus::Running && !is_skippable(repair, hidden)
         }
         // It would go on, if the stream did.
-        (false, Course::StartOver { repair: false }) => repair.status == Status::Running,
+        (false, Course::StartOver { repair: false }) => repair.status == RepairStatus::Running,
         (is_owed, _) => is_owed,
     };
     is_due.then(|| debt_of(repair, before))
@@ -171,7 +171,7 @@ const STILL_OWED: &str = "; still owed: ";
 
 /// The reason of a debt that takes the place of what was recorded last.
 pub fn reason_over(last: Option<&RepairRow>, reason: &str) -> String {
-    match last.filter(|last| last.status == Status::Running) {
+    match last.filter(|last| last.status == RepairStatus::Running) {
         // Not longer each time.
         Some(last)
             if last.reason.contains(reason)
@@ -186,23 +186,23 @@ pub fn reason_over(last: Option<&RepairRow>, reason: &str) -> String {
 
 /// What is owed. With a state it is a repair, whatever was begun before: there is a time that was
 /// streamed.
-fn debt_of(owed: &RepairRow, before: Option<&lineage::State>) -> Debt {
-    let is_fill = owed.status == Status::Running && owed.is_initial_backfill();
-    if is_fill && before.is_none() { Debt::Fill } else { Debt::Repair }
+fn debt_of(owed: &RepairRow, before: Option<&lineage::LineageState>) -> Debt {
+    let is_fill = owed.status == RepairStatus::Running && owed.is_initial_backfill();
+    if is_fill && before.is_none() { Debt::InitialBackfill } else { Debt::Repair }
 }
 
 /// Something is missing or dead in ClickHouse, and whoever comes next may not see it any more.
 /// Another server than the one to follow makes none.
-pub fn makes_debt(verdict: &Verdict, course: Course) -> bool {
+pub fn makes_debt(verdict: &LineageVerdict, course: Course) -> bool {
     match course {
         Course::StartOver { .. } => true,
         Course::Stop => !matches!(
             verdict,
-            Verdict::ForeignCluster { .. }
-                | Verdict::ForeignDatabase { .. }
-                | Verdict::Diverged { why: Fork::Older, .. }
+            LineageVerdict::ForeignCluster { .. }
+                | LineageVerdict::ForeignDatabase { .. }
+                | LineageVerdict::Diverged { why: Fork::Older, .. }
                 // Nothing was streamed yet, and it is seen until that slot is gone.
-                | Verdict::Gap { why: Gap::OlderThanPublication, .. }
+                | LineageVerdict::Gap { why: Gap::OlderThanPublication, .. }
         ),
         Course::Begin | Course::Continue { .. } => false,
     }
@@ -211,14 +211,14 @@ pub fn makes_debt(verdict: &Verdict, course: Course) -> bool {
 /// Nothing was done about it yet.
 pub fn is_only_owed(repair: &RepairRow) -> bool {
     let Numbers { state, .. } = DEBT;
-    repair.status == Status::Running
+    repair.status == RepairStatus::Running
         && repair.system_identifier == state.system_identifier.to_string()
         && repair.version_shift == state.shift
 }
 
 /// A repair is recorded that does not go with the state. Where there is none, also one that would
 /// go with what a slot is taken over with: nobody knows which server's it was.
-pub fn is_owed(repair: &RepairRow, before: Option<&lineage::State>) -> bool {
+pub fn is_owed(repair: &RepairRow, before: Option<&lineage::LineageState>) -> bool {
     !before.is_some_and(|state| {
         let system_identifier = repair.system_identifier.parse().unwrap_or(0);
         recovery::goes_on(system_identifier, repair.version_shift, state)
@@ -229,22 +229,22 @@ pub fn is_owed(repair: &RepairRow, before: Option<&lineage::State>) -> bool {
 mod tests {
     use super::*;
 
-    const STATE: lineage::State = lineage::State {
+    const STATE: lineage::LineageState = lineage::LineageState {
         system_identifier: 7,
         timeline: 1,
         began: Lsn(0),
         confirmed: Lsn(100),
-        upper: Lsn(100),
+        upper_lsn: Lsn(100),
         shift: 5,
     };
     const SKIPPED: Course = Course::StartOver { repair: false };
 
-    fn recorded(status: Status, state: lineage::State, reason: &str) -> RepairRow {
+    fn recorded(status: RepairStatus, state: lineage::LineageState, reason: &str) -> RepairRow {
         repair_row(("runs", "s"), status, Numbers { state, base_version: 0 }, reason, 0)
     }
 
     fn owed(reason: &str) -> RepairRow {
-        recorded(Status::Running, DEBT.state, reason)
+        recorded(RepairStatus::Running, DEBT.state, reason)
     }
 
     #[test]
@@ -253,8 +253,8 @@ mod tests {
         let due = |row: &RepairRow| due(Some(row), Some(&STATE), SKIPPED, &hidden);
         // What is there already: a repair or a filling that runs, a table that was made again.
         for row in [
-            recorded(Status::Running, STATE, "gap: the slot is missing"),
-            recorded(Status::Running, STATE, INITIAL_BACKFILL),
+            recorded(RepairStatus::Running, STATE, "gap: the slot is missing"),
+            recorded(RepairStatus::Running, STATE, INITIAL_BACKFILL),
             owed("missing in ClickHouse, and made anew: `t`"),
             owed("gap: the slot is missing; still owed: something else"),
             owed("publication `p` was altered; table `t` is gone"),
@@ -263,10 +263,10 @@ mod tests {
         }
         // The gap itself, of a skip that did not come to its end.
         for row in [
-            recorded(Status::Done, STATE, "gap: the slot is missing"),
+            recorded(RepairStatus::Done, STATE, "gap: the slot is missing"),
             recorded(
-                Status::Done,
-                lineage::State { shift: 6, ..STATE },
+                RepairStatus::Done,
+                lineage::LineageState { shift: 6, ..STATE },
                 "gap: the slot is missing",
             ),
             owed("gap: the slot is missing"),
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_repair_that_goes_on_is_due_only_where_it_would_not() {
-        let row = recorded(Status::Running, STATE, "gap: the slot is missing");
+        let row = recorded(RepairStatus::Running, STATE, "gap: the slot is missing");
         for course in [Course::Stop, Course::Begin, Course::Continue { record: None }] {
             assert_eq!(due(Some(&row), Some(&STATE), course, &[]), None, "{course:?}");
         }
@@ -288,13 +288,13 @@ mod tests {
 
     #[test]
     fn a_debt_keeps_the_reasons_of_what_it_takes_the_place_of() {
-        let running = recorded(Status::Running, STATE, "a");
+        let running = recorded(RepairStatus::Running, STATE, "a");
         let reason = reason_over(Some(&running), "a");
         assert_eq!(reason, "a; still owed: a", "another one for the same reason");
         let reason = reason_over(Some(&owed(&reason)), "b");
         assert_eq!(reason, "b; still owed: a; still owed: a");
         assert_eq!(reason_over(Some(&owed(&reason)), "a"), reason);
-        assert_eq!(reason_over(Some(&recorded(Status::Done, STATE, "a")), "b"), "b");
+        assert_eq!(reason_over(Some(&recorded(RepairStatus::Done, STATE, "a")), "b"), "b");
         assert_eq!(reason_over(None, "b"), "b");
     }
 
@@ -303,8 +303,8 @@ mod tests {
     fn a_debt_outranks_whatever_the_running_repair_records() {
         // A record every two seconds, or a pass, for longer than any session takes to end.
         const RECORDS: u64 = 100_000;
-        let running = RepairRow { revision: 77, ..recorded(Status::Running, STATE, "a") };
-        let debt = repair_row(("runs", "s"), Status::Running, DEBT, "b", running.revision);
+        let running = RepairRow { revision: 77, ..recorded(RepairStatus::Running, STATE, "a") };
+        let debt = repair_row(("runs", "s"), RepairStatus::Running, DEBT, "b", running.revision);
         assert!(running.revision + RECORDS < debt.revision);
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   read:   blocks of the table -> rows -> what does ClickHouse have? -> write what differs
-//!   count:  keys of ClickHouse  -> what does Postgres have?           -> may that be buried?
-//!   bury:   the same keys, if some are gone                           -> bury what is gone
+//!   count:  keys of ClickHouse  -> what does Postgres have?           -> may that be deleted?
+//!   delete: the same keys, if some are gone                           -> delete what is gone
 //! ```
 //!
 //! Its workers share the passes piece by piece; how far they have come is recorded in
@@ -22,22 +22,22 @@ use recorder::Recorder;
 use work::work;
 
 pub(super) mod before;
+mod cursor;
 pub(super) mod leave;
 pub(super) mod page;
-mod position;
 pub(super) mod prune_pass;
 mod read_pass;
 mod recorder;
 pub(super) mod work;
 
-pub use position::Position;
+pub use cursor::RepairCursor;
 
 use crate::clickhouse::Client;
-use crate::clickhouse::own::repairs::{AT_FENCE, RepairRow, Status};
+use crate::clickhouse::own::repairs::{AT_FENCE, RepairRow, RepairStatus};
 use crate::delivery::as_of::wait_until_flushed;
-use crate::delivery::landing::Ground;
+use crate::delivery::landing::DeliveryContext;
 use crate::delivery::outage::Delays;
-use crate::delivery::session_state::Pace;
+use crate::delivery::session_state::StopLevel;
 use crate::error::{ErrorKind, Result};
 use crate::health::Health;
 use crate::postgres::primary::Primary;
@@ -56,7 +56,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const SQL_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub struct Repairer<'a> {
-    pub ground: Ground<'a>,
+    pub delivery: DeliveryContext<'a>,
     pub mapping: &'static dyn Mapping,
     /// As it was when the session began.
     pub source: &'a SourceTable,
@@ -67,7 +67,7 @@ pub struct Repairer<'a> {
     pub application_name: &'a str,
     pub workers: usize,
     /// Of a table: what may be marked as deleted without a question.
-    pub bury_max_percent: u64,
+    pub deletes_max_percent: u64,
     /// Admits that rows of commits up to there may come, before any of them does.
     pub admit: &'a (dyn Fn(Lsn) -> Result<()> + Sync),
     /// What one worker holds of the table at a time, as it comes from Postgres.
@@ -78,8 +78,8 @@ pub struct Repairer<'a> {
 
 /// Runs until the repair is done or the session ends.
 pub fn run(with: &Repairer<'_>, row: RepairRow) -> Result<()> {
-    let Ground { service, shared, metrics, .. } = with.ground;
-    let recorder = Recorder::new(with, Client::connect(with.ground.clickhouse)?, row);
+    let DeliveryContext { service, shared, metrics, .. } = with.delivery;
+    let recorder = Recorder::new(with, Client::connect(with.delivery.clickhouse)?, row);
     metrics.repair_running.raise();
     let name = recorder.name();
     log::log!(recorder.level(), "{service}: {name}: {}", recorder.reason());
@@ -100,7 +100,7 @@ pub fn run(with: &Repairer<'_>, row: RepairRow) -> Result<()> {
                     tell_attempt(Level::Error, of, &error, "the stream goes on", attempt);
                 }
                 let until = Instant::now() + crate::delivery::outage::wait(DELAYS, attempt);
-                if shared.rest(until) != Pace::Running {
+                if shared.rest(until) != StopLevel::Running {
                     break false;
                 }
             }
@@ -124,7 +124,7 @@ pub fn run(with: &Repairer<'_>, row: RepairRow) -> Result<()> {
 /// of the reader's way comes with that update, which has to bring all that a repair would
 /// ([`Updates::AsFirst`](crate::services::assemble::Updates)): so the repair is not over before.
 fn catch_up(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<()> {
-    let shared = with.ground.shared;
+    let shared = with.delivery.shared;
     let mut sql = work::connect(with)?;
     let read = as_of(&mut sql, work::sql_deadline())?;
     wait_until_flushed(&mut sql, shared, read, work::sql_deadline())?;
@@ -135,8 +135,8 @@ fn catch_up(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<()> {
 
 /// Waits until all that was committed below is durable in ClickHouse.
 fn come_to(with: &Repairer<'_>, lsn: Lsn) -> Result<()> {
-    let shared = with.ground.shared;
-    while with.ground.position.flushed() < lsn {
+    let shared = with.delivery.shared;
+    while with.delivery.marks.flushed() < lsn {
         shared.rest(Instant::now() + LOOK_EVERY).go_on()?;
     }
     Ok(())
@@ -148,7 +148,7 @@ fn repair(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<()> {
     if recorder.base_version() == AT_FENCE {
         let fence = before::fence(with, || recorder.show_waiting())?;
         // What is older has to be there to be compared: equal now, the stream may still bring what
-        // a row was before; gone, as with its partition, what there is to be buried.
+        // a row was before; gone, as with its partition, what there is to be deleted.
         come_to(with, fence)?;
         recorder.pass_fence(fence)?;
     }
@@ -162,16 +162,16 @@ fn repair(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<()> {
         }
         let base_version = recorder.base_version();
         match position {
-            Position::Read(read) => {
+            RepairCursor::Read(read) => {
                 let pass = ReadPass::plan(with, base_version, &read)?;
                 work(with, recorder, &pass)?;
                 // A part that was rewritten has lost what was done of it: plan anew, and only what
                 // is not done is left.
                 if pass.is_complete() {
-                    recorder.enter(Position::start_of_count())?;
+                    recorder.enter(RepairCursor::start_of_count())?;
                 }
             }
-            Position::Count { counts, done } => {
+            RepairCursor::Count { counts, done } => {
                 let before = rows_before.unwrap_or(0);
                 let pass =
                     PrunePass::plan_count(with, base_version, counts, done.as_ref(), before)?;
@@ -181,10 +181,10 @@ fn repair(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<()> {
                     continue;
                 }
                 let counts = pass.counts();
-                if !recorder.may_bury_all() {
+                if !recorder.may_delete_all() {
                     let asked = leave::ask(with, &recorder.slot(), &counts, recorder.is_of_fork())?;
                     if let Some(question) = asked.into_iter().flatten().next() {
-                        recorder.enter(Position::start_of_count())?;
+                        recorder.enter(RepairCursor::start_of_count())?;
                         // What goes while it is counted is for the stream to delete, so it is
                         // counted again as long as there is less of it.
                         let gone = counts.iter().map(|count| count.gone).sum::<u64>();
@@ -196,20 +196,20 @@ fn repair(with: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<()> {
                         drop(pass);
                         // Whoever answers starts it again: what is to go is looked at anew then.
                         loop {
-                            with.ground.shared.rest(Instant::now() + DELAYS.max).go_on()?;
+                            with.delivery.shared.rest(Instant::now() + DELAYS.max).go_on()?;
                         }
                     }
                 }
-                recorder.enter(Position::Bury(None))?;
+                recorder.enter(RepairCursor::Delete(None))?;
             }
-            Position::Bury(done) => {
+            RepairCursor::Delete(done) => {
                 let before = rows_before.unwrap_or(0);
                 let pass = PrunePass::plan(with, base_version, done.as_ref(), before)?;
                 work(with, recorder, &pass)?;
                 rows_before = pass.rows_before_next();
                 if rows_before.is_none() {
                     catch_up(with, recorder)?;
-                    return recorder.record(Status::Done);
+                    return recorder.record(RepairStatus::Done);
                 }
             }
         }

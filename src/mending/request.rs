@@ -7,7 +7,7 @@ use std::str::FromStr;
 use crate::wal::time::Timestamp;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Request {
+pub struct BackfillRequest {
     /// Created at this moment or later.
     pub from: Option<Moment>,
     /// Created before this moment.
@@ -61,7 +61,7 @@ impl fmt::Display for Moment {
 }
 
 /// `from=... to=... all-statuses of-list`, each where it was asked for.
-impl fmt::Display for Request {
+impl fmt::Display for BackfillRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut words = Vec::new();
         words.extend(self.from.as_ref().map(|from| format!("from={from}")));
@@ -76,11 +76,11 @@ impl fmt::Display for Request {
 #[derive(Debug, PartialEq, Eq)]
 pub struct RequestError;
 
-impl FromStr for Request {
+impl FromStr for BackfillRequest {
     type Err = RequestError;
 
-    fn from_str(text: &str) -> Result<Request, RequestError> {
-        let mut request = Request::default();
+    fn from_str(text: &str) -> Result<BackfillRequest, RequestError> {
+        let mut request = BackfillRequest::default();
         for word in text.split_whitespace() {
             match word.split_once('=') {
                 Some(("from", from)) => {
@@ -134,12 +134,12 @@ mod tests {
         for (from, to) in [(None, None), (moment("2026-01-01"), moment("2026-02-01T01:02:03"))] {
             for (all_statuses, of_list) in [(false, false), (true, true)] {
                 let (from, to) = (from.clone(), to.clone());
-                let request = Request { from, to, all_statuses, of_list };
+                let request = BackfillRequest { from, to, all_statuses, of_list };
                 assert_eq!(request.to_string().parse(), Ok(request));
             }
         }
         for text in ["from", "from=now", "until=2026-01-01", "all"] {
-            assert_eq!(text.parse::<Request>(), Err(RequestError), "{text}");
+            assert_eq!(text.parse::<BackfillRequest>(), Err(RequestError), "{text}");
         }
     }
 }

@@ -17,14 +17,14 @@ mod look;
 mod mend;
 mod passes;
 
-use super::context::{Bystander, Progress};
+use super::context::{CommandContext, CommandProgress};
 use super::repairer::leave;
 use super::repairer::work::Worker;
 use crate::clickhouse::stored;
 use crate::config::ServiceConfig;
 use crate::error::{Error, Result};
 use crate::machines::repair::Count;
-use crate::machines::verify::{Difference, Judgement, Suspicion};
+use crate::machines::verify::{Difference, Suspicion, VerifyJudgement};
 use crate::rows::Block;
 use crate::rows::key::Key;
 use crate::rows::target::Target;
@@ -45,14 +45,14 @@ pub enum Extent {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub struct Request {
+pub struct VerifyRequest {
     pub extent: Extent,
     pub repair: bool,
 }
 
 /// A key that differs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
+pub struct VerifyFinding {
     pub table: &'static str,
     /// The columns of the sorting key.
     pub key: Vec<(&'static str, String)>,
@@ -64,7 +64,7 @@ pub struct Finding {
 }
 
 #[derive(Debug, Default)]
-pub struct Report {
+pub struct VerifyReport {
     pub rows_compared: u64,
     pub keys_compared: u64,
     pub counts: BTreeMap<Difference, u64>,
@@ -74,14 +74,14 @@ pub struct Report {
     /// Rows with a character that UTF-8 has no place for.
     pub unreadable: u64,
     /// The first of them.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<VerifyFinding>,
     /// Why keys that only ClickHouse has were not marked as deleted, by table.
     pub questions: Vec<Error>,
     /// Why a repair of the service is under way, if one is.
     pub repair_under_way: Option<String>,
 }
 
-impl Report {
+impl VerifyReport {
     pub fn differing(&self) -> u64 {
         self.counts.values().sum()
     }
@@ -114,23 +114,23 @@ struct Found {
 }
 
 struct Verifier<'v, 'c> {
-    by: &'v Bystander<'c>,
-    request: Request,
-    report: Report,
+    by: &'v CommandContext<'c>,
+    request: VerifyRequest,
+    report: VerifyReport,
     suspects: Vec<Suspect>,
     /// By target table: keys of ClickHouse, and those that Postgres does not have.
     counts: Vec<Count>,
     extras: Vec<Found>,
     begun_at: Instant,
-    show: &'v dyn Fn(Progress<'_>),
+    show: &'v dyn Fn(CommandProgress<'_>),
 }
 
 pub fn verify(
     config: &ServiceConfig,
-    request: Request,
-    show: &dyn Fn(Progress<'_>),
-) -> Result<Report> {
-    let by = Bystander::open(config, "verify", request.repair)?;
+    request: VerifyRequest,
+    show: &dyn Fn(CommandProgress<'_>),
+) -> Result<VerifyReport> {
+    let by = CommandContext::open(config, "verify", request.repair)?;
     if request.repair {
         let last = by.recorded("verify")?;
         by.set_record(by.new_record("verify", last.as_ref(), "repair"))?;
@@ -138,7 +138,10 @@ pub fn verify(
     let mut verifier = Verifier {
         by: &by,
         request,
-        report: Report { repair_under_way: by.repair_under_way()?, ..Report::default() },
+        report: VerifyReport {
+            repair_under_way: by.repair_under_way()?,
+            ..VerifyReport::default()
+        },
         suspects: Vec::new(),
         counts: vec![Count::default(); by.mapping.targets().len()],
         extras: Vec::new(),
@@ -252,10 +255,10 @@ impl Verifier<'_, '_> {
             let mut left = Vec::new();
             for (mut suspect, seen) in suspects.into_iter().zip(seen) {
                 match suspect.suspicion.on_look(&seen.pair, seen.newest) {
-                    Judgement::Equal => {}
-                    Judgement::LookAgain => left.push(suspect),
-                    Judgement::Unsettled => self.report.unsettled += 1,
-                    Judgement::Differs(difference) => {
+                    VerifyJudgement::Equal => {}
+                    VerifyJudgement::LookAgain => left.push(suspect),
+                    VerifyJudgement::Unsettled => self.report.unsettled += 1,
+                    VerifyJudgement::Differs(difference) => {
                         let version = seen.pair.stored.map(|stored| stored.version);
                         let (columns, partition) = (seen.columns, seen.partition);
                         differing.push(Found { suspect, difference, columns, version, partition });
@@ -268,14 +271,14 @@ impl Verifier<'_, '_> {
     }
 }
 
-fn finding(targets: &'static [Target], found: Found, is_mended: bool) -> Finding {
+fn finding(targets: &'static [Target], found: Found, is_mended: bool) -> VerifyFinding {
     let target = &targets[found.suspect.target];
     let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
     let key: Vec<_> = (target.order_by.iter().zip(&found.suspect.key))
         .map(|(&at, value)| (target.columns[at].name, text(value)))
         .collect();
     let id = key.iter().find(|(name, _)| *name == target.id_name());
-    Finding {
+    VerifyFinding {
         table: target.table,
         id: id.map_or_else(String::new, |(_, id)| id.clone()),
         key,

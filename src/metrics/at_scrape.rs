@@ -11,7 +11,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeMet
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use super::{Labels, ServiceMetrics, State, labels, seconds};
+use super::{Labels, ServiceMetrics, StateName, labels, seconds};
 
 /// What a look at the server has shown is told for so long: who leads no more, or is down, would
 /// else tell of it for ever.
@@ -32,7 +32,7 @@ impl Collector for AtScrape {
         for service in &self.services {
             // One load, so that every scrape sees exactly one state.
             let now_in = service.state.load(Relaxed);
-            for state in State::ALL {
+            for state in StateName::ALL {
                 let labels = labels(&service.name, "state", state.as_str());
                 states.push((labels, u64::from(state as usize == now_in)));
             }

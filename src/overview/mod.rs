@@ -19,7 +19,7 @@ use crate::wal::Lsn;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Overview {
     pub version: String,
-    pub source: Source,
+    pub source: SourceServer,
     /// Host and process.
     pub instance: Option<String>,
     pub started_unix_seconds: Option<u64>,
@@ -27,13 +27,13 @@ pub struct Overview {
     pub healthy: bool,
     /// Why not.
     pub reasons: Vec<String>,
-    pub services: BTreeMap<String, Service>,
+    pub services: BTreeMap<String, ServiceOverview>,
 }
 
 /// Who tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Source {
+pub enum SourceServer {
     /// A process of walhouse, of itself.
     Process,
     /// Postgres, Redis and ClickHouse, asked by a command.
@@ -41,7 +41,7 @@ pub enum Source {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Service {
+pub struct ServiceOverview {
     pub slot: String,
     /// In the words of `/healthz`, or of what the slot is doing where no process was asked.
     pub state: String,
@@ -49,7 +49,7 @@ pub struct Service {
     pub since_unix_seconds: Option<u64>,
     pub reason: Option<String>,
     pub hint: Option<String>,
-    pub leader: Leader,
+    pub leader: LeaderOverview,
     pub wal: Wal,
     pub lag: Lag,
     pub retained_wal: RetainedWal,
@@ -64,12 +64,12 @@ pub struct Service {
     #[serde(default)]
     pub notes: Vec<String>,
     /// The latest first.
-    pub changes: Vec<Change>,
-    pub history: History,
+    pub changes: Vec<StateChange>,
+    pub history: HistoryOverview,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Leader {
+pub struct LeaderOverview {
     pub who: Who,
     /// As far as it is known.
     pub name: Option<String>,
@@ -142,14 +142,15 @@ pub struct Repair {
     pub seconds_left: Option<u64>,
     pub rows_read: u64,
     pub rows_written: u64,
-    pub rows_buried: u64,
+    #[serde(alias = "rows_buried")]
+    pub tombstones_written: u64,
     /// Attempts in a row that failed.
     pub failed_attempts: u32,
     pub error: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Change {
+pub struct StateChange {
     pub at_unix_seconds: u64,
     pub state: String,
     pub reason: Option<String>,
@@ -157,7 +158,7 @@ pub struct Change {
 
 /// The last hour: lists of one length, oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct History {
+pub struct HistoryOverview {
     pub at_unix_seconds: Vec<u64>,
     pub lag_seconds: Vec<Option<f64>>,
     pub rows_per_second: Vec<Option<f64>>,

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Overview, RetainedWal, Service, Source, Trouble, Who, words};
+use super::{Overview, RetainedWal, ServiceOverview, SourceServer, Trouble, Who, words};
 
 /// Between two columns.
 const GAP: usize = 3;
@@ -12,12 +12,12 @@ pub fn table(overview: &Overview) -> String {
     let now = overview.now_unix_seconds;
     let mut head = vec![format!("walhouse {}", plain(&overview.version))];
     match overview.source {
-        Source::Process => {
+        SourceServer::Process => {
             head.extend(overview.instance.as_deref().map(plain));
             let up = overview.started_unix_seconds;
             head.extend(up.map(|at| format!("up {}", words::span(now.saturating_sub(at)))));
         }
-        Source::Servers => head.push("no process asked: as the servers tell".to_owned()),
+        SourceServer::Servers => head.push("no process asked: as the servers tell".to_owned()),
     }
     head.push(words::time(now));
     let verdict = match overview.healthy {
@@ -63,7 +63,7 @@ fn add_columns(out: &mut String, overview: &Overview) {
     }
 }
 
-type Fact = fn(&Overview, &Service) -> Option<String>;
+type Fact = fn(&Overview, &ServiceOverview) -> Option<String>;
 
 const FACTS: [(&str, Fact); 16] = [
     ("state", |_, s| Some(plain(&words::state(&s.state)))),
@@ -87,7 +87,7 @@ const FACTS: [(&str, Fact); 16] = [
     ("in memory", |_, s| s.unflushed_bytes.map(words::bytes)),
     ("refused rows", |o, s| {
         let rows: u64 = s.refused_rows.values().sum();
-        (o.source == Source::Process || 0 < rows).then(|| words::count(rows))
+        (o.source == SourceServer::Process || 0 < rows).then(|| words::count(rows))
     }),
 ];
 
@@ -111,7 +111,7 @@ fn limit(retained: &RetainedWal) -> Option<String> {
     }
 }
 
-fn leader(service: &Service) -> String {
+fn leader(service: &ServiceOverview) -> String {
     let name = service.leader.name.as_deref().map(plain);
     match service.leader.who {
         Who::ThisProcess => "this process".to_owned(),
@@ -122,7 +122,7 @@ fn leader(service: &Service) -> String {
     }
 }
 
-fn add_lines(out: &mut String, now: u64, name: &str, service: &Service) {
+fn add_lines(out: &mut String, now: u64, name: &str, service: &ServiceOverview) {
     let name = plain(name);
     if let Some(reason) = &service.reason {
         let _ = writeln!(out, "\n{name}: {}", plain(reason));
@@ -145,7 +145,7 @@ fn add_lines(out: &mut String, now: u64, name: &str, service: &Service) {
             plain(&repair.pass),
             words::count(repair.rows_read),
             words::count(repair.rows_written),
-            words::count(repair.rows_buried),
+            words::count(repair.tombstones_written),
             plain(&repair.reason)
         );
         if let Some(error) = &repair.error {
@@ -185,7 +185,7 @@ mod tests {
         let mut other = overview.services["runs"].clone();
         other.state = "standing_by".to_owned();
         other.lag.seconds = None;
-        other.leader = super::super::Leader { who: Who::Another, name: None };
+        other.leader = super::super::LeaderOverview { who: Who::Another, name: None };
         overview.services.insert("sessions".to_owned(), other);
         let text = table(&overview);
         for line in [

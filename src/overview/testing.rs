@@ -10,14 +10,14 @@ pub(super) fn busy() -> Overview {
         hint: Some(HOSTILE.to_owned()),
         at_unix_seconds: 1_700_000_000,
     };
-    let service = Service {
+    let service = ServiceOverview {
         slot: "task_runs_to_clickhouse_v1".to_owned(),
         state: "streaming".to_owned(),
         healthy: true,
         since_unix_seconds: Some(1_700_000_000),
         reason: Some("the stream is open".to_owned()),
         hint: None,
-        leader: Leader { who: Who::ThisProcess, name: Some("host pid 7".to_owned()) },
+        leader: LeaderOverview { who: Who::ThisProcess, name: Some("host pid 7".to_owned()) },
         wal: Wal {
             server_lsn: Some("16/B374D848".to_owned()),
             server_seen_unix_seconds: Some(1_700_003_590),
@@ -49,17 +49,17 @@ pub(super) fn busy() -> Overview {
             seconds_left: Some(95),
             rows_read: 12_345,
             rows_written: 67,
-            rows_buried: 8,
+            tombstones_written: 8,
             failed_attempts: 2,
             error: Some("permission denied".to_owned()),
         }),
         notes: vec![format!("column `new` goes nowhere {HOSTILE}")],
-        changes: vec![Change {
+        changes: vec![StateChange {
             at_unix_seconds: 1_700_000_000,
             state: "streaming".to_owned(),
             reason: Some(HOSTILE.to_owned()),
         }],
-        history: History {
+        history: HistoryOverview {
             at_unix_seconds: vec![1_700_003_540, 1_700_003_560, 1_700_003_580],
             lag_seconds: vec![Some(0.1), None, Some(0.4)],
             rows_per_second: vec![None, Some(1000.0), Some(1234.5)],
@@ -69,7 +69,7 @@ pub(super) fn busy() -> Overview {
     };
     Overview {
         version: "0.1.0".to_owned(),
-        source: Source::Process,
+        source: SourceServer::Process,
         instance: Some("host pid 7".to_owned()),
         started_unix_seconds: Some(1_699_990_000),
         now_unix_seconds: 1_700_003_600,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use super::Params;
+use super::PostgresParams;
 use super::primary::Primary;
 use super::sql::{Sql, SqlError, protocol};
 use crate::error::{Error, ErrorKind, Result};
@@ -32,7 +32,7 @@ pub struct AdvisoryLock {
 impl AdvisoryLock {
     /// `None` when another session holds the lock.
     pub fn try_acquire(
-        params: &Params,
+        params: &PostgresParams,
         slot: &str,
         term: Duration,
         deadline: Instant,
@@ -43,7 +43,7 @@ impl AdvisoryLock {
 
     /// A session that may ask for the lock as often as it likes; it does not hold it yet.
     pub fn connect(
-        params: &Params,
+        params: &PostgresParams,
         slot: &str,
         term: Duration,
         deadline: Instant,

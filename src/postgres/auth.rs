@@ -9,7 +9,7 @@ use postgres_protocol::message::{backend, frontend};
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256, Sha384, Sha512};
 
-use super::params::Params;
+use super::params::PostgresParams;
 use super::tls;
 use crate::error::{Error, ErrorKind, Result};
 use crate::wal::wire::Wire;
@@ -31,7 +31,7 @@ const SASL_CONTINUE: i32 = 11;
 const SASL_FINAL: i32 = 12;
 
 /// Returns once the server has said AuthenticationOk.
-pub(super) fn authenticate(dialogue: &mut impl Dialogue, params: &Params) -> Result<()> {
+pub(super) fn authenticate(dialogue: &mut impl Dialogue, params: &PostgresParams) -> Result<()> {
     loop {
         let (code, body) = receive_request(dialogue)?;
         match code {
@@ -66,7 +66,7 @@ fn receive_request(dialogue: &mut impl Dialogue) -> Result<(i32, Vec<u8>)> {
     Ok((code, wire.rest().to_vec()))
 }
 
-fn scram(dialogue: &mut impl Dialogue, params: &Params, mechanisms: &[u8]) -> Result<()> {
+fn scram(dialogue: &mut impl Dialogue, params: &PostgresParams, mechanisms: &[u8]) -> Result<()> {
     let mechanisms: Vec<&[u8]> = mechanisms.split(|&byte| byte == 0).collect();
     let offers = |name: &str| mechanisms.contains(&name.as_bytes());
     let hash = dialogue.server_certificate().and_then(end_point_hash);
@@ -109,7 +109,7 @@ fn expect(dialogue: &mut impl Dialogue, expected: i32) -> Result<Vec<u8>> {
     }
 }
 
-fn password<'a>(dialogue: &impl Dialogue, params: &'a Params) -> Result<&'a str> {
+fn password<'a>(dialogue: &impl Dialogue, params: &'a PostgresParams) -> Result<&'a str> {
     match &params.password {
         Some(password) => Ok(password.expose()),
         None => Err(Error::new(ErrorKind::Setup, dialogue.doing())
@@ -245,7 +245,7 @@ QL3TM8AjAPQqsXnsRPWLBw==
     }
 
     fn first_answer(request: &[u8], certificate: Option<&str>) -> (Error, String) {
-        let params = Params {
+        let params = PostgresParams {
             hosts: Vec::new(),
             user: "u".to_owned(),
             password: Some(Secret::new("p")),

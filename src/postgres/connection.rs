@@ -41,7 +41,7 @@ pub struct StartupOptions {
 
 /// The rows of one statement, as text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Rows {
+pub struct QueryRows {
     pub columns: Vec<String>,
     pub rows: Vec<Vec<Option<String>>>,
 }
@@ -86,7 +86,7 @@ enum State {
 
 impl Connection {
     /// Runs SQL or a replication command. After an error of the server it is as usable as before.
-    pub fn simple_query(&mut self, sql: &str, deadline: Instant) -> Result<Vec<Rows>> {
+    pub fn simple_query(&mut self, sql: &str, deadline: Instant) -> Result<Vec<QueryRows>> {
         let doing = format!("run a query on `{}`", self.server);
         self.query(doing, sql, deadline)
     }
@@ -96,17 +96,17 @@ impl Connection {
         doing: String,
         sql: &str,
         deadline: Instant,
-    ) -> Result<Vec<Rows>> {
+    ) -> Result<Vec<QueryRows>> {
         self.send_query(&doing, sql, deadline)?;
         let mut results = Vec::new();
-        let mut current = Rows::default();
+        let mut current = QueryRows::default();
         let mut refusal = None;
         loop {
             let (tag, body) = self.receive(&doing, FRAME_BYTES_MAX, deadline)?;
             match tag {
                 backend::ROW_DESCRIPTION_TAG => {
                     let columns = column_names(&body).map_err(|e| protocol(&doing, e))?;
-                    current = Rows { columns, rows: Vec::new() };
+                    current = QueryRows { columns, rows: Vec::new() };
                 }
                 backend::DATA_ROW_TAG => {
                     current.rows.push(row(&body).map_err(|e| protocol(&doing, e))?);
@@ -347,7 +347,7 @@ impl Drop for Connection {
     }
 }
 
-impl Rows {
+impl QueryRows {
     pub fn value(&self, row: usize, column: &str) -> Option<&str> {
         let at = self.columns.iter().position(|name| name == column)?;
         self.rows.get(row)?.get(at)?.as_deref()

@@ -77,7 +77,7 @@ pub fn ensure(
 
 /// What the primary shows of a failover to come.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Facts {
+pub struct FailoverFacts {
     pub slot: String,
     /// The slot is marked.
     pub is_marked: bool,
@@ -108,28 +108,33 @@ pub struct OtherSlot {
 
 /// Something that a failover will be worse for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    pub weight: Weight,
+pub struct FailoverFinding {
+    pub weight: FindingWeight,
     pub text: String,
     pub hint: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Weight {
+pub enum FindingWeight {
     /// A promotion would lose the slot, or leave rows in ClickHouse that the new primary never had.
     Missing,
     /// Nothing is streamed until it is mended.
     Stalls,
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for FailoverFinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
 }
 
 /// `None` on a server that does not know failover slots, or without the slot.
-pub fn look(sql: &mut Sql, slot: &str, is_new: bool, deadline: Instant) -> Result<Option<Facts>> {
+pub fn look(
+    sql: &mut Sql,
+    slot: &str,
+    is_new: bool,
+    deadline: Instant,
+) -> Result<Option<FailoverFacts>> {
     if sql.about().version_num < SINCE {
         return Ok(None);
     }
@@ -151,16 +156,16 @@ pub fn look(sql: &mut Sql, slot: &str, is_new: bool, deadline: Instant) -> Resul
 }
 
 /// The outer `None` is for an answer of another form, the inner one for a slot that is not there.
-fn read(value: &Value, slot: &str, is_new: bool) -> Option<Option<Facts>> {
+fn read(value: &Value, slot: &str, is_new: bool) -> Option<Option<FailoverFacts>> {
     let text =
         |value: &Value, field: &str| value.get(field).and_then(Value::as_str).map(str::to_owned);
     let senders = value.get("senders")?.as_array()?;
     let rows = value.get("slots")?.as_array()?;
-    let mut facts = Facts {
+    let mut facts = FailoverFacts {
         slot: slot.to_owned(),
         is_new,
         waited_for: names(value.get("waited_for")?.as_str()?),
-        ..Facts::default()
+        ..FailoverFacts::default()
     };
     let mut is_there = false;
     for row in rows {
@@ -214,11 +219,11 @@ fn names(list: &str) -> Vec<String> {
 
 /// What is missing, the gravest first. Nothing is: the slot outlives a promotion, as far as the
 /// primary can show.
-pub fn judge(facts: &Facts) -> Vec<Finding> {
+pub fn judge(facts: &FailoverFacts) -> Vec<FailoverFinding> {
     let slot = &facts.slot;
     if !facts.is_marked {
-        return vec![Finding {
-            weight: Weight::Missing,
+        return vec![FailoverFinding {
+            weight: FindingWeight::Missing,
             text: format!("slot `{slot}` is not marked for failover: a promotion loses it"),
             hint: "Set *_REPLICATION_SLOT_FAILOVER=1.".to_owned(),
         }];
@@ -267,8 +272,8 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
         if !facts.waited_for.contains(name) {
             let mut names = facts.waited_for.clone();
             names.push(name.clone());
-            found.push(Finding {
-                weight: Weight::Missing,
+            found.push(FailoverFinding {
+                weight: FindingWeight::Missing,
                 text: format!(
                     "the standby of slot `{name}` may be behind ClickHouse when it is promoted: \
                      `synchronized_standby_slots` does not name it"
@@ -281,7 +286,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
 }
 
 /// A failover slot is not decoded further than every slot that is waited for.
-fn stalls(facts: &Facts) -> Vec<Finding> {
+fn stalls(facts: &FailoverFacts) -> Vec<FailoverFinding> {
     let mut found = Vec::new();
     for name in &facts.waited_for {
         let why = match facts.slots.iter().find(|other| other.name == *name) {
@@ -293,8 +298,8 @@ fn stalls(facts: &Facts) -> Vec<Finding> {
         };
         let others: Vec<String> =
             facts.waited_for.iter().filter(|other| *other != name).cloned().collect();
-        found.push(Finding {
-            weight: Weight::Stalls,
+        found.push(FailoverFinding {
+            weight: FindingWeight::Stalls,
             text: format!(
                 "slot `{}` waits for `{name}` of `synchronized_standby_slots`, which {why}",
                 facts.slot
@@ -305,8 +310,8 @@ fn stalls(facts: &Facts) -> Vec<Finding> {
     found
 }
 
-fn missing(found: &mut Vec<Finding>, text: String, hint: &str) {
-    found.push(Finding { weight: Weight::Missing, text, hint: hint.to_owned() });
+fn missing(found: &mut Vec<FailoverFinding>, text: String, hint: &str) {
+    found.push(FailoverFinding { weight: FindingWeight::Missing, text, hint: hint.to_owned() });
 }
 
 fn set_waited_for(names: &[String]) -> String {
@@ -339,14 +344,14 @@ mod tests {
         json!({"pid": pid, "name": name, "state": state, "client": "10.0.0.2"})
     }
 
-    fn facts(waited_for: &str, slots: &[Value], senders: &[Value]) -> Facts {
+    fn facts(waited_for: &str, slots: &[Value], senders: &[Value]) -> FailoverFacts {
         let value = json!({"waited_for": waited_for, "slots": slots, "senders": senders});
         read(&value, "runs", false).expect("it has the form").expect("the slot is there")
     }
 
     /// Weight, and the words that name the setting.
     #[track_caller]
-    fn check(facts: &Facts, expected: &[(Weight, &str, &str)]) {
+    fn check(facts: &FailoverFacts, expected: &[(FindingWeight, &str, &str)]) {
         let found = judge(facts);
         assert_eq!(found.len(), expected.len(), "{found:#?}");
         for (finding, (weight, text, hint)) in found.iter().zip(expected) {
@@ -374,7 +379,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named_with_its_setting() {
-        use Weight::Missing;
+        use FindingWeight::Missing;
         let unmarked = with(ours(), "failover", json!(false));
         check(&facts("", &[unmarked], &[]), &[(Missing, "not marked", "SLOT_FAILOVER=1")]);
         check(&facts("", &[ours()], &[]), &[(Missing, "no standby", "primary_slot_name")]);
@@ -402,7 +407,7 @@ mod tests {
 
     #[test]
     fn whoever_is_waited_for_and_does_not_come_stalls_the_slot() {
-        use Weight::Stalls;
+        use FindingWeight::Stalls;
         let gone = with(with(standby("gone"), "active", json!(false)), "active_pid", json!(null));
         let lost = with(standby("lost"), "wal_status", json!("lost"));
         let logical = with(ours(), "slot_name", json!("other"));
@@ -424,7 +429,7 @@ mod tests {
         let unmarked = with(ours(), "failover", json!(false));
         let found = judge(&facts("nowhere", &[unmarked], &[]));
         assert_eq!(found.len(), 1, "{found:?}");
-        assert_eq!(found[0].weight, Weight::Missing);
+        assert_eq!(found[0].weight, FindingWeight::Missing);
     }
 
     #[test]

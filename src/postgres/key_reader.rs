@@ -8,16 +8,16 @@ use std::time::Instant;
 
 use super::source_table::SourceTable;
 use super::sql::{Sql, SqlError, Texts, ident, literal, protocol};
-use super::table_reader::{AS_OF, AsOf, Rows};
+use super::table_reader::{AS_OF, AsOf, PageRows};
 use crate::error::{ErrorKind, Result};
 
 #[derive(Debug, Clone, Copy)]
-pub struct Request<'a> {
+pub struct KeysRequest<'a> {
     /// As it was looked at; another one of that name is an error.
     pub table: &'a SourceTable,
     pub key_column: &'a str,
     pub columns: &'a [&'a str],
-    pub wanted: &'a Wanted<'a>,
+    pub wanted: &'a WantedKeys<'a>,
     /// The keys above this one; `None`: from the first.
     pub after: Option<&'a str>,
     /// Stop once the values take this much, or there are so many rows.
@@ -27,7 +27,7 @@ pub struct Request<'a> {
 
 /// Which rows, of all there are.
 #[derive(Debug, Clone, Default)]
-pub struct Wanted<'a> {
+pub struct WantedKeys<'a> {
     /// A column whose value is not below the one, and below the other.
     pub from: Option<(&'a str, String)>,
     pub to: Option<(&'a str, String)>,
@@ -38,7 +38,7 @@ pub struct Wanted<'a> {
 }
 
 /// The next page; a row stands behind its key.
-pub fn page(sql: &mut Sql, request: &Request, deadline: Instant) -> Result<Rows<String>> {
+pub fn page(sql: &mut Sql, request: &KeysRequest, deadline: Instant) -> Result<PageRows<String>> {
     read_in_snapshot(sql, request, deadline).map_err(|error| {
         sql.roll_back(deadline);
         error.doing(format!("read table `{}` by key", request.table.name))
@@ -50,7 +50,7 @@ pub fn estimate(
     sql: &mut Sql,
     table: &SourceTable,
     key_column: &str,
-    wanted: &Wanted<'_>,
+    wanted: &WantedKeys<'_>,
     deadline: Instant,
 ) -> Result<u64> {
     let doing = format!("estimate the rows of table `{}`", table.name);
@@ -64,9 +64,9 @@ pub fn estimate(
 
 fn read_in_snapshot(
     sql: &mut Sql,
-    request: &Request,
+    request: &KeysRequest,
     deadline: Instant,
-) -> std::result::Result<Rows<String>, SqlError> {
+) -> std::result::Result<PageRows<String>, SqlError> {
     // A cursor, so that no row is sent that does not fit. The LSNs by a statement of their own: one
     // that takes the snapshot might read them first.
     let begin = format!(
@@ -84,7 +84,7 @@ fn read_in_snapshot(
         return Err(SqlError::new(ErrorKind::Setup, "another table has taken its name"));
     }
     let limits = (request.bytes_max, request.rows_max);
-    Rows::new(AsOf::read(row, 1)?, sql.texts()).fetch(
+    PageRows::new(AsOf::read(row, 1)?, sql.texts()).fetch(
         sql,
         limits,
         |key| Ok(key.to_owned()),
@@ -92,7 +92,7 @@ fn read_in_snapshot(
     )
 }
 
-fn select(request: &Request, texts: Texts) -> String {
+fn select(request: &KeysRequest, texts: Texts) -> String {
     let key_column = ident(request.key_column);
     let mut statement = format!("SELECT {}", texts.column(request.key_column));
     for column in request.columns {
@@ -110,7 +110,12 @@ fn select(request: &Request, texts: Texts) -> String {
 }
 
 /// Literals without a type of their own take that of their column.
-fn condition(key_column: &str, wanted: &Wanted<'_>, after: Option<&str>, texts: Texts) -> String {
+fn condition(
+    key_column: &str,
+    wanted: &WantedKeys<'_>,
+    after: Option<&str>,
+    texts: Texts,
+) -> String {
     let key = ident(key_column);
     let list =
         |values: &mut dyn Iterator<Item = &str>| values.map(literal).collect::<Vec<_>>().join(", ");
@@ -143,13 +148,13 @@ mod tests {
     fn every_name_and_value_is_quoted() {
         let table = testing::table(TableName::new("s", "t\"1"));
         let keys = ["k'1".to_owned(), "k2".to_owned()];
-        let wanted = Wanted {
+        let wanted = WantedKeys {
             from: Some(("createdAt", "2026-01-01T00:00:00".to_owned())),
             to: Some(("createdAt", "2026-02-01T00:00:00".to_owned())),
             one_of: Some(("status", &["A", "B'"])),
             keys: Some(&keys),
         };
-        let request = Request {
+        let request = KeysRequest {
             table: &table,
             key_column: "i\"d",
             columns: &["a"],
@@ -165,8 +170,8 @@ mod tests {
              \"createdAt\" < '2026-02-01T00:00:00' AND \"status\"::text IN ('A', 'B''') \
              ORDER BY \"i\"\"d\" LIMIT 11"
         );
-        let wanted = Wanted::default();
-        let all = Request { wanted: &wanted, after: None, ..request };
+        let wanted = WantedKeys::default();
+        let all = KeysRequest { wanted: &wanted, after: None, ..request };
         assert!(
             select(&all, Texts::default())
                 .ends_with("FROM ONLY \"s\".\"t\"\"1\" ORDER BY \"i\"\"d\" LIMIT 11")

@@ -28,6 +28,6 @@ pub mod tls;
 pub use connection::{Connection, StartupOptions};
 pub use frames::Frames;
 pub use link::ShutdownHandle;
-pub use params::Params;
+pub use params::PostgresParams;
 pub use server_error::{ServerError, server_error};
 pub use stream::{ReadOutcome, Stream};

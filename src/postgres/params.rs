@@ -15,7 +15,7 @@ use crate::halt::Halt;
 use crate::secret::Secret;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Params {
+pub struct PostgresParams {
     /// Tried in order; each attempt tries them all within the attempt's time.
     pub hosts: Vec<Host>,
     pub user: String,
@@ -60,7 +60,7 @@ pub enum TargetSession {
 
 /// Why a text is refused. Holds no piece of the text, which may hold a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ParamsError {
+pub enum PostgresParamsError {
     NotPostgres,
     StrayAt,
     Escape,
@@ -101,23 +101,25 @@ impl Host {
     }
 }
 
-impl Params {
+impl PostgresParams {
     /// The parameters and what is worth a warning.
     ///
     /// Defaults: host `localhost`, port 5432, user `postgres`, the database named as the user, TLS
     /// where the server has it, and with several hosts the one that takes writes.
-    pub fn parse(text: &str) -> Result<(Params, Vec<String>), ParamsError> {
+    pub fn parse(text: &str) -> Result<(PostgresParams, Vec<String>), PostgresParamsError> {
         let settings = match text.split_once("://") {
             Some(("postgres" | "postgresql", rest)) => url_settings(rest)?,
             // A key=value value may well hold the characters.
-            Some((scheme, _)) if !scheme.contains('=') => return Err(ParamsError::NotPostgres),
+            Some((scheme, _)) if !scheme.contains('=') => {
+                return Err(PostgresParamsError::NotPostgres);
+            }
             Some(_) | None => pair_settings(text)?,
         };
         from_settings(settings)
     }
 }
 
-fn from_settings(settings: Settings) -> Result<(Params, Vec<String>), ParamsError> {
+fn from_settings(settings: Settings) -> Result<(PostgresParams, Vec<String>), PostgresParamsError> {
     let mut warnings = Vec::new();
     let (mut host, mut hostaddr, mut port) = (None, None, None);
     let (mut user, mut password, mut database) = (None, None, None);
@@ -125,7 +127,7 @@ fn from_settings(settings: Settings) -> Result<(Params, Vec<String>), ParamsErro
     let (mut connect_timeout, mut target, mut options) = (CONNECT_TIMEOUT, None, None);
     for (key, value) in settings {
         if value.contains('\0') {
-            return Err(ParamsError::Nul);
+            return Err(PostgresParamsError::Nul);
         }
         if value.is_empty() {
             continue;
@@ -145,13 +147,13 @@ fn from_settings(settings: Settings) -> Result<(Params, Vec<String>), ParamsErro
             "connect_timeout" => connect_timeout = parse_timeout(&value, &mut warnings)?,
             "target_session_attrs" => target = Some(parse_target(&value)?),
             "options" => options = Some(value),
-            "service" => return Err(ParamsError::Service),
+            "service" => return Err(PostgresParamsError::Service),
             _ => warnings.extend(bear(&key, &value)),
         }
     }
 
     let hosts = match (host, hostaddr) {
-        (Some(_), Some(_)) => return Err(ParamsError::HostAddr),
+        (Some(_), Some(_)) => return Err(PostgresParamsError::HostAddr),
         (host, hostaddr) => parse_hosts(host.or(hostaddr).as_deref(), port.as_deref())?,
     };
     let uses_system_roots = ssl_root_cert.as_deref().is_some_and(|p| p.as_os_str() == "system");
@@ -159,16 +161,16 @@ fn from_settings(settings: Settings) -> Result<(Params, Vec<String>), ParamsErro
         // As in libpq: the machine's roots vouch for anybody, so the name must be checked too.
         None if uses_system_roots => SslMode::VerifyFull,
         Some(mode) if uses_system_roots && mode != SslMode::VerifyFull => {
-            return Err(ParamsError::WeakSystemRoots);
+            return Err(PostgresParamsError::WeakSystemRoots);
         }
         mode => mode.unwrap_or(SslMode::Prefer),
     };
     if ssl_cert.is_some() != ssl_key.is_some() {
-        return Err(ParamsError::CertWithoutKey);
+        return Err(PostgresParamsError::CertWithoutKey);
     }
     let user = user.unwrap_or_else(|| "postgres".into());
     let one_or_any = if hosts.len() > 1 { TargetSession::ReadWrite } else { TargetSession::Any };
-    let params = Params {
+    let params = PostgresParams {
         hosts,
         database: database.unwrap_or_else(|| user.clone()),
         user,
@@ -242,7 +244,7 @@ fn bear(key: &str, value: &str) -> Option<String> {
     }
 }
 
-fn parse_ssl_mode(value: &str) -> Result<SslMode, ParamsError> {
+fn parse_ssl_mode(value: &str) -> Result<SslMode, PostgresParamsError> {
     match value {
         "disable" => Ok(SslMode::Disable),
         // `allow` tries without TLS first, which gains nothing over trying with it first.
@@ -251,7 +253,7 @@ fn parse_ssl_mode(value: &str) -> Result<SslMode, ParamsError> {
         "require" | "no-verify" => Ok(SslMode::Require),
         "verify-ca" => Ok(SslMode::VerifyCa),
         "verify-full" => Ok(SslMode::VerifyFull),
-        _ => Err(ParamsError::Value {
+        _ => Err(PostgresParamsError::Value {
             parameter: "sslmode",
             expected: "disable, prefer, require, verify-ca or verify-full",
         }),
@@ -259,15 +261,15 @@ fn parse_ssl_mode(value: &str) -> Result<SslMode, ParamsError> {
 }
 
 /// JDBC's and node-postgres's flag.
-fn parse_ssl(value: &str) -> Result<SslMode, ParamsError> {
+fn parse_ssl(value: &str) -> Result<SslMode, PostgresParamsError> {
     match value {
         "true" | "1" => Ok(SslMode::Require),
         "false" | "0" => Ok(SslMode::Disable),
-        _ => Err(ParamsError::Value { parameter: "ssl", expected: "true or false" }),
+        _ => Err(PostgresParamsError::Value { parameter: "ssl", expected: "true or false" }),
     }
 }
 
-fn parse_timeout(value: &str, warnings: &mut Vec<String>) -> Result<Duration, ParamsError> {
+fn parse_timeout(value: &str, warnings: &mut Vec<String>) -> Result<Duration, PostgresParamsError> {
     match value.parse::<i64>() {
         Ok(seconds) if seconds <= 0 => {
             let used = CONNECT_TIMEOUT.as_secs();
@@ -275,18 +277,18 @@ fn parse_timeout(value: &str, warnings: &mut Vec<String>) -> Result<Duration, Pa
             Ok(CONNECT_TIMEOUT)
         }
         Ok(seconds) if seconds <= 3600 => Ok(Duration::from_secs(seconds.unsigned_abs())),
-        Ok(_) | Err(_) => Err(ParamsError::Value {
+        Ok(_) | Err(_) => Err(PostgresParamsError::Value {
             parameter: "connect_timeout",
             expected: "a number of seconds up to 3600",
         }),
     }
 }
 
-fn parse_target(value: &str) -> Result<TargetSession, ParamsError> {
+fn parse_target(value: &str) -> Result<TargetSession, PostgresParamsError> {
     match value {
         "any" => Ok(TargetSession::Any),
         "read-write" | "primary" => Ok(TargetSession::ReadWrite),
-        _ => Err(ParamsError::Value {
+        _ => Err(PostgresParamsError::Value {
             parameter: "target_session_attrs",
             expected: "any, read-write or primary",
         }),
@@ -294,20 +296,20 @@ fn parse_target(value: &str) -> Result<TargetSession, ParamsError> {
 }
 
 /// Two lists side by side, as libpq has them; one port serves all hosts.
-fn parse_hosts(names: Option<&str>, ports: Option<&str>) -> Result<Vec<Host>, ParamsError> {
+fn parse_hosts(names: Option<&str>, ports: Option<&str>) -> Result<Vec<Host>, PostgresParamsError> {
     let names: Vec<&str> = names.unwrap_or_default().split(',').collect();
     let ports: Vec<&str> = ports.unwrap_or_default().split(',').collect();
     if ports.len() != 1 && ports.len() != names.len() {
-        return Err(ParamsError::PortCount);
+        return Err(PostgresParamsError::PortCount);
     }
     let host = |(name, port): (&str, &&str)| {
         let name = if name.is_empty() { "localhost" } else { name };
         if !name.starts_with('/') && name.contains(|c: char| c.is_whitespace() || c == '/') {
-            return Err(ParamsError::HostName);
+            return Err(PostgresParamsError::HostName);
         }
         let port = match *port {
             "" => PORT,
-            port => port.parse().ok().filter(|n| *n > 0).ok_or(ParamsError::Port)?,
+            port => port.parse().ok().filter(|n| *n > 0).ok_or(PostgresParamsError::Port)?,
         };
         Ok(Host::new(name, port))
     };
@@ -315,7 +317,7 @@ fn parse_hosts(names: Option<&str>, ports: Option<&str>) -> Result<Vec<Host>, Pa
 }
 
 /// `[user[:password]@][host[:port][,...]][/database][?key=value[&...]]`
-fn url_settings(rest: &str) -> Result<Settings, ParamsError> {
+fn url_settings(rest: &str) -> Result<Settings, PostgresParamsError> {
     let (authority, tail) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     let (path, query) = tail.split_once('?').unwrap_or((tail, ""));
     let (userinfo, places) = match authority.rsplit_once('@') {
@@ -325,7 +327,7 @@ fn url_settings(rest: &str) -> Result<Settings, ParamsError> {
     // An unescaped `/` or `?` in a password ends the host too early, and the rest of the password
     // would pass for a database or a parameter, which are logged.
     if tail.contains('@') {
-        return Err(ParamsError::StrayAt);
+        return Err(PostgresParamsError::StrayAt);
     }
 
     let mut settings = Settings::new();
@@ -340,17 +342,17 @@ fn url_settings(rest: &str) -> Result<Settings, ParamsError> {
     for place in places.split(',') {
         let (host, port) = match place.strip_prefix('[') {
             Some(place) => {
-                let (address, rest) = place.split_once(']').ok_or(ParamsError::Ipv6)?;
+                let (address, rest) = place.split_once(']').ok_or(PostgresParamsError::Ipv6)?;
                 (address, if rest.is_empty() { Some("") } else { rest.strip_prefix(':') })
             }
             None => match place.split_once(':') {
-                Some((_, rest)) if rest.contains(':') => return Err(ParamsError::Ipv6),
+                Some((_, rest)) if rest.contains(':') => return Err(PostgresParamsError::Ipv6),
                 Some((host, port)) => (host, Some(port)),
                 None => (place, Some("")),
             },
         };
         hosts.push(decode(host)?);
-        ports.push(port.ok_or(ParamsError::Port)?);
+        ports.push(port.ok_or(PostgresParamsError::Port)?);
     }
     say("host", hosts.join(","));
     // The lists have one length; all empty means none, so that `?port=` may stand for all.
@@ -359,21 +361,21 @@ fn url_settings(rest: &str) -> Result<Settings, ParamsError> {
     }
     say("dbname", decode(path.strip_prefix('/').unwrap_or(path))?);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (key, value) = pair.split_once('=').ok_or(ParamsError::Query)?;
+        let (key, value) = pair.split_once('=').ok_or(PostgresParamsError::Query)?;
         say(&decode(key)?, decode(value)?);
     }
     Ok(settings)
 }
 
 /// `key=value key='with spaces, \' and \\'`, blanks around `=` allowed.
-fn pair_settings(text: &str) -> Result<Settings, ParamsError> {
+fn pair_settings(text: &str) -> Result<Settings, PostgresParamsError> {
     let mut settings = Settings::new();
     let mut rest = text.trim_start();
     while !rest.is_empty() {
-        let (key, value) = rest.split_once('=').ok_or(ParamsError::Pairs)?;
+        let (key, value) = rest.split_once('=').ok_or(PostgresParamsError::Pairs)?;
         let key = key.trim_end();
         if key.is_empty() || key.contains(char::is_whitespace) {
-            return Err(ParamsError::Pairs);
+            return Err(PostgresParamsError::Pairs);
         }
         let value = value.trim_start();
         let (quoted, value) = match value.strip_prefix('\'') {
@@ -388,7 +390,7 @@ fn pair_settings(text: &str) -> Result<Settings, ParamsError> {
                 Some('\'') if quoted => break,
                 Some(c) if !quoted && c.is_whitespace() => break,
                 Some(c) => out.push(c),
-                None if quoted => return Err(ParamsError::Quote),
+                None if quoted => return Err(PostgresParamsError::Quote),
                 None => break,
             }
         }
@@ -396,24 +398,24 @@ fn pair_settings(text: &str) -> Result<Settings, ParamsError> {
         rest = chars.as_str().trim_start();
     }
     // Nothing said is nothing meant.
-    if settings.is_empty() { Err(ParamsError::Pairs) } else { Ok(settings) }
+    if settings.is_empty() { Err(PostgresParamsError::Pairs) } else { Ok(settings) }
 }
 
-fn decode(text: &str) -> Result<String, ParamsError> {
+fn decode(text: &str) -> Result<String, PostgresParamsError> {
     // The decoder leaves a broken escape as it is; here it is most likely a raw `%` of a password.
     let is_escape =
         |digits: &str| digits.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
     if !text.split('%').skip(1).all(is_escape) {
-        return Err(ParamsError::Escape);
+        return Err(PostgresParamsError::Escape);
     }
     match percent_decode_str(text).decode_utf8() {
         Ok(decoded) => Ok(decoded.into_owned()),
-        Err(_) => Err(ParamsError::Escape),
+        Err(_) => Err(PostgresParamsError::Escape),
     }
 }
 
 /// As whom and where, for errors and logs: `user@host:port,host:port/database`.
-impl fmt::Display for Params {
+impl fmt::Display for PostgresParams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}@", self.user.escape_debug())?;
         for (n, host) in self.hosts.iter().enumerate() {
@@ -434,40 +436,44 @@ impl fmt::Display for Host {
     }
 }
 
-impl fmt::Display for ParamsError {
+impl fmt::Display for PostgresParamsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            ParamsError::NotPostgres => "it begins with neither postgres:// nor postgresql://",
-            ParamsError::StrayAt => {
+            PostgresParamsError::NotPostgres => {
+                "it begins with neither postgres:// nor postgresql://"
+            }
+            PostgresParamsError::StrayAt => {
                 "an `@` stands behind the host: write it as %40, and `/` and `?` of a password as \
                  %2F and %3F"
             }
-            ParamsError::Escape => {
+            PostgresParamsError::Escape => {
                 "an escape such as %2F is broken, or is no UTF-8: write `%` itself as %25"
             }
-            ParamsError::Query => "behind the `?` a `=` is missing",
-            ParamsError::Ipv6 => "an IPv6 address goes into brackets, as in [::1]:5432",
-            ParamsError::Pairs => "this is neither a URL nor key=value pairs",
-            ParamsError::Quote => "a closing quote is missing",
-            ParamsError::Nul => "a value has a NUL byte",
-            ParamsError::HostName => "a host name has a blank or a slash",
-            ParamsError::Port => "a port is no number from 1 to 65535",
-            ParamsError::PortCount => "there must be one port, or as many as hosts",
-            ParamsError::Value { parameter, expected } => {
+            PostgresParamsError::Query => "behind the `?` a `=` is missing",
+            PostgresParamsError::Ipv6 => "an IPv6 address goes into brackets, as in [::1]:5432",
+            PostgresParamsError::Pairs => "this is neither a URL nor key=value pairs",
+            PostgresParamsError::Quote => "a closing quote is missing",
+            PostgresParamsError::Nul => "a value has a NUL byte",
+            PostgresParamsError::HostName => "a host name has a blank or a slash",
+            PostgresParamsError::Port => "a port is no number from 1 to 65535",
+            PostgresParamsError::PortCount => "there must be one port, or as many as hosts",
+            PostgresParamsError::Value { parameter, expected } => {
                 return write!(f, "`{parameter}` is not {expected}");
             }
-            ParamsError::CertWithoutKey => {
+            PostgresParamsError::CertWithoutKey => {
                 "`sslcert` and `sslkey` are the client's and come together; \
                  the server's authority is `sslrootcert`"
             }
-            ParamsError::WeakSystemRoots => "`sslrootcert=system` needs `sslmode=verify-full`",
-            ParamsError::HostAddr => "`hostaddr` beside `host` is not supported: name one",
-            ParamsError::Service => "`service` is not supported: no service file is read",
+            PostgresParamsError::WeakSystemRoots => {
+                "`sslrootcert=system` needs `sslmode=verify-full`"
+            }
+            PostgresParamsError::HostAddr => "`hostaddr` beside `host` is not supported: name one",
+            PostgresParamsError::Service => "`service` is not supported: no service file is read",
         })
     }
 }
 
-impl std::error::Error for ParamsError {}
+impl std::error::Error for PostgresParamsError {}
 
 #[cfg(test)]
 mod tests;

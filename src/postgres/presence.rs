@@ -6,22 +6,22 @@
 
 use std::time::{Duration, Instant};
 
-use super::Params;
+use super::PostgresParams;
 use super::advisory_lock::{halves, key_of, outlive};
-use super::primary::{Known, Primary};
+use super::primary::{KnownServer, Primary};
 use super::server;
-use super::sql::{Row, Sql, SqlError, literal, protocol};
+use super::sql::{Sql, SqlError, SqlRow, literal, protocol};
 use crate::error::{Error, ErrorKind, Result};
-use crate::machines::takeover::Look;
+use crate::machines::takeover::TakeoverLook;
 
 /// Changing it would make instances of two versions invisible to each other.
 const NAMESPACE: &str = "walhouse presence of ";
 const APPLICATION_NAME: &str = "walhouse-presence";
 
-pub struct Presence {
+pub struct PresenceSession {
     sql: Sql,
     backend_pid: i32,
-    identity: Known,
+    identity: KnownServer,
     database: u32,
 }
 
@@ -33,28 +33,28 @@ pub struct Traces<'a> {
     pub application_name: &'a str,
 }
 
-impl Presence {
+impl PresenceSession {
     /// `term` is that of the leader lock: a client that falls silent is given up by the server no
     /// earlier.
     pub fn connect(
-        params: &Params,
+        params: &PostgresParams,
         token: &str,
         term: Duration,
         deadline: Instant,
         go_on: impl Fn() -> Result<()>,
-    ) -> Result<Presence> {
+    ) -> Result<PresenceSession> {
         let (primary, mut sql) = find(params, deadline, go_on)?;
         let database = server::database(&mut sql, deadline)?.oid;
         sql.execute(DOING, &outlive(term), deadline)?;
         let show = format!("SELECT pg_advisory_lock_shared({})", key(token));
         sql.execute(DOING, &show, deadline)?;
         let (backend_pid, identity) = (sql.about().backend_pid, primary.identity());
-        Ok(Presence { sql, backend_pid, identity, database })
+        Ok(PresenceSession { sql, backend_pid, identity, database })
     }
 
     /// Where the session is to be seen. Advisory locks are of one database.
     pub fn mark(&self) -> String {
-        let Known { system_identifier, timeline } = self.identity;
+        let KnownServer { system_identifier, timeline } = self.identity;
         format!("{system_identifier}.{timeline}.{}", self.database)
     }
 
@@ -65,7 +65,7 @@ impl Presence {
     }
 
     /// The same, and what is to be seen of another.
-    pub fn look(&mut self, of: Traces<'_>, deadline: Instant) -> Result<Look> {
+    pub fn look(&mut self, of: Traces<'_>, deadline: Instant) -> Result<TakeoverLook> {
         let (high, low) = halves(key(of.token));
         let query = format!(
             "SELECT pg_backend_pid(),
@@ -81,14 +81,14 @@ impl Presence {
         );
         let rows = self.sql.rows(DOING, &query, deadline)?;
         self.check(rows.first())?;
-        let read = || -> std::result::Result<Look, SqlError> {
+        let read = || -> std::result::Result<TakeoverLook, SqlError> {
             let row = rows.first().ok_or_else(|| protocol("expected one row"))?;
-            Ok(Look { holder: row.bool(1)?, slot: row.bool(2)?, others: row.bool(3)? })
+            Ok(TakeoverLook { holder: row.bool(1)?, slot: row.bool(2)?, others: row.bool(3)? })
         };
         read().map_err(|error| error.doing(DOING))
     }
 
-    fn check(&self, row: Option<&Row>) -> Result<()> {
+    fn check(&self, row: Option<&SqlRow>) -> Result<()> {
         let read = row.ok_or_else(|| protocol("expected one row")).and_then(|row| row.parse(0));
         let backend_pid: i32 = read.map_err(|error| error.doing(DOING))?;
         if backend_pid == self.backend_pid {
@@ -102,7 +102,7 @@ impl Presence {
     /// Whether the server that the session is on is still the one that a search comes to.
     pub fn is_on_primary(
         &self,
-        params: &Params,
+        params: &PostgresParams,
         deadline: Instant,
         go_on: impl Fn() -> Result<()>,
     ) -> Result<bool> {
@@ -114,7 +114,7 @@ impl Presence {
 }
 
 fn find(
-    params: &Params,
+    params: &PostgresParams,
     deadline: Instant,
     go_on: impl Fn() -> Result<()>,
 ) -> Result<(Primary, Sql)> {

@@ -19,13 +19,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 use super::connection::{Connection, StartupOptions, SystemIdentity};
-use super::params::{Host, Params};
+use super::params::{Host, PostgresParams};
 use super::server::Server;
 use super::sql::{Sql, SqlError, hosts};
 use super::startup;
 use crate::error::{Error, ErrorKind, Result};
 use crate::halt::Halt;
-use search::{Place, Search, Seen};
+use search::{HostPlace, HostSearch, SeenServer};
 
 mod search;
 
@@ -38,7 +38,7 @@ const NOTICE_EVERY: Duration = Duration::from_millis(50);
 
 /// The cluster and the timeline that ClickHouse's rows came from last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Known {
+pub struct KnownServer {
     pub system_identifier: u64,
     pub timeline: u32,
 }
@@ -47,8 +47,8 @@ pub struct Known {
 #[derive(Debug, Clone)]
 pub struct Primary {
     /// Of one host with one address.
-    params: Params,
-    identity: Known,
+    params: PostgresParams,
+    identity: KnownServer,
     /// Silence for longer ends a session.
     patience: Option<Duration>,
 }
@@ -64,9 +64,9 @@ impl Primary {
     /// behind, by what is `known`, only where no other server can be meant. `go_on` is asked
     /// meanwhile, and its error ends the search.
     pub fn find(
-        params: &Params,
+        params: &PostgresParams,
         application_name: &str,
-        known: Option<Known>,
+        known: Option<KnownServer>,
         deadline: Instant,
         go_on: impl Fn() -> Result<()>,
     ) -> Result<(Primary, Sql)> {
@@ -78,9 +78,9 @@ impl Primary {
     /// [`Primary::find`] with a resolver of the caller's.
     pub fn find_by(
         resolve: Resolve,
-        params: &Params,
+        params: &PostgresParams,
         application_name: &str,
-        known: Option<Known>,
+        known: Option<KnownServer>,
         deadline: Instant,
         go_on: impl Fn() -> Result<()>,
     ) -> Result<(Primary, Sql)> {
@@ -97,7 +97,7 @@ impl Primary {
         let (answers, inbox) = bounded(params.hosts.len() * (ADDRESSES_MAX + 1));
         let over = Over::default();
         let mut search =
-            Search::new(known, params.hosts.len(), Primary::may_move(params), deadline);
+            HostSearch::new(known, params.hosts.len(), Primary::may_move(params), deadline);
         for at in 0..params.hosts.len() {
             let asking = Asking {
                 params: params.clone(),
@@ -109,7 +109,7 @@ impl Primary {
             spawn(move || asking.host(at, resolve));
         }
         drop(answers);
-        let mut open: Vec<(Place, Params, Sql)> = Vec::new();
+        let mut open: Vec<(HostPlace, PostgresParams, Sql)> = Vec::new();
         while let Some(until) = search.deadline() {
             go_on()?;
             match inbox.recv_deadline(until.min(Instant::now() + NOTICE_EVERY)) {
@@ -146,7 +146,7 @@ impl Primary {
     }
 
     /// `params` must mean one server.
-    pub fn new(params: Params, identity: Known) -> Primary {
+    pub fn new(params: PostgresParams, identity: KnownServer) -> Primary {
         Primary { params, identity, patience: None }
     }
 
@@ -161,12 +161,12 @@ impl Primary {
     }
 
     /// Whether another server may be met another time: among several hosts, or behind a name.
-    pub fn may_move(params: &Params) -> bool {
+    pub fn may_move(params: &PostgresParams) -> bool {
         let is_fixed = |host: &Host| host.name.starts_with('/') || host.fixed_address().is_some();
         params.hosts.len() != 1 || !params.hosts.iter().all(is_fixed)
     }
 
-    pub fn identity(&self) -> Known {
+    pub fn identity(&self) -> KnownServer {
         self.identity
     }
 
@@ -183,7 +183,7 @@ impl Primary {
         }
         let server = Server::inspect(&mut sql, deadline)?;
         let identity =
-            Known { system_identifier: server.system_identifier, timeline: server.timeline };
+            KnownServer { system_identifier: server.system_identifier, timeline: server.timeline };
         self.check(server.in_recovery, identity)?;
         Ok(sql)
     }
@@ -198,7 +198,7 @@ impl Primary {
         let answer = connection.simple_query("SELECT pg_catalog.pg_is_in_recovery()", deadline)?;
         let in_recovery = answer.first().and_then(|rows| rows.value(0, "pg_is_in_recovery"));
         let system = connection.identify_system(deadline)?;
-        let identity = Known {
+        let identity = KnownServer {
             system_identifier: system.system_id.parse().map_err(|_| {
                 Error::new(ErrorKind::Protocol, format!("identify the system of `{}`", self.name()))
                     .because("its system identifier is no number")
@@ -209,14 +209,14 @@ impl Primary {
         Ok((connection, system))
     }
 
-    fn check(&self, in_recovery: bool, found: Known) -> Result<()> {
+    fn check(&self, in_recovery: bool, found: KnownServer) -> Result<()> {
         let doing = || format!("connect to `{}` again", self.name());
         if in_recovery {
             return Err(Error::new(ErrorKind::Unreachable, doing())
                 .because("it was a primary and is a standby now"));
         }
         if found != self.identity {
-            let Known { system_identifier, timeline } = self.identity;
+            let KnownServer { system_identifier, timeline } = self.identity;
             return Err(Error::new(ErrorKind::Unreachable, doing()).because(format!(
                 "expected system {system_identifier} on timeline {timeline}, got {} on timeline \
                  {}: another server has taken its place",
@@ -238,19 +238,19 @@ enum Answer {
 }
 
 struct Asked {
-    place: Place,
-    params: Params,
+    place: HostPlace,
+    params: PostgresParams,
     /// The outer error is about our own settings, so that no other host can help.
     outcome: Result<Outcome>,
 }
 
-type Outcome = std::result::Result<(Seen, Sql), SqlError>;
+type Outcome = std::result::Result<(SeenServer, Sql), SqlError>;
 
 /// What is asked of a host. Its threads end by themselves: soon after the search, and those whose
 /// server hangs at the deadline.
 #[derive(Clone)]
 struct Asking {
-    params: Params,
+    params: PostgresParams,
     application_name: String,
     answers: Sender<Answer>,
     deadline: Instant,
@@ -287,13 +287,13 @@ impl Asking {
         for (n, address) in addresses.into_iter().enumerate() {
             let mut params = self.params.clone();
             params.hosts = vec![Host { address, ..host.clone() }];
-            let place = Place { host: at, address: n };
+            let place = HostPlace { host: at, address: n };
             let asking = self.clone();
             spawn(move || asking.server(place, params));
         }
     }
 
-    fn server(self, place: Place, params: Params) {
+    fn server(self, place: HostPlace, params: PostgresParams) {
         loop {
             let outcome = self.ask(&params);
             // A refusal that a setting has to mend stays what it is.
@@ -313,7 +313,7 @@ impl Asking {
         }
     }
 
-    fn ask(&self, params: &Params) -> Result<Outcome> {
+    fn ask(&self, params: &PostgresParams) -> Result<Outcome> {
         let mut sql = match Sql::connect_only(params, &self.application_name, self.deadline)? {
             Ok(sql) => sql,
             Err(error) => return Ok(Err(error)),
@@ -323,8 +323,8 @@ impl Asking {
             Err(error) => return Ok(Err(error)),
         };
         let identity =
-            Known { system_identifier: server.system_identifier, timeline: server.timeline };
-        Ok(Ok((Seen { in_recovery: server.in_recovery, identity }, sql)))
+            KnownServer { system_identifier: server.system_identifier, timeline: server.timeline };
+        Ok(Ok((SeenServer { in_recovery: server.in_recovery, identity }, sql)))
     }
 }
 
@@ -336,6 +336,6 @@ fn spawn(work: impl FnOnce() + Send + 'static) {
     }
 }
 
-fn name_of(params: &Params) -> String {
+fn name_of(params: &PostgresParams) -> String {
     params.hosts.first().map_or_else(String::new, |host| hosts::name_of(host, host.address))
 }

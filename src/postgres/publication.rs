@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// What has to be published.
 #[derive(Debug, Clone, Copy)]
-pub struct Wanted<'a> {
+pub struct WantedPublication<'a> {
     pub publication: &'a str,
     pub table: &'a SourceTable,
     /// The columns that are mapped; all of them, the key included, have to be in a column list.
@@ -31,7 +31,7 @@ pub enum Ensured {
 }
 
 /// Once it returns, the publication streams what is wanted; else the error says what it lacks.
-pub fn ensure(sql: &mut Sql, wanted: &Wanted, deadline: Instant) -> Result<Ensured> {
+pub fn ensure(sql: &mut Sql, wanted: &WantedPublication, deadline: Instant) -> Result<Ensured> {
     if let Some(found) = find(sql, wanted, deadline)? {
         return first(problems(&found, wanted)).map(|()| Ensured::Existing);
     }
@@ -55,7 +55,11 @@ pub fn ensure(sql: &mut Sql, wanted: &Wanted, deadline: Instant) -> Result<Ensur
 
 /// What [`ensure`] would say, all of it, without making anything. `None`: there is no publication,
 /// and our role may make it.
-pub fn look(sql: &mut Sql, wanted: &Wanted, deadline: Instant) -> Result<Option<Vec<Error>>> {
+pub fn look(
+    sql: &mut Sql,
+    wanted: &WantedPublication,
+    deadline: Instant,
+) -> Result<Option<Vec<Error>>> {
     if let Some(found) = find(sql, wanted, deadline)? {
         return Ok(Some(problems(&found, wanted)));
     }
@@ -75,7 +79,7 @@ fn first(problems: Vec<Error>) -> Result<()> {
 }
 
 /// The statement that makes it, for `ensure` and for people who have the rights that we lack.
-pub fn create_statement(wanted: &Wanted) -> String {
+pub fn create_statement(wanted: &WantedPublication) -> String {
     let via_root = match wanted.table.kind {
         TableKind::Ordinary => "",
         // Else the partitions are streamed under their own names.
@@ -159,7 +163,7 @@ struct FoundTable {
     has_row_filter: bool,
 }
 
-fn find(sql: &mut Sql, wanted: &Wanted, deadline: Instant) -> Result<Option<Found>> {
+fn find(sql: &mut Sql, wanted: &WantedPublication, deadline: Instant) -> Result<Option<Found>> {
     let doing = format!("inspect publication `{}`", wanted.publication);
     // Rows of the view as JSON objects, since 14 lacks two of its columns. The view has the tables
     // of FOR ALL TABLES and of TABLES IN SCHEMA already.
@@ -213,7 +217,7 @@ fn read(value: &Value) -> Option<Found> {
 }
 
 /// Everything for which changes would go missing.
-fn problems(found: &Found, wanted: &Wanted) -> Vec<Error> {
+fn problems(found: &Found, wanted: &WantedPublication) -> Vec<Error> {
     let publication = ident(wanted.publication);
     let table = &wanted.table.name;
     let quoted = table.quoted();
@@ -303,7 +307,7 @@ fn list(tables: &[FoundTable]) -> String {
 /// What gives our role what it lacks to create the publication; empty if it lacks nothing.
 fn grants(
     sql: &mut Sql,
-    wanted: &Wanted,
+    wanted: &WantedPublication,
     deadline: Instant,
 ) -> std::result::Result<String, SqlError> {
     let rows = sql.try_rows(
@@ -327,7 +331,7 @@ fn grants(
     Ok(lacking)
 }
 
-fn how_to_grant(lacking: &str, wanted: &Wanted) -> String {
+fn how_to_grant(lacking: &str, wanted: &WantedPublication) -> String {
     let create = create_statement(wanted);
     match lacking.is_empty() {
         true => format!("Run as a superuser: {create};"),
@@ -374,7 +378,8 @@ mod tests {
     /// The line and the hint of the refusal, or nothing.
     fn refusal(kind: TableKind, change: impl FnOnce(&mut Found)) -> Option<(String, String)> {
         let table = table(kind);
-        let wanted = Wanted { publication: "p", table: &table, columns: &["id", "status"] };
+        let wanted =
+            WantedPublication { publication: "p", table: &table, columns: &["id", "status"] };
         let mut found = good();
         change(&mut found);
         let mut problems = problems(&found, &wanted).into_iter();
@@ -427,7 +432,8 @@ mod tests {
     #[test]
     fn all_lacks_are_told_at_once() {
         let table = table(TableKind::Ordinary);
-        let wanted = Wanted { publication: "p", table: &table, columns: &["id", "status"] };
+        let wanted =
+            WantedPublication { publication: "p", table: &table, columns: &["id", "status"] };
         let mut found = Found { insert: false, ..good() };
         found.tables[0].has_row_filter = true;
         found.tables[0].columns = Some(vec![]);

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::source_table::SourceTable;
-use super::sql::{Row, Sql, SqlError, Texts, ident, literal, protocol};
+use super::sql::{Sql, SqlError, SqlRow, Texts, ident, literal, protocol};
 use super::table_reader::{AS_OF, AsOf};
 use crate::error::{ErrorKind, Result};
 use crate::services::row::TextValues;
@@ -30,7 +30,7 @@ const STATEMENT_BYTES: usize = 2 << 20;
 const KEYS_OF_FIRST_STATEMENT: usize = 4;
 
 #[derive(Debug, Clone, Copy)]
-pub struct Request<'a> {
+pub struct RereadRequest<'a> {
     /// As it was looked at; another one of that name is an error.
     pub table: &'a SourceTable,
     pub key_column: &'a str,
@@ -45,7 +45,7 @@ pub struct Request<'a> {
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Reread {
-    Rows(Rows),
+    Rows(RereadRows),
     /// Nothing was read: ask again a little later.
     NotYetVisible {
         transactions: usize,
@@ -53,7 +53,7 @@ pub enum Reread {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub struct Rows {
+pub struct RereadRows {
     /// Per key the columns asked for.
     pub found: HashMap<Vec<u8>, TextValues>,
     /// How many of the keys, from the first, this answers: one at least. One that is answered and
@@ -70,7 +70,7 @@ pub struct Rows {
 /// What is answered is read in one snapshot. Each statement has `timeout`; once that has passed
 /// since the first one no other is begun, however many keys are left: a slow server's answers are
 /// kept, and its snapshot is not held for long.
-pub fn reread(sql: &mut Sql, request: &Request, timeout: Duration) -> Result<Reread> {
+pub fn reread(sql: &mut Sql, request: &RereadRequest, timeout: Duration) -> Result<Reread> {
     read_in_snapshot(sql, request, timeout).map_err(|error| {
         sql.roll_back(Instant::now() + timeout);
         error.doing(format!("read unchanged values again from table `{}`", request.table.name))
@@ -79,7 +79,7 @@ pub fn reread(sql: &mut Sql, request: &Request, timeout: Duration) -> Result<Rer
 
 fn read_in_snapshot(
     sql: &mut Sql,
-    request: &Request,
+    request: &RereadRequest,
     timeout: Duration,
 ) -> std::result::Result<Reread, SqlError> {
     let until = Instant::now() + timeout;
@@ -108,7 +108,7 @@ fn read_in_snapshot(
         return Ok(Reread::NotYetVisible { transactions });
     }
     let found = HashMap::with_capacity(request.keys.len());
-    let mut rows = Rows { found, answered: 0, as_of, is_as_streamed: true };
+    let mut rows = RereadRows { found, answered: 0, as_of, is_as_streamed: true };
     let (mut bytes, mut keys_max) = (0, KEYS_OF_FIRST_STATEMENT);
     let texts = sql.texts();
     while let Some(rest) = request.keys.get(rows.answered..).filter(|rest| !rest.is_empty())
@@ -140,7 +140,7 @@ fn next_keys_max(keys: usize, bytes: usize, room: usize) -> usize {
 }
 
 fn select(
-    request: &Request,
+    request: &RereadRequest,
     keys: &[&[u8]],
     texts: Texts,
 ) -> std::result::Result<String, SqlError> {
@@ -166,7 +166,7 @@ fn select(
 /// A key, the transaction that wrote its row, and the values.
 type Found = (Vec<u8>, u32, Vec<Option<Vec<u8>>>);
 
-fn read_row(row: &Row, columns: usize, texts: Texts) -> std::result::Result<Found, SqlError> {
+fn read_row(row: &SqlRow, columns: usize, texts: Texts) -> std::result::Result<Found, SqlError> {
     let key = texts.bytes(row.required(0)?).into_owned();
     let xmin = row.parse(1)?;
     let value = |i| Ok(row.text(i)?.map(|text| texts.bytes(text).into_owned()));
@@ -258,7 +258,7 @@ mod tests {
     #[test]
     fn every_name_and_key_is_quoted() {
         let (table, texts) = (testing::table(TableName::new("s\"1", "t")), Texts::default());
-        let request = Request {
+        let request = RereadRequest {
             table: &table,
             key_column: "i\"d",
             columns: &["a", "b c"],

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::sql::{Row, Sql, SqlError};
+use super::sql::{Sql, SqlError, SqlRow};
 use super::table_reader::{AS_OF, AsOf};
 use crate::error::{Error, ErrorKind, Result};
 use crate::wal::Lsn;
@@ -75,7 +75,8 @@ pub fn database(sql: &mut Sql, deadline: Instant) -> Result<Database> {
     let query = "SELECT oid, datname FROM pg_database WHERE datname = current_database()";
     let rows = sql.rows(doing, query, deadline)?;
     let row = rows.first().ok_or_else(|| super::sql::protocol("expected one row"));
-    let read = |row: &Row| Ok(Database { oid: row.parse(0)?, name: row.required(1)?.to_owned() });
+    let read =
+        |row: &SqlRow| Ok(Database { oid: row.parse(0)?, name: row.required(1)?.to_owned() });
     row.and_then(read).map_err(|error| error.doing(doing))
 }
 

@@ -48,9 +48,9 @@ pub struct SourceTable {
     pub is_readable: bool,
     pub primary_key: Vec<String>,
     /// In the order of the table, without dropped ones.
-    pub columns: Vec<Column>,
+    pub columns: Vec<TableColumn>,
     /// The tables that hold the rows: itself, or the leaf partitions.
-    pub parts: Vec<Part>,
+    pub parts: Vec<TablePart>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub enum TableKind {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Column {
+pub struct TableColumn {
     pub name: String,
     pub number: i16,
     pub type_oid: u32,
@@ -77,7 +77,7 @@ pub struct Column {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
+pub struct TablePart {
     pub name: TableName,
     pub identity: ReplicaIdentity,
     /// The columns of the index that the identity rests on; empty without one.
@@ -156,7 +156,7 @@ impl SourceTable {
         known.map(|column| (Oid(column.type_oid), Oid(column.reads_as))).collect()
     }
 
-    pub fn column(&self, name: &str) -> Option<&Column> {
+    pub fn column(&self, name: &str) -> Option<&TableColumn> {
         self.columns.iter().find(|column| column.name == name)
     }
 
@@ -352,7 +352,7 @@ fn is_text(of: &str) -> String {
 
 fn read(name: &TableName, value: &Value) -> Option<SourceTable> {
     let columns = list(value, "columns").iter().map(|column| {
-        Some(Column {
+        Some(TableColumn {
             name: text(column, "name")?.to_owned(),
             number: i16::try_from(column.get("number")?.as_i64()?).ok()?,
             type_oid: u32::try_from(column.get("type_oid")?.as_u64()?).ok()?,
@@ -365,7 +365,7 @@ fn read(name: &TableName, value: &Value) -> Option<SourceTable> {
         })
     });
     let parts = list(value, "parts").iter().map(|part| {
-        Some(Part {
+        Some(TablePart {
             name: TableName::new(text(part, "schema")?, text(part, "name")?),
             identity: match text(part, "identity")? {
                 "d" => ReplicaIdentity::Default,
@@ -421,7 +421,7 @@ pub(crate) mod testing {
 
     /// An ordinary one with the key `id`, and no columns that anybody knows.
     pub fn table(name: TableName) -> SourceTable {
-        let part = Part {
+        let part = TablePart {
             name: name.clone(),
             identity: ReplicaIdentity::Default,
             identity_columns: vec!["id".into()],

@@ -27,11 +27,11 @@ pub use sql_error::SqlError;
 pub use texts::Texts;
 
 use connector::Deadline;
-use hosts::{addresses, knock, name_of, refused_by_all, share};
+use hosts::{addresses, name_of, probe, refused_by_all, share};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::halt::{Halt, given_up};
-use crate::postgres::Params;
+use crate::postgres::PostgresParams;
 use crate::postgres::params::{Host, TargetSession};
 
 mod connector;
@@ -113,7 +113,11 @@ pub struct About {
 
 impl Sql {
     /// Tries all hosts and all their addresses, each with a fair share of the time left.
-    pub fn connect(params: &Params, application_name: &str, deadline: Instant) -> Result<Sql> {
+    pub fn connect(
+        params: &PostgresParams,
+        application_name: &str,
+        deadline: Instant,
+    ) -> Result<Sql> {
         let doing = || format!("connect to Postgres database `{}`", params.database);
         if params.hosts.is_empty() {
             return Err(Error::new(ErrorKind::Setup, doing()).because("no host is set"));
@@ -145,7 +149,7 @@ impl Sql {
     /// To the first host, which is a socket or has its address. The outer error is about our own
     /// settings, so that no other host can help.
     pub(super) fn connect_only(
-        params: &Params,
+        params: &PostgresParams,
         application_name: &str,
         until: Instant,
     ) -> Result<std::result::Result<Sql, SqlError>> {
@@ -155,7 +159,7 @@ impl Sql {
 
     /// The outer error is about our own settings, so that no other host can help.
     fn connect_one(
-        params: &Params,
+        params: &PostgresParams,
         host: &Host,
         address: Option<IpAddr>,
         application_name: &str,
@@ -206,7 +210,7 @@ impl Sql {
                 }
             }
             None => {
-                if let Err(error) = knock(host, until) {
+                if let Err(error) = probe(host, until) {
                     return Ok(Err(error));
                 }
                 config.host_path(&host.name).ssl_mode(Negotiate::Disable);
@@ -333,7 +337,7 @@ impl Sql {
     }
 
     /// The rows of all statements in `sql`, which may be several.
-    pub fn rows(&mut self, doing: &str, sql: &str, deadline: Instant) -> Result<Vec<Row>> {
+    pub fn rows(&mut self, doing: &str, sql: &str, deadline: Instant) -> Result<Vec<SqlRow>> {
         self.try_rows(sql, deadline).map_err(|error| error.doing(doing))
     }
 
@@ -346,7 +350,7 @@ impl Sql {
         &mut self,
         sql: &str,
         deadline: Instant,
-    ) -> std::result::Result<Vec<Row>, SqlError> {
+    ) -> std::result::Result<Vec<SqlRow>, SqlError> {
         let now = Instant::now();
         let is_long = now + STATEMENT_TIMEOUT < deadline;
         let deadline = if is_long { deadline } else { deadline.min(now + self.patience) };
@@ -381,7 +385,7 @@ impl Sql {
         waited: Duration,
         deadline: Instant,
         statement_timeout: Option<Duration>,
-    ) -> std::result::Result<Vec<Row>, SqlError> {
+    ) -> std::result::Result<Vec<SqlRow>, SqlError> {
         self.deadline.set(deadline);
         let client = self.client.as_mut().expect("the client is there until the drop");
         let asked_at = Instant::now();
@@ -404,7 +408,7 @@ impl Sql {
         }
         let messages = client.simple_query(sql).map_err(read)?;
         let rows = messages.into_iter().filter_map(|message| match message {
-            SimpleQueryMessage::Row(row) => Some(Row(row)),
+            SimpleQueryMessage::Row(row) => Some(SqlRow(row)),
             _ => None,
         });
         Ok(rows.collect())
@@ -426,9 +430,9 @@ impl Drop for Sql {
 
 /// One row, its values as text.
 #[derive(Debug)]
-pub struct Row(SimpleQueryRow);
+pub struct SqlRow(SimpleQueryRow);
 
-impl Row {
+impl SqlRow {
     pub fn len(&self) -> usize {
         self.0.len()
     }

@@ -17,7 +17,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use super::auth::{self, Dialogue};
 use super::connection::{Connection, POOLER_HINT, StartupOptions, lost, protocol, unexpected};
 use super::link::{Endpoint, Link, remaining};
-use super::params::{Host, Params, SslMode, TargetSession};
+use super::params::{Host, PostgresParams, SslMode, TargetSession};
 use super::server_error::{NoneWouldDo, ServerError, server_error};
 use super::tls;
 use crate::error::{Error, ErrorKind, Result};
@@ -30,7 +30,11 @@ const NEGOTIATE_PROTOCOL_VERSION_TAG: u8 = b'v';
 
 /// Connects to the first server that will do, in the order of `params.hosts`. Each host, and each
 /// address of a host, has its share of the time left, so that one that hangs cannot eat it all.
-pub fn connect(params: &Params, options: &StartupOptions, deadline: Instant) -> Result<Connection> {
+pub fn connect(
+    params: &PostgresParams,
+    options: &StartupOptions,
+    deadline: Instant,
+) -> Result<Connection> {
     let encrypts = params.ssl_mode != SslMode::Disable
         && params.hosts.iter().any(|host| !is_socket_directory(host));
     let tls = if encrypts { Some(tls::client_config(params)?) } else { None };
@@ -48,7 +52,7 @@ pub fn connect(params: &Params, options: &StartupOptions, deadline: Instant) -> 
 
 /// What all attempts of one `connect` share.
 struct Attempt<'a> {
-    params: &'a Params,
+    params: &'a PostgresParams,
     options: &'a StartupOptions,
     tls: Option<Arc<ClientConfig>>,
 }
@@ -244,7 +248,7 @@ impl Dial<'_> {
 
     /// The server's refusal at start-up, with what the operator can do.
     fn refused(self, cause: ServerError) -> Error {
-        let Params { user, database, .. } = self.attempt.params;
+        let PostgresParams { user, database, .. } = self.attempt.params;
         let role = escape_identifier(user);
         let names_startup_parameter = cause.message.contains("startup parameter");
         let routine = cause.routine.clone().unwrap_or_default();

@@ -15,13 +15,13 @@ use std::borrow::Cow;
 use std::time::Instant;
 
 use super::source_table::TableName;
-use super::sql::{Row, Sql, SqlError, Texts, literal, protocol};
+use super::sql::{Sql, SqlError, SqlRow, Texts, literal, protocol};
 use crate::error::Result;
 use crate::wal::Lsn;
 
 /// A table that holds rows: the table itself, or a leaf partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
+pub struct HeapPart {
     pub name: TableName,
     pub oid: u32,
     pub filenode: u32,
@@ -38,8 +38,8 @@ pub struct Tid {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub struct Request<'a> {
-    pub part: &'a Part,
+pub struct PageRequest<'a> {
+    pub part: &'a HeapPart,
     pub columns: &'a [&'a str],
     pub after: Tid,
     pub end_block: u32,
@@ -50,7 +50,7 @@ pub struct Request<'a> {
 
 #[derive(Debug)]
 pub enum Page {
-    Rows(Rows<Tid>),
+    Rows(PageRows<Tid>),
     /// A row with a character of the database's encoding that UTF-8 has no place for, so that the
     /// server does not hand it out. Behind it one can go on.
     Unreadable(Tid),
@@ -60,9 +60,9 @@ pub enum Page {
 
 /// Rows of a cursor, each behind its place: where the next ones begin.
 #[derive(Debug)]
-pub struct Rows<Place> {
+pub struct PageRows<Place> {
     /// As text, in the order of the columns asked for, behind the place.
-    rows: Vec<Row>,
+    rows: Vec<SqlRow>,
     texts: Texts,
     pub as_of: AsOf,
     /// That of the last row; `None` when the end was reached.
@@ -84,7 +84,7 @@ pub struct AsOf {
 pub(super) const AS_OF: &str = "pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn()";
 
 impl AsOf {
-    pub(super) fn read(row: &Row, column: usize) -> std::result::Result<AsOf, SqlError> {
+    pub(super) fn read(row: &SqlRow, column: usize) -> std::result::Result<AsOf, SqlError> {
         Ok(AsOf { insert_lsn: row.parse(column)?, flush_lsn: row.parse(column + 1)? })
     }
 }
@@ -107,9 +107,9 @@ impl std::fmt::Display for Tid {
     }
 }
 
-impl<Place> Rows<Place> {
-    pub(super) fn new(as_of: AsOf, texts: Texts) -> Rows<Place> {
-        Rows { rows: Vec::new(), texts, as_of, next: None, bytes: 0 }
+impl<Place> PageRows<Place> {
+    pub(super) fn new(as_of: AsOf, texts: Texts) -> PageRows<Place> {
+        PageRows { rows: Vec::new(), texts, as_of, next: None, bytes: 0 }
     }
 
     pub fn len(&self) -> usize {
@@ -138,7 +138,7 @@ impl<Place> Rows<Place> {
         (bytes_max, rows_max): (usize, usize),
         mut place: impl FnMut(&str) -> std::result::Result<Place, SqlError>,
         deadline: Instant,
-    ) -> std::result::Result<Rows<Place>, SqlError> {
+    ) -> std::result::Result<PageRows<Place>, SqlError> {
         let (mut fetch, mut last) = (ROWS_OF_FIRST_FETCH, None);
         while self.bytes < bytes_max && self.len() < rows_max {
             let rows = sql.try_rows(&format!("FETCH FORWARD {fetch} FROM page"), deadline)?;
@@ -172,7 +172,7 @@ fn columns_of(oid: &str) -> String {
 }
 
 /// The parts of a table and their sizes now.
-pub fn parts(sql: &mut Sql, table: &TableName, deadline: Instant) -> Result<Vec<Part>> {
+pub fn parts(sql: &mut Sql, table: &TableName, deadline: Instant) -> Result<Vec<HeapPart>> {
     let doing = format!("plan to read table `{table}`");
     let query = format!(
         "SELECT n.nspname, c.relname, c.oid::int8, pg_relation_filenode(c.oid)::int8,
@@ -190,8 +190,8 @@ pub fn parts(sql: &mut Sql, table: &TableName, deadline: Instant) -> Result<Vec<
         literal(&table.schema),
         literal(&table.name)
     );
-    let read = |row: &Row| -> std::result::Result<Part, SqlError> {
-        Ok(Part {
+    let read = |row: &SqlRow| -> std::result::Result<HeapPart, SqlError> {
+        Ok(HeapPart {
             name: TableName::new(row.required(0)?, row.required(1)?),
             oid: row.parse(2)?,
             filenode: row.parse(3)?,
@@ -204,7 +204,7 @@ pub fn parts(sql: &mut Sql, table: &TableName, deadline: Instant) -> Result<Vec<
 }
 
 /// The next page. It ends at a boundary of memory, not of blocks.
-pub fn page(sql: &mut Sql, request: &Request, deadline: Instant) -> Result<Page> {
+pub fn page(sql: &mut Sql, request: &PageRequest, deadline: Instant) -> Result<Page> {
     let columns = request.columns;
     let mut request = *request;
     let mut refused_at = None;
@@ -212,7 +212,7 @@ pub fn page(sql: &mut Sql, request: &Request, deadline: Instant) -> Result<Page>
         let error = match read_in_snapshot(sql, &request, deadline) {
             // It was asked for nothing but its place, since it could not be read. Each time there
             // is another snapshot: it counts if it is the next one before and after it was refused.
-            Ok(Page::Rows(Rows { next: Some(at), .. })) if request.columns.is_empty() => {
+            Ok(Page::Rows(PageRows { next: Some(at), .. })) if request.columns.is_empty() => {
                 if refused_at.replace(at) == Some(at) {
                     return Ok(Page::Unreadable(at));
                 }
@@ -246,7 +246,7 @@ const ROWS_PER_FETCH: usize = 100;
 
 fn read_in_snapshot(
     sql: &mut Sql,
-    request: &Request,
+    request: &PageRequest,
     deadline: Instant,
 ) -> std::result::Result<Page, SqlError> {
     // By name, as the cursor finds it: another table may have taken that.
@@ -281,7 +281,9 @@ fn read_in_snapshot(
         Ok(tid)
     };
     let limits = (request.bytes_max, request.rows_max);
-    Rows::new(AsOf::read(row, 2)?, sql.texts()).fetch(sql, limits, place, deadline).map(Page::Rows)
+    PageRows::new(AsOf::read(row, 2)?, sql.texts())
+        .fetch(sql, limits, place, deadline)
+        .map(Page::Rows)
 }
 
 /// As many rows as would fill what is left if they are as large as those before, but no leap.
@@ -292,7 +294,7 @@ fn next_fetch(fetch: usize, rows: usize, bytes: usize, bytes_max: usize, rows_ma
     room.min(left).min(fetch.saturating_mul(4)).clamp(1, ROWS_PER_FETCH)
 }
 
-fn select(request: &Request, texts: Texts) -> String {
+fn select(request: &PageRequest, texts: Texts) -> String {
     let mut statement = "SELECT ctid".to_owned();
     for column in request.columns {
         statement.push_str(", ");
@@ -311,9 +313,9 @@ fn select(request: &Request, texts: Texts) -> String {
 mod tests {
     use super::*;
 
-    fn part() -> Part {
+    fn part() -> HeapPart {
         let name = TableName::new("s", "t\"1");
-        Part { name, oid: 5, filenode: 6, blocks: 9, columns: String::new() }
+        HeapPart { name, oid: 5, filenode: 6, blocks: 9, columns: String::new() }
     }
 
     #[test]
@@ -330,7 +332,7 @@ mod tests {
     #[test]
     fn every_name_is_quoted() {
         let part = part();
-        let request = Request {
+        let request = PageRequest {
             part: &part,
             columns: &["a", "b\"c"],
             after: Tid { block: 1, offset: 4 },

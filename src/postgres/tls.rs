@@ -20,12 +20,12 @@ use rustls::{
     SignatureScheme,
 };
 
-use super::params::{Params, SslMode};
+use super::params::{PostgresParams, SslMode};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What a TLS connection to this server must satisfy. For `disable` there is none, which is an
 /// error.
-pub fn client_config(params: &Params) -> Result<Arc<ClientConfig>> {
+pub fn client_config(params: &PostgresParams) -> Result<Arc<ClientConfig>> {
     let provider = Arc::new(ring::default_provider());
     let verifier = verifier(params, &provider)?;
     let config = ClientConfig::builder_with_provider(provider)
@@ -56,7 +56,7 @@ pub fn client_config(params: &Params) -> Result<Arc<ClientConfig>> {
     Ok(Arc::new(config))
 }
 
-fn verifier(params: &Params, provider: &CryptoProvider) -> Result<Verifier> {
+fn verifier(params: &PostgresParams, provider: &CryptoProvider) -> Result<Verifier> {
     let algorithms = provider.signature_verification_algorithms;
     let checks_name = params.ssl_mode == SslMode::VerifyFull;
     let trust = match (params.ssl_mode, params.ssl_root_cert.as_deref()) {

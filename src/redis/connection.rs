@@ -32,7 +32,7 @@ pub(super) struct Lua {
 }
 
 /// One script on one key.
-pub(super) struct Command<'a> {
+pub(super) struct RedisCommand<'a> {
     /// What the error says we were doing.
     pub(super) doing: &'a str,
     pub(super) lua: &'a Lua,
@@ -41,7 +41,7 @@ pub(super) struct Command<'a> {
     pub(super) deadline: Instant,
 }
 
-pub(super) struct Connection {
+pub(super) struct RedisConnection {
     params: Params,
     ca_pem: Option<Vec<u8>>,
     /// A lookup that has not answered yet. It outlives the call that began it, so that a resolver
@@ -56,14 +56,14 @@ impl Lua {
     }
 }
 
-impl Connection {
-    pub(super) fn new(params: &Params) -> Connection {
+impl RedisConnection {
+    pub(super) fn new(params: &Params) -> RedisConnection {
         if params.tls {
             // The client library takes the provider of the process. A second one is refused, and
             // then the first is as good.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
-        Connection { params: params.clone(), ca_pem: None, lookup: None, live: None }
+        RedisConnection { params: params.clone(), ca_pem: None, lookup: None, live: None }
     }
 
     /// Trusts these authorities alone, instead of the system's.
@@ -86,7 +86,7 @@ impl Connection {
         Ok(())
     }
 
-    pub(super) fn run<T: FromRedisValue>(&mut self, command: &Command) -> Result<T> {
+    pub(super) fn run<T: FromRedisValue>(&mut self, command: &RedisCommand) -> Result<T> {
         let asked_at = Instant::now();
         let reused = self.live.is_some();
         let mut result = self.attempt(command);
@@ -104,8 +104,8 @@ impl Connection {
         })
     }
 
-    fn attempt<T: FromRedisValue>(&mut self, command: &Command) -> RedisResult<T> {
-        let &Command { lua, key, args, deadline, .. } = command;
+    fn attempt<T: FromRedisValue>(&mut self, command: &RedisCommand) -> RedisResult<T> {
+        let &RedisCommand { lua, key, args, deadline, .. } = command;
         let mut connection = match self.live.take() {
             Some(connection) => connection,
             None => self.connect(deadline)?,
@@ -212,7 +212,7 @@ impl Connection {
         }
     }
 
-    fn explain(&self, command: &Command, error: &RedisError, waited: Duration) -> Error {
+    fn explain(&self, command: &RedisCommand, error: &RedisError, waited: Duration) -> Error {
         use redis::ErrorKind as Redis;
 
         let Params { host, port, tls, .. } = &self.params;

@@ -8,7 +8,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::connection::{Command, Connection, Lua};
+use super::connection::{Lua, RedisCommand, RedisConnection};
 use super::params::Params;
 use super::value;
 use crate::error::{Error, ErrorKind, Result};
@@ -70,7 +70,7 @@ return 1";
 /// One contender for the lock of one slot.
 pub struct RedisLock {
     key: String,
-    connection: Connection,
+    connection: RedisConnection,
     take: Lua,
     extend: Lua,
     release: Lua,
@@ -127,7 +127,7 @@ impl RedisLock {
             key: format!(
                 "{key_prefix}logical-replication-client:logical-replication-client:{slot}"
             ),
-            connection: Connection::new(params),
+            connection: RedisConnection::new(params),
             take: Lua::new(TAKE),
             extend: Lua::new(EXTEND),
             release: Lua::new(RELEASE),
@@ -186,7 +186,7 @@ impl RedisLock {
         let value = value::text(&token, self.acquires, self.mark.as_deref());
         self.hold = Hold::Unsure;
         self.met = None;
-        let command = Command {
+        let command = RedisCommand {
             doing: "acquire leader lock",
             lua: &self.take,
             key: &self.key,
@@ -216,7 +216,7 @@ impl RedisLock {
         let asked_at = Instant::now();
         // Beyond our term another may have led and left already.
         let gone = if asked_at < expires_at { "retake" } else { "leave" };
-        let command = Command {
+        let command = RedisCommand {
             doing: "extend leader lock",
             lua: &self.extend,
             key: &self.key,
@@ -252,7 +252,7 @@ impl RedisLock {
         }
         let token = self.token()?;
         self.hold = Hold::Unsure;
-        let command = Command {
+        let command = RedisCommand {
             doing: "release leader lock",
             lua: &self.release,
             key: &self.key,
@@ -266,7 +266,7 @@ impl RedisLock {
 
     /// Deletes the key if it holds exactly what another, who is gone, has left there.
     pub fn clear(&mut self, left: &str, deadline: Instant) -> Result<()> {
-        let command = Command {
+        let command = RedisCommand {
             doing: "clear leader lock",
             lua: &self.clear,
             key: &self.key,
@@ -278,7 +278,7 @@ impl RedisLock {
 
     /// Whether the lock could be written here. Changes nothing, whoever holds it.
     pub fn probe(&mut self, deadline: Instant) -> Result<()> {
-        let command = Command {
+        let command = RedisCommand {
             doing: "try leader lock",
             lua: &self.probe,
             key: &self.key,
@@ -290,7 +290,7 @@ impl RedisLock {
 
     /// For status pages: reads, changes nothing.
     pub fn holder(&mut self, deadline: Instant) -> Result<Holder> {
-        let command = Command {
+        let command = RedisCommand {
             doing: "look at leader lock",
             lua: &self.look,
             key: &self.key,

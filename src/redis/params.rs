@@ -19,16 +19,16 @@ pub struct Params {
 
 /// Why a host is refused. Holds no piece of the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ParamsError {
+pub enum RedisParamsError {
     IsUrl,
     HasPort,
     NotAHost,
 }
 
 impl Params {
-    pub fn parse_host(text: &str) -> Result<String, ParamsError> {
+    pub fn parse_host(text: &str) -> Result<String, RedisParamsError> {
         if text.contains("://") {
-            return Err(ParamsError::IsUrl);
+            return Err(RedisParamsError::IsUrl);
         }
         let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
         // Only an IPv6 address has colons, and it may name its interface after a `%`.
@@ -41,8 +41,8 @@ impl Params {
             return Ok(text.to_string());
         }
         match text.rsplit_once(':') {
-            Some((_, port)) if port.parse::<u16>().is_ok() => Err(ParamsError::HasPort),
-            Some(_) | None => Err(ParamsError::NotAHost),
+            Some((_, port)) if port.parse::<u16>().is_ok() => Err(RedisParamsError::HasPort),
+            Some(_) | None => Err(RedisParamsError::NotAHost),
         }
     }
 }
@@ -58,17 +58,17 @@ impl fmt::Display for Params {
     }
 }
 
-impl fmt::Display for ParamsError {
+impl fmt::Display for RedisParamsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            ParamsError::IsUrl => "port, user and password go into variables of their own",
-            ParamsError::HasPort => "the port goes into a variable of its own",
-            ParamsError::NotAHost => "this is no host",
+            RedisParamsError::IsUrl => "port, user and password go into variables of their own",
+            RedisParamsError::HasPort => "the port goes into a variable of its own",
+            RedisParamsError::NotAHost => "this is no host",
         })
     }
 }
 
-impl std::error::Error for ParamsError {}
+impl std::error::Error for RedisParamsError {}
 
 #[cfg(test)]
 mod tests {
@@ -82,13 +82,13 @@ mod tests {
             ("10.0.0.1", Ok("10.0.0.1")),
             ("::1", Ok("::1")),
             ("[fe80::1%eth0]", Ok("fe80::1%eth0")),
-            ("redis:6379", Err(ParamsError::HasPort)),
-            ("[::1]:6379", Err(ParamsError::HasPort)),
-            ("redis://redis:6379", Err(ParamsError::IsUrl)),
-            ("a b", Err(ParamsError::NotAHost)),
-            ("[redis]", Err(ParamsError::NotAHost)),
-            ("u:pw@redis", Err(ParamsError::NotAHost)),
-            ("", Err(ParamsError::NotAHost)),
+            ("redis:6379", Err(RedisParamsError::HasPort)),
+            ("[::1]:6379", Err(RedisParamsError::HasPort)),
+            ("redis://redis:6379", Err(RedisParamsError::IsUrl)),
+            ("a b", Err(RedisParamsError::NotAHost)),
+            ("[redis]", Err(RedisParamsError::NotAHost)),
+            ("u:pw@redis", Err(RedisParamsError::NotAHost)),
+            ("", Err(RedisParamsError::NotAHost)),
         ] {
             assert_eq!(Params::parse_host(text), expected.map(String::from), "{text}");
         }

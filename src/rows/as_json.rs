@@ -39,18 +39,18 @@ fn value(values: &Values, row: usize) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rows::ColumnKind;
     use crate::rows::ColumnSpec;
-    use crate::rows::Kind;
     use crate::rows::Shape;
 
     #[test]
     fn every_sent_column_is_in_the_document() {
         const SPECS: &[ColumnSpec] = &[
-            ColumnSpec::new("id", Kind::String),
-            ColumnSpec::new("tags", Kind::StringArray),
-            ColumnSpec::new("cost", Kind::Float64),
-            ColumnSpec::new("at", Kind::NullableMillis),
-            ColumnSpec::new("absent", Kind::UInt8),
+            ColumnSpec::new("id", ColumnKind::String),
+            ColumnSpec::new("tags", ColumnKind::StringArray),
+            ColumnSpec::new("cost", ColumnKind::Float64),
+            ColumnSpec::new("at", ColumnKind::NullableMillis),
+            ColumnSpec::new("absent", ColumnKind::UInt8),
         ];
         let present = vec![true, true, true, true, false];
         let mut block = Block::new(SPECS, &Shape::of(present));

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::column::{Kind, Strings, Values};
+use super::column::{ColumnKind, Strings, Values};
 use super::shape::Shape;
 use super::target::ColumnSpec;
 
@@ -66,7 +66,7 @@ impl Block {
     /// The type by which a column is sent.
     pub fn sent_as(&self, column: usize) -> &str {
         match (self.specs[column].kind, self.shape.documents.get(&column)) {
-            (Kind::Json, Some(own)) => own,
+            (ColumnKind::Json, Some(own)) => own,
             (kind, _) => kind.native_type(),
         }
     }
@@ -95,7 +95,7 @@ impl Block {
         }
     }
 
-    fn take_next(&mut self, kind: Kind) -> &mut Values {
+    fn take_next(&mut self, kind: ColumnKind) -> &mut Values {
         let spec = self.specs[self.next];
         assert_eq!(spec.kind, kind, "column `{}` is filled with its own kind", spec.name);
         self.next += 1;
@@ -103,7 +103,7 @@ impl Block {
     }
 
     pub fn put_str(&mut self, value: &[u8]) {
-        match self.take_next(Kind::String) {
+        match self.take_next(ColumnKind::String) {
             Values::Strings(strings) => strings.push(value),
             other => unreachable!("{other:?}"),
         }
@@ -111,7 +111,7 @@ impl Block {
 
     /// What `fill` appends is the document.
     pub fn put_json<T>(&mut self, fill: impl FnOnce(&mut Vec<u8>) -> T) -> T {
-        match self.take_next(Kind::Json) {
+        match self.take_next(ColumnKind::Json) {
             Values::Strings(strings) => strings.push_with(fill),
             other => unreachable!("{other:?}"),
         }
@@ -119,7 +119,7 @@ impl Block {
 
     /// What `fill` pushes are the elements of this row's array.
     pub fn put_str_array<T>(&mut self, fill: impl FnOnce(&mut Strings) -> T) -> T {
-        match self.take_next(Kind::StringArray) {
+        match self.take_next(ColumnKind::StringArray) {
             Values::StringArrays { items, ends } => {
                 let result = fill(items);
                 ends.push(items.len());
@@ -130,56 +130,56 @@ impl Block {
     }
 
     pub fn put_u8(&mut self, value: u8) {
-        match self.take_next(Kind::UInt8) {
+        match self.take_next(ColumnKind::UInt8) {
             Values::U8(values) => values.push(value),
             other => unreachable!("{other:?}"),
         }
     }
 
     pub fn put_u32(&mut self, value: u32) {
-        match self.take_next(Kind::UInt32) {
+        match self.take_next(ColumnKind::UInt32) {
             Values::U32(values) => values.push(value),
             other => unreachable!("{other:?}"),
         }
     }
 
     pub fn put_u64(&mut self, value: u64) {
-        match self.take_next(Kind::UInt64) {
+        match self.take_next(ColumnKind::UInt64) {
             Values::U64(values) => values.push(value),
             other => unreachable!("{other:?}"),
         }
     }
 
     pub fn put_f64(&mut self, value: f64) {
-        match self.take_next(Kind::Float64) {
+        match self.take_next(ColumnKind::Float64) {
             Values::F64(values) => values.push(value),
             other => unreachable!("{other:?}"),
         }
     }
 
     pub fn put_millis(&mut self, value: i64) {
-        match self.take_next(Kind::Millis) {
+        match self.take_next(ColumnKind::Millis) {
             Values::I64(values) => values.push(value),
             other => unreachable!("{other:?}"),
         }
     }
 
     pub fn put_nullable_u8(&mut self, value: Option<u8>) {
-        match self.take_next(Kind::NullableUInt8) {
+        match self.take_next(ColumnKind::NullableUInt8) {
             Values::NullableU8 { nulls, values } => put_nullable(nulls, values, value),
             other => unreachable!("{other:?}"),
         }
     }
 
     pub fn put_nullable_u32(&mut self, value: Option<u32>) {
-        match self.take_next(Kind::NullableUInt32) {
+        match self.take_next(ColumnKind::NullableUInt32) {
             Values::NullableU32 { nulls, values } => put_nullable(nulls, values, value),
             other => unreachable!("{other:?}"),
         }
     }
 
     pub fn put_nullable_millis(&mut self, value: Option<i64>) {
-        match self.take_next(Kind::NullableMillis) {
+        match self.take_next(ColumnKind::NullableMillis) {
             Values::NullableI64 { nulls, values } => put_nullable(nulls, values, value),
             other => unreachable!("{other:?}"),
         }

@@ -3,7 +3,7 @@
 /// The type a column is sent as. ClickHouse casts it to the type of its table where that differs
 /// (`String` to `LowCardinality(String)` or `JSON`, say).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ColumnKind {
     String,
     /// A JSON document, sent as text. The type may be another one: see `Shape::documents`.
     Json,
@@ -19,25 +19,28 @@ pub enum Kind {
     NullableMillis,
 }
 
-impl Kind {
+impl ColumnKind {
     pub fn is_nullable(self) -> bool {
-        matches!(self, Kind::NullableUInt8 | Kind::NullableUInt32 | Kind::NullableMillis)
+        matches!(
+            self,
+            ColumnKind::NullableUInt8 | ColumnKind::NullableUInt32 | ColumnKind::NullableMillis
+        )
     }
 
     /// The type name in a Native block.
     pub fn native_type(self) -> &'static str {
         match self {
-            Kind::String => "String",
-            Kind::Json => "JSON",
-            Kind::StringArray => "Array(String)",
-            Kind::UInt8 => "UInt8",
-            Kind::UInt32 => "UInt32",
-            Kind::UInt64 => "UInt64",
-            Kind::Float64 => "Float64",
-            Kind::Millis => "DateTime64(3)",
-            Kind::NullableUInt8 => "Nullable(UInt8)",
-            Kind::NullableUInt32 => "Nullable(UInt32)",
-            Kind::NullableMillis => "Nullable(DateTime64(3))",
+            ColumnKind::String => "String",
+            ColumnKind::Json => "JSON",
+            ColumnKind::StringArray => "Array(String)",
+            ColumnKind::UInt8 => "UInt8",
+            ColumnKind::UInt32 => "UInt32",
+            ColumnKind::UInt64 => "UInt64",
+            ColumnKind::Float64 => "Float64",
+            ColumnKind::Millis => "DateTime64(3)",
+            ColumnKind::NullableUInt8 => "Nullable(UInt8)",
+            ColumnKind::NullableUInt32 => "Nullable(UInt32)",
+            ColumnKind::NullableMillis => "Nullable(DateTime64(3))",
         }
     }
 }
@@ -108,20 +111,26 @@ pub enum Values {
 }
 
 impl Values {
-    pub fn new(kind: Kind) -> Values {
+    pub fn new(kind: ColumnKind) -> Values {
         match kind {
-            Kind::String | Kind::Json => Values::Strings(Strings::default()),
-            Kind::StringArray => {
+            ColumnKind::String | ColumnKind::Json => Values::Strings(Strings::default()),
+            ColumnKind::StringArray => {
                 Values::StringArrays { items: Strings::default(), ends: Vec::new() }
             }
-            Kind::UInt8 => Values::U8(Vec::new()),
-            Kind::UInt32 => Values::U32(Vec::new()),
-            Kind::UInt64 => Values::U64(Vec::new()),
-            Kind::Float64 => Values::F64(Vec::new()),
-            Kind::Millis => Values::I64(Vec::new()),
-            Kind::NullableUInt8 => Values::NullableU8 { nulls: Vec::new(), values: Vec::new() },
-            Kind::NullableUInt32 => Values::NullableU32 { nulls: Vec::new(), values: Vec::new() },
-            Kind::NullableMillis => Values::NullableI64 { nulls: Vec::new(), values: Vec::new() },
+            ColumnKind::UInt8 => Values::U8(Vec::new()),
+            ColumnKind::UInt32 => Values::U32(Vec::new()),
+            ColumnKind::UInt64 => Values::U64(Vec::new()),
+            ColumnKind::Float64 => Values::F64(Vec::new()),
+            ColumnKind::Millis => Values::I64(Vec::new()),
+            ColumnKind::NullableUInt8 => {
+                Values::NullableU8 { nulls: Vec::new(), values: Vec::new() }
+            }
+            ColumnKind::NullableUInt32 => {
+                Values::NullableU32 { nulls: Vec::new(), values: Vec::new() }
+            }
+            ColumnKind::NullableMillis => {
+                Values::NullableI64 { nulls: Vec::new(), values: Vec::new() }
+            }
         }
     }
 

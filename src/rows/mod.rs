@@ -13,6 +13,6 @@ pub mod target;
 pub mod tombstone;
 
 pub use block::Block;
-pub use column::Kind;
+pub use column::ColumnKind;
 pub use shape::Shape;
 pub use target::{ColumnSpec, Target};

@@ -208,16 +208,16 @@ fn put_varint(out: &mut Vec<u8>, mut n: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rows::column::Kind;
+    use crate::rows::column::ColumnKind;
     use crate::rows::order::sorted_by;
     use crate::rows::{ColumnSpec, Shape};
 
     const SPECS: &[ColumnSpec] = &[
-        ColumnSpec::new("id", Kind::String),
-        ColumnSpec::new("n", Kind::UInt32),
-        ColumnSpec::new("tags", Kind::StringArray),
-        ColumnSpec::new("at", Kind::NullableMillis),
-        ColumnSpec::new("doc", Kind::Json),
+        ColumnSpec::new("id", ColumnKind::String),
+        ColumnSpec::new("n", ColumnKind::UInt32),
+        ColumnSpec::new("tags", ColumnKind::StringArray),
+        ColumnSpec::new("at", ColumnKind::NullableMillis),
+        ColumnSpec::new("doc", ColumnKind::Json),
     ];
 
     fn block(present: &[bool], sent_as: Option<&str>) -> Block {

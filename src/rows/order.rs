@@ -87,16 +87,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::rows::ColumnKind;
     use crate::rows::ColumnSpec;
-    use crate::rows::Kind;
     use crate::rows::Shape;
 
     const SPECS: &[ColumnSpec] = &[
-        ColumnSpec::new("a", Kind::String),
-        ColumnSpec::new("b", Kind::String),
-        ColumnSpec::new("at", Kind::Millis),
-        ColumnSpec::new("n", Kind::UInt64),
-        ColumnSpec::new("id", Kind::String),
+        ColumnSpec::new("a", ColumnKind::String),
+        ColumnSpec::new("b", ColumnKind::String),
+        ColumnSpec::new("at", ColumnKind::Millis),
+        ColumnSpec::new("n", ColumnKind::UInt64),
+        ColumnSpec::new("id", ColumnKind::String),
     ];
 
     type Values = (u8, u8, i64, u64, u8);

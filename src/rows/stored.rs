@@ -5,24 +5,28 @@
 //! texts may mean the same and it is not certain, they are not the same.
 
 use super::block::Block;
-use super::column::{Kind, Values};
+use super::column::{ColumnKind, Values};
 use crate::documents::stored::is_same as is_same_document;
 
 /// The SQL expression that gives the column, already quoted, as text in the form of [`is_same`].
-pub fn expression(kind: Kind, name: &str) -> String {
+pub fn expression(kind: ColumnKind, name: &str) -> String {
     match kind {
-        Kind::String => format!("toString({name})"),
-        Kind::Json => format!("toJSONString({name})"),
+        ColumnKind::String => format!("toString({name})"),
+        ColumnKind::Json => format!("toJSONString({name})"),
         // `["a","b"]` of any bytes: each with its length.
-        Kind::StringArray => {
+        ColumnKind::StringArray => {
             format!("arrayStringConcat(arrayMap(x -> concat(toString(length(x)), ':', x), {name}))")
         }
-        Kind::UInt8 | Kind::UInt32 | Kind::UInt64 | Kind::NullableUInt8 | Kind::NullableUInt32 => {
+        ColumnKind::UInt8
+        | ColumnKind::UInt32
+        | ColumnKind::UInt64
+        | ColumnKind::NullableUInt8
+        | ColumnKind::NullableUInt32 => {
             format!("toString({name})")
         }
         // Exactly, and a NaN equals itself.
-        Kind::Float64 => format!("toString(reinterpretAsUInt64({name}))"),
-        Kind::Millis | Kind::NullableMillis => {
+        ColumnKind::Float64 => format!("toString(reinterpretAsUInt64({name}))"),
+        ColumnKind::Millis | ColumnKind::NullableMillis => {
             format!("toString(toUnixTimestamp64Milli({name}))")
         }
     }
@@ -30,7 +34,7 @@ pub fn expression(kind: Kind, name: &str) -> String {
 
 /// Whether `stored`, as [`expression`] gives it, is what `block` holds.
 pub fn is_same(block: &Block, column: usize, row: usize, stored: Option<&[u8]>) -> bool {
-    if block.spec(column).kind == Kind::Json {
+    if block.spec(column).kind == ColumnKind::Json {
         return stored.is_some_and(|stored| is_same_document(block.text(column, row), stored));
     }
     text(block.values(column), row).as_deref() == stored
@@ -70,11 +74,11 @@ mod tests {
     use crate::rows::Shape;
 
     const SPECS: &[ColumnSpec] = &[
-        ColumnSpec::new("id", Kind::String),
-        ColumnSpec::new("tags", Kind::StringArray),
-        ColumnSpec::new("cost", Kind::Float64),
-        ColumnSpec::new("at", Kind::NullableMillis),
-        ColumnSpec::new("doc", Kind::Json),
+        ColumnSpec::new("id", ColumnKind::String),
+        ColumnSpec::new("tags", ColumnKind::StringArray),
+        ColumnSpec::new("cost", ColumnKind::Float64),
+        ColumnSpec::new("at", ColumnKind::NullableMillis),
+        ColumnSpec::new("doc", ColumnKind::Json),
     ];
 
     #[test]

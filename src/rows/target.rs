@@ -1,16 +1,16 @@
 //! A table of ClickHouse that is written.
 
-use super::column::Kind;
+use super::column::ColumnKind;
 
 /// A column of a target table, as the mapping writes it.
 #[derive(Debug, Clone, Copy)]
 pub struct ColumnSpec {
     pub name: &'static str,
-    pub kind: Kind,
+    pub kind: ColumnKind,
 }
 
 impl ColumnSpec {
-    pub const fn new(name: &'static str, kind: Kind) -> ColumnSpec {
+    pub const fn new(name: &'static str, kind: ColumnKind) -> ColumnSpec {
         ColumnSpec { name, kind }
     }
 }

@@ -1,7 +1,7 @@
 //! Tombstones of rows of which only ClickHouse still knows: made of what it has stored.
 
 use super::key::LiveKey;
-use super::{Block, Kind, Target};
+use super::{Block, ColumnKind, Target};
 
 /// Appends a tombstone: the key, what decides about the partition, the version; the rest is empty.
 pub fn append(target: &Target, block: &mut Block, live: &LiveKey, version: u64) {
@@ -12,20 +12,20 @@ pub fn append(target: &Target, block: &mut Block, live: &LiveKey, version: u64) 
         let text = known(target.order_by, &live.key)
             .or_else(|| known(target.partition_by, &live.partition));
         match spec.kind {
-            Kind::String => block.put_str(&text.unwrap_or_default()),
-            Kind::Json => block.put_json(|out| out.extend_from_slice(b"{}")),
-            Kind::StringArray => block.put_str_array(|_| ()),
-            Kind::UInt8 => block.put_u8(u8::from(at == target.is_deleted)),
-            Kind::UInt32 => block.put_u32(0),
-            Kind::UInt64 => block.put_u64(if at == target.version { version } else { 0 }),
-            Kind::Float64 => block.put_f64(0.0),
-            Kind::Millis => {
+            ColumnKind::String => block.put_str(&text.unwrap_or_default()),
+            ColumnKind::Json => block.put_json(|out| out.extend_from_slice(b"{}")),
+            ColumnKind::StringArray => block.put_str_array(|_| ()),
+            ColumnKind::UInt8 => block.put_u8(u8::from(at == target.is_deleted)),
+            ColumnKind::UInt32 => block.put_u32(0),
+            ColumnKind::UInt64 => block.put_u64(if at == target.version { version } else { 0 }),
+            ColumnKind::Float64 => block.put_f64(0.0),
+            ColumnKind::Millis => {
                 let text = text.as_deref().and_then(|text| std::str::from_utf8(text).ok());
                 block.put_millis(text.and_then(|text| text.parse().ok()).unwrap_or(0));
             }
-            Kind::NullableUInt8 => block.put_nullable_u8(None),
-            Kind::NullableUInt32 => block.put_nullable_u32(None),
-            Kind::NullableMillis => block.put_nullable_millis(None),
+            ColumnKind::NullableUInt8 => block.put_nullable_u8(None),
+            ColumnKind::NullableUInt32 => block.put_nullable_u32(None),
+            ColumnKind::NullableMillis => block.put_nullable_millis(None),
         }
     }
     block.end_row();

@@ -8,7 +8,7 @@ use std::ops::Range;
 use hashbrown::HashMap;
 
 use super::bare_key::BareKey;
-use super::column_set::Places;
+use super::column_set::ColumnSet;
 use super::fold::{EntryKind, Folded};
 use super::mapping::{Mapping, Stamp, ValueError};
 use super::notes::Notes;
@@ -21,11 +21,11 @@ use crate::wal::{Datum, DecodeError, Lsn};
 
 /// What a batch lacks.
 #[derive(Debug, Default)]
-pub struct Wanted {
+pub struct Missing {
     /// Entries with TOASTed values that the stream did not send.
     pub rereads: Vec<usize>,
     /// The columns of those values, over all entries.
-    pub places: Places,
+    pub places: ColumnSet,
     /// Tombstones of which only the key is known.
     pub lookups: Vec<usize>,
     pub updates: Updates,
@@ -42,7 +42,7 @@ pub enum Updates {
     AsFirst,
 }
 
-impl Wanted {
+impl Missing {
     pub fn is_empty(&self) -> bool {
         self.rereads.is_empty() && self.lookups.is_empty()
     }
@@ -50,7 +50,7 @@ impl Wanted {
 
 /// What was found for [`Wanted`].
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct Answers {
     /// By entry: the values of `Wanted::places`, in order, in text format. An entry that is not
     /// here is of a row that is gone, whose tombstone is still to come.
     pub values: HashMap<usize, TextValues>,
@@ -58,7 +58,7 @@ pub struct Found {
     pub keys: HashMap<usize, Vec<BareKey>>,
     /// By entry that has none: what the tables beside the first still have of the row, each with
     /// the index of its target.
-    pub strays: HashMap<usize, Vec<(usize, LiveKey)>>,
+    pub orphans: HashMap<usize, Vec<(usize, LiveKey)>>,
 }
 
 #[derive(Debug)]
@@ -95,10 +95,10 @@ impl Assembled {
     }
 }
 
-pub fn wanted(mapping: &dyn Mapping, folded: &Folded<'_>, updates: Updates) -> Wanted {
-    let mut wanted = Wanted { updates, ..Wanted::default() };
+pub fn wanted(mapping: &dyn Mapping, folded: &Folded<'_>, updates: Updates) -> Missing {
+    let mut wanted = Missing { updates, ..Missing::default() };
     let mut row = Row::of(mapping.source());
-    let mut sorting = Places::default();
+    let mut sorting = ColumnSet::default();
     mapping.source().key.sorting().into_iter().for_each(|place| sorting.add(place));
     for (index, entry) in folded.entries.iter().enumerate() {
         let needs = match entry.kind {
@@ -139,8 +139,8 @@ pub fn new_blocks(mapping: &dyn Mapping, shapes: &[Shape]) -> Vec<Block> {
 pub fn assemble(
     mapping: &dyn Mapping,
     folded: &Folded<'_>,
-    wanted: &Wanted,
-    found: &Found,
+    wanted: &Missing,
+    found: &Answers,
     shapes: &[Shape],
     shift: u64,
     part: Range<usize>,
@@ -154,8 +154,8 @@ pub fn assemble_into(
     blocks: Vec<Block>,
     mapping: &dyn Mapping,
     folded: &Folded<'_>,
-    wanted: &Wanted,
-    found: &Found,
+    wanted: &Missing,
+    found: &Answers,
     shift: u64,
     part: Range<usize>,
 ) -> Result<Assembled, ValueError> {
@@ -197,11 +197,11 @@ pub fn assemble_into(
                 let key = key.row(mapping.source());
                 mapping.append(&key, stamp, blocks, notes).map_err(placed)?;
             }
-            let strays = found.strays.get(&index).filter(|_| stamp.first);
-            for (target, live) in strays.into_iter().flatten() {
+            let orphans = found.orphans.get(&index).filter(|_| stamp.first);
+            for (target, live) in orphans.into_iter().flatten() {
                 tombstone::append(&targets[*target], &mut blocks[*target], live, version);
             }
-            assembled.tombstones_of_nothing += u64::from(keys.is_empty() && strays.is_none());
+            assembled.tombstones_of_nothing += u64::from(keys.is_empty() && orphans.is_none());
             continue;
         }
         folded.load(index, &mut row);

@@ -2,12 +2,12 @@
 
 /// A set of places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Places(u128);
+pub struct ColumnSet(u128);
 
-impl Places {
+impl ColumnSet {
     /// The first `count` places.
-    pub fn first(count: usize) -> Places {
-        let mut places = Places::default();
+    pub fn first(count: usize) -> ColumnSet {
+        let mut places = ColumnSet::default();
         (0..count).for_each(|place| places.add(place));
         places
     }
@@ -17,8 +17,8 @@ impl Places {
         self.0 |= 1 << place;
     }
 
-    pub fn without(self, place: usize) -> Places {
-        Places(self.0 & !(1 << place))
+    pub fn without(self, place: usize) -> ColumnSet {
+        ColumnSet(self.0 & !(1 << place))
     }
 
     pub fn has(self, place: usize) -> bool {
@@ -29,12 +29,12 @@ impl Places {
         self.0 == 0
     }
 
-    pub fn union(self, other: Places) -> Places {
-        Places(self.0 | other.0)
+    pub fn union(self, other: ColumnSet) -> ColumnSet {
+        ColumnSet(self.0 | other.0)
     }
 
-    pub fn intersection(self, other: Places) -> Places {
-        Places(self.0 & other.0)
+    pub fn intersection(self, other: ColumnSet) -> ColumnSet {
+        ColumnSet(self.0 & other.0)
     }
 
     pub fn iter(self) -> impl Iterator<Item = usize> {
@@ -58,7 +58,7 @@ mod tests {
         fn places_are_given_as_they_were_added(
             mut added in proptest::collection::vec(0..128_usize, 0..20),
         ) {
-            let mut places = Places::default();
+            let mut places = ColumnSet::default();
             added.iter().for_each(|&place| places.add(place));
             added.sort_unstable();
             added.dedup();

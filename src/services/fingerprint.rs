@@ -15,7 +15,7 @@ use regex::Regex;
 use sha2::{Digest, Sha256};
 
 use crate::documents::strings;
-use crate::documents::tokens::{self, Kind, Token, Tokens};
+use crate::documents::tokens::{self, Token, TokenKind, Tokens};
 
 const STATUSES: [&str; 5] =
     ["SYSTEM_FAILURE", "CRASHED", "INTERRUPTED", "COMPLETED_WITH_ERRORS", "TIMED_OUT"];
@@ -188,9 +188,9 @@ fn array_text(raw: &[u8]) -> String {
         if !matches!(token, Token::Close(_)) && !opened {
             out.push(',');
         }
-        opened = token == Token::Open(Kind::Array);
+        opened = token == Token::Open(TokenKind::Array);
         match token {
-            Token::Open(Kind::Object) => {
+            Token::Open(TokenKind::Object) => {
                 out.push_str(OBJECT);
                 let depth = tokens.depth();
                 while tokens.depth() >= depth && matches!(tokens.next_token(), Ok(Some(_))) {}
@@ -204,7 +204,7 @@ fn array_text(raw: &[u8]) -> String {
             }
             Token::True => out.push_str("true"),
             Token::False => out.push_str("false"),
-            Token::Open(Kind::Array) | Token::Close(_) | Token::Key(_) | Token::Null => {}
+            Token::Open(TokenKind::Array) | Token::Close(_) | Token::Key(_) | Token::Null => {}
         }
     }
     out

@@ -5,8 +5,8 @@
 
 use hashbrown::HashMap;
 
-use super::column_set::Places;
-use super::plan::Plan;
+use super::column_set::ColumnSet;
+use super::plan::RelationPlan;
 use super::row::Row;
 use super::source::Source;
 use crate::wal::pgoutput::{Message, Old};
@@ -14,11 +14,11 @@ use crate::wal::{Datum, DecodeError, Lsn, Tuple};
 
 /// One INSERT, UPDATE or DELETE of the stream.
 #[derive(Debug, Clone, Copy)]
-pub struct Change<'a> {
+pub struct FoldedChange<'a> {
     pub message: &'a [u8],
     pub lsn: Lsn,
     pub xid: u32,
-    pub plan: &'a Plan,
+    pub plan: &'a RelationPlan,
     /// ClickHouse may have a tombstone of the key that came before, with a position below this.
     pub ask_below: Option<Lsn>,
 }
@@ -42,7 +42,7 @@ pub struct Entry<'a> {
     pub superseded: bool,
     /// Of an `Insert`, see [`Change::ask_below`]. Not where the batch itself removes the row later.
     pub ask_below: Option<Lsn>,
-    plan: &'a Plan,
+    plan: &'a RelationPlan,
     /// The new row; of a tombstone the old one; of a look-up the key alone.
     image: Tuple<'a>,
     /// Where the columns are that the image leaves out.
@@ -70,7 +70,7 @@ enum Older<'a> {
 
 pub fn fold<'a>(
     source: &Source,
-    changes: impl IntoIterator<Item = Change<'a>>,
+    changes: impl IntoIterator<Item = FoldedChange<'a>>,
 ) -> Result<Folded<'a>, DecodeError> {
     let changes = changes.into_iter();
     // Most changes are of a row each.
@@ -98,7 +98,7 @@ struct Fold<'a, 's> {
 }
 
 impl<'a> Fold<'a, '_> {
-    fn push(&mut self, change: Change<'a>) -> Result<(), DecodeError> {
+    fn push(&mut self, change: FoldedChange<'a>) -> Result<(), DecodeError> {
         fetch(change.message);
         match Message::parse(change.message)? {
             Message::Insert { new, .. } => {
@@ -130,7 +130,7 @@ impl<'a> Fold<'a, '_> {
 
     fn update(
         &mut self,
-        change: Change<'a>,
+        change: FoldedChange<'a>,
         old: Old<'a>,
         new: Tuple<'a>,
     ) -> Result<(), DecodeError> {
@@ -179,7 +179,7 @@ impl<'a> Fold<'a, '_> {
     /// The key of a row changed: the row of the old key goes, one of the new key comes.
     fn change_key(
         &mut self,
-        change: Change<'a>,
+        change: FoldedChange<'a>,
         old_id: &'a [u8],
         id: &'a [u8],
         old: Old<'a>,
@@ -197,7 +197,7 @@ impl<'a> Fold<'a, '_> {
         Ok(())
     }
 
-    fn delete(&mut self, change: Change<'a>, old: Old<'a>) -> Result<(), DecodeError> {
+    fn delete(&mut self, change: FoldedChange<'a>, old: Old<'a>) -> Result<(), DecodeError> {
         let (Old::Key(tuple) | Old::Row(tuple)) = old else {
             return Err(NO_ID);
         };
@@ -208,7 +208,7 @@ impl<'a> Fold<'a, '_> {
 
     fn remove(
         &mut self,
-        change: Change<'a>,
+        change: FoldedChange<'a>,
         id: &'a [u8],
         old: Old<'a>,
     ) -> Result<(), DecodeError> {
@@ -245,20 +245,20 @@ impl<'a> Fold<'a, '_> {
     }
 
     /// Of a row whose image the batch holds.
-    fn add_gone(&mut self, change: Change<'a>, id: &'a [u8], kind: EntryKind, entry: usize) {
+    fn add_gone(&mut self, change: FoldedChange<'a>, id: &'a [u8], kind: EntryKind, entry: usize) {
         let Entry { plan, image, older, .. } = self.folded.entries[entry];
-        self.add(Change { plan, ..change }, id, kind, image, older);
+        self.add(FoldedChange { plan, ..change }, id, kind, image, older);
     }
 
     fn add(
         &mut self,
-        change: Change<'a>,
+        change: FoldedChange<'a>,
         id: &'a [u8],
         kind: EntryKind,
         image: Tuple<'a>,
         older: Older<'a>,
     ) {
-        let Change { lsn, xid, plan, ask_below, .. } = change;
+        let FoldedChange { lsn, xid, plan, ask_below, .. } = change;
         self.latest.insert(id, self.folded.entries.len());
         let ask_below = ask_below.filter(|_| kind == EntryKind::Insert);
         if ask_below.is_some() {
@@ -284,7 +284,11 @@ impl<'a> Fold<'a, '_> {
         }
     }
 
-    fn id_of(&self, plan: &Plan, tuple: &Tuple<'a>) -> Result<Option<&'a [u8]>, DecodeError> {
+    fn id_of(
+        &self,
+        plan: &RelationPlan,
+        tuple: &Tuple<'a>,
+    ) -> Result<Option<&'a [u8]>, DecodeError> {
         match plan.value(tuple, self.source.key.id) {
             Some(Datum::Text(id) | Datum::Binary(id)) => Ok(Some(id)),
             Some(Datum::Unchanged) => Ok(None),
@@ -294,9 +298,9 @@ impl<'a> Fold<'a, '_> {
 
     fn sorting_differs(
         &self,
-        old_plan: &Plan,
+        old_plan: &RelationPlan,
         old: &Tuple<'_>,
-        new_plan: &Plan,
+        new_plan: &RelationPlan,
         new: &Tuple<'_>,
     ) -> bool {
         self.source.key.sorting().iter().any(|&place| {
@@ -320,7 +324,7 @@ const NO_ID: DecodeError = DecodeError::BadValue { context: "row without its key
 
 impl<'a> Folded<'a> {
     /// Loads an entry's columns into `row`, and says which the batch does not hold.
-    pub fn load<'r>(&self, entry: usize, row: &mut Row<'r>) -> Places
+    pub fn load<'r>(&self, entry: usize, row: &mut Row<'r>) -> ColumnSet
     where
         'a: 'r,
     {
@@ -328,7 +332,7 @@ impl<'a> Folded<'a> {
         fetch(at.image.bytes());
         row.load(at.plan, &at.image);
         if !self.has_unchanged(entry) {
-            return Places::default();
+            return ColumnSet::default();
         }
         // What a version of the relation does not tell of may have changed under it: nothing older
         // stands for that.
@@ -364,7 +368,7 @@ impl<'a> Folded<'a> {
 /// Sets the places whose present value `replace` says may go.
 fn fill<'a>(
     row: &mut Row<'a>,
-    plan: &Plan,
+    plan: &RelationPlan,
     tuple: &Tuple<'a>,
     replace: impl Fn(usize, Datum<'_>) -> bool,
 ) {
@@ -381,8 +385,8 @@ fn fill<'a>(
     }
 }
 
-fn missing(row: &Row<'_>) -> Places {
-    let mut places = Places::default();
+fn missing(row: &Row<'_>) -> ColumnSet {
+    let mut places = ColumnSet::default();
     for (place, datum) in row.values.iter().enumerate() {
         if *datum == Datum::Unchanged {
             places.add(place);

@@ -2,11 +2,11 @@
 
 use hashbrown::HashMap;
 
-use super::assemble::{Assembled, Found, Updates, Wanted, assemble, wanted};
+use super::assemble::{Answers, Assembled, Missing, Updates, assemble, wanted};
 use super::bare_key::BareKey;
-use super::fold::{Change, Folded, fold};
+use super::fold::{Folded, FoldedChange, fold};
 use super::mapping::{Mapping, is_owned};
-use super::plan::{Plan, Types};
+use super::plan::{RelationPlan, Types};
 use super::row::Row;
 use super::runs::Runs;
 use super::sessions::Sessions;
@@ -23,16 +23,16 @@ fn shapes() -> [Shape; 1] {
     [Shape::of(vec![true; 19])]
 }
 
-fn plan() -> Plan {
+fn plan() -> RelationPlan {
     plan_of(&Sessions)
 }
 
-fn plan_of(mapping: &dyn Mapping) -> Plan {
+fn plan_of(mapping: &dyn Mapping) -> RelationPlan {
     let source = mapping.source();
     let columns: Vec<_> =
         source.columns.iter().map(|column| (column.name, column.kind.a_type())).collect();
     let relation = testing::relation_of(TABLE.0, source.table, &columns);
-    Plan::new(source, &relation, &Types::default()).unwrap()
+    RelationPlan::new(source, &relation, &Types::default()).unwrap()
 }
 
 /// A session's tuple: id, organization, metadata; the rest is constant.
@@ -66,8 +66,8 @@ fn key_of(id: &str) -> Vec<V<'_>> {
 }
 
 /// Folds messages whose LSNs are 1, 2, 3...
-fn folded<'a>(plan: &'a Plan, messages: &'a [Vec<u8>]) -> Folded<'a> {
-    let changes = (1..).zip(messages).map(|(lsn, message)| Change {
+fn folded<'a>(plan: &'a RelationPlan, messages: &'a [Vec<u8>]) -> Folded<'a> {
+    let changes = (1..).zip(messages).map(|(lsn, message)| FoldedChange {
         message,
         lsn: Lsn(lsn),
         xid: 1,
@@ -104,7 +104,7 @@ fn check(messages: &[Vec<u8>], expected: &[&str]) {
     let folded = folded(&plan, messages);
     let wanted = wanted(&Sessions, &folded, Updates::AsUpdates);
     assert!(wanted.is_empty(), "{wanted:?}");
-    let found = Found::default();
+    let found = Answers::default();
     let assembled = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 0, ALL).unwrap();
     assert_eq!(rows(&assembled), expected);
 }
@@ -204,15 +204,15 @@ fn rows_without_an_organization_are_counted_not_written() {
         testing::delete(TABLE, b'K', &key_of("a")),
     ];
     let folded = folded(&plan, &messages);
-    let found = Found::default();
+    let found = Answers::default();
     let assembled =
-        assemble(&Sessions, &folded, &Wanted::default(), &found, &shapes(), 0, ALL).unwrap();
+        assemble(&Sessions, &folded, &Missing::default(), &found, &shapes(), 0, ALL).unwrap();
     assert!(rows(&assembled).is_empty());
     assert_eq!(assembled.notes.rows_without_owner, 0, "it was deleted in the same batch");
 
     let folded = self::folded(&plan, &messages[..1]);
     let assembled =
-        assemble(&Sessions, &folded, &Wanted::default(), &found, &shapes(), 0, ALL).unwrap();
+        assemble(&Sessions, &folded, &Missing::default(), &found, &shapes(), 0, ALL).unwrap();
     assert_eq!(assembled.notes.rows_without_owner, 1);
 }
 
@@ -227,8 +227,10 @@ fn values_the_batch_lacks_are_asked_for_once() {
     assert_eq!(wanted.places.iter().collect::<Vec<_>>(), [10]);
 
     // `b` is gone from Postgres: its DELETE is still to come.
-    let found =
-        Found { values: HashMap::from([(1, [Some(b"5".to_vec())].into())]), ..Found::default() };
+    let found = Answers {
+        values: HashMap::from([(1, [Some(b"5".to_vec())].into())]),
+        ..Answers::default()
+    };
     let assembled = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 100, ALL).unwrap();
     assert_eq!(rows(&assembled), [r#"a/org@102 {"data":5}"#]);
     assert_eq!(assembled.rows_gone, 1);
@@ -247,10 +249,10 @@ fn parts_of_a_batch_come_to_what_the_whole_does() {
     let folded = folded(&plan, &messages);
     let wanted = wanted(&Sessions, &folded, Updates::AsUpdates);
     let key = |id: &str| vec![BareKey::new(id.as_bytes(), b"org", b"project", b"environment", 0)];
-    let found = Found {
+    let found = Answers {
         values: HashMap::from([0, 4].map(|entry| (entry, [Some(b"5".to_vec())].into()))),
         keys: HashMap::from([(1, key("b")), (3, key("d"))]),
-        ..Found::default()
+        ..Answers::default()
     };
     let of = |part| {
         let part = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 0, part).unwrap();
@@ -286,8 +288,10 @@ fn a_tombstone_of_an_unknown_row_is_looked_up() {
     let key = |organization: &str| {
         BareKey::new(b"a", organization.as_bytes(), b"p", b"e", 1_704_067_200_123)
     };
-    let found =
-        Found { keys: HashMap::from([(0, vec![key("org1"), key("org2")])]), ..Found::default() };
+    let found = Answers {
+        keys: HashMap::from([(0, vec![key("org1"), key("org2")])]),
+        ..Answers::default()
+    };
     let assembled = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 0, ALL).unwrap();
     assert_eq!(
         rows(&assembled),
@@ -297,12 +301,12 @@ fn a_tombstone_of_an_unknown_row_is_looked_up() {
     assert_eq!(created[0], 1_704_067_200_123);
 
     let assembled =
-        assemble(&Sessions, &folded, &wanted, &Found::default(), &shapes(), 0, ALL).unwrap();
+        assemble(&Sessions, &folded, &wanted, &Answers::default(), &shapes(), 0, ALL).unwrap();
     assert_eq!(assembled.tombstones_of_nothing, 1);
 }
 
 #[test]
-fn a_payload_without_its_run_is_buried_with_what_is_known_of_it() {
+fn a_payload_without_its_run_is_deleted_with_what_is_known_of_it() {
     let mapping = Runs { payloads: true, fingerprints: true };
     let plan = plan_of(&mapping);
     let mut key = vec![V::Null; mapping.source().columns.len()];
@@ -312,8 +316,8 @@ fn a_payload_without_its_run_is_buried_with_what_is_known_of_it() {
     let wanted = wanted(&mapping, &folded, Updates::AsUpdates);
     assert_eq!(wanted.lookups, [0]);
     let [key, partition] = [b"a", b"7"].map(|text| vec![text.to_vec()]);
-    let stray = LiveKey { key, partition, version: 1 };
-    let found = Found { strays: HashMap::from([(0, vec![(1, stray)])]), ..Found::default() };
+    let orphan = LiveKey { key, partition, version: 1 };
+    let found = Answers { orphans: HashMap::from([(0, vec![(1, orphan)])]), ..Answers::default() };
     let shapes: Vec<Shape> = (mapping.targets().iter())
         .map(|target| Shape::of(vec![true; target.columns.len()]))
         .collect();
@@ -344,11 +348,16 @@ fn a_row_without_an_owner_is_not_one_that_is_written() {
 #[test]
 fn a_version_beyond_its_type_is_refused() {
     let (plan, message) = (plan(), insert("a", "1"));
-    let change =
-        Change { message: &message, lsn: Lsn(u64::MAX - 1), xid: 1, plan: &plan, ask_below: None };
+    let change = FoldedChange {
+        message: &message,
+        lsn: Lsn(u64::MAX - 1),
+        xid: 1,
+        plan: &plan,
+        ask_below: None,
+    };
     let folded = fold(Sessions.source(), [change]).unwrap();
     let with_shift = |shift| {
-        let (wanted, found) = (Wanted::default(), Found::default());
+        let (wanted, found) = (Missing::default(), Answers::default());
         assemble(&Sessions, &folded, &wanted, &found, &shapes(), shift, ALL)
     };
     assert_eq!(rows(&with_shift(1).unwrap()).len(), 1);
@@ -380,17 +389,20 @@ fn a_row_that_the_batch_only_updates_is_looked_up_when_it_is_deleted() {
 fn a_tuple_of_another_width_is_refused() {
     let plan = plan();
     let message = testing::insert(TABLE, &[V::Text("a")]);
-    let change = Change { message: &message, lsn: Lsn(1), xid: 1, plan: &plan, ask_below: None };
+    let change =
+        FoldedChange { message: &message, lsn: Lsn(1), xid: 1, plan: &plan, ask_below: None };
     assert!(fold(Sessions.source(), [change]).is_err());
 }
 
 #[test]
 fn a_relation_without_a_mapped_column_or_with_another_type_is_refused_by_name() {
     let relation = testing::relation_of(1, "Session", &[("id", oid::TEXT)]);
-    let error = Plan::new(Sessions.source(), &relation, &Types::default()).unwrap_err().to_string();
+    let error =
+        RelationPlan::new(Sessions.source(), &relation, &Types::default()).unwrap_err().to_string();
     assert_eq!(error, r#"relation "public"."Session" has no column `friendlyId`"#);
     let relation = testing::relation_of(1, "Session", &[("id", oid::INT4)]);
-    let error = Plan::new(Sessions.source(), &relation, &Types::default()).unwrap_err().to_string();
+    let error =
+        RelationPlan::new(Sessions.source(), &relation, &Types::default()).unwrap_err().to_string();
     assert_eq!(
         error,
         r#"column `id` of relation "public"."Session": expected text or an enum, got type oid 23"#
@@ -409,8 +421,8 @@ fn what_a_past_version_of_the_relation_lacks_is_read_again() {
         columns.map(|column| (column.name, kind(column))).collect()
     };
     let relation = testing::relation_of(TABLE.0, "Session", &columns("closedReason", "metadata"));
-    assert!(Plan::new(source, &relation, &Types::default()).is_err());
-    let plan = Plan::of_the_past(source, &relation, &Types::default()).unwrap();
+    assert!(RelationPlan::new(source, &relation, &Types::default()).is_err());
+    let plan = RelationPlan::of_the_past(source, &relation, &Types::default()).unwrap();
     let mut values = session("a", "org", V::Text("t"));
     values.remove(12);
     let mut other = session("b", "org", V::Text("t"));
@@ -426,16 +438,16 @@ fn what_a_past_version_of_the_relation_lacks_is_read_again() {
     assert!(wanted.rereads.contains(&1) && wanted.lookups.is_empty(), "{wanted:?}");
     let names: Vec<_> = wanted.places.iter().map(|place| source.columns[place].name).collect();
     assert_eq!(names, ["metadata", "closedReason"]);
-    let found = Found {
+    let found = Answers {
         values: HashMap::from([(1, [Some(b"5".to_vec()), Some(b"done".to_vec())].into())]),
-        ..Found::default()
+        ..Answers::default()
     };
     let assembled = assemble(&Sessions, &folded, &wanted, &found, &shapes(), 0, ALL).unwrap();
     assert_eq!(rows(&assembled), [r#"-b/org@4 {"data":null}"#, r#"a/org@2 {"data":5}"#]);
     assert_eq!(assembled.blocks[0].text(12, 0), b"done");
 
     let without_id = testing::relation_of(TABLE.0, "Session", &columns("id", ""));
-    assert!(Plan::of_the_past(source, &without_id, &Types::default()).is_err());
+    assert!(RelationPlan::of_the_past(source, &without_id, &Types::default()).is_err());
 
     // What came before it in the batch does not stand for what it lacks: that may have changed
     // under it. Nor does it for an update after it that left the value in TOAST.
@@ -444,7 +456,7 @@ fn what_a_past_version_of_the_relation_lacks_is_read_again() {
     let toasted = self::update("a", V::Unchanged);
     let changes = [(&insert, &present), (&update, &plan), (&toasted, &present)];
     for count in [2, 3] {
-        let changes = (1..).zip(&changes[..count]).map(|(lsn, (message, plan))| Change {
+        let changes = (1..).zip(&changes[..count]).map(|(lsn, (message, plan))| FoldedChange {
             message,
             lsn: Lsn(lsn),
             xid: 1,
@@ -489,7 +501,7 @@ fn a_run_that_moves_to_another_sorting_key_keeps_its_payload() {
     );
     let delete = testing::delete(TABLE, b'O', &run("org2", V::Text("{}")));
     for (messages, tombstones) in [(vec![moves.clone()], [1, 0]), (vec![moves, delete], [2, 1])] {
-        let changes = (1..).zip(&messages).map(|(lsn, message)| Change {
+        let changes = (1..).zip(&messages).map(|(lsn, message)| FoldedChange {
             message,
             lsn: Lsn(lsn),
             xid: 1,
@@ -500,7 +512,7 @@ fn a_run_that_moves_to_another_sorting_key_keeps_its_payload() {
         let wanted = wanted(&RUNS, &folded, Updates::AsUpdates);
         assert!(wanted.is_empty(), "{wanted:?}");
         let assembled =
-            assemble(&RUNS, &folded, &wanted, &Found::default(), &shapes, 0, ALL).unwrap();
+            assemble(&RUNS, &folded, &wanted, &Answers::default(), &shapes, 0, ALL).unwrap();
         let deleted =
             |table: usize| match assembled.blocks[table].values(RUNS.targets()[table].is_deleted) {
                 Values::U8(deleted) => deleted.iter().filter(|deleted| **deleted == 1).count(),
@@ -523,11 +535,11 @@ fn an_update_under_a_repair_brings_the_payload_too() {
         (payload(V::Unchanged), Updates::AsFirst, 1, 1),
     ] {
         let change =
-            Change { message: &message, lsn: Lsn(1), xid: 1, plan: &plan, ask_below: None };
+            FoldedChange { message: &message, lsn: Lsn(1), xid: 1, plan: &plan, ask_below: None };
         let folded = fold(RUNS.source(), [change]).unwrap();
         let wanted = wanted(&RUNS, &folded, updates);
         assert_eq!(wanted.rereads.len(), rereads, "{updates:?}");
-        let mut found = Found::default();
+        let mut found = Answers::default();
         let values = wanted.places.iter().map(|_| Some(b"{}".to_vec())).collect();
         found.values.insert(0, values);
         let assembled = assemble(&RUNS, &folded, &wanted, &found, &shapes, 0, ALL).unwrap();
@@ -541,7 +553,7 @@ fn an_update_under_a_repair_brings_the_payload_too() {
 fn a_row_that_the_batch_removes_is_not_asked_for() {
     let plan = plan();
     let asked = |messages: &[Vec<u8>]| {
-        let changes = (1..).zip(messages).map(|(lsn, message)| Change {
+        let changes = (1..).zip(messages).map(|(lsn, message)| FoldedChange {
             message,
             lsn: Lsn(lsn),
             xid: 1,
@@ -568,10 +580,10 @@ fn what_an_asked_entry_came_to_takes_another_version() {
     let plan = plan_of(&RUNS);
     let message = testing::insert(TABLE, &run("org", V::Text("{\"a\":1,\"a\":2}")));
     let ask_below = Some(Lsn(9));
-    let change = Change { message: &message, lsn: Lsn(1), xid: 1, plan: &plan, ask_below };
+    let change = FoldedChange { message: &message, lsn: Lsn(1), xid: 1, plan: &plan, ask_below };
     let folded = fold(RUNS.source(), [change]).unwrap();
     let wanted = wanted(&RUNS, &folded, Updates::AsUpdates);
-    let (found, shapes) = (Found::default(), run_shapes());
+    let (found, shapes) = (Answers::default(), run_shapes());
     let mut assembled = assemble(&RUNS, &folded, &wanted, &found, &shapes, 0, ALL).unwrap();
     assert_eq!(assembled.asked.len(), 1);
     assert_eq!(assembled.asked[0].rows, [(0, 0), (1, 0)]);

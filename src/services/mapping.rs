@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::column_set::Places;
+use super::column_set::ColumnSet;
 use super::notes::Notes;
 use super::row::Row;
 use super::source::Source;
@@ -17,7 +17,7 @@ pub trait Mapping: fmt::Debug + Send + Sync {
     fn targets(&self) -> &'static [Target];
 
     /// The places that must be known before a row can be written; a `first` row may need more.
-    fn needs(&self, first: bool) -> Places;
+    fn needs(&self, first: bool) -> ColumnSet;
 
     /// The places that a row must have a value in, or it is not written.
     fn owners(&self) -> &'static [usize];

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use super::column_set::Places;
+use super::column_set::ColumnSet;
 use super::source::{Source, SourceKind};
 use crate::wal::value::oid;
 use crate::wal::{Datum, DecodeError, Oid, Relation, Tuple};
@@ -32,14 +32,14 @@ impl FromIterator<(Oid, Oid)> for Types {
 
 /// How the columns of one version of the relation stand to the columns of the source.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Plan {
+pub struct RelationPlan {
     /// For each column of the relation: its place in [`Source::columns`].
     pub(super) places: Vec<Option<usize>>,
     /// For each column of the source: the built-in type that its own reads as, where the relation
     /// has it.
     pub(super) types: Vec<Option<Oid>>,
     /// Columns of the source that this version of the relation does not have as they are now.
-    pub(super) unknown: Places,
+    pub(super) unknown: ColumnSet,
     /// Its rows have a value for each column of the source.
     pub(super) is_whole: bool,
     /// The column of the relation that has the key.
@@ -73,10 +73,14 @@ impl fmt::Display for PlanError {
 
 impl std::error::Error for PlanError {}
 
-impl Plan {
+impl RelationPlan {
     /// For a relation that must have every column, each of its type.
-    pub fn new(source: &Source, relation: &Relation, user: &Types) -> Result<Plan, PlanError> {
-        let (plan, refusal) = Plan::match_up(source, relation, user);
+    pub fn new(
+        source: &Source,
+        relation: &Relation,
+        user: &Types,
+    ) -> Result<RelationPlan, PlanError> {
+        let (plan, refusal) = RelationPlan::match_up(source, relation, user);
         refusal.map_or(Ok(plan), Err)
     }
 
@@ -86,17 +90,21 @@ impl Plan {
         source: &Source,
         relation: &Relation,
         user: &Types,
-    ) -> Result<Plan, PlanError> {
-        match Plan::match_up(source, relation, user) {
+    ) -> Result<RelationPlan, PlanError> {
+        match RelationPlan::match_up(source, relation, user) {
             (plan, Some(refusal)) if plan.unknown.has(source.key.id) => Err(refusal),
             (plan, _) => Ok(plan),
         }
     }
 
     /// The plan, and the first reason why the relation is not what it should be.
-    fn match_up(source: &Source, relation: &Relation, user: &Types) -> (Plan, Option<PlanError>) {
+    fn match_up(
+        source: &Source,
+        relation: &Relation,
+        user: &Types,
+    ) -> (RelationPlan, Option<PlanError>) {
         let named = || format!("\"{}\".\"{}\"", relation.namespace, relation.name);
-        let (mut unknown, mut refusal) = (Places::default(), None);
+        let (mut unknown, mut refusal) = (ColumnSet::default(), None);
         let mut types = vec![None; source.columns.len()];
         let mut places = Vec::with_capacity(relation.columns.len());
         for column in &relation.columns {
@@ -131,11 +139,11 @@ impl Plan {
         let is_whole = types.iter().all(Option::is_some);
         // Without it the relation is refused.
         let id_column = places.iter().position(|place| *place == Some(source.key.id)).unwrap_or(0);
-        (Plan { places, types, unknown, is_whole, id_column }, refusal)
+        (RelationPlan { places, types, unknown, is_whole, id_column }, refusal)
     }
 
     /// The columns whose values its rows do not have.
-    pub fn unknown(&self) -> Places {
+    pub fn unknown(&self) -> ColumnSet {
         self.unknown
     }
 

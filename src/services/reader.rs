@@ -6,7 +6,7 @@ use super::mapping::ValueError;
 use super::notes::{Kept, Notes};
 use super::row::Row;
 use super::source::Source;
-use crate::documents::outcome::Outcome;
+use crate::documents::outcome::DocumentOutcome;
 use crate::wal::time::Timestamp;
 use crate::wal::{DecodeError, Lsn, PgTime, value};
 
@@ -15,7 +15,7 @@ const MILLIS_MIN: i64 = -62_167_219_200_000;
 const MILLIS_MAX: i64 = 253_402_300_799_999;
 
 /// Reads one row for one target table, noting what does not fit.
-pub struct Reader<'r, 'a> {
+pub struct RowReader<'r, 'a> {
     source: &'static Source,
     row: &'r Row<'a>,
     table: &'static str,
@@ -23,15 +23,15 @@ pub struct Reader<'r, 'a> {
     notes: &'r mut Notes,
 }
 
-impl<'r, 'a> Reader<'r, 'a> {
+impl<'r, 'a> RowReader<'r, 'a> {
     pub fn new(
         source: &'static Source,
         row: &'r Row<'a>,
         table: &'static str,
         version: u64,
         notes: &'r mut Notes,
-    ) -> Reader<'r, 'a> {
-        Reader { source, row, table, version, notes }
+    ) -> RowReader<'r, 'a> {
+        RowReader { source, row, table, version, notes }
     }
 
     fn fail(&self, place: usize) -> impl FnOnce(DecodeError) -> ValueError + use<> {
@@ -144,7 +144,7 @@ impl<'r, 'a> Reader<'r, 'a> {
     }
 
     /// Keeps the document if `outcome` says that some of its content is not in the column.
-    pub fn keep_lost(&mut self, place: usize, outcome: Outcome, document: Option<&[u8]>) {
+    pub fn keep_lost(&mut self, place: usize, outcome: DocumentOutcome, document: Option<&[u8]>) {
         if let (Some(document), true) = (document, outcome.lost_content()) {
             self.keep(place, outcome.to_string(), document);
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::plan::Plan;
+use super::plan::RelationPlan;
 use super::source::Source;
 use crate::wal::{Datum, Oid, Tuple};
 
@@ -27,7 +27,7 @@ impl<'a> Row<'a> {
     }
 
     /// What the tuple has, and nothing of what the row held before.
-    pub fn load(&mut self, plan: &Plan, tuple: &Tuple<'a>) {
+    pub fn load(&mut self, plan: &RelationPlan, tuple: &Tuple<'a>) {
         if !plan.is_whole || plan.check(tuple).is_err() {
             self.clear();
         }

@@ -1,16 +1,16 @@
 //! `public."TaskRun"` -> `task_runs_v2` and, for its payload, `raw_task_runs_payload_v1`.
 
 use super::annotations::{Annotations, IdempotencyOptions};
-use super::column_set::Places;
+use super::column_set::ColumnSet;
 use super::mapping::{Mapping, Stamp, ValueError};
 use super::notes::Notes;
-use super::reader::Reader;
+use super::reader::RowReader;
 use super::row::Row;
 use super::source::{KeyColumns, Source, source_columns};
 use super::{annotations, fingerprint};
 use crate::documents::convert;
 use crate::rows::target::Target;
-use crate::rows::{Block, ColumnSpec, Kind};
+use crate::rows::{Block, ColumnKind, ColumnSpec};
 
 #[derive(Debug)]
 pub struct Runs {
@@ -128,62 +128,62 @@ static TARGETS: [Target; 2] = [
     Target {
         table: TASK_RUNS_V2,
         columns: &[
-            ColumnSpec::new("environment_id", Kind::String),
-            ColumnSpec::new("organization_id", Kind::String),
-            ColumnSpec::new("project_id", Kind::String),
-            ColumnSpec::new("run_id", Kind::String),
-            ColumnSpec::new("updated_at", Kind::Millis),
-            ColumnSpec::new("created_at", Kind::Millis),
-            ColumnSpec::new("queue_timestamp", Kind::NullableMillis),
-            ColumnSpec::new("status", Kind::String),
-            ColumnSpec::new("environment_type", Kind::String),
-            ColumnSpec::new("friendly_id", Kind::String),
-            ColumnSpec::new("attempt", Kind::UInt8),
-            ColumnSpec::new("engine", Kind::String),
-            ColumnSpec::new("task_identifier", Kind::String),
-            ColumnSpec::new("queue", Kind::String),
-            ColumnSpec::new("schedule_id", Kind::String),
-            ColumnSpec::new("batch_id", Kind::String),
-            ColumnSpec::new("completed_at", Kind::NullableMillis),
-            ColumnSpec::new("started_at", Kind::NullableMillis),
-            ColumnSpec::new("executed_at", Kind::NullableMillis),
-            ColumnSpec::new("delay_until", Kind::NullableMillis),
-            ColumnSpec::new("queued_at", Kind::NullableMillis),
-            ColumnSpec::new("expired_at", Kind::NullableMillis),
-            ColumnSpec::new("usage_duration_ms", Kind::UInt32),
-            ColumnSpec::new("cost_in_cents", Kind::Float64),
-            ColumnSpec::new("base_cost_in_cents", Kind::Float64),
-            ColumnSpec::new("output", Kind::Json),
-            ColumnSpec::new("error", Kind::Json),
-            ColumnSpec::new("error_fingerprint", Kind::String),
-            ColumnSpec::new("tags", Kind::StringArray),
-            ColumnSpec::new("task_version", Kind::String),
-            ColumnSpec::new("sdk_version", Kind::String),
-            ColumnSpec::new("cli_version", Kind::String),
-            ColumnSpec::new("machine_preset", Kind::String),
-            ColumnSpec::new("root_run_id", Kind::String),
-            ColumnSpec::new("parent_run_id", Kind::String),
-            ColumnSpec::new("depth", Kind::UInt8),
-            ColumnSpec::new("span_id", Kind::String),
-            ColumnSpec::new("trace_id", Kind::String),
-            ColumnSpec::new("idempotency_key", Kind::String),
-            ColumnSpec::new("idempotency_key_user", Kind::String),
-            ColumnSpec::new("idempotency_key_scope", Kind::String),
-            ColumnSpec::new("expiration_ttl", Kind::String),
-            ColumnSpec::new("is_test", Kind::UInt8),
-            ColumnSpec::new("_version", Kind::UInt64),
-            ColumnSpec::new("_is_deleted", Kind::UInt8),
-            ColumnSpec::new("concurrency_key", Kind::String),
-            ColumnSpec::new("bulk_action_group_ids", Kind::StringArray),
-            ColumnSpec::new("worker_queue", Kind::String),
-            ColumnSpec::new("region", Kind::String),
-            ColumnSpec::new("plan_type", Kind::String),
-            ColumnSpec::new("max_duration_in_seconds", Kind::NullableUInt32),
-            ColumnSpec::new("trigger_source", Kind::String),
-            ColumnSpec::new("root_trigger_source", Kind::String),
-            ColumnSpec::new("task_kind", Kind::String),
-            ColumnSpec::new("is_warm_start", Kind::NullableUInt8),
-            ColumnSpec::new("external_deployment_id", Kind::String),
+            ColumnSpec::new("environment_id", ColumnKind::String),
+            ColumnSpec::new("organization_id", ColumnKind::String),
+            ColumnSpec::new("project_id", ColumnKind::String),
+            ColumnSpec::new("run_id", ColumnKind::String),
+            ColumnSpec::new("updated_at", ColumnKind::Millis),
+            ColumnSpec::new("created_at", ColumnKind::Millis),
+            ColumnSpec::new("queue_timestamp", ColumnKind::NullableMillis),
+            ColumnSpec::new("status", ColumnKind::String),
+            ColumnSpec::new("environment_type", ColumnKind::String),
+            ColumnSpec::new("friendly_id", ColumnKind::String),
+            ColumnSpec::new("attempt", ColumnKind::UInt8),
+            ColumnSpec::new("engine", ColumnKind::String),
+            ColumnSpec::new("task_identifier", ColumnKind::String),
+            ColumnSpec::new("queue", ColumnKind::String),
+            ColumnSpec::new("schedule_id", ColumnKind::String),
+            ColumnSpec::new("batch_id", ColumnKind::String),
+            ColumnSpec::new("completed_at", ColumnKind::NullableMillis),
+            ColumnSpec::new("started_at", ColumnKind::NullableMillis),
+            ColumnSpec::new("executed_at", ColumnKind::NullableMillis),
+            ColumnSpec::new("delay_until", ColumnKind::NullableMillis),
+            ColumnSpec::new("queued_at", ColumnKind::NullableMillis),
+            ColumnSpec::new("expired_at", ColumnKind::NullableMillis),
+            ColumnSpec::new("usage_duration_ms", ColumnKind::UInt32),
+            ColumnSpec::new("cost_in_cents", ColumnKind::Float64),
+            ColumnSpec::new("base_cost_in_cents", ColumnKind::Float64),
+            ColumnSpec::new("output", ColumnKind::Json),
+            ColumnSpec::new("error", ColumnKind::Json),
+            ColumnSpec::new("error_fingerprint", ColumnKind::String),
+            ColumnSpec::new("tags", ColumnKind::StringArray),
+            ColumnSpec::new("task_version", ColumnKind::String),
+            ColumnSpec::new("sdk_version", ColumnKind::String),
+            ColumnSpec::new("cli_version", ColumnKind::String),
+            ColumnSpec::new("machine_preset", ColumnKind::String),
+            ColumnSpec::new("root_run_id", ColumnKind::String),
+            ColumnSpec::new("parent_run_id", ColumnKind::String),
+            ColumnSpec::new("depth", ColumnKind::UInt8),
+            ColumnSpec::new("span_id", ColumnKind::String),
+            ColumnSpec::new("trace_id", ColumnKind::String),
+            ColumnSpec::new("idempotency_key", ColumnKind::String),
+            ColumnSpec::new("idempotency_key_user", ColumnKind::String),
+            ColumnSpec::new("idempotency_key_scope", ColumnKind::String),
+            ColumnSpec::new("expiration_ttl", ColumnKind::String),
+            ColumnSpec::new("is_test", ColumnKind::UInt8),
+            ColumnSpec::new("_version", ColumnKind::UInt64),
+            ColumnSpec::new("_is_deleted", ColumnKind::UInt8),
+            ColumnSpec::new("concurrency_key", ColumnKind::String),
+            ColumnSpec::new("bulk_action_group_ids", ColumnKind::StringArray),
+            ColumnSpec::new("worker_queue", ColumnKind::String),
+            ColumnSpec::new("region", ColumnKind::String),
+            ColumnSpec::new("plan_type", ColumnKind::String),
+            ColumnSpec::new("max_duration_in_seconds", ColumnKind::NullableUInt32),
+            ColumnSpec::new("trigger_source", ColumnKind::String),
+            ColumnSpec::new("root_trigger_source", ColumnKind::String),
+            ColumnSpec::new("task_kind", ColumnKind::String),
+            ColumnSpec::new("is_warm_start", ColumnKind::NullableUInt8),
+            ColumnSpec::new("external_deployment_id", ColumnKind::String),
         ],
         order_by: &[1, 2, 0, 5, 3],
         partition_by: &[5],
@@ -196,11 +196,11 @@ static TARGETS: [Target; 2] = [
     Target {
         table: PAYLOADS_V1,
         columns: &[
-            ColumnSpec::new("run_id", Kind::String),
-            ColumnSpec::new("created_at", Kind::Millis),
-            ColumnSpec::new("payload", Kind::Json),
-            ColumnSpec::new("_version", Kind::UInt64),
-            ColumnSpec::new("_is_deleted", Kind::UInt8),
+            ColumnSpec::new("run_id", ColumnKind::String),
+            ColumnSpec::new("created_at", ColumnKind::Millis),
+            ColumnSpec::new("payload", ColumnKind::Json),
+            ColumnSpec::new("_version", ColumnKind::UInt64),
+            ColumnSpec::new("_is_deleted", ColumnKind::UInt8),
         ],
         order_by: &[0],
         partition_by: &[1],
@@ -233,8 +233,8 @@ impl Mapping for Runs {
         if self.payloads { &TARGETS } else { &TARGETS[..1] }
     }
 
-    fn needs(&self, first: bool) -> Places {
-        let all = Places::first(SOURCE.columns.len());
+    fn needs(&self, first: bool) -> ColumnSet {
+        let all = ColumnSet::first(SOURCE.columns.len());
         // Updates leave the payload table alone, so a payload they did not send is not missed.
         if first && self.payloads { all } else { all.without(place::PAYLOAD) }
     }
@@ -255,7 +255,7 @@ impl Mapping for Runs {
         blocks: &mut [Block],
         notes: &mut Notes,
     ) -> Result<(), ValueError> {
-        let from = Reader::new(&SOURCE, row, TASK_RUNS_V2, stamp.version, notes);
+        let from = RowReader::new(&SOURCE, row, TASK_RUNS_V2, stamp.version, notes);
         let owned = !from.text(place::ORGANIZATION).is_empty()
             // A tombstone made of a key alone knows no environment type.
             && (stamp.deleted || !from.text(place::ENVIRONMENT_TYPE).is_empty());
@@ -270,7 +270,7 @@ impl Mapping for Runs {
         if let Some(block) = blocks.get_mut(1)
             && stamp.first
         {
-            let from = Reader::new(&SOURCE, row, PAYLOADS_V1, stamp.version, notes);
+            let from = RowReader::new(&SOURCE, row, PAYLOADS_V1, stamp.version, notes);
             append_payload(from, stamp, block)?;
         }
         Ok(())
@@ -280,7 +280,7 @@ impl Mapping for Runs {
 impl Runs {
     fn append_run(
         &self,
-        mut from: Reader<'_, '_>,
+        mut from: RowReader<'_, '_>,
         stamp: Stamp,
         to: &mut Block,
     ) -> Result<(), ValueError> {
@@ -359,7 +359,7 @@ impl Runs {
 }
 
 fn append_payload(
-    mut from: Reader<'_, '_>,
+    mut from: RowReader<'_, '_>,
     stamp: Stamp,
     to: &mut Block,
 ) -> Result<(), ValueError> {
@@ -376,7 +376,7 @@ fn append_payload(
     Ok(())
 }
 
-fn put_document(from: &mut Reader<'_, '_>, place: usize, type_place: usize, to: &mut Block) {
+fn put_document(from: &mut RowReader<'_, '_>, place: usize, type_place: usize, to: &mut Block) {
     let text = from.text_or_null(place);
     let content_type = from.text(type_place);
     let outcome = to.put_json(|out| convert::append_document(text, content_type, out));

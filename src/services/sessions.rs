@@ -1,14 +1,14 @@
 //! `public."Session"` -> `sessions_v1`.
 
-use super::column_set::Places;
+use super::column_set::ColumnSet;
 use super::mapping::{Mapping, Stamp, ValueError};
 use super::notes::Notes;
-use super::reader::Reader;
+use super::reader::RowReader;
 use super::row::Row;
 use super::source::{KeyColumns, Source, source_columns};
 use crate::documents::convert;
 use crate::rows::target::Target;
-use crate::rows::{Block, ColumnSpec, Kind};
+use crate::rows::{Block, ColumnKind, ColumnSpec};
 
 #[derive(Debug)]
 pub struct Sessions;
@@ -58,25 +58,25 @@ const SESSIONS_V1: &str = "sessions_v1";
 static TARGETS: [Target; 1] = [Target {
     table: SESSIONS_V1,
     columns: &[
-        ColumnSpec::new("environment_id", Kind::String),
-        ColumnSpec::new("organization_id", Kind::String),
-        ColumnSpec::new("project_id", Kind::String),
-        ColumnSpec::new("session_id", Kind::String),
-        ColumnSpec::new("environment_type", Kind::String),
-        ColumnSpec::new("friendly_id", Kind::String),
-        ColumnSpec::new("external_id", Kind::String),
-        ColumnSpec::new("type", Kind::String),
-        ColumnSpec::new("task_identifier", Kind::String),
-        ColumnSpec::new("tags", Kind::StringArray),
-        ColumnSpec::new("metadata", Kind::Json),
-        ColumnSpec::new("closed_at", Kind::NullableMillis),
-        ColumnSpec::new("closed_reason", Kind::String),
-        ColumnSpec::new("expires_at", Kind::NullableMillis),
-        ColumnSpec::new("created_at", Kind::Millis),
-        ColumnSpec::new("updated_at", Kind::Millis),
-        ColumnSpec::new("is_test", Kind::UInt8),
-        ColumnSpec::new("_version", Kind::UInt64),
-        ColumnSpec::new("_is_deleted", Kind::UInt8),
+        ColumnSpec::new("environment_id", ColumnKind::String),
+        ColumnSpec::new("organization_id", ColumnKind::String),
+        ColumnSpec::new("project_id", ColumnKind::String),
+        ColumnSpec::new("session_id", ColumnKind::String),
+        ColumnSpec::new("environment_type", ColumnKind::String),
+        ColumnSpec::new("friendly_id", ColumnKind::String),
+        ColumnSpec::new("external_id", ColumnKind::String),
+        ColumnSpec::new("type", ColumnKind::String),
+        ColumnSpec::new("task_identifier", ColumnKind::String),
+        ColumnSpec::new("tags", ColumnKind::StringArray),
+        ColumnSpec::new("metadata", ColumnKind::Json),
+        ColumnSpec::new("closed_at", ColumnKind::NullableMillis),
+        ColumnSpec::new("closed_reason", ColumnKind::String),
+        ColumnSpec::new("expires_at", ColumnKind::NullableMillis),
+        ColumnSpec::new("created_at", ColumnKind::Millis),
+        ColumnSpec::new("updated_at", ColumnKind::Millis),
+        ColumnSpec::new("is_test", ColumnKind::UInt8),
+        ColumnSpec::new("_version", ColumnKind::UInt64),
+        ColumnSpec::new("_is_deleted", ColumnKind::UInt8),
     ],
     order_by: &[1, 2, 0, 14, 3],
     partition_by: &[14],
@@ -96,8 +96,8 @@ impl Mapping for Sessions {
         &TARGETS
     }
 
-    fn needs(&self, _first: bool) -> Places {
-        Places::first(SOURCE.columns.len())
+    fn needs(&self, _first: bool) -> ColumnSet {
+        ColumnSet::first(SOURCE.columns.len())
     }
 
     fn owners(&self) -> &'static [usize] {
@@ -114,7 +114,7 @@ impl Mapping for Sessions {
         if !stamp.row {
             return Ok(());
         }
-        let mut from = Reader::new(&SOURCE, row, SESSIONS_V1, stamp.version, notes);
+        let mut from = RowReader::new(&SOURCE, row, SESSIONS_V1, stamp.version, notes);
         if from.text(place::ORGANIZATION).is_empty() {
             // A row that was never written needs no tombstone either.
             notes.rows_without_owner += u64::from(!stamp.deleted);

@@ -4,7 +4,7 @@ use super::mapping::{Mapping, Stamp, ValueError};
 use super::notes::Notes;
 use super::row::Row;
 use super::source::SourceKind;
-use crate::rows::column::Kind;
+use crate::rows::column::ColumnKind;
 use crate::rows::target::Target;
 use crate::rows::{Block, Shape};
 use crate::wal::Datum;
@@ -38,19 +38,19 @@ pub fn tombstone(target: &Target, shape: &Shape) -> Block {
     let mut block = Block::new(target.columns, shape);
     for (at, column) in target.columns.iter().enumerate() {
         match column.kind {
-            Kind::String => block.put_str(b"walhouse trial"),
-            Kind::Json => {
+            ColumnKind::String => block.put_str(b"walhouse trial"),
+            ColumnKind::Json => {
                 block.put_json(|out| out.extend_from_slice(br#"{"data":{"walhouse":"trial"}}"#));
             }
-            Kind::StringArray => block.put_str_array(|items| items.push(b"walhouse trial")),
-            Kind::UInt8 => block.put_u8(u8::from(at == target.is_deleted)),
-            Kind::UInt32 => block.put_u32(1),
-            Kind::UInt64 => block.put_u64(1),
-            Kind::Float64 => block.put_f64(0.5),
-            Kind::Millis => block.put_millis(TRIAL_MILLIS),
-            Kind::NullableUInt8 => block.put_nullable_u8(Some(1)),
-            Kind::NullableUInt32 => block.put_nullable_u32(Some(1)),
-            Kind::NullableMillis => block.put_nullable_millis(Some(TRIAL_MILLIS)),
+            ColumnKind::StringArray => block.put_str_array(|items| items.push(b"walhouse trial")),
+            ColumnKind::UInt8 => block.put_u8(u8::from(at == target.is_deleted)),
+            ColumnKind::UInt32 => block.put_u32(1),
+            ColumnKind::UInt64 => block.put_u64(1),
+            ColumnKind::Float64 => block.put_f64(0.5),
+            ColumnKind::Millis => block.put_millis(TRIAL_MILLIS),
+            ColumnKind::NullableUInt8 => block.put_nullable_u8(Some(1)),
+            ColumnKind::NullableUInt32 => block.put_nullable_u32(Some(1)),
+            ColumnKind::NullableMillis => block.put_nullable_millis(Some(TRIAL_MILLIS)),
         }
     }
     block.end_row();

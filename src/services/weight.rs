@@ -8,11 +8,11 @@
 use super::bare_key::BareKey;
 use super::fold::Entry;
 use super::mapping::Mapping;
-use crate::rows::Kind;
+use crate::rows::ColumnKind;
 use crate::rows::target::Target;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Weight {
+pub struct ChangeWeight {
     /// A row of the first table.
     update: usize,
     /// One in each table.
@@ -30,14 +30,14 @@ const KEY_TEXT: usize = 4 * 28;
 /// An allocation of its own.
 const ALLOCATED: usize = 16;
 
-impl Weight {
+impl ChangeWeight {
     /// Of each change in a batch, `place` is what is kept of where it lies.
-    pub fn new(mapping: &dyn Mapping, place: usize) -> Weight {
+    pub fn new(mapping: &dyn Mapping, place: usize) -> ChangeWeight {
         let folded = place + size_of::<Entry<'_>>() + SLOT;
         let rows: Vec<usize> = mapping.targets().iter().map(row).collect();
         let first = folded + rows.iter().sum::<usize>();
         let key = size_of::<BareKey>() + KEY_TEXT + 2 * ALLOCATED + 2 * SLOT;
-        Weight {
+        ChangeWeight {
             update: folded + rows.first().copied().unwrap_or_default(),
             first,
             look_up: first + key + KEY_TEXT + ASKED,
@@ -58,13 +58,13 @@ impl Weight {
 /// A row whose texts are empty; lists grow to twice what they hold.
 fn row(target: &Target) -> usize {
     let width = |kind| match kind {
-        Kind::String | Kind::Json | Kind::StringArray => size_of::<usize>(),
-        Kind::UInt8 => 1,
-        Kind::NullableUInt8 => 2,
-        Kind::UInt32 => 4,
-        Kind::NullableUInt32 => 5,
-        Kind::UInt64 | Kind::Float64 | Kind::Millis => 8,
-        Kind::NullableMillis => 9,
+        ColumnKind::String | ColumnKind::Json | ColumnKind::StringArray => size_of::<usize>(),
+        ColumnKind::UInt8 => 1,
+        ColumnKind::NullableUInt8 => 2,
+        ColumnKind::UInt32 => 4,
+        ColumnKind::NullableUInt32 => 5,
+        ColumnKind::UInt64 | ColumnKind::Float64 | ColumnKind::Millis => 8,
+        ColumnKind::NullableMillis => 9,
     };
     target.columns.iter().map(|spec| width(spec.kind)).sum::<usize>() * 3 / 2
 }
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn a_delete_by_its_key_weighs_most() {
-        let runs = Weight::new(&Runs { payloads: true, fingerprints: true }, 32);
+        let runs = ChangeWeight::new(&Runs { payloads: true, fingerprints: true }, 32);
         let key = [V::Text("a")];
         let weigh = |message: &[u8]| runs.of(message);
         let [insert, update] =
@@ -88,6 +88,6 @@ mod tests {
         let by_row = weigh(&testing::delete(Oid(1), b'O', &key));
         assert!(update < insert && insert == by_row && by_row < by_key);
         assert!((1_000..3_000).contains(&by_key), "{by_key}");
-        assert!(Weight::new(&Sessions, 32).look_up < by_key);
+        assert!(ChangeWeight::new(&Sessions, 32).look_up < by_key);
     }
 }

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
-use crate::health::{Health, Leader, RepairHealth, Report};
+use crate::health::{Health, HealthReport, LeaderHealth, RepairHealth};
 use crate::metrics::{Metrics, ServiceMetrics};
 use crate::overview::history::{History, SAMPLE_EVERY, Sample};
-use crate::overview::{self, Overview, Service, Source, Trouble, Who};
+use crate::overview::{self, Overview, ServiceOverview, SourceServer, Trouble, Who};
 
 /// An answer is as good as new for this long.
 const FRESH_FOR: Duration = Duration::from_millis(250);
@@ -94,7 +94,7 @@ impl Board {
         }
         Overview {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            source: Source::Process,
+            source: SourceServer::Process,
             instance: Some(self.instance.clone()),
             started_unix_seconds: Some(unix_seconds(self.started_at)),
             now_unix_seconds: unix_seconds(SystemTime::now()),
@@ -108,10 +108,10 @@ impl Board {
         &self,
         now: Instant,
         slot: String,
-        report: Report,
+        report: HealthReport,
         metrics: &ServiceMetrics,
         history: &History,
-    ) -> Service {
+    ) -> ServiceOverview {
         let mask = self.health.mask();
         let server = metrics.server_wal();
         // Zero is where no position has been yet.
@@ -132,7 +132,7 @@ impl Board {
             seconds_left: None,
         };
         let throughput = history.speed(now, &sample(metrics));
-        Service {
+        ServiceOverview {
             slot,
             state: report.state.as_str().to_owned(),
             healthy: report.unhealthy.is_none(),
@@ -169,7 +169,7 @@ impl Board {
             repair: report.repair.map(repair),
             notes: report.notes,
             changes: (report.changes.iter().rev())
-                .map(|change| overview::Change {
+                .map(|change| overview::StateChange {
                     at_unix_seconds: unix_seconds(change.at),
                     state: change.state.as_str().to_owned(),
                     reason: change.reason.clone(),
@@ -179,13 +179,14 @@ impl Board {
         }
     }
 
-    fn leader(&self, leader: Leader) -> overview::Leader {
+    fn leader(&self, leader: LeaderHealth) -> overview::LeaderOverview {
         match leader {
-            Leader::ThisProcess => {
-                overview::Leader { who: Who::ThisProcess, name: Some(self.instance.clone()) }
-            }
-            Leader::Another => overview::Leader { who: Who::Another, name: None },
-            Leader::Unknown => overview::Leader { who: Who::Unknown, name: None },
+            LeaderHealth::ThisProcess => overview::LeaderOverview {
+                who: Who::ThisProcess,
+                name: Some(self.instance.clone()),
+            },
+            LeaderHealth::Another => overview::LeaderOverview { who: Who::Another, name: None },
+            LeaderHealth::Unknown => overview::LeaderOverview { who: Who::Unknown, name: None },
         }
     }
 }
@@ -214,15 +215,15 @@ fn repair(repair: RepairHealth) -> overview::Repair {
         seconds_left: repair.seconds_left,
         rows_read: repair.rows_read,
         rows_written: repair.rows_written,
-        rows_buried: repair.rows_buried,
+        tombstones_written: repair.tombstones_written,
         failed_attempts,
         error,
     }
 }
 
-fn history_of(now: Instant, history: &History) -> overview::History {
+fn history_of(now: Instant, history: &History) -> overview::HistoryOverview {
     let time = SystemTime::now();
-    let mut out = overview::History::default();
+    let mut out = overview::HistoryOverview::default();
     for point in history.points() {
         let at = time.checked_sub(now.saturating_duration_since(point.at)).unwrap_or(time);
         out.at_unix_seconds.push(unix_seconds(at));

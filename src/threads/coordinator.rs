@@ -9,17 +9,19 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::event::Event;
-use super::lock_keeper::{self, LeaderLock, Request};
+use super::lock_keeper::{self, LeaderLock, LockRequest};
 use super::session::Session;
-use super::watch::lookout::Lookout;
-use super::{Finished, Memory, session, spawn_named};
+use super::watch::primary_probe::PrimaryProbe;
+use super::{AcrossSessions, Finished, session, spawn_named};
 use crate::config::{ServiceConfig, Strategy};
 use crate::delivery::lease_watch::LeaseWatch;
 use crate::error::{Error, ErrorKind, Remedy};
-use crate::health::{Health, Leader, ServiceHealth};
-use crate::machines::backoff::{Backoff, Limits};
+use crate::health::{Health, LeaderHealth, ServiceHealth};
+use crate::machines::backoff::{Backoff, BackoffLimits};
 use crate::machines::lease;
-use crate::machines::lifecycle::{self, Action, Input, Lifecycle, Outcome, State, Then, Why};
+use crate::machines::lifecycle::{
+    self, DrainFor, Lifecycle, LifecycleAction, LifecycleInput, LifecycleState, ServiceOutcome, Why,
+};
 use crate::machines::prng::Prng;
 use crate::metrics::ServiceMetrics;
 use crate::telling::tell;
@@ -64,7 +66,7 @@ impl Coordinator {
         // A coordinator that panics must not leave the process waiting for it.
         let mut end = EndGuard {
             finished: self.finished.clone(),
-            said: Finished { service: self.index, outcome: Outcome::DrainTimedOut },
+            said: Finished { service: self.index, outcome: ServiceOutcome::DrainTimedOut },
         };
         let service = self.config.name.as_str();
         let now = Instant::now();
@@ -81,9 +83,9 @@ impl Coordinator {
             lease,
             last_error: None,
             has_started: false,
-            leader: Leader::Unknown,
+            leader: LeaderHealth::Unknown,
             memory: Arc::default(),
-            lookout: None,
+            primary_probe: None,
             has_streamed: false,
             ended_at: now,
             with: self,
@@ -91,14 +93,14 @@ impl Coordinator {
         running.publish();
         let outcome = running.drive(inbox);
         let Running { requests, .. } = running;
-        if outcome == Outcome::DrainTimedOut {
+        if outcome == ServiceOutcome::DrainTimedOut {
             // Whatever is stuck may still act under the lock: it ends with its term. The process is
             // about to exit.
             std::mem::forget(requests);
         } else {
             drop(requests);
             match keeper_ended.recv_timeout(KEEPER_TIMEOUT) {
-                Err(RecvTimeoutError::Timeout) if outcome == Outcome::Clean => {
+                Err(RecvTimeoutError::Timeout) if outcome == ServiceOutcome::Clean => {
                     // The process is about to exit: a thread that waits does not hold it up.
                     log::warn!(
                         "{service}: no answer about the leader lock; the lock ends with its term"
@@ -113,20 +115,25 @@ impl Coordinator {
         end.said.outcome = outcome;
     }
 
-    fn params(&self) -> lifecycle::Params {
+    fn params(&self) -> lifecycle::LifecycleParams {
         let config = &self.config;
         let strategy = match config.strategy {
-            Strategy::Reconnect => lifecycle::Strategy::Reconnect(Backoff::new(Limits {
-                delay_min: config.reconnect.delay_min,
-                delay_max: config.reconnect.delay_max,
-                attempts_max: config.reconnect.attempts_max,
-            })),
-            Strategy::Exit { delay, code } => lifecycle::Strategy::Exit { delay, code },
-            Strategy::Log => lifecycle::Strategy::Log,
+            Strategy::Reconnect => {
+                lifecycle::LifecycleStrategy::Reconnect(Backoff::new(BackoffLimits {
+                    delay_min: config.reconnect.delay_min,
+                    delay_max: config.reconnect.delay_max,
+                    attempts_max: config.reconnect.attempts_max,
+                }))
+            }
+            Strategy::Exit { delay, code } => lifecycle::LifecycleStrategy::Exit { delay, code },
+            Strategy::Log => lifecycle::LifecycleStrategy::Log,
         };
-        let lease =
-            lease::Params::new(config.lock.term, config.lock.extend_every, config.lock.retry_every);
-        lifecycle::Params {
+        let lease = lease::LeaseParams::new(
+            config.lock.term,
+            config.lock.extend_every,
+            config.lock.retry_every,
+        );
+        lifecycle::LifecycleParams {
             strategy,
             retry_every: config.lock.retry_every,
             healthy_after: HEALTHY_AFTER,
@@ -140,7 +147,7 @@ impl Coordinator {
         &self,
         events: Sender<Event>,
         lease: Arc<LeaseWatch>,
-    ) -> (Sender<Request>, JoinHandle<()>, Receiver<()>) {
+    ) -> (Sender<LockRequest>, JoinHandle<()>, Receiver<()>) {
         let (requests, inbox) = lock_keeper::requests();
         let config = Arc::clone(&self.config);
         let lock = LeaderLock::of(&config);
@@ -171,23 +178,23 @@ struct Running {
     with: Coordinator,
     service: &'static str,
     machine: Lifecycle,
-    requests: Sender<Request>,
+    requests: Sender<LockRequest>,
     to_self: Sender<Event>,
     session: Option<Session>,
     lease: Arc<LeaseWatch>,
     last_error: Option<(String, Option<String>)>,
     has_started: bool,
-    leader: Leader,
-    memory: Arc<Memory>,
+    leader: LeaderHealth,
+    memory: Arc<AcrossSessions>,
     /// There while the service waits to reconnect.
-    lookout: Option<Lookout>,
+    primary_probe: Option<PrimaryProbe>,
     has_streamed: bool,
     /// When the last stream ended, or the first was tried for.
     ended_at: Instant,
 }
 
 impl Running {
-    fn drive(&mut self, inbox: &Receiver<Event>) -> Outcome {
+    fn drive(&mut self, inbox: &Receiver<Event>) -> ServiceOutcome {
         loop {
             let event = match self.machine.deadline() {
                 Some(at) => inbox.recv_deadline(at),
@@ -201,7 +208,7 @@ impl Running {
                     let _ = answers.try_send(self.with.index);
                     continue;
                 }
-                Err(RecvTimeoutError::Timeout) => Input::DeadlineReached,
+                Err(RecvTimeoutError::Timeout) => LifecycleInput::DeadlineReached,
                 Err(RecvTimeoutError::Disconnected) => {
                     unreachable!("the coordinator holds a sender of its own inbox")
                 }
@@ -222,15 +229,15 @@ impl Running {
         }
     }
 
-    fn perform(&mut self, action: Action) -> Option<Outcome> {
+    fn perform(&mut self, action: LifecycleAction) -> Option<ServiceOutcome> {
         match action {
-            Action::AcquireLock => self.request(Request::Acquire),
-            Action::ReleaseLock => {
+            LifecycleAction::AcquireLock => self.request(LockRequest::Acquire),
+            LifecycleAction::ReleaseLock => {
                 self.with.metrics.is_leader.lower();
-                self.with.health.publish_leader(self.service, Leader::Unknown);
-                self.request(Request::Release);
+                self.with.health.publish_leader(self.service, LeaderHealth::Unknown);
+                self.request(LockRequest::Release);
             }
-            Action::StartSession => {
+            LifecycleAction::StartSession => {
                 self.with.metrics.is_leader.raise();
                 self.session = Some(session::spawn(
                     Arc::clone(&self.with.config),
@@ -242,7 +249,7 @@ impl Running {
                     Arc::clone(&self.memory),
                 ));
             }
-            Action::DrainSession { deadline } => {
+            LifecycleAction::DrainSession { deadline } => {
                 log::debug!(
                     "{}: draining for at most {:.1} s",
                     self.service,
@@ -252,25 +259,28 @@ impl Running {
                     session.drain();
                 }
             }
-            Action::AbandonSession => {
+            LifecycleAction::AbandonSession => {
                 if let Some(session) = &self.session {
                     session.abandon();
                 }
             }
-            Action::Finished(outcome) => return Some(outcome),
+            LifecycleAction::Finished(outcome) => return Some(outcome),
         }
         None
     }
 
-    fn request(&self, request: Request) {
+    fn request(&self, request: LockRequest) {
         // The keeper ends only when this channel closes, and takes requests in bounded time.
         if self.requests.send(request).is_err() {
             log::error!("{}: the lock keeper has ended", self.service);
         }
     }
 
-    fn on_session_ended(&mut self, error: Option<Error>) -> Input {
-        if matches!(self.machine.state(), State::Streaming { .. } | State::Draining { .. }) {
+    fn on_session_ended(&mut self, error: Option<Error>) -> LifecycleInput {
+        if matches!(
+            self.machine.state(),
+            LifecycleState::Streaming { .. } | LifecycleState::Draining { .. }
+        ) {
             self.ended_at = Instant::now();
             self.has_streamed = true;
         }
@@ -283,7 +293,7 @@ impl Running {
             Err(panic) => Some(panic),
         };
         let Some(error) = error else {
-            return Input::SessionEnded { remedy: Remedy::Strategy };
+            return LifecycleInput::SessionEnded { remedy: Remedy::Strategy };
         };
         tell(log::Level::Error, self.service, format_args!("{error}"), error.hint_text());
         self.with.health.report_error(self.service, &error.to_string(), error.hint_text());
@@ -296,14 +306,14 @@ impl Running {
         if error.kind() == ErrorKind::Bug {
             log::error!("{}: this is a bug of walhouse; please report it", self.service);
         }
-        Input::SessionEnded { remedy: error.remedy() }
+        LifecycleInput::SessionEnded { remedy: error.remedy() }
     }
 
     /// One line for each change of state that an operator would want to know of.
-    fn report(&self, before: State) {
+    fn report(&self, before: LifecycleState) {
         let service = self.service;
         match self.machine.state() {
-            State::Waiting { until, why: Why::Backoff { attempt } } => {
+            LifecycleState::Waiting { until, why: Why::Backoff { attempt } } => {
                 let wait = until.saturating_duration_since(Instant::now());
                 log::warn!(
                     "{service}: reconnecting in {:.1} s (attempt {attempt})",
@@ -311,56 +321,59 @@ impl Running {
                 );
                 self.with.metrics.reconnects.inc();
             }
-            State::Streaming { .. } if matches!(before, State::Starting) => {
+            LifecycleState::Streaming { .. } if matches!(before, LifecycleState::Starting) => {
                 log::info!("{service}: streaming");
             }
-            State::Draining { then: Then::StandBy, abandoned: false, .. } => {
+            LifecycleState::Draining { then: DrainFor::StandBy, abandoned: false, .. } => {
                 log::warn!("{service}: no longer leading; finishing the work in hand");
             }
-            State::Draining { then: Then::Stop, abandoned: false, .. } => {
+            LifecycleState::Draining { then: DrainFor::Stop, abandoned: false, .. } => {
                 log::info!("{service}: stopping; finishing the work in hand");
             }
-            State::Draining { then: Then::Again, abandoned: false, .. } => {
+            LifecycleState::Draining { then: DrainFor::Again, abandoned: false, .. } => {
                 log::info!("{service}: finishing the work in hand, to begin again");
             }
             // Why is told when it has ended.
-            State::Draining { then: Then::Strategy, .. } => {}
-            State::Draining { abandoned: true, .. } => {
+            LifecycleState::Draining { then: DrainFor::Strategy, .. } => {}
+            LifecycleState::Draining { abandoned: true, .. } => {
                 log::warn!("{service}: out of time; giving up the work in hand");
             }
-            State::Down => {
+            LifecycleState::Down => {
                 log::error!("{service}: the stream stays down (error strategy `log`)");
             }
-            State::Stopped(Outcome::GaveUp) => {
+            LifecycleState::Stopped(ServiceOutcome::GaveUp) => {
                 log::error!("{service}: stopped: the allowed reconnect attempts are used up");
             }
-            State::Stopped(Outcome::Halted) => {
+            LifecycleState::Stopped(ServiceOutcome::Halted) => {
                 log::error!("{service}: stopped until an operator has decided");
             }
-            State::Stopped(Outcome::Exit { delay, code }) => log::error!(
+            LifecycleState::Stopped(ServiceOutcome::Exit { delay, code }) => log::error!(
                 "{service}: exiting with code {code} within {:.1} s (error strategy `exit`)",
                 delay.as_secs_f64()
             ),
-            State::Stopped(Outcome::DrainTimedOut) => {
+            LifecycleState::Stopped(ServiceOutcome::DrainTimedOut) => {
                 log::error!("{service}: a thread does not end; exiting");
             }
-            State::Stopped(Outcome::Clean) => log::info!("{service}: stopped"),
-            State::Waiting { .. }
-            | State::Acquiring
-            | State::Withdrawing { .. }
-            | State::Starting
-            | State::Streaming { .. } => {}
+            LifecycleState::Stopped(ServiceOutcome::Clean) => log::info!("{service}: stopped"),
+            LifecycleState::Waiting { .. }
+            | LifecycleState::Acquiring
+            | LifecycleState::Withdrawing { .. }
+            | LifecycleState::Starting
+            | LifecycleState::Streaming { .. } => {}
         }
     }
 
-    /// Posts a lookout for the time of a backoff.
+    /// Posts a probe of the primary for the time of a backoff.
     fn look_out(&mut self) {
-        let waits = matches!(self.machine.state(), State::Waiting { why: Why::Backoff { .. }, .. });
+        let waits = matches!(
+            self.machine.state(),
+            LifecycleState::Waiting { why: Why::Backoff { .. }, .. }
+        );
         if !waits {
-            self.lookout = None;
-        } else if self.lookout.is_none() {
+            self.primary_probe = None;
+        } else if self.primary_probe.is_none() {
             let config = &self.with.config;
-            self.lookout = Some(Lookout::spawn(
+            self.primary_probe = Some(PrimaryProbe::spawn(
                 self.service,
                 &config.postgres,
                 &config.slot,
@@ -377,23 +390,30 @@ impl Running {
             ServiceHealth::Failed { reason, hint }
         };
         let health = match self.machine.state() {
-            State::Waiting { why: Why::Backoff { attempt }, .. } => ServiceHealth::BackingOff {
-                attempt,
-                first: !self.has_streamed,
-                since: self.ended_at,
-            },
-            State::Waiting { .. } => ServiceHealth::StandingBy,
+            LifecycleState::Waiting { why: Why::Backoff { attempt }, .. } => {
+                ServiceHealth::BackingOff {
+                    attempt,
+                    first: !self.has_streamed,
+                    since: self.ended_at,
+                }
+            }
+            LifecycleState::Waiting { .. } => ServiceHealth::StandingBy,
             // Asking for the lock is part of standing by, or of the backoff before it.
-            State::Acquiring => return,
-            State::Starting => ServiceHealth::Starting,
-            State::Streaming { .. } => ServiceHealth::Streaming,
-            State::Draining { .. } | State::Withdrawing { .. } => ServiceHealth::Draining,
-            State::Stopped(Outcome::Clean) => {
+            LifecycleState::Acquiring => return,
+            LifecycleState::Starting => ServiceHealth::Starting,
+            LifecycleState::Streaming { .. } => ServiceHealth::Streaming,
+            LifecycleState::Draining { .. } | LifecycleState::Withdrawing { .. } => {
+                ServiceHealth::Draining
+            }
+            LifecycleState::Stopped(ServiceOutcome::Clean) => {
                 ServiceHealth::Stopped { reason: "told to stop".to_owned() }
             }
-            State::Down
-            | State::Stopped(
-                Outcome::GaveUp | Outcome::Halted | Outcome::Exit { .. } | Outcome::DrainTimedOut,
+            LifecycleState::Down
+            | LifecycleState::Stopped(
+                ServiceOutcome::GaveUp
+                | ServiceOutcome::Halted
+                | ServiceOutcome::Exit { .. }
+                | ServiceOutcome::DrainTimedOut,
             ) => failed(),
         };
         self.with.health.publish_because(self.service, health, self.reason());
@@ -402,33 +422,36 @@ impl Running {
     /// Why it is in the state, where that does not say it.
     fn reason(&self) -> Option<String> {
         let text = match self.machine.state() {
-            State::Waiting { why: Why::Standby, .. } => match self.leader {
-                Leader::Another => "another instance leads",
-                Leader::Unknown | Leader::ThisProcess => "the leader lock is asked for",
+            LifecycleState::Waiting { why: Why::Standby, .. } => match self.leader {
+                LeaderHealth::Another => "another instance leads",
+                LeaderHealth::Unknown | LeaderHealth::ThisProcess => "the leader lock is asked for",
             },
-            State::Waiting { why: Why::LockUnreachable, .. } => {
+            LifecycleState::Waiting { why: Why::LockUnreachable, .. } => {
                 "the leader lock cannot be asked for"
             }
-            State::Starting => "this process leads",
-            State::Streaming { .. } => "the stream is open",
-            State::Draining { then: Then::StandBy, .. } => "the leader lock was lost",
-            State::Draining { then: Then::Strategy, .. } => "the stream failed",
-            State::Draining { then: Then::Again, .. } => "the source has changed",
-            State::Draining { then: Then::Stop, .. } | State::Withdrawing { .. } => "told to stop",
-            State::Waiting { why: Why::Backoff { .. }, .. }
-            | State::Acquiring
-            | State::Down
-            | State::Stopped(_) => return self.last_error.as_ref().map(|(error, _)| error.clone()),
+            LifecycleState::Starting => "this process leads",
+            LifecycleState::Streaming { .. } => "the stream is open",
+            LifecycleState::Draining { then: DrainFor::StandBy, .. } => "the leader lock was lost",
+            LifecycleState::Draining { then: DrainFor::Strategy, .. } => "the stream failed",
+            LifecycleState::Draining { then: DrainFor::Again, .. } => "the source has changed",
+            LifecycleState::Draining { then: DrainFor::Stop, .. }
+            | LifecycleState::Withdrawing { .. } => "told to stop",
+            LifecycleState::Waiting { why: Why::Backoff { .. }, .. }
+            | LifecycleState::Acquiring
+            | LifecycleState::Down
+            | LifecycleState::Stopped(_) => {
+                return self.last_error.as_ref().map(|(error, _)| error.clone());
+            }
         };
         Some(text.to_owned())
     }
 
     /// Who leads, as the answers about the lock tell.
-    fn publish_leader(&mut self, input: Input) {
+    fn publish_leader(&mut self, input: LifecycleInput) {
         self.leader = match input {
-            Input::LockAcquired => Leader::ThisProcess,
-            Input::LockBusy => Leader::Another,
-            Input::LockFailed | Input::LockLost => Leader::Unknown,
+            LifecycleInput::LockAcquired => LeaderHealth::ThisProcess,
+            LifecycleInput::LockBusy => LeaderHealth::Another,
+            LifecycleInput::LockFailed | LifecycleInput::LockLost => LeaderHealth::Unknown,
             _ => return,
         };
         self.with.health.publish_leader(self.service, self.leader);

@@ -3,11 +3,11 @@
 use crossbeam_channel::Sender;
 
 use crate::error::Error;
-use crate::machines::lifecycle::Input;
+use crate::machines::lifecycle::LifecycleInput;
 
 #[derive(Debug)]
 pub enum Event {
-    Lifecycle(Input),
+    Lifecycle(LifecycleInput),
     /// The session's own thread is about to end; `None` when it was told to.
     SessionEnded(Option<Error>),
     /// Answered with the number of the service, for as long as it hears.

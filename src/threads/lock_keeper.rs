@@ -13,8 +13,8 @@ use super::presence::Presence;
 use crate::config::{LockConfig, LockKind, ServiceConfig};
 use crate::delivery::lease_watch::LeaseWatch;
 use crate::error::Result;
-use crate::machines::lease::{self, Lease, Standing};
-use crate::machines::lifecycle::Input;
+use crate::machines::lease::{self, Lease, LeaseStanding};
+use crate::machines::lifecycle::LifecycleInput;
 use crate::postgres::advisory_lock::AdvisoryLock;
 use crate::redis::lock::{Extended, RedisLock};
 use crate::telling::tell;
@@ -26,7 +26,7 @@ const TRY_TIMEOUT: Duration = Duration::from_secs(5);
 /// What the coordinator asks for. `Acquire` is answered with one input; closing the channel
 /// releases the lock and ends the thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Request {
+pub enum LockRequest {
     Acquire,
     Release,
 }
@@ -34,7 +34,7 @@ pub enum Request {
 /// Requests under way: an acquire and the release that follows it.
 const REQUESTS_MAX: usize = 4;
 
-pub fn requests() -> (Sender<Request>, Receiver<Request>) {
+pub fn requests() -> (Sender<LockRequest>, Receiver<LockRequest>) {
     bounded(REQUESTS_MAX)
 }
 
@@ -50,7 +50,7 @@ pub enum LeaderLock {
     /// The connection stays while we stand by, so that asking twice a second costs a query and not
     /// a session.
     Postgres {
-        params: Box<postgres::Params>,
+        params: Box<postgres::PostgresParams>,
         slot: String,
         session: Option<AdvisoryLock>,
     },
@@ -166,12 +166,12 @@ pub fn run(
     config: &Arc<ServiceConfig>,
     mut lock: LeaderLock,
     watch: &LeaseWatch,
-    requests: &Receiver<Request>,
+    requests: &Receiver<LockRequest>,
     events: &Sender<Event>,
 ) {
     let service = config.name.as_str();
     let LockConfig { term, extend_every, retry_every, additional, .. } = config.lock;
-    let params = lease::Params::new(term, extend_every, retry_every);
+    let params = lease::LeaseParams::new(term, extend_every, retry_every);
     let mut lease: Option<Lease> = None;
     let mut keeper = Keeper {
         service,
@@ -191,20 +191,20 @@ pub fn run(
         };
         let now = Instant::now();
         match request {
-            Ok(Request::Acquire) => {
+            Ok(LockRequest::Acquire) => {
                 let input = keeper.acquire(now, &mut lock, &mut lease);
                 if events.send(Event::Lifecycle(input)).is_err() {
                     break;
                 }
             }
-            Ok(Request::Release) => {
+            Ok(LockRequest::Release) => {
                 lease = None;
                 keeper.release(&mut lock);
             }
             Err(RecvTimeoutError::Timeout) => {
                 if let Some(held) = &mut lease
                     && keeper.keep(held, &mut lock)
-                    && events.send(Event::Lifecycle(Input::LockLost)).is_err()
+                    && events.send(Event::Lifecycle(LifecycleInput::LockLost)).is_err()
                 {
                     break;
                 }
@@ -219,7 +219,7 @@ pub fn run(
 
 struct Keeper<'a> {
     service: &'static str,
-    params: lease::Params,
+    params: lease::LeaseParams,
     /// Longer than a dead leader's lock can live.
     patience: Duration,
     watch: &'a LeaseWatch,
@@ -235,7 +235,7 @@ impl Keeper<'_> {
         asked_at: Instant,
         lock: &mut LeaderLock,
         lease: &mut Option<Lease>,
-    ) -> Input {
+    ) -> LifecycleInput {
         let service = self.service;
         let (presence, until) = (self.presence.as_ref(), asked_at + TRY_TIMEOUT);
         match lock.try_acquire_watched(service, presence, self.params.term, until) {
@@ -246,7 +246,7 @@ impl Keeper<'_> {
                 *lease = Some(acquired);
                 self.standing_by_since = None;
                 self.said = false;
-                Input::LockAcquired
+                LifecycleInput::LockAcquired
             }
             Ok(false) => {
                 let since = *self.standing_by_since.get_or_insert(asked_at);
@@ -258,7 +258,7 @@ impl Keeper<'_> {
                     log::debug!("{service}: still standing by");
                     self.standing_by_since = Some(asked_at);
                 }
-                Input::LockBusy
+                LifecycleInput::LockBusy
             }
             Err(error) => {
                 if !self.said {
@@ -266,7 +266,7 @@ impl Keeper<'_> {
                     tell(log::Level::Warn, service, line, error.hint_text());
                     self.said = true;
                 }
-                Input::LockFailed
+                LifecycleInput::LockFailed
             }
         }
     }
@@ -276,12 +276,12 @@ impl Keeper<'_> {
         let service = self.service;
         let asked_at = Instant::now();
         match lease.standing(asked_at) {
-            Standing::Held { .. } => return false,
-            Standing::Lost => {
+            LeaseStanding::Held { .. } => return false,
+            LeaseStanding::Lost => {
                 log::warn!("{service}: leader lock lost: it could not be extended in time");
                 return true;
             }
-            Standing::ExtendDue => {}
+            LeaseStanding::ExtendDue => {}
         }
         let until = lease.try_deadline(asked_at).min(asked_at + TRY_TIMEOUT);
         match lock.extend(self.presence.as_ref(), self.params.term, until) {
@@ -295,7 +295,7 @@ impl Keeper<'_> {
                 lease.on_extend_failed(Instant::now());
             }
         }
-        if lease.standing(Instant::now()) == Standing::Lost {
+        if lease.standing(Instant::now()) == LeaseStanding::Lost {
             log::warn!("{service}: leader lock lost");
             return true;
         }

@@ -20,14 +20,14 @@ use std::thread::{Builder, JoinHandle};
 
 use parking_lot::Mutex;
 
-use crate::machines::lifecycle::Outcome;
+use crate::machines::lifecycle::ServiceOutcome;
 use crate::machines::undecodable::Undecodable;
 
 /// What a service remembers from one session to the next.
 #[derive(Debug, Default)]
-pub struct Memory {
-    pub told: watch::readiness::Told,
-    pub last_seen: watch::lookout::LastSeen,
+pub struct AcrossSessions {
+    pub told: watch::failover_readiness::Reported,
+    pub last_seen: watch::primary_probe::LastSeen,
     pub tables: start::tables_seen::TablesSeen,
     pub undecodable: Mutex<Undecodable>,
 }
@@ -36,7 +36,7 @@ pub struct Memory {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Finished {
     pub service: usize,
-    pub outcome: Outcome,
+    pub outcome: ServiceOutcome,
 }
 
 /// Which process this is, for people who have several.

@@ -18,9 +18,9 @@ use crate::delivery::connecting::application_name;
 use crate::delivery::session_state::stopped;
 use crate::error::Result;
 use crate::halt::Halt;
-use crate::machines::backoff::{Backoff, Limits};
+use crate::machines::backoff::{Backoff, BackoffLimits};
 use crate::machines::prng::Prng;
-use crate::machines::takeover::{Takeover, Verdict};
+use crate::machines::takeover::{Takeover, TakeoverVerdict};
 use crate::postgres;
 use crate::postgres::presence::Traces;
 use crate::redis::value::shown;
@@ -32,7 +32,7 @@ const PROVE_EVERY: Duration = Duration::from_secs(2);
 const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
 /// A first acquire waits this long for the session, so that its lock says where to look.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
-const RECONNECT: Limits = Limits {
+const RECONNECT: BackoffLimits = BackoffLimits {
     delay_min: Duration::from_millis(500),
     delay_max: Duration::from_secs(15),
     attempts_max: 0,
@@ -118,11 +118,11 @@ impl Drop for Presence {
 /// What the thread works with.
 struct Watch {
     config: Arc<ServiceConfig>,
-    params: postgres::Params,
+    params: postgres::PostgresParams,
     application_name: String,
     token: String,
     shared: Arc<Shared>,
-    session: Option<postgres::presence::Presence>,
+    session: Option<postgres::presence::PresenceSession>,
     machine: Takeover,
 }
 
@@ -131,7 +131,7 @@ impl Watch {
         let asked = Arc::clone(&shared);
         let halt = Halt::when(move || asked.state.lock().stopped);
         Watch {
-            params: postgres::Params { halt, ..config.postgres.clone() },
+            params: postgres::PostgresParams { halt, ..config.postgres.clone() },
             application_name: application_name(&config),
             config,
             token,
@@ -183,8 +183,9 @@ impl Watch {
             None => {
                 let term = self.config.lock.term;
                 let (params, token) = (&self.params, &self.token);
-                let session =
-                    postgres::presence::Presence::connect(params, token, term, deadline, go_on)?;
+                let session = postgres::presence::PresenceSession::connect(
+                    params, token, term, deadline, go_on,
+                )?;
                 let mut state = self.shared.state.lock();
                 (state.mark, state.tried) = (Some(session.mark()), true);
                 self.shared.moved.notify_all();
@@ -207,7 +208,7 @@ impl Watch {
         let asked_at = Instant::now();
         let look = session.look(traces, deadline)?;
         // Another server may have been promoted, and the holder be there by now.
-        let is_gone = self.machine.on_look(asked_at, value, look) == Verdict::Gone
+        let is_gone = self.machine.on_look(asked_at, value, look) == TakeoverVerdict::Gone
             && session.is_on_primary(&self.params, deadline, go_on)?;
         let mut state = self.shared.state.lock();
         state.gone = (is_gone && state.value.as_ref() == Some(value)).then(|| value.clone());

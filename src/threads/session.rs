@@ -25,29 +25,29 @@ use super::stream::batcher::{self, Batcher};
 use super::stream::confirmer::{self, Confirmer};
 use super::stream::flusher::{self, Flusher};
 use super::stream::wal_reader::{self, WalReader};
-use super::watch::readiness::{self, Readiness};
-use super::watch::rival::{self, Rival};
+use super::watch::failover_readiness::{self, FailoverReadiness};
+use super::watch::promotion_watch::{self, PromotionWatch};
 use super::watch::source_watch::{self, SourceWatch};
 use super::watch::table_watch::{self, TableWatch};
-use super::{Memory, spawn_named};
+use super::{AcrossSessions, spawn_named};
 use crate::clickhouse;
 use crate::config::ServiceConfig;
 use crate::delivery::connecting::application_name;
-use crate::delivery::landing::Ground;
+use crate::delivery::landing::DeliveryContext;
 use crate::delivery::lease_watch::LeaseWatch;
 use crate::delivery::limits::{limits, page_bytes_max};
-use crate::delivery::marks::Position;
+use crate::delivery::marks::StreamMarks;
 use crate::delivery::outage::Delays;
-use crate::delivery::session_state::{Pace, PanicGuard, Shared, stopped};
+use crate::delivery::session_state::{PanicGuard, SessionState, StopLevel, stopped};
 use crate::error::{Error, ErrorKind, Result};
 use crate::health::Health;
-use crate::machines::confirm::{self, Confirm, Marks};
-use crate::machines::lifecycle::Input;
+use crate::machines::confirm::{self, Confirm, RecordedMarks};
+use crate::machines::lifecycle::LifecycleInput;
 use crate::machines::status;
 use crate::mending::repairer::{self, Repairer};
 use crate::metrics::ServiceMetrics;
 use crate::postgres::failover_slot::Failover;
-use crate::services::weight::Weight;
+use crate::services::weight::ChangeWeight;
 use crate::wal::{Lsn, Oid};
 
 /// Blocks between reader and batcher, of 256 KiB unless a single message is larger; more would only
@@ -60,7 +60,7 @@ const STATE_RETRY_EVERY: std::time::Duration = std::time::Duration::from_secs(1)
 
 /// A running session, as its coordinator sees it.
 pub struct Session {
-    shared: Arc<Shared>,
+    shared: Arc<SessionState>,
     thread: JoinHandle<()>,
 }
 
@@ -89,10 +89,10 @@ pub fn spawn(
     lease: Arc<LeaseWatch>,
     events: Sender<Event>,
     first: bool,
-    memory: Arc<Memory>,
+    memory: Arc<AcrossSessions>,
 ) -> Session {
     // What is reserved is known once the state was read; until then no flush runs.
-    let shared = Arc::new(Shared::new(Lsn(0), lease));
+    let shared = Arc::new(SessionState::new(Lsn(0), lease));
     let of_thread = Arc::clone(&shared);
     let name = format!("session/{}", config.name.as_str());
     let thread = spawn_named(name, move || {
@@ -143,8 +143,8 @@ struct With<'a> {
     metrics: &'a ServiceMetrics,
     health: &'a Health,
     events: &'a Sender<Event>,
-    shared: &'a Shared,
-    memory: &'a Memory,
+    shared: &'a SessionState,
+    memory: &'a AcrossSessions,
 }
 
 fn run(with: With<'_>, first: bool, end: EndGuard<'_>) {
@@ -154,7 +154,7 @@ fn run(with: With<'_>, first: bool, end: EndGuard<'_>) {
     // What a stop has cut short is no failure.
     let prepared = prepared.or_else(|error| shared.go_on().and(Err(error)));
     let result = prepared.and_then(|prepared| {
-        if events.send(Event::Lifecycle(Input::StreamStarted)).is_err() {
+        if events.send(Event::Lifecycle(LifecycleInput::StreamStarted)).is_err() {
             return Err(stopped());
         }
         stream(with, prepared, begun_at);
@@ -175,12 +175,12 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
     let primary = prepared.primary;
     // Whoever only looks has nothing to finish.
     let mut looked_at = primary.clone();
-    looked_at.set_halt(&shared.halt(Pace::Draining));
+    looked_at.set_halt(&shared.halt(StopLevel::Draining));
     health.publish_notes(service, &prepared.notes);
-    let marks = Marks { confirmed: state.confirmed, upper: state.upper };
+    let marks = RecordedMarks { confirmed: state.confirmed, upper_lsn: state.upper_lsn };
     let version_shift = state.version_shift;
-    shared.set_reserved(marks.upper);
-    let position = Position::new(resume);
+    shared.set_reserved(marks.upper_lsn);
+    let position = StreamMarks::new(resume);
     let ending = AtomicBool::new(false);
     let application_name = application_name(config);
 
@@ -193,9 +193,12 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
     let reader = WalReader {
         slot: &config.slot,
         stream,
-        params: status::Params { every: status_every, receive_timeout: config.receive_timeout },
+        params: status::StatusParams {
+            every: status_every,
+            receive_timeout: config.receive_timeout,
+        },
         shared,
-        position: &position,
+        marks: &position,
     };
     let batcher = Batcher {
         service,
@@ -204,19 +207,19 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
         table_oid: Oid(source.oid),
         table_checked_at: source_checked_at,
         limits: limits(config),
-        weight: Weight::new(mapping, size_of::<ChangeAt>()),
+        weight: ChangeWeight::new(mapping, size_of::<ChangeAt>()),
         flushers: config.flush.concurrency,
         resume,
         shared,
         metrics,
-        position: &position,
+        marks: &position,
     };
     // Whoever waits for ClickHouse hears that the work in hand is given up.
-    let abandoned = shared.halt(Pace::Abandoned);
+    let abandoned = shared.halt(StopLevel::Abandoned);
     let mut client = client;
     client.set_halt(&abandoned);
-    let clickhouse = clickhouse::Params { halt: abandoned, ..config.clickhouse.clone() };
-    let ground = Ground {
+    let clickhouse = clickhouse::ClickHouseParams { halt: abandoned, ..config.clickhouse.clone() };
+    let delivery = DeliveryContext {
         service,
         clickhouse: &clickhouse,
         delays: Delays {
@@ -225,11 +228,11 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
             outage_after: config.flush.retries_before_outage,
         },
         shared,
-        position: &position,
+        marks: &position,
         metrics,
     };
     let flusher = Flusher {
-        ground,
+        delivery,
         mapping,
         shapes: &shapes,
         version_shift,
@@ -239,16 +242,16 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
         reread_bytes_max: limits(config).bytes_max / 3,
         source: &source,
     };
-    let admit = |upper| ground.reserve(upper);
+    let admit = |upper| delivery.reserve(upper);
     let repairer = Repairer {
-        ground,
+        delivery,
         mapping,
         source: &source,
         shapes: &shapes,
         primary: &primary,
         application_name: &application_name,
         workers: config.repair_concurrency,
-        bury_max_percent: config.repair_bury_max_percent,
+        deletes_max_percent: config.repair_deletes_max_percent,
         admit: &admit,
         page_bytes_max: page_bytes_max(config),
         health,
@@ -264,7 +267,7 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
         row: state,
         machine: Confirm::resume(
             marks,
-            confirm::Params {
+            confirm::ConfirmParams {
                 every: config.ack_interval,
                 retry_every: STATE_RETRY_EVERY,
                 ahead_bytes: AHEAD_BYTES,
@@ -273,13 +276,13 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
         request_timeout: config.clickhouse.request_timeout,
         outage_after: config.flush.retries_before_outage,
         shared,
-        position: &position,
+        marks: &position,
         metrics,
         events,
         ending: &ending,
     };
 
-    let readiness = Readiness {
+    let failover_readiness = FailoverReadiness {
         service,
         slot: &config.slot,
         primary: &looked_at,
@@ -295,12 +298,12 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
         let reader =
             part.spawn("wal_reader", move || wal_reader::run(reader, to_batcher, &settled));
         if config.failover == Failover::On {
-            part.spawn("readiness", || {
-                readiness::run(&readiness);
+            part.spawn("failover_readiness", || {
+                failover_readiness::run(&failover_readiness);
                 Ok(())
             });
         }
-        let tables = TableWatch { service, clickhouse: ground.clickhouse, look: &tables, shared };
+        let tables = TableWatch { service, clickhouse: delivery.clickhouse, look: &tables, shared };
         part.spawn("table_watch", move || table_watch::run(&tables));
         let watch = SourceWatch {
             config,
@@ -308,7 +311,7 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
             primary: &looked_at,
             application_name: &application_name,
             shared,
-            position: &position,
+            marks: &position,
             metrics,
             events,
             row: source_row,
@@ -317,8 +320,9 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
             source_watch::run(watch);
             Ok(())
         });
-        let rival = Rival { service, params: &config.postgres, primary: &primary, shared };
-        part.spawn("rival", move || rival::run(&rival));
+        let promotion_watch =
+            PromotionWatch { service, params: &config.postgres, primary: &primary, shared };
+        part.spawn("promotion_watch", move || promotion_watch::run(&promotion_watch));
         let confirmer = part.spawn("confirmer", move || confirmer::run(confirmer));
         let flushers: Vec<_> = (0..config.flush.concurrency)
             .map(|n| {
@@ -341,7 +345,7 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
         flushers.into_iter().for_each(|flusher| part.join(flusher));
         part.join(repairer);
         ending.store(true, Ordering::Release);
-        position.poke();
+        position.wake();
         part.join(confirmer);
         drop(settled_sender);
         part.join(reader);
@@ -356,13 +360,13 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
 struct Part<'scope, 'env> {
     scope: &'scope Scope<'scope, 'env>,
     service: &'static str,
-    shared: &'env Shared,
+    shared: &'env SessionState,
     events: &'env Sender<Event>,
 }
 
 /// Tells that the session fails, once a thread of it has ended and it does.
 struct FailGuard<'a> {
-    shared: &'a Shared,
+    shared: &'a SessionState,
     events: &'a Sender<Event>,
 }
 
@@ -370,7 +374,7 @@ impl Drop for FailGuard<'_> {
     fn drop(&mut self) {
         if self.shared.has_failed() {
             // One of them is enough, and a full inbox has the first.
-            let _ = self.events.try_send(Event::Lifecycle(Input::SessionFailing));
+            let _ = self.events.try_send(Event::Lifecycle(LifecycleInput::SessionFailing));
         }
     }
 }

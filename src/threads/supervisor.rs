@@ -13,7 +13,9 @@ use super::{Finished, spawn_named};
 use crate::config::Config;
 use crate::health::Health;
 use crate::machines::lifecycle;
-use crate::machines::supervisor::{Action, Input, Params, Supervisor};
+use crate::machines::supervisor::{
+    Supervisor, SupervisorAction, SupervisorInput, SupervisorParams,
+};
 use crate::metrics::Metrics;
 
 /// How long past their deadline services are waited for; more than a lifecycle's own grace.
@@ -51,7 +53,7 @@ pub fn run(
     // Giving up the work in hand and the lock is part of the time that was promised.
     let reserve = SHUTDOWN_RESERVE.min(config.shutdown_timeout / 4);
     let shutdown_timeout = config.shutdown_timeout.saturating_sub(reserve);
-    let params = Params { shutdown_timeout, backstop: BACKSTOP };
+    let params = SupervisorParams { shutdown_timeout, backstop: BACKSTOP };
     let mut machine = Supervisor::new(services, params);
     let mut manager = ServiceManager::started(services);
     let (answer, answers) = bounded(services * SIGNALS_MAX);
@@ -64,7 +66,7 @@ pub fn run(
             recv(signals) -> signal => match signal {
                 Ok(()) => {
                     log::info!("signal received");
-                    Input::Signal
+                    SupervisorInput::Signal
                 }
                 Err(_) => {
                     signals = &never;
@@ -75,7 +77,7 @@ pub fn run(
                 Ok(Finished { service, outcome }) => {
                     manager.on_end(service);
                     join(handles.get_mut(service).and_then(Option::take), outcome);
-                    Input::ServiceFinished { service, outcome }
+                    SupervisorInput::ServiceFinished { service, outcome }
                 }
                 Err(_) => unreachable!("the main thread holds a sender of its own"),
             },
@@ -85,7 +87,7 @@ pub fn run(
                 }
                 continue;
             }
-            default(wake_at.saturating_duration_since(Instant::now())) => Input::DeadlineReached,
+            default(wake_at.saturating_duration_since(Instant::now())) => SupervisorInput::DeadlineReached,
         };
         let now = Instant::now();
         if manager.due_at() <= now && manager.turn(health) {
@@ -94,19 +96,21 @@ pub fn run(
                 let _ = handle.events.try_send(Event::Pulse(answer.clone()));
             }
         }
-        if input == Input::DeadlineReached && machine.deadline().is_none_or(|at| now < at) {
+        if input == SupervisorInput::DeadlineReached && machine.deadline().is_none_or(|at| now < at)
+        {
             continue;
         }
         for action in machine.step(now, input) {
             match action {
-                Action::StopServices { deadline } => {
+                SupervisorAction::StopServices { deadline } => {
                     manager.stopping();
-                    let stop = Event::Lifecycle(lifecycle::Input::StopRequested { deadline });
+                    let stop =
+                        Event::Lifecycle(lifecycle::LifecycleInput::StopRequested { deadline });
                     for handle in handles.iter().flatten() {
                         tell(handle, stop_of(&stop));
                     }
                 }
-                Action::Exit { code } => return code,
+                SupervisorAction::Exit { code } => return code,
             }
         }
     }
@@ -129,9 +133,9 @@ fn tell(handle: &Handle, event: Event) {
     }
 }
 
-fn join(handle: Option<Handle>, outcome: lifecycle::Outcome) {
+fn join(handle: Option<Handle>, outcome: lifecycle::ServiceOutcome) {
     // A wedged service's threads do not end; the process does.
-    if outcome != lifecycle::Outcome::DrainTimedOut
+    if outcome != lifecycle::ServiceOutcome::DrainTimedOut
         && let Some(handle) = handle
         && handle.thread.join().is_err()
     {

@@ -4,7 +4,7 @@
 //! versions (streamed and prepared transactions) are not asked for and are refused as unknown.
 
 use super::lsn::Lsn;
-use super::relation::{Column, Oid, Relation, ReplicaIdentity};
+use super::relation::{Oid, Relation, RelationColumn, ReplicaIdentity};
 use super::time::PgTime;
 use super::tuple::{Datum, Tuple};
 use super::wire::{DecodeError, Wire};
@@ -155,7 +155,7 @@ fn relation(wire: &mut Wire<'_>) -> Result<Relation, DecodeError> {
     let mut columns = Vec::new();
     for _ in 0..count {
         let flags = wire.take_u8("Relation column flags")?;
-        columns.push(Column {
+        columns.push(RelationColumn {
             key: flags & 1 == 1,
             name: wire.take_name("Relation column name")?,
             type_oid: Oid(wire.take_u32("Relation column type")?),

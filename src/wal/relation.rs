@@ -11,11 +11,11 @@ pub struct Relation {
     pub namespace: String,
     pub name: String,
     pub replica_identity: ReplicaIdentity,
-    pub columns: Vec<Column>,
+    pub columns: Vec<RelationColumn>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Column {
+pub struct RelationColumn {
     pub name: String,
     pub type_oid: Oid,
     pub type_modifier: i32,

@@ -1,6 +1,6 @@
 //! Builds pgoutput messages for tests, byte by byte as the manual lays them out.
 
-use super::relation::{Column, Oid, Relation, ReplicaIdentity};
+use super::relation::{Oid, Relation, RelationColumn, ReplicaIdentity};
 use super::value::oid;
 
 /// A value of a tuple under construction.
@@ -80,7 +80,7 @@ pub fn relation(relation: &Relation) -> Vec<u8> {
 
 /// A relation with the given columns, the first of which is the key.
 pub fn relation_of(oid: u32, name: &str, columns: &[(&str, Oid)]) -> Relation {
-    let column = |(at, (name, type_oid)): (usize, &(&str, Oid))| Column {
+    let column = |(at, (name, type_oid)): (usize, &(&str, Oid))| RelationColumn {
         name: (*name).to_owned(),
         type_oid: *type_oid,
         type_modifier: -1,

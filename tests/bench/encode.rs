@@ -20,11 +20,11 @@ use walhouse::documents::convert::{append_document, append_jsonb};
 use walhouse::postgres::Frames;
 use walhouse::rows::order::sorted_by;
 use walhouse::rows::{Block, Shape, native};
-use walhouse::services::assemble::{Assembled, Found, Updates, Wanted, assemble, wanted};
+use walhouse::services::assemble::{Answers, Assembled, Missing, Updates, assemble, wanted};
 use walhouse::services::fingerprint::error_fingerprint;
-use walhouse::services::fold::{Change, Folded, fold};
+use walhouse::services::fold::{Folded, FoldedChange, fold};
 use walhouse::services::mapping::Mapping;
-use walhouse::services::plan::Plan;
+use walhouse::services::plan::RelationPlan;
 use walhouse::services::runs::Runs;
 use walhouse::services::sessions::Sessions;
 use walhouse::wal::Lsn;
@@ -44,7 +44,7 @@ fn main() {
 /// A batch, as the threads hold it.
 struct Batch {
     mapping: &'static dyn Mapping,
-    plan: Arc<Plan>,
+    plan: Arc<RelationPlan>,
     frames: Frames,
     shapes: Vec<Shape>,
 }
@@ -61,7 +61,7 @@ impl Batch {
         };
         let relation = messages::relation(service);
         let enums = [(messages::ENUM, oid::TEXT)].into_iter().collect();
-        let plan = Plan::new(mapping.source(), &relation, &enums);
+        let plan = RelationPlan::new(mapping.source(), &relation, &enums);
         let plan = plan.expect("the relation is as it should be");
         let pool: Vec<_> = documents::pool().collect();
         let inserts: Vec<Vec<u8>> = (0..rows)
@@ -74,9 +74,9 @@ impl Batch {
         Batch { mapping, plan: Arc::new(plan), frames, shapes }
     }
 
-    fn changes(&self) -> impl Iterator<Item = Change<'_>> {
+    fn changes(&self) -> impl Iterator<Item = FoldedChange<'_>> {
         self.frames.messages().map(|data| match FromServer::parse(data) {
-            Ok(FromServer::XLogData { wal_start, payload, .. }) => Change {
+            Ok(FromServer::XLogData { wal_start, payload, .. }) => FoldedChange {
                 message: payload,
                 lsn: wal_start,
                 xid: 1,
@@ -91,9 +91,9 @@ impl Batch {
         fold(self.mapping.source(), self.changes()).expect("the messages are well-formed")
     }
 
-    fn assembled(&self, folded: &Folded<'_>, wanted: &Wanted) -> Assembled {
+    fn assembled(&self, folded: &Folded<'_>, wanted: &Missing) -> Assembled {
         let all = 0..folded.entries.len();
-        let none = Found::default();
+        let none = Answers::default();
         assemble(self.mapping, folded, wanted, &none, &self.shapes, 0, all)
             .expect("values are fine")
     }

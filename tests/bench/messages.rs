@@ -1,7 +1,7 @@
 //! Messages of pgoutput as Postgres sends them for the rows of the benchmarks, without a Postgres.
 
 use walhouse::postgres::Frames;
-use walhouse::wal::relation::{Column, ReplicaIdentity};
+use walhouse::wal::relation::{RelationColumn, ReplicaIdentity};
 use walhouse::wal::value::oid;
 use walhouse::wal::{Lsn, Oid, Relation};
 
@@ -41,7 +41,12 @@ pub fn relation(service: Service) -> Relation {
             "double" => oid::FLOAT8,
             _ => ENUM,
         };
-        Some(Column { key: name == "id", name: name.to_owned(), type_oid, type_modifier: -1 })
+        Some(RelationColumn {
+            key: name == "id",
+            name: name.to_owned(),
+            type_oid,
+            type_modifier: -1,
+        })
     };
     Relation {
         oid: Oid(16_400),

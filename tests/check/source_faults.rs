@@ -2,7 +2,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use walhouse::postgres::startup;
-use walhouse::postgres::{Connection, Params, StartupOptions};
+use walhouse::postgres::{Connection, PostgresParams, StartupOptions};
 
 use super::checked::{Bench, check};
 use super::support::postgres::{Postgres, Stop};
@@ -380,7 +380,7 @@ fn until_found(bench: &Bench, words: &str) {
 }
 
 fn walsender(postgres: &Postgres) -> Connection {
-    let (params, _) = Params::parse(&postgres.url()).unwrap();
+    let (params, _) = PostgresParams::parse(&postgres.url()).unwrap();
     let options = StartupOptions {
         application_name: "filler".to_owned(),
         replication: true,
@@ -405,7 +405,7 @@ fn slots_of_somebody_else() {
     bench.case("problem", "expected plugin `pgoutput`", sql(&create("test_decoding")));
     bench.case("problem", "it belongs to database", |bench| {
         bench.stage.postgres.execute("CREATE DATABASE other");
-        let (params, _) = Params::parse(&format!(
+        let (params, _) = PostgresParams::parse(&format!(
             "postgresql://postgres@127.0.0.1:{}/other",
             bench.stage.postgres.port()
         ))

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use fastrand::Rng;
 use walhouse::postgres::Frames;
-use walhouse::services::assemble::Found;
+use walhouse::services::assemble::Answers;
 use walhouse::wal::copy_both::FromServer;
 use walhouse::wal::pgoutput::{Message, Old};
 use walhouse::wal::{Datum, Tuple, value};
@@ -164,7 +164,7 @@ fn no_changed_byte_of_a_change_panics_on_its_way_into_a_block() {
                         let changes = Changes::of(mapping, relations.chain([damaged]));
                         let Ok(folded) = changes.fold(0..changes.len()) else { return };
                         let wanted = changes.wanted(&folded);
-                        let found = Found::default();
+                        let found = Answers::default();
                         if let Ok(assembled) =
                             changes.assemble_with(&folded, &wanted, &found, &shapes, 0)
                         {
@@ -195,7 +195,7 @@ fn no_changed_byte_of_a_relation_panics() {
                     let changes = Changes::of(mapping, [damaged].into_iter().chain(after));
                     let Ok(folded) = changes.fold(0..changes.len()) else { return };
                     let wanted = changes.wanted(&folded);
-                    let found = Found::default();
+                    let found = Answers::default();
                     let _ = changes.assemble_with(&folded, &wanted, &found, &shapes, 0);
                 });
             }

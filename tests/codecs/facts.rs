@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 use walhouse::rows::Block;
-use walhouse::services::assemble::Wanted;
+use walhouse::services::assemble::Missing;
 use walhouse::wal::copy_both::FromServer;
 use walhouse::wal::pgoutput::{Message, Old};
 use walhouse::wal::{Datum, Lsn, Tuple};
@@ -325,7 +325,7 @@ fn check_what_is_wanted(recording: &Recording) {
         let changes = Changes::of(mapping, copy_data.iter().copied());
         for range in changes.transactions.clone() {
             let folded = changes.fold(range).unwrap();
-            let Wanted { rereads: reread, lookups: looked_up, .. } = changes.wanted(&folded);
+            let Missing { rereads: reread, lookups: looked_up, .. } = changes.wanted(&folded);
             let id = |at: &usize| String::from_utf8(folded.entries[*at].id.to_vec()).unwrap();
             rereads.extend(reread.iter().map(id));
             lookups.extend(looked_up.iter().map(id));

@@ -15,7 +15,7 @@ use super::replay::{Changes, encode, mappings};
 
 use walhouse::postgres::Frames;
 use walhouse::rows::{Block, Shape};
-use walhouse::services::assemble::{Found, assemble};
+use walhouse::services::assemble::{Answers, assemble};
 use walhouse::services::bare_key::BareKey;
 use walhouse::services::mapping::Mapping;
 use walhouse::wal::pgoutput::Message;
@@ -217,7 +217,7 @@ fn check_batch(rng: &mut Rng, mapping: &'static dyn Mapping, changes: &Changes<'
     let Ok(folded) = changes.fold(0..changes.len()) else { return 0 };
     let wanted = changes.wanted(&folded);
     let word = |rng: &mut Rng| pick(rng, VALUE_WORDS).to_vec();
-    let mut found = Found::default();
+    let mut found = Answers::default();
     for &entry in &wanted.rereads {
         if rng.u8(..4) < 3 {
             let value = |rng: &mut Rng| (rng.u8(..8) == 0).then(|| word(rng));

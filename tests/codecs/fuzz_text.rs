@@ -11,12 +11,12 @@ use super::mutate;
 
 // ---- values ----
 
-use walhouse::clickhouse::params::Params as ClickhouseParams;
-use walhouse::clickhouse::refusal::{Refusal, Verdict};
+use walhouse::clickhouse::params::ClickHouseParams as ClickhouseParams;
+use walhouse::clickhouse::refusal::{Refusal, RefusalVerdict};
 use walhouse::config::Config;
-use walhouse::config::variables::{self, Kind};
-use walhouse::documents::convert::{Outcome, append_document, append_jsonb};
-use walhouse::postgres::Params as PostgresParams;
+use walhouse::config::variables::{self, VariableKind};
+use walhouse::documents::convert::{DocumentOutcome, append_document, append_jsonb};
+use walhouse::postgres::PostgresParams;
 use walhouse::redis::params::Params as RedisParams;
 use walhouse::services::annotations::{
     Annotations, IdempotencyOptions, external_deployment_id, worker_queue,
@@ -208,13 +208,15 @@ fn fuzz_documents_for_a_bounded_time() {
         check_outcome(outcome, is_json);
         let outcome = appended(|out| append_document(Some(input), b"application/json", out));
         assert!(
-            input.is_empty() || matches!(outcome, Outcome::Empty(_)) || {
+            input.is_empty() || matches!(outcome, DocumentOutcome::Empty(_)) || {
                 check_outcome(outcome, is_json);
                 true
             }
         );
         let outcome = appended(|out| append_document(Some(input), b"application/super+json", out));
-        assert!(is_json || !matches!(outcome, Outcome::Written | Outcome::Repaired(_)));
+        assert!(
+            is_json || !matches!(outcome, DocumentOutcome::Written | DocumentOutcome::Repaired(_))
+        );
 
         // Postgres sends nothing but UTF-8, so that these do not look at it.
         let is_json = is_json || std::str::from_utf8(input).is_err();
@@ -231,25 +233,25 @@ fn fuzz_documents_for_a_bounded_time() {
 }
 
 /// Whatever the outcome, one JSON object was appended to what was there.
-fn appended(append: impl FnOnce(&mut Vec<u8>) -> Outcome) -> Outcome {
+fn appended(append: impl FnOnce(&mut Vec<u8>) -> DocumentOutcome) -> DocumentOutcome {
     let mut out = b"before".to_vec();
     let outcome = append(&mut out);
     let document = out.strip_prefix(b"before").expect("it only appends");
     assert!(is_json(document) && document.starts_with(b"{"), "{outcome:?}");
     let is_nothing = document == b"{}";
-    let is_written = matches!(outcome, Outcome::Written | Outcome::Repaired(_));
+    let is_written = matches!(outcome, DocumentOutcome::Written | DocumentOutcome::Repaired(_));
     assert_eq!(is_nothing, !is_written, "{outcome:?}");
     outcome
 }
 
 /// Another reader agrees on what is JSON.
-fn check_outcome(outcome: Outcome, is_json: bool) {
+fn check_outcome(outcome: DocumentOutcome, is_json: bool) {
     match outcome {
-        Outcome::Written | Outcome::Repaired(_) => assert!(is_json, "{outcome:?}"),
-        Outcome::Invalid(_) => assert!(!is_json, "{outcome}"),
+        DocumentOutcome::Written | DocumentOutcome::Repaired(_) => assert!(is_json, "{outcome:?}"),
+        DocumentOutcome::Invalid(_) => assert!(!is_json, "{outcome}"),
         // What comes after the depth is not looked at.
-        Outcome::TooDeep => {}
-        Outcome::Empty(_) => panic!("{outcome:?}"),
+        DocumentOutcome::TooDeep => {}
+        DocumentOutcome::Empty(_) => panic!("{outcome:?}"),
     }
 }
 
@@ -300,7 +302,7 @@ fn fuzz_answers_for_a_bounded_time() {
         assert!(refusal.text.chars().all(|c| !c.is_control()), "one line: {:?}", refusal.text);
         assert!(refusal.text.chars().count() <= 500, "{}", refusal.text);
         assert!(refusal.column.iter().all(|column| columns.contains(&column.as_str())));
-        if refusal.verdict() == Verdict::Data {
+        if refusal.verdict() == RefusalVerdict::Data {
             assert!(!refusal.text.contains("hunter2"), "no values of rows: {}", refusal.text);
         }
         let _ = refusal.hint();
@@ -372,17 +374,17 @@ fn generate_settings(rng: &mut Rng) -> Vec<u8> {
             }
             let value = match variable.kind {
                 _ if is_switch => b"1".to_vec(),
-                Kind::Secret => b"hunter2".to_vec(),
-                Kind::PostgresUrl => pick(rng, &SETTINGS[..2]).to_vec(),
-                Kind::ClickhouseUrl => pick(rng, &SETTINGS[2..4]).to_vec(),
-                Kind::Host => pick(rng, &SETTINGS[4..6]).to_vec(),
-                Kind::Integer { min, max } => rng.u64(min..=max).to_string().into_bytes(),
-                Kind::Choice(choices) => choices[rng.usize(..choices.len())].into(),
-                Kind::Flag => b"true".to_vec(),
-                Kind::Address => b"127.0.0.1:9090".to_vec(),
+                VariableKind::Secret => b"hunter2".to_vec(),
+                VariableKind::PostgresUrl => pick(rng, &SETTINGS[..2]).to_vec(),
+                VariableKind::ClickhouseUrl => pick(rng, &SETTINGS[2..4]).to_vec(),
+                VariableKind::Host => pick(rng, &SETTINGS[4..6]).to_vec(),
+                VariableKind::Integer { min, max } => rng.u64(min..=max).to_string().into_bytes(),
+                VariableKind::Choice(choices) => choices[rng.usize(..choices.len())].into(),
+                VariableKind::Flag => b"true".to_vec(),
+                VariableKind::Address => b"127.0.0.1:9090".to_vec(),
                 _ => name.to_lowercase().into_bytes(),
             };
-            let is_marked = matches!(variable.kind, Kind::Secret);
+            let is_marked = matches!(variable.kind, VariableKind::Secret);
             let value = if 0 < left && !is_switch && !is_marked && rng.u8(..16) == 0 {
                 left -= 1;
                 mutate::bytes(rng, value, SETTING_WORDS)

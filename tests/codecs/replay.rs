@@ -7,10 +7,10 @@ use walhouse::rows::as_json::row_as_json;
 use walhouse::rows::order::sorted_by;
 use walhouse::rows::target::Target;
 use walhouse::rows::{Block, Shape, native};
-use walhouse::services::assemble::{Assembled, Found, Updates, Wanted, assemble, wanted};
-use walhouse::services::fold::{Change, Folded, fold};
+use walhouse::services::assemble::{Answers, Assembled, Missing, Updates, assemble, wanted};
+use walhouse::services::fold::{Folded, FoldedChange, fold};
 use walhouse::services::mapping::{Mapping, ValueError};
-use walhouse::services::plan::{Plan, Types};
+use walhouse::services::plan::{RelationPlan, Types};
 use walhouse::services::runs::Runs;
 use walhouse::services::sessions::Sessions;
 use walhouse::wal::copy_both::FromServer;
@@ -33,7 +33,7 @@ pub fn mappings() -> [&'static dyn Mapping; 2] {
 /// The changes of one mapping's table, each with the plan of the relation it came under.
 pub struct Changes<'a> {
     pub mapping: &'static dyn Mapping,
-    plans: Vec<Plan>,
+    plans: Vec<RelationPlan>,
     all: Vec<At<'a>>,
     /// The changes of each transaction that has some, as ranges of `all`.
     pub transactions: Vec<Range<usize>>,
@@ -73,7 +73,7 @@ impl<'a> Changes<'a> {
                     relations.remove(&relation.oid);
                     if (relation.namespace.as_str(), relation.name.as_str())
                         == (source.schema, source.table)
-                        && let Ok(plan) = Plan::new(source, &relation, &enums(&relation))
+                        && let Ok(plan) = RelationPlan::new(source, &relation, &enums(&relation))
                     {
                         relations.insert(relation.oid, changes.plans.len());
                         changes.plans.push(plan);
@@ -103,7 +103,7 @@ impl<'a> Changes<'a> {
     }
 
     pub fn fold(&self, range: Range<usize>) -> Result<Folded<'_>, DecodeError> {
-        let changes = self.all[range].iter().map(|at| Change {
+        let changes = self.all[range].iter().map(|at| FoldedChange {
             message: at.message,
             lsn: at.lsn,
             xid: at.xid,
@@ -118,7 +118,7 @@ impl<'a> Changes<'a> {
         let shapes = shapes(self.mapping);
         let is_readable = |at| {
             let Ok(folded) = self.fold(at..at + 1) else { return false };
-            let (wanted, found) = (Wanted::default(), Found::default());
+            let (wanted, found) = (Missing::default(), Answers::default());
             self.assemble_with(&folded, &wanted, &found, &shapes, 0).is_ok()
         };
         let readable: Vec<bool> = (0..self.len()).map(is_readable).collect();
@@ -127,7 +127,7 @@ impl<'a> Changes<'a> {
         self.transactions.clear();
     }
 
-    pub fn wanted(&self, folded: &Folded<'_>) -> Wanted {
+    pub fn wanted(&self, folded: &Folded<'_>) -> Missing {
         wanted(self.mapping, folded, Updates::AsUpdates)
     }
 
@@ -138,14 +138,14 @@ impl<'a> Changes<'a> {
         let wanted = self.wanted(&folded);
         assert!(wanted.is_empty(), "{wanted:?}");
         let shapes = shapes(self.mapping);
-        self.assemble_with(&folded, &wanted, &Found::default(), &shapes, 0).unwrap()
+        self.assemble_with(&folded, &wanted, &Answers::default(), &shapes, 0).unwrap()
     }
 
     pub fn assemble_with(
         &self,
         folded: &Folded<'_>,
-        wanted: &Wanted,
-        found: &Found,
+        wanted: &Missing,
+        found: &Answers,
         shapes: &[Shape],
         shift: u64,
     ) -> Result<Assembled, ValueError> {

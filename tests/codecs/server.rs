@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use walhouse::postgres::params::{Host, Params, SslMode, TargetSession};
+use walhouse::postgres::params::{Host, PostgresParams, SslMode, TargetSession};
 use walhouse::postgres::sql::OUTPUT_SETTINGS;
 use walhouse::postgres::startup;
 use walhouse::postgres::{Frames, ReadOutcome, StartupOptions, Stream};
@@ -141,7 +141,7 @@ impl Server {
         end: Lsn,
     ) -> Recording {
         let deadline = Instant::now() + PATIENCE;
-        let params = Params {
+        let params = PostgresParams {
             hosts: vec![Host::new("127.0.0.1", self.port)],
             user: "postgres".into(),
             password: None,

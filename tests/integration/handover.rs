@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use walhouse::postgres::params::{Host, Params, SslMode, TargetSession};
+use walhouse::postgres::params::{Host, PostgresParams, SslMode, TargetSession};
 use walhouse::postgres::{StartupOptions, Stream, startup};
 
 use crate::support::clickhouse::DATABASE;
@@ -191,7 +191,7 @@ fn json_of(rows: Vec<Vec<serde_json::Value>>) -> String {
 
 /// A session that streams from a slot and is none of ours.
 fn hold(stage: &Stage, slot: &str) -> Stream {
-    let params = Params {
+    let params = PostgresParams {
         hosts: vec![Host::new("127.0.0.1", stage.postgres.port())],
         user: "postgres".to_owned(),
         password: None,

@@ -181,7 +181,7 @@ fn a_wait_ends_when_postgres_is_back() {
     stays_true("it waits", Duration::from_secs(3), || program.log_lines("primary again") == 0);
 
     proxy.refuse();
-    let looks = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'walhouse-lookout'";
+    let looks = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'walhouse-probe'";
     until_true("nobody looks through the proxy", PATIENCE, || {
         stage.postgres.value(looks).is_none()
     });

@@ -244,7 +244,7 @@ fn burying_goes_on_behind_the_last_key_that_is_recorded() {
         quote_bytes(position.as_bytes())
     ));
     let mut program = Program::start(&settings);
-    program.wait_for_log("sessions: repair: going on (bury)");
+    program.wait_for_log("sessions: repair: going on (delete)");
     program.wait_for_log("sessions: repair: done");
     program.stop();
     let left = |condition: &str| stage.clickhouse.count("sessions_v1", condition);

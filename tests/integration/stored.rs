@@ -11,7 +11,7 @@ mod slices;
 use walhouse::clickhouse::slices::Slicer;
 use walhouse::clickhouse::stored::{StoredRow, highest_version, key_of, rows_of};
 use walhouse::clickhouse::tables::{self, Definition};
-use walhouse::clickhouse::{Client, Params};
+use walhouse::clickhouse::{ClickHouseParams, Client};
 use walhouse::rows::key::LiveKey;
 use walhouse::rows::target::Target;
 use walhouse::rows::{Block, Shape, native, stored, tombstone};
@@ -30,7 +30,7 @@ const MAPPINGS: [(&dyn Mapping, &[&Definition]); 2] =
     [(&RUNS, &[&tables::TASK_RUNS, &tables::PAYLOADS]), (&Sessions, &[&tables::SESSIONS])];
 
 fn connect(stage: &Stage) -> Client {
-    let (params, _) = Params::parse(&stage.clickhouse.url()).unwrap();
+    let (params, _) = ClickHouseParams::parse(&stage.clickhouse.url()).unwrap();
     Client::connect(&params).unwrap()
 }
 

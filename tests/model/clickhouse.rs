@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::postgres::{Key, Row};
 use walhouse::machines::catalog::Catalog;
-use walhouse::machines::lineage::State;
-use walhouse::machines::removals::Found;
+use walhouse::machines::lineage::LineageState;
+use walhouse::machines::removals::StoredVersion;
 use walhouse::machines::repair::Stored;
 
 /// Who wrote a version.
@@ -46,7 +46,7 @@ pub struct ClickHouse {
     pub rows: BTreeMap<Key, Version>,
     /// Versions that have lost and are not merged away.
     pub unmerged: Vec<(Key, Version)>,
-    pub state: Option<State>,
+    pub state: Option<LineageState>,
     pub repair: Option<Repair>,
     /// What the source looked like, and of which cluster.
     pub source: Option<(u64, Catalog)>,
@@ -70,10 +70,10 @@ impl ClickHouse {
         Ok(())
     }
 
-    pub fn versions_of(&self, key: Key) -> Vec<Found> {
+    pub fn versions_of(&self, key: Key) -> Vec<StoredVersion> {
         let losers = self.unmerged.iter().filter(|(of, _)| *of == key).map(|(_, loser)| loser);
         let all = losers.chain(self.rows.get(&key));
-        all.map(|at| Found { version: at.version, is_deleted: at.row.is_none() }).collect()
+        all.map(|at| StoredVersion { version: at.version, is_deleted: at.row.is_none() }).collect()
     }
 
     /// SELECT ... FINAL

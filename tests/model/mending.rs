@@ -1,5 +1,5 @@
 //! The repair, beside the stream: pages of the table are read, compared and written, then the keys
-//! of ClickHouse are looked up and buried.
+//! of ClickHouse are looked up and deleted.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use super::clickhouse::{Origin, Version};
 use super::postgres::{KEYS, Key, Server};
 use super::process::Reading;
 use super::session::{Session, land};
-use walhouse::machines::lineage::State;
+use walhouse::machines::lineage::LineageState;
 use walhouse::machines::recovery::{fence_version, goes_on};
 use walhouse::machines::repair::{
     Fate, Pieces, Stored, fate_of_key, fate_of_row, tombstone_version,
@@ -49,7 +49,7 @@ pub struct Page {
 
 impl Mending {
     /// A repair that was recorded goes on.
-    pub fn of(world: &World, server: usize, state: &State) -> Option<Mending> {
+    pub fn of(world: &World, server: usize, state: &LineageState) -> Option<Mending> {
         let repair = world.clickhouse.repair.filter(|repair| !repair.done)?;
         if !goes_on(repair.system_identifier, repair.shift, state) {
             return None;
@@ -75,7 +75,7 @@ impl Mending {
             && self.pieces.done() + self.pages.len() < PAGES
     }
 
-    /// What is older must be there to be compared and buried, so the stream has to have come there.
+    /// What is older must be there to be compared and deleted, so the stream has to have come there.
     pub fn may_pass_fence(&self, server: &Server, flushed: Option<Lsn>) -> bool {
         self.fence.is_some_and(|(fence, below)| {
             below <= server.xmin() && flushed.is_none_or(|flushed| fence <= flushed.0)
@@ -154,7 +154,7 @@ impl Session {
                 let base = if above { base } else { base - 1 };
                 for &(key, stored) in &page.listed {
                     let is_in_postgres = page.rows.iter().any(|(found, _)| *found == key);
-                    if fate_of_key(base, stored, is_in_postgres) == Fate::Bury {
+                    if fate_of_key(base, stored, is_in_postgres) == Fate::Delete {
                         writes
                             .push((key, Version { version, row: None, origin: Origin::Repaired }));
                     }

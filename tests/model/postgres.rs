@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use walhouse::machines::catalog::{self, Catalog, Column, Part, Publication, Table};
+use walhouse::machines::catalog::{self, Catalog, CatalogColumn, CatalogPart, Publication, Table};
 use walhouse::machines::lineage::{self, Slot, Switch};
 use walhouse::machines::prng::Prng;
 use walhouse::wal::Lsn;
@@ -181,8 +181,8 @@ impl Server {
         records.checked_sub(1).map_or(self.begins_at, |last| self.wal[last].end)
     }
 
-    pub fn identity(&self) -> lineage::Server {
-        lineage::Server {
+    pub fn identity(&self) -> lineage::ServerTimeline {
+        lineage::ServerTimeline {
             system_identifier: self.system_identifier,
             timeline: self.timeline,
             began: lineage::began(&self.history, self.timeline),
@@ -263,7 +263,7 @@ impl Server {
             options: "".into(),
             members,
         };
-        let column = Column {
+        let column = CatalogColumn {
             name: "plain".into(),
             number: 1,
             version: filenode,
@@ -274,7 +274,7 @@ impl Server {
             hash: None,
             labels: Vec::new(),
         };
-        let part = Part {
+        let part = CatalogPart {
             name: "t".into(),
             oid: 1,
             filenode,

@@ -3,8 +3,8 @@
 use super::World;
 use super::clickhouse::Repair;
 use super::session::Session;
-use walhouse::machines::catalog::{self, Wanted};
-use walhouse::machines::lineage::{self, State, Verdict};
+use walhouse::machines::catalog::{self, WantedColumn};
+use walhouse::machines::lineage::{self, LineageState, LineageVerdict};
 use walhouse::machines::recovery::{self, Course, Debt, GapStrategy};
 use walhouse::wal::Lsn;
 
@@ -28,31 +28,31 @@ enum Step {
     /// Write that a repair is owed.
     Owe {
         repair: bool,
-        found: lineage::Server,
+        found: lineage::ServerTimeline,
     },
     /// Drop what cannot be used.
     DropSlot {
         repair: bool,
-        found: lineage::Server,
+        found: lineage::ServerTimeline,
     },
     CreateSlot {
         then: Then,
-        found: lineage::Server,
+        found: lineage::ServerTimeline,
     },
     Shift {
         repair: bool,
-        found: lineage::Server,
+        found: lineage::ServerTimeline,
     },
     WriteRepair {
         repair: Repair,
-        state: State,
+        state: LineageState,
     },
     WriteState {
-        state: State,
+        state: LineageState,
         repair: Option<Repair>,
     },
     Stream {
-        state: State,
+        state: LineageState,
     },
 }
 
@@ -103,7 +103,7 @@ impl World {
         if *of != server.system_identifier || self.clickhouse.state.is_none() {
             return false;
         }
-        let columns = [Wanted { name: "plain", is_optional: false }];
+        let columns = [WantedColumn { name: "plain", is_optional: false }];
         catalog::judge(recorded, &server.catalog(), &columns).may_hide_rows()
     }
 
@@ -174,9 +174,9 @@ impl World {
             Course::Stop => {
                 let is_ours = !matches!(
                     verdict,
-                    Verdict::ForeignCluster { .. }
-                        | Verdict::ForeignDatabase { .. }
-                        | Verdict::Diverged { why: lineage::Fork::Older, .. }
+                    LineageVerdict::ForeignCluster { .. }
+                        | LineageVerdict::ForeignDatabase { .. }
+                        | LineageVerdict::Diverged { why: lineage::Fork::Older, .. }
                 );
                 if is_ours && self.design.debt_is_recorded {
                     self.owe();
@@ -204,12 +204,16 @@ impl World {
 
     fn debt(&self) -> Debt {
         let is_fill = self.clickhouse.repair.is_some_and(|repair| repair.is_fill && !repair.done);
-        if is_fill && self.clickhouse.state.is_none() { Debt::Fill } else { Debt::Repair }
+        if is_fill && self.clickhouse.state.is_none() {
+            Debt::InitialBackfill
+        } else {
+            Debt::Repair
+        }
     }
 
     fn owe(&mut self) {
         // What is owed already is not recorded again.
-        if self.owes_repair() && self.debt() == Debt::Fill {
+        if self.owes_repair() && self.debt() == Debt::InitialBackfill {
             return;
         }
         self.owe_as(false);
@@ -258,7 +262,7 @@ impl World {
                 self.say(|| format!("walhouse: created {slot:?}"));
                 match then {
                     Then::Begin => {
-                        let state = State::adopting(&found, slot.confirmed_flush);
+                        let state = LineageState::adopting(&found, slot.confirmed_flush);
                         Step::WriteState { state, repair: None }
                     }
                     Then::StartOver { repair } => {
@@ -298,11 +302,11 @@ impl World {
         })
     }
 
-    fn start_over(&mut self, server: usize, repair: bool, found: &lineage::Server) -> Next {
+    fn start_over(&mut self, server: usize, repair: bool, found: &lineage::ServerTimeline) -> Next {
         let Some(slot) = self.servers[server].slot else { return Next::Ended };
         let before = self.clickhouse.state;
         let highest = self.clickhouse.highest_version();
-        let is_fill = self.owes_repair() && self.debt() == Debt::Fill;
+        let is_fill = self.owes_repair() && self.debt() == Debt::InitialBackfill;
         let state = match is_fill {
             true => recovery::begin_filling(highest, found, &slot),
             false => recovery::start_over(before.as_ref(), highest, found, &slot),
@@ -317,7 +321,7 @@ impl World {
             true => 0,
             false => recovery::base_version(&state, &slot),
         };
-        let State { system_identifier, shift, .. } = state;
+        let LineageState { system_identifier, shift, .. } = state;
         let (read, pruned, done) = (0, 0, !repair);
         let row = Repair { system_identifier, shift, base, read, pruned, done, is_fill };
         Next::Step(match self.design.repair_row_first {
@@ -328,7 +332,7 @@ impl World {
 
     /// Going on promises that this server wrote every value that ClickHouse has, but for what the
     /// stream is still to replace.
-    fn check_no_dead_row(&mut self, state: &State) {
+    fn check_no_dead_row(&mut self, state: &LineageState) {
         let mends = self.clickhouse.repair.is_some_and(|repair| !repair.done);
         if mends || self.skipped.is_some() {
             return;
@@ -349,27 +353,27 @@ enum Next {
     Ended,
 }
 
-fn name_of(verdict: &Verdict) -> &'static str {
+fn name_of(verdict: &LineageVerdict) -> &'static str {
     match verdict {
-        Verdict::FirstStart => "FirstStart",
-        Verdict::TakeOver { .. } => "TakeOver",
-        Verdict::Continue { record: None } => "Continue",
-        Verdict::Continue { record: Some(_) } => "Continue recorded",
-        Verdict::Gap { why, .. } => match why {
+        LineageVerdict::FirstStart => "FirstStart",
+        LineageVerdict::TakeOver { .. } => "TakeOver",
+        LineageVerdict::Continue { record: None } => "Continue",
+        LineageVerdict::Continue { record: Some(_) } => "Continue recorded",
+        LineageVerdict::Gap { why, .. } => match why {
             lineage::Gap::SlotMissing => "SlotMissing",
             lineage::Gap::SlotInvalidated => "SlotInvalidated",
             lineage::Gap::SlotAhead { .. } => "SlotAhead",
             lineage::Gap::Undecodable { .. } => "Undecodable",
             lineage::Gap::OlderThanPublication => "OlderThanPublication",
         },
-        Verdict::Diverged { why, .. } => match why {
+        LineageVerdict::Diverged { why, .. } => match why {
             lineage::Fork::Below { .. } => "Below",
             lineage::Fork::Older => "Older",
             lineage::Fork::NotAncestor => "NotAncestor",
             lineage::Fork::WentBack => "WentBack",
         },
-        Verdict::ForeignCluster { .. } => "ForeignCluster",
-        Verdict::ForeignDatabase { .. } => "ForeignDatabase",
+        LineageVerdict::ForeignCluster { .. } => "ForeignCluster",
+        LineageVerdict::ForeignDatabase { .. } => "ForeignDatabase",
     }
 }
 

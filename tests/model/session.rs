@@ -8,17 +8,17 @@ use super::clickhouse::Version;
 use super::mending::{Mending, Page};
 use super::postgres::{Change, Key, Server};
 use super::process::{Process, Reading};
-use walhouse::machines::confirm::{Confirm, Marks, Params};
-use walhouse::machines::lineage::State;
+use walhouse::machines::confirm::{Confirm, ConfirmParams, RecordedMarks};
+use walhouse::machines::lineage::LineageState;
 use walhouse::machines::progress::{BatchId, Cut, Progress};
-use walhouse::machines::removals::{Limits, Removals};
+use walhouse::machines::removals::{RemovalLimits, Removals};
 use walhouse::wal::Lsn;
 
 #[derive(Debug)]
 pub struct Session {
     pub server: usize,
     epoch: u32,
-    pub state: State,
+    pub state: LineageState,
     pub progress: Progress,
     pub confirm: Confirm,
     pub removals: Removals,
@@ -89,14 +89,15 @@ enum Act {
 }
 
 impl Session {
-    pub fn begin(world: &mut World, server: usize, state: State) -> Option<Session> {
+    pub fn begin(world: &mut World, server: usize, state: LineageState) -> Option<Session> {
         let ahead_bytes = 100 * world.prng.below(3);
         let is_slow = world.once_in(2);
-        let limits = Limits { generations: 1 + world.any(4), generation_bytes: 65 };
+        let limits = RemovalLimits { generations: 1 + world.any(4), generation_bytes: 65 };
         let from = &world.servers[server];
         let slot = from.slot.filter(|slot| !slot.invalidated)?;
-        let marks = Marks { confirmed: state.confirmed, upper: state.upper };
-        let params = Params { every: Duration::ZERO, retry_every: Duration::ZERO, ahead_bytes };
+        let marks = RecordedMarks { confirmed: state.confirmed, upper_lsn: state.upper_lsn };
+        let params =
+            ConfirmParams { every: Duration::ZERO, retry_every: Duration::ZERO, ahead_bytes };
         Some(Session {
             server,
             epoch: from.epoch,
@@ -163,7 +164,7 @@ impl Session {
                 (None, _) if self.can_resolve(world, at) => acts.push(Act::Resolve(at)),
                 (None, _) => {}
                 (Some(_), reading) => {
-                    if self.confirm.covers(batch.cut.upper)
+                    if self.confirm.covers(batch.cut.upper_lsn)
                         && reading.is_none_or(|reading| self.may_land(world, reading))
                     {
                         acts.push(Act::Land(at));
@@ -241,7 +242,7 @@ impl Session {
             }
             Act::Cut => {
                 let cut = self.progress.on_batch_cut();
-                self.confirm.on_batch(cut.upper);
+                self.confirm.on_batch(cut.upper_lsn);
                 self.next_batch = BatchId(cut.id.0 + 1);
                 let changes = std::mem::take(&mut self.gathering);
                 world.say(|| format!("  {cut:?}"));
@@ -314,7 +315,7 @@ impl World {
         };
         self.say(|| "walhouse: killed".into());
         for batch in &session.batches {
-            let may_land = session.confirm.covers(batch.cut.upper)
+            let may_land = session.confirm.covers(batch.cut.upper_lsn)
                 && batch.reading.is_none_or(|reading| session.may_land(self, reading));
             if let Some(rows) = batch.rows.as_ref().filter(|_| may_land) {
                 self.die_landing(rows);

@@ -5,9 +5,9 @@ use super::clickhouse::{Origin, Version};
 use super::postgres::{Change, Key, Row, What};
 use super::process::Reading;
 use super::session::{Session, Streamed, Transaction};
-use walhouse::machines::confirm::Marks;
-use walhouse::machines::lineage::State;
-use walhouse::machines::removals::{Place, outranking};
+use walhouse::machines::confirm::RecordedMarks;
+use walhouse::machines::lineage::LineageState;
+use walhouse::machines::removals::{WalPlace, outranking};
 use walhouse::wal::Lsn;
 
 impl Session {
@@ -43,12 +43,12 @@ impl Session {
         let (gone, come) = change.keys();
         let place = match come.filter(|_| world.design.removals_are_remembered) {
             Some(key) => self.removals.place(Lsn(lsn), &[key]),
-            None => Place::AsWritten,
+            None => WalPlace::AsWritten,
         };
         let (lsn, ask_below) = match place {
-            Place::AsWritten => (lsn, None),
-            Place::Above(above) => (above.0, None),
-            Place::Ask { below } => (lsn, Some(below)),
+            WalPlace::AsWritten => (lsn, None),
+            WalPlace::Above(above) => (above.0, None),
+            WalPlace::Ask { below } => (lsn, Some(below)),
         };
         if let Some(key) = gone {
             self.removals.on_removed(Lsn(lsn), &[key], self.next_batch);
@@ -147,7 +147,11 @@ impl Session {
     }
 
     pub fn record(&mut self, world: &mut World) {
-        let Some(Marks { confirmed, upper }) = self.confirm.next_write(world.now) else { return };
+        let Some(RecordedMarks { confirmed, upper_lsn: upper }) =
+            self.confirm.next_write(world.now)
+        else {
+            return;
+        };
         let waiting = self.batches.iter().flat_map(|batch| &batch.changes).chain(&self.gathering);
         let ends = waiting.map(|streamed| streamed.commit_end);
         let ends = ends.chain(self.open.as_ref().map(|open| open.end));
@@ -158,7 +162,7 @@ impl Session {
         });
         let fails = world.once_in(8);
         if !fails || world.once_in(2) {
-            let state = State { confirmed, upper, ..self.state };
+            let state = LineageState { confirmed, upper_lsn: upper, ..self.state };
             world.say(|| format!("  recorded {confirmed} upper {upper}"));
             world.clickhouse.state = Some(state);
         }

@@ -3,8 +3,8 @@ use std::time::{Duration, Instant};
 
 use walhouse::error::{Error, ErrorKind, Result};
 use walhouse::postgres::advisory_lock::AdvisoryLock;
-use walhouse::postgres::params::{Host, Params, TargetSession};
-use walhouse::postgres::primary::{Known, Primary, Resolve};
+use walhouse::postgres::params::{Host, PostgresParams, TargetSession};
+use walhouse::postgres::primary::{KnownServer, Primary, Resolve};
 use walhouse::postgres::sql::Sql;
 use walhouse::postgres::{Connection, StartupOptions};
 
@@ -15,14 +15,14 @@ use super::{connect, expect_error, params, run, soon, value, wait_until};
 /// Far below the time of an attempt: nobody who hangs was waited for.
 const AT_ONCE: Duration = Duration::from_secs(4);
 
-fn among(ports: &[u16]) -> Params {
+fn among(ports: &[u16]) -> PostgresParams {
     let mut params = params(ports[0], "postgres");
     params.target = TargetSession::Any;
     params.hosts = ports.iter().map(|port| Host::new("127.0.0.1", *port)).collect();
     params
 }
 
-fn find(params: &Params, known: Option<Known>) -> Result<(Primary, Sql)> {
+fn find(params: &PostgresParams, known: Option<KnownServer>) -> Result<(Primary, Sql)> {
     Primary::find(params, "test", known, soon(), || Ok(()))
 }
 

@@ -1,6 +1,6 @@
 //! Reading rows in the order of their key, page by page.
 
-use walhouse::postgres::key_reader::{Request, Wanted, estimate, page};
+use walhouse::postgres::key_reader::{KeysRequest, WantedKeys, estimate, page};
 use walhouse::postgres::source_table::{SourceTable, TableName};
 use walhouse::postgres::sql::Sql;
 
@@ -33,12 +33,12 @@ fn fill(sql: &mut Sql, rows: usize) -> SourceTable {
 fn read_all(
     sql: &mut Sql,
     table: &SourceTable,
-    wanted: &Wanted<'_>,
+    wanted: &WantedKeys<'_>,
     limits: (usize, usize),
 ) -> (Vec<String>, usize) {
     let (mut after, mut ids, mut pages) = (None::<String>, Vec::new(), 0);
     loop {
-        let request = Request {
+        let request = KeysRequest {
             table,
             key_column: "id",
             columns: &["id", "big"],
@@ -65,7 +65,7 @@ fn read_all(
 fn every_row_comes_once_in_order_whatever_the_pages() {
     let (_, mut sql) = database();
     let table = fill(&mut sql, 300);
-    let all = Wanted::default();
+    let all = WantedKeys::default();
     let query = "SELECT id FROM public.\"Keyed \"\"T\"\"\" ORDER BY id";
     let expected = sql.rows("list", query, soon()).unwrap();
     let expected: Vec<String> =
@@ -86,8 +86,8 @@ fn only_what_is_wanted_comes() {
     let keys: Vec<String> =
         ["it's \\4", "it's \\5", "it's \\6", "nobody"].map(str::to_owned).to_vec();
     let moment = |day: u32| ("at", format!("2026-01-{day:02}T00:00:00"));
-    let mut wanted = Wanted { keys: Some(&keys), ..Wanted::default() };
-    let read = |sql: &mut Sql, wanted: &Wanted<'_>| read_all(sql, &table, wanted, (1, 10)).0;
+    let mut wanted = WantedKeys { keys: Some(&keys), ..WantedKeys::default() };
+    let read = |sql: &mut Sql, wanted: &WantedKeys<'_>| read_all(sql, &table, wanted, (1, 10)).0;
     assert_eq!(read(&mut sql, &wanted), keys[..3]);
     wanted.from = Some(moment(6));
     assert_eq!(read(&mut sql, &wanted), keys[1..3]);
@@ -115,11 +115,11 @@ fn a_table_that_is_another_by_now_is_refused() {
         "ALTER TABLE public.\"Keyed \"\"T\"\"\" RENAME TO old;
          CREATE TABLE public.\"Keyed \"\"T\"\"\" (LIKE public.old)",
     );
-    let request = Request {
+    let request = KeysRequest {
         table: &table,
         key_column: "id",
         columns: &["id"],
-        wanted: &Wanted::default(),
+        wanted: &WantedKeys::default(),
         after: None,
         bytes_max: 1,
         rows_max: 1,

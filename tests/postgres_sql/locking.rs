@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use walhouse::error::ErrorKind;
-use walhouse::postgres::Params;
+use walhouse::postgres::PostgresParams;
 use walhouse::postgres::advisory_lock::AdvisoryLock;
 use walhouse::postgres::sql::Sql;
 
@@ -10,7 +10,7 @@ use super::{expect_error, run, soon, value, wait_until};
 
 const TERM: Duration = Duration::from_secs(30);
 
-fn acquire(params: &Params, slot: &str) -> Option<AdvisoryLock> {
+fn acquire(params: &PostgresParams, slot: &str) -> Option<AdvisoryLock> {
     AdvisoryLock::try_acquire(params, slot, TERM, soon()).unwrap()
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use walhouse::postgres::source_table::TableName;
 use walhouse::postgres::sql::Sql;
-use walhouse::postgres::table_reader::{Page, Part, Request, Tid, page, parts};
+use walhouse::postgres::table_reader::{HeapPart, Page, PageRequest, Tid, page, parts};
 
 use super::server::database;
 use super::{run, soon};
@@ -12,7 +12,7 @@ use super::{run, soon};
 /// All rows as `a:b`, in pages of `rows_max`; `between` runs after each page.
 fn read(
     sql: &mut Sql,
-    part: &Part,
+    part: &HeapPart,
     rows_max: usize,
     mut between: impl FnMut(&mut Sql),
 ) -> Option<Vec<String>> {
@@ -20,7 +20,7 @@ fn read(
     loop {
         let columns = &["a", "b"];
         let end_block = part.blocks;
-        let request = Request { part, columns, after, end_block, bytes_max: 1 << 20, rows_max };
+        let request = PageRequest { part, columns, after, end_block, bytes_max: 1 << 20, rows_max };
         let Page::Rows(rows) = page(sql, &request, soon()).unwrap() else { return None };
         for values in rows.values() {
             let values = values.unwrap();

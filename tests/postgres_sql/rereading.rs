@@ -3,7 +3,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use walhouse::error::ErrorKind;
-use walhouse::postgres::reread::{Request, Reread, Rows, reread};
+use walhouse::postgres::reread::{Reread, RereadRequest, RereadRows, reread};
 use walhouse::postgres::source_table::{SourceTable, TableName};
 use walhouse::postgres::sql::{Sql, literal};
 
@@ -26,7 +26,7 @@ fn inspect(sql: &mut Sql) -> SourceTable {
     SourceTable::inspect(sql, &name(), soon()).unwrap()
 }
 
-fn rows(answer: Reread) -> Rows {
+fn rows(answer: Reread) -> RereadRows {
     match answer {
         Reread::Rows(rows) => rows,
         Reread::NotYetVisible { transactions } => panic!("{transactions} are not visible"),
@@ -64,7 +64,7 @@ fn values_come_as_logical_decoding_prints_them() {
 
     let columns = ["a\"1", "tags", "doc", "plain", "flag", "at", "ratio", "raw"];
     let table = inspect(&mut sql);
-    let request = Request {
+    let request = RereadRequest {
         table: &table,
         key_column: "id",
         columns: &columns,
@@ -106,7 +106,7 @@ fn what_a_slow_server_has_answered_is_kept() {
     let keys: Vec<&[u8]> = keys.iter().map(String::as_bytes).collect();
     let (mut left, mut rounds) = (&keys[..], 0);
     while !left.is_empty() {
-        let request = Request {
+        let request = RereadRequest {
             table: &table,
             key_column: "id",
             columns: &["v"],
@@ -138,7 +138,7 @@ fn many_keys_come_from_one_snapshot_and_within_the_memory_allowed() {
     let keys: Vec<String> = (0..1100).map(|n| format!("k'\\{n}")).collect();
     let keys: Vec<&[u8]> = keys.iter().map(String::as_bytes).collect();
     let table = inspect(&mut sql);
-    let request = |keys, bytes_max| Request {
+    let request = |keys, bytes_max| RereadRequest {
         table: &table,
         key_column: "id",
         columns: &["a\"1"],
@@ -179,7 +179,7 @@ fn rows_of_a_table_that_inherits_are_not_the_tables() {
     run(&mut sql, &format!("INSERT INTO {t} (id) VALUES ('own')"));
     run(&mut sql, "INSERT INTO public.child (id) VALUES ('own'), ('of the child')");
     let table = inspect(&mut sql);
-    let request = Request {
+    let request = RereadRequest {
         table: &table,
         key_column: "id",
         columns: &["id"],
@@ -196,7 +196,7 @@ fn a_refused_read_leaves_the_session_fit_for_the_next() {
     let (_, mut sql) = database();
     create_table(&mut sql);
     let table = inspect(&mut sql);
-    let mut request = Request {
+    let mut request = RereadRequest {
         table: &table,
         key_column: "id",
         columns: &["no such"],
@@ -227,7 +227,7 @@ fn a_table_that_is_rewritten_meanwhile_keeps_its_rows() {
     run(&mut other, &format!("BEGIN; ALTER TABLE {t} ALTER COLUMN ratio TYPE numeric"));
     let pid = sql.about().backend_pid;
     let read = |sql: &mut Sql, table: &SourceTable| {
-        let request = Request {
+        let request = RereadRequest {
             table,
             key_column: "id",
             columns: &["ratio"],
@@ -296,7 +296,7 @@ fn a_change_that_is_streamed_before_it_is_visible_is_not_read_yet() {
     });
     let xid = xid.unwrap();
     let table = inspect(&mut sql);
-    let request = Request {
+    let request = RereadRequest {
         table: &table,
         key_column: "id",
         columns: &["flag"],
@@ -309,7 +309,7 @@ fn a_change_that_is_streamed_before_it_is_visible_is_not_read_yet() {
         Reread::NotYetVisible { transactions: 1 }
     );
     // What a read that does not ask would have taken for true: the old row, and a deleted one.
-    let unasked = rows(reread(&mut sql, &Request { xids: &[], ..request }, SOON).unwrap());
+    let unasked = rows(reread(&mut sql, &RereadRequest { xids: &[], ..request }, SOON).unwrap());
     assert_eq!(*unasked.found[&b"k"[..]], [Some(b"f".to_vec())]);
     assert!(!unasked.found.contains_key(&b"new"[..]));
 
@@ -322,10 +322,10 @@ fn a_change_that_is_streamed_before_it_is_visible_is_not_read_yet() {
     });
     let answer = rows(last.unwrap());
     assert!(answer.is_as_streamed, "both keys are as that transaction left them");
-    let other = Request { xids: &[xid.wrapping_sub(1)], ..request };
+    let other = RereadRequest { xids: &[xid.wrapping_sub(1)], ..request };
     let newer = rows(reread(&mut sql, &other, SOON).unwrap());
     assert!(!newer.is_as_streamed && newer.as_of.insert_lsn >= newer.as_of.flush_lsn);
-    let gone = Request { keys: &[b"k", b"never there"], ..request };
+    let gone = RereadRequest { keys: &[b"k", b"never there"], ..request };
     assert!(!rows(reread(&mut sql, &gone, SOON).unwrap()).is_as_streamed);
     assert_eq!(*answer.found[&b"k"[..]], [Some(b"t".to_vec())]);
     assert_eq!(*answer.found[&b"new"[..]], [None]);

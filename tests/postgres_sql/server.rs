@@ -27,7 +27,7 @@ pub fn shared() -> &'static Server {
 }
 
 /// A database of its own on the shared server, with a name that needs quoting.
-pub fn database() -> (walhouse::postgres::Params, Sql) {
+pub fn database() -> (walhouse::postgres::PostgresParams, Sql) {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let name = format!("d\"b' ü {}", NEXT.fetch_add(1, Ordering::Relaxed));
     let mut sql = super::connect(&params(shared().port, "postgres"));

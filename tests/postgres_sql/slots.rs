@@ -2,7 +2,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use walhouse::error::ErrorKind;
-use walhouse::postgres::Params;
+use walhouse::postgres::PostgresParams;
 use walhouse::postgres::failover_slot::Failover;
 use walhouse::postgres::server::Server as Identity;
 use walhouse::postgres::slot::{self, SlotVerdict, terminate_stale_walsender};
@@ -21,7 +21,12 @@ fn free_name(sql: &mut Sql) -> String {
 struct Consumer(Child);
 
 impl Consumer {
-    fn start(params: &Params, slot: &str, application_name: &str, sql: &mut Sql) -> Consumer {
+    fn start(
+        params: &PostgresParams,
+        slot: &str,
+        application_name: &str,
+        sql: &mut Sql,
+    ) -> Consumer {
         let child = client("pg_recvlogical")
             .env("PGAPPNAME", application_name)
             .args(["--host=127.0.0.1", "--username=postgres", "--start", "--file=-", "--no-loop"])

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use walhouse::postgres::server::{as_of, flush_lsn, flush_wal};
 use walhouse::postgres::source_table::TableName;
 use walhouse::postgres::sql::Sql;
-use walhouse::postgres::table_reader::{Page, Part, Request, Rows, Tid, page, parts};
+use walhouse::postgres::table_reader::{HeapPart, Page, PageRequest, PageRows, Tid, page, parts};
 
 use super::server::database;
 use super::{connect, run, soon};
@@ -14,7 +14,7 @@ fn table() -> TableName {
     TableName::new("public", "Wide \"T\"")
 }
 
-fn only_part(sql: &mut Sql) -> Part {
+fn only_part(sql: &mut Sql) -> HeapPart {
     let mut parts = parts(sql, &table(), soon()).unwrap();
     assert_eq!(parts.len(), 1);
     parts.remove(0)
@@ -23,13 +23,13 @@ fn only_part(sql: &mut Sql) -> Part {
 /// Every id, page by page, with `between` done after each page.
 fn read_all(
     sql: &mut Sql,
-    part: &Part,
+    part: &HeapPart,
     bytes_max: usize,
     mut between: impl FnMut(usize),
 ) -> Option<(Vec<String>, usize)> {
     let (mut ids, mut pages, mut after) = (Vec::new(), 0, Tid::before(0));
     loop {
-        let request = Request {
+        let request = PageRequest {
             part,
             columns: &["id", "big"],
             after,
@@ -52,7 +52,7 @@ fn read_all(
     }
 }
 
-fn ids_of(rows: &Rows<Tid>) -> Vec<String> {
+fn ids_of(rows: &PageRows<Tid>) -> Vec<String> {
     let id = |values: Vec<Option<Cow<'_, [u8]>>>| {
         String::from_utf8(values[0].as_ref().expect("no null").to_vec()).unwrap()
     };

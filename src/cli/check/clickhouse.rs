@@ -9,8 +9,8 @@ use crate::clickhouse::client::quote_name;
 use crate::clickhouse::document_types::document_types;
 use crate::clickhouse::own::{self, state};
 use crate::clickhouse::refusal::Refusal;
-use crate::clickhouse::survey::judge::{self, Fit, Order};
-use crate::clickhouse::survey::{self, Facts, Grant, Trial};
+use crate::clickhouse::survey::judge::{self, ColumnFit, Order};
+use crate::clickhouse::survey::{self, ClickHouseFacts, Grant, TrialRow};
 use crate::clickhouse::tables::{self, Definition, TableShape};
 use crate::config::ServiceConfig;
 use crate::delivery::target_tables::{columns_of, definition, mapping};
@@ -28,14 +28,14 @@ const AWAY: &str = "Let *_REPLICATION_CLICKHOUSE_URL name ClickHouse's HTTP inte
 const AGAIN: &str = "Run `walhouse check` again; if it stays, look into the log of ClickHouse.";
 
 /// ClickHouse with all tables, for what needs Postgres as well.
-pub(super) struct Reached {
+pub(super) struct ReachedClickHouse {
     pub client: Client,
     pub shapes: Vec<Shape>,
     /// Of walhouse's own.
     pub absent: Vec<&'static str>,
 }
 
-pub(super) fn look(service: &ServiceConfig) -> (Vec<Finding>, Option<Reached>) {
+pub(super) fn look(service: &ServiceConfig) -> (Vec<Finding>, Option<ReachedClickHouse>) {
     let mut found = Vec::new();
     let before_ms = now_ms();
     let reached = Client::connect(&service.clickhouse)
@@ -68,7 +68,7 @@ pub(super) fn look(service: &ServiceConfig) -> (Vec<Finding>, Option<Reached>) {
     let tables = looking.tables();
     let Looking { mut found, client, .. } = looking;
     match tables {
-        Ok(Some((shapes, absent))) => (found, Some(Reached { client, shapes, absent })),
+        Ok(Some((shapes, absent))) => (found, Some(ReachedClickHouse { client, shapes, absent })),
         Ok(None) => (found, None),
         Err(error) => {
             found.push(Finding::of_error("ClickHouse", &error, AGAIN));
@@ -108,7 +108,7 @@ fn encryption(endpoint: &str) -> Finding {
 struct Looking<'a> {
     service: &'a ServiceConfig,
     mapping: &'static dyn Mapping,
-    facts: Facts,
+    facts: ClickHouseFacts,
     client: Client,
     found: Vec<Finding>,
 }
@@ -292,7 +292,7 @@ impl Looking<'_> {
         for (at, column) in target.columns.iter().enumerate() {
             let Some(found) = shape.column(column.name) else { continue };
             let fit = judge::fit(column.kind, &found.type_text);
-            if fit == Fit::Whole {
+            if fit == ColumnFit::Whole {
                 continue;
             }
             let ours = made.column(column.name).unwrap_or(column.kind.native_type());
@@ -308,11 +308,11 @@ impl Looking<'_> {
                     column.name
                 ),
             };
-            is_refused |= fit == Fit::Not;
+            is_refused |= fit == ColumnFit::Not;
             // The coarser moment that deletes may miss is told already.
             let is_told = shape.warnings.iter().any(|told| told.contains(column.name));
             match fit {
-                Fit::Not => self.found.push(Finding::problem("table", text, hint)),
+                ColumnFit::Not => self.found.push(Finding::problem("table", text, hint)),
                 _ if is_told => {}
                 _ => self.found.push(Finding::warning("table", text, hint)),
             }
@@ -382,19 +382,19 @@ impl Looking<'_> {
         let columns = native::column_names(block);
         let deadline = self.deadline();
         let like = (made, is_there);
-        let trial = interrupt::Trial::begin();
+        let trial = interrupt::TrialGuard::begin();
         let tried = survey::try_block(&mut self.client, &name, like, &columns, &bytes, deadline);
         drop(trial);
         self.found.push(match tried {
-            Trial::Taken => {
+            TrialRow::Taken => {
                 Finding::ok("trial row", format!("taken as a row of `{}`", target.table))
             }
-            Trial::NotMade(error) => Finding::warning(
+            TrialRow::NotMade(error) => Finding::warning(
                 "trial row",
                 format!("none for `{}`: {error}", target.table),
                 error.hint_text().unwrap_or("See to it that this user may create tables."),
             ),
-            Trial::Refused(error) => Finding::of_error(
+            TrialRow::Refused(error) => Finding::of_error(
                 "trial row",
                 &error,
                 &format!(
@@ -402,7 +402,7 @@ impl Looking<'_> {
                     survey::set_aside(&self.client, made)
                 ),
             ),
-            Trial::Left(table, error) => Finding::problem(
+            TrialRow::Left(table, error) => Finding::problem(
                 "trial row",
                 format!("a table of the check is left: {error}"),
                 format!("Run on ClickHouse: DROP TABLE {table}"),

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::clickhouse::client::quote_name;
-use crate::clickhouse::hosts::TableKind;
-use crate::clickhouse::params::{Params, Quorum};
+use crate::clickhouse::hosts::ReplicationKind;
+use crate::clickhouse::params::{ClickHouseParams, Quorum};
 use crate::clickhouse::survey::cluster::{self, Cluster, Identity, Replica};
 use crate::clickhouse::survey::{self, Grant};
 use crate::clickhouse::{Client, own};
@@ -26,7 +26,7 @@ pub(super) fn look(
     let params = client.params().clone();
     let tables: Vec<&str> = targets.iter().copied().chain(own::tables::names()).collect();
     let kinds = cluster::kinds(client, &tables, deadline())?;
-    let is_replicated = kinds.iter().any(|(_, kind)| *kind == TableKind::Replicated);
+    let is_replicated = kinds.iter().any(|(_, kind)| *kind == ReplicationKind::Replicated);
     let mut found = Vec::new();
     if let Some(name) = &params.cluster {
         found.extend(judge_cluster(&cluster::cluster(client, name, deadline())?));
@@ -144,12 +144,12 @@ fn judge_replicas(replicas: &[Replica], quorum: Option<Quorum>) -> Vec<Finding> 
     found
 }
 
-fn judge_quorum(kinds: &[(String, TableKind)], quorum: Option<Quorum>) -> Option<Finding> {
+fn judge_quorum(kinds: &[(String, ReplicationKind)], quorum: Option<Quorum>) -> Option<Finding> {
     if !quorum.is_some_and(Quorum::asks_for_others) {
         return None;
     }
     let plain: Vec<&str> = (kinds.iter())
-        .filter(|(_, kind)| *kind == TableKind::Plain)
+        .filter(|(_, kind)| *kind == ReplicationKind::Plain)
         .map(|(name, _)| name.as_str())
         .collect();
     (!plain.is_empty()).then(|| {
@@ -161,7 +161,11 @@ fn judge_quorum(kinds: &[(String, TableKind)], quorum: Option<Quorum>) -> Option
     })
 }
 
-fn hosts(params: &Params, tables: &[&str], deadline: impl Fn() -> Instant) -> Vec<Finding> {
+fn hosts(
+    params: &ClickHouseParams,
+    tables: &[&str],
+    deadline: impl Fn() -> Instant,
+) -> Vec<Finding> {
     let (mut found, mut seen) = (Vec::new(), Vec::new());
     for (endpoint, identities) in cluster::identities(params, tables, deadline) {
         match identities {
@@ -191,7 +195,7 @@ fn judge_identities(seen: &[(String, BTreeMap<String, Identity>)]) -> Option<Fin
     let is_plain = [ours.get(&table), seen.iter().find_map(|(_, of)| of.get(&table))]
         .into_iter()
         .flatten()
-        .any(|identity| identity.kind == TableKind::Plain);
+        .any(|identity| identity.kind == ReplicationKind::Plain);
     let text = match is_plain {
         true => format!("the hosts are different servers, and `{table}` is not replicated"),
         false => format!("`{table}` at {other} is no replica of the one at {first}"),
@@ -240,10 +244,10 @@ mod tests {
         assert_eq!(of(3, 1, Some(Quorum::Auto)), [Level::Warning]);
         assert_eq!(of(3, 1, Some(Quorum::Replicas(1))), []);
         assert_eq!(of(3, 1, None), []);
-        let plain = [("t".to_owned(), TableKind::Plain)];
+        let plain = [("t".to_owned(), ReplicationKind::Plain)];
         assert!(judge_quorum(&plain, Some(Quorum::Auto)).is_some());
         assert!(judge_quorum(&plain, Some(Quorum::Replicas(1))).is_none());
-        let shared = [("t".to_owned(), TableKind::Shared)];
+        let shared = [("t".to_owned(), ReplicationKind::Shared)];
         assert!(judge_quorum(&shared, Some(Quorum::Auto)).is_none());
     }
 
@@ -255,7 +259,7 @@ mod tests {
         let judge =
             |one, other| judge_identities(&[("a".to_owned(), one), ("b".to_owned(), other)]);
         let text = |finding: Option<Finding>| finding.expect("they differ").text;
-        use TableKind::{Elsewhere, Plain, Replicated};
+        use ReplicationKind::{Elsewhere, Plain, Replicated};
         assert_eq!(judge(of(Replicated, "/1"), of(Replicated, "/1")), None);
         assert_eq!(judge(of(Plain, "uuid"), of(Plain, "uuid")), None);
         assert_eq!(judge(of(Elsewhere, ""), of(Elsewhere, "")), None);

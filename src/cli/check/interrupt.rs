@@ -27,18 +27,18 @@ pub(super) fn listen() {
 }
 
 /// While it lives there may be a trial table.
-pub(super) struct Trial;
+pub(super) struct TrialGuard;
 
-impl Trial {
-    pub(super) fn begin() -> Trial {
+impl TrialGuard {
+    pub(super) fn begin() -> TrialGuard {
         let mut state = STATE.lock();
         end_if_free(&state);
         state.trials += 1;
-        Trial
+        TrialGuard
     }
 }
 
-impl Drop for Trial {
+impl Drop for TrialGuard {
     fn drop(&mut self) {
         let mut state = STATE.lock();
         state.trials -= 1;

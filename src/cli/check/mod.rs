@@ -17,7 +17,7 @@ mod postgres;
 mod report;
 mod table;
 
-pub use report::Report;
+pub use report::CheckReport;
 
 use crate::config::{Config, InitialBackfill, LockKind, Problems, ServiceConfig};
 use crate::delivery::target_tables::mapping;
@@ -32,9 +32,9 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 const UNKNOWN_VARIABLE: &str =
     "Correct or remove the variable; `walhouse help variables` lists those that there are.";
 
-pub fn check(config: &Config) -> Report {
+pub fn check(config: &Config) -> CheckReport {
     interrupt::listen();
-    let mut report = Report::default();
+    let mut report = CheckReport::default();
     for warning in &config.warnings {
         report.add(None, Finding::warning("configuration", warning, UNKNOWN_VARIABLE));
     }
@@ -66,8 +66,8 @@ pub fn check(config: &Config) -> Report {
 }
 
 /// The configuration itself is what is wrong, so nobody was asked.
-pub fn refused(problems: &Problems) -> Report {
-    let mut report = Report::default();
+pub fn refused(problems: &Problems) -> CheckReport {
+    let mut report = CheckReport::default();
     for problem in &problems.list {
         let hint =
             format!("Set {}; `walhouse help variables` says what it takes.", problem.variable);
@@ -107,8 +107,8 @@ fn look(config: &Config, service: &ServiceConfig) -> Vec<Finding> {
 /// Whether the stream would go on from where the last one ended.
 fn outlook(
     service: &ServiceConfig,
-    mut source: postgres::Reached,
-    mut target: clickhouse::Reached,
+    mut source: postgres::ReachedPostgres,
+    mut target: clickhouse::ReachedClickHouse,
 ) -> Vec<Finding> {
     let Some(connection) = source.connection.as_mut() else { return Vec::new() };
     let name = service.name.as_str();
@@ -154,8 +154,8 @@ fn outlook(
 /// Whether tables that are there lack rows that nothing would copy.
 fn old_rows(
     service: &ServiceConfig,
-    source: &mut postgres::Reached,
-    target: &mut clickhouse::Reached,
+    source: &mut postgres::ReachedPostgres,
+    target: &mut clickhouse::ReachedClickHouse,
 ) -> Option<Finding> {
     const ABOUT: &str = "old rows";
     if service.initial_backfill == InitialBackfill::Off {

@@ -10,14 +10,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, Level};
 use crate::postgres::advisory_lock;
 use crate::postgres::connection::Connection;
-use crate::postgres::failover_slot::{self, Failover, Weight};
-use crate::postgres::params::{Params, TargetSession};
+use crate::postgres::failover_slot::{self, Failover, FindingWeight};
+use crate::postgres::params::{PostgresParams, TargetSession};
 use crate::postgres::primary::Primary;
 use crate::postgres::server::Server;
 use crate::postgres::slot::{self, Held, SlotVerdict};
 use crate::postgres::sql::{Sql, Texts};
 use crate::postgres::startup;
-use crate::postgres::survey::{self, Facts, judge};
+use crate::postgres::survey::{self, PostgresFacts, judge};
 
 /// How our own sessions are called in `pg_stat_activity`.
 const APPLICATION_NAME: &str = "walhouse/check";
@@ -26,7 +26,7 @@ const AWAY: &str = "Let DATABASE_URL name the host and port of Postgres, start i
                     firewalls and listen_addresses pass connections of this host.";
 
 /// Sessions with the primary, for what needs ClickHouse as well.
-pub(super) struct Reached {
+pub(super) struct ReachedPostgres {
     pub sql: Sql,
     /// `None` where replication is not possible.
     pub connection: Option<Connection>,
@@ -35,7 +35,10 @@ pub(super) struct Reached {
 }
 
 /// `slots` are those of all services on this server.
-pub(super) fn look(service: &ServiceConfig, slots: &[&str]) -> (Vec<Finding>, Option<Reached>) {
+pub(super) fn look(
+    service: &ServiceConfig,
+    slots: &[&str],
+) -> (Vec<Finding>, Option<ReachedPostgres>) {
     let params = &service.postgres;
     let mut found = Vec::new();
     if 1 < params.hosts.len() {
@@ -54,8 +57,8 @@ pub(super) fn look(service: &ServiceConfig, slots: &[&str]) -> (Vec<Finding>, Op
 }
 
 /// What each host of the list is by itself.
-fn hosts(params: &Params) -> Vec<Finding> {
-    let ask = |params: Params| -> Result<String> {
+fn hosts(params: &PostgresParams) -> Vec<Finding> {
+    let ask = |params: PostgresParams| -> Result<String> {
         let mut sql = Sql::connect(&params, APPLICATION_NAME, step())?;
         let server = Server::inspect(&mut sql, step())?;
         let role = if server.in_recovery { "a standby" } else { "a primary" };
@@ -64,7 +67,7 @@ fn hosts(params: &Params) -> Vec<Finding> {
     thread::scope(|scope| {
         let asked: Vec<_> = (params.hosts.iter())
             .map(|host| {
-                let params = Params {
+                let params = PostgresParams {
                     hosts: vec![host.clone()],
                     target: TargetSession::Any,
                     ..params.clone()
@@ -110,7 +113,7 @@ struct Looking<'a> {
 }
 
 impl Looking<'_> {
-    fn run(mut self) -> (Vec<Finding>, Option<Reached>) {
+    fn run(mut self) -> (Vec<Finding>, Option<ReachedPostgres>) {
         let before_ms = now_ms();
         let facts = match survey::look(&mut self.sql, step()) {
             Ok(facts) => facts,
@@ -141,10 +144,10 @@ impl Looking<'_> {
         let may_stream = facts.may_replicate && senders.level == Level::Ok;
         self.found.push(senders);
         let connection = if may_stream { self.replication(&application_name) } else { None };
-        (self.found, Some(Reached { sql: self.sql, connection, slot_is_refused }))
+        (self.found, Some(ReachedPostgres { sql: self.sql, connection, slot_is_refused }))
     }
 
-    fn wal_level(&mut self, facts: &Facts) {
+    fn wal_level(&mut self, facts: &PostgresFacts) {
         let told = Server::inspect(&mut self.sql, step());
         self.found.push(match told.and_then(|server| server.check_wal_level()) {
             Ok(()) => Finding::ok("wal_level", "logical"),
@@ -172,7 +175,7 @@ impl Looking<'_> {
     }
 
     /// True if a start refuses the slot as it is.
-    fn slot(&mut self, facts: &Facts, application_name: &str) -> bool {
+    fn slot(&mut self, facts: &PostgresFacts, application_name: &str) -> bool {
         let name = &self.service.slot;
         let state = match slot::inspect(&mut self.sql, name, step()) {
             Ok(Some(state)) => state,
@@ -225,7 +228,7 @@ impl Looking<'_> {
         is_refused
     }
 
-    fn failover(&mut self, facts: &Facts) {
+    fn failover(&mut self, facts: &PostgresFacts) {
         if self.service.failover == Failover::Off {
             return;
         }
@@ -258,8 +261,8 @@ impl Looking<'_> {
         }
         for lack in lacking {
             self.found.push(match lack.weight {
-                Weight::Missing => Finding::warning("failover", lack.text, lack.hint),
-                Weight::Stalls => Finding::problem("failover", lack.text, lack.hint),
+                FindingWeight::Missing => Finding::warning("failover", lack.text, lack.hint),
+                FindingWeight::Stalls => Finding::problem("failover", lack.text, lack.hint),
             });
         }
     }

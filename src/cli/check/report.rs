@@ -8,7 +8,7 @@ use crate::config::ServiceName;
 use crate::finding::{Finding, Level};
 
 #[derive(Debug, Default)]
-pub struct Report {
+pub struct CheckReport {
     found: Vec<Told>,
 }
 
@@ -19,7 +19,7 @@ struct Told {
     finding: Finding,
 }
 
-impl Report {
+impl CheckReport {
     /// `None` is of the process as a whole.
     pub fn add(&mut self, service: Option<ServiceName>, mut finding: Finding) {
         if let (Some(service), Some(hint)) = (service, &mut finding.hint) {
@@ -106,8 +106,8 @@ mod tests {
 
     use super::*;
 
-    fn report() -> Report {
-        let mut report = Report::default();
+    fn report() -> CheckReport {
+        let mut report = CheckReport::default();
         report.add(None, Finding::ok("configuration", "all set"));
         for service in ServiceName::ALL {
             report.add(Some(service), Finding::ok("wal_level", "logical"));

@@ -6,10 +6,10 @@ use crate::delivery::source_check::{column_problems, published_columns};
 use crate::delivery::target_tables::mapping;
 use crate::delivery::unfilled;
 use crate::finding::Finding;
-use crate::postgres::publication::{self, Wanted};
+use crate::postgres::publication::{self, WantedPublication};
 use crate::postgres::source_table::{OldRow, SourceTable, TableKind, TableName};
 use crate::postgres::sql::Sql;
-use crate::postgres::survey::{self, Facts, judge};
+use crate::postgres::survey::{self, PostgresFacts, judge};
 
 /// Of a column that this version does not know.
 pub(super) const UNFILLED: &str = "Nothing is lost in Postgres. Install a version of walhouse that \
@@ -20,7 +20,7 @@ const AGAIN: &str = "Run `walhouse check` again; if it stays, look into the log 
 pub(super) fn look(
     sql: &mut Sql,
     service: &ServiceConfig,
-    facts: &Facts,
+    facts: &PostgresFacts,
     found: &mut Vec<Finding>,
 ) {
     let source = mapping(service).source();
@@ -90,7 +90,7 @@ fn publication(
 ) {
     const ABOUT: &str = "publication";
     let name = &service.publication;
-    let wanted = Wanted { publication: name, table, columns };
+    let wanted = WantedPublication { publication: name, table, columns };
     match publication::look(sql, &wanted, step()) {
         Err(error) => found.push(Finding::of_error(ABOUT, &error, AGAIN)),
         Ok(None) => {

@@ -19,7 +19,7 @@ pub struct Span {
 pub type Line = Vec<Span>;
 
 #[derive(Debug, PartialEq, Eq)]
-pub enum Block {
+pub enum ManualBlock {
     /// From 1 on.
     Heading(u8, Line),
     Paragraph {
@@ -45,7 +45,7 @@ pub enum Block {
 /// What has been opened and not closed yet.
 #[derive(Default)]
 struct Reader {
-    blocks: Vec<Block>,
+    blocks: Vec<ManualBlock>,
     line: Line,
     styles: Vec<Style>,
     /// The next number of each list that is open; `None` has bullets.
@@ -59,7 +59,7 @@ struct Reader {
     row: Vec<Line>,
 }
 
-pub fn parse(markdown: &str) -> Vec<Block> {
+pub fn parse(markdown: &str) -> Vec<ManualBlock> {
     let mut reader = Reader::default();
     for event in Parser::new_ext(markdown, Options::ENABLE_TABLES) {
         reader.step(event);
@@ -124,7 +124,7 @@ impl Reader {
             }
             TagEnd::Heading(level) => {
                 let line = std::mem::take(&mut self.line);
-                self.blocks.push(Block::Heading(level as u8, line));
+                self.blocks.push(ManualBlock::Heading(level as u8, line));
             }
             TagEnd::Paragraph => self.end_paragraph(),
             TagEnd::Item => self.end_paragraph(),
@@ -133,7 +133,7 @@ impl Reader {
             }
             TagEnd::CodeBlock => {
                 let text = self.code.take().unwrap_or_default();
-                self.blocks.push(Block::Code { depth: self.lists.len(), text });
+                self.blocks.push(ManualBlock::Code { depth: self.lists.len(), text });
             }
             TagEnd::TableCell => self.row.push(std::mem::take(&mut self.line)),
             TagEnd::TableHead => {
@@ -146,7 +146,7 @@ impl Reader {
             }
             TagEnd::Table => {
                 let (head, rows) = self.table.take().unwrap_or_default();
-                self.blocks.push(Block::Table { head, rows });
+                self.blocks.push(ManualBlock::Table { head, rows });
             }
             _ => {}
         }
@@ -159,8 +159,8 @@ impl Reader {
         }
         let depth = self.lists.len();
         self.blocks.push(match self.bullet.take() {
-            Some(bullet) => Block::Item { depth: depth.saturating_sub(1), bullet, line },
-            None => Block::Paragraph { depth, line },
+            Some(bullet) => ManualBlock::Item { depth: depth.saturating_sub(1), bullet, line },
+            None => ManualBlock::Paragraph { depth, line },
         });
     }
 
@@ -189,23 +189,23 @@ mod tests {
     fn lists_hold_paragraphs_and_code() {
         let blocks = parse("1. One\n   line.\n\n   ```\n   code\n   ```\n2. *Two*:\n   - inner\n");
         let [first, code, second, inner] = &blocks[..] else { panic!("{blocks:?}") };
-        assert!(matches!(first, Block::Item { depth: 0, bullet, line }
+        assert!(matches!(first, ManualBlock::Item { depth: 0, bullet, line }
             if bullet == "1." && plain(line) == "One line."));
-        assert_eq!(*code, Block::Code { depth: 1, text: "code\n".to_owned() });
-        assert!(matches!(second, Block::Item { bullet, line, .. }
+        assert_eq!(*code, ManualBlock::Code { depth: 1, text: "code\n".to_owned() });
+        assert!(matches!(second, ManualBlock::Item { bullet, line, .. }
             if bullet == "2." && line[0].style == Style::Emphasis));
-        assert!(matches!(inner, Block::Item { depth: 1, .. }));
+        assert!(matches!(inner, ManualBlock::Item { depth: 1, .. }));
     }
 
     #[test]
     fn tables_are_read_by_cells_and_links_name_their_topic() {
         let blocks = parse("| a | b |\n|---|---|\n| `x\\|y` | [it](failover.md#slots) |\n");
-        let [Block::Table { head, rows }] = &blocks[..] else { panic!("{blocks:?}") };
+        let [ManualBlock::Table { head, rows }] = &blocks[..] else { panic!("{blocks:?}") };
         assert_eq!(head.iter().map(plain).collect::<Vec<_>>(), ["a", "b"]);
         let cells: Vec<String> = rows[0].iter().map(plain).collect();
         assert_eq!(cells, ["x|y", "it (walhouse help failover)"]);
         let blocks = parse("[here](https://a.b) <https://c.d> [there](#below)");
-        let [Block::Paragraph { line, .. }] = &blocks[..] else { panic!("{blocks:?}") };
+        let [ManualBlock::Paragraph { line, .. }] = &blocks[..] else { panic!("{blocks:?}") };
         assert_eq!(plain(line), "here <https://a.b> https://c.d there");
     }
 }

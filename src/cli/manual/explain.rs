@@ -3,14 +3,14 @@
 
 use std::collections::BTreeSet;
 
-use super::blocks::{Block, Line, Style, parse};
+use super::blocks::{Line, ManualBlock, Style, parse};
 use super::find;
 
 /// Fewer letters would be found in any line.
 pub const LETTERS_MIN: usize = 6;
 
 /// A row of the page.
-pub struct Entry {
+pub struct Explanation {
     /// As they are printed; `...` stands for what varies.
     pub messages: Vec<String>,
     pub cause: String,
@@ -18,20 +18,20 @@ pub struct Entry {
 }
 
 /// All that the topic `troubleshooting` has.
-pub fn entries() -> Vec<Entry> {
+pub fn entries() -> Vec<Explanation> {
     let topic = find("troubleshooting").expect("it is a topic of the manual");
     let tables = parse(topic.text).into_iter().filter_map(|block| match block {
-        Block::Table { rows, .. } => Some(rows),
+        ManualBlock::Table { rows, .. } => Some(rows),
         _ => None,
     });
     tables.flatten().filter_map(|row| entry(&row)).collect()
 }
 
-fn entry(row: &[Line]) -> Option<Entry> {
+fn entry(row: &[Line]) -> Option<Explanation> {
     let [messages, cause, remedy] = row else { return None };
     let messages = messages.iter().filter(|span| span.style == Style::Code);
     let plain = |line: &Line| line.iter().map(|span| span.text.as_str()).collect::<String>();
-    Some(Entry {
+    Some(Explanation {
         messages: messages.map(|span| span.text.clone()).collect(),
         cause: plain(cause),
         remedy: plain(remedy),
@@ -39,9 +39,9 @@ fn entry(row: &[Line]) -> Option<Entry> {
 }
 
 /// What is said of a line; `None` if nothing is known of it.
-fn find_entry<'a>(entries: &'a [Entry], line: &str) -> Option<&'a Entry> {
+fn find_entry<'a>(entries: &'a [Explanation], line: &str) -> Option<&'a Explanation> {
     let line = line.replace(['`', '\\'], "");
-    let matched = |entry: &Entry| {
+    let matched = |entry: &Explanation| {
         let parts = entry.messages.iter().map(|message| fixed_parts(message));
         let fitting = parts.filter(|parts| has_in_order(&line, parts));
         fitting.map(|parts| letters(&parts)).filter(|&letters| LETTERS_MIN <= letters).max()

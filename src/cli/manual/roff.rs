@@ -3,9 +3,9 @@
 use roff::{Inline, Roff, bold, italic, roman};
 
 use super::Topic;
-use super::blocks::{Block, Line, Style};
+use super::blocks::{Line, ManualBlock, Style};
 
-pub fn page(topic: &Topic, blocks: &[Block]) -> Vec<u8> {
+pub fn page(topic: &Topic, blocks: &[ManualBlock]) -> Vec<u8> {
     let mut out = Roff::new();
     let name = format!("walhouse-{}", topic.name);
     let version = concat!("walhouse ", env!("CARGO_PKG_VERSION"));
@@ -20,9 +20,9 @@ pub fn page(topic: &Topic, blocks: &[Block]) -> Vec<u8> {
     page
 }
 
-fn add(out: &mut Roff, block: &Block) {
+fn add(out: &mut Roff, block: &ManualBlock) {
     match block {
-        Block::Heading(level, line) => {
+        ManualBlock::Heading(level, line) => {
             let text: String = line.iter().map(|span| span.text.as_str()).collect();
             match level {
                 1 => out.control("SH", [text.to_uppercase().as_str()]),
@@ -30,11 +30,11 @@ fn add(out: &mut Roff, block: &Block) {
                 _ => out.control("SS", [text.as_str()]),
             };
         }
-        Block::Paragraph { depth, line } => {
+        ManualBlock::Paragraph { depth, line } => {
             out.control(if *depth == 0 { "PP" } else { "IP" }, []);
             out.text(inlines(line));
         }
-        Block::Item { depth, bullet, line } => {
+        ManualBlock::Item { depth, bullet, line } => {
             for _ in 0..*depth {
                 out.control("RS", ["4"]);
             }
@@ -44,7 +44,7 @@ fn add(out: &mut Roff, block: &Block) {
                 out.control("RE", []);
             }
         }
-        Block::Code { text, .. } => {
+        ManualBlock::Code { text, .. } => {
             out.control("PP", []);
             out.control("RS", ["4"]);
             out.control("nf", []);
@@ -54,7 +54,7 @@ fn add(out: &mut Roff, block: &Block) {
             out.control("fi", []);
             out.control("RE", []);
         }
-        Block::Table { head, rows } => {
+        ManualBlock::Table { head, rows } => {
             for row in rows {
                 let Some((term, rest)) = row.split_first() else { continue };
                 out.control("TP", []);

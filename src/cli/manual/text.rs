@@ -1,16 +1,16 @@
 //! A topic as lines for a terminal.
 
-use super::blocks::{Block, Line, Style};
+use super::blocks::{Line, ManualBlock, Style};
 
 /// Wider lines are hard to read.
 const COLUMNS_MAX: usize = 90;
 const INDENT: usize = 4;
 
-pub fn render(blocks: &[Block], columns: usize, is_terminal: bool) -> String {
+pub fn render(blocks: &[ManualBlock], columns: usize, is_terminal: bool) -> String {
     let mut page = Page { out: String::new(), columns: columns.min(COLUMNS_MAX), is_terminal };
     let mut was_item = false;
     for block in blocks {
-        let is_item = matches!(block, Block::Item { .. });
+        let is_item = matches!(block, ManualBlock::Item { .. });
         // Items of a list stand close together.
         if !(was_item && is_item) {
             page.out.push('\n');
@@ -28,30 +28,30 @@ struct Page {
 }
 
 impl Page {
-    fn add(&mut self, block: &Block) {
+    fn add(&mut self, block: &ManualBlock) {
         match block {
-            Block::Heading(level, line) => {
+            ManualBlock::Heading(level, line) => {
                 let text: String = line.iter().map(|span| span.text.as_str()).collect();
                 let text = if *level == 1 { text.to_uppercase() } else { text };
                 let text = self.styled(&text, Style::Strong);
                 self.out.push_str(&format!("{text}\n"));
             }
-            Block::Paragraph { depth, line } => {
+            ManualBlock::Paragraph { depth, line } => {
                 let indent = " ".repeat(depth * INDENT);
                 self.wrap(line, &indent, &indent);
             }
-            Block::Item { depth, bullet, line } => {
+            ManualBlock::Item { depth, bullet, line } => {
                 let first = format!("{}{bullet:<3} ", " ".repeat(depth * INDENT));
                 self.wrap(line, &first, &" ".repeat((depth + 1) * INDENT));
             }
-            Block::Code { depth, text } => {
+            ManualBlock::Code { depth, text } => {
                 for line in text.lines() {
                     let indent = " ".repeat((depth + 1) * INDENT);
                     self.out.push_str(format!("{indent}{line}").trim_end());
                     self.out.push('\n');
                 }
             }
-            Block::Table { head, rows } => self.table(head, rows),
+            ManualBlock::Table { head, rows } => self.table(head, rows),
         }
     }
 

@@ -17,29 +17,29 @@ const HEADERS_MAX: usize = 64;
 
 /// Where a process listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Endpoint {
+pub(super) struct StatusEndpoint {
     /// Without the brackets of IPv6.
     host: String,
     port: u16,
 }
 
-impl Endpoint {
-    pub(super) fn at(addr: SocketAddr) -> Endpoint {
-        Endpoint { host: addr.ip().to_string(), port: addr.port() }
+impl StatusEndpoint {
+    pub(super) fn at(addr: SocketAddr) -> StatusEndpoint {
+        StatusEndpoint { host: addr.ip().to_string(), port: addr.port() }
     }
 
-    pub(super) fn parse(text: &str) -> Result<Endpoint, &'static str> {
+    pub(super) fn parse(text: &str) -> Result<StatusEndpoint, &'static str> {
         let url = Url::parse(text).map_err(|_| "expected http://host:port")?;
         if url.scheme() != "http" {
             return Err("expected http://; the port of walhouse knows no TLS");
         }
         let host = url.host_str().ok_or("expected a host")?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Ok(Endpoint { host, port: url.port().unwrap_or(80) })
+        Ok(StatusEndpoint { host, port: url.port().unwrap_or(80) })
     }
 }
 
-impl fmt::Display for Endpoint {
+impl fmt::Display for StatusEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.host.contains(':') {
             true => write!(f, "http://[{}]:{}", self.host, self.port),
@@ -49,7 +49,7 @@ impl fmt::Display for Endpoint {
 }
 
 /// What the process there says of itself.
-pub(super) fn overview(endpoint: &Endpoint, deadline: Instant) -> Result<Overview, String> {
+pub(super) fn overview(endpoint: &StatusEndpoint, deadline: Instant) -> Result<Overview, String> {
     let answer = get(endpoint, "/status", deadline)?;
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
@@ -67,7 +67,7 @@ pub(super) fn overview(endpoint: &Endpoint, deadline: Instant) -> Result<Overvie
 }
 
 /// The whole answer, head and body.
-fn get(endpoint: &Endpoint, path: &str, deadline: Instant) -> Result<Vec<u8>, String> {
+fn get(endpoint: &StatusEndpoint, path: &str, deadline: Instant) -> Result<Vec<u8>, String> {
     let mut stream = connect(endpoint, deadline)?;
     let host = endpoint.to_string();
     let host = host.trim_start_matches("http://");
@@ -91,7 +91,7 @@ fn get(endpoint: &Endpoint, path: &str, deadline: Instant) -> Result<Vec<u8>, St
     }
 }
 
-fn connect(endpoint: &Endpoint, deadline: Instant) -> Result<TcpStream, String> {
+fn connect(endpoint: &StatusEndpoint, deadline: Instant) -> Result<TcpStream, String> {
     let (sender, addresses) = bounded(1);
     let (host, port) = (endpoint.host.clone(), endpoint.port);
     // A resolver has no deadline; its thread ends with the process at the latest.
@@ -138,7 +138,7 @@ mod tests {
             ("127.0.0.1:9465", Err("expected http://host:port")),
             ("", Err("expected http://host:port")),
         ] {
-            let found = Endpoint::parse(text).map(|endpoint| endpoint.to_string());
+            let found = StatusEndpoint::parse(text).map(|endpoint| endpoint.to_string());
             assert_eq!(found.as_deref().map_err(|e| *e), expected, "{text}");
         }
     }
@@ -146,7 +146,7 @@ mod tests {
     /// What comes back from a server that answers with these bytes and closes.
     fn ask_one_that_says(bytes: &'static [u8]) -> Result<Overview, String> {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        let endpoint = Endpoint::at(listener.local_addr().expect("it is bound"));
+        let endpoint = StatusEndpoint::at(listener.local_addr().expect("it is bound"));
         let serving = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().expect("it is asked");
             let _ = stream.read(&mut [0; 1024]);
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn silence_and_refusal_end_in_time() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        let endpoint = Endpoint::at(listener.local_addr().expect("it is bound"));
+        let endpoint = StatusEndpoint::at(listener.local_addr().expect("it is bound"));
         let began = Instant::now();
         let silent = overview(&endpoint, began + Duration::from_millis(300));
         assert_eq!(silent, Err("no answer in time".to_owned()));

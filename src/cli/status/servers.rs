@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::clickhouse::Client;
-use crate::clickhouse::own::repairs::Status;
+use crate::clickhouse::own::repairs::RepairStatus;
 use crate::clickhouse::own::{self, refused, repairs, state};
 use crate::config::{Config, LockKind, ServiceConfig};
 use crate::error::{Error, Result};
 use crate::overview::{
-    History, Lag, Leader, Overview, Repair, RetainedWal, Service, Source, Wal, Who,
+    HistoryOverview, Lag, LeaderOverview, Overview, Repair, RetainedWal, ServiceOverview,
+    SourceServer, Wal, Who,
 };
 use crate::postgres::advisory_lock;
 use crate::postgres::primary::Primary;
@@ -44,7 +45,7 @@ pub(super) fn overview(config: &Config) -> Overview {
     }
     Overview {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        source: Source::Servers,
+        source: SourceServer::Servers,
         instance: None,
         started_unix_seconds: None,
         now_unix_seconds: unix_seconds(),
@@ -56,20 +57,20 @@ pub(super) fn overview(config: &Config) -> Overview {
 
 /// What was found of a service, and what is wrong with it.
 struct Look {
-    service: Service,
+    service: ServiceOverview,
     problems: Vec<String>,
 }
 
 impl Look {
     fn new(config: &ServiceConfig) -> Look {
-        let service = Service {
+        let service = ServiceOverview {
             slot: config.slot.clone(),
             state: "unknown".to_owned(),
             healthy: false,
             since_unix_seconds: None,
             reason: None,
             hint: None,
-            leader: Leader { who: Who::Unknown, name: None },
+            leader: LeaderOverview { who: Who::Unknown, name: None },
             wal: Wal::default(),
             lag: Lag::default(),
             retained_wal: RetainedWal::default(),
@@ -81,7 +82,7 @@ impl Look {
             repair: None,
             notes: vec![],
             changes: vec![],
-            history: History::default(),
+            history: HistoryOverview::default(),
         };
         Look { service, problems: vec![] }
     }
@@ -111,7 +112,7 @@ impl Look {
         if matches!(config.lock.kind, LockKind::Postgres) {
             let holder = advisory_lock::holder(&mut sql, &config.slot, deadline)?;
             let who = if holder.is_some() { Who::Somebody } else { Who::Nobody };
-            self.service.leader = Leader { who, name: holder };
+            self.service.leader = LeaderOverview { who, name: holder };
         }
         let (service, slot) = (&mut self.service, &config.slot);
         let Some(found) = slot::inspect(&mut sql, slot, deadline)? else {
@@ -201,18 +202,19 @@ impl Look {
             service.wal.flushed_lsn = Some(row.confirmed.to_string());
         }
         let repair = repairs::read(&mut client, name, slot, deadline)?;
-        service.repair = repair.filter(|row| row.status == Status::Running).map(|row| Repair {
-            reason: row.reason,
-            // Such as `read ...`: how far it has come is for the process to say.
-            pass: row.position.split(' ').next().unwrap_or_default().to_owned(),
-            fraction: None,
-            seconds_left: None,
-            rows_read: row.rows_read,
-            rows_written: row.rows_written,
-            rows_buried: row.rows_buried,
-            failed_attempts: 0,
-            error: None,
-        });
+        service.repair =
+            repair.filter(|row| row.status == RepairStatus::Running).map(|row| Repair {
+                reason: row.reason,
+                // Such as `read ...`: how far it has come is for the process to say.
+                pass: row.position.split(' ').next().unwrap_or_default().to_owned(),
+                fraction: None,
+                seconds_left: None,
+                rows_read: row.rows_read,
+                rows_written: row.rows_written,
+                tombstones_written: row.tombstones_written,
+                failed_attempts: 0,
+                error: None,
+            });
         service.refused_rows = refused::counts(&mut client, name, deadline)?;
         Ok(())
     }

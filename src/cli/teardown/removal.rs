@@ -26,7 +26,7 @@ const LOCK_TERM_MIN: Duration = Duration::from_secs(150);
 
 /// What there is to drop.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct Removable {
     /// The server, as `host:port`.
     pub server: String,
     pub slot: Option<FoundSlot>,
@@ -48,11 +48,11 @@ pub struct Dropped {
 }
 
 /// Looks, and changes nothing.
-pub fn look(config: &ServiceConfig) -> Result<Found> {
+pub fn look(config: &ServiceConfig) -> Result<Removable> {
     let (primary, mut sql) = connect(config)?;
     let slot = find_slot(config, &mut sql)?;
     let publication = publication::exists(&mut sql, &config.publication, step())?;
-    Ok(Found { server: primary.name(), slot, publication })
+    Ok(Removable { server: primary.name(), slot, publication })
 }
 
 /// Waits for the leader lock, at most as long as a leader that died may have left it, and drops.

@@ -62,6 +62,6 @@ pub fn others(
 
 /// Writes the row and waits until ClickHouse has it; under a revision above all before.
 pub fn write(client: &mut Client, row: &mut DatabaseRow, deadline: Instant) -> Result<()> {
-    row.revision = state::leap(row.revision);
+    row.revision = state::next_revision_base(row.revision);
     TABLE.insert(client, vec![row.clone()], deadline)
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::clickhouse::client::{Client, InsertError, quote_bytes};
 use crate::clickhouse::cluster::{create_table, pairs, replacing};
-use crate::clickhouse::refusal::{Refusal, Verdict};
+use crate::clickhouse::refusal::{Refusal, RefusalVerdict};
 use crate::error::{Error, ErrorKind, Result};
 
 pub struct Table<R: 'static> {
@@ -63,7 +63,7 @@ impl<R> Table<R> {
         let settings = [("async_insert", "0")];
         // No row can be at fault here.
         client.insert(self.name, &columns, &settings, &block, deadline).map_err(|e| match e {
-            InsertError::Data(refusal) if refusal.verdict() == Verdict::Data => {
+            InsertError::Data(refusal) if refusal.verdict() == RefusalVerdict::Data => {
                 refused_own(*refusal)
             }
             other => other.into_error(self.name),

@@ -19,7 +19,7 @@ pub const AT_FENCE: u64 = 0;
 pub struct RepairRow {
     pub service: String,
     pub slot: String,
-    pub status: Status,
+    pub status: RepairStatus,
     /// Of the Postgres cluster that is read.
     pub system_identifier: String,
     pub timeline: u32,
@@ -32,13 +32,13 @@ pub struct RepairRow {
     pub position: String,
     pub rows_read: u64,
     pub rows_written: u64,
-    pub rows_buried: u64,
+    pub tombstones_written: u64,
     /// 0 before the first write; [`write()`] moves it.
     pub revision: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Status {
+pub enum RepairStatus {
     #[default]
     Running,
     Done,
@@ -72,18 +72,18 @@ impl RepairRow {
     }
 }
 
-impl Field for Status {
+impl Field for RepairStatus {
     fn take(&mut self) -> Vec<u8> {
         match self {
-            Status::Running => b"running".to_vec(),
-            Status::Done => b"done".to_vec(),
+            RepairStatus::Running => b"running".to_vec(),
+            RepairStatus::Done => b"done".to_vec(),
         }
     }
 
     fn set(&mut self, text: String) -> Option<()> {
         *self = match text.as_str() {
-            "running" => Status::Running,
-            "done" => Status::Done,
+            "running" => RepairStatus::Running,
+            "done" => RepairStatus::Done,
             _ => return None,
         };
         Some(())
@@ -105,7 +105,7 @@ pub const TABLE: Table<RepairRow> = Table {
         Of("position", "String", |row| &mut row.position),
         Of("rows_read", "UInt64", |row| &mut row.rows_read),
         Of("rows_written", "UInt64", |row| &mut row.rows_written),
-        Of("rows_buried", "UInt64", |row| &mut row.rows_buried),
+        Of("rows_buried", "UInt64", |row| &mut row.tombstones_written),
         Time("written_at"),
         Of("revision", "UInt64", |row| &mut row.revision),
     ],
@@ -144,9 +144,12 @@ mod tests {
     #[test]
     fn a_row_is_read_as_it_was_written() {
         let row = TABLE.parse(values()).expect("each column fits");
-        assert_eq!((row.status, row.timeline, row.base_version), (Status::Running, 2, u64::MAX));
+        assert_eq!(
+            (row.status, row.timeline, row.base_version),
+            (RepairStatus::Running, 2, u64::MAX)
+        );
         assert_eq!((row.reason.as_str(), row.position.as_str()), ("gap", "p"));
-        assert_eq!((row.rows_read, row.rows_written, row.rows_buried), (1, 2, 3));
+        assert_eq!((row.rows_read, row.rows_written, row.tombstones_written), (1, 2, 3));
     }
 
     #[test]

@@ -83,7 +83,7 @@ fn recorded(row: Record) -> Recorded {
 /// Writes the row and waits until ClickHouse has it. Another process may write as well: its row and
 /// this one are looks at the same source.
 pub fn write(client: &mut Client, row: &mut SourceRow, deadline: Instant) -> Result<()> {
-    row.revision = state::leap(row.revision);
+    row.revision = state::next_revision_base(row.revision);
     TABLE.insert(client, vec![record(row)], deadline)
 }
 

@@ -27,7 +27,7 @@ pub struct StateRow {
     pub began: Lsn,
     pub confirmed: Lsn,
     /// No commit whose end lies above this can be in ClickHouse.
-    pub upper: Lsn,
+    pub upper_lsn: Lsn,
     /// Added to every LSN on the way to `_version`.
     pub version_shift: u64,
     /// Who wrote it: host and process.
@@ -46,7 +46,7 @@ pub const TABLE: Table<StateRow> = Table {
         Of("timeline", "UInt32", |row| &mut row.timeline),
         Of("timeline_began_lsn", "UInt64", |row| &mut row.began.0),
         Of("confirmed_lsn", "UInt64", |row| &mut row.confirmed.0),
-        Of("upper_lsn", "UInt64", |row| &mut row.upper.0),
+        Of("upper_lsn", "UInt64", |row| &mut row.upper_lsn.0),
         Of("version_shift", "UInt64", |row| &mut row.version_shift),
         Of("instance", "String", |row| &mut row.instance),
         Time("written_at"),
@@ -78,7 +78,7 @@ pub fn others(
 
 /// Where a new session's revisions begin: above whatever an old leader, stopped in the middle of a
 /// write, may still send, and hardly ever where another session that read the same row begins.
-pub fn leap(revision: u64) -> u64 {
+pub fn next_revision_base(revision: u64) -> u64 {
     revision.saturating_add(REVISION_LEAP).saturating_add(fastrand::u64(..REVISION_LEAP))
 }
 

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use super::super::client::Client;
 use super::super::cluster::{SERVER, engines, of_ours, pairs};
-use super::super::hosts::TableKind;
-use super::super::params::Params;
+use super::super::hosts::ReplicationKind;
+use super::super::params::ClickHouseParams;
 use crate::error::Result;
 
 /// How often the one address is asked who answers.
@@ -37,8 +37,8 @@ pub fn kinds(
     client: &mut Client,
     tables: &[&str],
     deadline: Instant,
-) -> Result<Vec<(String, TableKind)>> {
-    let kind = |(name, engine): (String, String)| (name, TableKind::of_engine(&engine));
+) -> Result<Vec<(String, ReplicationKind)>> {
+    let kind = |(name, engine): (String, String)| (name, ReplicationKind::of_engine(&engine));
     Ok(engines(client, tables, deadline)?.into_iter().map(kind).collect())
 }
 
@@ -95,14 +95,14 @@ pub fn cluster(client: &mut Client, configured: &str, deadline: Instant) -> Resu
 /// What tells a table from another one of its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    pub kind: TableKind,
+    pub kind: ReplicationKind,
     /// Its path in ZooKeeper; of one that is not replicated the UUID of its server.
     pub place: String,
 }
 
 /// The tables that are there, at each host, or why there is no answer.
 pub fn identities(
-    params: &Params,
+    params: &ClickHouseParams,
     tables: &[&str],
     deadline: impl Fn() -> Instant,
 ) -> Vec<(String, Result<BTreeMap<String, Identity>>)> {
@@ -115,11 +115,11 @@ pub fn identities(
                 of_ours(&client, "table", tables)
             );
             let paths: BTreeMap<_, _> = pairs(&mut client, &sql, deadline())?.into_iter().collect();
-            let identity = |(table, kind): (String, TableKind)| {
+            let identity = |(table, kind): (String, ReplicationKind)| {
                 let place = match kind {
-                    TableKind::Plain => server.clone(),
-                    TableKind::Replicated => paths.get(&table).cloned().unwrap_or_default(),
-                    TableKind::Shared | TableKind::Elsewhere => String::new(),
+                    ReplicationKind::Plain => server.clone(),
+                    ReplicationKind::Replicated => paths.get(&table).cloned().unwrap_or_default(),
+                    ReplicationKind::Shared | ReplicationKind::Elsewhere => String::new(),
                 };
                 (table, Identity { kind, place })
             };
@@ -131,7 +131,7 @@ pub fn identities(
 }
 
 /// How many servers answer at the one address, as far as a few connections show.
-pub fn servers_behind(params: &Params, deadline: Instant) -> Result<usize> {
+pub fn servers_behind(params: &ClickHouseParams, deadline: Instant) -> Result<usize> {
     let mut found = BTreeSet::new();
     for _ in 0..ASKED_TIMES {
         // Each client has connections of its own.

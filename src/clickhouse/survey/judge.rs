@@ -2,9 +2,9 @@
 
 use super::super::client::quote_name;
 use super::super::params::DATABASE;
-use super::Facts;
+use super::ClickHouseFacts;
 use crate::finding::Finding;
-use crate::rows::Kind;
+use crate::rows::ColumnKind;
 
 /// The JSON type works as a column from here on.
 const VERSION_MIN: (u32, u32) = (24, 8);
@@ -15,7 +15,7 @@ const VERSION_TYPED: (u32, u32) = (25, 1);
 /// random documents 125 were other ones with 25.5, by a plain INSERT as well, and 8 with 25.8.
 const VERSION_GOOD: (u32, u32) = (25, 8);
 
-pub fn server(facts: &Facts) -> Vec<Finding> {
+pub fn server(facts: &ClickHouseFacts) -> Vec<Finding> {
     let mut found = Vec::new();
     let version = &facts.version;
     found.push(match number(version) {
@@ -68,7 +68,7 @@ fn number(version: &str) -> Option<(u32, u32)> {
 
 /// How a column of a table takes what is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fit {
+pub enum ColumnFit {
     Whole,
     /// Some values arrive changed.
     Narrow,
@@ -77,51 +77,53 @@ pub enum Fit {
 }
 
 /// `type_text` as ClickHouse prints it.
-pub fn fit(kind: Kind, type_text: &str) -> Fit {
+pub fn fit(kind: ColumnKind, type_text: &str) -> ColumnFit {
     let (bare, is_nullable) = bare(type_text);
     let takes_null = is_nullable || bare.starts_with("Variant") || bare == "Dynamic";
     let of = |whole: &[&str], narrow: &[&str]| {
         let named = |list: &[&str]| list.iter().any(|name| is_type(bare, name));
         match (named(whole), named(narrow)) {
-            (true, _) => Fit::Whole,
-            (false, true) => Fit::Narrow,
-            (false, false) => Fit::Not,
+            (true, _) => ColumnFit::Whole,
+            (false, true) => ColumnFit::Narrow,
+            (false, false) => ColumnFit::Not,
         }
     };
     let number = match kind {
-        Kind::String => return of(&["String"], &["FixedString", "Enum8", "Enum16"]),
-        Kind::Json => return of(&["JSON", "String", "Object"], &["Map", "Tuple"]),
-        Kind::StringArray => {
-            return inside(bare, "Array(").map_or(Fit::Not, |of| fit(Kind::String, of));
+        ColumnKind::String => return of(&["String"], &["FixedString", "Enum8", "Enum16"]),
+        ColumnKind::Json => return of(&["JSON", "String", "Object"], &["Map", "Tuple"]),
+        ColumnKind::StringArray => {
+            return inside(bare, "Array(").map_or(ColumnFit::Not, |of| fit(ColumnKind::String, of));
         }
-        Kind::UInt8 | Kind::NullableUInt8 => of(
+        ColumnKind::UInt8 | ColumnKind::NullableUInt8 => of(
             &["UInt8", "UInt16", "UInt32", "UInt64", "Int16", "Int32", "Int64", "Bool"],
             &["Int8"],
         ),
-        Kind::UInt32 | Kind::NullableUInt32 => {
+        ColumnKind::UInt32 | ColumnKind::NullableUInt32 => {
             of(&["UInt32", "UInt64", "Int64"], &["UInt8", "UInt16", "Int8", "Int16", "Int32"])
         }
-        Kind::UInt64 => of(&["UInt64", "UInt128", "UInt256", "Int128", "Int256"], &[]),
-        Kind::Float64 => of(&["Float64"], &["Float32", "Decimal"]),
-        Kind::Millis | Kind::NullableMillis => millis(bare),
+        ColumnKind::UInt64 => of(&["UInt64", "UInt128", "UInt256", "Int128", "Int256"], &[]),
+        ColumnKind::Float64 => of(&["Float64"], &["Float32", "Decimal"]),
+        ColumnKind::Millis | ColumnKind::NullableMillis => millis(bare),
     };
-    let may_be_null =
-        matches!(kind, Kind::NullableUInt8 | Kind::NullableUInt32 | Kind::NullableMillis);
-    if may_be_null && !takes_null { Fit::Not } else { number }
+    let may_be_null = matches!(
+        kind,
+        ColumnKind::NullableUInt8 | ColumnKind::NullableUInt32 | ColumnKind::NullableMillis
+    );
+    if may_be_null && !takes_null { ColumnFit::Not } else { number }
 }
 
-fn millis(bare: &str) -> Fit {
+fn millis(bare: &str) -> ColumnFit {
     match bare.strip_prefix("DateTime64(") {
         Some(rest) => {
             let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
             if digits.parse::<u32>().is_ok_and(|scale| 3 <= scale) {
-                Fit::Whole
+                ColumnFit::Whole
             } else {
-                Fit::Narrow
+                ColumnFit::Narrow
             }
         }
-        None if is_type(bare, "DateTime") => Fit::Narrow,
-        None => Fit::Not,
+        None if is_type(bare, "DateTime") => ColumnFit::Narrow,
+        None => ColumnFit::Not,
     }
 }
 
@@ -171,8 +173,8 @@ mod tests {
     use super::*;
     use crate::finding::Level;
 
-    fn facts(version: &str, readonly: &str) -> Facts {
-        Facts {
+    fn facts(version: &str, readonly: &str) -> ClickHouseFacts {
+        ClickHouseFacts {
             version: version.into(),
             user: "u".into(),
             readonly: readonly.into(),
@@ -213,28 +215,28 @@ mod tests {
     #[test]
     fn types_take_all_some_or_nothing() {
         for (kind, type_text, expected) in [
-            (Kind::String, "String", Fit::Whole),
-            (Kind::String, "LowCardinality(Nullable(String))", Fit::Whole),
-            (Kind::String, "FixedString(3)", Fit::Narrow),
-            (Kind::String, "UUID", Fit::Not),
-            (Kind::Json, "JSON(max_dynamic_paths=1024)", Fit::Whole),
-            (Kind::Json, "String", Fit::Whole),
-            (Kind::Json, "UInt8", Fit::Not),
-            (Kind::StringArray, "Array(LowCardinality(String))", Fit::Whole),
-            (Kind::StringArray, "String", Fit::Not),
-            (Kind::UInt8, "Bool", Fit::Whole),
-            (Kind::UInt32, "UInt16", Fit::Narrow),
-            (Kind::UInt32, "UInt64", Fit::Whole),
-            (Kind::UInt64, "UInt32", Fit::Not),
-            (Kind::Float64, "Decimal(9, 2)", Fit::Narrow),
-            (Kind::Millis, "DateTime64(3)", Fit::Whole),
-            (Kind::Millis, "DateTime64(6, 'UTC')", Fit::Whole),
-            (Kind::Millis, "DateTime64(0)", Fit::Narrow),
-            (Kind::Millis, "DateTime", Fit::Narrow),
-            (Kind::Millis, "Date", Fit::Not),
-            (Kind::NullableMillis, "Nullable(DateTime64(3))", Fit::Whole),
-            (Kind::NullableMillis, "DateTime64(3)", Fit::Not),
-            (Kind::NullableUInt8, "Nullable(UInt8)", Fit::Whole),
+            (ColumnKind::String, "String", ColumnFit::Whole),
+            (ColumnKind::String, "LowCardinality(Nullable(String))", ColumnFit::Whole),
+            (ColumnKind::String, "FixedString(3)", ColumnFit::Narrow),
+            (ColumnKind::String, "UUID", ColumnFit::Not),
+            (ColumnKind::Json, "JSON(max_dynamic_paths=1024)", ColumnFit::Whole),
+            (ColumnKind::Json, "String", ColumnFit::Whole),
+            (ColumnKind::Json, "UInt8", ColumnFit::Not),
+            (ColumnKind::StringArray, "Array(LowCardinality(String))", ColumnFit::Whole),
+            (ColumnKind::StringArray, "String", ColumnFit::Not),
+            (ColumnKind::UInt8, "Bool", ColumnFit::Whole),
+            (ColumnKind::UInt32, "UInt16", ColumnFit::Narrow),
+            (ColumnKind::UInt32, "UInt64", ColumnFit::Whole),
+            (ColumnKind::UInt64, "UInt32", ColumnFit::Not),
+            (ColumnKind::Float64, "Decimal(9, 2)", ColumnFit::Narrow),
+            (ColumnKind::Millis, "DateTime64(3)", ColumnFit::Whole),
+            (ColumnKind::Millis, "DateTime64(6, 'UTC')", ColumnFit::Whole),
+            (ColumnKind::Millis, "DateTime64(0)", ColumnFit::Narrow),
+            (ColumnKind::Millis, "DateTime", ColumnFit::Narrow),
+            (ColumnKind::Millis, "Date", ColumnFit::Not),
+            (ColumnKind::NullableMillis, "Nullable(DateTime64(3))", ColumnFit::Whole),
+            (ColumnKind::NullableMillis, "DateTime64(3)", ColumnFit::Not),
+            (ColumnKind::NullableUInt8, "Nullable(UInt8)", ColumnFit::Whole),
         ] {
             assert_eq!(fit(kind, type_text), expected, "{kind:?} {type_text}");
         }
@@ -256,14 +258,14 @@ mod tests {
     fn our_own_tables_fit() {
         use super::super::super::tables::{PAYLOADS, SESSIONS, TASK_RUNS};
         for (made, name, kind) in [
-            (&TASK_RUNS, "status", Kind::String),
-            (&TASK_RUNS, "output", Kind::Json),
-            (&PAYLOADS, "created_at", Kind::Millis),
-            (&SESSIONS, "closed_at", Kind::NullableMillis),
+            (&TASK_RUNS, "status", ColumnKind::String),
+            (&TASK_RUNS, "output", ColumnKind::Json),
+            (&PAYLOADS, "created_at", ColumnKind::Millis),
+            (&SESSIONS, "closed_at", ColumnKind::NullableMillis),
         ] {
             let text = made.column(name).expect("it has the column");
             let type_text = text.split(" DEFAULT ").next().expect("split gives one piece");
-            assert_eq!(fit(kind, type_text), Fit::Whole, "{name}");
+            assert_eq!(fit(kind, type_text), ColumnFit::Whole, "{name}");
         }
     }
 }

@@ -18,7 +18,7 @@ const DROPS_MAX: u32 = 3;
 const DROP_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Facts {
+pub struct ClickHouseFacts {
     pub version: String,
     pub user: String,
     /// The setting `readonly` of the user.
@@ -41,7 +41,7 @@ pub enum Grant {
 
 /// What became of the trial row.
 #[derive(Debug)]
-pub enum Trial {
+pub enum TrialRow {
     Taken,
     /// There was no table to try it with.
     NotMade(Error),
@@ -50,7 +50,7 @@ pub enum Trial {
     Left(String, Error),
 }
 
-pub fn look(client: &mut Client, deadline: Instant) -> Result<Facts> {
+pub fn look(client: &mut Client, deadline: Instant) -> Result<ClickHouseFacts> {
     let version = client.ping(deadline)?;
     let database = quote_bytes(client.database().as_bytes());
     let rows = client.query(
@@ -64,7 +64,7 @@ pub fn look(client: &mut Client, deadline: Instant) -> Result<Facts> {
     let row: Option<[Option<String>; 4]> =
         rows.into_iter().next().and_then(|row| row.try_into().ok());
     let facts = row.and_then(|[user, readonly, now_ms, databases]| {
-        Some(Facts {
+        Some(ClickHouseFacts {
             version,
             user: user?,
             readonly: readonly?,
@@ -152,7 +152,7 @@ pub fn try_block(
     columns: &[&str],
     block: &[u8],
     deadline: Instant,
-) -> Trial {
+) -> TrialRow {
     let table = client.qualified(name);
     // In memory, so that neither a path in ZooKeeper nor a disk of the real table is touched.
     let ddl = match is_there {
@@ -170,18 +170,18 @@ pub fn try_block(
         }
     };
     let outcome = match client.execute(&ddl, deadline) {
-        Err(error) => Trial::NotMade(error),
+        Err(error) => TrialRow::NotMade(error),
         Ok(()) => match client.insert(name, columns, &[("async_insert", "0")], block, deadline) {
-            Ok(()) => Trial::Taken,
-            Err(InsertError::Data(refusal)) => Trial::Refused(
+            Ok(()) => TrialRow::Taken,
+            Err(InsertError::Data(refusal)) => TrialRow::Refused(
                 Error::new(ErrorKind::DataRefused, "insert a trial row").because(*refusal),
             ),
-            Err(other) => Trial::Refused(other.into_error(name)),
+            Err(other) => TrialRow::Refused(other.into_error(name)),
         },
     };
     match drop_trial(client, name) {
         Ok(()) => outcome,
-        Err(error) => Trial::Left(table, error),
+        Err(error) => TrialRow::Left(table, error),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::documents::tokens::DEPTH_MAX;
 const JSON: &[u8] = b"application/json";
 const SUPER: &[u8] = b"application/super+json";
 
-fn check(content_type: &[u8], text: &str, expected: &str) -> Outcome {
+fn check(content_type: &[u8], text: &str, expected: &str) -> DocumentOutcome {
     // What is already in the buffer stays.
     let mut out = b"before".to_vec();
     let outcome = append_document(Some(text.as_bytes()), content_type, &mut out);
@@ -19,7 +19,7 @@ fn check(content_type: &[u8], text: &str, expected: &str) -> Outcome {
 
 fn repaired(text: &str, expected: &str) -> Repairs {
     match check(JSON, text, expected) {
-        Outcome::Repaired(repairs) => repairs,
+        DocumentOutcome::Repaired(repairs) => repairs,
         other => panic!("{text}: {other:?}"),
     }
 }
@@ -28,27 +28,27 @@ fn repaired(text: &str, expected: &str) -> Repairs {
 fn a_document_passes_through_as_it_is() {
     for text in ["{\"b\": 1.0,\n \"a\":[1e5, -0, \"\\u0000\\/é😀\"] }", "null", "[]", "\"x\"", "5"]
     {
-        assert_eq!(check(JSON, text, &format!("{{\"data\":{text}}}")), Outcome::Written);
+        assert_eq!(check(JSON, text, &format!("{{\"data\":{text}}}")), DocumentOutcome::Written);
     }
-    assert_eq!(check(JSON, " \n[1] ", "{\"data\":[1]}"), Outcome::Written);
+    assert_eq!(check(JSON, " \n[1] ", "{\"data\":[1]}"), DocumentOutcome::Written);
 }
 
 #[test]
 fn nothing_to_write_is_an_empty_object_and_no_loss() {
-    assert_eq!(check(JSON, "", "{}"), Outcome::Empty(Absent::NoText));
+    assert_eq!(check(JSON, "", "{}"), DocumentOutcome::Empty(Absent::NoText));
     for content_type in ["text/plain", "application/store", "application/JSON", ""] {
         let outcome = check(content_type.as_bytes(), "{\"a\":1}", "{}");
-        assert_eq!(outcome, Outcome::Empty(Absent::ContentType));
+        assert_eq!(outcome, DocumentOutcome::Empty(Absent::ContentType));
         assert!(!outcome.lost_content());
     }
     let mut out = Vec::new();
-    assert_eq!(append_document(None, JSON, &mut out), Outcome::Empty(Absent::NoText));
+    assert_eq!(append_document(None, JSON, &mut out), DocumentOutcome::Empty(Absent::NoText));
     assert_eq!(out, b"{}");
 }
 
 #[test]
 fn what_is_not_json_is_replaced_and_said_to_be_lost() {
-    let syntax = |at| Outcome::Invalid(Reason::Syntax { at });
+    let syntax = |at| DocumentOutcome::Invalid(Reason::Syntax { at });
     assert_eq!(check(JSON, "{\"secret\":1", "{}"), syntax(11));
     assert_eq!(check(JSON, "undefined", "{}"), syntax(0));
     assert_eq!(check(JSON, "{\"a\":\"\\ud800\",}", "{}"), syntax(14));
@@ -56,17 +56,17 @@ fn what_is_not_json_is_replaced_and_said_to_be_lost() {
     assert!(syntax(1).lost_content());
     let mut out = Vec::new();
     let outcome = append_document(Some(b"\"\xed\xa0\x80\""), JSON, &mut out);
-    assert_eq!((outcome, out), (Outcome::Invalid(Reason::NotUtf8), b"{}".to_vec()));
+    assert_eq!((outcome, out), (DocumentOutcome::Invalid(Reason::NotUtf8), b"{}".to_vec()));
 }
 
 #[test]
 fn too_deep_a_document_is_replaced_and_said_to_be_lost() {
     let deep = |n: usize| "{\"a\":".repeat(n) + "1" + &"}".repeat(n);
     let taken = deep(DEPTH_MAX);
-    assert_eq!(check(JSON, &taken, &format!("{{\"data\":{taken}}}")), Outcome::Written);
-    assert_eq!(check(JSON, &deep(DEPTH_MAX + 1), "{}"), Outcome::TooDeep);
-    assert_eq!(check(JSON, &"[".repeat(10_000_000), "{}"), Outcome::TooDeep);
-    assert!(Outcome::TooDeep.lost_content());
+    assert_eq!(check(JSON, &taken, &format!("{{\"data\":{taken}}}")), DocumentOutcome::Written);
+    assert_eq!(check(JSON, &deep(DEPTH_MAX + 1), "{}"), DocumentOutcome::TooDeep);
+    assert_eq!(check(JSON, &"[".repeat(10_000_000), "{}"), DocumentOutcome::TooDeep);
+    assert!(DocumentOutcome::TooDeep.lost_content());
 }
 
 #[test]
@@ -76,16 +76,16 @@ fn only_lone_surrogates_are_replaced_and_the_rest_is_kept() {
         r#"{"data":{"k\ufffd":"a\ufffdb","c":["\ufffd","\ud83d\ude00\ufffd","\\ud835"],"z":1}}"#,
     );
     assert_eq!(repairs, Repairs { surrogates: 4, ..Repairs::default() });
-    assert!(Outcome::Repaired(repairs).lost_content());
+    assert!(DocumentOutcome::Repaired(repairs).lost_content());
     let clean = r#""\uD83D\uDE00 \\ud800""#;
-    assert_eq!(check(JSON, clean, &format!("{{\"data\":{clean}}}")), Outcome::Written);
+    assert_eq!(check(JSON, clean, &format!("{{\"data\":{clean}}}")), DocumentOutcome::Written);
 }
 
 #[test]
 fn numbers_out_of_range_become_strings_with_all_their_digits() {
     let held = "[9223372036854775808,18446744073709551615,-9223372036854775808,1e308,-0,\
                 0.12345678901234567890123,1e-400,999999999999999999,-99999999999999999]";
-    assert_eq!(check(JSON, held, &format!("{{\"data\":{held}}}")), Outcome::Written);
+    assert_eq!(check(JSON, held, &format!("{{\"data\":{held}}}")), DocumentOutcome::Written);
     for number in [
         "18446744073709551616",
         "-9223372036854775809",
@@ -101,7 +101,7 @@ fn numbers_out_of_range_become_strings_with_all_their_digits() {
             &format!("{{\"data\":{{ \"a\" : \"{number}\" , \"b\" : 1 }}}}"),
         );
         assert_eq!(repairs, Repairs { numbers: 1, ..Repairs::default() });
-        assert!(!Outcome::Repaired(repairs).lost_content());
+        assert!(!DocumentOutcome::Repaired(repairs).lost_content());
         let _ = repaired(number, &format!("{{\"data\":\"{number}\"}}"));
     }
 }
@@ -116,7 +116,7 @@ fn the_last_of_several_members_of_one_name_wins() {
     assert_eq!(repairs, expected, "what was dropped is not counted as mended too");
     let many: Vec<_> = (0..500).map(|n| format!("\"k{n}\":{n}")).collect();
     let unique = format!("{{{}}}", many.join(","));
-    assert_eq!(check(JSON, &unique, &format!("{{\"data\":{unique}}}")), Outcome::Written);
+    assert_eq!(check(JSON, &unique, &format!("{{\"data\":{unique}}}")), DocumentOutcome::Written);
     let twice = format!("{{\"k499\":0,{}}}", many.join(","));
     assert_eq!(repaired(&twice, &format!("{{\"data\":{unique}}}")).duplicates, 1);
 }
@@ -130,10 +130,10 @@ fn surrogates_that_become_alike_do_not_make_two_members_of_one_name() {
 #[test]
 fn dotted_keys_are_kept_unless_their_paths_meet() {
     let apart = r#"{"http.status": 200, "http":{"url.path":"/"}}"#;
-    assert_eq!(check(JSON, apart, &format!("{{\"data\":{apart}}}")), Outcome::Written);
+    assert_eq!(check(JSON, apart, &format!("{{\"data\":{apart}}}")), DocumentOutcome::Written);
     let repairs = repaired(r#"{"a.b":1,"a":{"b":2,"c":3}}"#, r#"{"data":{"a.b":1,"a":{"c":3}}}"#);
     assert_eq!(repairs, Repairs { shadowed: 1, ..Repairs::default() });
-    assert!(Outcome::Repaired(repairs).lost_content());
+    assert!(DocumentOutcome::Repaired(repairs).lost_content());
 }
 
 #[test]
@@ -141,32 +141,35 @@ fn of_super_json_the_json_member_is_the_document() {
     let check = |text, expected| check(SUPER, text, expected);
     let text = r#"{"json": {"d":"2024-01-01T00:00:00.000Z"} ,"meta":{"values":{"d":["Date"]}}}"#;
     let expected = r#"{"data":{"d":"2024-01-01T00:00:00.000Z"}}"#;
-    assert_eq!(check(text, expected), Outcome::Written);
-    assert_eq!(check(r#"{"json":null,"meta":5}"#, r#"{"data":null}"#), Outcome::Written);
-    assert_eq!(check(r#"{"json":1,"\u006ason":[2]}"#, r#"{"data":[2]}"#), Outcome::Written);
+    assert_eq!(check(text, expected), DocumentOutcome::Written);
+    assert_eq!(check(r#"{"json":null,"meta":5}"#, r#"{"data":null}"#), DocumentOutcome::Written);
+    assert_eq!(check(r#"{"json":1,"\u006ason":[2]}"#, r#"{"data":[2]}"#), DocumentOutcome::Written);
     let nested = r#"{"meta":{"json":"\ud800","a.b":{"x":1e999,"x":2}},"json":{"json":3}}"#;
-    assert_eq!(check(nested, r#"{"data":{"json":3}}"#), Outcome::Written);
+    assert_eq!(check(nested, r#"{"data":{"json":3}}"#), DocumentOutcome::Written);
     assert!(matches!(
         check(r#"{"json":{"a":1,"a":2},"meta":{}}"#, r#"{"data":{"a":2}}"#),
-        Outcome::Repaired(Repairs { duplicates: 1, .. })
+        DocumentOutcome::Repaired(Repairs { duplicates: 1, .. })
     ));
     for text in ["{}", "{\"meta\":{}}", "[1]", "null", "\"json\""] {
-        assert_eq!(check(text, "{}"), Outcome::Invalid(Reason::NoJsonMember));
+        assert_eq!(check(text, "{}"), DocumentOutcome::Invalid(Reason::NoJsonMember));
     }
     for text in [r#"{"json":1"#, r#"{"json":1}x"#, r#"{"json":1,"meta":{]}"#, "[1"] {
         let outcome = check(text, "{}");
-        assert!(matches!(outcome, Outcome::Invalid(Reason::Syntax { .. })), "{text}");
+        assert!(matches!(outcome, DocumentOutcome::Invalid(Reason::Syntax { .. })), "{text}");
     }
 }
 
 #[test]
 fn jsonb_without_a_value_is_null() {
     let mut out = Vec::new();
-    assert_eq!(append_jsonb(None, &mut out), Outcome::Written);
+    assert_eq!(append_jsonb(None, &mut out), DocumentOutcome::Written);
     assert_eq!(out, b"{\"data\":null}");
     out.clear();
     let one_e_400 = format!("{{\"a\": 1{}}}", "0".repeat(400));
-    assert!(matches!(append_jsonb(Some(one_e_400.as_bytes()), &mut out), Outcome::Repaired(_)));
+    assert!(matches!(
+        append_jsonb(Some(one_e_400.as_bytes()), &mut out),
+        DocumentOutcome::Repaired(_)
+    ));
     assert!(out.starts_with(b"{\"data\":{\"a\": \"1000"));
 }
 
@@ -265,7 +268,7 @@ proptest! {
         };
         let mut out = Vec::new();
         let outcome = append_document(Some(text.as_bytes()), JSON, &mut out);
-        prop_assert_eq!(outcome, Outcome::Written);
+        prop_assert_eq!(outcome, DocumentOutcome::Written);
         let read: Value = serde_json::from_slice(&out).unwrap();
         prop_assert_eq!(read, serde_json::json!({ "data": value }));
     }
@@ -284,12 +287,12 @@ proptest! {
         let text = members(&keys, &|n| if n % 3 == 0 { inner.clone() } else { n.to_string() });
         let mut out = Vec::new();
         let outcome = append_document(Some(text.as_bytes()), JSON, &mut out);
-        prop_assert!(matches!(outcome, Outcome::Written | Outcome::Repaired(_)));
+        prop_assert!(matches!(outcome, DocumentOutcome::Written | DocumentOutcome::Repaired(_)));
         let mut again = Vec::new();
         let value = out.strip_prefix(OPENING).unwrap().strip_suffix(b"}").unwrap();
-        prop_assert_eq!(append_document(Some(value), JSON, &mut again), Outcome::Written);
+        prop_assert_eq!(append_document(Some(value), JSON, &mut again), DocumentOutcome::Written);
         prop_assert_eq!(again, out.clone());
-        if let Outcome::Repaired(Repairs { shadowed: 0, .. }) = outcome {
+        if let DocumentOutcome::Repaired(Repairs { shadowed: 0, .. }) = outcome {
             let read: Value = serde_json::from_slice(value).unwrap();
             prop_assert_eq!(read, serde_json::from_str::<Value>(&text).unwrap());
         }
@@ -301,7 +304,7 @@ proptest! {
             if let Some(value) = ordinary(text.as_bytes(), envelope, &mut Scanner::new()) {
                 let mut out = Vec::new();
                 let outcome = append_mended(text.as_bytes(), envelope, &mut Keys::new(), &mut out);
-                prop_assert_eq!(outcome, Outcome::Written);
+                prop_assert_eq!(outcome, DocumentOutcome::Written);
                 prop_assert_eq!(out, [OPENING, value, b"}"].concat());
             }
         }
@@ -318,7 +321,8 @@ proptest! {
                 let outcome = append_document(Some(input), content_type, &mut out);
                 let read: Value = serde_json::from_slice(&out).unwrap();
                 let members = read.as_object().unwrap();
-                let written = matches!(outcome, Outcome::Written | Outcome::Repaired(_));
+                use DocumentOutcome::{Repaired, Written};
+                let written = matches!(outcome, Written | Repaired(_));
                 prop_assert_eq!(members.contains_key("data"), written);
             }
         }

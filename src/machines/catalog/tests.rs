@@ -2,11 +2,13 @@
 
 use super::*;
 
-const COLUMNS: [Wanted<'_>; 2] =
-    [Wanted { name: "needed", is_optional: false }, Wanted { name: "extra", is_optional: true }];
+const COLUMNS: [WantedColumn<'_>; 2] = [
+    WantedColumn { name: "needed", is_optional: false },
+    WantedColumn { name: "extra", is_optional: true },
+];
 
-fn column(name: &str, number: i16) -> Column {
-    Column {
+fn column(name: &str, number: i16) -> CatalogColumn {
+    CatalogColumn {
         name: name.into(),
         number,
         version: 10,
@@ -19,8 +21,8 @@ fn column(name: &str, number: i16) -> Column {
     }
 }
 
-fn part(oid: u32) -> Part {
-    Part {
+fn part(oid: u32) -> CatalogPart {
+    CatalogPart {
         name: format!("public.part_{oid}"),
         oid,
         filenode: 100,
@@ -56,7 +58,7 @@ fn before() -> Catalog {
     }
 }
 
-fn of(change: impl Fn(&mut Catalog)) -> Judgement {
+fn of(change: impl Fn(&mut Catalog)) -> CatalogJudgement {
     let mut now = before();
     change(&mut now);
     judge(&before(), &now, &COLUMNS)
@@ -77,7 +79,7 @@ fn is_harmless(change: impl Fn(&mut Catalog)) {
 
 #[test]
 fn two_looks_at_the_same_are_the_same() {
-    assert_eq!(of(|_| ()), Judgement::default());
+    assert_eq!(of(|_| ()), CatalogJudgement::default());
 }
 
 #[test]
@@ -135,21 +137,21 @@ fn rows_come_and_go_with_partitions() {
     });
     hides("was detached, and attached again", |now| now.tables[0].parts[0].attached = Some(11));
     hides("was attached, with rows", |now| {
-        now.tables[0].parts.push(Part { is_born: false, ..part(62) });
+        now.tables[0].parts.push(CatalogPart { is_born: false, ..part(62) });
     });
     // A tree of partitions that was made apart, and attached as a whole.
     hides("`public.part_62` of table `public.t` was attached", |now| {
-        now.tables[0].parts.push(Part { is_born: false, is_leaf: false, ..part(62) });
+        now.tables[0].parts.push(CatalogPart { is_born: false, is_leaf: false, ..part(62) });
         now.tables[0].parts.push(part(63));
     });
     is_harmless(|now| now.tables[0].parts.push(part(62)));
     is_harmless(|now| {
-        now.tables[0].parts.push(Part { is_born: false, is_empty: true, ..part(62) });
+        now.tables[0].parts.push(CatalogPart { is_born: false, is_empty: true, ..part(62) });
         now.tables[0].parts.push(part(63));
     });
     is_harmless(|now| {
-        now.tables[0].parts.push(Part { is_born: false, is_leaf: false, ..part(62) });
-        now.tables[0].parts.push(Part { is_empty: true, ..part(63) });
+        now.tables[0].parts.push(CatalogPart { is_born: false, is_leaf: false, ..part(62) });
+        now.tables[0].parts.push(CatalogPart { is_empty: true, ..part(63) });
     });
 }
 
@@ -162,14 +164,14 @@ fn another_file_alone_hides_nothing_and_is_told_of_a_partition() {
     // That of the table itself is in the stream.
     let whole = |filenode| {
         let mut catalog = before();
-        catalog.tables[0].parts = vec![Part { attached: None, filenode, ..part(50) }];
+        catalog.tables[0].parts = vec![CatalogPart { attached: None, filenode, ..part(50) }];
         catalog
     };
     let judgement = judge(&whole(100), &whole(101), &COLUMNS);
     assert!(judgement.differs && judgement.told.is_empty() && !judgement.may_hide_rows());
 }
 
-fn rewritten(now: &mut Catalog) -> &mut Column {
+fn rewritten(now: &mut Catalog) -> &mut CatalogColumn {
     now.tables[0].parts[0].filenode = 101;
     let column = &mut now.tables[0].columns[0];
     column.version = 11;
@@ -197,7 +199,7 @@ fn values_that_were_only_filled_in_hide_nothing() {
     let mut filled = before();
     filled.tables[0].columns[0].is_missing = true;
     filled.tables[0].columns[0].default = Some(7);
-    let after = |change: fn(&mut Column)| {
+    let after = |change: fn(&mut CatalogColumn)| {
         let mut now = filled.clone();
         let column = rewritten(&mut now);
         column.is_missing = false;
@@ -246,12 +248,12 @@ fn what_may_have_been_unlogged_hides_rows() {
         now.tables[0].parts[0].is_logged = false;
     });
     hides("partition `public.part_62` of `public.t` was unlogged", |now| {
-        now.tables[0].parts.push(Part { is_logged: false, ..part(62) });
+        now.tables[0].parts.push(CatalogPart { is_logged: false, ..part(62) });
     });
     hides("was written anew by ALTER TABLE", |now| now.tables[0].parts[0].toast = 201);
     let whole = |toast, member| {
         let mut catalog = before();
-        catalog.tables[0].parts = vec![Part { attached: None, toast, ..part(50) }];
+        catalog.tables[0].parts = vec![CatalogPart { attached: None, toast, ..part(50) }];
         catalog.publications[0].members[0].of = member;
         catalog
     };

@@ -1,30 +1,34 @@
 //! Scripts show the contract; the weather shows that nothing breaks it.
 
 use super::*;
-use crate::machines::backoff::Limits;
+use crate::machines::backoff::BackoffLimits;
 
-use Action::*;
-use Input::*;
+use LifecycleAction::*;
+use LifecycleInput::*;
 
-const ENDED: Input = SessionEnded { remedy: Remedy::Strategy };
-const HALTED: Input = SessionEnded { remedy: Remedy::Halt };
-const EXIT: Outcome = Outcome::Exit { delay: Duration::from_secs(5), code: 7 };
-const CLEAN: Action = Finished(Outcome::Clean);
+const ENDED: LifecycleInput = SessionEnded { remedy: Remedy::Strategy };
+const HALTED: LifecycleInput = SessionEnded { remedy: Remedy::Halt };
+const EXIT: ServiceOutcome = ServiceOutcome::Exit { delay: Duration::from_secs(5), code: 7 };
+const CLEAN: LifecycleAction = Finished(ServiceOutcome::Clean);
 
 fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-fn reconnect(attempts_max: u32) -> Strategy {
-    Strategy::Reconnect(Backoff::new(Limits { delay_min: s(1), delay_max: s(60), attempts_max }))
+fn reconnect(attempts_max: u32) -> LifecycleStrategy {
+    LifecycleStrategy::Reconnect(Backoff::new(BackoffLimits {
+        delay_min: s(1),
+        delay_max: s(60),
+        attempts_max,
+    }))
 }
 
-fn strategies() -> [Strategy; 3] {
-    [reconnect(0), Strategy::Exit { delay: s(5), code: 7 }, Strategy::Log]
+fn strategies() -> [LifecycleStrategy; 3] {
+    [reconnect(0), LifecycleStrategy::Exit { delay: s(5), code: 7 }, LifecycleStrategy::Log]
 }
 
-fn machine(now: Instant, strategy: Strategy, seed: u64) -> Lifecycle {
-    let params = Params {
+fn machine(now: Instant, strategy: LifecycleStrategy, seed: u64) -> Lifecycle {
+    let params = LifecycleParams {
         strategy,
         retry_every: Duration::from_millis(500),
         healthy_after: s(30),
@@ -38,11 +42,11 @@ fn machine(now: Instant, strategy: Strategy, seed: u64) -> Lifecycle {
 /// Plays a script that begins with an acquired lock. Time stands still at `t0`, but for
 /// `DeadlineReached`, which lets it run to the deadline.
 fn check(
-    strategy: Strategy,
+    strategy: LifecycleStrategy,
     t0: Instant,
-    script: &[Input],
-    expected: &[Action],
-    ends_as: fn(State) -> bool,
+    script: &[LifecycleInput],
+    expected: &[LifecycleAction],
+    ends_as: fn(LifecycleState) -> bool,
 ) {
     let mut now = t0;
     let mut machine = machine(t0, strategy, 1);
@@ -69,7 +73,7 @@ fn stop_while_streaming_drains_releases_and_ends_clean() {
             t0,
             &[StreamStarted, StopRequested { deadline }, Progressed, ENDED],
             &[DrainSession { deadline }, ReleaseLock, CLEAN],
-            |state| state == State::Stopped(Outcome::Clean),
+            |state| state == LifecycleState::Stopped(ServiceOutcome::Clean),
         );
     }
 }
@@ -79,7 +83,7 @@ fn stop_wins_over_every_pending_wait() {
     for (strategy, script) in [
         (reconnect(0), vec![ENDED]),
         (reconnect(0), vec![StreamStarted, LockLost, ENDED]),
-        (Strategy::Log, vec![ENDED]),
+        (LifecycleStrategy::Log, vec![ENDED]),
     ] {
         let t0 = Instant::now();
         let mut machine = machine(t0, strategy, 1);
@@ -111,7 +115,7 @@ fn a_lock_acquired_after_the_stop_is_released() {
     machine.step(t0, DeadlineReached);
     machine.step(t0, stop);
     let deadline = machine.deadline().unwrap();
-    assert_eq!(machine.step(deadline, DeadlineReached), [Finished(Outcome::DrainTimedOut)]);
+    assert_eq!(machine.step(deadline, DeadlineReached), [Finished(ServiceOutcome::DrainTimedOut)]);
     assert_eq!(machine.step(deadline, LockAcquired), [ReleaseLock], "nobody's lock");
 }
 
@@ -122,13 +126,15 @@ fn any_end_that_was_not_asked_for_goes_through_the_strategy() {
     for script in [vec![ENDED], vec![StreamStarted, ENDED], vec![StreamStarted, Progressed, ENDED]]
     {
         check(reconnect(0), t0, &script, &[ReleaseLock], |state| {
-            matches!(state, State::Waiting { why: Why::Backoff { attempt: 1 }, .. })
+            matches!(state, LifecycleState::Waiting { why: Why::Backoff { attempt: 1 }, .. })
         });
-        let exit = Strategy::Exit { delay: s(5), code: 7 };
+        let exit = LifecycleStrategy::Exit { delay: s(5), code: 7 };
         check(exit, t0, &script, &[ReleaseLock, Finished(EXIT)], |state| {
-            state == State::Stopped(EXIT)
+            state == LifecycleState::Stopped(EXIT)
         });
-        check(Strategy::Log, t0, &script, &[ReleaseLock], |state| state == State::Down);
+        check(LifecycleStrategy::Log, t0, &script, &[ReleaseLock], |state| {
+            state == LifecycleState::Down
+        });
     }
 }
 
@@ -156,7 +162,7 @@ fn a_lost_lock_ends_the_session_and_stands_by_whatever_the_strategy() {
             t0,
             &[StreamStarted, LockLost, ENDED, DeadlineReached, LockBusy, DeadlineReached],
             &[DrainSession { deadline: t0 + s(4) }, ReleaseLock, AcquireLock, AcquireLock],
-            |state| state == State::Acquiring,
+            |state| state == LifecycleState::Acquiring,
         );
     }
 }
@@ -174,7 +180,7 @@ fn a_session_that_begins_again_keeps_its_lock_whatever_the_strategy() {
                 StartSession,
                 DrainSession { deadline: t0 + s(4) },
             ],
-            |state| matches!(state, State::Draining { then: Then::StandBy, .. }),
+            |state| matches!(state, LifecycleState::Draining { then: DrainFor::StandBy, .. }),
         );
     }
     // One that does not drain is given up, and then wedged; a stop goes before.
@@ -191,7 +197,7 @@ fn a_session_that_begins_again_keeps_its_lock_whatever_the_strategy() {
             ReleaseLock,
             CLEAN,
         ],
-        |state| state == State::Stopped(Outcome::Clean),
+        |state| state == LifecycleState::Stopped(ServiceOutcome::Clean),
     );
 }
 
@@ -199,9 +205,9 @@ fn a_session_that_begins_again_keeps_its_lock_whatever_the_strategy() {
 fn halt_stops_the_service_whatever_the_strategy() {
     for script in [vec![HALTED], vec![StreamStarted, HALTED]] {
         for strategy in strategies() {
-            let finished = Finished(Outcome::Halted);
+            let finished = Finished(ServiceOutcome::Halted);
             check(strategy, Instant::now(), &script, &[ReleaseLock, finished], |state| {
-                state == State::Stopped(Outcome::Halted)
+                state == LifecycleState::Stopped(ServiceOutcome::Halted)
             });
         }
     }
@@ -211,8 +217,8 @@ fn halt_stops_the_service_whatever_the_strategy() {
         reconnect(0),
         t0,
         &[LockLost, HALTED],
-        &[drain, ReleaseLock, Finished(Outcome::Halted)],
-        |state| state == State::Stopped(Outcome::Halted),
+        &[drain, ReleaseLock, Finished(ServiceOutcome::Halted)],
+        |state| state == LifecycleState::Stopped(ServiceOutcome::Halted),
     );
 }
 
@@ -225,15 +231,15 @@ fn a_drain_that_hangs_is_abandoned_then_ends_the_process() {
         reconnect(0),
         t0,
         &[stop, DeadlineReached, DeadlineReached, ENDED],
-        &[DrainSession { deadline }, AbandonSession, Finished(Outcome::DrainTimedOut)],
-        |state| state == State::Stopped(Outcome::DrainTimedOut),
+        &[DrainSession { deadline }, AbandonSession, Finished(ServiceOutcome::DrainTimedOut)],
+        |state| state == LifecycleState::Stopped(ServiceOutcome::DrainTimedOut),
     );
     check(
         reconnect(0),
         t0,
         &[stop, DeadlineReached, ENDED],
         &[DrainSession { deadline }, AbandonSession, ReleaseLock, CLEAN],
-        |state| state == State::Stopped(Outcome::Clean),
+        |state| state == LifecycleState::Stopped(ServiceOutcome::Clean),
     );
 }
 
@@ -245,28 +251,28 @@ fn a_session_that_fails_goes_through_the_strategy_or_ends_the_process() {
         t0,
         &[StreamStarted, SessionFailing, SessionFailing, ENDED],
         &[ReleaseLock],
-        |state| matches!(state, State::Waiting { why: Why::Backoff { attempt: 1 }, .. }),
+        |state| matches!(state, LifecycleState::Waiting { why: Why::Backoff { attempt: 1 }, .. }),
     );
     check(
         reconnect(0),
         t0,
         &[StreamStarted, SessionFailing, HALTED],
-        &[ReleaseLock, Finished(Outcome::Halted)],
-        |state| state == State::Stopped(Outcome::Halted),
+        &[ReleaseLock, Finished(ServiceOutcome::Halted)],
+        |state| state == LifecycleState::Stopped(ServiceOutcome::Halted),
     );
     check(
         reconnect(0),
         t0,
         &[StreamStarted, SessionFailing, DeadlineReached, ENDED],
-        &[Finished(Outcome::DrainTimedOut)],
-        |state| state == State::Stopped(Outcome::DrainTimedOut),
+        &[Finished(ServiceOutcome::DrainTimedOut)],
+        |state| state == LifecycleState::Stopped(ServiceOutcome::DrainTimedOut),
     );
 }
 
 #[test]
 fn a_stop_hastens_a_drain_and_never_prolongs_it() {
     let t0 = Instant::now();
-    let mut machine = machine(t0, Strategy::Log, 1);
+    let mut machine = machine(t0, LifecycleStrategy::Log, 1);
     machine.step(t0, DeadlineReached);
     machine.step(t0, LockAcquired);
     machine.step(t0, LockLost);
@@ -308,8 +314,8 @@ fn attempts(attempts_max: u32, sessions: usize, lived: Duration, progress: bool)
         now += lived;
         machine.step(now, ENDED);
         match machine.state() {
-            State::Waiting { why: Why::Backoff { attempt }, .. } => counted.push(attempt),
-            State::Stopped(Outcome::GaveUp) => break,
+            LifecycleState::Waiting { why: Why::Backoff { attempt }, .. } => counted.push(attempt),
+            LifecycleState::Stopped(ServiceOutcome::GaveUp) => break,
             state => panic!("{state:?}"),
         }
     }
@@ -327,7 +333,7 @@ fn a_primary_that_is_back_ends_the_wait_and_counts_as_an_attempt() {
         assert_eq!(machine.step(t0, PrimaryBack), [], "late");
         machine.step(t0, ENDED);
         let why = Why::Backoff { attempt };
-        assert!(matches!(machine.state(), State::Waiting { why: now, .. } if now == why));
+        assert!(matches!(machine.state(), LifecycleState::Waiting { why: now, .. } if now == why));
         assert_eq!(machine.step(t0, PrimaryBack), [AcquireLock]);
     }
 }
@@ -355,16 +361,18 @@ struct World {
     drain_told: bool,
     abandon_told: bool,
     stop_requested: bool,
-    finished: Option<Outcome>,
+    finished: Option<ServiceOutcome>,
 }
 
 impl World {
-    fn offer(&self, state: State, prng: &mut Prng, now: Instant) -> Input {
+    fn offer(&self, state: LifecycleState, prng: &mut Prng, now: Instant) -> LifecycleInput {
         match prng.below(17) {
             0..=2 if self.asked => LockAcquired,
             3 if self.asked => LockBusy,
             4 if self.asked => LockFailed,
-            5 | 6 if self.session && !self.drain_told && state == State::Starting => StreamStarted,
+            5 | 6 if self.session && !self.drain_told && state == LifecycleState::Starting => {
+                StreamStarted
+            }
             7 if self.session => Progressed,
             8 if self.session => ENDED,
             9 if self.session && prng.below(10) == 0 => HALTED,
@@ -378,7 +386,7 @@ impl World {
         }
     }
 
-    fn hear(&mut self, input: Input) {
+    fn hear(&mut self, input: LifecycleInput) {
         match input {
             LockAcquired => (self.asked, self.locked) = (false, true),
             LockBusy | LockFailed => self.asked = false,
@@ -389,7 +397,7 @@ impl World {
         }
     }
 
-    fn perform(&mut self, action: Action, seed: u64) {
+    fn perform(&mut self, action: LifecycleAction, seed: u64) {
         assert!(self.finished.is_none(), "seed {seed}: {action:?} after the end");
         match action {
             AcquireLock => {
@@ -415,7 +423,7 @@ impl World {
                 self.locked = false;
             }
             Finished(outcome) => {
-                let wedged = outcome == Outcome::DrainTimedOut;
+                let wedged = outcome == ServiceOutcome::DrainTimedOut;
                 assert_eq!(wedged, self.locked || self.session || self.asked, "seed {seed}");
                 self.finished = Some(outcome);
             }
@@ -437,8 +445,8 @@ fn survives_any_weather() {
         let which = prng.below(3);
         let strategy = match which {
             0 => reconnect(attempts_max),
-            1 => Strategy::Exit { delay: s(5), code: 7 },
-            _ => Strategy::Log,
+            1 => LifecycleStrategy::Exit { delay: s(5), code: 7 },
+            _ => LifecycleStrategy::Log,
         };
         let mut machine = machine(now, strategy, seed);
         let mut world = World::default();
@@ -451,16 +459,18 @@ fn survives_any_weather() {
             }
             if let Some(outcome) = world.finished {
                 match outcome {
-                    Outcome::Clean => assert!(world.stop_requested, "seed {seed}"),
-                    Outcome::GaveUp => assert!(which == 0 && attempts_max != 0, "seed {seed}"),
-                    Outcome::Exit { .. } => assert_eq!(which, 1, "seed {seed}"),
-                    Outcome::Halted | Outcome::DrainTimedOut => (),
+                    ServiceOutcome::Clean => assert!(world.stop_requested, "seed {seed}"),
+                    ServiceOutcome::GaveUp => {
+                        assert!(which == 0 && attempts_max != 0, "seed {seed}")
+                    }
+                    ServiceOutcome::Exit { .. } => assert_eq!(which, 1, "seed {seed}"),
+                    ServiceOutcome::Halted | ServiceOutcome::DrainTimedOut => (),
                 }
-                assert_eq!(machine.state(), State::Stopped(outcome), "seed {seed}");
+                assert_eq!(machine.state(), LifecycleState::Stopped(outcome), "seed {seed}");
                 ends.insert(std::mem::discriminant(&outcome));
                 break;
             }
-            let waits = machine.deadline().is_some() || machine.state() == State::Down;
+            let waits = machine.deadline().is_some() || machine.state() == LifecycleState::Down;
             assert!(waits || world.asked || world.session, "seed {seed}: {:?}", machine.state());
         }
         // Whatever it was at: a stop ends it in bounded time with no help from outside.

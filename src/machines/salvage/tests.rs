@@ -59,29 +59,29 @@ impl World {
         (self.refuses_from..=self.refuses_until).contains(&inserts)
     }
 
-    fn verdict(&self, step: &Step, inserts: usize) -> Result<(), Fault> {
+    fn verdict(&self, step: &Step, inserts: usize) -> Result<(), InsertFault> {
         if inserts <= self.away_until {
-            return Err(Fault::Away);
+            return Err(InsertFault::Away);
         }
         let (range, blanked, views) = match step {
             Step::Insert { rows, views } => (rows.clone(), &[][..], *views),
             Step::Blank { row, documents, views } => (*row..row + 1, &documents[..], *views),
-            Step::Probe(Known::Landed(row)) => {
+            Step::Probe(KnownGood::Landed(row)) => {
                 assert!(self.can_repeat, "it would be there twice");
                 (*row..row + 1, &[][..], Views::Heard)
             }
-            Step::Probe(Known::OfTable | Known::CopyOfTable) => {
+            Step::Probe(KnownGood::OfTable | KnownGood::CopyOfTable) => {
                 let refused = self.refuses_all(inserts);
                 return match (refused, self.view_is_broken) {
-                    (true, _) => Err(Fault::Rows(Blame::default())),
-                    (false, true) => Err(Fault::View),
+                    (true, _) => Err(InsertFault::Rows(Blame::default())),
+                    (false, true) => Err(InsertFault::View),
                     (false, false) => Ok(()),
                 };
             }
             Step::Done { .. } => unreachable!("it is no INSERT"),
         };
         if self.rows_max < range.len() {
-            return Err(Fault::Large);
+            return Err(InsertFault::Large);
         }
         let is_refused = |row: &Row| match row {
             Row::Good | Row::Unseen | Row::Heavy => false,
@@ -91,26 +91,26 @@ impl World {
         };
         let rows = &self.rows[range];
         if self.refuses_all(inserts) {
-            return Err(Fault::Rows(Blame::default()));
+            return Err(InsertFault::Rows(Blame::default()));
         }
         if let Some(at) = rows.iter().position(is_refused) {
             let column = match rows[at] {
-                _ if !self.names => Column::Unnamed,
-                Row::Bad(at) => Column::Document(at),
+                _ if !self.names => BlamedColumn::Unnamed,
+                Row::Bad(at) => BlamedColumn::Document(at),
                 Row::AllBad => {
                     let left = (0..self.documents).find(|at| !blanked.contains(at));
-                    left.map_or(Column::Unnamed, Column::Document)
+                    left.map_or(BlamedColumn::Unnamed, BlamedColumn::Document)
                 }
-                _ => Column::Other,
+                _ => BlamedColumn::Other,
             };
-            return Err(Fault::Rows(Blame { row: self.names.then_some(at), column }));
+            return Err(InsertFault::Rows(Blame { row: self.names.then_some(at), column }));
         }
         let is_heard = views == Views::Heard;
         if is_heard && (self.view_rows_max < rows.len() || rows.contains(&Row::Heavy)) {
-            return Err(Fault::LargeForView);
+            return Err(InsertFault::LargeForView);
         }
         if is_heard && (self.view_is_broken || rows.contains(&Row::Unseen)) {
-            return Err(Fault::View);
+            return Err(InsertFault::View);
         }
         Ok(())
     }
@@ -129,7 +129,7 @@ struct Landed {
 }
 
 /// Lands the block, and gives up when it has been held so often.
-fn run(world: &World, fit: &mut Fit, now: Instant, holds_max: usize) -> Landed {
+fn run(world: &World, fit: &mut InsertFit, now: Instant, holds_max: usize) -> Landed {
     let mut salvage = Salvage::of(world.rows.len(), world.documents, world.can_repeat);
     let mut landed = Landed::default();
     loop {
@@ -141,18 +141,18 @@ fn run(world: &World, fit: &mut Fit, now: Instant, holds_max: usize) -> Landed {
         }
         landed.inserts += 1;
         assert!(landed.inserts < 1_000_000, "it ends");
-        let is_asked = step == Step::Probe(Known::CopyOfTable) || world.can_repeat;
+        let is_asked = step == Step::Probe(KnownGood::CopyOfTable) || world.can_repeat;
         if matches!(step, Step::Probe(_)) && !(world.has_known && is_asked) {
-            landed.holds += usize::from(salvage.on_none_known() == Then::Hold);
+            landed.holds += usize::from(salvage.on_none_known() == NextStep::Hold);
         } else {
             if let Step::Insert { rows, .. } = &step {
                 landed.sent += rows.len();
             }
             match world.verdict(&step, landed.inserts) {
                 Err(fault) => match salvage.on_failed(fault, fit, now) {
-                    Then::GoOn => {}
-                    Then::Wait => landed.waits += 1,
-                    Then::Hold => landed.holds += 1,
+                    NextStep::GoOn => {}
+                    NextStep::Wait => landed.waits += 1,
+                    NextStep::Hold => landed.holds += 1,
                 },
                 Ok(()) => {
                     match &step {
@@ -178,7 +178,7 @@ fn run(world: &World, fit: &mut Fit, now: Instant, holds_max: usize) -> Landed {
 }
 
 fn land(world: &World) -> Landed {
-    run(world, &mut Fit::default(), Instant::now(), 1_000)
+    run(world, &mut InsertFit::default(), Instant::now(), 1_000)
 }
 
 #[test]
@@ -225,7 +225,7 @@ fn a_table_that_refuses_everything_is_held_and_refuses_nothing() {
         let mut world = World::of(&vec![Row::Good; rows]);
         world.refuses_until = usize::MAX;
         for _session in 0..3 {
-            let landed = run(&world, &mut Fit::default(), Instant::now(), 20);
+            let landed = run(&world, &mut InsertFit::default(), Instant::now(), 20);
             assert_eq!((landed.holds, landed.rows.len()), (20, 0), "{rows}");
             assert_eq!((landed.refused.len(), landed.blanked.len()), (0, 0), "{rows}");
             // A probe each, after the first.
@@ -241,7 +241,7 @@ fn a_table_without_versions_that_refuses_everything_is_held_at_a_small_cost() {
     for rows in [1, 2, 14, 5_000] {
         let mut world = World { can_repeat: false, ..World::of(&vec![Row::Good; rows]) };
         world.refuses_until = usize::MAX;
-        let landed = run(&world, &mut Fit::default(), Instant::now(), 80);
+        let landed = run(&world, &mut InsertFit::default(), Instant::now(), 80);
         assert_eq!((landed.holds, landed.rows.len()), (80, 0), "{rows}");
         assert_eq!((landed.refused.len(), landed.blanked.len()), (0, 0), "{rows}");
         assert!(landed.inserts <= 80 + 11 * 60, "{rows}: {}", landed.inserts);
@@ -265,7 +265,8 @@ fn a_table_without_versions_that_is_well_is_not_held_for_ever() {
     let world = World { can_repeat: false, ..World::of(&[Row::Poison]) };
     let landed = land(&world);
     assert_eq!((landed.holds, landed.refused), (8, vec![0]));
-    let landed = run(&World { has_known: false, ..world }, &mut Fit::default(), Instant::now(), 99);
+    let landed =
+        run(&World { has_known: false, ..world }, &mut InsertFit::default(), Instant::now(), 99);
     assert_eq!((landed.holds, landed.refused), (99, vec![]));
     for has_known in [true, false] {
         let mut block = vec![Row::Poison; 40];
@@ -315,7 +316,7 @@ fn a_bad_row_of_a_table_without_any_other_is_refused_only_if_one_is_known() {
     let world = World { can_repeat: false, ..World::of(&[Row::Bad(0)]) };
     assert_eq!(land(&world).blanked, [(0, vec![0])]);
     let world = World { can_repeat: false, ..World::of(&[Row::Poison]) };
-    let landed = run(&world, &mut Fit::default(), Instant::now(), 5);
+    let landed = run(&world, &mut InsertFit::default(), Instant::now(), 5);
     assert_eq!((landed.holds, landed.refused), (5, vec![]));
     let world = World { can_repeat: false, ..World::of(&[Row::Good, Row::Poison]) };
     assert_eq!(land(&world).refused, [1]);
@@ -354,7 +355,7 @@ fn what_is_too_much_for_a_view_lands_and_holds_nothing_up() {
         for bad in [0, rows / 2, rows - 1] {
             let mut block = vec![Row::Good; rows];
             block[bad] = Row::Heavy;
-            let mut fit = Fit::default();
+            let mut fit = InsertFit::default();
             let landed = run(&World::of(&block), &mut fit, Instant::now(), 1);
             assert_eq!((landed.rows.len(), landed.unseen), (rows, vec![bad]));
             assert_eq!((landed.refused, landed.blanked, landed.waits), (vec![], vec![], 3));
@@ -376,7 +377,7 @@ fn what_is_too_much_for_a_view_lands_and_holds_nothing_up() {
 /// Goal: the size that lands is found by halves, kept for a while, and grown again.
 #[test]
 fn what_is_too_large_lands_by_halves_and_the_size_is_kept() {
-    let mut fit = Fit::default();
+    let mut fit = InsertFit::default();
     let begun = Instant::now();
     let world = World { rows_max: 100, ..World::of(&vec![Row::Good; 5_000]) };
     let first = run(&world, &mut fit, begun, 1);
@@ -398,7 +399,7 @@ fn what_is_too_large_lands_by_halves_and_the_size_is_kept() {
     assert_eq!(whole.inserts, 1);
     // A row that is too large by itself is waited for: it is neither refused nor passed over.
     let mut salvage = Salvage::of(1, 0, true);
-    assert_eq!(salvage.on_failed(Fault::Large, &mut fit, later), Then::Wait);
+    assert_eq!(salvage.on_failed(InsertFault::Large, &mut fit, later), NextStep::Wait);
     assert!(matches!(salvage.step(&fit), Step::Insert { .. }));
 }
 
@@ -406,12 +407,12 @@ fn what_is_too_large_lands_by_halves_and_the_size_is_kept() {
 fn a_server_that_is_away_is_no_verdict_and_a_lost_connection_only_in_the_end() {
     let landed = land(&World { away_until: 50, ..World::of(&[Row::Good; 9]) });
     assert_eq!((landed.inserts, landed.waits, landed.rows.len()), (51, 50, 9));
-    let (mut fit, now) = (Fit::default(), Instant::now());
+    let (mut fit, now) = (InsertFit::default(), Instant::now());
     let mut salvage = Salvage::of(8, 0, true);
     for rows in [8, 8, 8, 4, 2, 1, 1] {
         let step = salvage.step(&fit);
         assert_eq!(step, Step::Insert { rows: 0..rows, views: Views::Heard });
-        assert_eq!(salvage.on_failed(Fault::Lost, &mut fit, now), Then::Wait);
+        assert_eq!(salvage.on_failed(InsertFault::Lost, &mut fit, now), NextStep::Wait);
     }
 }
 

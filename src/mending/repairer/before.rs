@@ -39,14 +39,14 @@ pub fn stand_still(with: &Repairer<'_>) -> Result<()> {
 }
 
 fn inserts_of_others(with: &Repairer<'_>) -> Result<()> {
-    let (ground, begun_at) = (with.ground, Instant::now());
-    let mut client = Client::connect(ground.clickhouse)?;
+    let (delivery, begun_at) = (with.delivery, Instant::now());
+    let mut client = Client::connect(delivery.clickhouse)?;
     let tables: Vec<&str> = with.mapping.targets().iter().map(|target| target.table).collect();
-    if ground.clickhouse.insert_strategy == InsertStrategy::InsertAsync {
-        ground.shared.rest(begun_at + ASYNC_INSERTS_END_WITHIN).go_on()?;
+    if delivery.clickhouse.insert_strategy == InsertStrategy::InsertAsync {
+        delivery.shared.rest(begun_at + ASYNC_INSERTS_END_WITHIN).go_on()?;
     }
     loop {
-        let deadline = Instant::now() + ground.clickhouse.request_timeout;
+        let deadline = Instant::now() + delivery.clickhouse.request_timeout;
         let age = with.session_begun_at.elapsed();
         let Running { count, unseen } = inserts_older_than(&mut client, &tables, age, deadline)?;
         let has_waited = INSERTS_END_WITHIN <= begun_at.elapsed();
@@ -58,7 +58,7 @@ fn inserts_of_others(with: &Repairer<'_>) -> Result<()> {
                 );
             }
             // What has just ended on another host is to be seen by what comes next.
-            ground.clickhouse.hosts.forget_fresh();
+            delivery.clickhouse.hosts.forget_fresh();
             return Ok(());
         }
         if has_waited {
@@ -66,14 +66,14 @@ fn inserts_of_others(with: &Repairer<'_>) -> Result<()> {
                 .because(format!("{count} of an earlier session are still running"))
                 .hint("See system.processes of ClickHouse; KILL QUERY ends them."));
         }
-        ground.shared.rest(Instant::now() + LOOK_EVERY).go_on()?;
+        delivery.shared.rest(Instant::now() + LOOK_EVERY).go_on()?;
     }
 }
 
 /// Where the WAL ended before every transaction that ran then had ended, prepared ones too: what is
 /// read from now on lacks no change that lies below.
 pub fn fence(with: &Repairer<'_>, tell: impl Fn()) -> Result<Lsn> {
-    let (ground, begun_at) = (with.ground, Instant::now());
+    let (delivery, begun_at) = (with.delivery, Instant::now());
     let mut sql = connect(with)?;
     // In this order: who begins in between changes nothing below.
     let fence = as_of(&mut sql, sql_deadline())?.insert_lsn;
@@ -86,19 +86,19 @@ pub fn fence(with: &Repairer<'_>, tell: impl Fn()) -> Result<Lsn> {
             log::info!(
                 "{}: repair: waiting for {} transactions that were open at {fence}; the stream \
                  goes on",
-                ground.service,
+                delivery.service,
                 barrier.count()
             );
         }
         let pause = if VISIBLE_WITHIN <= begun_at.elapsed() { FENCE_EVERY } else { LOOK_EVERY };
-        ground.shared.rest(Instant::now() + pause).go_on()?;
+        delivery.shared.rest(Instant::now() + pause).go_on()?;
     }
     Ok(fence)
 }
 
 /// Waits until what is committed by now is visible.
 pub fn commits(with: &Repairer<'_>) -> Result<()> {
-    let (shared, begun_at) = (with.ground.shared, Instant::now());
+    let (shared, begun_at) = (with.delivery.shared, Instant::now());
     let mut sql = connect(with)?;
     let mut barrier = Barrier::set(&mut sql, sql_deadline())?;
     while !barrier.is_passed(&mut sql, sql_deadline())? {

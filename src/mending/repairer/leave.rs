@@ -1,5 +1,5 @@
 //! Whether what a comparison found to be gone from Postgres may be marked as deleted, or somebody
-//! has to say so ([`may_bury`]).
+//! has to say so ([`may_delete`]).
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use super::work::{connect, sql_deadline};
 use crate::clickhouse::Client;
 use crate::clickhouse::own::{databases, state};
 use crate::error::{Error, ErrorKind, Result};
-use crate::machines::repair::{Count, may_bury};
+use crate::machines::repair::{Count, may_delete};
 use crate::postgres::server;
 
 /// For each target table `None` if it may, else the error that asks for it.
@@ -19,13 +19,13 @@ pub fn ask(
     of_fork: bool,
 ) -> Result<Vec<Option<Error>>> {
     let nothing_is_gone = counts.iter().all(|count| count.gone == 0);
-    let others = match nothing_is_gone || 100 <= with.bury_max_percent {
+    let others = match nothing_is_gone || 100 <= with.deletes_max_percent {
         true => Vec::new(),
         false => other_sources(with, slot)?,
     };
     let targets = with.mapping.targets().iter().zip(counts);
     let asked = |(target, count): (&crate::rows::target::Target, &Count)| {
-        let is_left = may_bury(*count, with.bury_max_percent, !others.is_empty(), of_fork);
+        let is_left = may_delete(*count, with.deletes_max_percent, !others.is_empty(), of_fork);
         (!is_left).then(|| question(with, target.table, *count, &others))
     };
     Ok(targets.map(asked).collect())
@@ -34,10 +34,11 @@ pub fn ask(
 fn question(with: &Repairer<'_>, table: &str, count: Count, others: &[String]) -> Error {
     let Count { alive, gone } = count;
     let cause = match others.is_empty() {
-        true => format!("more than {} percent", with.bury_max_percent),
+        true => format!("more than {} percent", with.deletes_max_percent),
         false => format!("and slot `{}` brings rows of another source", others.join("`, `")),
     };
-    let doing = format!("mark rows of `{table}` as deleted for service `{}`", with.ground.service);
+    let doing =
+        format!("mark rows of `{table}` as deleted for service `{}`", with.delivery.service);
     Error::new(ErrorKind::Lineage, doing)
         .because(format!("{gone} of {alive} are not in Postgres, {cause}: none was marked"))
         .hint(
@@ -50,13 +51,13 @@ fn question(with: &Repairer<'_>, table: &str, count: Count, others: &[String]) -
 /// The slots of other clusters, and of other databases of this one, from which this service has
 /// written, too.
 fn other_sources(with: &Repairer<'_>, slot: &str) -> Result<Vec<String>> {
-    let ground = with.ground;
-    let mut client = Client::connect(ground.clickhouse)?;
-    let deadline = || Instant::now() + ground.clickhouse.request_timeout;
+    let delivery = with.delivery;
+    let mut client = Client::connect(delivery.clickhouse)?;
+    let deadline = || Instant::now() + delivery.clickhouse.request_timeout;
     let cluster = with.primary.identity().system_identifier.to_string();
     let database = server::database(&mut connect(with)?, sql_deadline())?.oid.to_string();
-    let clusters = state::others(&mut client, ground.service, slot, deadline())?;
-    let databases = databases::others(&mut client, ground.service, slot, deadline())?;
+    let clusters = state::others(&mut client, delivery.service, slot, deadline())?;
+    let databases = databases::others(&mut client, delivery.service, slot, deadline())?;
     let is_other = |(other, of_cluster): &(String, String)| {
         let of_database = databases.iter().find(|(slot, _)| slot == other);
         *of_cluster != cluster || of_database.is_some_and(|(_, oid)| *oid != database)

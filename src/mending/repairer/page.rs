@@ -21,7 +21,7 @@ pub fn land<V: AsRef<[u8]>>(
     as_of: AsOf,
     base_version: u64,
 ) -> Result<Vec<(usize, Key)>> {
-    let ground = worker.with.ground;
+    let delivery = worker.with.delivery;
     let (blocks, notes) = mapped.blocks(rows, base_version)?;
     let (targets, mut written) = (mapped.mapping.targets(), Vec::new());
     let mut refused = Vec::new();
@@ -33,7 +33,7 @@ pub fn land<V: AsRef<[u8]>>(
         }
         written.extend(wanted.into_iter().flatten().map(|key| (index, key)));
         let (landing, client) = (&mut worker.landings[index], &mut worker.client);
-        landing.land_rows(&ground, client, block, |row| is_wanted[row], &mut refused)?;
+        landing.land_rows(&delivery, client, block, |row| is_wanted[row], &mut refused)?;
     }
     // What is there already was kept when it was written.
     let ids: HashSet<(&str, &[u8])> = (written.iter())
@@ -41,8 +41,8 @@ pub fn land<V: AsRef<[u8]>>(
         .collect();
     let kept = notes.kept.into_iter();
     let kept = kept.filter(|kept| ids.contains(&(kept.table, kept.key.as_slice()))).collect();
-    refused.extend(ground.kept_rows(kept));
-    ground.keep(&mut worker.client, &refused)?;
+    refused.extend(delivery.kept_rows(kept));
+    delivery.keep(&mut worker.client, &refused)?;
     Ok(written)
 }
 

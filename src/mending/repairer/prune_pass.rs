@@ -8,10 +8,10 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::position::Pruned;
+use super::cursor::Pruned;
 use super::recorder::Recorder;
 use super::work::{Pass, Worker};
-use super::{Position, Repairer, SQL_TIMEOUT};
+use super::{RepairCursor, Repairer, SQL_TIMEOUT};
 use crate::clickhouse::slices::{Slice, Slicer};
 use crate::clickhouse::{Client, stored};
 use crate::error::{Error, ErrorKind, Result};
@@ -52,7 +52,7 @@ pub struct PrunePass {
     /// Rows of the pieces before these, and about how many there are behind them.
     others: (u64, u64),
     is_last: bool,
-    /// `None`: they are buried.
+    /// `None`: they are deleted.
     counted: Option<Mutex<Counted>>,
 }
 
@@ -110,9 +110,9 @@ impl PrunePass {
         done: Option<&Pruned>,
         before: u64,
     ) -> Result<PrunePass> {
-        let ground = with.ground;
-        let mut client = Client::connect(ground.clickhouse)?;
-        let deadline = || Instant::now() + ground.clickhouse.request_timeout;
+        let delivery = with.delivery;
+        let mut client = Client::connect(delivery.clickhouse)?;
+        let deadline = || Instant::now() + delivery.clickhouse.request_timeout;
         let (mut slicers, mut pieces) = (Vec::new(), Vec::new());
         let (mut later, mut is_last) = (0_u64, true);
         for (index, (target, shape)) in with.mapping.targets().iter().zip(with.shapes).enumerate() {
@@ -138,7 +138,7 @@ impl PrunePass {
                     (later, is_last) = (later + partition.rows, false);
                     continue;
                 }
-                ground.shared.go_on()?;
+                delivery.shared.go_on()?;
                 let size = (SLICE_ROWS_MAX, room);
                 let slices = slicer.slices(&mut client, &partition, after, size, deadline)?;
                 if slices.last().is_some_and(|last| last.up_to.is_some()) {
@@ -200,7 +200,7 @@ impl Pass for PrunePass {
             for (live, is_there) in keys.iter().zip(looked_up.there) {
                 // Its content is not asked for: it decides nothing here.
                 let found = Stored { version: live.version, is_deleted: false, is_same: false };
-                let is_gone = fate_of_key(self.base_version, found, is_there) == Fate::Bury;
+                let is_gone = fate_of_key(self.base_version, found, is_there) == Fate::Delete;
                 count.gone += u64::from(is_gone && !is_own(live));
                 if is_gone && self.counted.is_none() {
                     let version = tombstone_version(self.base_version);
@@ -219,13 +219,13 @@ impl Pass for PrunePass {
         }
         let mut refused = Vec::new();
         let landing = &mut worker.landings[*index];
-        landing.land(&with.ground, &mut worker.client, &block, &mut refused)?;
-        with.ground.keep(&mut worker.client, &refused)?;
-        recorder.count_buried(block.rows());
+        landing.land(&with.delivery, &mut worker.client, &block, &mut refused)?;
+        with.delivery.keep(&mut worker.client, &refused)?;
+        recorder.count_tombstones(block.rows());
         Ok(())
     }
 
-    fn position(&self, done: usize) -> Position {
+    fn position(&self, done: usize) -> RepairCursor {
         let last = self.pieces[..done].last().map(|(target, slice)| Pruned {
             target: *target,
             partition_id: slice.partition_id.clone(),
@@ -233,8 +233,8 @@ impl Pass for PrunePass {
         });
         let done_up_to = last.or_else(|| self.done.clone());
         match self.counts_up_to(done) {
-            Some(counts) => Position::Count { counts, done: done_up_to },
-            None => Position::Bury(done_up_to),
+            Some(counts) => RepairCursor::Count { counts, done: done_up_to },
+            None => RepairCursor::Delete(done_up_to),
         }
     }
 }
@@ -260,7 +260,7 @@ pub fn are_in_postgres(
     let mut rest = ids.as_slice();
     while !rest.is_empty() {
         worker.go_on()?;
-        let request = reread::Request {
+        let request = reread::RereadRequest {
             table: with.source,
             key_column: columns[0],
             columns: &columns,
@@ -308,7 +308,7 @@ fn key_in_postgres(
     // As a tombstone, because of its values only the key is known.
     let stamp = Stamp { version: 0, deleted: true, row: true, first: true };
     with.mapping.append(&row, stamp, &mut blocks, &mut notes).map_err(|e| {
-        let doing = format!("map a key of service `{}`", with.ground.service);
+        let doing = format!("map a key of service `{}`", with.delivery.service);
         Error::new(ErrorKind::Protocol, doing).because(e)
     })?;
     let block = &blocks[target];

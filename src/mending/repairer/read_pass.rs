@@ -2,15 +2,15 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::position::PartDone;
+use super::cursor::PartDone;
 use super::recorder::Recorder;
 use super::work::{Pass, Worker, connect, sql_deadline};
-use super::{Position, Repairer, page};
+use super::{RepairCursor, Repairer, page};
 use crate::delivery::source_check;
 use crate::error::Result;
 use crate::mending::mapped::{Columns, Mapped, columns_of};
 use crate::postgres::source_table::{SourceTable, TableName};
-use crate::postgres::table_reader::{self, Page, Part, Request, Rows, Tid};
+use crate::postgres::table_reader::{self, HeapPart, Page, PageRequest, PageRows, Tid};
 
 /// 8 MiB of the table without what lies in TOAST: some seconds of work, so that little is done
 /// twice.
@@ -18,7 +18,7 @@ const PIECE_BLOCKS: u32 = 1024;
 const PAGE_ROWS_MAX: usize = 2_000;
 
 pub struct ReadPass {
-    parts: Vec<Part>,
+    parts: Vec<HeapPart>,
     /// What an earlier run did.
     done: Vec<PartDone>,
     pieces: Vec<Piece>,
@@ -46,7 +46,7 @@ impl ReadPass {
         table.check_readable(&sql.about().role)?;
         source_check::columns(&table, source)?;
         source_check::still_is(&table, with.source, source)?;
-        let of = |part: &Part| {
+        let of = |part: &HeapPart| {
             let same = |done: &&PartDone| (done.oid, done.filenode) == (part.oid, part.filenode);
             done.iter().find(same).copied()
         };
@@ -71,7 +71,7 @@ impl ReadPass {
 
     fn mapped<'a>(&'a self, with: &Repairer<'a>) -> Mapped<'a> {
         Mapped {
-            service: with.ground.service,
+            service: with.delivery.service,
             mapping: with.mapping,
             shapes: with.shapes,
             columns: &self.columns,
@@ -82,7 +82,7 @@ impl ReadPass {
         &self,
         worker: &mut Worker<'_>,
         recorder: &Recorder<'_>,
-        rows: &Rows<Tid>,
+        rows: &PageRows<Tid>,
     ) -> Result<()> {
         let mapped = self.mapped(worker.with);
         let written = page::land(worker, mapped, rows.values(), rows.as_of, self.base_version)?;
@@ -116,7 +116,7 @@ impl Pass for ReadPass {
         let mut after = Tid::before(begin);
         loop {
             worker.go_on()?;
-            let request = Request {
+            let request = PageRequest {
                 part: &self.parts[part],
                 columns: &columns,
                 after,
@@ -149,7 +149,7 @@ impl Pass for ReadPass {
         }
     }
 
-    fn position(&self, done: usize) -> Position {
+    fn position(&self, done: usize) -> RepairCursor {
         let mut parts = self.done.clone();
         for piece in &self.pieces[..done] {
             let part = &self.parts[piece.part];
@@ -162,6 +162,6 @@ impl Pass for ReadPass {
                 }),
             }
         }
-        Position::Read(parts)
+        RepairCursor::Read(parts)
     }
 }

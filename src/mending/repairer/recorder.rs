@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::{Position, Repairer};
+use super::{RepairCursor, Repairer};
 use crate::clickhouse::Client;
-use crate::clickhouse::own::repairs::{self, AT_FENCE, RepairRow, Status};
+use crate::clickhouse::own::repairs::{self, AT_FENCE, RepairRow, RepairStatus};
 use crate::error::{Error, Result};
 use crate::health::{ATTEMPTS_HEALTHY, RepairHealth};
 use crate::machines::recovery::fence_version;
@@ -29,7 +29,7 @@ pub struct Recorder<'a> {
 struct State {
     client: Client,
     row: RepairRow,
-    position: Position,
+    position: RepairCursor,
     recorded_at: Instant,
     told_at: Instant,
     begun_at: Instant,
@@ -48,7 +48,7 @@ impl<'a> Recorder<'a> {
                 row.service,
                 row.name()
             );
-            Position::start()
+            RepairCursor::start()
         });
         let now = Instant::now();
         let shown = RepairHealth {
@@ -60,7 +60,7 @@ impl<'a> Recorder<'a> {
             pieces: 0,
             rows_read: row.rows_read,
             rows_written: row.rows_written,
-            rows_buried: row.rows_buried,
+            tombstones_written: row.tombstones_written,
             failing: None,
         };
         let state = State {
@@ -83,7 +83,7 @@ impl<'a> Recorder<'a> {
 
     pub fn reason(&self) -> String {
         let state = self.state.lock();
-        match state.position == Position::start() {
+        match state.position == RepairCursor::start() {
             true => format!("comparing the table with ClickHouse: {}", state.row.reason),
             false => format!("going on ({}): {}", state.position.pass(), state.row.reason),
         }
@@ -103,7 +103,7 @@ impl<'a> Recorder<'a> {
     }
 
     /// Whoever adopts a source wants what it does not have to go.
-    pub fn may_bury_all(&self) -> bool {
+    pub fn may_delete_all(&self) -> bool {
         self.state.lock().row.is_of_adopted()
     }
 
@@ -119,7 +119,7 @@ impl<'a> Recorder<'a> {
     pub fn pass_fence(&self, fence: Lsn) -> Result<()> {
         let mut state = self.state.lock();
         state.row.base_version = fence_version(state.row.version_shift, fence);
-        let written = self.write(&mut state, Status::Running);
+        let written = self.write(&mut state, RepairStatus::Running);
         if written.is_err() {
             // Another one the next time: a successor would not know of this one.
             state.row.base_version = AT_FENCE;
@@ -127,23 +127,25 @@ impl<'a> Recorder<'a> {
         written
     }
 
-    pub fn position(&self) -> Position {
+    pub fn position(&self) -> RepairCursor {
         self.state.lock().position.clone()
     }
 
     pub fn count_read(&self, rows: usize) {
-        self.with.ground.metrics.repair_rows_read.inc_by(rows as u64);
+        self.with.delivery.metrics.repair_rows_read.inc_by(rows as u64);
         self.state.lock().row.rows_read += rows as u64;
     }
 
     pub fn count_written(&self, rows: usize) {
-        self.with.ground.metrics.repair_rows_written.inc_by(rows as u64);
+        self.with.delivery.metrics.repair_rows_written.inc_by(rows as u64);
         self.state.lock().row.rows_written += rows as u64;
     }
 
-    pub fn count_buried(&self, rows: usize) {
-        self.with.ground.metrics.repair_rows_buried.inc_by(rows as u64);
-        self.state.lock().row.rows_buried += rows as u64;
+    pub fn count_tombstones(&self, rows: usize) {
+        let metrics = self.with.delivery.metrics;
+        metrics.repair_rows_deleted.inc_by(rows as u64);
+        metrics.repair_rows_buried.inc_by(rows as u64);
+        self.state.lock().row.tombstones_written += rows as u64;
     }
 
     /// One row does not keep the others from being made equal.
@@ -153,7 +155,7 @@ impl<'a> Recorder<'a> {
             log::warn!(
                 "{}: {}: {} rows have a character that UTF-8 has no place for, the last one at \
                  {at} of `{table}`: they are left as ClickHouse has them",
-                self.with.ground.service,
+                self.with.delivery.service,
                 state.row.name(),
                 state.left_out.times()
             );
@@ -161,33 +163,33 @@ impl<'a> Recorder<'a> {
     }
 
     /// Everything before this place is done. Recorded now and then.
-    pub fn advance(&self, position: Position) -> Result<()> {
+    pub fn advance(&self, position: RepairCursor) -> Result<()> {
         let mut state = self.state.lock();
         state.position = position;
         state.progressed = true;
         state.shown.failing = None;
-        self.with.ground.metrics.repair_failing.lower();
+        self.with.delivery.metrics.repair_failing.lower();
         if state.recorded_at.elapsed() < RECORD_EVERY {
             return Ok(());
         }
-        self.write(&mut state, Status::Running)
+        self.write(&mut state, RepairStatus::Running)
     }
 
     /// The next pass begins.
-    pub fn enter(&self, position: Position) -> Result<()> {
+    pub fn enter(&self, position: RepairCursor) -> Result<()> {
         let mut state = self.state.lock();
         state.position = position;
-        self.write(&mut state, Status::Running)
+        self.write(&mut state, RepairStatus::Running)
     }
 
-    pub fn record(&self, status: Status) -> Result<()> {
+    pub fn record(&self, status: RepairStatus) -> Result<()> {
         self.write(&mut self.state.lock(), status)
     }
 
-    fn write(&self, state: &mut State, status: Status) -> Result<()> {
+    fn write(&self, state: &mut State, status: RepairStatus) -> Result<()> {
         state.row.status = status;
         state.row.position = state.position.to_string();
-        let deadline = Instant::now() + self.with.ground.clickhouse.request_timeout;
+        let deadline = Instant::now() + self.with.delivery.clickhouse.request_timeout;
         repairs::write(&mut state.client, &mut state.row, deadline)?;
         state.recorded_at = Instant::now();
         Ok(())
@@ -205,22 +207,22 @@ impl<'a> Recorder<'a> {
         (shown.pieces_done, shown.pieces) = (pieces.done(), pieces.count());
         shown.rows_read = row.rows_read;
         shown.rows_written = row.rows_written;
-        shown.rows_buried = row.rows_buried;
-        self.with.ground.metrics.repair_progress.set(estimate.fraction);
-        self.with.health.publish_repair(self.with.ground.service, Some(shown.clone()));
+        shown.tombstones_written = row.tombstones_written;
+        self.with.delivery.metrics.repair_progress.set(estimate.fraction);
+        self.with.health.publish_repair(self.with.delivery.service, Some(shown.clone()));
         if TELL_EVERY <= now.saturating_duration_since(state.told_at) {
             state.told_at = now;
             let left = estimate.left.map_or("unknown".to_owned(), |left| format!("{left:.0?}"));
             log::info!(
                 "{}: {}: {} {:.1} %, about {left} left; {} rows read, {} written, {} marked as \
                  deleted",
-                self.with.ground.service,
+                self.with.delivery.service,
                 state.row.name(),
                 state.position.pass(),
                 estimate.fraction * 100.0,
                 state.row.rows_read,
                 state.row.rows_written,
-                state.row.rows_buried
+                state.row.tombstones_written
             );
         }
     }
@@ -229,7 +231,7 @@ impl<'a> Recorder<'a> {
     pub fn show_waiting(&self) {
         let mut state = self.state.lock();
         state.shown.pass = "wait for transactions";
-        self.with.health.publish_repair(self.with.ground.service, Some(state.shown.clone()));
+        self.with.health.publish_repair(self.with.delivery.service, Some(state.shown.clone()));
     }
 
     /// The passes are done; the stream is waited for.
@@ -238,7 +240,7 @@ impl<'a> Recorder<'a> {
         state.shown.pass = "catch up";
         state.shown.fraction = 1.0;
         state.shown.seconds_left = None;
-        self.with.health.publish_repair(self.with.ground.service, Some(state.shown.clone()));
+        self.with.health.publish_repair(self.with.delivery.service, Some(state.shown.clone()));
     }
 
     /// Whether it came further since this was last asked.
@@ -249,13 +251,13 @@ impl<'a> Recorder<'a> {
     pub fn on_failure(&self, failures: u32, error: &Error) {
         let mut state = self.state.lock();
         state.shown.failing = Some((failures, error.to_string()));
-        self.with.ground.metrics.repair_failing.raise();
-        self.with.health.publish_repair(self.with.ground.service, Some(state.shown.clone()));
+        self.with.delivery.metrics.repair_failing.raise();
+        self.with.health.publish_repair(self.with.delivery.service, Some(state.shown.clone()));
     }
 
     /// It does not go on before somebody has decided.
     pub fn on_question(&self, question: &Error) {
-        let (service, name) = (self.with.ground.service, self.name());
+        let (service, name) = (self.with.delivery.service, self.name());
         let line = format_args!("{name}: {question}; it waits, the stream goes on");
         tell(log::Level::Error, service, line, question.hint_text());
         self.on_failure(ATTEMPTS_HEALTHY + 1, question);
@@ -263,12 +265,12 @@ impl<'a> Recorder<'a> {
 
     pub fn finish(&self) {
         let state = self.state.lock();
-        self.with.ground.metrics.repair_progress.set(1.0);
+        self.with.delivery.metrics.repair_progress.set(1.0);
         log::log!(
             self.level_of(&state.row),
             "{}: {}: done after {:.1} s: both sides are equal{}; {} rows read, {} written, {} \
              marked as deleted",
-            self.with.ground.service,
+            self.with.delivery.service,
             state.row.name(),
             state.begun_at.elapsed().as_secs_f64(),
             match (state.left_out.times(), state.row.is_initial_backfill()) {
@@ -278,7 +280,7 @@ impl<'a> Recorder<'a> {
             },
             state.row.rows_read,
             state.row.rows_written,
-            state.row.rows_buried
+            state.row.tombstones_written
         );
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::recorder::Recorder;
-use super::{Position, Repairer, SQL_TIMEOUT};
+use super::{RepairCursor, Repairer, SQL_TIMEOUT};
 use crate::clickhouse::Client;
 use crate::delivery::as_of::wait_until_flushed;
 use crate::delivery::landing::Landing;
@@ -34,7 +34,7 @@ pub trait Pass: Sync {
     }
 
     /// Where the repair is once so many pieces from the first are done.
-    fn position(&self, done: usize) -> Position;
+    fn position(&self, done: usize) -> RepairCursor;
 }
 
 /// What a worker has of its own.
@@ -48,12 +48,12 @@ pub struct Worker<'a> {
 
 impl<'a> Worker<'a> {
     pub fn new(with: &'a Repairer<'a>) -> Result<Worker<'a>> {
-        let ground = with.ground;
+        let delivery = with.delivery;
         Ok(Worker {
             with,
             sql: connect(with)?,
-            client: Client::connect(ground.clickhouse)?,
-            landings: ground.landings(with.mapping.targets()),
+            client: Client::connect(delivery.clickhouse)?,
+            landings: delivery.landings(with.mapping.targets()),
         })
     }
 
@@ -62,23 +62,23 @@ impl<'a> Worker<'a> {
         &mut self,
         question: impl Fn(&mut Client, &dyn Fn() -> Instant) -> Result<T>,
     ) -> Result<T> {
-        let (ground, client) = (self.with.ground, &mut self.client);
-        let deadline = || Instant::now() + ground.clickhouse.request_timeout;
+        let (delivery, client) = (self.with.delivery, &mut self.client);
+        let deadline = || Instant::now() + delivery.clickhouse.request_timeout;
         let hopeless = |error: &Error| error.kind() != ErrorKind::Unreachable;
-        ground.retry(|| question(client, &deadline), hopeless)
+        delivery.retry(|| question(client, &deadline), hopeless)
     }
 
     /// To be done before anything is written of what was read, and before it counts as done: see
     /// [`crate::delivery::as_of`]. A fork below is then noticed, and the repair begun anew.
     pub fn cover(&mut self, as_of: AsOf) -> Result<()> {
-        let ground = self.with.ground;
-        wait_until_flushed(&mut self.sql, ground.shared, as_of, sql_deadline())?;
+        let delivery = self.with.delivery;
+        wait_until_flushed(&mut self.sql, delivery.shared, as_of, sql_deadline())?;
         (self.with.admit)(as_of.insert_lsn)
     }
 
     /// To be asked before every page.
     pub fn go_on(&self) -> Result<()> {
-        self.with.ground.shared.go_on()
+        self.with.delivery.shared.go_on()
     }
 }
 
@@ -110,9 +110,9 @@ pub fn work(with: &Repairer<'_>, recorder: &Recorder<'_>, pass: &dyn Pass) -> Re
     std::thread::scope(|scope| {
         for n in 0..with.workers.min(count) {
             let bench = &bench;
-            let name = format!("repairer-{n}/{}", with.ground.service);
+            let name = format!("repairer-{n}/{}", with.delivery.service);
             let spawned = std::thread::Builder::new().name(name).spawn_scoped(scope, move || {
-                let _guard = PanicGuard(with.ground.shared);
+                let _guard = PanicGuard(with.delivery.shared);
                 if let Err(error) = run_worker(with, bench, pass) {
                     bench.failure.lock().get_or_insert(error);
                 }

@@ -19,7 +19,7 @@ use crate::wal::Lsn;
 const HELD_BYTES_MAX: usize = 64 << 20;
 
 /// What a look saw of one suspect.
-pub(super) struct Seen {
+pub(super) struct SeenPair {
     pub pair: Pair,
     /// The highest version that the snapshot can have seen.
     pub newest: u64,
@@ -42,8 +42,8 @@ impl Verifier<'_, '_> {
         &mut self,
         worker: &mut Worker<'_>,
         suspects: &[Suspect],
-    ) -> Result<Vec<Seen>> {
-        let mut seen: Vec<Option<Seen>> = suspects.iter().map(|_| None).collect();
+    ) -> Result<Vec<SeenPair>> {
+        let mut seen: Vec<Option<SeenPair>> = suspects.iter().map(|_| None).collect();
         let mut left: BTreeSet<usize> = (0..suspects.len()).collect();
         // What is streamed may wait for a standby before a snapshot sees it.
         commits(worker.with)?;
@@ -74,7 +74,7 @@ impl Verifier<'_, '_> {
             // What is no text cannot be in Postgres, and cannot be asked for either.
             let ids: BTreeSet<&[u8]> = chunk.iter().map(|&at| id_of(at)).collect();
             let ids = worker.sql.held(ids.into_iter(), SQL_TIMEOUT)?;
-            let request = reread::Request {
+            let request = reread::RereadRequest {
                 table: &self.by.source,
                 key_column: source.columns[source.key.id].name,
                 columns: &columns,
@@ -113,7 +113,7 @@ impl Verifier<'_, '_> {
         worker: &mut Worker<'_>,
         suspects: &[Suspect],
         held: &Held,
-        seen: &mut [Option<Seen>],
+        seen: &mut [Option<SeenPair>],
     ) -> Result<()> {
         for (index, target) in self.targets().iter().enumerate() {
             let of_target = || held.suspects.iter().filter(|&&at| suspects[at].target == index);
@@ -144,7 +144,7 @@ impl Verifier<'_, '_> {
         row: Option<(&Block, usize)>,
         found: Option<&StoredRow>,
         newest: u64,
-    ) -> Seen {
+    ) -> SeenPair {
         let target = &self.targets()[index];
         // A table without versions cannot forget: what Postgres has not any more stays there.
         let found = found.filter(|_| row.is_some() || self.has_versions(index));
@@ -163,7 +163,7 @@ impl Verifier<'_, '_> {
         let pair = Pair { is_in_postgres: row.is_some(), stored };
         let partition = found.map(|found| self.partition(index, found)).unwrap_or_default();
         let is_alive = found.is_some_and(|found| !found.is_deleted);
-        Seen { pair, newest, columns: if is_alive { columns } else { Vec::new() }, partition }
+        SeenPair { pair, newest, columns: if is_alive { columns } else { Vec::new() }, partition }
     }
 
     fn partition(&self, index: usize, found: &StoredRow) -> Vec<Vec<u8>> {

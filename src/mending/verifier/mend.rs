@@ -8,7 +8,7 @@ use super::{Found, Suspect, Verifier};
 use crate::error::Result;
 use crate::machines::repair::tombstone_version;
 use crate::machines::verify::{Difference, Suspicion};
-use crate::mending::context::{Progress, SQL_TIMEOUT, sql_deadline_now};
+use crate::mending::context::{CommandProgress, SQL_TIMEOUT, sql_deadline_now};
 use crate::mending::repairer::before::commits;
 use crate::mending::repairer::page;
 use crate::mending::repairer::prune_pass::{LOOKUP_KEYS, are_in_postgres};
@@ -85,7 +85,12 @@ impl Verifier<'_, '_> {
                 log::debug!("{error}");
             }
             let rows = left.len() as u64;
-            (self.show)(Progress { what: "waiting for the slot", fraction: 0.0, left: None, rows });
+            (self.show)(CommandProgress {
+                what: "waiting for the slot",
+                fraction: 0.0,
+                left: None,
+                rows,
+            });
             self.by.pause(LOOK_EVERY)?;
         }
     }
@@ -131,9 +136,9 @@ impl Verifier<'_, '_> {
                 worker.cover(as_of)?;
             }
             rows += block.rows();
-            let (ground, mut refused) = (worker.with.ground, Vec::new());
-            worker.landings[index].land(&ground, &mut worker.client, &block, &mut refused)?;
-            ground.keep(&mut worker.client, &refused)?;
+            let (delivery, mut refused) = (worker.with.delivery, Vec::new());
+            worker.landings[index].land(&delivery, &mut worker.client, &block, &mut refused)?;
+            delivery.keep(&mut worker.client, &refused)?;
             self.by.check_landed()?;
         }
         self.by.record(|row| row.rows_written += rows as u64)?;
@@ -150,7 +155,7 @@ impl Verifier<'_, '_> {
         let columns = self.by.mapped().names();
         let (mut rest, mut written) = (ids, Vec::new());
         while !rest.is_empty() {
-            let request = reread::Request {
+            let request = reread::RereadRequest {
                 table: &self.by.source,
                 key_column: source.columns[source.key.id].name,
                 columns: &columns,

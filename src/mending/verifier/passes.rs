@@ -5,11 +5,11 @@ use crate::clickhouse::slices::Slicer;
 use crate::clickhouse::stored;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::prng::Prng;
-use crate::mending::context::{Progress, sql_deadline_now};
+use crate::mending::context::{CommandProgress, sql_deadline_now};
 use crate::mending::repairer::prune_pass::{LOOKUP_KEYS, SLICES_AT_ONCE, are_in_postgres};
 use crate::mending::repairer::work::Worker;
 use crate::postgres::source_table::TableName;
-use crate::postgres::table_reader::{self, Page, Part, Request, Rows, Tid};
+use crate::postgres::table_reader::{self, HeapPart, Page, PageRequest, PageRows, Tid};
 use crate::rows::key::LiveKey;
 
 /// 8 MiB of the table without what lies in TOAST.
@@ -48,7 +48,7 @@ impl Verifier<'_, '_> {
             }
             let (mut after, mut left) = (Tid::before(piece.begin), piece.rows_max);
             while 0 < left {
-                let request = Request {
+                let request = PageRequest {
                     part: &parts[piece.part],
                     columns: &columns,
                     after,
@@ -81,7 +81,7 @@ impl Verifier<'_, '_> {
         Ok(())
     }
 
-    fn compare_page(&mut self, worker: &mut Worker<'_>, rows: &Rows<Tid>) -> Result<()> {
+    fn compare_page(&mut self, worker: &mut Worker<'_>, rows: &PageRows<Tid>) -> Result<()> {
         let (blocks, _) = self.by.mapped().blocks(rows.values(), 0)?;
         for (index, (target, block)) in self.targets().iter().zip(&blocks).enumerate() {
             if block.rows() == 0 {
@@ -162,11 +162,11 @@ impl Verifier<'_, '_> {
         let fraction = done as f64 / of.max(1) as f64;
         let left = (0 < done && what == "rows")
             .then(|| self.begun_at.elapsed().mul_f64((of - done) as f64 / done as f64));
-        (self.show)(Progress { what, fraction, left, rows });
+        (self.show)(CommandProgress { what, fraction, left, rows });
     }
 }
 
-fn pieces_of_all(parts: &[Part]) -> Vec<Piece> {
+fn pieces_of_all(parts: &[HeapPart]) -> Vec<Piece> {
     let mut pieces = Vec::new();
     for (index, part) in parts.iter().enumerate() {
         for begin in (0..part.blocks).step_by(PIECE_BLOCKS as usize) {
@@ -178,7 +178,7 @@ fn pieces_of_all(parts: &[Part]) -> Vec<Piece> {
 }
 
 /// Single blocks, in no order: enough of them for so many rows, unless they are nearly empty.
-fn pieces_of_sample(parts: &[Part], rows: u64, prng: &mut Prng) -> Vec<Piece> {
+fn pieces_of_sample(parts: &[HeapPart], rows: u64, prng: &mut Prng) -> Vec<Piece> {
     let blocks: u64 = parts.iter().map(|part| u64::from(part.blocks)).sum();
     let mut pieces = Vec::new();
     if blocks <= rows {

@@ -3,9 +3,16 @@
 use std::fmt::Write;
 
 use super::{escaped, state_words};
-use crate::overview::{Change, Overview, RetainedWal, Service, Trouble, Who, graph, words};
+use crate::overview::{
+    Overview, RetainedWal, ServiceOverview, StateChange, Trouble, Who, graph, words,
+};
 
-pub(super) fn add_service(out: &mut String, overview: &Overview, name: &str, service: &Service) {
+pub(super) fn add_service(
+    out: &mut String,
+    overview: &Overview,
+    name: &str,
+    service: &ServiceOverview,
+) {
     let now = overview.now_unix_seconds;
     let id = escaped(name);
     let _ = write!(
@@ -71,7 +78,7 @@ pub(super) fn add_service(out: &mut String, overview: &Overview, name: &str, ser
 }
 
 /// Why it is not healthy, and what mends it.
-fn add_why_not(out: &mut String, service: &Service) {
+fn add_why_not(out: &mut String, service: &ServiceOverview) {
     let reason = service.reason.as_deref().filter(|_| !service.healthy);
     let hint = service.hint.as_deref().map(|hint| format!("Hint: {hint}"));
     let lines: Vec<String> = reason.map(str::to_owned).into_iter().chain(hint).collect();
@@ -109,7 +116,7 @@ struct Tile<'a> {
     below: Vec<String>,
 }
 
-fn add_tiles(out: &mut String, service: &Service) {
+fn add_tiles(out: &mut String, service: &ServiceOverview) {
     let history = &service.history;
     let whole = |values: &[Option<u64>]| -> Vec<Option<f64>> {
         values.iter().map(|value| value.map(|value| value as f64)).collect()
@@ -227,7 +234,7 @@ fn forecast(retained: &RetainedWal) -> Vec<String> {
     lines
 }
 
-fn add_positions(out: &mut String, now: u64, id: &str, service: &Service) {
+fn add_positions(out: &mut String, now: u64, id: &str, service: &ServiceOverview) {
     let wal = &service.wal;
     out.push_str(
         "<section><h3>Positions in the WAL</h3><table><thead><tr><th scope=\"col\">Where</th>\
@@ -256,7 +263,7 @@ fn add_positions(out: &mut String, now: u64, id: &str, service: &Service) {
     out.push_str("</section>");
 }
 
-fn add_repair(out: &mut String, service: &Service) {
+fn add_repair(out: &mut String, service: &ServiceOverview) {
     out.push_str("<section><h3>Repair</h3>");
     let Some(repair) = &service.repair else {
         out.push_str("<p>none under way</p></section>");
@@ -283,7 +290,7 @@ fn add_repair(out: &mut String, service: &Service) {
          <p class=\"soft words\">{}</p>",
         words::count(repair.rows_read),
         words::count(repair.rows_written),
-        words::count(repair.rows_buried),
+        words::count(repair.tombstones_written),
         escaped(&repair.reason)
     );
     if let Some(error) = &repair.error {
@@ -297,7 +304,7 @@ fn add_repair(out: &mut String, service: &Service) {
     out.push_str("</section>");
 }
 
-fn add_refused(out: &mut String, service: &Service) {
+fn add_refused(out: &mut String, service: &ServiceOverview) {
     out.push_str("<section><h3>Rows that ClickHouse refused</h3>");
     let refused: Vec<_> = service.refused_rows.iter().filter(|(_, rows)| 0 < **rows).collect();
     if refused.is_empty() {
@@ -325,10 +332,10 @@ fn add_refused(out: &mut String, service: &Service) {
 /// Shown without a click.
 const CHANGES_SHOWN: usize = 8;
 
-fn add_changes(out: &mut String, id: &str, service: &Service) {
+fn add_changes(out: &mut String, id: &str, service: &ServiceOverview) {
     out.push_str("<section class=\"wide\"><h3>Recent changes</h3>");
     let (first, rest) = service.changes.split_at(CHANGES_SHOWN.min(service.changes.len()));
-    let list = |out: &mut String, changes: &[Change]| {
+    let list = |out: &mut String, changes: &[StateChange]| {
         out.push_str("<ol class=\"changes\">");
         for change in changes {
             let _ = write!(
@@ -355,7 +362,7 @@ fn add_changes(out: &mut String, id: &str, service: &Service) {
     out.push_str("</section>");
 }
 
-fn leader(service: &Service) -> String {
+fn leader(service: &ServiceOverview) -> String {
     let name = service.leader.name.as_deref().map(escaped);
     let who = match service.leader.who {
         Who::ThisProcess => "this process",
@@ -370,7 +377,7 @@ fn leader(service: &Service) -> String {
     }
 }
 
-fn class_of(service: &Service) -> &'static str {
+fn class_of(service: &ServiceOverview) -> &'static str {
     match service.state.as_str() {
         _ if !service.healthy => "bad",
         "streaming" if service.insert_outage.is_none() => "good",
@@ -380,7 +387,7 @@ fn class_of(service: &Service) -> &'static str {
 }
 
 /// No meaning is in a colour alone.
-fn mark_of(service: &Service) -> char {
+fn mark_of(service: &ServiceOverview) -> char {
     match class_of(service) {
         "good" if service.state == "standing_by" => '\u{25d0}',
         "good" => '\u{25cf}',

@@ -1,7 +1,7 @@
 use super::*;
 
-fn parse(text: &str) -> (Params, Vec<String>) {
-    Params::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"))
+fn parse(text: &str) -> (PostgresParams, Vec<String>) {
+    PostgresParams::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
 /// `user:password@hosts/database sslmode target timeout`, then what else is set.
@@ -149,42 +149,42 @@ fn bad_texts_are_refused_with_the_reason() {
         _ => parse_target("").unwrap_err(),
     };
     for (text, expected) in [
-        ("", ParamsError::Pairs),
-        ("hunter2", ParamsError::Pairs),
-        ("=x", ParamsError::Pairs),
-        ("a b=c", ParamsError::Pairs),
-        ("user='u", ParamsError::Quote),
-        ("user='u\\", ParamsError::Quote),
-        ("mysql://h", ParamsError::NotPostgres),
-        ("postgres://u:1/w@h/db", ParamsError::StrayAt),
-        ("postgres://u:1?w@h/db", ParamsError::StrayAt),
-        ("postgres://u:a@b?w=1@h/db", ParamsError::StrayAt),
-        ("postgres://u:p%w@h", ParamsError::Escape),
-        ("postgres://u:p%2@h", ParamsError::Escape),
-        ("postgres://u:%ff@h", ParamsError::Escape),
-        ("postgres://u:%00@h", ParamsError::Nul),
-        ("postgres://u@h?sslmode", ParamsError::Query),
-        ("postgres://::1/db", ParamsError::Ipv6),
-        ("postgres://[::1/db", ParamsError::Ipv6),
-        ("postgres://[::1]x/db", ParamsError::Port),
-        ("postgres://u:pw", ParamsError::Port),
-        ("postgres://h:0", ParamsError::Port),
-        ("postgres://h:65536", ParamsError::Port),
-        ("host=a,b,c port=1,2", ParamsError::PortCount),
-        ("postgres://a%20b", ParamsError::HostName),
-        ("host=a/b", ParamsError::HostName),
+        ("", PostgresParamsError::Pairs),
+        ("hunter2", PostgresParamsError::Pairs),
+        ("=x", PostgresParamsError::Pairs),
+        ("a b=c", PostgresParamsError::Pairs),
+        ("user='u", PostgresParamsError::Quote),
+        ("user='u\\", PostgresParamsError::Quote),
+        ("mysql://h", PostgresParamsError::NotPostgres),
+        ("postgres://u:1/w@h/db", PostgresParamsError::StrayAt),
+        ("postgres://u:1?w@h/db", PostgresParamsError::StrayAt),
+        ("postgres://u:a@b?w=1@h/db", PostgresParamsError::StrayAt),
+        ("postgres://u:p%w@h", PostgresParamsError::Escape),
+        ("postgres://u:p%2@h", PostgresParamsError::Escape),
+        ("postgres://u:%ff@h", PostgresParamsError::Escape),
+        ("postgres://u:%00@h", PostgresParamsError::Nul),
+        ("postgres://u@h?sslmode", PostgresParamsError::Query),
+        ("postgres://::1/db", PostgresParamsError::Ipv6),
+        ("postgres://[::1/db", PostgresParamsError::Ipv6),
+        ("postgres://[::1]x/db", PostgresParamsError::Port),
+        ("postgres://u:pw", PostgresParamsError::Port),
+        ("postgres://h:0", PostgresParamsError::Port),
+        ("postgres://h:65536", PostgresParamsError::Port),
+        ("host=a,b,c port=1,2", PostgresParamsError::PortCount),
+        ("postgres://a%20b", PostgresParamsError::HostName),
+        ("host=a/b", PostgresParamsError::HostName),
         ("postgres://h?sslmode=on", value("sslmode")),
         ("postgres://h?ssl=on", value("ssl")),
         ("postgres://h?connect_timeout=soon", value("connect_timeout")),
         ("postgres://h?connect_timeout=3601", value("connect_timeout")),
         ("postgres://h?target_session_attrs=standby", value("target_session_attrs")),
-        ("postgres://h?sslcert=/c", ParamsError::CertWithoutKey),
-        ("postgres://h?sslkey=/k", ParamsError::CertWithoutKey),
-        ("postgres://h?sslrootcert=system&sslmode=require", ParamsError::WeakSystemRoots),
-        ("host=h hostaddr=10.0.0.1", ParamsError::HostAddr),
-        ("service=x", ParamsError::Service),
+        ("postgres://h?sslcert=/c", PostgresParamsError::CertWithoutKey),
+        ("postgres://h?sslkey=/k", PostgresParamsError::CertWithoutKey),
+        ("postgres://h?sslrootcert=system&sslmode=require", PostgresParamsError::WeakSystemRoots),
+        ("host=h hostaddr=10.0.0.1", PostgresParamsError::HostAddr),
+        ("service=x", PostgresParamsError::Service),
     ] {
-        assert_eq!(Params::parse(text), Err(expected), "{text}");
+        assert_eq!(PostgresParams::parse(text), Err(expected), "{text}");
     }
 }
 
@@ -198,6 +198,6 @@ fn display_and_debug_hide_the_password() {
 proptest::proptest! {
     #[test]
     fn no_text_can_panic(text in "(postgres://)?[a-z0-9@:/?=%&,'\\\\\\[\\] é]{0,40}") {
-        let _ = Params::parse(&text);
+        let _ = PostgresParams::parse(&text);
     }
 }

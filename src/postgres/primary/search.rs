@@ -18,7 +18,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Known;
+use super::KnownServer;
 use crate::error::ErrorKind;
 use crate::postgres::params::Host;
 use crate::postgres::sql::{STANDBY_HINT, SqlError};
@@ -33,20 +33,20 @@ const LEFT_BEHIND_HINT: &str = "Stop the old primary or make it a standby, and n
 
 /// Where a server stands in the list of hosts, and of the addresses of its host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
+pub(super) struct HostPlace {
     pub host: usize,
     pub address: usize,
 }
 
 /// Who answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct SeenServer {
     pub in_recovery: bool,
-    pub identity: Known,
+    pub identity: KnownServer,
 }
 
-pub(super) struct Search {
-    known: Option<Known>,
+pub(super) struct HostSearch {
+    known: Option<KnownServer>,
     /// Another server may be met the next time.
     may_change: bool,
     deadline: Instant,
@@ -56,15 +56,20 @@ pub(super) struct Search {
     pending: usize,
     /// By host: how many of its servers are still to be heard; `None` before its name is resolved.
     silent: Vec<Option<usize>>,
-    heard: Vec<Place>,
-    usable: Vec<(Place, String, Known)>,
-    refused: Vec<(Place, String, SqlError)>,
+    heard: Vec<HostPlace>,
+    usable: Vec<(HostPlace, String, KnownServer)>,
+    refused: Vec<(HostPlace, String, SqlError)>,
     over: bool,
 }
 
-impl Search {
-    pub fn new(known: Option<Known>, hosts: usize, may_change: bool, deadline: Instant) -> Search {
-        Search {
+impl HostSearch {
+    pub fn new(
+        known: Option<KnownServer>,
+        hosts: usize,
+        may_change: bool,
+        deadline: Instant,
+    ) -> HostSearch {
+        HostSearch {
             known,
             may_change,
             deadline,
@@ -99,19 +104,19 @@ impl Search {
             Err(cause) => {
                 self.silent[host] = Some(0);
                 let error = SqlError::new(ErrorKind::Unreachable, cause);
-                self.refused.push((Place { host, address: 0 }, name, error));
+                self.refused.push((HostPlace { host, address: 0 }, name, error));
             }
         }
     }
 
-    pub fn on_refused(&mut self, place: Place, name: String, error: SqlError) {
+    pub fn on_refused(&mut self, place: HostPlace, name: String, error: SqlError) {
         self.heard(place);
         self.refused.push((place, name, error));
     }
 
-    pub fn on_seen(&mut self, now: Instant, place: Place, name: String, seen: Seen) {
+    pub fn on_seen(&mut self, now: Instant, place: HostPlace, name: String, seen: SeenServer) {
         self.heard(place);
-        let Seen { in_recovery, identity } = seen;
+        let SeenServer { in_recovery, identity } = seen;
         if in_recovery {
             let error = SqlError::new(ErrorKind::Unreachable, "server is a standby");
             self.refused.push((place, name, error.with_hint(STANDBY_HINT)));
@@ -149,8 +154,8 @@ impl Search {
     }
 
     /// The best of those that will do.
-    pub fn chosen(&self) -> Option<(Place, Known)> {
-        let rank = |(place, _, identity): &&(Place, String, Known)| {
+    pub fn chosen(&self) -> Option<(HostPlace, KnownServer)> {
+        let rank = |(place, _, identity): &&(HostPlace, String, KnownServer)| {
             let is_foreign =
                 self.known.is_some_and(|k| k.system_identifier != identity.system_identifier);
             (is_foreign, std::cmp::Reverse(identity.timeline), *place)
@@ -166,7 +171,7 @@ impl Search {
         let others: Vec<String> = (self.usable.iter())
             .filter(|(_, _, identity)| identity != best)
             .map(|(_, name, identity)| {
-                let Known { system_identifier, timeline } = identity;
+                let KnownServer { system_identifier, timeline } = identity;
                 match *system_identifier == best.system_identifier {
                     true => format!("`{name}` on timeline {timeline}"),
                     false => format!("`{name}` of cluster {system_identifier}"),
@@ -193,7 +198,7 @@ impl Search {
                 Some(_) => format!("no answer within {:.1}s", waited.as_secs_f64()),
                 None => "no answer from the name resolver in time".to_owned(),
             };
-            let place = Place { host: at, address: usize::MAX };
+            let place = HostPlace { host: at, address: usize::MAX };
             let error = SqlError::new(ErrorKind::Unreachable, cause);
             refused.push((place, host.to_string(), error));
         }
@@ -202,7 +207,7 @@ impl Search {
     }
 
     /// A server may be heard more than once; the last word counts.
-    fn heard(&mut self, place: Place) {
+    fn heard(&mut self, place: HostPlace) {
         self.refused.retain(|(of, ..)| *of != place);
         if self.heard.contains(&place) {
             return;

@@ -23,7 +23,7 @@ use crate::error::Result;
 use crate::halt::{Halt, given_up};
 use crate::postgres::link::LOOK_EVERY;
 use crate::postgres::params::SslMode;
-use crate::postgres::{Params, tls};
+use crate::postgres::{PostgresParams, tls};
 
 /// The length of the message and the code that asks for TLS.
 pub const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xD2, 0x16, 0x2F];
@@ -55,7 +55,7 @@ impl Deadline {
 }
 
 /// What `sslmode` asks for. Reads the certificate files, so it is made once per connect.
-pub fn connector(params: &Params, deadline: &Deadline) -> Result<Connector> {
+pub fn connector(params: &PostgresParams, deadline: &Deadline) -> Result<Connector> {
     let tls = match params.ssl_mode {
         SslMode::Disable => Tls::Off,
         SslMode::Prefer => Tls::Preferred(rustls_connect(params)?),
@@ -66,7 +66,7 @@ pub fn connector(params: &Params, deadline: &Deadline) -> Result<Connector> {
     Ok(Connector { tls, deadline: deadline.clone() })
 }
 
-fn rustls_connect(params: &Params) -> Result<MakeRustlsConnect> {
+fn rustls_connect(params: &PostgresParams) -> Result<MakeRustlsConnect> {
     Ok(MakeRustlsConnect::new(tls::client_config(params)?.as_ref().clone()))
 }
 
@@ -84,7 +84,7 @@ enum Tls {
 }
 
 impl MakeTlsConnect<Socket> for Connector {
-    type Stream = Link;
+    type Stream = SqlLink;
     type TlsConnect = Negotiation;
     type Error = io::Error;
 
@@ -100,18 +100,18 @@ pub struct Negotiation {
 }
 
 impl TlsConnect<Socket> for Negotiation {
-    type Stream = Link;
+    type Stream = SqlLink;
     type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Link>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = io::Result<SqlLink>> + Send>>;
 
     fn connect(self, socket: Socket) -> Self::Future {
         Box::pin(async move {
             let mut stream = Bounded { socket, deadline: self.connector.deadline, timer: None };
             let mut rustls = match self.connector.tls {
-                Tls::Off => return Ok(Link::plain(stream)),
+                Tls::Off => return Ok(SqlLink::plain(stream)),
                 Tls::Preferred(rustls) => match is_tls_granted(&mut stream).await? {
                     true => rustls,
-                    false => return Ok(Link::plain(stream)),
+                    false => return Ok(SqlLink::plain(stream)),
                 },
                 Tls::Required(rustls) => match is_tls_granted(&mut stream).await? {
                     true => rustls,
@@ -125,7 +125,7 @@ impl TlsConnect<Socket> for Negotiation {
             };
             let Ok(connect) =
                 MakeTlsConnect::<Bounded>::make_tls_connect(&mut rustls, &self.server_name);
-            Ok(Link(Box::pin(connect.connect(stream).await?)))
+            Ok(SqlLink(Box::pin(connect.connect(stream).await?)))
         })
     }
 }
@@ -217,15 +217,15 @@ impl TlsStream for Bounded {
 }
 
 /// What the client speaks over: the bounded socket, or TLS on top of it.
-pub struct Link(Pin<Box<dyn TlsStream + Send>>);
+pub struct SqlLink(Pin<Box<dyn TlsStream + Send>>);
 
-impl Link {
-    fn plain(stream: Bounded) -> Link {
-        Link(Box::pin(stream))
+impl SqlLink {
+    fn plain(stream: Bounded) -> SqlLink {
+        SqlLink(Box::pin(stream))
     }
 }
 
-impl AsyncRead for Link {
+impl AsyncRead for SqlLink {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -235,7 +235,7 @@ impl AsyncRead for Link {
     }
 }
 
-impl AsyncWrite for Link {
+impl AsyncWrite for SqlLink {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -253,7 +253,7 @@ impl AsyncWrite for Link {
     }
 }
 
-impl TlsStream for Link {
+impl TlsStream for SqlLink {
     fn channel_binding(&self) -> ChannelBinding {
         self.0.channel_binding()
     }

@@ -58,7 +58,7 @@ pub fn addresses(
 }
 
 /// Sees, within the time, that somebody answers at the Unix socket: the client would wait for ever.
-pub fn knock(host: &Host, until: Instant) -> std::result::Result<(), SqlError> {
+pub fn probe(host: &Host, until: Instant) -> std::result::Result<(), SqlError> {
     let waited = until.saturating_duration_since(Instant::now());
     let path = Path::new(&host.name).join(format!(".s.PGSQL.{}", host.port));
     let unreachable = |error: io::Error| match error.kind() {

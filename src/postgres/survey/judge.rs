@@ -1,7 +1,7 @@
 //! What the facts of a server mean for a stream that is to begin. No I/O.
 
 use super::super::sql::{ident, literal};
-use super::{Access, Effect, Facts};
+use super::{Access, Effect, PostgresFacts};
 use crate::finding::Finding;
 
 /// The newest version that the tests have seen.
@@ -12,7 +12,7 @@ const KEEP_MB_MIN: u64 = 256;
 const SKEW_MS_MAX: i64 = 5_000;
 
 /// `slots` are those of all services that use this server.
-pub fn server(facts: &Facts, slots: &[&str]) -> Vec<Finding> {
+pub fn server(facts: &PostgresFacts, slots: &[&str]) -> Vec<Finding> {
     let mut found = Vec::new();
     let version = facts.version_num / 10_000;
     if VERSION_TESTED < version {
@@ -39,7 +39,7 @@ pub fn server(facts: &Facts, slots: &[&str]) -> Vec<Finding> {
 }
 
 /// `streams` are to come beside the walsenders that run.
-pub fn senders(facts: &Facts, streams: u64) -> Finding {
+pub fn senders(facts: &PostgresFacts, streams: u64) -> Finding {
     let free = facts.senders_max.saturating_sub(facts.senders);
     match free < streams {
         true => Finding::problem(
@@ -58,7 +58,7 @@ pub fn senders(facts: &Facts, streams: u64) -> Finding {
     }
 }
 
-fn right_to_replicate(facts: &Facts) -> Finding {
+fn right_to_replicate(facts: &PostgresFacts) -> Finding {
     let role = &facts.role;
     match facts.may_replicate {
         true => Finding::ok("role", format!("`{role}` may replicate")),
@@ -70,7 +70,7 @@ fn right_to_replicate(facts: &Facts) -> Finding {
     }
 }
 
-fn kept_wal(facts: &Facts) -> Vec<Finding> {
+fn kept_wal(facts: &PostgresFacts) -> Vec<Finding> {
     let mut found = Vec::new();
     found.push(match facts.slot_keep_mb {
         Some(mb) if mb < KEEP_MB_MIN => Finding::warning(
@@ -97,7 +97,7 @@ fn kept_wal(facts: &Facts) -> Vec<Finding> {
     found
 }
 
-pub fn encryption(facts: &Facts, host: &str, is_near: bool) -> Finding {
+pub fn encryption(facts: &PostgresFacts, host: &str, is_near: bool) -> Finding {
     match (facts.is_encrypted, is_near) {
         (true, _) => Finding::ok("TLS", format!("the connection to `{host}` is encrypted")),
         (false, true) => Finding::ok("TLS", format!("`{host}` is this machine: not encrypted")),
@@ -110,7 +110,7 @@ pub fn encryption(facts: &Facts, host: &str, is_near: bool) -> Finding {
 }
 
 /// Whether commits on the server would wait for us.
-pub fn synchronous(facts: &Facts, application_name: &str) -> Option<Finding> {
+pub fn synchronous(facts: &PostgresFacts, application_name: &str) -> Option<Finding> {
     let (head, names) = split(&facts.synchronous_standby_names);
     let is_ours = |name: &String| name == "*" || name.eq_ignore_ascii_case(application_name);
     if !names.iter().any(is_ours) {
@@ -147,7 +147,7 @@ fn split(setting: &str) -> (Option<&str>, Vec<String>) {
 }
 
 /// A slot that is to be created waits for everybody who writes.
-pub fn forgotten(facts: &Facts) -> Vec<Finding> {
+pub fn forgotten(facts: &PostgresFacts) -> Vec<Finding> {
     let told = facts.waits_for.iter().map(|(what, end)| {
         Finding::warning(
             "transactions",
@@ -159,7 +159,7 @@ pub fn forgotten(facts: &Facts) -> Vec<Finding> {
 }
 
 /// What keeps our role from reading the table, where it may SELECT from it.
-pub fn access(facts: &Facts, access: &Access, schema: &str, table: &str) -> Vec<Finding> {
+pub fn access(facts: &PostgresFacts, access: &Access, schema: &str, table: &str) -> Vec<Finding> {
     let role = ident(&facts.role);
     let mut found = Vec::new();
     if !access.may_use_schema {
@@ -198,7 +198,7 @@ pub fn clock(whose: &str, (before_ms, after_ms): (i64, i64), theirs_ms: i64) -> 
 }
 
 /// The next checkpoint may remove WAL that the slot still needs.
-pub fn nearly_lost(facts: &Facts, slot: &str, wal_status: Option<&str>) -> Option<Finding> {
+pub fn nearly_lost(facts: &PostgresFacts, slot: &str, wal_status: Option<&str>) -> Option<Finding> {
     (wal_status == Some("unreserved")).then(|| {
         Finding::warning(
             "slot",

@@ -20,7 +20,7 @@ const BUSY_SECONDS: u32 = 60;
 
 /// Of the server as our role sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Facts {
+pub struct PostgresFacts {
     pub provider: Provider,
     pub version_num: u32,
     pub role: String,
@@ -54,7 +54,7 @@ pub struct Access {
     pub has_row_security: bool,
 }
 
-pub fn look(sql: &mut Sql, deadline: Instant) -> Result<Facts> {
+pub fn look(sql: &mut Sql, deadline: Instant) -> Result<PostgresFacts> {
     let doing = "look at the settings of the server";
     let marks: Vec<String> = (Provider::MARKS.iter())
         .map(|(name, _)| format!("current_setting({}, true) IS NOT NULL", literal(name)))
@@ -105,7 +105,7 @@ pub fn look(sql: &mut Sql, deadline: Instant) -> Result<Facts> {
         .ok_or_else(|| protocol("the catalog's answer has an unexpected form").doing(doing))
 }
 
-fn read(value: &Value, (version_num, role, database): (u32, &str, &str)) -> Option<Facts> {
+fn read(value: &Value, (version_num, role, database): (u32, &str, &str)) -> Option<PostgresFacts> {
     let list = |field: &str| value.get(field)?.as_array();
     let texts = |field: &str| -> Option<Vec<String>> {
         list(field)?.iter().map(|text| text.as_str().map(str::to_owned)).collect()
@@ -131,7 +131,7 @@ fn read(value: &Value, (version_num, role, database): (u32, &str, &str)) -> Opti
         let what = format!("the transaction of process {pid} (`{name}`, {seconds} s old, {idle})");
         waits_for.push((what, format!("SELECT pg_terminate_backend({pid});")));
     }
-    Some(Facts {
+    Some(PostgresFacts {
         provider,
         version_num,
         role: role.to_owned(),
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[track_caller]
-    pub(super) fn facts(change: impl FnOnce(&mut Value)) -> Facts {
+    pub(super) fn facts(change: impl FnOnce(&mut Value)) -> PostgresFacts {
         let mut value = answer();
         change(&mut value);
         read(&value, (150_020, "walhouse", "app")).expect("it has the form")

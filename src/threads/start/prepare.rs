@@ -10,11 +10,11 @@ use super::slot_watch::SlotWatch;
 use crate::clickhouse::own::repairs::{self, RepairRow};
 use crate::clickhouse::own::sources::{self, SourceRow};
 use crate::clickhouse::own::state::{self, StateRow};
-use crate::clickhouse::tables::{self, Look};
+use crate::clickhouse::tables::{self, TablesLook};
 use crate::clickhouse::{self, Client, cluster, own};
 use crate::config::{InitialBackfill, ServiceConfig};
 use crate::delivery::connecting::{application_name, known, startup_options, step};
-use crate::delivery::session_state::{Pace, Shared};
+use crate::delivery::session_state::{SessionState, StopLevel};
 use crate::delivery::target_tables::{Taken, mapping, shapes};
 use crate::delivery::{source_check, source_look, unfilled};
 use crate::error::{Error, ErrorKind, Result};
@@ -25,7 +25,7 @@ use crate::metrics::ServiceMetrics;
 use crate::postgres;
 use crate::postgres::failover_slot::{self, Mark};
 use crate::postgres::primary::Primary;
-use crate::postgres::publication::{self, Ensured, Wanted};
+use crate::postgres::publication::{self, Ensured, WantedPublication};
 use crate::postgres::server::Server;
 use crate::postgres::slot;
 use crate::postgres::source_table::SourceTable;
@@ -33,7 +33,7 @@ use crate::postgres::sql::Sql;
 use crate::postgres::stream::Stream;
 use crate::rows::Shape;
 use crate::services::mapping::Mapping;
-use crate::threads::Memory;
+use crate::threads::AcrossSessions;
 use crate::wal::Lsn;
 
 /// A stream that is running, and all that the threads must know to take it on.
@@ -49,7 +49,7 @@ pub struct Prepared {
     /// By target table.
     pub shapes: Vec<Shape>,
     /// Target tables and ours, as they were found.
-    pub tables: Look,
+    pub tables: TablesLook,
     /// As it is recorded in ClickHouse.
     pub state: StateRow,
     /// What is to be made equal while the stream runs.
@@ -74,14 +74,15 @@ const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(10);
 pub fn prepare(
     config: &ServiceConfig,
     metrics: &ServiceMetrics,
-    shared: &Shared,
+    shared: &SessionState,
     first: bool,
-    memory: &Memory,
+    memory: &AcrossSessions,
 ) -> Result<Prepared> {
     memory.last_seen.begin();
     let go_on = || shared.go_on();
     let mapping = mapping(config);
-    let (draining, abandoned) = (shared.halt(Pace::Draining), shared.halt(Pace::Abandoned));
+    let (draining, abandoned) =
+        (shared.halt(StopLevel::Draining), shared.halt(StopLevel::Abandoned));
     let (mut client, version) = connect_clickhouse(config, draining.clone())?;
     go_on()?;
 
@@ -92,7 +93,7 @@ pub fn prepare(
     let known = known(config, &mut client)?;
     memory.last_seen.set_known(known);
     let deadline = connect_deadline();
-    let params = postgres::Params { halt: draining.clone(), ..config.postgres.clone() };
+    let params = postgres::PostgresParams { halt: draining.clone(), ..config.postgres.clone() };
     let found = Primary::find(&params, &application_name, known, deadline, go_on);
     let (mut primary, mut sql) = found.inspect_err(|error| {
         if error.kind() == ErrorKind::Unreachable {
@@ -234,7 +235,7 @@ fn status_every(ack_interval: Duration, wal_sender_timeout: Option<Duration>) ->
 fn connect_clickhouse(config: &ServiceConfig, halt: Halt) -> Result<(Client, String)> {
     // Another process may have written since, and through another host.
     config.clickhouse.hosts.forget_fresh();
-    let params = clickhouse::Params { halt, ..config.clickhouse.clone() };
+    let params = clickhouse::ClickHouseParams { halt, ..config.clickhouse.clone() };
     let mut client = Client::connect(&params)?;
     let version = client.ping(Instant::now() + config.clickhouse.request_timeout)?;
     Ok((client, version))
@@ -246,8 +247,8 @@ fn prepare_tables(
     mapping: &'static dyn Mapping,
     client: &mut Client,
     version: &str,
-    memory: &Memory,
-) -> Result<(Taken, Look)> {
+    memory: &AcrossSessions,
+) -> Result<(Taken, TablesLook)> {
     let deadline = || Instant::now() + config.clickhouse.request_timeout;
     memory.tables.begin(client, config)?;
     own::tables::ensure(client, config.create_tables, deadline())?;
@@ -348,7 +349,7 @@ fn ensure_publication(
     known: Option<&mut Client>,
 ) -> Result<()> {
     let columns = source_check::published_columns(table, mapping.source());
-    let wanted = Wanted { publication: &config.publication, table, columns: &columns };
+    let wanted = WantedPublication { publication: &config.publication, table, columns: &columns };
     if publication::ensure(sql, &wanted, step())? == Ensured::Existing {
         return Ok(());
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::clickhouse::Client;
 use crate::clickhouse::own::databases::{self, DatabaseRow};
-use crate::clickhouse::own::repairs::{self, ADOPTED, AT_FENCE, RepairRow, Status};
+use crate::clickhouse::own::repairs::{self, ADOPTED, AT_FENCE, RepairRow, RepairStatus};
 use crate::clickhouse::own::sources::{self, SourceRow};
 use crate::clickhouse::own::state::{self, StateRow};
 use crate::clickhouse::own::{adoptions, backfills};
@@ -21,7 +21,7 @@ use crate::config::ServiceConfig;
 use crate::delivery::connecting::{in_numbers, step};
 use crate::delivery::source_look::{self, SourceLook};
 use crate::error::{Error, ErrorKind, Result};
-use crate::machines::lineage::{self, Fork, Gap, Verdict};
+use crate::machines::lineage::{self, Fork, Gap, LineageVerdict};
 use crate::machines::recovery::{self, Course, Debt};
 use crate::machines::undecodable::Given;
 use crate::mending::debt::{DEBT, Numbers, due, is_only_owed, makes_debt, reason_over, repair_row};
@@ -81,21 +81,21 @@ pub fn resume(mut with: Parties<'_>) -> Result<Resumed> {
     let mut revision = repair.as_ref().map_or(0, |row| row.revision);
     if debt.is_none() && makes_debt(&verdict, course) {
         let owed = reason_over(repair.as_ref(), &reason);
-        revision = with.write_repair(Status::Running, DEBT, &owed, revision)?.revision;
+        revision = with.write_repair(RepairStatus::Running, DEBT, &owed, revision)?.revision;
     }
     let (state, repair) = match course {
         Course::Stop => return Err(stopped(service, slot_name, verdict, reason)),
         Course::Begin => (with.begin(&server)?, None),
         Course::Continue { record } => {
             let state = with.go_on(&verdict, record, before, slot.as_ref(), &server)?;
-            (state, repair.filter(|repair| repair.status == Status::Running))
+            (state, repair.filter(|repair| repair.status == RepairStatus::Running))
         }
         Course::StartOver { repair: is_repaired } => {
             let is_blind = source.judgement.publication_is_new;
             is_usable &= !is_blind;
             let slot = with.usable_slot(slot, is_blind)?;
             let state = match debt {
-                Some(Debt::Fill) => with.begin_filling(&reason, &slot, &server)?,
+                Some(Debt::InitialBackfill) => with.begin_filling(&reason, &slot, &server)?,
                 _ => with.start_over(&reason, before.as_ref(), &slot, &server)?,
             };
             // What is owed may be of any time, and the slot may still bring what is older.
@@ -105,10 +105,11 @@ pub fn resume(mut with: Parties<'_>) -> Result<Resumed> {
             let numbers = Numbers { state, base_version };
             match is_repaired {
                 true => {
-                    if debt != Some(Debt::Fill) {
+                    if debt != Some(Debt::InitialBackfill) {
                         with.metrics.repairs.inc();
                     }
-                    let row = with.write_repair(Status::Running, numbers, &reason, revision)?;
+                    let row =
+                        with.write_repair(RepairStatus::Running, numbers, &reason, revision)?;
                     (state, Some(row))
                 }
                 false => {
@@ -118,7 +119,7 @@ pub fn resume(mut with: Parties<'_>) -> Result<Resumed> {
                          ClickHouse stays so (REPLICATION_GAP_STRATEGY is `skip`)"
                     );
                     // So that it is not owed.
-                    with.write_repair(Status::Done, numbers, &reason, revision)?;
+                    with.write_repair(RepairStatus::Done, numbers, &reason, revision)?;
                     (state, None)
                 }
             }
@@ -134,11 +135,11 @@ pub fn resume(mut with: Parties<'_>) -> Result<Resumed> {
         timeline: state.timeline,
         began: state.began,
         confirmed: state.confirmed,
-        upper: state.upper,
+        upper_lsn: state.upper_lsn,
         version_shift: state.shift,
         // For people who look at the table.
         instance: crate::threads::instance(),
-        revision: state::leap(recorded.map_or(0, |row| row.revision)),
+        revision: state::next_revision_base(recorded.map_or(0, |row| row.revision)),
     };
     // Before the state: one that was written is of a database that is known.
     with.record_database(&database, recorded_database)?;
@@ -175,7 +176,7 @@ pub fn foresee(mut with: Parties<'_>, absent: &[&str]) -> Result<Foreseen> {
     })
 }
 
-fn stopped(service: &str, slot: &str, verdict: Verdict, reason: String) -> Error {
+fn stopped(service: &str, slot: &str, verdict: LineageVerdict, reason: String) -> Error {
     let error = verdict.into_error(service, slot).unwrap_or_else(|| {
         Error::new(ErrorKind::Lineage, format!("resume service `{service}` from slot `{slot}`"))
             .hint("REPLICATION_GAP_STRATEGY is `halt`. Set it to `repair` and start again.")
@@ -190,10 +191,10 @@ struct Outlook {
     database: Database,
     recorded_database: Option<DatabaseRow>,
     repair: Option<RepairRow>,
-    before: Option<lineage::State>,
-    server: lineage::Server,
+    before: Option<lineage::LineageState>,
+    server: lineage::ServerTimeline,
     slot: Option<lineage::Slot>,
-    verdict: Verdict,
+    verdict: LineageVerdict,
     course: Course,
     debt: Option<Debt>,
     reason: String,
@@ -229,7 +230,7 @@ impl Parties<'_> {
         {
             // Commands may have written beside the stream.
             let upper = backfills::upper(self.client, row, self.deadline())?;
-            state.upper = state.upper.max(upper);
+            state.upper_lsn = state.upper_lsn.max(upper);
         }
         let mut verdict = lineage::judge(before.as_ref(), slot.as_ref(), &server, &history);
         if let Some(state) = &before
@@ -246,9 +247,10 @@ impl Parties<'_> {
         if let Some(given) = &self.given_up {
             verdict = lineage::judge_undecodable(verdict, before.as_ref(), given.at);
         }
-        let is_older = matches!(verdict, Verdict::TakeOver { .. }) && self.slot_is_older()?;
+        let is_older =
+            matches!(verdict, LineageVerdict::TakeOver { .. }) && self.slot_is_older()?;
         if is_older {
-            verdict = Verdict::Gap { confirmed: None, why: Gap::OlderThanPublication };
+            verdict = LineageVerdict::Gap { confirmed: None, why: Gap::OlderThanPublication };
         }
         // Nobody streams from it again, whatever else is wrong.
         let is_dead = is_older || self.given_up.is_some();
@@ -266,20 +268,20 @@ impl Parties<'_> {
         let strategy = self.config.gap_strategy;
         let mut course = recovery::course(&verdict, strategy, &server, named);
         let mut reason = match (&verdict, &recorded_database) {
-            (Verdict::ForeignDatabase { .. }, Some(row)) => format!(
+            (LineageVerdict::ForeignDatabase { .. }, Some(row)) => format!(
                 "foreign database: expected `{}` (oid {}), got `{}` (oid {}) of the same cluster",
                 row.name, row.oid, database.name, database.oid
             ),
-            (Verdict::Gap { why: Gap::Undecodable { .. }, .. }, _) => {
+            (LineageVerdict::Gap { why: Gap::Undecodable { .. }, .. }, _) => {
                 let error = self.given_up.as_ref().map_or("", |given| given.error.as_str());
                 format!("{verdict}: {error}")
             }
             _ => verdict.to_string(),
         };
         // Without a name it would have been stopped.
-        if let Verdict::ForeignCluster { .. }
-        | Verdict::ForeignDatabase { .. }
-        | Verdict::Diverged { why: Fork::Older, .. } = verdict
+        if let LineageVerdict::ForeignCluster { .. }
+        | LineageVerdict::ForeignDatabase { .. }
+        | LineageVerdict::Diverged { why: Fork::Older, .. } = verdict
             && course != Course::Stop
         {
             reason = format!("{ADOPTED}: {reason}");
@@ -299,10 +301,12 @@ impl Parties<'_> {
             let in_debt = recovery::course_in_debt(course, strategy, debt);
             if in_debt != course {
                 let of_debt = match (debt, owed.status) {
-                    (Debt::Fill, _) => owed.reason.clone(),
-                    (_, Status::Running) if is_only_owed(owed) => owed.reason.clone(),
-                    (_, Status::Running) => format!("a repair was not finished: {}", owed.reason),
-                    (_, Status::Done) => {
+                    (Debt::InitialBackfill, _) => owed.reason.clone(),
+                    (_, RepairStatus::Running) if is_only_owed(owed) => owed.reason.clone(),
+                    (_, RepairStatus::Running) => {
+                        format!("a repair was not finished: {}", owed.reason)
+                    }
+                    (_, RepairStatus::Done) => {
                         "the state that goes with the last repair is gone".to_owned()
                     }
                 };
@@ -369,7 +373,7 @@ impl Parties<'_> {
     }
 
     /// The server and its past.
-    fn identify(&mut self) -> Result<(lineage::Server, Vec<lineage::Switch>)> {
+    fn identify(&mut self) -> Result<(lineage::ServerTimeline, Vec<lineage::Switch>)> {
         let identity = self.connection.identify_system(step())?;
         let system_identifier = identity.system_id.parse().map_err(|_| {
             let doing = format!("identify the server of service `{}`", self.service());
@@ -391,11 +395,11 @@ impl Parties<'_> {
         let history: Vec<_> = history.into_iter().map(switch).collect();
         let began = lineage::began(&history, timeline);
         let wal_end = identity.xlogpos;
-        Ok((lineage::Server { system_identifier, timeline, began, wal_end }, history))
+        Ok((lineage::ServerTimeline { system_identifier, timeline, began, wal_end }, history))
     }
 
     /// A first start.
-    fn begin(&mut self, server: &lineage::Server) -> Result<lineage::State> {
+    fn begin(&mut self, server: &lineage::ServerTimeline) -> Result<lineage::LineageState> {
         let slot = self.create_slot()?;
         self.first_state(server, &slot)
     }
@@ -403,9 +407,9 @@ impl Parties<'_> {
     /// ClickHouse may hold rows of a time that no state tells of.
     fn first_state(
         &mut self,
-        server: &lineage::Server,
+        server: &lineage::ServerTimeline,
         slot: &lineage::Slot,
-    ) -> Result<lineage::State> {
+    ) -> Result<lineage::LineageState> {
         let highest = self.highest_version()?;
         let state = recovery::first_state(highest, server, slot).ok_or_else(|| self.no_room())?;
         if 0 < state.shift {
@@ -421,15 +425,15 @@ impl Parties<'_> {
 
     fn go_on(
         &mut self,
-        verdict: &Verdict,
-        record: Option<lineage::State>,
-        before: Option<lineage::State>,
+        verdict: &LineageVerdict,
+        record: Option<lineage::LineageState>,
+        before: Option<lineage::LineageState>,
         slot: Option<&lineage::Slot>,
-        server: &lineage::Server,
-    ) -> Result<lineage::State> {
+        server: &lineage::ServerTimeline,
+    ) -> Result<lineage::LineageState> {
         let service = self.service();
         match (verdict, record, before) {
-            (Verdict::TakeOver { .. }, Some(_), _) => {
+            (LineageVerdict::TakeOver { .. }, Some(_), _) => {
                 let slot = slot.ok_or_else(|| bug("take over a slot that is not there"))?;
                 log::info!(
                     "{service}: slot `{}` was there without a recorded state: taken over at {}",
@@ -483,10 +487,10 @@ impl Parties<'_> {
     fn start_over(
         &mut self,
         reason: &str,
-        before: Option<&lineage::State>,
+        before: Option<&lineage::LineageState>,
         slot: &lineage::Slot,
-        server: &lineage::Server,
-    ) -> Result<lineage::State> {
+        server: &lineage::ServerTimeline,
+    ) -> Result<lineage::LineageState> {
         let highest = self.highest_version()?;
         let state =
             recovery::start_over(before, highest, server, slot).ok_or_else(|| self.no_room())?;
@@ -505,8 +509,8 @@ impl Parties<'_> {
         &mut self,
         reason: &str,
         slot: &lineage::Slot,
-        server: &lineage::Server,
-    ) -> Result<lineage::State> {
+        server: &lineage::ServerTimeline,
+    ) -> Result<lineage::LineageState> {
         let highest = self.highest_version()?;
         let state = recovery::begin_filling(highest, server, slot).ok_or_else(|| self.no_room())?;
         log::info!("{}: {reason}; streaming from {}", self.service(), state.confirmed);
@@ -515,7 +519,7 @@ impl Parties<'_> {
 
     fn write_repair(
         &mut self,
-        status: Status,
+        status: RepairStatus,
         numbers: Numbers,
         reason: &str,
         revision: u64,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use crate::delivery::session_state::{Pace, Shared};
+use crate::delivery::session_state::{SessionState, StopLevel};
 use crate::error::{ErrorKind, Result};
 use crate::postgres::primary::Primary;
 use crate::postgres::slot;
@@ -22,7 +22,7 @@ pub struct SlotWatch<'a> {
     pub backend_pid: i32,
     pub interrupt: Interrupt,
     pub receive_timeout: Duration,
-    pub shared: &'a Shared,
+    pub shared: &'a SessionState,
 }
 
 /// How soon a stop is noticed.
@@ -54,7 +54,7 @@ impl<'a> SlotWatch<'a> {
         let half = self.receive_timeout / 2;
         let mut look_at = Instant::now() + half;
         while let Err(RecvTimeoutError::Timeout) = stops.recv_timeout(NOTICE_EVERY) {
-            if self.shared.pace() != Pace::Running {
+            if self.shared.pace() != StopLevel::Running {
                 self.cancel();
                 return;
             }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::clickhouse::tables::{self, Look};
+use crate::clickhouse::tables::{self, TablesLook};
 use crate::clickhouse::{Client, own};
 use crate::config::ServiceConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -23,7 +23,7 @@ struct Seen {
     has_recorded: bool,
     /// Our own tables that this session did not find.
     dropped: Vec<&'static str>,
-    look: Look,
+    look: TablesLook,
     /// Columns, as `table.column`, that took values in some session.
     columns: BTreeSet<String>,
     /// Some of them did not in a later one.
@@ -71,7 +71,7 @@ impl TablesSeen {
         mapping: &dyn Mapping,
         shapes: &[Shape],
         made: &[&str],
-        look: &Look,
+        look: &TablesLook,
     ) -> Result<()> {
         let mut seen = self.0.lock();
         let mut columns = BTreeSet::new();
@@ -112,7 +112,7 @@ fn is_ours(name: &str) -> bool {
 }
 
 /// Without the columns.
-fn identities(look: &Look) -> impl Iterator<Item = (&str, &str)> {
+fn identities(look: &TablesLook) -> impl Iterator<Item = (&str, &str)> {
     look.iter().map(|(name, look)| {
         (name.as_str(), look.split_once(": ").map_or(look.as_str(), |(identity, _)| identity))
     })

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::machines::progress::Cut;
 use crate::postgres::frames::Frames;
-use crate::services::plan::Plan;
+use crate::services::plan::RelationPlan;
 use crate::wal::{Lsn, PgTime};
 
 /// The changes of one flush, in the order of the wire.
@@ -17,7 +17,7 @@ pub struct Batch {
     /// In the order of `changes`.
     pub asks: Vec<Ask>,
     /// The versions of the relation that the changes were written under.
-    pub plans: Vec<Arc<Plan>>,
+    pub plans: Vec<Arc<RelationPlan>>,
     /// When the transactions that end in this batch were committed.
     pub commit_times: Vec<PgTime>,
     /// Memory held.

@@ -13,17 +13,17 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, never, select};
 
 use super::batch::{Ask, Batch, ChangeAt};
-use crate::delivery::marks::Position;
-use crate::delivery::session_state::{Pace, Shared};
+use crate::delivery::marks::StreamMarks;
+use crate::delivery::session_state::{SessionState, StopLevel};
 use crate::error::{Error, ErrorKind, Result};
-use crate::machines::batches::{Batches, Limits};
+use crate::machines::batches::{BatchLimits, Batches};
 use crate::machines::progress::{BatchId, Progress};
-use crate::machines::removals::{self, Place, Removals};
+use crate::machines::removals::{self, Removals, WalPlace};
 use crate::metrics::ServiceMetrics;
 use crate::postgres::frames::Frames;
-use crate::services::plan::{Plan, Types};
+use crate::services::plan::{RelationPlan, Types};
 use crate::services::source::Source;
-use crate::services::weight::Weight;
+use crate::services::weight::ChangeWeight;
 use crate::wal::copy_both::FromServer;
 use crate::wal::pgoutput::{self, Keys, Message};
 use crate::wal::{Lsn, Oid, PgTime, Relation};
@@ -33,8 +33,8 @@ const NOTICE_EVERY: std::time::Duration = std::time::Duration::from_millis(50);
 /// The same where there is nothing to give up.
 const NOTICE_EVERY_IDLE: std::time::Duration = std::time::Duration::from_millis(250);
 /// For the removals of some 170,000 keys such as those of runs; beyond that ClickHouse is asked.
-const REMOVALS: removals::Limits =
-    removals::Limits { generations: 8, generation_bytes: 2 * 1024 * 1024 };
+const REMOVALS: removals::RemovalLimits =
+    removals::RemovalLimits { generations: 8, generation_bytes: 2 * 1024 * 1024 };
 
 pub struct Batcher<'a> {
     pub service: &'static str,
@@ -45,13 +45,13 @@ pub struct Batcher<'a> {
     pub table_oid: Oid,
     /// Up to here the WAL was written when the catalog had the table as it should be.
     pub table_checked_at: Lsn,
-    pub limits: Limits,
-    pub weight: Weight,
+    pub limits: BatchLimits,
+    pub weight: ChangeWeight,
     pub flushers: usize,
     pub resume: Lsn,
-    pub shared: &'a Shared,
+    pub shared: &'a SessionState,
     pub metrics: &'a ServiceMetrics,
-    pub position: &'a Position,
+    pub marks: &'a StreamMarks,
 }
 
 /// The ends of the channels that this thread holds.
@@ -76,7 +76,7 @@ struct State<'a> {
     open: Open,
     removals: Removals,
     relations: HashMap<Oid, Known>,
-    plans: Vec<Arc<Plan>>,
+    plans: Vec<Arc<RelationPlan>>,
     /// Of the open transaction.
     xid: u32,
     commit_lsn: Lsn,
@@ -131,7 +131,7 @@ pub fn run(with: Batcher<'_>, channels: Channels) -> Result<()> {
     };
     let (never, mut hung_up) = (never(), false);
     loop {
-        if state.with.shared.pace() == Pace::Abandoned {
+        if state.with.shared.pace() == StopLevel::Abandoned {
             return Ok(());
         }
         let now = Instant::now();
@@ -270,14 +270,14 @@ impl State<'_> {
     fn place_by_key(&mut self, lsn: Lsn, payload: &[u8], plan: u32) -> Result<Lsn> {
         let column = self.plans[plan as usize].id_column();
         let Keys { gone, come } = pgoutput::keys(payload, column).map_err(|e| self.malformed(e))?;
-        let place = come.map_or(Place::AsWritten, |key| self.removals.place(lsn, key));
+        let place = come.map_or(WalPlace::AsWritten, |key| self.removals.place(lsn, key));
         let lsn = match place {
-            Place::AsWritten => lsn,
-            Place::Above(above) => {
+            WalPlace::AsWritten => lsn,
+            WalPlace::Above(above) => {
                 self.with.metrics.reused_keys.inc();
                 above
             }
-            Place::Ask { below } => {
+            WalPlace::Ask { below } => {
                 self.open.asks.push(Ask { change: self.open.changes.len(), below });
                 lsn
             }
@@ -317,8 +317,8 @@ impl State<'_> {
         }
         let known = if ours {
             let plan = match is_past {
-                true => Plan::of_the_past(source, &relation, &self.with.types),
-                false => Plan::new(source, &relation, &self.with.types),
+                true => RelationPlan::of_the_past(source, &relation, &self.with.types),
+                false => RelationPlan::new(source, &relation, &self.with.types),
             };
             let plan = plan.map_err(|e| {
                 Error::new(ErrorKind::Protocol, self.doing()).because(e).hint(
@@ -362,27 +362,27 @@ impl State<'_> {
         let Open { oldest, frames, changes, asks, commit_times, bytes, .. } = open;
         self.in_flight.push(InFlight { id: cut.id, bytes, oldest });
         self.next_batch = BatchId(cut.id.0 + 1);
-        self.with.position.set_upper(cut.upper);
+        self.with.marks.set_upper(cut.upper_lsn);
         Batch { cut, frames, changes, asks, plans: self.plans.clone(), commit_times, bytes }
     }
 
     fn on_flushed(&mut self, id: BatchId) -> Result<()> {
         self.progress.on_flushed(id)?;
-        self.with.position.set_rows_flushed();
+        self.with.marks.set_rows_flushed();
         self.in_flight.retain(|in_flight| in_flight.id != id);
         // Ids are handed out in order, so all below the oldest in flight are durable.
         let oldest = self.in_flight.iter().map(|in_flight| in_flight.id).min();
         let durable_below = oldest.unwrap_or(self.next_batch);
         self.with.shared.set_durable_below(durable_below);
         self.removals.on_durable_below(durable_below);
-        self.removals.on_restart_lsn(self.with.position.restart_lsn());
+        self.removals.on_restart_lsn(self.with.marks.restart_lsn());
         Ok(())
     }
 
     /// Says how far things are, for the confirmer and the metrics.
     fn publish(&self) {
         let (received, flushed) = (self.progress.received(), self.progress.flushed());
-        self.with.position.set_progress(received, flushed);
+        self.with.marks.set_progress(received, flushed);
         self.with.metrics.received.set(received);
         self.with.metrics.flushed.set(flushed);
         let held: usize = self.in_flight.iter().map(|in_flight| in_flight.bytes).sum();
@@ -457,14 +457,14 @@ mod tests {
 
     /// Runs the batcher with one flusher, which `play` is.
     fn with_batcher(
-        limits: Limits,
+        limits: BatchLimits,
         play: impl FnOnce(Sender<Frames>, Receiver<Batch>, Sender<BatchId>),
     ) -> Result<()> {
         let lease = LeaseWatch::default();
         lease.set(Instant::now() + Duration::from_secs(3600), Duration::ZERO);
-        let shared = Shared::new(Lsn(0), Arc::new(lease));
+        let shared = SessionState::new(Lsn(0), Arc::new(lease));
         let metrics = Metrics::new(&["sessions"]);
-        let position = Position::new(Lsn(0));
+        let position = StreamMarks::new(Lsn(0));
         let with = Batcher {
             service: "sessions",
             source: Sessions.source(),
@@ -472,12 +472,12 @@ mod tests {
             table_oid: TABLE,
             table_checked_at: Lsn(0),
             limits,
-            weight: Weight::new(&Sessions, size_of::<ChangeAt>()),
+            weight: ChangeWeight::new(&Sessions, size_of::<ChangeAt>()),
             flushers: 1,
             resume: Lsn(0),
             shared: &shared,
             metrics: &metrics.service("sessions"),
-            position: &position,
+            marks: &position,
         };
         let (to_batcher, blocks) = bounded(4);
         let (to_flusher, batches) = bounded(1);
@@ -492,7 +492,8 @@ mod tests {
 
     #[test]
     fn transactions_without_rows_take_no_memory_while_a_flush_lasts() {
-        let limits = Limits { rows_max: 1, bytes_max: 1 << 20, age_max: Duration::from_millis(1) };
+        let limits =
+            BatchLimits { rows_max: 1, bytes_max: 1 << 20, age_max: Duration::from_millis(1) };
         with_batcher(limits, |to_batcher, batches, told| {
             to_batcher.send(frames(&[relation()])).unwrap();
             to_batcher.send(frames(&transaction(10, 1))).unwrap();

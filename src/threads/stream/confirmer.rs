@@ -9,13 +9,13 @@ use crossbeam_channel::{RecvTimeoutError, Sender};
 
 use crate::clickhouse::Client;
 use crate::clickhouse::own::state::{self, StateRow};
-use crate::delivery::marks::Position;
+use crate::delivery::marks::StreamMarks;
 use crate::delivery::outage::is_of_tables;
-use crate::delivery::session_state::{Pace, Shared};
+use crate::delivery::session_state::{SessionState, StopLevel};
 use crate::error::{Error, ErrorKind, Result};
 use crate::halt::Halt;
-use crate::machines::confirm::{Confirm, Marks};
-use crate::machines::lifecycle::Input;
+use crate::machines::confirm::{Confirm, RecordedMarks};
+use crate::machines::lifecycle::LifecycleInput;
 use crate::machines::thinning::Thinning;
 use crate::metrics::ServiceMetrics;
 use crate::telling::tell_attempt;
@@ -35,8 +35,8 @@ pub struct Confirmer<'a> {
     pub request_timeout: Duration,
     /// From this failure in a row on it is called an outage.
     pub outage_after: u32,
-    pub shared: &'a Shared,
-    pub position: &'a Position,
+    pub shared: &'a SessionState,
+    pub marks: &'a StreamMarks,
     pub metrics: &'a ServiceMetrics,
     pub events: &'a Sender<Event>,
     /// Set when no flush will begin any more.
@@ -51,11 +51,11 @@ pub fn run(mut with: Confirmer<'_>) -> Result<()> {
     loop {
         let ending = with.ending.load(Ordering::Acquire);
         let now = Instant::now();
-        with.machine.on_flushed(with.position.flushed());
-        if let Some(upper) = with.position.upper() {
+        with.machine.on_flushed(with.marks.flushed());
+        if let Some(upper) = with.marks.upper() {
             with.machine.on_batch(upper);
         }
-        if with.position.take_asked() {
+        if with.marks.take_asked() {
             with.machine.on_reply_requested();
         }
         if ending {
@@ -66,13 +66,13 @@ pub fn run(mut with: Confirmer<'_>) -> Result<()> {
         }
         let Some(marks) = with.machine.next_write(now) else {
             let confirmed = with.machine.recorded().confirmed;
-            if with.position.received() <= confirmed {
+            if with.marks.received() <= confirmed {
                 // A server that writes no WAL leaves nothing to confirm: that is no delay.
                 with.metrics.on_confirmed(confirmed);
             }
             let soon = now + NOTICE_EVERY;
             let wake_at = with.machine.deadline(now).map_or(soon, |at| at.min(soon));
-            match with.position.pokes().recv_deadline(wake_at) {
+            match with.marks.wakes().recv_deadline(wake_at) {
                 Ok(()) | Err(RecvTimeoutError::Timeout) => continue,
                 Err(RecvTimeoutError::Disconnected) => unreachable!("position holds a sender"),
             }
@@ -87,12 +87,12 @@ pub fn run(mut with: Confirmer<'_>) -> Result<()> {
                     }
                 }
                 let recorded = with.machine.on_written(Instant::now());
-                with.shared.set_reserved(recorded.upper);
-                with.position.set_confirmed(recorded.confirmed);
+                with.shared.set_reserved(recorded.upper_lsn);
+                with.marks.set_confirmed(recorded.confirmed);
                 with.metrics.on_confirmed(recorded.confirmed);
-                if told_of < recorded.confirmed && with.position.take_rows_flushed() {
+                if told_of < recorded.confirmed && with.marks.take_rows_flushed() {
                     // A full inbox has more important things in it.
-                    let _ = with.events.try_send(Event::Lifecycle(Input::Progressed));
+                    let _ = with.events.try_send(Event::Lifecycle(LifecycleInput::Progressed));
                 }
                 told_of = recorded.confirmed;
             }
@@ -116,7 +116,7 @@ pub fn run(mut with: Confirmer<'_>) -> Result<()> {
                     tell_attempt(level, (with.service, ""), &error, meanwhile, failures.times());
                 }
                 with.machine.on_write_failed(Instant::now());
-                if ending && with.shared.pace() == Pace::Abandoned {
+                if ending && with.shared.pace() == StopLevel::Abandoned {
                     return Ok(());
                 }
             }
@@ -125,15 +125,15 @@ pub fn run(mut with: Confirmer<'_>) -> Result<()> {
 }
 
 impl Confirmer<'_> {
-    fn write(&mut self, marks: Marks, now: Instant, ending: bool) -> Result<()> {
-        let abandoned = self.shared.pace() == Pace::Abandoned;
+    fn write(&mut self, marks: RecordedMarks, now: Instant, ending: bool) -> Result<()> {
+        let abandoned = self.shared.pace() == StopLevel::Abandoned;
         let mut timeout = self.request_timeout;
         if ending && abandoned {
             timeout = LAST_TRY;
             self.client.set_halt(&Halt::default());
         }
         self.row.confirmed = marks.confirmed;
-        self.row.upper = marks.upper;
+        self.row.upper_lsn = marks.upper_lsn;
         match state::write_unless_overtaken(&mut self.client, &mut self.row, now + timeout)? {
             None => Ok(()),
             Some(by) => Err(self.overtaken(&by)),

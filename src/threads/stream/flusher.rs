@@ -16,17 +16,17 @@ use super::batch::Batch;
 use super::look_up::LookUps;
 use crate::clickhouse::Client;
 use crate::delivery::as_of::wait_until_flushed;
-use crate::delivery::landing::{Ground, Landing};
+use crate::delivery::landing::{DeliveryContext, Landing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::progress::BatchId;
 use crate::machines::thinning::Thinning;
 use crate::postgres::primary::Primary;
-use crate::postgres::reread::{Request, Reread, Rows, reread};
+use crate::postgres::reread::{Reread, RereadRequest, RereadRows, reread};
 use crate::postgres::source_table::SourceTable;
 use crate::postgres::sql::Sql;
 use crate::rows::{Block, Shape};
-use crate::services::assemble::{Assembled, Found, Wanted, assemble_into, new_blocks, wanted};
-use crate::services::fold::{Change, Folded, fold};
+use crate::services::assemble::{Answers, Assembled, Missing, assemble_into, new_blocks, wanted};
+use crate::services::fold::{Folded, FoldedChange, fold};
 use crate::services::mapping::Mapping;
 use crate::services::row::TextValues;
 use crate::telling::tell;
@@ -45,7 +45,7 @@ const SQL_TIMEOUT: Duration = Duration::from_secs(30);
 const REREAD_ATTEMPTS_MAX: u32 = 3;
 
 pub struct Flusher<'a> {
-    pub ground: Ground<'a>,
+    pub delivery: DeliveryContext<'a>,
     pub mapping: &'static dyn Mapping,
     /// By target table.
     pub shapes: &'a [Shape],
@@ -60,10 +60,10 @@ pub struct Flusher<'a> {
 
 /// Runs until the batcher hangs up or the session is given up.
 pub fn run(with: &Flusher<'_>, batches: &Receiver<Batch>, flushed: &Sender<BatchId>) -> Result<()> {
-    let mut open = Open {
-        client: Client::connect(with.ground.clickhouse)?,
+    let mut open = OpenFlusher {
+        client: Client::connect(with.delivery.clickhouse)?,
         sql: None,
-        landings: with.ground.landings(with.mapping.targets()),
+        landings: with.delivery.landings(with.mapping.targets()),
         look_ups: LookUps::default(),
         blocks: None,
         with,
@@ -82,7 +82,7 @@ pub fn run(with: &Flusher<'_>, batches: &Receiver<Batch>, flushed: &Sender<Batch
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Stopped => return Ok(()),
             Err(error) => {
-                with.ground.metrics.batches_failed.inc();
+                with.delivery.metrics.batches_failed.inc();
                 return Err(error);
             }
         }
@@ -101,7 +101,7 @@ struct Values {
     as_of: Lsn,
 }
 
-pub(super) struct Open<'a> {
+pub(super) struct OpenFlusher<'a> {
     pub(super) with: &'a Flusher<'a>,
     pub(super) client: Client,
     /// Opened when a value must be read again, which with REPLICA IDENTITY FULL is never.
@@ -113,11 +113,11 @@ pub(super) struct Open<'a> {
     blocks: Option<Vec<Block>>,
 }
 
-impl Open<'_> {
+impl OpenFlusher<'_> {
     fn flush(&mut self, batch: Batch) -> Result<()> {
         let (with, started_at) = (self.with, Instant::now());
         let Batch { cut, frames, changes, asks, plans, commit_times, .. } = batch;
-        let doing = || format!("map the changes of service `{}`", with.ground.service);
+        let doing = || format!("map the changes of service `{}`", with.delivery.service);
         // Of the change that was looked at last.
         let place = Cell::new(Lsn(0));
         let folded = {
@@ -126,7 +126,7 @@ impl Open<'_> {
                 place.set(at.lsn);
                 let bytes = frames[at.frame as usize].bytes();
                 let start = at.start as usize;
-                Change {
+                FoldedChange {
                     message: &bytes[start..start + at.length as usize],
                     lsn: at.lsn,
                     xid: at.xid,
@@ -137,16 +137,16 @@ impl Open<'_> {
             fold(with.mapping.source(), changes)
                 .map_err(|e| Error::new(ErrorKind::Protocol, doing()).because(e).at(place.get()))?
         };
-        let updates = with.ground.shared.updates();
+        let updates = with.delivery.shared.updates();
         let wanted = wanted(with.mapping, &folded, updates);
         self.count(&folded, &wanted);
-        let mut found = Found::default();
+        let mut found = Answers::default();
         if !wanted.lookups.is_empty() {
             // An INSERT that the DELETE ends may be in an earlier batch still on its way.
-            with.ground.shared.wait_for_batches_before(cut.id)?;
+            with.delivery.shared.wait_for_batches_before(cut.id)?;
             let (client, shapes) = (&mut self.client, with.shapes);
             self.look_ups.find(
-                &with.ground,
+                &with.delivery,
                 client,
                 with.mapping,
                 shapes,
@@ -159,7 +159,7 @@ impl Open<'_> {
         let (upper, last) = loop {
             // What is read again may be many times what was streamed, so it lands in parts.
             let (values, end) = self.reread(&folded, &wanted, begin)?;
-            let upper = cut.upper.max(values.as_of);
+            let upper = cut.upper_lsn.max(values.as_of);
             found.values = values.by_entry;
             let (mapping, shift) = (with.mapping, with.version_shift);
             let blocks = self.blocks.take().unwrap_or_else(|| new_blocks(mapping, with.shapes));
@@ -181,12 +181,12 @@ impl Open<'_> {
         // The bytes they came in are not needed any more; a block may be as large.
         drop((found, changes, frames));
         self.land(upper, last)?;
-        with.ground.metrics.batches_flushed.inc();
-        with.ground.metrics.batch_rows.observe(cut.rows as f64);
-        with.ground.metrics.flush_duration.observe_duration(started_at.elapsed());
+        with.delivery.metrics.batches_flushed.inc();
+        with.delivery.metrics.batch_rows.observe(cut.rows as f64);
+        with.delivery.metrics.flush_duration.observe_duration(started_at.elapsed());
         let now = PgTime::of(SystemTime::now());
         for committed_at in commit_times {
-            with.ground.metrics.replication_lag.observe_duration(committed_at.age(now));
+            with.delivery.metrics.replication_lag.observe_duration(committed_at.age(now));
         }
         Ok(())
     }
@@ -195,18 +195,18 @@ impl Open<'_> {
     /// come from.
     fn land(&mut self, upper: Lsn, mut part: Assembled) -> Result<()> {
         let with = self.with;
-        with.ground.metrics.rows_without_owner.inc_by(part.notes.rows_without_owner);
-        with.ground.metrics.toast_rows_gone.inc_by(part.rows_gone);
-        with.ground.metrics.deletes_unresolved.inc_by(part.tombstones_of_nothing);
+        with.delivery.metrics.rows_without_owner.inc_by(part.notes.rows_without_owner);
+        with.delivery.metrics.toast_rows_gone.inc_by(part.rows_gone);
+        with.delivery.metrics.deletes_unresolved.inc_by(part.tombstones_of_nothing);
         for kept in &part.notes.kept {
-            with.ground.metrics.adjusted_values(kept.column).inc();
+            with.delivery.metrics.adjusted_values(kept.column).inc();
         }
-        with.ground.reserve(upper)?;
-        let mut refused = with.ground.kept_rows(part.notes.kept);
+        with.delivery.reserve(upper)?;
+        let mut refused = with.delivery.kept_rows(part.notes.kept);
         for (landing, block) in self.landings.iter_mut().zip(&part.blocks) {
-            landing.land(&with.ground, &mut self.client, block, &mut refused)?;
+            landing.land(&with.delivery, &mut self.client, block, &mut refused)?;
         }
-        with.ground.keep(&mut self.client, &refused)?;
+        with.delivery.keep(&mut self.client, &refused)?;
         part.blocks.iter_mut().for_each(Block::clear);
         self.blocks = Some(part.blocks);
         Ok(())
@@ -219,7 +219,7 @@ impl Open<'_> {
     fn reread(
         &mut self,
         folded: &Folded<'_>,
-        wanted: &Wanted,
+        wanted: &Missing,
         begin: usize,
     ) -> Result<(Values, usize)> {
         let entries = || wanted.rereads.iter().copied().skip_while(|entry| *entry < begin);
@@ -238,7 +238,7 @@ impl Open<'_> {
             .map(|entry| folded.entries[entry].id)
             .filter(|id| known.insert(*id))
             .collect();
-        let request = Request {
+        let request = RereadRequest {
             table: with.source,
             key_column: source.columns[source.key.id].name,
             columns: &columns,
@@ -247,7 +247,7 @@ impl Open<'_> {
             bytes_max: with.reread_bytes_max,
         };
         let rows = self.ask_until_visible(&request)?;
-        with.ground.metrics.toast_rereads.inc_by(rows.answered as u64);
+        with.delivery.metrics.toast_rereads.inc_by(rows.answered as u64);
         let not_answered: hashbrown::HashSet<&[u8]> =
             keys.get(rows.answered..).unwrap_or_default().iter().copied().collect();
         let end = entries().find(|entry| not_answered.contains(folded.entries[*entry].id));
@@ -262,12 +262,12 @@ impl Open<'_> {
         Ok((values, end))
     }
 
-    pub(super) fn ask_until_visible(&mut self, request: &Request<'_>) -> Result<Rows> {
+    pub(super) fn ask_until_visible(&mut self, request: &RereadRequest<'_>) -> Result<RereadRows> {
         let (with, sql) = (self.with, &mut self.sql);
         let (mut waits, mut thinning) = (0_u32, Thinning::default());
         loop {
             let attempts = Cell::new(0);
-            let answer = with.ground.retry(
+            let answer = with.delivery.retry(
                 || {
                     attempts.set(attempts.get() + 1);
                     ask(sql, with, request)
@@ -290,21 +290,21 @@ impl Open<'_> {
                      REPLICA IDENTITY FULL.",
                     with.application_name
                 );
-                tell(log::Level::Warn, with.ground.service, line, Some(&hint));
+                tell(log::Level::Warn, with.delivery.service, line, Some(&hint));
             }
-            with.ground.shared.pause(Instant::now() + VISIBLE_EVERY)?;
+            with.delivery.shared.pause(Instant::now() + VISIBLE_EVERY)?;
         }
     }
 
-    fn count(&self, folded: &Folded<'_>, wanted: &Wanted) {
-        let metrics = self.with.ground.metrics;
+    fn count(&self, folded: &Folded<'_>, wanted: &Missing) {
+        let metrics = self.with.delivery.metrics;
         metrics.inserts.inc_by(folded.inserts);
         metrics.updates.inc_by(folded.updates);
         metrics.deletes.inc_by(folded.deletes);
         if !wanted.is_empty() {
             log::debug!(
                 "{}: {} rows read again, {} tombstones looked up",
-                self.with.ground.service,
+                self.with.delivery.service,
                 wanted.rereads.len(),
                 wanted.lookups.len()
             );
@@ -312,7 +312,7 @@ impl Open<'_> {
     }
 }
 
-fn ask(sql: &mut Option<Sql>, with: &Flusher<'_>, request: &Request<'_>) -> Result<Reread> {
+fn ask(sql: &mut Option<Sql>, with: &Flusher<'_>, request: &RereadRequest<'_>) -> Result<Reread> {
     let deadline = || Instant::now() + SQL_TIMEOUT;
     let mut open = match sql.take().filter(Sql::is_usable) {
         Some(open) => open,
@@ -322,7 +322,7 @@ fn ask(sql: &mut Option<Sql>, with: &Flusher<'_>, request: &Request<'_>) -> Resu
         if let Reread::Rows(rows) = &answer
             && !rows.is_as_streamed
         {
-            wait_until_flushed(&mut open, with.ground.shared, rows.as_of, deadline())?;
+            wait_until_flushed(&mut open, with.delivery.shared, rows.as_of, deadline())?;
         }
         Ok(answer)
     });
@@ -343,16 +343,16 @@ mod tests {
     use super::*;
     use crate::clickhouse;
     use crate::delivery::lease_watch::LeaseWatch;
-    use crate::delivery::marks::Position;
+    use crate::delivery::marks::StreamMarks;
     use crate::delivery::outage::Delays;
-    use crate::delivery::session_state::Shared;
+    use crate::delivery::session_state::SessionState;
     use crate::machines::progress::Progress;
     use crate::metrics::Metrics;
     use crate::postgres::frames::Frames;
-    use crate::postgres::params::Params;
-    use crate::postgres::primary::Known;
+    use crate::postgres::params::PostgresParams;
+    use crate::postgres::primary::KnownServer;
     use crate::postgres::source_table::{self, TableName};
-    use crate::services::plan::Plan;
+    use crate::services::plan::RelationPlan;
     use crate::services::plan::Types;
     use crate::services::sessions::Sessions;
     use crate::threads::stream::batch::ChangeAt;
@@ -365,7 +365,7 @@ mod tests {
         let columns: Vec<_> =
             source.columns.iter().map(|column| (column.name, column.kind.a_type())).collect();
         let relation = testing::relation_of(1, source.table, &columns);
-        let plan = Plan::new(source, &relation, &Types::default()).unwrap();
+        let plan = RelationPlan::new(source, &relation, &Types::default()).unwrap();
         let mut values = vec![V::Unchanged; columns.len()];
         values[source.key.id] = V::Text("a");
         let message = testing::update(Oid(1), None, &values);
@@ -393,17 +393,17 @@ mod tests {
         // The port of a listener that is gone refuses.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let url = format!("postgres://u@127.0.0.1:{port}/d?sslmode=disable");
-        let (postgres, _) = Params::parse(&url).unwrap();
+        let (postgres, _) = PostgresParams::parse(&url).unwrap();
         let (clickhouse, _) =
-            clickhouse::Params::parse(&format!("http://127.0.0.1:{port}")).unwrap();
+            clickhouse::ClickHouseParams::parse(&format!("http://127.0.0.1:{port}")).unwrap();
         let lease = LeaseWatch::default();
         lease.set(Instant::now() + Duration::from_secs(3600), Duration::ZERO);
-        let shared = Shared::new(Lsn(0), Arc::new(lease));
+        let shared = SessionState::new(Lsn(0), Arc::new(lease));
         let metrics = Metrics::new(&["sessions"]);
         let shapes = [Shape::of(vec![true; 19])];
         let table = source_table::testing::table(TableName::new("public", "Session"));
         let with = Flusher {
-            ground: Ground {
+            delivery: DeliveryContext {
                 service: "sessions",
                 clickhouse: &clickhouse,
                 delays: Delays {
@@ -412,13 +412,13 @@ mod tests {
                     outage_after: 1,
                 },
                 shared: &shared,
-                position: &Position::new(Lsn(0)),
+                marks: &StreamMarks::new(Lsn(0)),
                 metrics: &metrics.service("sessions"),
             },
             mapping: &Sessions,
             shapes: &shapes,
             version_shift: 0,
-            primary: &Primary::new(postgres, Known { system_identifier: 1, timeline: 1 }),
+            primary: &Primary::new(postgres, KnownServer { system_identifier: 1, timeline: 1 }),
             application_name: "test",
             reread_bytes_max: 1,
             source: &table,

@@ -12,12 +12,12 @@ use hashbrown::HashMap;
 use crate::clickhouse::Client;
 use crate::clickhouse::lookup::{find_live, find_sort_keys};
 use crate::clickhouse::partitions::{partitions, too_much};
-use crate::delivery::landing::Ground;
+use crate::delivery::landing::DeliveryContext;
 use crate::error::Result;
-use crate::machines::portions::{Next, Search, Sizes};
+use crate::machines::portions::{Next, PortionSearch, Sizes};
 use crate::rows::Shape;
 use crate::rows::key::LiveKey;
-use crate::services::assemble::{Found, Wanted, takes_deletes};
+use crate::services::assemble::{Answers, Missing, takes_deletes};
 use crate::services::bare_key::BareKey;
 use crate::services::fold::Folded;
 use crate::services::mapping::Mapping;
@@ -27,12 +27,12 @@ const IDS_MAX: usize = 1 << 20;
 /// What a flusher knows, from batch to batch, of how much a table can be asked at once.
 pub struct LookUps {
     keys: Sizes,
-    strays: Sizes,
+    orphans: Sizes,
 }
 
 impl Default for LookUps {
     fn default() -> LookUps {
-        LookUps { keys: Sizes::new(IDS_MAX), strays: Sizes::new(IDS_MAX) }
+        LookUps { keys: Sizes::new(IDS_MAX), orphans: Sizes::new(IDS_MAX) }
     }
 }
 
@@ -41,24 +41,24 @@ impl LookUps {
     #[allow(clippy::too_many_arguments)]
     pub fn find(
         &mut self,
-        ground: &Ground<'_>,
+        delivery: &DeliveryContext<'_>,
         client: &mut Client,
         mapping: &'static dyn Mapping,
         shapes: &[Shape],
         folded: &Folded<'_>,
-        wanted: &Wanted,
-        found: &mut Found,
+        wanted: &Missing,
+        found: &mut Answers,
     ) -> Result<()> {
         let target = &mapping.targets()[0];
         let id_of = |entry: &usize| folded.entries[*entry].id;
         let ids: Vec<&[u8]> = wanted.lookups.iter().map(id_of).collect();
         let of_target = (target.table, target.id_name());
-        let keys = search(ground, client, &mut self.keys, target.table, &ids, Cut::Anywhere, {
+        let keys = search(delivery, client, &mut self.keys, target.table, &ids, Cut::Anywhere, {
             |client, ids, partitions, deadline, keys| {
                 find_sort_keys(client, of_target.0, of_target.1, ids, partitions, deadline, keys)
             }
         })?;
-        ground.metrics.deletes_looked_up.inc_by(ids.len() as u64);
+        delivery.metrics.deletes_looked_up.inc_by(ids.len() as u64);
         found.keys = by_entry(keys, &wanted.lookups, folded);
         // A row may be missing in the first table and stand in another one: it was refused there,
         // or a session died between two parts of a batch. Its tombstone must not be forgotten.
@@ -68,15 +68,15 @@ impl LookUps {
         let targets = mapping.targets().iter().zip(shapes).enumerate().skip(1);
         for (index, (target, _)) in targets.filter(|(_, (t, shape))| takes_deletes(t, shape)) {
             // A key whose partition has changed is alive or not by all of them together.
-            let sizes = &mut self.strays;
-            let live = search(ground, client, sizes, target.table, &ids, Cut::Ids, {
+            let sizes = &mut self.orphans;
+            let live = search(delivery, client, sizes, target.table, &ids, Cut::Ids, {
                 |client, ids, _, deadline, live| find_live(client, target, ids, deadline, live)
             })?;
             let by_id: HashMap<&[u8], &LiveKey> =
                 live.iter().map(|live| (live.id(target), live)).collect();
             for &entry in &missing {
                 if let Some(live) = by_id.get(id_of(&entry)) {
-                    found.strays.entry(entry).or_default().push((index, (*live).clone()));
+                    found.orphans.entry(entry).or_default().push((index, (*live).clone()));
                 }
             }
         }
@@ -124,7 +124,7 @@ enum Cut {
 
 /// Asks about all of the ids, in as many statements as it takes.
 fn search<T>(
-    ground: &Ground<'_>,
+    delivery: &DeliveryContext<'_>,
     client: &mut Client,
     sizes: &mut Sizes,
     table: &str,
@@ -138,19 +138,19 @@ fn search<T>(
         &mut Vec<T>,
     ) -> Result<()>,
 ) -> Result<Vec<T>> {
-    let timeout = ground.clickhouse.request_timeout;
-    let mut search = Search::new(sizes, ids.len(), cut == Cut::Anywhere);
+    let timeout = delivery.clickhouse.request_timeout;
+    let mut search = PortionSearch::new(sizes, ids.len(), cut == Cut::Anywhere);
     let (mut names, mut found) = (Vec::new(), Vec::new());
     loop {
         match search.step() {
             Next::Done => return Ok(found),
             Next::ListPartitions => {
-                let listed = ground
+                let listed = delivery
                     .retry(|| partitions(client, table, Instant::now() + timeout), |_| false)?;
                 search.on_partitions(listed.iter().map(|partition| partition.rows).collect());
                 names = listed.into_iter().map(|partition| partition.id).collect();
             }
-            Next::Ask(_) => ground.retry(
+            Next::Ask(_) => delivery.retry(
                 || {
                     let Next::Ask(portion) = search.step() else { return Ok(()) };
                     let (before, patience) =

@@ -4,13 +4,13 @@
 
 use std::time::Instant;
 
-use super::flusher::Open;
+use super::flusher::OpenFlusher;
 use crate::clickhouse::Client;
 use crate::clickhouse::stored::{has_versions, key_of, versions_of};
-use crate::delivery::landing::Ground;
+use crate::delivery::landing::DeliveryContext;
 use crate::error::Result;
 use crate::machines::removals::outranking;
-use crate::postgres::reread::Request;
+use crate::postgres::reread::RereadRequest;
 use crate::rows::column::Values;
 use crate::rows::target::Target;
 use crate::services::assemble::Assembled;
@@ -20,7 +20,7 @@ use crate::wal::Lsn;
 /// A row, as an index into [`Assembled::asked`], and the version that would outrank what is there.
 type Outranking = (usize, u64);
 
-impl Open<'_> {
+impl OpenFlusher<'_> {
     /// Raises rows above a tombstone of their key that lies above them, where Postgres has the row.
     /// Returns how far the commits reach that this tells of.
     pub(super) fn outrank_tombstones(
@@ -34,7 +34,7 @@ impl Open<'_> {
         let with = self.with;
         let (targets, source) = (with.mapping.targets(), with.mapping.source());
         let (client, shift) = (&mut self.client, with.version_shift);
-        let found = find_tombstones(&with.ground, client, targets, folded, part, shift)?;
+        let found = find_tombstones(&with.delivery, client, targets, folded, part, shift)?;
         if found.is_empty() {
             return Ok(Lsn(0));
         }
@@ -44,7 +44,7 @@ impl Open<'_> {
         xids.dedup();
         let ids: hashbrown::HashSet<&[u8]> =
             found.iter().map(|(asked, _)| entry(*asked).id).collect();
-        let request = Request {
+        let request = RereadRequest {
             table: with.source,
             key_column: source.columns[source.key.id].name,
             columns: &[],
@@ -56,7 +56,7 @@ impl Open<'_> {
         for (asked, version) in found {
             if rows.found.contains_key(folded.entries[part.asked[asked].entry].id) {
                 part.set_version(targets, asked, version);
-                with.ground.metrics.reused_keys.inc();
+                with.delivery.metrics.reused_keys.inc();
             }
         }
         Ok(if rows.is_as_streamed { Lsn(0) } else { rows.as_of.insert_lsn })
@@ -65,7 +65,7 @@ impl Open<'_> {
 
 /// Those of `part.asked` for whose key a target has a later tombstone.
 fn find_tombstones(
-    ground: &Ground<'_>,
+    delivery: &DeliveryContext<'_>,
     client: &mut Client,
     targets: &[Target],
     folded: &Folded<'_>,
@@ -92,10 +92,10 @@ fn find_tombstones(
         };
         let Some(low) = asked.iter().map(|(_, row)| own[*row]).min() else { continue };
         let rows: Vec<usize> = asked.iter().map(|(_, row)| *row).collect();
-        let timeout = ground.clickhouse.request_timeout;
+        let timeout = delivery.clickhouse.request_timeout;
         let deadline = || Instant::now() + timeout;
-        let versions =
-            ground.retry(|| versions_of(client, target, block, &rows, low, deadline), |_| false)?;
+        let versions = delivery
+            .retry(|| versions_of(client, target, block, &rows, low, deadline), |_| false)?;
         for (asked, row) in asked {
             if let Some(there) = versions.get(&key_of(target, block, row)) {
                 found[asked] = found[asked].max(outranking(own[row], below(asked), there));

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender};
 
-use crate::delivery::marks::Position;
-use crate::delivery::session_state::{Pace, Shared};
+use crate::delivery::marks::StreamMarks;
+use crate::delivery::session_state::{SessionState, StopLevel};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::gather::Gather;
-use crate::machines::status::{Due, Params, Status};
+use crate::machines::status::{Due, StandbyStatus, StatusParams};
 use crate::postgres::frames::Frames;
 use crate::postgres::server_error::server_error;
 use crate::postgres::stream::{ReadOutcome, Stream};
@@ -30,23 +30,23 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct WalReader<'a> {
     pub slot: &'a str,
     pub stream: Stream,
-    pub params: Params,
-    pub shared: &'a Shared,
-    pub position: &'a Position,
+    pub params: StatusParams,
+    pub shared: &'a SessionState,
+    pub marks: &'a StreamMarks,
 }
 
 /// Runs until the stream or the session ends. `frames` is closed as soon as no more will come;
 /// `settled` closes when everything that can be confirmed has been.
 pub fn run(mut with: WalReader<'_>, frames: Sender<Frames>, settled: &Receiver<()>) -> Result<()> {
     let now = Instant::now();
-    let mut status = Status::new(now, with.position.confirmed(), with.params);
+    let mut status = StandbyStatus::new(now, with.marks.confirmed(), with.params);
     let mut gather = Gather::default();
-    let resume = with.position.confirmed();
+    let resume = with.marks.confirmed();
     let mut moved_at = now;
-    while with.shared.pace() == Pace::Running {
+    while with.shared.pace() == StopLevel::Running {
         let now = with.report(&mut status)?;
         let is_quiet = QUIET_AFTER <= now.saturating_duration_since(moved_at)
-            && with.position.received() <= status.confirmed();
+            && with.marks.received() <= status.confirmed();
         let notice = if is_quiet { NOTICE_EVERY_QUIET } else { NOTICE_EVERY };
         let wait = status.deadline(now).saturating_duration_since(now).min(notice);
         match with.stream.read(wait).map_err(|error| placed(error, resume))? {
@@ -64,7 +64,7 @@ pub fn run(mut with: WalReader<'_>, frames: Sender<Frames>, settled: &Receiver<(
                 status.on_heard(moved_at);
                 if asks_for_reply(&block) {
                     status.on_reply_requested();
-                    with.position.ask();
+                    with.marks.ask();
                 }
                 let bytes = block.bytes_len();
                 if !with.hand_on(block, &frames, &mut status)? {
@@ -86,7 +86,7 @@ impl WalReader<'_> {
         &mut self,
         mut block: Frames,
         frames: &Sender<Frames>,
-        status: &mut Status,
+        status: &mut StandbyStatus,
     ) -> Result<bool> {
         let mut paused = false;
         loop {
@@ -99,7 +99,7 @@ impl WalReader<'_> {
                 }
                 Err(SendTimeoutError::Disconnected(_)) => return Ok(false),
                 Err(SendTimeoutError::Timeout(back)) => {
-                    if self.shared.pace() != Pace::Running {
+                    if self.shared.pace() != StopLevel::Running {
                         return Ok(false);
                     }
                     // The silence that follows is ours.
@@ -113,10 +113,10 @@ impl WalReader<'_> {
     }
 
     /// Nothing more is read; the walsender is kept content until the last confirmation is told.
-    fn drain(mut self, mut status: Status, settled: &Receiver<()>) -> Result<()> {
+    fn drain(mut self, mut status: StandbyStatus, settled: &Receiver<()>) -> Result<()> {
         status.on_paused();
         loop {
-            if self.shared.pace() == Pace::Abandoned {
+            if self.shared.pace() == StopLevel::Abandoned {
                 // Nothing is owed to a stream that is given up; closing it frees the slot.
                 break;
             }
@@ -135,9 +135,9 @@ impl WalReader<'_> {
     }
 
     /// Sends what is due. Returns the moment it looked.
-    fn report(&mut self, status: &mut Status) -> Result<Instant> {
+    fn report(&mut self, status: &mut StandbyStatus) -> Result<Instant> {
         let now = Instant::now();
-        status.on_published(self.position.confirmed());
+        status.on_published(self.marks.confirmed());
         match status.due(now) {
             Due::Nothing => {}
             Due::LinkDead => {
@@ -153,7 +153,7 @@ impl WalReader<'_> {
             }
             Due::Update(update) => {
                 let message = StandbyStatusUpdate {
-                    written: self.position.received().max(update.confirmed),
+                    written: self.marks.received().max(update.confirmed),
                     flushed: update.confirmed,
                     applied: update.confirmed,
                     reply_requested: update.reply_requested,

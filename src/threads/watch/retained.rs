@@ -1,5 +1,5 @@
 //! How far the server is and how much WAL the slot keeps there, for whoever watches: looked at by
-//! the watch beside the stream, and while a service waits to reconnect by its lookout.
+//! the watch beside the stream, and while a service waits to reconnect by its probe of the primary.
 
 use std::time::Instant;
 

@@ -18,11 +18,11 @@ use super::retained;
 use crate::clickhouse::Client;
 use crate::clickhouse::own::sources::{self, SourceRow};
 use crate::config::ServiceConfig;
-use crate::delivery::marks::Position;
-use crate::delivery::session_state::{Pace, Shared};
+use crate::delivery::marks::StreamMarks;
+use crate::delivery::session_state::{SessionState, StopLevel};
 use crate::delivery::{source_check, source_look};
 use crate::error::Result;
-use crate::machines::lifecycle::Input;
+use crate::machines::lifecycle::LifecycleInput;
 use crate::machines::recovery::GapStrategy;
 use crate::mending::debt;
 use crate::metrics::ServiceMetrics;
@@ -40,8 +40,8 @@ pub struct SourceWatch<'a> {
     pub source: &'static Source,
     pub primary: &'a Primary,
     pub application_name: &'a str,
-    pub shared: &'a Shared,
-    pub position: &'a Position,
+    pub shared: &'a SessionState,
+    pub marks: &'a StreamMarks,
     pub metrics: &'a ServiceMetrics,
     pub events: &'a Sender<Event>,
     /// As it is recorded.
@@ -99,7 +99,7 @@ pub fn run(mut with: SourceWatch<'_>) {
         match seen {
             Ok(Seen::Same) => {}
             Ok(Seen::Other) => {
-                let again = Event::Lifecycle(Input::BeginAgain);
+                let again = Event::Lifecycle(LifecycleInput::BeginAgain);
                 // The coordinator reads its inbox, whatever it is at.
                 if with.events.send_timeout(again, LOOK_TIMEOUT).is_ok() {
                     return;
@@ -116,7 +116,7 @@ pub fn run(mut with: SourceWatch<'_>) {
             // Seen again at the next look, or the next start.
             Err(error) => log::debug!("{service}: {error}"),
         }
-        if with.shared.rest(Instant::now() + LOOK_EVERY) != Pace::Running {
+        if with.shared.rest(Instant::now() + LOOK_EVERY) != StopLevel::Running {
             return;
         }
     }
@@ -128,7 +128,7 @@ impl SourceWatch<'_> {
         let mut sql = self.primary.sql(self.application_name, deadline)?;
         let kept = retained::look(&mut sql, &self.config.slot, self.metrics, deadline)?;
         if let Some(restart_lsn) = kept {
-            self.position.set_restart_lsn(restart_lsn);
+            self.marks.set_restart_lsn(restart_lsn);
         }
         let now = source_look::ask(&mut sql, self.config, self.source, deadline)?;
         let publication = self.config.publication.as_str();

@@ -5,9 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::clickhouse::tables::{self, Look};
+use crate::clickhouse::tables::{self, TablesLook};
 use crate::clickhouse::{self, Client};
-use crate::delivery::session_state::{Pace, Shared};
+use crate::delivery::session_state::{SessionState, StopLevel};
 use crate::error::{Error, ErrorKind, Result};
 
 const LOOK_EVERY: Duration = Duration::from_secs(15);
@@ -16,18 +16,18 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub struct TableWatch<'a> {
     pub service: &'static str,
-    pub clickhouse: &'a clickhouse::Params,
+    pub clickhouse: &'a clickhouse::ClickHouseParams,
     /// As the session found them.
-    pub look: &'a Look,
-    pub shared: &'a Shared,
+    pub look: &'a TablesLook,
+    pub shared: &'a SessionState,
 }
 
 /// Runs until the session ends, or has to.
 pub fn run(with: &TableWatch<'_>) -> Result<()> {
     let mut client = Client::connect(with.clickhouse)?;
     // The second look in a row: the first may have come between a DROP and its CREATE.
-    let mut other_before: Option<Look> = None;
-    while with.shared.rest(Instant::now() + LOOK_EVERY) == Pace::Running {
+    let mut other_before: Option<TablesLook> = None;
+    while with.shared.rest(Instant::now() + LOOK_EVERY) == StopLevel::Running {
         let names: Vec<&str> = with.look.iter().map(|(name, _)| name.as_str()).collect();
         let found = match tables::look(&mut client, &names, Instant::now() + LOOK_TIMEOUT) {
             Ok(found) => found,
@@ -47,7 +47,7 @@ pub fn run(with: &TableWatch<'_>) -> Result<()> {
     Ok(())
 }
 
-fn changed(before: &Look, now: &Look) -> Error {
+fn changed(before: &TablesLook, now: &TablesLook) -> Error {
     let is_other = |(name, look): &&(String, String)| {
         !now.iter().any(|(found, now)| found == name && now == look)
     };
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn what_changed_is_named() {
-        let look = |tables: &[(&str, &str)]| -> Look {
+        let look = |tables: &[(&str, &str)]| -> TablesLook {
             tables.iter().map(|(name, look)| ((*name).to_owned(), (*look).to_owned())).collect()
         };
         let before = look(&[("a", "1: x"), ("b", "2: x"), ("c", "3: x"), ("d", "4: x")]);

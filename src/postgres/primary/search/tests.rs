@@ -2,24 +2,26 @@ use super::*;
 
 const CLUSTER: u64 = 7;
 
-fn at(host: usize) -> Place {
-    Place { host, address: 0 }
+fn at(host: usize) -> HostPlace {
+    HostPlace { host, address: 0 }
 }
 
-fn known(system_identifier: u64, timeline: u32) -> Known {
-    Known { system_identifier, timeline }
+fn known(system_identifier: u64, timeline: u32) -> KnownServer {
+    KnownServer { system_identifier, timeline }
 }
 
-fn primary(timeline: u32) -> Seen {
-    Seen { in_recovery: false, identity: known(CLUSTER, timeline) }
+fn primary(timeline: u32) -> SeenServer {
+    SeenServer { in_recovery: false, identity: known(CLUSTER, timeline) }
 }
 
-const STANDBY: Seen =
-    Seen { in_recovery: true, identity: Known { system_identifier: CLUSTER, timeline: 1 } };
+const STANDBY: SeenServer = SeenServer {
+    in_recovery: true,
+    identity: KnownServer { system_identifier: CLUSTER, timeline: 1 },
+};
 
 /// Names resolved to one address each.
-fn search(known: Option<Known>, hosts: usize, now: Instant) -> Search {
-    let mut search = Search::new(known, hosts, 1 < hosts, now + Duration::from_secs(10));
+fn search(known: Option<KnownServer>, hosts: usize, now: Instant) -> HostSearch {
+    let mut search = HostSearch::new(known, hosts, 1 < hosts, now + Duration::from_secs(10));
     for host in 0..hosts {
         search.on_resolved(host, format!("h{host}"), Ok(1));
     }
@@ -30,7 +32,7 @@ fn hosts(count: usize) -> Vec<Host> {
     (0..count).map(|n| Host::new(format!("h{n}"), 1)).collect()
 }
 
-fn refusals(search: Search, count: usize) -> Vec<String> {
+fn refusals(search: HostSearch, count: usize) -> Vec<String> {
     let refused = search.into_refused(&hosts(count), Duration::from_secs(10));
     refused.into_iter().map(|(name, error)| format!("{name}: {}", error.cause)).collect()
 }
@@ -82,9 +84,9 @@ fn of_two_primaries_the_later_timeline_is_taken_whoever_comes_first() {
 #[test]
 fn one_server_under_two_addresses_is_no_contest_and_the_first_is_taken() {
     let now = Instant::now();
-    let mut search = Search::new(None, 1, true, now + Duration::from_secs(1));
+    let mut search = HostSearch::new(None, 1, true, now + Duration::from_secs(1));
     search.on_resolved(0, "h0".into(), Ok(2));
-    search.on_seen(now, Place { host: 0, address: 1 }, "h0 (::1)".into(), primary(1));
+    search.on_seen(now, HostPlace { host: 0, address: 1 }, "h0 (::1)".into(), primary(1));
     search.on_seen(now, at(0), "h0 (127.0.0.1)".into(), primary(1));
     assert_eq!(search.deadline(), None);
     assert_eq!(search.chosen().unwrap().0, at(0));
@@ -142,7 +144,7 @@ fn a_primary_that_a_failover_left_behind_is_passed_over_while_there_may_be_anoth
 #[test]
 fn another_cluster_is_taken_only_if_nobody_of_ours_is_there() {
     let now = Instant::now();
-    let foreign = Seen { in_recovery: false, identity: known(8, 9) };
+    let foreign = SeenServer { in_recovery: false, identity: known(8, 9) };
     let mut search = search(Some(known(CLUSTER, 1)), 2, now);
     search.on_seen(now, at(0), "h0".into(), foreign);
     assert_eq!(search.deadline(), Some(now + Duration::from_secs(10)), "ours is waited for");
@@ -155,7 +157,7 @@ fn another_cluster_is_taken_only_if_nobody_of_ours_is_there() {
 #[test]
 fn a_name_that_is_not_resolved_says_so_and_holds_up_nobody() {
     let now = Instant::now();
-    let mut search = Search::new(None, 3, true, now + Duration::from_secs(10));
+    let mut search = HostSearch::new(None, 3, true, now + Duration::from_secs(10));
     search.on_resolved(0, "h0:1".into(), Err("no such name".into()));
     search.on_resolved(1, "h1:1".into(), Ok(1));
     search.on_seen(now, at(1), "h1:1".into(), STANDBY);

@@ -1,4 +1,4 @@
-//! `lookout/<service>`: while a service waits to reconnect, looks whether Postgres has come back,
+//! `primary_probe/<service>`: while a service waits to reconnect, looks whether Postgres has come back,
 //! so that a failover that took long does not cost the whole of a long wait on top.
 //!
 //! It cuts a wait short only for news: no primary was to be found, and now one is; or another
@@ -17,14 +17,14 @@ use parking_lot::Mutex;
 use super::{retained, source_watch};
 use crate::delivery::session_state::stopped;
 use crate::halt::Halt;
-use crate::machines::lifecycle::Input;
+use crate::machines::lifecycle::LifecycleInput;
 use crate::metrics::ServiceMetrics;
-use crate::postgres::Params;
-use crate::postgres::primary::{Known, Primary};
+use crate::postgres::PostgresParams;
+use crate::postgres::primary::{KnownServer, Primary};
 use crate::threads::event::Event;
 use crate::threads::spawn_named;
 
-const APPLICATION_NAME: &str = "walhouse-lookout";
+const APPLICATION_NAME: &str = "walhouse-probe";
 /// Each look is a short session on every host.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A primary is there; it is something else that the attempts fail on.
@@ -38,7 +38,7 @@ pub struct LastSeen(Mutex<Sighting>);
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Sighting {
-    known: Option<Known>,
+    known: Option<KnownServer>,
     /// The attempt ended because there was no primary.
     away: bool,
 }
@@ -49,7 +49,7 @@ impl LastSeen {
         self.0.lock().away = false;
     }
 
-    pub fn set_known(&self, known: Option<Known>) {
+    pub fn set_known(&self, known: Option<KnownServer>) {
         self.0.lock().known = known;
     }
 
@@ -59,27 +59,27 @@ impl LastSeen {
 }
 
 /// Ends its thread when it is dropped.
-pub struct Lookout {
+pub struct PrimaryProbe {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Lookout {
+impl PrimaryProbe {
     pub fn spawn(
         service: &'static str,
-        params: &Params,
+        params: &PostgresParams,
         slot: &str,
         last_seen: &LastSeen,
         metrics: Arc<ServiceMetrics>,
         events: Sender<Event>,
-    ) -> Lookout {
+    ) -> PrimaryProbe {
         let (stop, stops) = bounded::<()>(0);
         let slot = slot.to_owned();
         let asked = stops.clone();
         let halt = Halt::when(move || asked.try_recv() == Err(TryRecvError::Disconnected));
-        let params = Params { halt, ..params.clone() };
+        let params = PostgresParams { halt, ..params.clone() };
         let Sighting { known, away } = *last_seen.0.lock();
-        let thread = spawn_named(format!("lookout/{service}"), move || {
+        let thread = spawn_named(format!("primary_probe/{service}"), move || {
             let mut before = if away { Look::Nobody } else { Look::First };
             let mut look_at_wal = Instant::now();
             loop {
@@ -103,8 +103,8 @@ impl Lookout {
                 };
                 if now.is_news_after(before) {
                     log::info!("{service}: there is a primary again; not waiting any longer");
-                    // The coordinator outlives its lookout.
-                    let _ = events.send(Event::Lifecycle(Input::PrimaryBack));
+                    // The coordinator outlives its probe.
+                    let _ = events.send(Event::Lifecycle(LifecycleInput::PrimaryBack));
                     return;
                 }
                 before = now;
@@ -115,17 +115,17 @@ impl Lookout {
                 }
             }
         });
-        Lookout { stop: Some(stop), thread: Some(thread) }
+        PrimaryProbe { stop: Some(stop), thread: Some(thread) }
     }
 }
 
-impl Drop for Lookout {
+impl Drop for PrimaryProbe {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            log::error!("a lookout panicked");
+            log::error!("the probe of the primary panicked");
         }
     }
 }
@@ -135,7 +135,7 @@ enum Look {
     /// Nothing is known of how it was before.
     First,
     Nobody,
-    Primary(Known),
+    Primary(KnownServer),
 }
 
 impl Look {
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn only_a_primary_that_was_not_there_is_news() {
-        let on = |timeline| Look::Primary(Known { system_identifier: 1, timeline });
+        let on = |timeline| Look::Primary(KnownServer { system_identifier: 1, timeline });
         for (before, now, expected) in [
             (Look::First, on(1), false),
             (Look::First, Look::Nobody, false),

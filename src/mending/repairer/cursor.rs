@@ -9,7 +9,7 @@ use crate::machines::repair::Count;
 
 /// What is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Position {
+pub enum RepairCursor {
     Read(Vec<PartDone>),
     /// All up to this place was counted, for each target table.
     Count {
@@ -17,7 +17,7 @@ pub enum Position {
         done: Option<Pruned>,
     },
     /// All up to this place.
-    Bury(Option<Pruned>),
+    Delete(Option<Pruned>),
 }
 
 /// So many blocks of this file.
@@ -38,44 +38,44 @@ pub struct Pruned {
     pub up_to: Option<Vec<(String, BoundValue)>>,
 }
 
-impl Position {
-    pub fn start() -> Position {
-        Position::Read(Vec::new())
+impl RepairCursor {
+    pub fn start() -> RepairCursor {
+        RepairCursor::Read(Vec::new())
     }
 
     /// Nothing is counted.
-    pub fn start_of_count() -> Position {
-        Position::Count { counts: Vec::new(), done: None }
+    pub fn start_of_count() -> RepairCursor {
+        RepairCursor::Count { counts: Vec::new(), done: None }
     }
 
     /// The pass's name.
     pub fn pass(&self) -> &'static str {
         match self {
-            Position::Read(_) => "read",
-            Position::Count { .. } => "count",
-            Position::Bury(_) => "bury",
+            RepairCursor::Read(_) => "read",
+            RepairCursor::Count { .. } => "count",
+            RepairCursor::Delete(_) => "delete",
         }
     }
 }
 
 /// `read oid:filenode:blocks ...`, `count gone/alive,... target:partition column=value ...`, or
-/// `bury target:partition column=value ...`.
-impl fmt::Display for Position {
+/// `delete target:partition column=value ...`.
+impl fmt::Display for RepairCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.pass())?;
         match self {
-            Position::Read(parts) => {
+            RepairCursor::Read(parts) => {
                 parts.iter().try_for_each(|PartDone { oid, filenode, blocks }| {
                     write!(f, " {oid}:{filenode}:{blocks}")
                 })
             }
-            Position::Count { counts, done } => {
+            RepairCursor::Count { counts, done } => {
                 for (at, Count { alive, gone }) in counts.iter().enumerate() {
                     write!(f, "{}{gone}/{alive}", if at == 0 { ' ' } else { ',' })?;
                 }
                 write_place(f, done.as_ref())
             }
-            Position::Bury(done) => write_place(f, done.as_ref()),
+            RepairCursor::Delete(done) => write_place(f, done.as_ref()),
         }
     }
 }
@@ -93,17 +93,17 @@ fn write_place(f: &mut fmt::Formatter<'_>, done: Option<&Pruned>) -> fmt::Result
 #[derive(Debug, PartialEq, Eq)]
 pub struct PositionError;
 
-impl FromStr for Position {
+impl FromStr for RepairCursor {
     type Err = PositionError;
 
-    fn from_str(text: &str) -> Result<Position, PositionError> {
+    fn from_str(text: &str) -> Result<RepairCursor, PositionError> {
         let position = parse(text).ok_or(PositionError)?;
         // There is one text for each, so what reads like another one's was damaged.
         (position.to_string() == text).then_some(position).ok_or(PositionError)
     }
 }
 
-fn parse(text: &str) -> Option<Position> {
+fn parse(text: &str) -> Option<RepairCursor> {
     let (pass, rest) = text.split_once(' ').unwrap_or((text, ""));
     match pass {
         "read" => {
@@ -113,9 +113,9 @@ fn parse(text: &str) -> Option<Position> {
                     (numbers.next()??, numbers.next()??, numbers.next()??);
                 numbers.next().is_none().then_some(PartDone { oid, filenode, blocks })
             };
-            rest.split_whitespace().map(part).collect::<Option<_>>().map(Position::Read)
+            rest.split_whitespace().map(part).collect::<Option<_>>().map(RepairCursor::Read)
         }
-        "count" if rest.is_empty() => Some(Position::start_of_count()),
+        "count" if rest.is_empty() => Some(RepairCursor::start_of_count()),
         "count" => {
             let (counts, place) = rest.split_once(' ').unwrap_or((rest, ""));
             let count = |text: &str| {
@@ -123,9 +123,10 @@ fn parse(text: &str) -> Option<Position> {
                 Some(Count { alive: alive.parse().ok()?, gone: gone.parse().ok()? })
             };
             let counts = counts.split(',').map(count).collect::<Option<_>>()?;
-            Some(Position::Count { counts, done: parse_place(place)? })
+            Some(RepairCursor::Count { counts, done: parse_place(place)? })
         }
-        "bury" => parse_place(rest).map(Position::Bury),
+        // As older versions wrote it.
+        "delete" | "bury" => parse_place(rest).map(RepairCursor::Delete),
         _ => None,
     }
 }
@@ -192,11 +193,11 @@ fn unquoted(text: &str) -> Option<(Vec<u8>, &str)> {
 mod tests {
     use super::*;
 
-    fn pruned(up_to: Option<&[(&str, &[u8])]>) -> Position {
+    fn pruned(up_to: Option<&[(&str, &[u8])]>) -> RepairCursor {
         let text =
             |(name, text): &(&str, &[u8])| ((*name).to_owned(), BoundValue::Text(text.to_vec()));
         let up_to = up_to.map(|values| values.iter().map(text).collect());
-        Position::Bury(Some(Pruned { target: 1, partition_id: "202611".to_owned(), up_to }))
+        RepairCursor::Delete(Some(Pruned { target: 1, partition_id: "202611".to_owned(), up_to }))
     }
 
     #[test]
@@ -207,16 +208,16 @@ mod tests {
         };
         let part = |oid| PartDone { oid, filenode: oid + 1, blocks: 7 };
         for (position, text) in [
-            (Position::start(), "read"),
-            (Position::Read(vec![part(1), part(4)]), "read 1:2:7 4:5:7"),
-            (Position::Bury(None), "bury"),
-            (Position::start_of_count(), "count"),
-            (Position::Count { counts: counts.clone(), done: None }, "count 0/14,7/14"),
-            (Position::Count { counts, done: place("202611") }, "count 0/14,7/14 1:202611"),
-            (pruned(None), "bury 1:202611"),
+            (RepairCursor::start(), "read"),
+            (RepairCursor::Read(vec![part(1), part(4)]), "read 1:2:7 4:5:7"),
+            (RepairCursor::Delete(None), "delete"),
+            (RepairCursor::start_of_count(), "count"),
+            (RepairCursor::Count { counts: counts.clone(), done: None }, "count 0/14,7/14"),
+            (RepairCursor::Count { counts, done: place("202611") }, "count 0/14,7/14 1:202611"),
+            (pruned(None), "delete 1:202611"),
             (
                 pruned(Some(&[("organization_id", b"it's \\x \n\xff="), ("run_id", b"")])),
-                "bury 1:202611 organization_id='it\\'s \\\\x \\x0A\\xFF=' run_id=''",
+                "delete 1:202611 organization_id='it\\'s \\\\x \\x0A\\xFF=' run_id=''",
             ),
         ] {
             assert_eq!(position.to_string(), text);
@@ -229,7 +230,8 @@ mod tests {
         let all: Vec<u8> = (0..=255).collect();
         for ticks in [i64::MIN, -5, 0, i64::MAX] {
             let mut position = pruned(Some(&[("a", &all), ("b", b"' c='"), ("c_1", b"\\")]));
-            let Position::Bury(Some(Pruned { up_to: Some(values), .. })) = &mut position else {
+            let RepairCursor::Delete(Some(Pruned { up_to: Some(values), .. })) = &mut position
+            else {
                 panic!("it has a key")
             };
             values.insert(1, ("created_at".to_owned(), BoundValue::Ticks(ticks)));
@@ -247,7 +249,7 @@ mod tests {
             "read x:1:2",
             "read  1:2:3",
             "read +1:2:3",
-            "bury ",
+            "delete ",
             // Of a version that did not count before.
             "prune",
             "prune 1:202611",
@@ -259,38 +261,38 @@ mod tests {
             "count 01/2",
             "count 1:202611",
             "count -1/2",
-            "bury 1",
-            "bury 1:",
-            "bury a:b",
-            "bury 01:202611",
-            "bury 1:202611 ",
-            "bury 1:202611 id",
-            "bury 1:202611 id=",
-            "bury 1:202611 =1",
-            "bury 1:202611 id=1x",
-            "bury 1:202611 id=+1",
-            "bury 1:202611 id='",
-            "bury 1:202611 id='a",
-            "bury 1:202611 id='a'b=1",
-            "bury 1:202611 id='a' ",
-            "bury 1:202611 id='a'  b=1",
-            "bury 1:202611 id='\\n'",
-            "bury 1:202611 id='\\",
-            "bury 1:202611 id='\\x4'",
-            "bury 1:202611 id='\\x41'",
-            "bury 1:202611 id='\\xff'",
-            "bury 1:202611 id='\u{e9}'",
-            "bury 1:202611 id='\\\u{e9}'",
-            "bury 1:202611 i-d='a'",
+            "delete 1",
+            "delete 1:",
+            "delete a:b",
+            "delete 01:202611",
+            "delete 1:202611 ",
+            "delete 1:202611 id",
+            "delete 1:202611 id=",
+            "delete 1:202611 =1",
+            "delete 1:202611 id=1x",
+            "delete 1:202611 id=+1",
+            "delete 1:202611 id='",
+            "delete 1:202611 id='a",
+            "delete 1:202611 id='a'b=1",
+            "delete 1:202611 id='a' ",
+            "delete 1:202611 id='a'  b=1",
+            "delete 1:202611 id='\\n'",
+            "delete 1:202611 id='\\",
+            "delete 1:202611 id='\\x4'",
+            "delete 1:202611 id='\\x41'",
+            "delete 1:202611 id='\\xff'",
+            "delete 1:202611 id='\u{e9}'",
+            "delete 1:202611 id='\\\u{e9}'",
+            "delete 1:202611 i-d='a'",
         ] {
-            assert_eq!(text.parse::<Position>(), Err(PositionError), "{text}");
+            assert_eq!(text.parse::<RepairCursor>(), Err(PositionError), "{text}");
         }
     }
 
     proptest::proptest! {
         #[test]
-        fn no_text_panics_us(text in "((bury|count 1/2) 1:2 a=)?['\\\\x0-9a-fA= \u{e9}]*") {
-            let _ = text.parse::<Position>();
+        fn no_text_panics_us(text in "((delete|count 1/2) 1:2 a=)?['\\\\x0-9a-fA= \u{e9}]*") {
+            let _ = text.parse::<RepairCursor>();
         }
     }
 }

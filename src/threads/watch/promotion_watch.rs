@@ -1,35 +1,35 @@
-//! `rival/<service>`: while the stream runs, asks the hosts whether another server was promoted.
+//! `promotion_watch/<service>`: while the stream runs, asks the hosts whether another server was promoted.
 //!
 //! An old primary that nobody has stopped goes on streaming, and its connection never breaks; what
 //! the applications write meanwhile is on the new one. The session ends, and the next one finds it.
 
 use std::time::{Duration, Instant};
 
-use crate::delivery::session_state::{Pace, Shared};
+use crate::delivery::session_state::{SessionState, StopLevel};
 use crate::error::{Error, ErrorKind, Result};
-use crate::postgres::Params;
-use crate::postgres::primary::{Known, Primary};
+use crate::postgres::PostgresParams;
+use crate::postgres::primary::{KnownServer, Primary};
 
-const APPLICATION_NAME: &str = "walhouse-lookout";
+const APPLICATION_NAME: &str = "walhouse-probe";
 /// Each look is a short session on every host.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// Hosts that hang are given up after this. A session that ends waits for it.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
 
-pub struct Rival<'a> {
+pub struct PromotionWatch<'a> {
     pub service: &'static str,
     /// As configured: all that may be the primary.
-    pub params: &'a Params,
+    pub params: &'a PostgresParams,
     pub primary: &'a Primary,
-    pub shared: &'a Shared,
+    pub shared: &'a SessionState,
 }
 
 /// Runs until the session ends, and ends it when the stream has been left behind.
-pub fn run(with: &Rival<'_>) -> Result<()> {
+pub fn run(with: &PromotionWatch<'_>) -> Result<()> {
     if !Primary::may_move(with.params) {
         return Ok(());
     }
-    while with.shared.rest(Instant::now() + LOOK_EVERY) == Pace::Running {
+    while with.shared.rest(Instant::now() + LOOK_EVERY) == StopLevel::Running {
         let here = with.primary.identity();
         match with.look(here) {
             Ok(primary) if is_ahead(primary.identity(), here) => {
@@ -56,8 +56,8 @@ pub fn run(with: &Rival<'_>) -> Result<()> {
     Ok(())
 }
 
-impl Rival<'_> {
-    fn look(&self, here: Known) -> Result<Primary> {
+impl PromotionWatch<'_> {
+    fn look(&self, here: KnownServer) -> Result<Primary> {
         let go_on = || self.shared.go_on();
         let deadline = Instant::now() + LOOK_TIMEOUT;
         let found = Primary::find(self.params, APPLICATION_NAME, Some(here), deadline, go_on);
@@ -66,7 +66,7 @@ impl Rival<'_> {
 }
 
 /// Of the same cluster only: another one is no successor.
-fn is_ahead(there: Known, here: Known) -> bool {
+fn is_ahead(there: KnownServer, here: KnownServer) -> bool {
     there.system_identifier == here.system_identifier && here.timeline < there.timeline
 }
 
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn only_a_later_timeline_of_the_same_cluster_is_ahead() {
-        let known = |system_identifier, timeline| Known { system_identifier, timeline };
+        let known = |system_identifier, timeline| KnownServer { system_identifier, timeline };
         assert!(is_ahead(known(1, 3), known(1, 2)));
         assert!(!is_ahead(known(1, 2), known(1, 2)));
         assert!(!is_ahead(known(1, 1), known(1, 2)));

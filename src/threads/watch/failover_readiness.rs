@@ -1,4 +1,4 @@
-//! `readiness/<service>`: looks, while the stream runs, at what a failover would make of its slot,
+//! `failover_readiness/<service>`: looks, while the stream runs, at what a failover would make of its slot,
 //! and tells what is missing once, and again when it changes. Beside the stream, because it is of
 //! no concern to it: not even an error here ends the session.
 //!
@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::delivery::session_state::{Pace, Shared};
+use crate::delivery::session_state::{SessionState, StopLevel};
 use crate::error::Result;
-use crate::postgres::failover_slot::{self, Failover, Finding, Mark, UNSEEN, Weight};
+use crate::postgres::failover_slot::{
+    self, Failover, FailoverFinding, FindingWeight, Mark, UNSEEN,
+};
 use crate::postgres::primary::Primary;
 use crate::telling::tell;
 
@@ -26,23 +28,23 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What has been told already, across the sessions of a service.
 #[derive(Debug, Default)]
-pub struct Told(Mutex<Memory>);
+pub struct Reported(Mutex<Memory>);
 
 #[derive(Debug, Default)]
 struct Memory {
     too_old: bool,
     refused: bool,
     /// By the last look.
-    found: Vec<Finding>,
+    found: Vec<FailoverFinding>,
     /// `None` before the first time.
-    told: Option<Vec<Finding>>,
+    told: Option<Vec<FailoverFinding>>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum News {
     Nothing,
     Complete,
-    Missing(Vec<Finding>),
+    Missing(Vec<FailoverFinding>),
 }
 
 /// Whether another look would tell more.
@@ -52,19 +54,19 @@ enum Sure {
     NotYet,
 }
 
-pub struct Readiness<'a> {
+pub struct FailoverReadiness<'a> {
     pub service: &'static str,
     pub slot: &'a str,
     pub primary: &'a Primary,
     pub application_name: &'a str,
     /// The slot is new, or newly marked.
     pub is_new: bool,
-    pub told: &'a Told,
-    pub shared: &'a Shared,
+    pub told: &'a Reported,
+    pub shared: &'a SessionState,
 }
 
 /// Runs until the session ends.
-pub fn run(with: &Readiness<'_>) {
+pub fn run(with: &FailoverReadiness<'_>) {
     let copied_at = Instant::now() + COPIED_AFTER;
     loop {
         let is_new = with.is_new && Instant::now() < copied_at;
@@ -79,15 +81,15 @@ pub fn run(with: &Readiness<'_>) {
                 LOOK_EVERY
             }
         };
-        if with.shared.rest(Instant::now() + wait) != Pace::Running {
+        if with.shared.rest(Instant::now() + wait) != StopLevel::Running {
             return;
         }
     }
 }
 
-impl Readiness<'_> {
+impl FailoverReadiness<'_> {
     /// `None` when there is nothing to look at.
-    fn look(&self, is_new: bool) -> Result<Option<Vec<Finding>>> {
+    fn look(&self, is_new: bool) -> Result<Option<Vec<FailoverFinding>>> {
         let deadline = Instant::now() + LOOK_TIMEOUT;
         let mut sql = self.primary.sql(self.application_name, deadline)?;
         let facts = failover_slot::look(&mut sql, self.slot, is_new, deadline)?;
@@ -95,7 +97,7 @@ impl Readiness<'_> {
     }
 }
 
-impl Told {
+impl Reported {
     /// What became of the mark, before the stream begins.
     pub fn mark(&self, service: &str, slot: &str, wanted: Failover, mark: &Mark) {
         let mut memory = self.0.lock();
@@ -122,7 +124,7 @@ impl Told {
         }
     }
 
-    fn found(&self, service: &str, slot: &str, found: Vec<Finding>) -> Sure {
+    fn found(&self, service: &str, slot: &str, found: Vec<FailoverFinding>) -> Sure {
         let (news, sure) = self.0.lock().on_found(found);
         match news {
             News::Nothing => {}
@@ -133,8 +135,8 @@ impl Told {
             News::Missing(findings) => {
                 for finding in findings {
                     let level = match finding.weight {
-                        Weight::Missing => log::Level::Warn,
-                        Weight::Stalls => log::Level::Error,
+                        FindingWeight::Missing => log::Level::Warn,
+                        FindingWeight::Stalls => log::Level::Error,
                     };
                     let line = format_args!("failover: {finding}");
                     tell(level, service, line, Some(&finding.hint));
@@ -146,7 +148,7 @@ impl Told {
 }
 
 impl Memory {
-    fn on_found(&mut self, found: Vec<Finding>) -> (News, Sure) {
+    fn on_found(&mut self, found: Vec<FailoverFinding>) -> (News, Sure) {
         let before = std::mem::replace(&mut self.found, found.clone());
         let is_certain = found.iter().all(|finding| before.contains(finding));
         if !is_certain {
@@ -158,7 +160,7 @@ impl Memory {
         }
         // What goes on is no news.
         let told = told.unwrap_or_default();
-        let new: Vec<Finding> = found.into_iter().filter(|f| !told.contains(f)).collect();
+        let new: Vec<FailoverFinding> = found.into_iter().filter(|f| !told.contains(f)).collect();
         let news = if new.is_empty() { News::Nothing } else { News::Missing(new) };
         (news, Sure::Yes)
     }
@@ -168,15 +170,19 @@ impl Memory {
 mod tests {
     use super::*;
 
-    fn finding(text: &str) -> Finding {
-        Finding { weight: Weight::Missing, text: text.to_owned(), hint: String::new() }
+    fn finding(text: &str) -> FailoverFinding {
+        FailoverFinding {
+            weight: FindingWeight::Missing,
+            text: text.to_owned(),
+            hint: String::new(),
+        }
     }
 
     #[test]
     fn what_two_looks_have_found_is_told_once_and_again_when_it_came_back() {
         let mut memory = Memory::default();
         let (a, b) = (finding("a"), finding("b"));
-        let told = |finding: &Finding| News::Missing(vec![finding.clone()]);
+        let told = |finding: &FailoverFinding| News::Missing(vec![finding.clone()]);
         let steps = [
             (vec![a.clone()], News::Nothing, Sure::NotYet),
             (vec![a.clone()], told(&a), Sure::Yes),
