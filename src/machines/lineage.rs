@@ -320,9 +320,9 @@ impl LineageVerdict {
     /// The error of a service that may not go on by itself.
     pub fn into_error(self, service: &str, slot: &str) -> Option<Error> {
         let (kind, hint) = match self {
-            LineageVerdict::FirstStart | LineageVerdict::TakeOver { .. } | LineageVerdict::Continue { .. } => {
-                return None;
-            }
+            LineageVerdict::FirstStart
+            | LineageVerdict::TakeOver { .. }
+            | LineageVerdict::Continue { .. } => return None,
             LineageVerdict::Gap { why: Gap::OlderThanPublication, .. } => (
                 ErrorKind::Lineage,
                 format!(

@@ -87,7 +87,9 @@ pub fn run(
                 }
                 continue;
             }
-            default(wake_at.saturating_duration_since(Instant::now())) => SupervisorInput::DeadlineReached,
+            default(wake_at.saturating_duration_since(Instant::now())) => {
+                SupervisorInput::DeadlineReached
+            }
         };
         let now = Instant::now();
         if manager.due_at() <= now && manager.turn(health) {

@@ -1,6 +1,6 @@
-//! `failover_readiness/<service>`: looks, while the stream runs, at what a failover would make of its slot,
-//! and tells what is missing once, and again when it changes. Beside the stream, because it is of
-//! no concern to it: not even an error here ends the session.
+//! `failover_readiness/<service>`: looks, while the stream runs, at what a failover would make of
+//! its slot, and reports what is missing once, and again when it changes. The stream does not
+//! depend on it: not even an error here ends the session.
 //!
 //! Only what two looks in a row have found is told: a standby that restarts is no news, and one
 //! that has just connected tells of itself every 10 s (`wal_receiver_status_interval`).

@@ -1,5 +1,5 @@
-//! `primary_probe/<service>`: while a service waits to reconnect, looks whether Postgres has come back,
-//! so that a failover that took long does not cost the whole of a long wait on top.
+//! `primary_probe/<service>`: while a service waits to reconnect, looks whether Postgres has come
+//! back, so that a failover that took long does not cost the whole of a long wait on top.
 //!
 //! It cuts a wait short only for news: no primary was to be found, and now one is; or another
 //! server is the primary now. A server that is there all the while, and that the attempts fail on,

@@ -1,4 +1,5 @@
-//! `promotion_watch/<service>`: while the stream runs, asks the hosts whether another server was promoted.
+//! `promotion_watch/<service>`: while the stream runs, asks the hosts whether another server was
+//! promoted.
 //!
 //! An old primary that nobody has stopped goes on streaming, and its connection never breaks; what
 //! the applications write meanwhile is on the new one. The session ends, and the next one finds it.
