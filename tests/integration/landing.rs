@@ -431,7 +431,8 @@ fn what_comes_with_every_batch_takes_few_lines() {
     assert_eq!(program.metric(BY_VIEWS), Some(f64::from(BATCHES)));
     for (said, kinds) in [
         ("were kept in `walhouse_refused_rows`", 3),
-        ("landing the rest", 1),
+        // A batch may end amid a transaction, and have what the view throws for alone.
+        ("landing the rest", 2),
         ("and the view lacks them", 1),
         ("hint: Mend it, or DROP VIEW", 1),
     ] {
