@@ -12,8 +12,8 @@ use super::places::Places;
 use super::support::reaper;
 use super::support::wait::within;
 
-/// Servers are installed by scripts/test before; they are only started here.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Far longer than any step takes: mending what was just streamed may wait for 90 s.
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// However a test ends, nothing that was started in it is left: the shell's standard input ends
 /// with the test process. Servers of `scripts/servers` say themselves how they are stopped.

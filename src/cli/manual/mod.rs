@@ -89,6 +89,8 @@ mod tests {
                 let is_one_word = !line.trim().contains(' ');
                 assert!(line.chars().count() <= 80 || is_one_word, "{}: {line}", topic.name);
             }
+            // Out of the program only topics can be asked for.
+            assert!(!text.contains("(walhouse help ."), "{}: links to no topic", topic.name);
             assert!(!topic.to_man().is_empty());
         }
     }
