@@ -20,10 +20,17 @@ use support::wait::{PATIENCE, until, until_true};
 use support::zookeeper::Zookeeper;
 use walhouse::clickhouse::client::InsertError;
 use walhouse::clickhouse::hosts::Hosts;
-use walhouse::clickhouse::lookup::find_sort_keys;
+use walhouse::clickhouse::lookup::{find_live, find_sort_keys};
+use walhouse::clickhouse::own::state::{self, StateRow};
+use walhouse::clickhouse::own::{self, backfills, refused};
 use walhouse::clickhouse::params::{ClickHouseParams, Quorum};
-use walhouse::clickhouse::{Client, own, tables};
+use walhouse::clickhouse::partitions::partitions;
+use walhouse::clickhouse::{Client, stored, tables};
 use walhouse::error::{Error, ErrorKind};
+use walhouse::rows::Shape;
+use walhouse::rows::target::Target;
+use walhouse::services::mapping::Mapping;
+use walhouse::services::sessions::Sessions;
 
 const ENGINE: &str = "ReplicatedReplacingMergeTree\n";
 /// What is asked of it where there are several hosts.
@@ -152,17 +159,17 @@ fn a_read_on_another_host_comes_after_its_replica_has_caught_up() {
     let params = params_of(&[&a.endpoint, &b.endpoint]);
     let mut client = Client::connect(&params).unwrap();
     let mut other = Client::connect(&params).unwrap();
-    client.query(READ, soon()).unwrap();
+    client.query(READ, &["t"], soon()).unwrap();
     assert_eq!(a.asked(), FIRST_READ);
     // Once for all clients.
-    other.query(READ, soon()).unwrap();
+    other.query(READ, &["t"], soon()).unwrap();
     assert_eq!(a.asked(), ["SELECT k FROM"]);
 
     // It has no more answers: the same call goes on at the other host, and all clients with it.
-    assert_eq!(client.query(READ, soon()).unwrap(), [[Some("2".to_owned())]]);
+    assert_eq!(client.query(READ, &["t"], soon()).unwrap(), [[Some("2".to_owned())]]);
     assert_eq!(b.asked(), FIRST_READ);
     assert_eq!(a.asked(), ["SELECT k FROM"]);
-    assert_eq!(other.query(READ, soon()).unwrap(), [[Some("3".to_owned())]]);
+    assert_eq!(other.query(READ, &["t"], soon()).unwrap(), [[Some("3".to_owned())]]);
     assert_eq!((a.asked(), b.asked()), (vec![], vec!["SELECT k FROM".to_owned()]));
 }
 
@@ -176,7 +183,7 @@ fn a_replica_that_does_not_catch_up_is_not_read_from() {
         // It is asked again, and not read from meanwhile.
         vec!["SYSTEM SYNC REPLICA"],
     ] {
-        let error = client.query(READ, soon()).unwrap_err();
+        let error = client.query(READ, &["t"], soon()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
         assert!(error.to_string().contains("bring `trigger_dev`.`t` up to date"), "{error}");
         assert_eq!(a.asked(), asked);
@@ -193,15 +200,15 @@ fn what_a_left_host_acknowledges_late_is_waited_for_again() {
     let inserting = thread::spawn(move || insert(&mut slow));
     until_true("the insert is on its way", PATIENCE, || a.asked.lock().unwrap().len() == 3);
     // For this one there is no answer, so that the other host is gone to.
-    reader.query(READ, soon()).unwrap();
+    reader.query(READ, &["t"], soon()).unwrap();
     assert_eq!(b.asked(), FIRST_READ);
     b.will(&[(200, "1\n")]);
-    reader.query(READ, soon()).unwrap();
+    reader.query(READ, &["t"], soon()).unwrap();
     assert_eq!(b.asked(), ["SELECT k FROM"]);
     a.will(&[(200, "")]);
     inserting.join().unwrap().unwrap();
     b.will(&again);
-    reader.query(READ, soon()).unwrap();
+    reader.query(READ, &["t"], soon()).unwrap();
     assert_eq!(b.asked(), FIRST_READ);
 }
 
@@ -211,8 +218,8 @@ fn a_table_without_replication_is_used_on_its_own_server_only() {
     let a = Host::start(&[plain, (200, "uuid-a\n"), (200, "1\n")]);
     let b = Host::start(&[plain, (200, "uuid-b\n"), plain, (200, "uuid-b\n")]);
     let mut client = Client::connect(&params_of(&[&a.endpoint, &b.endpoint])).unwrap();
-    client.query(READ, soon()).unwrap();
-    let error = client.query(READ, soon()).unwrap_err();
+    client.query(READ, &["t"], soon()).unwrap();
+    let error = client.query(READ, &["t"], soon()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Setup, "{error}");
     assert!(error.to_string().contains("its rows are on another server"), "{error}");
     // The next statement goes back to where the rows are; and an insert is no other.
@@ -227,8 +234,8 @@ fn a_table_without_replication_is_used_on_its_own_server_only() {
     let b = Host::start(&[plain, (200, "uuid-a\n"), (200, "1\n")]);
     let a = Host::start(&[plain, (200, "uuid-a\n"), (200, "1\n")]);
     let mut client = Client::connect(&params_of(&[&a.endpoint, &b.endpoint])).unwrap();
-    client.query(READ, soon()).unwrap();
-    client.query(READ, soon()).unwrap();
+    client.query(READ, &["t"], soon()).unwrap();
+    client.query(READ, &["t"], soon()).unwrap();
 }
 
 #[test]
@@ -237,8 +244,8 @@ fn hosts_whose_tables_are_not_the_same_are_not_both_used() {
     let a = Host::start(&[(200, ENGINE), (200, PATH), (200, ""), (200, "1\n")]);
     let b = Host::start(&[(200, ENGINE), elsewhere, (200, ENGINE), elsewhere]);
     let mut client = Client::connect(&params_of(&[&a.endpoint, &b.endpoint])).unwrap();
-    client.query(READ, soon()).unwrap();
-    let error = client.query(READ, soon()).unwrap_err();
+    client.query(READ, &["t"], soon()).unwrap();
+    let error = client.query(READ, &["t"], soon()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Setup, "{error}");
     assert!(error.to_string().contains("it is no replica of the one at another host"), "{error}");
     assert_eq!(client.params().hosts.current(), a.endpoint);
@@ -274,12 +281,40 @@ fn where_others_may_have_written_the_replica_catches_up_again() {
 }
 
 #[test]
+fn whatever_walhouse_reads_of_tables_of_ours_comes_after_the_replica_has_caught_up() {
+    let looks: [fn(&mut Client, &Target); 9] = [
+        |client, _| drop(state::read(client, "runs", "s", soon())),
+        |client, _| drop(state::others(client, "runs", "s", soon())),
+        |client, _| drop(backfills::upper(client, &StateRow::default(), soon())),
+        |client, _| drop(refused::counts(client, "runs", soon())),
+        |client, target| drop(partitions(client, target.table, soon())),
+        |client, target| {
+            let ids: [&[u8]; 1] = [b"x"];
+            drop(find_live(client, target, &ids, soon, &mut Vec::new()));
+        },
+        |client, target| drop(stored::sample_of_live_keys(client, target, "p", 1, 0, soon())),
+        |client, target| {
+            let shape = Shape::of(vec![true; target.columns.len()]);
+            drop(stored::highest_version(client, target, &shape, PATIENCE, || Ok(())));
+        },
+        |client, target| drop(client.insert_again(target.table, "1", &[], soon())),
+    ];
+    for (at, look) in looks.iter().enumerate() {
+        let a = Host::start(&[(200, ENGINE), (200, ""), (200, "")]);
+        let mut client = Client::connect(&params_of(&[&a.endpoint])).unwrap();
+        look(&mut client, &Sessions.targets()[0]);
+        let asked = a.asked();
+        assert!(asked.iter().any(|asked| asked == "SYSTEM SYNC REPLICA"), "{at}: {asked:?}");
+    }
+}
+
+#[test]
 fn a_replica_that_does_not_catch_up_is_left_for_one_that_may_have_all() {
     let late = (408, "Code: 159. DB::Exception: SYNC REPLICA d.t: timed out. (TIMEOUT_EXCEEDED)");
     let a = Host::start(&[(200, ENGINE), (200, PATH), late]);
     let b = Host::start(&[(200, ENGINE), (200, PATH), (200, ""), (200, "1\n")]);
     let mut client = Client::connect(&params_of(&[&a.endpoint, &b.endpoint])).unwrap();
-    assert_eq!(client.query(READ, soon()).unwrap(), [[Some("1".to_owned())]]);
+    assert_eq!(client.query(READ, &["t"], soon()).unwrap(), [[Some("1".to_owned())]]);
 }
 
 #[test]
@@ -287,17 +322,17 @@ fn one_host_that_the_user_may_not_sync_is_read_as_ever() {
     let denied =
         (403, "Code: 497. DB::Exception: walhouse: Not enough privileges. (ACCESS_DENIED)");
     let a = Host::start(&[(200, ENGINE), denied, (200, "1\n")]);
-    Client::connect(&params_of(&[&a.endpoint])).unwrap().query(READ, soon()).unwrap();
+    Client::connect(&params_of(&[&a.endpoint])).unwrap().query(READ, &["t"], soon()).unwrap();
     let b = Host::start(&[(200, ENGINE), (200, PATH), denied]);
     let params = params_of(&[&b.endpoint, &a.endpoint]);
-    let error = Client::connect(&params).unwrap().query(READ, soon()).unwrap_err();
+    let error = Client::connect(&params).unwrap().query(READ, &["t"], soon()).unwrap_err();
     assert!(error.hint_text().unwrap().contains("GRANT SYSTEM SYNC REPLICA"), "{error}");
 }
 
 #[test]
 fn storage_that_is_shared_is_read_in_sequence() {
     let a = Host::start(&[(200, "SharedReplacingMergeTree\n"), (200, "1\n")]);
-    Client::connect(&params_of(&[&a.endpoint])).unwrap().query(READ, soon()).unwrap();
+    Client::connect(&params_of(&[&a.endpoint])).unwrap().query(READ, &["t"], soon()).unwrap();
     let asked = a.asked.lock().unwrap();
     assert!(asked[1].contains("select_sequential_consistency=1"), "{}", asked[1]);
 }
@@ -393,7 +428,7 @@ fn the_engine_takes_our_replicated_tables_and_its_refusals_are_read_right() {
     assert!(error.to_string().contains("less than requested quorum (2/1)"), "{error}");
     assert!(error.hint_text().unwrap().contains("QUORUM"), "{error}");
     // A replica that cannot say that it has everything is not read.
-    let error = Client::connect(&alone).unwrap().query(READ, soon()).unwrap_err();
+    let error = Client::connect(&alone).unwrap().query(READ, &["t"], soon()).unwrap_err();
     assert!(error.to_string().contains("code 242 (TABLE_IS_READ_ONLY)"), "{error}");
     // A quorum needs replicated tables.
     engine.execute("CREATE TABLE trigger_dev.p (k String) ENGINE = MergeTree ORDER BY k");

@@ -166,7 +166,7 @@ impl Place {
     /// `what` FROM table `rest`, as one line of text: rows by `;`, values by `,`.
     fn read(&mut self, what: &str, table: &str, rest: &str) -> String {
         let sql = format!("SELECT {what} FROM {} {rest}", self.client.qualified(table));
-        let rows = self.client.query(&sql, soon()).unwrap();
+        let rows = self.client.query(&sql, &[table], soon()).unwrap();
         let line = |row: Vec<Option<String>>| {
             let values: Vec<String> =
                 row.into_iter().map(|v| v.unwrap_or_else(|| "NULL".to_owned())).collect();
@@ -292,7 +292,8 @@ fn wrong_password_is_a_setup_error_without_the_password() {
 fn codes_carry_the_names_that_the_engine_gives_them() {
     let mut place = place();
     for (code, name) in refusal::known_codes() {
-        let rows = place.client.query(&format!("SELECT errorCodeToName({code})"), soon()).unwrap();
+        let rows =
+            place.client.query(&format!("SELECT errorCodeToName({code})"), &[], soon()).unwrap();
         let given = rows[0][0].as_deref().unwrap();
         // The newest ones have no name in an older engine.
         assert!(given == name || given.is_empty() && 700 < code, "code {code}: {given}");
@@ -330,7 +331,7 @@ fn missing_tables_are_made_once_and_described() {
         "SELECT name FROM system.data_skipping_indices WHERE database = {database} ORDER BY name"
     );
     let indices: Vec<String> =
-        place.client.query(&sql, soon()).unwrap().into_iter().flatten().flatten().collect();
+        place.client.query(&sql, &[], soon()).unwrap().into_iter().flatten().flatten().collect();
     assert_eq!(indices, ["idx_error_fingerprint", "idx_error_text", "idx_output_text", "idx_tags"]);
 }
 
@@ -808,7 +809,7 @@ fn connections_are_kept_or_not_as_the_parameters_say() {
         proxy.connections.fetch_min(u64::from(keep_alive), Ordering::SeqCst);
         for _ in 0..10 {
             client.insert("t", &["k"], &[], &block.bytes(), soon()).unwrap();
-            client.query("SELECT 1", soon()).unwrap();
+            client.query("SELECT 1", &[], soon()).unwrap();
         }
         assert_eq!(proxy.connections.load(Ordering::SeqCst), connections, "{keep_alive}");
     }
@@ -1056,7 +1057,7 @@ fn what_a_proxy_turns_down_says_what_was_too_much() {
         let answers = vec![answer(status, "<html>"), answer("200 OK", "26.9.1\n")];
         let (endpoint, _heads) = scripted(answers, true);
         let mut client = Client::connect(&params_of(endpoint)).unwrap();
-        let error = client.query("SELECT 1", soon()).unwrap_err();
+        let error = client.query("SELECT 1", &[], soon()).unwrap_err();
         assert_eq!(too_much(&mut client, &error, 10, false), expected, "{status}");
     }
 }

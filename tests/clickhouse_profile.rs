@@ -639,7 +639,7 @@ fn no_profile_loses_or_doubles_a_block_or_hides_what_a_view_refuses() {
     client.insert("t", &["k"], &[], &block("late"), soon()).unwrap();
     let rows = |client: &mut Client, table: &str| {
         let sql = format!("SELECT arrayStringConcat(arraySort(groupArray(k)), ' ') FROM {table}");
-        client.query(&sql, soon()).unwrap()[0][0].clone().unwrap()
+        client.query(&sql, &[], soon()).unwrap()[0][0].clone().unwrap()
     };
     assert_eq!(rows(&mut client, "blocks.t"), "a b late");
     assert_eq!(rows(&mut client, "blocks.v_of"), "a b late");

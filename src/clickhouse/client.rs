@@ -141,7 +141,7 @@ impl Client {
 
     /// The server's version: it is ClickHouse, it is there, and it lets us in.
     pub fn ping(&mut self, deadline: Instant) -> Result<String> {
-        let rows = self.query("SELECT version()", deadline)?;
+        let rows = self.query("SELECT version()", &[], deadline)?;
         match rows.as_slice() {
             [row] => match row.as_slice() {
                 [Some(version)] if version.contains('.') => Ok(version.clone()),
@@ -153,22 +153,24 @@ impl Client {
 
     /// A statement without rows: DDL.
     pub fn execute(&mut self, sql: &str, deadline: Instant) -> Result<()> {
-        self.select(sql, &[], deadline).map(drop)
+        self.select(sql, &[], &[], deadline).map(drop)
     }
 
     /// A statement with rows, read as text. Meant for small answers: all of it is held in memory.
-    pub fn query(&mut self, sql: &str, deadline: Instant) -> Result<Vec<TextRow>> {
-        self.query_with(sql, &[], deadline)
+    /// `reads` are the tables of our database that it reads: they are brought up to date before.
+    pub fn query(&mut self, sql: &str, reads: &[&str], deadline: Instant) -> Result<Vec<TextRow>> {
+        self.query_with(sql, reads, &[], deadline)
     }
 
     /// As [`Client::query`], with settings.
     pub(super) fn query_with(
         &mut self,
         sql: &str,
+        reads: &[&str],
         settings: &[(&str, &str)],
         deadline: Instant,
     ) -> Result<Vec<TextRow>> {
-        let rows = self.rows(sql, settings, deadline)?;
+        let rows = self.rows(sql, reads, settings, deadline)?;
         let text = |value: Vec<u8>| {
             String::from_utf8(value).map_err(|_| {
                 Error::new(ErrorKind::Protocol, "read an answer of ClickHouse")
@@ -184,9 +186,10 @@ impl Client {
     pub fn query_bytes(
         &mut self,
         sql: &str,
+        reads: &[&str],
         deadline: Instant,
     ) -> Result<Vec<Vec<Option<Vec<u8>>>>> {
-        self.rows(sql, &[], deadline)
+        self.rows(sql, reads, &[], deadline)
     }
 
     /// As [`Client::query_bytes`], for many rows: `take` is given one after the other, and has
@@ -194,21 +197,23 @@ impl Client {
     pub(super) fn query_each(
         &mut self,
         sql: &str,
+        reads: &[&str],
         settings: &[(&str, &str)],
         deadline: Instant,
         take: impl FnMut(BytesRow) -> Option<()>,
     ) -> Result<()> {
-        let answer = self.select(sql, settings, deadline)?;
+        let answer = self.select(sql, reads, settings, deadline)?;
         each_row(&answer, take).ok_or_else(malformed_answer)
     }
 
     fn rows(
         &mut self,
         sql: &str,
+        reads: &[&str],
         settings: &[(&str, &str)],
         deadline: Instant,
     ) -> Result<Vec<Vec<Option<Vec<u8>>>>> {
-        let answer = self.select(sql, settings, deadline)?;
+        let answer = self.select(sql, reads, settings, deadline)?;
         parse_rows(&answer).ok_or_else(malformed_answer)
     }
 
@@ -259,7 +264,7 @@ impl Client {
         let from = format!("FROM {name} WHERE {condition} LIMIT 1");
         let settings = [&READ_OF_ONE_ROW[..], settings].concat();
         let found = self
-            .query_with(&format!("SELECT 1 {from}"), &READ_OF_ONE_ROW, deadline)
+            .query_with(&format!("SELECT 1 {from}"), &[table], &READ_OF_ONE_ROW, deadline)
             .map_err(InsertError::Retry)?;
         if found.is_empty() {
             return Ok(false);
@@ -341,6 +346,7 @@ impl Client {
     fn select(
         &mut self,
         sql: &str,
+        reads: &[&str],
         settings: &[(&str, &str)],
         deadline: Instant,
     ) -> Result<Vec<u8>> {
@@ -348,7 +354,7 @@ impl Client {
         loop {
             let outcome = self.follow().and_then(|()| {
                 let mut settings = settings.to_vec();
-                if fresh::before_select(self, sql, deadline)? == Reading::Shared {
+                if fresh::before_select(self, reads, deadline)? == Reading::Shared {
                     settings.push(("select_sequential_consistency", "1"));
                 }
                 self.select_here(sql, &settings, deadline)

@@ -58,7 +58,7 @@ pub(super) fn create(client: &mut Client, sql: &str, deadline: Instant) -> Resul
         ("distributed_ddl_task_timeout", timeout.as_str()),
         ("distributed_ddl_output_mode", "null_status_on_timeout"),
     ];
-    let answer = client.query_with(sql, &settings, deadline)?;
+    let answer = client.query_with(sql, &[], &settings, deadline)?;
     let missing = not_done(&answer);
     if !missing.is_empty() {
         let hosts = missing.join("`, `");
@@ -101,7 +101,7 @@ pub(super) fn engines(
         "SELECT name, engine FROM system.tables WHERE {} ORDER BY name",
         of_ours(client, "name", tables)
     );
-    pairs(client, &sql, deadline)
+    Ok(pairs(client.query(&sql, &[], deadline)?))
 }
 
 /// Which server this is: a table that is not replicated is there alone.
@@ -114,17 +114,13 @@ pub(super) fn of_ours(client: &Client, column: &str, tables: &[&str]) -> String 
     format!("database = {database} AND {column} IN ({})", names.join(", "))
 }
 
-pub(super) fn pairs(
-    client: &mut Client,
-    sql: &str,
-    deadline: Instant,
-) -> Result<Vec<(String, String)>> {
-    let rows = client.query(sql, deadline)?;
-    let pair = |row: Vec<Option<String>>| {
+/// Rows of two values.
+pub(super) fn pairs(rows: Vec<TextRow>) -> Vec<(String, String)> {
+    let pair = |row: TextRow| {
         let [one, other] = <[Option<String>; 2]>::try_from(row).ok()?;
         Some((one?, other?))
     };
-    Ok(rows.into_iter().filter_map(pair).collect())
+    rows.into_iter().filter_map(pair).collect()
 }
 
 /// The hosts without a status: host, port, status, error, and how many are left.

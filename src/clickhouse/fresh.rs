@@ -14,7 +14,7 @@
 
 use std::time::Instant;
 
-use super::client::{Client, quote_name};
+use super::client::Client;
 use super::cluster::{SERVER, of_ours, without_quorum};
 use super::hosts::ReplicationKind;
 use super::params::Quorum;
@@ -37,18 +37,19 @@ pub(super) enum Reading {
     Shared,
 }
 
-/// Brings the tables of ours that the statement reads up to date.
-pub(super) fn before_select(client: &mut Client, sql: &str, deadline: Instant) -> Result<Reading> {
+/// Brings the tables of ours that a SELECT reads up to date.
+pub(super) fn before_select(
+    client: &mut Client,
+    reads: &[&str],
+    deadline: Instant,
+) -> Result<Reading> {
     let mut reading = Reading::Plainly;
-    if !sql.starts_with("SELECT") {
-        return Ok(reading);
-    }
-    for table in tables_of(sql, &quote_name(client.database())) {
-        match kind(client, &table, deadline)? {
+    for table in reads {
+        match kind(client, table, deadline)? {
             Some(ReplicationKind::Replicated)
-                if !client.hosts().is_fresh(&table, client.generation()) =>
+                if !client.hosts().is_fresh(table, client.generation()) =>
             {
-                sync(client, &table, deadline)?;
+                sync(client, table, deadline)?;
             }
             Some(ReplicationKind::Shared) => reading = Reading::Shared,
             _ => {}
@@ -180,54 +181,4 @@ fn value(client: &mut Client, sql: &str, deadline: Instant) -> Result<Option<Str
     let rows = parse_rows(&answer).unwrap_or_default();
     let bytes = rows.into_iter().next().and_then(|row| row.into_iter().next()).flatten();
     Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
-}
-
-/// The tables of our database that a statement names: each is written as [`Client::qualified`]
-/// writes it. What stands in literals is values.
-fn tables_of(sql: &str, database: &str) -> Vec<String> {
-    let mark = format!("{database}.`");
-    let mut tables = Vec::new();
-    let mut rest = sql;
-    while let Some(at) = rest.find(['\'', '`']) {
-        let quote = &rest[at..=at];
-        if quote == "`" && rest[at..].starts_with(&mark) {
-            let (name, behind) = quoted(&rest[at + mark.len()..], '`');
-            rest = behind;
-            if !tables.contains(&name) {
-                tables.push(name);
-            }
-        } else {
-            (_, rest) = quoted(&rest[at + 1..], if quote == "`" { '`' } else { '\'' });
-        }
-    }
-    tables
-}
-
-/// What stands before the closing quote, and what behind it.
-fn quoted(text: &str, quote: char) -> (String, &str) {
-    let mut inside = String::new();
-    let mut rest = text.chars();
-    while let Some(c) = rest.next() {
-        match c {
-            c if c == quote => break,
-            '\\' => inside.extend(rest.next()),
-            c => inside.push(c),
-        }
-    }
-    (inside, rest.as_str())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_tables_of_a_statement_are_found_once_each() {
-        let sql = "SELECT a FROM `d`.`t` WHERE k IN (SELECT k FROM `d`.`u\\`v`) AND `d`.`t`.x = 1";
-        assert_eq!(tables_of(sql, "`d`"), ["t", "u`v"]);
-        assert_eq!(tables_of("SELECT name FROM system.tables", "`d`"), [] as [&str; 0]);
-        assert_eq!(tables_of("SELECT 1 FROM `d`.`cut", "`d`"), ["cut"]);
-        let hostile = "SELECT `d` FROM `d`.`t` WHERE k IN ('`d`.`u`', 'it\\'s `d`.`v`') FINAL";
-        assert_eq!(tables_of(hostile, "`d`"), ["t"]);
-    }
 }

@@ -51,7 +51,8 @@ pub fn find_sort_keys(
             found.push(parse(row)?);
             Some(())
         };
-        client.query_each(&sql, &[], deadline(), take).map_err(|error| match error.kind() {
+        let outcome = client.query_each(&sql, &[table], &[], deadline(), take);
+        outcome.map_err(|error| match error.kind() {
             ErrorKind::Protocol => {
                 let doing = format!("find rows of {from} by `{id_column}`");
                 Error::new(ErrorKind::Protocol, doing).because(error)

@@ -30,7 +30,7 @@ pub fn partitions(client: &mut Client, table: &str, deadline: Instant) -> Result
          ORDER BY _partition_id",
         client.qualified(table)
     );
-    let rows = client.query(&sql, deadline)?.into_iter();
+    let rows = client.query(&sql, &[table], deadline)?.into_iter();
     rows.map(|row| {
         let [id, rows] = <[Option<String>; 2]>::try_from(row).ok()?;
         Some(Partition { id: id?, rows: rows?.parse().ok()? })

@@ -55,7 +55,7 @@ fn here(client: &mut Client, tables: &[&str], age: Duration, deadline: Instant) 
         tables.join(", "),
         age.as_secs_f64()
     );
-    let rows = client.query(&sql, deadline)?;
+    let rows = client.query(&sql, &[], deadline)?;
     let count = rows.first().and_then(|row| row.first()?.as_ref()?.parse().ok());
     count.ok_or_else(|| {
         Error::new(ErrorKind::Protocol, "count running inserts")

@@ -149,7 +149,7 @@ impl<'a> Slicer<'a> {
         );
         let settings = [("optimize_read_in_order", "1")];
         let mut found = None;
-        client.query_each(&sql, &settings, deadline, |row| {
+        client.query_each(&sql, &[self.target.table], &settings, deadline, |row| {
             found = Some(self.bound(row)?);
             Some(())
         })?;
@@ -247,7 +247,7 @@ impl<'a> Slicer<'a> {
             client.qualified(self.target.table),
             self.is_in(partition_id, after),
         );
-        let rows = client.query_bytes(&sql, deadline)?.into_iter();
+        let rows = client.query_bytes(&sql, &[self.target.table], deadline)?.into_iter();
         rows.map(|row| self.bound(row)).collect::<Option<_>>().ok_or_else(|| malformed(self.target))
     }
 

@@ -61,7 +61,7 @@ pub fn rows_of(
             select.join(", "),
             client.qualified(target.table),
         );
-        for row in client.query_bytes(&sql, deadline())? {
+        for row in client.query_bytes(&sql, &[target.table], deadline())? {
             let (key, row) = read_row(target, row).ok_or_else(|| malformed(target))?;
             found.insert(key, row);
         }
@@ -92,7 +92,7 @@ pub fn versions_of(
             client.qualified(target.table),
             name(&target.version),
         );
-        for row in client.query_bytes(&sql, deadline())? {
+        for row in client.query_bytes(&sql, &[target.table], deadline())? {
             let (key, row) = read_row(target, row).ok_or_else(|| malformed(target))?;
             let StoredRow { version, is_deleted, .. } = row;
             found.entry(key).or_default().push(StoredVersion { version, is_deleted });
@@ -166,7 +166,7 @@ pub fn highest_version(
             partitions::is_in(among.iter().map(String::as_str)),
         );
         let deadline = Instant::now() + timeout.saturating_mul(search.patience());
-        match client.query(&sql, deadline) {
+        match client.query(&sql, &[target.table], deadline) {
             Ok(rows) => {
                 let [row] = rows.as_slice() else { return Err(malformed(target)) };
                 let [Some(version)] = row.as_slice() else { return Err(malformed(target)) };
@@ -228,7 +228,7 @@ pub(super) fn live_keys_where(
         select.join(", "),
         client.qualified(target.table),
     );
-    let rows = client.query_bytes(&sql, deadline)?;
+    let rows = client.query_bytes(&sql, &[target.table], deadline)?;
     rows.into_iter()
         .map(|row| {
             let mut values = row.into_iter().collect::<Option<Vec<_>>>()?.into_iter();

@@ -247,7 +247,7 @@ pub fn missing<'a>(
         quote_bytes(client.database().as_bytes()),
         names.join(", ")
     );
-    let found = client.query(&sql, deadline)?;
+    let found = client.query(&sql, &[], deadline)?;
     let is_there = |name: &str| found.contains(&vec![Some(name.to_owned())]);
     Ok(tables.iter().copied().filter(|name| !is_there(name)).collect())
 }
@@ -259,7 +259,7 @@ pub(super) fn ensure_database(client: &mut Client, deadline: Instant) -> Result<
         "SELECT count() FROM system.databases WHERE name = {}",
         quote_bytes(client.database().as_bytes())
     );
-    if client.query(&sql, deadline)? != [[Some("0".to_owned())]] {
+    if client.query(&sql, &[], deadline)? != [[Some("0".to_owned())]] {
         return Ok(());
     }
     let ddl = create_database(client);
@@ -278,7 +278,7 @@ pub fn read_shape(
         "SELECT engine, engine_full, sorting_key FROM system.tables \
          WHERE database = {database} AND name = {name}"
     );
-    let tables = texts(client.query(&sql, deadline)?);
+    let tables = texts(client.query(&sql, &[], deadline)?);
     let Some([engine, engine_full, sorting_key]) = tables.first().map(Vec::as_slice) else {
         return Ok(None);
     };
@@ -286,7 +286,7 @@ pub fn read_shape(
         "SELECT name, type, default_kind FROM system.columns \
          WHERE database = {database} AND table = {name} ORDER BY position"
     );
-    let columns = texts(client.query(&sql, deadline)?)
+    let columns = texts(client.query(&sql, &[], deadline)?)
         .into_iter()
         .filter_map(|row| {
             let [name, type_text, default_kind] = <[String; 3]>::try_from(row).ok()?;
@@ -320,14 +320,14 @@ pub fn look(client: &mut Client, tables: &[&str], deadline: Instant) -> Result<T
          FROM system.tables WHERE {} ORDER BY name",
         cluster::of_ours(client, "name", tables)
     );
-    let found = cluster::pairs(client, &sql, deadline)?;
+    let found = cluster::pairs(client.query(&sql, &[], deadline)?);
     let sql = format!(
         "SELECT table, arrayStringConcat(groupArray(column), ', ') FROM \
          (SELECT table, concat(name, ' ', type, ' ', default_kind) AS column FROM system.columns \
          WHERE {} ORDER BY table, position) GROUP BY table",
         cluster::of_ours(client, "table", tables)
     );
-    let columns = cluster::pairs(client, &sql, deadline)?;
+    let columns = cluster::pairs(client.query(&sql, &[], deadline)?);
     let columns_of = |name: &str| columns.iter().find(|(table, _)| table == name);
     let whole = |(name, identity): (String, String)| {
         let columns = columns_of(&name).map_or("", |(_, columns)| columns);

@@ -86,7 +86,7 @@ pub fn upper(client: &mut Client, state: &StateRow, deadline: Instant) -> Result
         state.timeline,
         state.version_shift,
     );
-    let rows = client.query(&sql, deadline)?;
+    let rows = client.query(&sql, &[TABLE.name], deadline)?;
     let upper = rows.first().and_then(|row| row.first()?.as_ref()?.parse().ok());
     upper.map(Lsn).ok_or_else(|| TABLE.malformed(client, "what landed beside the stream"))
 }

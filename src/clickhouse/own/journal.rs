@@ -92,7 +92,8 @@ impl<R> Table<R> {
             self.key.iter().zip(key).map(is).collect::<Vec<_>>().join(" AND "),
             self.version
         );
-        let Some(row) = client.query(&sql, deadline)?.into_iter().next() else { return Ok(None) };
+        let rows = client.query(&sql, &[self.name], deadline)?;
+        let Some(row) = rows.into_iter().next() else { return Ok(None) };
         self.parse(row)
             .map(Some)
             .ok_or_else(|| self.malformed(client, &format!("{} of slot `{}`", self.what, key[1])))
@@ -115,7 +116,7 @@ impl<R> Table<R> {
             quote_bytes(service.as_bytes()),
             quote_bytes(slot.as_bytes())
         );
-        pairs(client, &sql, deadline)
+        Ok(pairs(client.query(&sql, &[self.name], deadline)?))
     }
 
     /// A row that was read does not hold what walhouse writes; `what` it was.

@@ -87,7 +87,7 @@ pub fn counts(
         client.qualified(TABLE.name),
         quote_bytes(service.as_bytes())
     );
-    let rows = client.query(&sql, deadline)?;
+    let rows = client.query(&sql, &[TABLE.name], deadline)?;
     let read = |row: Vec<Option<String>>| {
         let [table, count] = <[Option<String>; 2]>::try_from(row).ok()?;
         Some((table?, count?.parse().ok()?))

@@ -48,7 +48,7 @@ pub fn replicas(client: &mut Client, tables: &[&str], deadline: Instant) -> Resu
          FROM system.replicas WHERE {} ORDER BY table",
         of_ours(client, "table", tables)
     );
-    let rows = client.query(&sql, deadline)?;
+    let rows = client.query(&sql, &[], deadline)?;
     let replica = |row: Vec<Option<String>>| {
         let [table, is_readonly, total, active] = <[Option<String>; 4]>::try_from(row).ok()?;
         Some(Replica {
@@ -62,17 +62,18 @@ pub fn replicas(client: &mut Client, tables: &[&str], deadline: Instant) -> Resu
 }
 
 pub fn cluster(client: &mut Client, configured: &str, deadline: Instant) -> Result<Cluster> {
-    let macros = pairs(client, "SELECT macro, substitution FROM system.macros", deadline)?;
+    let sql = "SELECT macro, substitution FROM system.macros";
+    let macros = pairs(client.query(sql, &[], deadline)?);
     let mut name = configured.to_owned();
     for (key, value) in &macros {
         name = name.replace(&format!("{{{key}}}"), value);
     }
     let sql = "SELECT cluster, toString(shard_num) FROM system.clusters ORDER BY cluster";
-    let clusters = pairs(client, sql, deadline)?;
+    let clusters = pairs(client.query(sql, &[], deadline)?);
     // Only a server's own file can lack them; a version that does not show them has the usual ones.
     let sql = "SELECT name, value FROM system.server_settings \
                WHERE name IN ('default_replica_path', 'default_replica_name')";
-    let mut defaults = pairs(client, sql, deadline)?;
+    let mut defaults = pairs(client.query(sql, &[], deadline)?);
     if defaults.is_empty() {
         defaults.push((String::new(), "{shard} {replica}".to_owned()));
     }
@@ -114,7 +115,8 @@ pub fn identities(
                 "SELECT table, zookeeper_path FROM system.replicas WHERE {}",
                 of_ours(&client, "table", tables)
             );
-            let paths: BTreeMap<_, _> = pairs(&mut client, &sql, deadline())?.into_iter().collect();
+            let paths = pairs(client.query(&sql, &[], deadline())?);
+            let paths: BTreeMap<_, _> = paths.into_iter().collect();
             let identity = |(table, kind): (String, ReplicationKind)| {
                 let place = match kind {
                     ReplicationKind::Plain => server.clone(),
@@ -141,6 +143,6 @@ pub fn servers_behind(params: &ClickHouseParams, deadline: Instant) -> Result<us
 }
 
 fn server_uuid(client: &mut Client, deadline: Instant) -> Result<String> {
-    let rows = client.query(SERVER, deadline)?;
+    let rows = client.query(SERVER, &[], deadline)?;
     Ok(rows.into_iter().flatten().flatten().next().unwrap_or_default())
 }

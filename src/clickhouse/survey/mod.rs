@@ -59,6 +59,7 @@ pub fn look(client: &mut Client, deadline: Instant) -> Result<ClickHouseFacts> {
              toString(toUnixTimestamp64Milli(now64(3))), \
              toString((SELECT count() FROM system.databases WHERE name = {database}))"
         ),
+        &[],
         deadline,
     )?;
     let row: Option<[Option<String>; 4]> =
@@ -83,7 +84,7 @@ pub fn look(client: &mut Client, deadline: Instant) -> Result<ClickHouseFacts> {
          AND metadata_modification_time < now() - INTERVAL 10 MINUTE",
         quote_bytes(TRIAL_PREFIX.as_bytes())
     );
-    let left = client.query(&sql, deadline)?;
+    let left = client.query(&sql, &[], deadline)?;
     facts.leftovers = left.into_iter().flatten().flatten().collect();
     Ok(facts)
 }
@@ -110,7 +111,7 @@ pub fn grant_on(
     deadline: Instant,
 ) -> Result<Grant> {
     let sql = format!("CHECK GRANT {privilege} ON {on}");
-    match client.query(&sql, deadline) {
+    match client.query(&sql, &[], deadline) {
         Ok(rows) => Ok(match rows.first().and_then(|row| row.first()?.as_deref()) {
             Some("1") => Grant::Given,
             Some("0") => Grant::Denied,

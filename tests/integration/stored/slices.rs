@@ -173,7 +173,7 @@ impl Table {
              AND database = '{DATABASE}' AND table = '{}' AND partition_id = '{}'",
             self.target.table, partition.id
         );
-        let rows = client.query(&sql, soon()).unwrap();
+        let rows = client.query(&sql, &[], soon()).unwrap();
         let number = |column: usize| rows[0][column].as_ref().unwrap().parse::<usize>().unwrap();
         let (granules, parts) = (number(0), number(1));
         let mut read = 0;
@@ -184,7 +184,7 @@ impl Table {
                 slicer.condition(slice)
             );
             // It shows the bounds as they are.
-            let lines = client.query_bytes(&sql, soon()).unwrap();
+            let lines = client.query_bytes(&sql, &[], soon()).unwrap();
             let of_slice = lines.iter().rev().find_map(|line| {
                 let line = std::str::from_utf8(line[0].as_ref()?).ok()?;
                 line.split_once("Granules: ")?.1.split('/').next()?.parse::<usize>().ok()
