@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::table::UNFILLED;
-use super::{cluster, interrupt, is_near, now_ms};
+use super::{cluster, interrupt, is_near, now_ms, without_query_id};
 use crate::clickhouse::Client;
 use crate::clickhouse::client::quote_name;
 use crate::clickhouse::document_types::document_types;
@@ -75,16 +75,6 @@ pub(super) fn look(service: &ServiceConfig) -> (Vec<Finding>, Option<ReachedClic
             (found, None)
         }
     }
-}
-
-/// Nothing can be looked up by it where nobody has answered, and services with one ClickHouse tell
-/// the same.
-pub(super) fn without_query_id(text: &str) -> String {
-    let cut = text.split_once(" as query `").and_then(|(before, rest)| {
-        let (_, after) = rest.split_once('`')?;
-        Some(format!("{before}{after}"))
-    });
-    cut.unwrap_or_else(|| text.to_owned())
 }
 
 fn deadline(service: &ServiceConfig) -> Instant {
@@ -409,17 +399,5 @@ impl Looking<'_> {
             ),
         });
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_query_without_an_answer_has_no_name() {
-        let text = "run `SELECT` as query `walhouse-1` at `http://h:1`: refused";
-        assert_eq!(without_query_id(text), "run `SELECT` at `http://h:1`: refused");
-        assert_eq!(without_query_id("as it is"), "as it is");
     }
 }

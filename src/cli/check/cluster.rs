@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use super::without_query_id;
 use crate::clickhouse::client::quote_name;
 use crate::clickhouse::hosts::ReplicationKind;
 use crate::clickhouse::params::{ClickHouseParams, Quorum};
@@ -175,7 +176,7 @@ fn hosts(
             }
             Err(error) => found.push(Finding::warning(
                 ABOUT,
-                crate::cli::check::clickhouse::without_query_id(&error.to_string()),
+                without_query_id(&error.to_string()),
                 "Start that host, or take it out of *_REPLICATION_CLICKHOUSE_URL.",
             )),
         }

@@ -207,9 +207,26 @@ fn is_near(host: &str) -> bool {
     is_loopback || name == "localhost" || name.starts_with('/')
 }
 
+/// Nothing can be looked up by it where nobody has answered, and services with one ClickHouse tell
+/// the same.
+fn without_query_id(text: &str) -> String {
+    let cut = text.split_once(" as query `").and_then(|(before, rest)| {
+        let (_, after) = rest.split_once('`')?;
+        Some(format!("{before}{after}"))
+    });
+    cut.unwrap_or_else(|| text.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_query_without_an_answer_has_no_name() {
+        let text = "run `SELECT` as query `walhouse-1` at `http://h:1`: refused";
+        assert_eq!(without_query_id(text), "run `SELECT` at `http://h:1`: refused");
+        assert_eq!(without_query_id("as it is"), "as it is");
+    }
 
     #[test]
     fn this_machine_is_known_by_its_names() {
