@@ -419,10 +419,6 @@ impl Flag {
     pub fn lower(&self) {
         self.0.set(0);
     }
-
-    pub fn is_raised(&self) -> bool {
-        self.0.get() == 1
-    }
 }
 
 impl LsnGauge {

@@ -9,6 +9,7 @@ use parking_lot::{Condvar, Mutex};
 use super::lease_watch::{LeaseHold, LeaseWatch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::halt::Halt;
+use crate::machines::confirm::Reserved;
 use crate::machines::progress::BatchId;
 use crate::machines::salvage::InsertFit;
 use crate::machines::thinning::{Notes, Unsaid};
@@ -61,7 +62,7 @@ struct State {
     /// Every batch below this is durable.
     durable_below: BatchId,
     /// The *upper* LSN that a durable state row already admits to.
-    reserved: Lsn,
+    reserved: Reserved,
     /// A repair runs, or one that was put off waits for the next session.
     repairing: bool,
 }
@@ -72,7 +73,7 @@ impl SessionState {
             pace: StopLevel::Running,
             failure: None,
             durable_below: BatchId(0),
-            reserved,
+            reserved: Reserved(reserved),
             repairing: false,
         };
         let (moved, fits, notes) = (Condvar::new(), Mutex::default(), Mutex::default());
@@ -173,7 +174,7 @@ impl SessionState {
         self.0.moved.notify_all();
     }
 
-    pub fn set_reserved(&self, reserved: Lsn) {
+    pub fn set_reserved(&self, reserved: Reserved) {
         let mut state = self.0.state.lock();
         state.reserved = reserved;
         self.0.moved.notify_all();
@@ -208,7 +209,7 @@ impl SessionState {
 
     /// Waits until a durable state row admits that commits up to `upper` may be in ClickHouse.
     pub fn wait_for_reservation(&self, upper: Lsn) -> Result<()> {
-        self.wait_until(|state| upper <= state.reserved)
+        self.wait_until(|state| state.reserved.covers(upper))
     }
 
     /// When a thread that waits has to look at the lease again: nobody else tells it.

@@ -45,6 +45,10 @@ pub struct RecordedMarks {
     pub upper_lsn: Lsn,
 }
 
+/// Up to where a durable row admits to what may be in ClickHouse: the gate that every flush passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reserved(pub Lsn);
+
 #[derive(Debug)]
 pub struct Confirm {
     params: ConfirmParams,
@@ -68,6 +72,13 @@ pub struct Confirm {
 struct Writing {
     row: RecordedMarks,
     asked: bool,
+}
+
+impl Reserved {
+    /// Whether a batch with this `upper` may go to ClickHouse.
+    pub fn covers(self, upper: Lsn) -> bool {
+        upper <= self.0
+    }
 }
 
 impl Confirm {
@@ -94,7 +105,7 @@ impl Confirm {
         self.flushed = self.flushed.max(flushed);
     }
 
-    /// A batch was cut; its flush may begin once `covers(upper)`.
+    /// A batch was cut; its flush may begin once [`Confirm::reserved`] covers it.
     pub fn on_batch(&mut self, upper: Lsn) {
         self.highest = self.highest.max(Some(upper));
     }
@@ -109,9 +120,9 @@ impl Confirm {
         self.ending = true;
     }
 
-    /// Whether a batch with this `upper` may go to ClickHouse.
-    pub fn covers(&self, upper: Lsn) -> bool {
-        !self.ending && upper <= self.recorded.upper_lsn
+    /// What flushers are told. The end may lower it: none begins after that.
+    pub fn reserved(&self) -> Reserved {
+        Reserved(self.recorded.upper_lsn)
     }
 
     /// What is durable in the state table, and so may be told.
@@ -282,14 +293,14 @@ mod tests {
     fn a_batch_waits_until_its_upper_is_reserved() {
         let t0 = Instant::now();
         let mut confirm = machine(marks(100, 100));
-        assert!(!confirm.covers(Lsn(101)));
+        assert!(!confirm.reserved().covers(Lsn(101)));
         confirm.on_batch(Lsn(101));
         let row = marks(100, 101 + 16 * MIB);
         assert_eq!(confirm.next_write(t0), Some(row));
-        assert!(!confirm.covers(Lsn(101)), "not durable yet");
+        assert!(!confirm.reserved().covers(Lsn(101)), "not durable yet");
         assert_eq!(confirm.on_written(t0), row);
-        assert!(confirm.covers(Lsn(101)) && confirm.covers(row.upper_lsn));
-        assert!(!confirm.covers(Lsn(row.upper_lsn.0 + 1)));
+        assert!(confirm.reserved().covers(Lsn(101)) && confirm.reserved().covers(row.upper_lsn));
+        assert!(!confirm.reserved().covers(Lsn(row.upper_lsn.0 + 1)));
     }
 
     #[test]
@@ -302,7 +313,7 @@ mod tests {
         confirm.on_batch(Lsn(8 * MIB));
         assert_eq!(confirm.next_write(t0 + s(60)), None, "half of it is left");
         confirm.on_batch(Lsn(9 * MIB));
-        assert!(confirm.covers(Lsn(9 * MIB)), "no flush waits for it");
+        assert!(confirm.reserved().covers(Lsn(9 * MIB)), "no flush waits for it");
         assert_eq!(confirm.next_write(t0 + s(60)), Some(marks(0, 25 * MIB)));
     }
 
@@ -335,7 +346,6 @@ mod tests {
         assert!(!confirm.is_settled());
         assert_eq!(confirm.next_write(t0), Some(marks(90, 70)));
         assert!(!confirm.is_settled());
-        assert!(!confirm.covers(Lsn(1)), "no flush begins after the end");
         assert_eq!(confirm.on_written(t0), marks(90, 70));
         assert!(confirm.is_settled());
         assert_eq!(confirm.next_write(t0), None);
@@ -435,7 +445,7 @@ mod tests {
                 writing = confirm.next_write(now);
                 assert!(writing.is_none_or(|row| row.confirmed <= Lsn(flushed)), "seed {seed}");
                 waiting.retain(|&upper| {
-                    let may = confirm.covers(Lsn(upper));
+                    let may = confirm.reserved().covers(Lsn(upper));
                     assert!(!may || Lsn(upper) <= table.upper_lsn, "seed {seed}");
                     begun = if may { begun.max(upper) } else { begun };
                     !may

@@ -182,10 +182,6 @@ impl Progress {
         self.open_commit.is_none() && self.gathering.rows == 0 && self.in_flight.is_empty()
     }
 
-    pub fn in_transaction(&self) -> bool {
-        self.open_commit.is_some()
-    }
-
     /// Rows that were received and are not durable, whether cut or not.
     pub fn unflushed_rows(&self) -> u64 {
         self.unflushed_rows
@@ -396,7 +392,7 @@ mod tests {
         progress.on_flushed(newer).unwrap();
         assert_eq!(progress.on_flushed(newer), Err(Disorder::NotInFlight { id: newer }));
         assert_eq!(progress.flushed(), Lsn(20));
-        assert!(progress.in_transaction());
+        assert!(!progress.is_idle());
 
         let mut progress = Progress::resume(Lsn(0));
         transaction(&mut progress, 0, 20);

@@ -41,7 +41,7 @@ use crate::delivery::outage::Delays;
 use crate::delivery::session_state::{PanicGuard, SessionState, StopLevel, stopped};
 use crate::error::{Error, ErrorKind, Result};
 use crate::health::Health;
-use crate::machines::confirm::{self, Confirm, RecordedMarks};
+use crate::machines::confirm::{self, Confirm, RecordedMarks, Reserved};
 use crate::machines::lifecycle::LifecycleInput;
 use crate::machines::status;
 use crate::mending::repairer::{self, Repairer};
@@ -179,7 +179,7 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
     health.publish_notes(service, &prepared.notes);
     let marks = RecordedMarks { confirmed: state.confirmed, upper_lsn: state.upper_lsn };
     let version_shift = state.version_shift;
-    shared.set_reserved(marks.upper_lsn);
+    shared.set_reserved(Reserved(marks.upper_lsn));
     let position = StreamMarks::new(resume);
     let ending = AtomicBool::new(false);
     let application_name = application_name(config);

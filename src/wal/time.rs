@@ -18,10 +18,6 @@ impl PgTime {
         PgTime(micros.saturating_sub(EPOCH_MICROS))
     }
 
-    pub fn unix_micros(self) -> i64 {
-        self.0.saturating_add(EPOCH_MICROS)
-    }
-
     /// Milliseconds since 1970, rounded down. Every `timestamp` of Postgres fits.
     pub fn unix_millis(self) -> i64 {
         self.0.div_euclid(1_000) + EPOCH_MICROS / 1_000
@@ -200,7 +196,6 @@ mod tests {
     fn status_times_count_from_2000() {
         let time = UNIX_EPOCH + Duration::from_micros(EPOCH_MICROS as u64 + 5);
         assert_eq!(PgTime::of(time), PgTime(5));
-        assert_eq!(PgTime(5).unix_micros(), EPOCH_MICROS + 5);
         assert_eq!(PgTime(5).age(PgTime(3)), Duration::ZERO);
     }
 }

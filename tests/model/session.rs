@@ -139,7 +139,8 @@ impl Session {
     }
 
     pub fn may_land(&self, world: &World, reading: Reading) -> bool {
-        let reserved = !world.design.reads_are_reserved || self.confirm.covers(reading.insert_lsn);
+        let reserved =
+            !world.design.reads_are_reserved || self.confirm.reserved().covers(reading.insert_lsn);
         reserved && reading.is_flushed
     }
 
@@ -164,7 +165,7 @@ impl Session {
                 (None, _) if self.can_resolve(world, at) => acts.push(Act::Resolve(at)),
                 (None, _) => {}
                 (Some(_), reading) => {
-                    if self.confirm.covers(batch.cut.upper_lsn)
+                    if self.confirm.reserved().covers(batch.cut.upper_lsn)
                         && reading.is_none_or(|reading| self.may_land(world, reading))
                     {
                         acts.push(Act::Land(at));
@@ -315,7 +316,7 @@ impl World {
         };
         self.say(|| "walhouse: killed".into());
         for batch in &session.batches {
-            let may_land = session.confirm.covers(batch.cut.upper_lsn)
+            let may_land = session.confirm.reserved().covers(batch.cut.upper_lsn)
                 && batch.reading.is_none_or(|reading| session.may_land(self, reading));
             if let Some(rows) = batch.rows.as_ref().filter(|_| may_land) {
                 self.die_landing(rows);

@@ -87,7 +87,7 @@ pub fn run(mut with: Confirmer<'_>) -> Result<()> {
                     }
                 }
                 let recorded = with.machine.on_written(Instant::now());
-                with.shared.set_reserved(recorded.upper_lsn);
+                with.shared.set_reserved(with.machine.reserved());
                 with.marks.set_confirmed(recorded.confirmed);
                 with.metrics.on_confirmed(recorded.confirmed);
                 if told_of < recorded.confirmed && with.marks.take_rows_flushed() {
