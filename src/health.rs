@@ -3,50 +3,47 @@
 //! It judges nothing but whether an operator should look; the metrics' state follows it, so that
 //! the two never differ. Texts of other parties pass the mask before they are kept.
 
-mod changes;
-
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
-use self::changes::shortened;
-use crate::metrics::{Metrics, StateName};
+use crate::metrics::Metrics;
+use crate::overview::{
+    Repair, ServiceOverview, ServiceState, StateChange, Trouble, Who, unix_seconds,
+};
 use crate::secret::Mask;
-
-pub use changes::{Changes, HealthChange};
 
 /// A drain has a deadline well below this; one that is longer hangs.
 const DRAINING_MAX: Duration = Duration::from_secs(60);
 /// Up to this attempt backing off is weather. With the default delays it is reached after seconds,
 /// so a restart of a server stays unnoticed and a failover that drags on does not.
 pub const ATTEMPTS_HEALTHY: u32 = 3;
+/// A service that fails over and over makes two changes a minute.
+const CHANGES_MAX: usize = 50;
+/// The text of an error may be as long as a server likes.
+const REASON_CHARS_MAX: usize = 600;
 
-/// What a service is doing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ServiceHealth {
-    Starting,
-    /// Another instance leads.
-    StandingBy,
-    Streaming,
-    /// Waiting for the next attempt; `since` is when the stream ended, or was first tried for.
-    BackingOff {
-        attempt: u32,
-        /// It has not streamed yet since the process started.
-        first: bool,
-        since: Instant,
-    },
-    Draining,
-    /// It will not stream again in this process.
-    Stopped {
-        reason: String,
-    },
-    /// It waits for an operator.
-    Failed {
-        reason: String,
-        hint: Option<String>,
-    },
+/// What a service is doing, and why.
+#[derive(Debug, Clone)]
+pub struct Condition {
+    pub state: ServiceState,
+    pub reason: Option<String>,
+    pub hint: Option<String>,
+    /// While it backs off.
+    pub attempts: Option<Attempts>,
+}
+
+/// Those since it last streamed or stood by.
+#[derive(Debug, Clone, Copy)]
+pub struct Attempts {
+    pub count: u32,
+    /// It has not streamed yet since the process started.
+    pub first: bool,
+    /// When the stream ended, or was first tried for.
+    pub since: Instant,
 }
 
 /// The board.
@@ -57,76 +54,27 @@ pub struct Health {
     services: Mutex<Vec<Entry>>,
 }
 
-/// Who holds the leader lock, as far as this process knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum LeaderHealth {
-    #[default]
-    Unknown,
-    ThisProcess,
-    Another,
-}
-
-/// The last error of a service. It may well be healthy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LastError {
-    pub error: String,
-    pub hint: Option<String>,
-    pub at_unix_seconds: u64,
-}
-
-/// A service, for whoever shows more of it than `/healthz`.
-#[derive(Debug, Clone)]
-pub struct HealthReport {
-    pub name: String,
-    pub state: StateName,
-    /// Why somebody should look, or nothing.
-    pub unhealthy: Option<String>,
-    pub since_unix_seconds: u64,
-    pub for_seconds: u64,
-    pub reason: Option<String>,
-    pub hint: Option<String>,
-    pub leader: LeaderHealth,
-    pub last_error: Option<LastError>,
-    pub repair: Option<RepairHealth>,
-    /// What an operator should know, though it stops nothing.
-    pub notes: Vec<String>,
-    pub changes: Changes,
-}
-
 #[derive(Debug, Clone)]
 struct Entry {
     name: String,
-    health: ServiceHealth,
+    state: ServiceState,
     since: Instant,
-    since_unix_seconds: u64,
-    /// Attempts since it last streamed or stood by. One that is only starting proves nothing.
-    attempts: u32,
-    /// Why it is in this state.
-    reason: Option<String>,
-    leader: LeaderHealth,
-    last_error: Option<LastError>,
-    repair: Option<RepairHealth>,
-    notes: Vec<String>,
-    changes: Changes,
+    /// Kept while it starts again: one that is only starting proves nothing.
+    attempts: Option<Attempts>,
+    /// What is known here of what a person sees.
+    shown: ServiceOverview,
 }
 
-/// How far a repair has come.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RepairHealth {
-    /// What made it necessary.
-    pub reason: String,
-    /// `read`, `count`, `delete`, or `catch up`: only the stream is waited for.
-    pub pass: &'static str,
-    /// Of the pass, from 0 to 1.
-    pub fraction: f64,
-    pub seconds_left: Option<u64>,
-    pub pieces_done: usize,
-    pub pieces: usize,
-    pub rows_read: u64,
-    pub rows_written: u64,
-    pub tombstones_written: u64,
-    /// Attempts in a row that failed, with the last error.
-    pub failing: Option<(u32, String)>,
+impl Condition {
+    pub fn because(state: ServiceState, reason: impl Into<String>) -> Condition {
+        Condition { reason: Some(reason.into()), ..Condition::from(state) }
+    }
+}
+
+impl From<ServiceState> for Condition {
+    fn from(state: ServiceState) -> Condition {
+        Condition { state, reason: None, hint: None, attempts: None }
+    }
 }
 
 impl Health {
@@ -137,26 +85,9 @@ impl Health {
 
     /// The same, with secrets that no text may repeat.
     pub fn with_mask(metrics: Arc<Metrics>, mask: Mask) -> Health {
-        let reason = Some("the process has started".to_owned());
-        let entry = |name: &str| {
-            let mut changes = Changes::default();
-            changes.push(SystemTime::now(), StateName::Starting, reason.clone());
-            Entry {
-                name: name.to_owned(),
-                health: ServiceHealth::Starting,
-                since: Instant::now(),
-                since_unix_seconds: unix_seconds(),
-                attempts: 0,
-                reason: reason.clone(),
-                leader: LeaderHealth::Unknown,
-                last_error: None,
-                repair: None,
-                notes: Vec::new(),
-                changes,
-            }
-        };
-        let services = metrics.services().iter().map(|service| entry(service.name())).collect();
-        Health { metrics, mask, services: Mutex::new(services) }
+        let services = metrics.services().iter().map(|service| Entry::new(service.name()));
+        let services = Mutex::new(services.collect());
+        Health { metrics, mask, services }
     }
 
     /// For texts that did not come this way.
@@ -164,91 +95,74 @@ impl Health {
         &self.mask
     }
 
-    /// Saying the same again changes nothing, not even since when it holds.
-    pub fn publish(&self, service: &str, health: ServiceHealth) {
-        self.publish_because(service, health, None);
-    }
-
-    /// The same with the reason, where the state does not have its own.
-    pub fn publish_because(&self, service: &str, health: ServiceHealth, reason: Option<String>) {
-        let hide = |text: String| shortened(self.mask.hide(&text));
-        let health = match health {
-            ServiceHealth::Stopped { reason } => ServiceHealth::Stopped { reason: hide(reason) },
-            ServiceHealth::Failed { reason, hint } => {
-                ServiceHealth::Failed { reason: hide(reason), hint: hint.map(hide) }
-            }
-            other => other,
-        };
-        let reason = match &health {
-            ServiceHealth::Stopped { reason } | ServiceHealth::Failed { reason, .. } => {
-                Some(reason.clone())
-            }
-            _ => reason.map(hide),
-        };
-        self.metrics.service(service).set_state(health.state());
+    /// A state again changes nothing but its reason, not even since when it holds.
+    pub fn publish(&self, service: &str, condition: impl Into<Condition>) {
+        let Condition { state, reason, hint, attempts } = condition.into();
+        let (reason, hint) = (reason.map(|r| self.hide(&r)), hint.map(|h| self.hide(&h)));
+        self.metrics.service(service).set_state(state);
         self.change(service, |entry| {
-            match &health {
-                ServiceHealth::BackingOff { attempt, .. } => entry.attempts = *attempt,
-                ServiceHealth::Streaming | ServiceHealth::StandingBy => entry.attempts = 0,
-                ServiceHealth::Starting
-                | ServiceHealth::Draining
-                | ServiceHealth::Stopped { .. }
-                | ServiceHealth::Failed { .. } => {}
+            match state {
+                ServiceState::BackingOff => entry.attempts = attempts,
+                ServiceState::Streaming | ServiceState::StandingBy => entry.attempts = None,
+                ServiceState::Starting
+                | ServiceState::Draining
+                | ServiceState::Stopped
+                | ServiceState::Failed => {}
             }
-            if entry.health.state() != health.state() {
-                entry.since = Instant::now();
-                entry.since_unix_seconds = unix_seconds();
-                entry.changes.push(SystemTime::now(), health.state(), reason.clone());
+            if entry.state != state {
+                entry.enter(state, reason.clone());
             }
-            entry.health = health;
-            entry.reason = reason;
+            (entry.shown.reason, entry.shown.hint) = (reason, hint);
         });
     }
 
     /// The last error of a service, one line, to be shown with its time. It may well be healthy.
     pub fn report_error(&self, service: &str, error: &str, hint: Option<&str>) {
-        let hide = |text: &str| shortened(self.mask.hide(text));
-        let error =
-            LastError { error: hide(error), hint: hint.map(hide), at_unix_seconds: unix_seconds() };
-        self.change(service, |entry| entry.last_error = Some(error));
+        let error = Trouble {
+            error: self.hide(error),
+            hint: hint.map(|hint| self.hide(hint)),
+            at_unix_seconds: unix_seconds(SystemTime::now()),
+        };
+        self.change(service, |entry| entry.shown.last_error = Some(error));
     }
 
-    pub fn publish_leader(&self, service: &str, leader: LeaderHealth) {
-        self.change(service, |entry| entry.leader = leader);
+    /// Who holds the leader lock, as far as this process knows.
+    pub fn publish_leader(&self, service: &str, leader: Who) {
+        self.change(service, |entry| entry.shown.leader.who = leader);
     }
 
     /// What an operator should know, though it stops nothing; in place of what was said before.
     pub fn publish_notes(&self, service: &str, notes: &[String]) {
         let notes: Vec<String> = notes.iter().map(|note| self.mask.hide(note)).collect();
-        self.change(service, |entry| entry.notes = notes);
+        self.change(service, |entry| entry.shown.notes = notes);
     }
 
     /// The repair under way, or that there is none.
-    pub fn publish_repair(&self, service: &str, mut repair: Option<RepairHealth>) {
+    pub fn publish_repair(&self, service: &str, mut repair: Option<Repair>) {
         if let Some(repair) = &mut repair {
-            repair.reason = shortened(self.mask.hide(&repair.reason));
-            if let Some((_, error)) = &mut repair.failing {
-                *error = shortened(self.mask.hide(error));
-            }
+            repair.reason = self.hide(&repair.reason);
+            repair.error = repair.error.as_ref().map(|error| self.hide(error));
         }
         self.change(service, |entry| {
-            let news = match (&entry.repair, &repair) {
-                (None, Some(repair)) => Some(format!("repair: {}", repair.reason)),
-                (Some(_), None) => Some("repair: over, or put off".to_owned()),
-                (None, None) | (Some(_), Some(_)) => None,
-            };
-            if news.is_some() {
-                entry.changes.push(SystemTime::now(), entry.health.state(), news);
+            match (&entry.shown.repair, &repair) {
+                (None, Some(repair)) => entry.tell(Some(format!("repair: {}", repair.reason))),
+                (Some(_), None) => entry.tell(Some("repair: over, or put off".to_owned())),
+                (None, None) | (Some(_), Some(_)) => {}
             }
-            entry.repair = repair;
+            entry.shown.repair = repair;
         });
     }
 
-    /// What is known of each service.
-    pub fn reports(&self) -> Vec<HealthReport> {
+    /// What is known here of each service, and why somebody should look.
+    pub fn overview(&self) -> (Vec<String>, BTreeMap<String, ServiceOverview>) {
         let now = Instant::now();
         let entries = self.services.lock().clone();
-        entries.into_iter().map(|entry| entry.into_report(now)).collect()
+        let reasons = entries.iter().filter_map(|entry| entry.unhealthy(now)).collect();
+        let shown = |entry: Entry| {
+            let healthy = entry.unhealthy(now).is_none();
+            (entry.name, ServiceOverview { healthy, ..entry.shown })
+        };
+        (reasons, entries.into_iter().map(shown).collect())
     }
 
     fn change(&self, service: &str, change: impl FnOnce(&mut Entry)) {
@@ -257,10 +171,19 @@ impl Health {
         change(entry.expect("the service is on the board"));
     }
 
+    /// Without secrets, and cut to what a page can show.
+    fn hide(&self, text: &str) -> String {
+        let text = self.mask.hide(text);
+        match text.char_indices().nth(REASON_CHARS_MAX) {
+            Some((end, _)) => format!("{}...", &text[..end]),
+            None => text,
+        }
+    }
+
     /// What each service is doing, in one line.
     pub fn summary(&self) -> String {
         let services = self.services.lock();
-        let each = |entry: &Entry| format!("{}: {}", entry.name, entry.health.state().as_str());
+        let each = |entry: &Entry| format!("{}: {}", entry.name, entry.state.as_str());
         services.iter().map(each).collect::<Vec<_>>().join("; ")
     }
 
@@ -279,153 +202,149 @@ impl Health {
     }
 }
 
-impl ServiceHealth {
-    pub fn state(&self) -> StateName {
-        match self {
-            ServiceHealth::Starting => StateName::Starting,
-            ServiceHealth::StandingBy => StateName::StandingBy,
-            ServiceHealth::Streaming => StateName::Streaming,
-            ServiceHealth::BackingOff { .. } => StateName::BackingOff,
-            ServiceHealth::Draining => StateName::Draining,
-            ServiceHealth::Stopped { .. } => StateName::Stopped,
-            ServiceHealth::Failed { .. } => StateName::Failed,
-        }
-    }
-}
-
 impl Entry {
+    fn new(name: &str) -> Entry {
+        let mut entry = Entry {
+            name: name.to_owned(),
+            state: ServiceState::Starting,
+            since: Instant::now(),
+            attempts: None,
+            shown: ServiceOverview::default(),
+        };
+        let reason = Some("the process has started".to_owned());
+        entry.enter(ServiceState::Starting, reason.clone());
+        entry.shown.reason = reason;
+        entry
+    }
+
+    fn enter(&mut self, state: ServiceState, reason: Option<String>) {
+        self.state = state;
+        self.shown.state = state.as_str().to_owned();
+        self.since = Instant::now();
+        self.shown.since_unix_seconds = Some(unix_seconds(SystemTime::now()));
+        self.tell(reason);
+    }
+
+    /// Remembers what has become of the service, the latest first.
+    fn tell(&mut self, reason: Option<String>) {
+        let change = StateChange {
+            at_unix_seconds: unix_seconds(SystemTime::now()),
+            state: self.state.as_str().to_owned(),
+            reason,
+        };
+        self.shown.changes.insert(0, change);
+        self.shown.changes.truncate(CHANGES_MAX);
+    }
+
     /// Why somebody should look, or nothing.
     fn unhealthy(&self, now: Instant) -> Option<String> {
-        let Entry { name, attempts, .. } = self;
-        let with_cause = |text: String| match &self.last_error {
-            Some(LastError { error, .. }) => format!("{text}: {error}"),
+        let name = &self.name;
+        let seconds_since = |then| now.saturating_duration_since(then).as_secs();
+        let with_cause = |text: String| match &self.shown.last_error {
+            Some(last) => format!("{text}: {}", last.error),
             None => text,
         };
-        match &self.health {
-            ServiceHealth::Streaming => match self.repair.as_ref()?.failing.as_ref()? {
-                (attempts, error) if ATTEMPTS_HEALTHY < *attempts => Some(format!(
-                    "`{name}` streams, but its repair does not go on: attempt {attempts}: {error}"
-                )),
-                _ => None,
-            },
-            ServiceHealth::StandingBy => None,
-            ServiceHealth::Draining => {
-                let lasted = now.saturating_duration_since(self.since);
-                (DRAINING_MAX < lasted).then(|| {
-                    with_cause(format!("`{name}` is still draining after {} s", lasted.as_secs()))
+        let reason = self.shown.reason.as_deref().unwrap_or_default();
+        let attempts = self.attempts.filter(|attempts| ATTEMPTS_HEALTHY < attempts.count);
+        match (self.state, attempts) {
+            (ServiceState::Streaming, _) => {
+                let repair = self.shown.repair.as_ref()?;
+                let (attempts, error) = (repair.failed_attempts, repair.error.as_ref()?);
+                (ATTEMPTS_HEALTHY < attempts).then(|| {
+                    format!(
+                        "`{name}` streams, but its repair does not go on: attempt {attempts}: \
+                         {error}"
+                    )
                 })
             }
-            ServiceHealth::Starting | ServiceHealth::BackingOff { .. }
-                if *attempts <= ATTEMPTS_HEALTHY =>
-            {
-                None
+            (ServiceState::Draining, _) => {
+                let lasted = seconds_since(self.since);
+                (DRAINING_MAX < now.saturating_duration_since(self.since))
+                    .then(|| with_cause(format!("`{name}` is still draining after {lasted} s")))
             }
-            ServiceHealth::Starting => {
-                Some(with_cause(format!("`{name}` is starting again after {attempts} attempts")))
+            (ServiceState::Starting, Some(Attempts { count, .. })) => {
+                Some(with_cause(format!("`{name}` is starting again after {count} attempts")))
             }
-            ServiceHealth::BackingOff { attempt, first, since } => {
-                let seconds = now.saturating_duration_since(*since).as_secs();
-                let what = if *first { "has not streamed yet" } else { "does not stream" };
-                Some(with_cause(format!("`{name}` {what}: attempt {attempt}, for {seconds} s")))
+            (ServiceState::BackingOff, Some(Attempts { count, first, since })) => {
+                let seconds = seconds_since(since);
+                let what = if first { "has not streamed yet" } else { "does not stream" };
+                Some(with_cause(format!("`{name}` {what}: attempt {count}, for {seconds} s")))
             }
-            ServiceHealth::Stopped { reason } => Some(format!("`{name}` is stopped: {reason}")),
-            ServiceHealth::Failed { reason, .. } => Some(format!("`{name}` failed: {reason}")),
+            (ServiceState::Stopped, _) => Some(format!("`{name}` is stopped: {reason}")),
+            (ServiceState::Failed, _) => Some(format!("`{name}` failed: {reason}")),
+            (ServiceState::StandingBy, _)
+            | (ServiceState::Starting | ServiceState::BackingOff, None) => None,
         }
     }
 
     fn to_json(&self, now: Instant) -> Value {
+        let seconds_since = |then| now.saturating_duration_since(then).as_secs();
+        let shown = &self.shown;
         let mut json = json!({
-            "state": self.health.state().as_str(),
+            "state": shown.state,
             "healthy": self.unhealthy(now).is_none(),
-            "since_unix_seconds": self.since_unix_seconds,
-            "for_seconds": now.saturating_duration_since(self.since).as_secs(),
+            "since_unix_seconds": shown.since_unix_seconds,
+            "for_seconds": seconds_since(self.since),
         });
-        match &self.health {
-            ServiceHealth::BackingOff { attempt, first, since } => {
-                json["attempt"] = json!(attempt);
-                json["has_streamed"] = json!(!first);
-                let down = now.saturating_duration_since(*since).as_secs();
-                json["down_for_seconds"] = json!(down);
-            }
-            ServiceHealth::Stopped { reason } => json["reason"] = json!(reason),
-            ServiceHealth::Failed { reason, hint } => {
-                json["reason"] = json!(reason);
-                json["hint"] = json!(hint);
-            }
-            ServiceHealth::Starting
-            | ServiceHealth::StandingBy
-            | ServiceHealth::Streaming
-            | ServiceHealth::Draining => {}
+        if let (ServiceState::BackingOff, Some(attempts)) = (self.state, self.attempts) {
+            json["attempt"] = json!(attempts.count);
+            json["has_streamed"] = json!(!attempts.first);
+            json["down_for_seconds"] = json!(seconds_since(attempts.since));
         }
-        if let Some(repair) = &self.repair {
-            json["repair"] = repair.to_json();
+        if matches!(self.state, ServiceState::Stopped | ServiceState::Failed) {
+            json["reason"] = json!(shown.reason.as_deref().unwrap_or_default());
         }
-        if let Some(LastError { error, at_unix_seconds, .. }) = &self.last_error {
+        if self.state == ServiceState::Failed {
+            json["hint"] = json!(shown.hint);
+        }
+        if let Some(repair) = &shown.repair {
+            json["repair"] = repair_json(repair);
+        }
+        if let Some(Trouble { error, at_unix_seconds, .. }) = &shown.last_error {
             json["last_error"] = json!({ "error": error, "at_unix_seconds": at_unix_seconds });
         }
         json
     }
-
-    fn into_report(self, now: Instant) -> HealthReport {
-        HealthReport {
-            unhealthy: self.unhealthy(now),
-            state: self.health.state(),
-            for_seconds: now.saturating_duration_since(self.since).as_secs(),
-            hint: match self.health {
-                ServiceHealth::Failed { hint, .. } => hint,
-                _ => None,
-            },
-            name: self.name,
-            since_unix_seconds: self.since_unix_seconds,
-            reason: self.reason,
-            leader: self.leader,
-            last_error: self.last_error,
-            repair: self.repair,
-            notes: self.notes,
-            changes: self.changes,
-        }
-    }
 }
 
-impl RepairHealth {
-    fn to_json(&self) -> Value {
-        let mut json = json!({
-            "reason": self.reason,
-            "pass": self.pass,
-            // Four digits are more than anybody reads.
-            "fraction": (self.fraction * 10_000.0).round() / 10_000.0,
-            "seconds_left": self.seconds_left,
-            "pieces_done": self.pieces_done,
-            "pieces": self.pieces,
-            "rows_read": self.rows_read,
-            "rows_written": self.rows_written,
-            "tombstones_written": self.tombstones_written,
-            // As version 0.1 called it; gone in the next version.
-            "rows_buried": self.tombstones_written,
-        });
-        if let Some((attempts, error)) = &self.failing {
-            json["failing"] = json!({ "attempts": attempts, "error": error });
-        }
-        json
+fn repair_json(repair: &Repair) -> Value {
+    let mut json = json!({
+        "reason": repair.reason,
+        "pass": repair.pass,
+        // Four digits are more than anybody reads.
+        "fraction": repair.fraction.map(|fraction| (fraction * 10_000.0).round() / 10_000.0),
+        "seconds_left": repair.seconds_left,
+        "pieces_done": repair.pieces_done,
+        "pieces": repair.pieces,
+        "rows_read": repair.rows_read,
+        "rows_written": repair.rows_written,
+        "tombstones_written": repair.tombstones_written,
+        // As version 0.1 called it; gone in the next version.
+        "rows_buried": repair.tombstones_written,
+    });
+    if let Some(error) = &repair.error {
+        json["failing"] = json!({ "attempts": repair.failed_attempts, "error": error });
     }
-}
-
-fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    json
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn backing_off(attempt: u32) -> ServiceHealth {
-        ServiceHealth::BackingOff { attempt, first: false, since: Instant::now() }
+    fn backing_off(count: u32) -> Condition {
+        let attempts = Some(Attempts { count, first: false, since: Instant::now() });
+        Condition { attempts, ..Condition::from(ServiceState::BackingOff) }
+    }
+
+    fn board() -> Health {
+        Health::new(Arc::new(Metrics::new(&["runs"])))
     }
 
     /// Publishes the states of `runs` one after the other; `sessions` streams.
-    fn check(states: &[(ServiceHealth, u16)]) -> Value {
+    fn check(states: &[(Condition, u16)]) -> Value {
         let health = Health::new(Arc::new(Metrics::new(&["runs", "sessions"])));
-        health.publish("sessions", ServiceHealth::Streaming);
+        health.publish("sessions", ServiceState::Streaming);
         let mut body = String::new();
         for (state, expected) in states {
             health.publish("runs", state.clone());
@@ -439,17 +358,17 @@ mod tests {
     #[test]
     fn working_waiting_and_ending_are_healthy() {
         check(&[
-            (ServiceHealth::Starting, 200),
-            (ServiceHealth::StandingBy, 200),
-            (ServiceHealth::Streaming, 200),
-            (ServiceHealth::Draining, 200),
+            (ServiceState::Starting.into(), 200),
+            (ServiceState::StandingBy.into(), 200),
+            (ServiceState::Streaming.into(), 200),
+            (ServiceState::Draining.into(), 200),
         ]);
     }
 
     #[test]
     fn a_drain_without_end_is_not_healthy() {
-        let health = Health::new(Arc::new(Metrics::new(&["runs"])));
-        health.publish("runs", ServiceHealth::Draining);
+        let health = board();
+        health.publish("runs", ServiceState::Draining);
         let entry = health.services.lock()[0].clone();
         assert_eq!(entry.unhealthy(entry.since + DRAINING_MAX), None);
         let later = entry.since + DRAINING_MAX + Duration::from_secs(1);
@@ -462,7 +381,7 @@ mod tests {
             (backing_off(1), 200),
             (backing_off(3), 200),
             (backing_off(4), 503),
-            (ServiceHealth::Streaming, 200),
+            (ServiceState::Streaming.into(), 200),
             (backing_off(1), 200),
         ]);
         assert_eq!(json["services"]["runs"]["attempt"], 1);
@@ -473,43 +392,51 @@ mod tests {
     fn starting_again_does_not_hide_a_long_outage() {
         let json = check(&[
             (backing_off(9), 503),
-            (ServiceHealth::Starting, 503),
+            (ServiceState::Starting.into(), 503),
             (backing_off(10), 503),
-            (ServiceHealth::Starting, 503),
+            (ServiceState::Starting.into(), 503),
         ]);
         assert_eq!(json["reasons"], json!(["`runs` is starting again after 10 attempts"]));
         assert_eq!(json["services"]["runs"]["healthy"], false);
         assert_eq!(json["services"]["sessions"]["healthy"], true);
         check(&[
             (backing_off(9), 503),
-            (ServiceHealth::StandingBy, 200),
-            (ServiceHealth::Starting, 200),
+            (ServiceState::StandingBy.into(), 200),
+            (ServiceState::Starting.into(), 200),
         ]);
     }
 
     #[test]
     fn a_repair_is_shown_and_unhealthy_once_it_keeps_failing() {
-        let health = Health::new(Arc::new(Metrics::new(&["runs"])));
-        let repair = |failing: Option<(u32, String)>| RepairHealth {
+        let health = board();
+        let repair = |failed_attempts: u32| Repair {
             reason: "gap: the slot is missing".to_owned(),
-            pass: "read",
-            fraction: 1.0 / 3.0,
+            pass: "read".to_owned(),
+            fraction: Some(1.0 / 3.0),
             seconds_left: Some(9),
             pieces_done: 1,
             pieces: 3,
             rows_read: 10,
             rows_written: 2,
             tombstones_written: 0,
-            failing,
+            failed_attempts,
+            error: (0 < failed_attempts).then(|| "no".to_owned()),
         };
-        health.publish("runs", ServiceHealth::Streaming);
-        for (failing, code) in [(None, 200), (Some(3), 200), (Some(4), 503)] {
-            let failing = failing.map(|attempts| (attempts, "no".to_owned()));
-            health.publish_repair("runs", Some(repair(failing)));
+        health.publish("runs", ServiceState::Streaming);
+        for (failed_attempts, code) in [(0, 200), (3, 200), (4, 503)] {
+            health.publish_repair("runs", Some(repair(failed_attempts)));
             let (found, body) = health.healthz();
             assert_eq!(found, code, "{body}");
             let json: Value = serde_json::from_str(&body).unwrap();
-            assert_eq!(json["services"]["runs"]["repair"]["fraction"], 0.3333);
+            let mut expected = json!({
+                "reason": "gap: the slot is missing", "pass": "read", "fraction": 0.3333,
+                "seconds_left": 9, "pieces_done": 1, "pieces": 3, "rows_read": 10,
+                "rows_written": 2, "tombstones_written": 0, "rows_buried": 0,
+            });
+            if 0 < failed_attempts {
+                expected["failing"] = json!({ "attempts": failed_attempts, "error": "no" });
+            }
+            assert_eq!(json["services"]["runs"]["repair"], expected);
         }
         health.publish_repair("runs", None);
         assert!(!health.healthz().1.contains("repair"));
@@ -517,19 +444,21 @@ mod tests {
 
     #[test]
     fn the_end_of_a_service_is_told_with_reason_and_hint() {
-        let reason = "slot `s` is gone".to_owned();
+        let reason = "slot `s` is gone";
         let hint = Some("Run: SELECT 1".to_owned());
-        let json = check(&[(ServiceHealth::Failed { reason: reason.clone(), hint }, 503)]);
+        let failed = Condition { hint, ..Condition::because(ServiceState::Failed, reason) };
+        let json = check(&[(failed, 503)]);
+        assert_eq!(json["services"]["runs"]["reason"], reason);
         assert_eq!(json["status"], "unhealthy");
         assert_eq!(json["reasons"], json!(["`runs` failed: slot `s` is gone"]));
         assert_eq!(json["services"]["runs"]["hint"], "Run: SELECT 1");
-        let json = check(&[(ServiceHealth::Stopped { reason }, 503)]);
+        let json = check(&[(Condition::because(ServiceState::Stopped, reason), 503)]);
         assert_eq!(json["reasons"], json!(["`runs` is stopped: slot `s` is gone"]));
     }
 
     #[test]
     fn last_error_is_shown_and_explains_an_outage() {
-        let health = Health::new(Arc::new(Metrics::new(&["runs"])));
+        let health = board();
         health.report_error("runs", "connect to postgres: \"refused\"\nby peer", None);
         let (code, body) = health.healthz();
         assert_eq!(code, 200);
@@ -545,11 +474,11 @@ mod tests {
 
     #[test]
     fn the_same_again_keeps_since() {
-        let health = Health::new(Arc::new(Metrics::new(&["runs"])));
+        let health = board();
         let since = health.services.lock()[0].since;
-        health.publish("runs", ServiceHealth::Starting);
+        health.publish("runs", ServiceState::Starting);
         assert_eq!(health.services.lock()[0].since, since);
-        health.publish("runs", ServiceHealth::Streaming);
+        health.publish("runs", ServiceState::Streaming);
         assert!(since <= health.services.lock()[0].since);
     }
 
@@ -558,28 +487,45 @@ mod tests {
         let metrics = Arc::new(Metrics::new(&["runs"]));
         let mask = Mask::new([crate::secret::Secret::new("hunter22")]);
         let health = Health::with_mask(metrics, mask);
-        health.publish_because("runs", ServiceHealth::Streaming, Some("go".to_owned()));
-        health.publish_because("runs", ServiceHealth::Streaming, Some("on".to_owned()));
-        health.publish_leader("runs", LeaderHealth::ThisProcess);
+        health.publish("runs", Condition::because(ServiceState::Streaming, "go"));
+        health.publish("runs", Condition::because(ServiceState::Streaming, "on"));
+        health.publish_leader("runs", Who::ThisProcess);
         let text = "user:hunter22 was refused";
         health.report_error("runs", text, Some(text));
-        let failed = ServiceHealth::Failed { reason: text.to_owned(), hint: Some(text.to_owned()) };
-        health.publish("runs", failed);
-        let reports = health.reports();
-        let report = &reports[0];
-        let changes: Vec<_> =
-            report.changes.iter().map(|c| (c.state, c.reason.as_deref().unwrap_or(""))).collect();
+        let hint = Some(text.to_owned());
+        health
+            .publish("runs", Condition { hint, ..Condition::because(ServiceState::Failed, text) });
+        let (reasons, services) = health.overview();
+        assert_eq!(reasons, ["`runs` failed: user:*** was refused"]);
+        let shown = &services["runs"];
+        let changes: Vec<_> = (shown.changes.iter().rev())
+            .map(|change| (change.state.as_str(), change.reason.as_deref().unwrap_or("")))
+            .collect();
         assert_eq!(
             changes,
             [
-                (StateName::Starting, "the process has started"),
-                (StateName::Streaming, "go"),
-                (StateName::Failed, "user:*** was refused"),
+                ("starting", "the process has started"),
+                ("streaming", "go"),
+                ("failed", "user:*** was refused"),
             ]
         );
-        assert_eq!(report.leader, LeaderHealth::ThisProcess);
-        assert_eq!(report.hint.as_deref(), Some("user:*** was refused"));
-        assert!(!format!("{reports:?}{}", health.healthz().1).contains("hunter22"));
+        assert_eq!(shown.leader.who, Who::ThisProcess);
+        assert_eq!(shown.hint.as_deref(), Some("user:*** was refused"));
+        assert!(!format!("{shown:?}{}", health.healthz().1).contains("hunter22"));
+    }
+
+    #[test]
+    fn the_latest_changes_are_kept_and_long_texts_cut_between_characters() {
+        let health = board();
+        for n in 0..1000 {
+            let state = [ServiceState::Starting, ServiceState::StandingBy][n % 2];
+            health.publish("runs", Condition::because(state, "\u{e4}".repeat(n)));
+        }
+        let changes = &health.overview().1["runs"].changes;
+        assert_eq!(changes.len(), CHANGES_MAX);
+        let latest = changes[0].reason.as_deref().unwrap_or_default();
+        assert_eq!(latest.chars().count(), REASON_CHARS_MAX + 3);
+        assert!(latest.ends_with("\u{e4}..."), "{latest}");
     }
 
     #[test]

@@ -89,7 +89,8 @@
 //! | [`wal`] | LSNs, times, relations, tuples and their codecs |
 //!
 //! [`error`], [`finding`], [`halt`] and [`secret`] are words for all; [`metrics`] and [`health`]
-//! are for the rooms that act, `delivery` and above.
+//! are for the rooms that act, `delivery` and above, and keep what people see in the types of
+//! `overview`.
 //!
 //! # Invariants: what is absent
 //!

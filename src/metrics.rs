@@ -21,11 +21,12 @@ use prometheus_client::registry::Registry;
 
 use self::at_scrape::AtScrape;
 use self::behind::Behind;
+use crate::overview::ServiceState;
 use crate::wal::{Lsn, PgTime};
 
 pub use behind::ServerWal;
 pub use histogram::Histogram;
-pub use outage::{Cause, Outage};
+pub use outage::Outage;
 pub use prometheus_client::metrics::counter::Counter;
 pub use text::CONTENT_TYPE;
 
@@ -137,18 +138,6 @@ pub struct Flag(Gauge);
 /// An LSN as a number of bytes, so that differences can be graphed.
 #[derive(Debug, Clone)]
 pub struct LsnGauge(Gauge);
-
-/// What a service is doing, as one gauge per name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StateName {
-    Starting,
-    StandingBy,
-    Streaming,
-    BackingOff,
-    Draining,
-    Stopped,
-    Failed,
-}
 
 /// Both clocks: one to print, one to count seconds that no time server moves.
 #[derive(Debug)]
@@ -295,7 +284,7 @@ impl ServiceMetrics {
                 repair_rows_buried: repair_rows.get_or_create_owned(&with("action", "buried")),
                 repairs: gaps.get_or_create_owned(&with("action", "repaired")),
                 gaps_skipped: gaps.get_or_create_owned(&with("action", "skipped")),
-                state: AtomicUsize::new(StateName::Starting as usize),
+                state: AtomicUsize::new(ServiceState::Starting as usize),
                 confirmed_at: ConfirmedAt {
                     base: Instant::now(),
                     since_base_ms: AtomicU64::new(0),
@@ -367,13 +356,16 @@ impl ServiceMetrics {
         }
     }
 
-    pub fn set_state(&self, state: StateName) {
+    pub fn set_state(&self, state: ServiceState) {
         self.state.store(state as usize, Relaxed);
     }
 
-    fn state(&self) -> StateName {
+    fn state(&self) -> ServiceState {
         let number = self.state.load(Relaxed);
-        StateName::ALL.into_iter().find(|s| *s as usize == number).unwrap_or(StateName::Starting)
+        ServiceState::ALL
+            .into_iter()
+            .find(|s| *s as usize == number)
+            .unwrap_or(ServiceState::Starting)
     }
 
     /// Commit time of the oldest transaction whose rows are read and not durable.
@@ -398,15 +390,15 @@ impl ServiceMetrics {
     /// last confirmation; `None` if that is not known, or another instance leads.
     pub fn lag(&self) -> Option<Duration> {
         match self.state() {
-            StateName::Streaming | StateName::Draining => {
+            ServiceState::Streaming | ServiceState::Draining => {
                 let flushed = self.flushed.get();
                 Some(self.behind.lag(Instant::now(), SystemTime::now(), flushed))
             }
-            StateName::StandingBy => None,
-            StateName::Starting
-            | StateName::BackingOff
-            | StateName::Stopped
-            | StateName::Failed => self.since_confirmed(),
+            ServiceState::StandingBy => None,
+            ServiceState::Starting
+            | ServiceState::BackingOff
+            | ServiceState::Stopped
+            | ServiceState::Failed => self.since_confirmed(),
         }
     }
 }
@@ -428,30 +420,6 @@ impl LsnGauge {
 
     pub fn get(&self) -> Lsn {
         Lsn(self.0.get())
-    }
-}
-
-impl StateName {
-    pub const ALL: [StateName; 7] = [
-        StateName::Starting,
-        StateName::StandingBy,
-        StateName::Streaming,
-        StateName::BackingOff,
-        StateName::Draining,
-        StateName::Stopped,
-        StateName::Failed,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            StateName::Starting => "starting",
-            StateName::StandingBy => "standing_by",
-            StateName::Streaming => "streaming",
-            StateName::BackingOff => "backing_off",
-            StateName::Draining => "draining",
-            StateName::Stopped => "stopped",
-            StateName::Failed => "failed",
-        }
     }
 }
 
@@ -538,10 +506,10 @@ mod tests {
     #[test]
     fn exactly_one_state_is_1() {
         let metrics = Metrics::new(&["runs"]);
-        for set in StateName::ALL {
+        for set in ServiceState::ALL {
             metrics.service("runs").set_state(set);
             let text = metrics.encode();
-            for state in StateName::ALL {
+            for state in ServiceState::ALL {
                 let name = state.as_str();
                 let sample = format!(r#"walhouse_state{{service="runs",state="{name}"}}"#);
                 let expected = f64::from(u8::from(state == set));
@@ -574,16 +542,16 @@ mod tests {
         let sample = r#"walhouse_current_lag_seconds{service="runs"}"#;
         let lag = || value_of(&metrics.encode(), sample);
         assert_eq!(lag(), None, "nothing was confirmed, and nothing streams");
-        runs.set_state(StateName::Streaming);
+        runs.set_state(ServiceState::Streaming);
         assert_eq!(lag(), Some(0.0));
         let long_ago = SystemTime::now() - Duration::from_secs(3600);
         runs.set_oldest_unflushed(Some(PgTime::of(long_ago)));
         assert!(lag().is_some_and(|lag| 3600.0 <= lag));
         runs.set_oldest_unflushed(None);
-        runs.set_state(StateName::StandingBy);
+        runs.set_state(ServiceState::StandingBy);
         assert_eq!(lag(), None, "another instance leads");
         runs.on_confirmed(Lsn(1));
-        runs.set_state(StateName::BackingOff);
+        runs.set_state(ServiceState::BackingOff);
         assert!(lag().is_some_and(|lag| lag < 60.0), "since the last confirmation");
     }
 

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use walhouse::config::Config;
-use walhouse::health::{Health, LeaderHealth, RepairHealth, ServiceHealth};
+use walhouse::health::{Condition, Health};
 use walhouse::metrics::{Metrics, ServerWal};
-use walhouse::overview::Overview;
+use walhouse::overview::{Overview, Repair, RetainedWal, ServiceState, Who};
 use walhouse::secret::Mask;
 use walhouse::threads::board::Board;
 use walhouse::threads::http::HttpServer;
@@ -95,14 +95,13 @@ fn metrics_and_health_are_served() {
     assert!(metrics.contains("\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"));
     assert!(body(&metrics).contains("\nwalhouse_transactions_total{service=\"runs\"} 7\n"));
 
-    port.health.publish("runs", ServiceHealth::Streaming);
+    port.health.publish("runs", ServiceState::Streaming);
     let healthy = port.get("/healthz");
     assert_eq!(status(&healthy), 200);
     let json: serde_json::Value = serde_json::from_str(body(&healthy)).unwrap();
     assert_eq!(json["services"]["runs"]["state"], "streaming");
 
-    let failed = ServiceHealth::Failed { reason: "the slot is gone".to_owned(), hint: None };
-    port.health.publish("runs", failed);
+    port.health.publish("runs", Condition::because(ServiceState::Failed, "the slot is gone"));
     let unhealthy = port.get("/healthz");
     assert_eq!(status(&unhealthy), 503);
     assert!(body(&unhealthy).contains("the slot is gone"));
@@ -119,13 +118,16 @@ fn status_says_what_is_known() {
     runs.table("task_runs_v2").refused_rows.inc_by(3);
     runs.on_server_wal(ServerWal {
         lsn: Lsn(0x16_B375_0000),
-        retained_bytes: Some(1 << 20),
-        left_bytes: Some(1 << 30),
-        limit_bytes: Some(1 << 31),
+        retained: RetainedWal {
+            bytes: Some(1 << 20),
+            left_bytes: Some(1 << 30),
+            limit_bytes: Some(1 << 31),
+            ..RetainedWal::default()
+        },
     });
     runs.insert_outage.raise("insert into `t`: no", Some("mend it"));
-    port.health.publish_leader("runs", LeaderHealth::ThisProcess);
-    port.health.publish_because("runs", ServiceHealth::Streaming, Some("go".to_owned()));
+    port.health.publish_leader("runs", Who::ThisProcess);
+    port.health.publish("runs", Condition::because(ServiceState::Streaming, "go"));
     port.health.report_error("runs", "connect: refused", Some("open it"));
 
     let answer = port.get("/status");
@@ -168,7 +170,7 @@ fn status_says_what_is_known() {
 #[test]
 fn the_page_is_whole_and_allows_a_browser_nothing_else() {
     let port = start();
-    port.health.publish("runs", ServiceHealth::Streaming);
+    port.health.publish("runs", ServiceState::Streaming);
     let answer = port.get("/");
     assert_eq!(status(&answer), 200);
     let page = body(&answer);
@@ -222,26 +224,21 @@ fn no_answer_has_a_secret() {
 
     let encoded = "pg-s3cret%2F%25 ch-s3cret%40%23";
     let text = format!("refused: {} {encoded}", SECRETS.join(" "));
-    let repair = |failing| RepairHealth {
+    let repair = Repair {
         reason: text.clone(),
-        pass: "read",
-        fraction: 0.5,
-        seconds_left: None,
-        pieces_done: 0,
-        pieces: 1,
-        rows_read: 0,
-        rows_written: 0,
-        tombstones_written: 0,
-        failing,
+        pass: "read".to_owned(),
+        failed_attempts: 9,
+        error: Some(text.clone()),
+        ..Repair::default()
     };
     port.health.report_error("runs", &text, Some(&text));
-    port.health.publish_because("runs", ServiceHealth::Streaming, Some(text.clone()));
-    port.health.publish_repair("runs", Some(repair(Some((9, text.clone())))));
+    port.health.publish("runs", Condition::because(ServiceState::Streaming, &*text));
+    port.health.publish_repair("runs", Some(repair));
     port.metrics.service("runs").insert_outage.raise(text.clone(), Some(&text));
     let states = [
-        ServiceHealth::Streaming,
-        ServiceHealth::Failed { reason: text.clone(), hint: Some(text.clone()) },
-        ServiceHealth::Stopped { reason: text.clone() },
+        Condition::from(ServiceState::Streaming),
+        Condition { hint: Some(text.clone()), ..Condition::because(ServiceState::Failed, &*text) },
+        Condition::because(ServiceState::Stopped, &*text),
     ];
     for state in states {
         port.health.publish("runs", state);

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use walhouse::cli::manual::find;
 use walhouse::metrics::{Metrics, ServerWal};
+use walhouse::overview::RetainedWal;
 use walhouse::wal::Lsn;
 
 fn root() -> &'static Path {
@@ -50,8 +51,7 @@ fn metrics() -> String {
     runs.adjusted_values("c").inc();
     runs.on_confirmed(Lsn(1));
     runs.on_server_wal(ServerWal {
-        retained_bytes: Some(1),
-        left_bytes: Some(1),
+        retained: RetainedWal { bytes: Some(1), left_bytes: Some(1), ..RetainedWal::default() },
         ..ServerWal::default()
     });
     metrics.encode()

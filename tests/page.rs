@@ -14,9 +14,10 @@ use support::sample;
 use support::stage::Stage;
 use support::wait::{PATIENCE, until, until_true};
 
-use walhouse::health::{Health, LeaderHealth, RepairHealth, ServiceHealth};
+use walhouse::health::{Attempts, Condition, Health};
 use walhouse::metrics::{Metrics, ServerWal};
 use walhouse::overview::history::SAMPLE_EVERY;
+use walhouse::overview::{Repair, RetainedWal, ServiceState, Who};
 use walhouse::threads::board::Board;
 use walhouse::threads::http::HttpServer;
 use walhouse::wal::{Lsn, PgTime};
@@ -188,8 +189,8 @@ fn busy_board() -> Arc<Board> {
     let runs = metrics.service("runs");
     let sessions = metrics.service("sessions");
     let (table, other) = (runs.table("task_runs_v2"), sessions.table("sessions_v1"));
-    health.publish_leader("runs", LeaderHealth::ThisProcess);
-    health.publish_because("runs", ServiceHealth::Streaming, Some("the stream is open".to_owned()));
+    health.publish_leader("runs", Who::ThisProcess);
+    health.publish("runs", Condition::because(ServiceState::Streaming, "the stream is open"));
     let samples = 720;
     let began = Instant::now() - SAMPLE_EVERY * samples;
     for n in 0..samples {
@@ -206,9 +207,12 @@ fn busy_board() -> Arc<Board> {
             let kept = u64::from(n) * scale * 100 + storm * 80_000_000;
             service.on_server_wal(ServerWal {
                 lsn: Lsn(0x16_B000_0000 + u64::from(n) * 40_000),
-                retained_bytes: Some((16 << 20) + kept),
-                left_bytes: Some((4 << 30) - kept),
-                limit_bytes: Some(4 << 30),
+                retained: RetainedWal {
+                    bytes: Some((16 << 20) + kept),
+                    left_bytes: Some((4 << 30) - kept),
+                    limit_bytes: Some(4 << 30),
+                    ..RetainedWal::default()
+                },
             });
         }
         for service in [&runs, &sessions] {
@@ -227,30 +231,32 @@ fn busy_board() -> Arc<Board> {
     health.report_error("runs", &format!("stream from slot: {HOSTILE}"), Some(HOSTILE));
     health.publish_repair(
         "runs",
-        Some(RepairHealth {
+        Some(Repair {
             reason: "gap: slot `task_runs_to_clickhouse_v1` is missing".to_owned(),
-            pass: "read",
-            fraction: 0.4217,
+            pass: "read".to_owned(),
+            fraction: Some(0.4217),
             seconds_left: Some(754),
             pieces_done: 3,
             pieces: 9,
             rows_read: 1_234_567,
             rows_written: 89,
             tombstones_written: 7,
-            failing: Some((2, HOSTILE.to_owned())),
+            failed_attempts: 2,
+            error: Some(HOSTILE.to_owned()),
         }),
     );
     for n in 0..12 {
-        let state = match n % 3 {
-            0 => ServiceHealth::BackingOff { attempt: n, first: false, since: Instant::now() },
-            1 => ServiceHealth::Starting,
-            _ => ServiceHealth::StandingBy,
+        let states = [ServiceState::BackingOff, ServiceState::Starting, ServiceState::StandingBy];
+        let condition = Condition {
+            attempts: Some(Attempts { count: n, first: false, since: Instant::now() }),
+            ..Condition::because(states[n as usize % 3], format!("connect to Postgres: try {n}"))
         };
-        health.publish_because("sessions", state, Some(format!("connect to Postgres: try {n}")));
+        health.publish("sessions", condition);
     }
-    let failed = ServiceHealth::Failed {
-        reason: format!("resume service `sessions`: {}", "gap ".repeat(40)),
+    let reason = format!("resume service `sessions`: {}", "gap ".repeat(40));
+    let failed = Condition {
         hint: Some("Find out why, then start with REPLICATION_GAP_STRATEGY=repair.".to_owned()),
+        ..Condition::because(ServiceState::Failed, reason)
     };
     health.publish("sessions", failed);
     Arc::new(board)

@@ -11,7 +11,8 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeMet
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use super::{Labels, ServiceMetrics, StateName, labels, seconds};
+use super::{Labels, ServiceMetrics, labels, seconds};
+use crate::overview::ServiceState;
 
 /// What a look at the server has shown is told for so long: who leads no more, or is down, would
 /// else tell of it for ever.
@@ -32,7 +33,7 @@ impl Collector for AtScrape {
         for service in &self.services {
             // One load, so that every scrape sees exactly one state.
             let now_in = service.state.load(Relaxed);
-            for state in StateName::ALL {
+            for state in ServiceState::ALL {
                 let labels = labels(&service.name, "state", state.as_str());
                 states.push((labels, u64::from(state as usize == now_in)));
             }
@@ -46,8 +47,8 @@ impl Collector for AtScrape {
             let is_recent = |at: SystemTime| at.elapsed().unwrap_or_default() <= SEEN_FOR;
             if let Some((wal, _)) = seen.filter(|(_, at)| is_recent(*at)) {
                 servers.push((labels(), wal.lsn.0));
-                retained.extend(wal.retained_bytes.map(|bytes| (labels(), bytes)));
-                left.extend(wal.left_bytes.map(|bytes| (labels(), bytes)));
+                retained.extend(wal.retained.bytes.map(|bytes| (labels(), bytes)));
+                left.extend(wal.retained.left_bytes.map(|bytes| (labels(), bytes)));
             }
         }
         gauges(&mut encoder, "state", "What the service is doing: 1 for one state", states)?;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
+use crate::overview::RetainedWal;
 use crate::wal::{Lsn, PgTime};
 
 /// Looks at the server that replication has not caught up with; more than this many lose every
@@ -16,16 +17,11 @@ const PENDING_MAX: usize = 256;
 const NONE: i64 = i64::MIN;
 
 /// What a look at the server has shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct ServerWal {
     /// How far its WAL is on its disk.
     pub lsn: Lsn,
-    /// What the slot keeps from being removed; `None` without a slot.
-    pub retained_bytes: Option<u64>,
-    /// What may still be written before the slot is invalidated; `None` is without limit.
-    pub left_bytes: Option<u64>,
-    /// `max_slot_wal_keep_size`; `None` is without limit.
-    pub limit_bytes: Option<u64>,
+    pub retained: RetainedWal,
 }
 
 #[derive(Debug)]

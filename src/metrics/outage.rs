@@ -5,19 +5,12 @@ use std::time::SystemTime;
 use parking_lot::Mutex;
 
 use super::Gauge;
+use crate::overview::{Trouble, unix_seconds};
 
 #[derive(Debug)]
 pub struct Outage {
     gauge: Gauge,
-    cause: Mutex<Option<Cause>>,
-}
-
-/// Why inserts fail, and since when.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cause {
-    pub error: String,
-    pub hint: Option<String>,
-    pub since: SystemTime,
+    cause: Mutex<Option<Trouble>>,
 }
 
 impl Outage {
@@ -28,8 +21,12 @@ impl Outage {
     /// The latest cause counts, the first time.
     pub fn raise(&self, error: impl Into<String>, hint: Option<&str>) {
         let mut cause = self.cause.lock();
-        let since = cause.as_ref().map_or_else(SystemTime::now, |before| before.since);
-        *cause = Some(Cause { error: error.into(), hint: hint.map(str::to_owned), since });
+        let since = cause.as_ref().map(|before| before.at_unix_seconds);
+        *cause = Some(Trouble {
+            error: error.into(),
+            hint: hint.map(str::to_owned),
+            at_unix_seconds: since.unwrap_or_else(|| unix_seconds(SystemTime::now())),
+        });
         self.gauge.set(1);
     }
 
@@ -40,7 +37,8 @@ impl Outage {
         self.gauge.set(0);
     }
 
-    pub fn cause(&self) -> Option<Cause> {
+    /// Why inserts fail, and since when.
+    pub fn cause(&self) -> Option<Trouble> {
         self.cause.lock().clone()
     }
 }

@@ -38,7 +38,8 @@ fn classic(open_metrics: &str) -> String {
 mod tests {
     use std::collections::{HashMap, HashSet};
 
-    use crate::metrics::{Metrics, StateName};
+    use crate::metrics::Metrics;
+    use crate::overview::ServiceState;
     use crate::wal::Lsn;
 
     /// Every instrument used, and label values that need escaping.
@@ -48,7 +49,7 @@ mod tests {
         runs.replication_lag.observe(0.3);
         runs.replication_lag.observe(1e9);
         runs.on_confirmed(Lsn(u64::MAX >> 1));
-        runs.set_state(StateName::BackingOff);
+        runs.set_state(ServiceState::BackingOff);
         runs.table("a\"b\\c\nd").refused_rows.inc();
         runs.table("task_runs_v2").insert_retries.inc();
         runs.adjusted_values("created_at").inc();

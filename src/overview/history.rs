@@ -4,6 +4,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::Throughput;
+
 /// How often to take a sample.
 pub const SAMPLE_EVERY: Duration = Duration::from_secs(5);
 /// An hour of them.
@@ -25,14 +27,6 @@ pub struct Sample {
     pub lag_seconds: Option<f64>,
     pub retained_bytes: Option<u64>,
     pub unflushed_bytes: u64,
-}
-
-/// What the counts of two samples come to.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Speed {
-    pub rows_per_second: f64,
-    pub changes_per_second: f64,
-    pub bytes_per_second: f64,
 }
 
 /// Some samples in one: the highest level, the mean speed. The first point of all has no speed.
@@ -62,11 +56,11 @@ impl History {
     }
 
     /// From a sample of a while ago until `current`.
-    pub fn speed(&self, now: Instant, current: &Sample) -> Option<Speed> {
+    pub fn speed(&self, now: Instant, current: &Sample) -> Option<Throughput> {
         let is_old = |(at, _): &&(Instant, Sample)| SPEED_OVER <= now.duration_since(*at);
         let (at, before) = self.samples.iter().rev().find(is_old).or(self.samples.front())?;
         let seconds = now.saturating_duration_since(*at).as_secs_f64();
-        (1.0 <= seconds).then(|| Speed {
+        (1.0 <= seconds).then(|| Throughput {
             rows_per_second: per_second(before.rows, current.rows, seconds),
             changes_per_second: per_second(before.changes, current.changes, seconds),
             bytes_per_second: per_second(before.bytes, current.bytes, seconds),

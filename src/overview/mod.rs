@@ -10,6 +10,7 @@ pub mod table;
 pub mod words;
 
 use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -40,10 +41,26 @@ pub enum SourceServer {
     Servers,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// What a service of a process is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServiceState {
+    Starting,
+    /// Another instance leads.
+    StandingBy,
+    Streaming,
+    /// Waiting for the next attempt.
+    BackingOff,
+    Draining,
+    /// It will not stream again in this process.
+    Stopped,
+    /// It waits for an operator.
+    Failed,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ServiceOverview {
     pub slot: String,
-    /// In the words of `/healthz`, or of what the slot is doing where no process was asked.
+    /// A [`ServiceState`], or what the slot is doing where no process was asked.
     pub state: String,
     pub healthy: bool,
     pub since_unix_seconds: Option<u64>,
@@ -68,14 +85,14 @@ pub struct ServiceOverview {
     pub history: HistoryOverview,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaderOverview {
     pub who: Who,
     /// As far as it is known.
     pub name: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Who {
     ThisProcess,
@@ -83,6 +100,7 @@ pub enum Who {
     /// Somebody: a command does not tell one process from another.
     Somebody,
     Nobody,
+    #[default]
     Unknown,
 }
 
@@ -107,8 +125,9 @@ pub struct Lag {
 }
 
 /// What the slot keeps on the server.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct RetainedWal {
+    /// `None` without a slot.
     pub bytes: Option<u64>,
     pub growth_bytes_per_second: Option<f64>,
     /// `max_slot_wal_keep_size`; null is without limit, or not known.
@@ -126,6 +145,7 @@ pub struct Throughput {
     pub bytes_per_second: f64,
 }
 
+/// An error, with the time of it, or since when it has been so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trouble {
     pub error: String,
@@ -133,13 +153,21 @@ pub struct Trouble {
     pub at_unix_seconds: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// How far a repair has come.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Repair {
+    /// What made it necessary.
     pub reason: String,
+    /// `read`, `count`, `delete`, or `catch up`: only the stream is waited for.
     pub pass: String,
     /// Of the pass, from 0 to 1.
     pub fraction: Option<f64>,
     pub seconds_left: Option<u64>,
+    /// Pieces are of `/healthz` alone.
+    #[serde(skip)]
+    pub pieces_done: usize,
+    #[serde(skip)]
+    pub pieces: usize,
     pub rows_read: u64,
     pub rows_written: u64,
     #[serde(alias = "rows_buried")]
@@ -152,6 +180,7 @@ pub struct Repair {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateChange {
     pub at_unix_seconds: u64,
+    /// The state since then; the same as before where something else is told.
     pub state: String,
     pub reason: Option<String>,
 }
@@ -164,6 +193,34 @@ pub struct HistoryOverview {
     pub rows_per_second: Vec<Option<f64>>,
     pub retained_wal_bytes: Vec<Option<u64>>,
     pub unflushed_bytes: Vec<u64>,
+}
+
+impl ServiceState {
+    pub const ALL: [ServiceState; 7] = [
+        ServiceState::Starting,
+        ServiceState::StandingBy,
+        ServiceState::Streaming,
+        ServiceState::BackingOff,
+        ServiceState::Draining,
+        ServiceState::Stopped,
+        ServiceState::Failed,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ServiceState::Starting => "starting",
+            ServiceState::StandingBy => "standing_by",
+            ServiceState::Streaming => "streaming",
+            ServiceState::BackingOff => "backing_off",
+            ServiceState::Draining => "draining",
+            ServiceState::Stopped => "stopped",
+            ServiceState::Failed => "failed",
+        }
+    }
+}
+
+pub fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 impl Wal {

@@ -47,6 +47,8 @@ pub(super) fn busy() -> Overview {
             pass: "read".to_owned(),
             fraction: Some(0.4217),
             seconds_left: Some(95),
+            pieces_done: 0,
+            pieces: 0,
             rows_read: 12_345,
             rows_written: 67,
             tombstones_written: 8,

@@ -4,14 +4,14 @@
 //! However often it is asked, it is worked out a few times a second at most.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
-use crate::health::{Health, HealthReport, LeaderHealth, RepairHealth};
+use crate::health::Health;
 use crate::metrics::{Metrics, ServiceMetrics};
 use crate::overview::history::{History, SAMPLE_EVERY, Sample};
-use crate::overview::{self, Overview, ServiceOverview, SourceServer, Trouble, Who};
+use crate::overview::{self, Overview, ServiceOverview, SourceServer, Trouble, Who, unix_seconds};
 
 /// An answer is as good as new for this long.
 const FRESH_FOR: Duration = Duration::from_millis(250);
@@ -82,15 +82,12 @@ impl Board {
     }
 
     fn work_out(&self, now: Instant, histories: &[History]) -> Overview {
-        let reports = self.health.reports();
-        let reasons: Vec<String> =
-            reports.iter().filter_map(|report| report.unhealthy.clone()).collect();
-        let mut services = std::collections::BTreeMap::new();
-        for (n, (report, history)) in reports.into_iter().zip(histories).enumerate() {
-            let metrics = self.metrics.service(&report.name);
-            let slot = self.slots.get(n).cloned().unwrap_or_default();
-            let name = report.name.clone();
-            services.insert(name, self.service(now, slot, report, &metrics, history));
+        let (reasons, mut services) = self.health.overview();
+        let measured = self.metrics.services().iter().zip(&self.slots).zip(histories);
+        for ((metrics, slot), history) in measured {
+            let service = services.get_mut(metrics.name()).expect("health has every service");
+            service.slot.clone_from(slot);
+            self.measure(now, service, metrics, history);
         }
         Overview {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -104,90 +101,49 @@ impl Board {
         }
     }
 
-    fn service(
+    /// Adds what health does not know.
+    fn measure(
         &self,
         now: Instant,
-        slot: String,
-        report: HealthReport,
+        service: &mut ServiceOverview,
         metrics: &ServiceMetrics,
         history: &History,
-    ) -> ServiceOverview {
+    ) {
         let mask = self.health.mask();
         let server = metrics.server_wal();
         // Zero is where no position has been yet.
         let lsn = |lsn: crate::wal::Lsn| (lsn.0 != 0).then(|| lsn.to_string());
-        let (wal, seen) = server.map_or((None, None), |(wal, at)| (Some(wal), Some(at)));
-        let wal_of = overview::Wal {
-            server_lsn: wal.and_then(|wal| lsn(wal.lsn)),
-            server_seen_unix_seconds: seen.map(unix_seconds),
+        service.wal = overview::Wal {
+            server_lsn: server.and_then(|(wal, _)| lsn(wal.lsn)),
+            server_seen_unix_seconds: server.map(|(_, seen)| unix_seconds(seen)),
             received_lsn: lsn(metrics.received.get()),
             flushed_lsn: lsn(metrics.flushed.get()),
             confirmed_lsn: lsn(metrics.confirmed()),
         };
-        let retained = overview::RetainedWal {
-            bytes: wal.and_then(|wal| wal.retained_bytes),
-            growth_bytes_per_second: history.retained_growth(),
-            limit_bytes: wal.and_then(|wal| wal.limit_bytes),
-            left_bytes: wal.and_then(|wal| wal.left_bytes),
-            seconds_left: None,
+        service.lag = overview::Lag {
+            bytes: service.wal.behind(&service.wal.flushed_lsn),
+            seconds: metrics.lag().map(|lag| lag.as_secs_f64()),
+            seconds_since_confirmed: metrics.since_confirmed().map(|age| age.as_secs_f64()),
         };
-        let throughput = history.speed(now, &sample(metrics));
-        ServiceOverview {
-            slot,
-            state: report.state.as_str().to_owned(),
-            healthy: report.unhealthy.is_none(),
-            since_unix_seconds: Some(report.since_unix_seconds),
-            reason: report.reason,
-            hint: report.hint,
-            leader: self.leader(report.leader),
-            lag: overview::Lag {
-                bytes: wal_of.behind(&wal_of.flushed_lsn),
-                seconds: metrics.lag().map(|lag| lag.as_secs_f64()),
-                seconds_since_confirmed: metrics.since_confirmed().map(|age| age.as_secs_f64()),
-            },
-            wal: wal_of,
-            retained_wal: retained.with_forecast(),
-            throughput: throughput.map(|speed| overview::Throughput {
-                rows_per_second: speed.rows_per_second,
-                changes_per_second: speed.changes_per_second,
-                bytes_per_second: speed.bytes_per_second,
-            }),
-            unflushed_bytes: Some(metrics.unflushed_bytes.get()),
-            insert_outage: metrics.insert_outage.cause().map(|cause| Trouble {
-                error: mask.hide(&cause.error),
-                hint: cause.hint.map(|hint| mask.hide(&hint)),
-                at_unix_seconds: unix_seconds(cause.since),
-            }),
-            last_error: report.last_error.map(|last| Trouble {
-                error: last.error,
-                hint: last.hint,
-                at_unix_seconds: last.at_unix_seconds,
-            }),
-            refused_rows: (metrics.tables().into_iter())
-                .map(|(table, metrics)| (table, metrics.refused_rows.get()))
-                .collect(),
-            repair: report.repair.map(repair),
-            notes: report.notes,
-            changes: (report.changes.iter().rev())
-                .map(|change| overview::StateChange {
-                    at_unix_seconds: unix_seconds(change.at),
-                    state: change.state.as_str().to_owned(),
-                    reason: change.reason.clone(),
-                })
-                .collect(),
-            history: history_of(now, history),
+        service.retained_wal = overview::RetainedWal {
+            growth_bytes_per_second: history.retained_growth(),
+            ..server.map(|(wal, _)| wal.retained).unwrap_or_default()
         }
-    }
-
-    fn leader(&self, leader: LeaderHealth) -> overview::LeaderOverview {
-        match leader {
-            LeaderHealth::ThisProcess => overview::LeaderOverview {
-                who: Who::ThisProcess,
-                name: Some(self.instance.clone()),
-            },
-            LeaderHealth::Another => overview::LeaderOverview { who: Who::Another, name: None },
-            LeaderHealth::Unknown => overview::LeaderOverview { who: Who::Unknown, name: None },
+        .with_forecast();
+        service.throughput = history.speed(now, &sample(metrics));
+        service.unflushed_bytes = Some(metrics.unflushed_bytes.get());
+        service.insert_outage = metrics.insert_outage.cause().map(|cause| Trouble {
+            error: mask.hide(&cause.error),
+            hint: cause.hint.map(|hint| mask.hide(&hint)),
+            ..cause
+        });
+        service.refused_rows = (metrics.tables().into_iter())
+            .map(|(table, metrics)| (table, metrics.refused_rows.get()))
+            .collect();
+        if service.leader.who == Who::ThisProcess {
+            service.leader.name = Some(self.instance.clone());
         }
+        service.history = history_of(now, history);
     }
 }
 
@@ -198,26 +154,8 @@ fn sample(metrics: &ServiceMetrics) -> Sample {
         changes: changes.iter().map(|counter| counter.get()).sum(),
         bytes: metrics.received_bytes.get(),
         lag_seconds: metrics.lag().map(|lag| lag.as_secs_f64()),
-        retained_bytes: metrics.server_wal().and_then(|(wal, _)| wal.retained_bytes),
+        retained_bytes: metrics.server_wal().and_then(|(wal, _)| wal.retained.bytes),
         unflushed_bytes: metrics.unflushed_bytes.get(),
-    }
-}
-
-fn repair(repair: RepairHealth) -> overview::Repair {
-    let (failed_attempts, error) = match repair.failing {
-        Some((attempts, error)) => (attempts, Some(error)),
-        None => (0, None),
-    };
-    overview::Repair {
-        reason: repair.reason,
-        pass: repair.pass.to_owned(),
-        fraction: Some(repair.fraction),
-        seconds_left: repair.seconds_left,
-        rows_read: repair.rows_read,
-        rows_written: repair.rows_written,
-        tombstones_written: repair.tombstones_written,
-        failed_attempts,
-        error,
     }
 }
 
@@ -238,8 +176,4 @@ fn history_of(now: Instant, history: &History) -> overview::HistoryOverview {
 /// After the point: more are noise, and there are hundreds of them.
 fn two_digits(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
-}
-
-fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

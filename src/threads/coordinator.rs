@@ -16,7 +16,7 @@ use super::{AcrossSessions, Finished, session, spawn_named};
 use crate::config::{ServiceConfig, Strategy};
 use crate::delivery::lease_watch::LeaseWatch;
 use crate::error::{Error, ErrorKind, Remedy};
-use crate::health::{Health, LeaderHealth, ServiceHealth};
+use crate::health::{Attempts, Condition, Health};
 use crate::machines::backoff::{Backoff, BackoffLimits};
 use crate::machines::lease;
 use crate::machines::lifecycle::{
@@ -24,6 +24,7 @@ use crate::machines::lifecycle::{
 };
 use crate::machines::prng::Prng;
 use crate::metrics::ServiceMetrics;
+use crate::overview::{ServiceState, Who};
 use crate::telling::tell;
 
 /// The stream thread, the lock keeper and the supervisor each send at most a few at a time.
@@ -83,7 +84,7 @@ impl Coordinator {
             lease,
             last_error: None,
             has_started: false,
-            leader: LeaderHealth::Unknown,
+            leader: Who::Unknown,
             memory: Arc::default(),
             primary_probe: None,
             has_streamed: false,
@@ -184,7 +185,7 @@ struct Running {
     lease: Arc<LeaseWatch>,
     last_error: Option<(String, Option<String>)>,
     has_started: bool,
-    leader: LeaderHealth,
+    leader: Who,
     memory: Arc<AcrossSessions>,
     /// There while the service waits to reconnect.
     primary_probe: Option<PrimaryProbe>,
@@ -234,7 +235,7 @@ impl Running {
             LifecycleAction::AcquireLock => self.request(LockRequest::Acquire),
             LifecycleAction::ReleaseLock => {
                 self.with.metrics.is_leader.lower();
-                self.with.health.publish_leader(self.service, LeaderHealth::Unknown);
+                self.with.health.publish_leader(self.service, Who::Unknown);
                 self.request(LockRequest::Release);
             }
             LifecycleAction::StartSession => {
@@ -385,28 +386,39 @@ impl Running {
     }
 
     fn publish(&self) {
-        let failed = || {
-            let (reason, hint) = self.last_error.clone().unwrap_or_default();
-            ServiceHealth::Failed { reason, hint }
-        };
-        let health = match self.machine.state() {
-            LifecycleState::Waiting { why: Why::Backoff { attempt }, .. } => {
-                ServiceHealth::BackingOff {
-                    attempt,
-                    first: !self.has_streamed,
-                    since: self.ended_at,
-                }
+        let state = self.machine.state();
+        let (shown, reason) = match state {
+            LifecycleState::Waiting { why: Why::Backoff { .. }, .. } => {
+                (ServiceState::BackingOff, None)
             }
-            LifecycleState::Waiting { .. } => ServiceHealth::StandingBy,
+            LifecycleState::Waiting { why: Why::Standby, .. } => {
+                let reason = match self.leader {
+                    Who::Another => "another instance leads",
+                    _ => "the leader lock is asked for",
+                };
+                (ServiceState::StandingBy, Some(reason))
+            }
+            LifecycleState::Waiting { why: Why::LockUnreachable, .. } => {
+                (ServiceState::StandingBy, Some("the leader lock cannot be asked for"))
+            }
             // Asking for the lock is part of standing by, or of the backoff before it.
             LifecycleState::Acquiring => return,
-            LifecycleState::Starting => ServiceHealth::Starting,
-            LifecycleState::Streaming { .. } => ServiceHealth::Streaming,
-            LifecycleState::Draining { .. } | LifecycleState::Withdrawing { .. } => {
-                ServiceHealth::Draining
+            LifecycleState::Starting => (ServiceState::Starting, Some("this process leads")),
+            LifecycleState::Streaming { .. } => {
+                (ServiceState::Streaming, Some("the stream is open"))
             }
+            LifecycleState::Draining { then, .. } => {
+                let reason = match then {
+                    DrainFor::StandBy => "the leader lock was lost",
+                    DrainFor::Strategy => "the stream failed",
+                    DrainFor::Again => "the source has changed",
+                    DrainFor::Stop => "told to stop",
+                };
+                (ServiceState::Draining, Some(reason))
+            }
+            LifecycleState::Withdrawing { .. } => (ServiceState::Draining, Some("told to stop")),
             LifecycleState::Stopped(ServiceOutcome::Clean) => {
-                ServiceHealth::Stopped { reason: "told to stop".to_owned() }
+                (ServiceState::Stopped, Some("told to stop"))
             }
             LifecycleState::Down
             | LifecycleState::Stopped(
@@ -414,44 +426,26 @@ impl Running {
                 | ServiceOutcome::Halted
                 | ServiceOutcome::Exit { .. }
                 | ServiceOutcome::DrainTimedOut,
-            ) => failed(),
+            ) => (ServiceState::Failed, None),
         };
-        self.with.health.publish_because(self.service, health, self.reason());
-    }
-
-    /// Why it is in the state, where that does not say it.
-    fn reason(&self) -> Option<String> {
-        let text = match self.machine.state() {
-            LifecycleState::Waiting { why: Why::Standby, .. } => match self.leader {
-                LeaderHealth::Another => "another instance leads",
-                LeaderHealth::Unknown | LeaderHealth::ThisProcess => "the leader lock is asked for",
-            },
-            LifecycleState::Waiting { why: Why::LockUnreachable, .. } => {
-                "the leader lock cannot be asked for"
+        let (error, hint) = self.last_error.clone().unzip();
+        let attempts = match state {
+            LifecycleState::Waiting { why: Why::Backoff { attempt }, .. } => {
+                Some(Attempts { count: attempt, first: !self.has_streamed, since: self.ended_at })
             }
-            LifecycleState::Starting => "this process leads",
-            LifecycleState::Streaming { .. } => "the stream is open",
-            LifecycleState::Draining { then: DrainFor::StandBy, .. } => "the leader lock was lost",
-            LifecycleState::Draining { then: DrainFor::Strategy, .. } => "the stream failed",
-            LifecycleState::Draining { then: DrainFor::Again, .. } => "the source has changed",
-            LifecycleState::Draining { then: DrainFor::Stop, .. }
-            | LifecycleState::Withdrawing { .. } => "told to stop",
-            LifecycleState::Waiting { why: Why::Backoff { .. }, .. }
-            | LifecycleState::Acquiring
-            | LifecycleState::Down
-            | LifecycleState::Stopped(_) => {
-                return self.last_error.as_ref().map(|(error, _)| error.clone());
-            }
+            _ => None,
         };
-        Some(text.to_owned())
+        let hint = hint.flatten().filter(|_| shown == ServiceState::Failed);
+        let reason = reason.map(str::to_owned).or(error);
+        self.with.health.publish(self.service, Condition { state: shown, reason, hint, attempts });
     }
 
     /// Who leads, as the answers about the lock tell.
     fn publish_leader(&mut self, input: LifecycleInput) {
         self.leader = match input {
-            LifecycleInput::LockAcquired => LeaderHealth::ThisProcess,
-            LifecycleInput::LockBusy => LeaderHealth::Another,
-            LifecycleInput::LockFailed | LifecycleInput::LockLost => LeaderHealth::Unknown,
+            LifecycleInput::LockAcquired => Who::ThisProcess,
+            LifecycleInput::LockBusy => Who::Another,
+            LifecycleInput::LockFailed | LifecycleInput::LockLost => Who::Unknown,
             _ => return,
         };
         self.with.health.publish_leader(self.service, self.leader);

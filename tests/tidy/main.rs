@@ -25,7 +25,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 /// Words that every room may use.
 const WORDS: &[&str] = &["error", "finding", "halt", "secret", "telling"];
-/// For the rooms that act; health is told through metrics, which know LSNs.
+/// For the rooms that act; both keep their facts as they are shown, in the types of `overview`.
 const SEEING: &[&str] = &["health", "metrics"];
 
 /// Rooms that decide or convert, and do nothing: no clock, no environment.
@@ -149,7 +149,9 @@ fn may_use(room: &str, used: &str) -> bool {
         // They make the program of the rooms.
         ("lib" | "main", _) => true,
         // An error may name the place in the WAL that it was met at.
-        ("health", "metrics") | ("metrics", "wal") | ("error", "wal") => true,
+        ("health", "metrics" | "overview") | ("metrics", "overview" | "wal") | ("error", "wal") => {
+            true
+        }
         (room, used) if SEEING.contains(&used) => {
             matches!(room, "cli" | "threads" | "mending" | "delivery")
         }

@@ -10,6 +10,7 @@ use walhouse::cli::manual::{TOPICS, find};
 use walhouse::clickhouse::own;
 use walhouse::config::variables;
 use walhouse::metrics::{Metrics, ServerWal};
+use walhouse::overview::RetainedWal;
 
 use super::{assert_none, identifier, is_word, read, src};
 
@@ -137,8 +138,7 @@ fn monitoring_names_every_metric_and_no_other() {
     runs.adjusted_values("c").inc();
     runs.on_confirmed(walhouse::wal::Lsn(1));
     runs.on_server_wal(ServerWal {
-        retained_bytes: Some(1),
-        left_bytes: Some(1),
+        retained: RetainedWal { bytes: Some(1), left_bytes: Some(1), ..RetainedWal::default() },
         ..ServerWal::default()
     });
     let text = metrics.encode();

@@ -2,7 +2,7 @@
 //! a deadline; one that does not answer hides nothing of the others.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::clickhouse::Client;
 use crate::clickhouse::own::repairs::RepairStatus;
@@ -10,8 +10,7 @@ use crate::clickhouse::own::{self, refused, repairs, state};
 use crate::config::{Config, LockKind, ServiceConfig};
 use crate::error::{Error, Result};
 use crate::overview::{
-    HistoryOverview, Lag, LeaderOverview, Overview, Repair, RetainedWal, ServiceOverview,
-    SourceServer, Wal, Who,
+    LeaderOverview, Overview, Repair, ServiceOverview, SourceServer, Wal, Who, unix_seconds,
 };
 use crate::postgres::advisory_lock;
 use crate::postgres::primary::Primary;
@@ -19,6 +18,7 @@ use crate::postgres::slot::{self, SlotVerdict};
 use crate::redis::lock::Holder;
 use crate::secret::Mask;
 use crate::threads::lock_keeper;
+use crate::threads::watch::retained;
 
 /// For each of the parties.
 const TIMEOUT: Duration = Duration::from_secs(8);
@@ -48,7 +48,7 @@ pub(super) fn overview(config: &Config) -> Overview {
         source: SourceServer::Servers,
         instance: None,
         started_unix_seconds: None,
-        now_unix_seconds: unix_seconds(),
+        now_unix_seconds: unix_seconds(SystemTime::now()),
         healthy: reasons.is_empty(),
         reasons,
         services,
@@ -66,23 +66,7 @@ impl Look {
         let service = ServiceOverview {
             slot: config.slot.clone(),
             state: "unknown".to_owned(),
-            healthy: false,
-            since_unix_seconds: None,
-            reason: None,
-            hint: None,
-            leader: LeaderOverview { who: Who::Unknown, name: None },
-            wal: Wal::default(),
-            lag: Lag::default(),
-            retained_wal: RetainedWal::default(),
-            throughput: None,
-            unflushed_bytes: None,
-            insert_outage: None,
-            last_error: None,
-            refused_rows: BTreeMap::new(),
-            repair: None,
-            notes: vec![],
-            changes: vec![],
-            history: HistoryOverview::default(),
+            ..ServiceOverview::default()
         };
         Look { service, problems: vec![] }
     }
@@ -125,18 +109,12 @@ impl Look {
             let confirmed = retained.confirmed_flush_lsn.map(|lsn| lsn.to_string());
             service.wal = Wal {
                 server_lsn: Some(retained.flushed.to_string()),
-                server_seen_unix_seconds: Some(unix_seconds()),
+                server_seen_unix_seconds: Some(unix_seconds(SystemTime::now())),
                 confirmed_lsn: confirmed,
                 ..Wal::default()
             };
             service.lag.bytes = service.wal.behind(&service.wal.confirmed_lsn);
-            service.retained_wal = RetainedWal {
-                bytes: retained.bytes(),
-                growth_bytes_per_second: None,
-                limit_bytes: retained.limit_bytes,
-                left_bytes: retained.safe_bytes.map(|left| u64::try_from(left).unwrap_or(0)),
-                seconds_left: None,
-            };
+            service.retained_wal = retained::shown(&retained);
             service.reason = retained.active_pid.map(|pid| match &retained.active_name {
                 Some(name) => format!("process {pid} streams from the slot: {name}"),
                 None => format!("process {pid} streams from the slot"),
@@ -207,13 +185,10 @@ impl Look {
                 reason: row.reason,
                 // Such as `read ...`: how far it has come is for the process to say.
                 pass: row.position.split(' ').next().unwrap_or_default().to_owned(),
-                fraction: None,
-                seconds_left: None,
                 rows_read: row.rows_read,
                 rows_written: row.rows_written,
                 tombstones_written: row.tombstones_written,
-                failed_attempts: 0,
-                error: None,
+                ..Repair::default()
             });
         service.refused_rows = refused::counts(&mut client, name, deadline)?;
         Ok(())
@@ -226,8 +201,4 @@ fn in_one(error: &Error) -> String {
         Some(hint) => format!("{error}. {hint}"),
         None => error.to_string(),
     }
-}
-
-fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

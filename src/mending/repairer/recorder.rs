@@ -8,10 +8,11 @@ use super::{RepairCursor, Repairer};
 use crate::clickhouse::Client;
 use crate::clickhouse::own::repairs::{self, AT_FENCE, RepairRow, RepairStatus};
 use crate::error::{Error, Result};
-use crate::health::{ATTEMPTS_HEALTHY, RepairHealth};
+use crate::health::ATTEMPTS_HEALTHY;
 use crate::machines::recovery::fence_version;
 use crate::machines::repair::Pieces;
 use crate::machines::thinning::Thinning;
+use crate::overview::Repair;
 use crate::postgres::source_table::TableName;
 use crate::postgres::table_reader::Tid;
 use crate::telling::tell;
@@ -33,7 +34,7 @@ struct State {
     recorded_at: Instant,
     told_at: Instant,
     begun_at: Instant,
-    shown: RepairHealth,
+    shown: Repair,
     /// Since it was last asked for.
     progressed: bool,
     /// Rows that cannot be read.
@@ -51,17 +52,14 @@ impl<'a> Recorder<'a> {
             RepairCursor::start()
         });
         let now = Instant::now();
-        let shown = RepairHealth {
+        let shown = Repair {
             reason: row.reason.clone(),
-            pass: position.pass(),
-            fraction: 0.0,
-            seconds_left: None,
-            pieces_done: 0,
-            pieces: 0,
+            pass: position.pass().to_owned(),
+            fraction: Some(0.0),
             rows_read: row.rows_read,
             rows_written: row.rows_written,
             tombstones_written: row.tombstones_written,
-            failing: None,
+            ..Repair::default()
         };
         let state = State {
             client,
@@ -167,7 +165,7 @@ impl<'a> Recorder<'a> {
         let mut state = self.state.lock();
         state.position = position;
         state.progressed = true;
-        state.shown.failing = None;
+        (state.shown.failed_attempts, state.shown.error) = (0, None);
         self.with.delivery.metrics.repair_failing.lower();
         if state.recorded_at.elapsed() < RECORD_EVERY {
             return Ok(());
@@ -201,8 +199,8 @@ impl<'a> Recorder<'a> {
         let mut state = self.state.lock();
         let estimate = pieces.estimate(now);
         let State { row, shown, position, .. } = &mut *state;
-        shown.pass = position.pass();
-        shown.fraction = estimate.fraction;
+        shown.pass = position.pass().to_owned();
+        shown.fraction = Some(estimate.fraction);
         shown.seconds_left = estimate.left.map(|left| left.as_secs());
         (shown.pieces_done, shown.pieces) = (pieces.done(), pieces.count());
         shown.rows_read = row.rows_read;
@@ -230,15 +228,15 @@ impl<'a> Recorder<'a> {
     /// Transactions are waited for.
     pub fn show_waiting(&self) {
         let mut state = self.state.lock();
-        state.shown.pass = "wait for transactions";
+        state.shown.pass = "wait for transactions".to_owned();
         self.with.health.publish_repair(self.with.delivery.service, Some(state.shown.clone()));
     }
 
     /// The passes are done; the stream is waited for.
     pub fn show_catching_up(&self) {
         let mut state = self.state.lock();
-        state.shown.pass = "catch up";
-        state.shown.fraction = 1.0;
+        state.shown.pass = "catch up".to_owned();
+        state.shown.fraction = Some(1.0);
         state.shown.seconds_left = None;
         self.with.health.publish_repair(self.with.delivery.service, Some(state.shown.clone()));
     }
@@ -250,7 +248,8 @@ impl<'a> Recorder<'a> {
 
     pub fn on_failure(&self, failures: u32, error: &Error) {
         let mut state = self.state.lock();
-        state.shown.failing = Some((failures, error.to_string()));
+        state.shown.failed_attempts = failures;
+        state.shown.error = Some(error.to_string());
         self.with.delivery.metrics.repair_failing.raise();
         self.with.health.publish_repair(self.with.delivery.service, Some(state.shown.clone()));
     }
