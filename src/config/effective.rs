@@ -1,6 +1,5 @@
 //! The configuration as it holds, and where each value is from: what `walhouse config` prints.
 
-use super::ServiceName;
 use super::problems::{shown, shown_url};
 use super::variables::{self, Preset, VariableKind};
 
@@ -41,33 +40,19 @@ pub fn settings(lookup: impl Fn(&str) -> Option<String>) -> Vec<Setting> {
 }
 
 fn setting(lookup: &impl Fn(&str) -> Option<String>, name: String) -> Setting {
-    let mut asked: &str = &name;
-    let mut origin = Origin::Environment;
-    loop {
-        let variable = variables::find(asked).expect("the variable is in the table");
-        let set = lookup(asked);
-        // Set to nothing is unset, except for an address, where it is off.
+    // Set to nothing is unset, except for an address, where it is off.
+    let (variable, by, own) = variables::resolve(&name, |variable, name| {
         let means =
             |text: &String| !text.trim().is_empty() || variable.kind == VariableKind::Address;
-        if let Some(text) = set.filter(means) {
-            let value = Some(hidden(variable.kind, &text));
-            return Setting { value, origin, name };
-        }
-        let preset = match variable.preset {
-            Preset::Variable(other) => {
-                (asked, origin) = (other, Origin::Variable(other));
-                continue;
-            }
-            Preset::Unset => None,
-            Preset::Value(value) => Some(value.to_owned()),
-            Preset::PerService { runs, sessions } => {
-                let is_runs = asked.starts_with(ServiceName::Runs.prefix());
-                Some(if is_runs { runs } else { sessions }.to_owned())
-            }
-            Preset::Rule(text) => Some(format!("({text})")),
-        };
-        return Setting { value: preset, origin: Origin::Default, name };
-    }
+        lookup(name).filter(means)
+    });
+    let (value, origin) = match (own, variable.preset) {
+        (Some(text), _) if by == name => (Some(hidden(variable.kind, &text)), Origin::Environment),
+        (Some(text), _) => (Some(hidden(variable.kind, &text)), Origin::Variable(variable.name)),
+        (None, Preset::Rule(text)) => (Some(format!("({text})")), Origin::Default),
+        (None, _) => (variable.preset_of(by).map(str::to_owned), Origin::Default),
+    };
+    Setting { value, origin, name }
 }
 
 fn hidden(kind: VariableKind, text: &str) -> String {
@@ -106,6 +91,24 @@ mod tests {
         assert_eq!(slot, some("sessions_to_clickhouse_v1"));
         let off = [("REPLICATION_HTTP_LISTEN", "")];
         assert_eq!(found(&off, "REPLICATION_HTTP_LISTEN"), (some(""), Origin::Environment));
+    }
+
+    #[test]
+    fn each_service_has_its_own_default_and_a_fallback_is_one_variable() {
+        for variable in variables::all() {
+            for name in variable.names() {
+                match variable.preset {
+                    Preset::PerService(_) => {
+                        let (value, origin) = found(&[], &name);
+                        assert!(value.is_some() && origin == Origin::Default, "{name}");
+                    }
+                    Preset::Variable(other) => {
+                        assert_eq!(variables::find(other).map(|v| v.name), Some(other));
+                    }
+                    Preset::Unset | Preset::Value(_) | Preset::Rule(_) => {}
+                }
+            }
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::problems::{Problem, Problems, shown, shown_url};
-use super::variables::{self, Preset, Variable, VariableKind};
+use super::variables::{self, Variable, VariableKind};
 use super::{ServiceName, clickhouse, postgres, redis};
 use crate::clickhouse::params::Quorum;
 use crate::secret::Secret;
@@ -59,16 +59,13 @@ impl<'a> VariableReader<'a> {
 
     /// Set to something.
     pub fn is_set(&self, name: &str) -> bool {
-        self.raw(name).is_some_and(|value| !value.trim().is_empty())
+        self.raw(name).is_some_and(|value| is_something(&value))
     }
 
     /// Neither it nor what it falls back on is set to something.
     pub fn is_unset(&self, name: &str) -> bool {
-        !self.is_set(name)
-            && match entry(name).preset {
-                Preset::Variable(other) => self.is_unset(other),
-                _ => true,
-            }
+        let own = |_: &Variable, name: &str| self.raw(name).filter(|value| is_something(value));
+        variables::resolve(name, own).2.is_none()
     }
 
     pub fn flag(&mut self, name: &str) -> bool {
@@ -246,25 +243,24 @@ impl<'a> VariableReader<'a> {
         }
     }
 
-    /// Follows fallbacks. An empty value counts as unset, as `FOO=` in an env file is meant.
+    /// The value that holds, and whose it is.
     fn find(&mut self, name: &str) -> Option<Found> {
-        let mut name = name;
-        loop {
-            if let Some(value) = self.raw(name).filter(|value| !value.trim().is_empty()) {
-                if !value.contains(char::REPLACEMENT_CHARACTER) {
-                    return Some(Found { variable: name.into(), value });
-                }
+        let (entry, variable, value) = variables::resolve(name, |_, name| {
+            let value = self.raw(name).filter(|value| is_something(value))?;
+            if value.contains(char::REPLACEMENT_CHARACTER) {
                 self.refuse(name.into(), "expected text in UTF-8".into());
+                return None;
             }
-            match entry(name).preset {
-                Preset::Variable(other) => name = other,
-                _ => {
-                    let value = preset(name)?.into();
-                    return Some(Found { variable: name.into(), value });
-                }
-            }
-        }
+            Some(value)
+        });
+        let value = value.or_else(|| entry.preset_of(variable).map(str::to_owned))?;
+        Some(Found { variable: variable.into(), value })
     }
+}
+
+/// An empty value counts as unset, as `FOO=` in an env file is meant.
+fn is_something(value: &str) -> bool {
+    !value.trim().is_empty()
 }
 
 fn entry(name: &str) -> &'static Variable {
@@ -273,15 +269,8 @@ fn entry(name: &str) -> &'static Variable {
 
 /// The text that holds when nothing is set, at the end of all fallbacks.
 fn preset(name: &str) -> Option<&'static str> {
-    match entry(name).preset {
-        Preset::Value(value) => Some(value),
-        Preset::PerService { runs, sessions } => {
-            let is_runs = name.starts_with(ServiceName::Runs.prefix());
-            Some(if is_runs { runs } else { sessions })
-        }
-        Preset::Variable(other) => preset(other),
-        Preset::Unset | Preset::Rule(_) => None,
-    }
+    let (entry, name, _) = variables::resolve(name, |_, _| None);
+    entry.preset_of(name)
 }
 
 /// `1000`, and as other readers of these variables have it, `1e3` and `1000.0`.

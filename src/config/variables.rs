@@ -55,10 +55,7 @@ pub enum VariableKind {
 pub enum Preset {
     Unset,
     Value(&'static str),
-    PerService {
-        runs: &'static str,
-        sessions: &'static str,
-    },
+    PerService(&'static [(ServiceName, &'static str)]),
     /// The value of another variable.
     Variable(&'static str),
     /// Decided in code, told in words.
@@ -110,11 +107,26 @@ impl Variable {
     }
 
     fn is_named(&self, name: &str) -> bool {
-        match self.name.strip_prefix('*') {
-            Some(rest) => ServiceName::ALL
-                .iter()
-                .any(|service| name.strip_prefix(service.prefix()).is_some_and(|n| n == rest)),
-            None => self.name == name,
+        self.service(name).is_some() || (self.name == name && !name.starts_with('*'))
+    }
+
+    /// Whose variable it is under this name.
+    fn service(&self, name: &str) -> Option<ServiceName> {
+        let rest = self.name.strip_prefix('*')?;
+        ServiceName::ALL
+            .into_iter()
+            .find(|service| name.strip_prefix(service.prefix()) == Some(rest))
+    }
+
+    /// The text that holds under this name when nothing is set.
+    pub(super) fn preset_of(&self, name: &str) -> Option<&'static str> {
+        match self.preset {
+            Preset::Value(value) => Some(value),
+            Preset::PerService(values) => {
+                let service = self.service(name)?;
+                values.iter().find(|(of, _)| *of == service).map(|(_, value)| *value)
+            }
+            Preset::Unset | Preset::Variable(_) | Preset::Rule(_) => None,
         }
     }
 
@@ -123,8 +135,9 @@ impl Variable {
         match self.preset {
             Preset::Unset => "unset".into(),
             Preset::Value(value) => value.into(),
-            Preset::PerService { runs, sessions } => {
-                format!("{runs} (runs), {sessions} (sessions)")
+            Preset::PerService(values) => {
+                let each = |(of, value): &(ServiceName, &str)| format!("{value} ({})", of.as_str());
+                values.iter().map(each).collect::<Vec<_>>().join(", ")
             }
             Preset::Variable(name) => format!("what {name} says"),
             Preset::Rule(text) => text.into(),
@@ -138,6 +151,22 @@ pub fn all() -> impl Iterator<Item = &'static Variable> {
 
 pub fn find(name: &str) -> Option<&'static Variable> {
     all().find(|variable| variable.is_named(name))
+}
+
+/// Follows a variable to those that it falls back on, until `own` has a value of one. Returns the
+/// last one, by its name, and the value.
+pub(super) fn resolve(
+    name: &str,
+    mut own: impl FnMut(&'static Variable, &str) -> Option<String>,
+) -> (&'static Variable, &str, Option<String>) {
+    let mut name = name;
+    loop {
+        let variable = find(name).expect("the variable is in the table");
+        match (own(variable, name), variable.preset) {
+            (None, Preset::Variable(other)) => name = other,
+            (value, _) => return (variable, name, value),
+        }
+    }
 }
 
 /// The tables of the topic `variables`, one for each section.
@@ -228,19 +257,19 @@ pub const SECTIONS: &[Section] = &[
             Preset::Variable("DATABASE_URL"),
             "Postgres for sessions alone."),
         variable("*_REPLICATION_SLOT_NAME", VariableKind::Slot,
-            Preset::PerService {
-                runs: "task_runs_to_clickhouse_v1",
-                sessions: "sessions_to_clickhouse_v1",
-            },
+            Preset::PerService(&[
+                (ServiceName::Runs, "task_runs_to_clickhouse_v1"),
+                (ServiceName::Sessions, "sessions_to_clickhouse_v1"),
+            ]),
             "The replication slot; created when it is missing on a first start."),
         flag("*_REPLICATION_SLOT_FAILOVER", "1",
             "Marks the slot as a failover slot where the server knows them (Postgres 17 and \
              newer), so that standbys can keep a copy; 0 takes the mark away."),
         variable("*_REPLICATION_PUBLICATION_NAME", VariableKind::Publication,
-            Preset::PerService {
-                runs: "task_runs_to_clickhouse_v1_publication",
-                sessions: "sessions_to_clickhouse_v1_publication",
-            },
+            Preset::PerService(&[
+                (ServiceName::Runs, "task_runs_to_clickhouse_v1_publication"),
+                (ServiceName::Sessions, "sessions_to_clickhouse_v1_publication"),
+            ]),
             "The publication; created when it is missing."),
         flag("REPLICATION_CREATE_TABLES", "1",
             "Creates missing tables in ClickHouse; 0 expects them to exist."),
@@ -273,7 +302,7 @@ pub const SECTIONS: &[Section] = &[
         integer("*_REPLICATION_FLUSH_INTERVAL_MS", (1, HOUR_MS), "1000",
             "A batch is flushed at the latest when its first row is this old."),
         variable("*_REPLICATION_MAX_FLUSH_CONCURRENCY", VariableKind::Integer { min: 1, max: 256 },
-            Preset::PerService { runs: "2", sessions: "1" },
+            Preset::PerService(&[(ServiceName::Runs, "2"), (ServiceName::Sessions, "1")]),
             "Batches in flight to ClickHouse side by side, each on a thread of its own."),
         integer("*_REPLICATION_MAX_BUFFER_BYTES", (65_536, 1 << 40), "67108864",
             "Rows held in memory; when full, reading waits and nothing is dropped."),

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 pub struct Stored {
     pub version: u64,
     pub is_deleted: bool,
-    /// Equal to the row as it would be written. Of a deleted one, nothing.
+    /// Equal to the row of Postgres; of no meaning where either side has none.
     pub is_same: bool,
 }
 

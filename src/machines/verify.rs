@@ -7,6 +7,8 @@
 //! is seen by the next snapshot. So a key differs if it does at two looks in a row, with the same
 //! version both times.
 
+use super::repair::Stored;
+
 /// How a key differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Difference {
@@ -36,15 +38,6 @@ impl Difference {
 pub struct Pair {
     pub is_in_postgres: bool,
     pub stored: Option<Stored>,
-}
-
-/// What ClickHouse has: the latest by version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stored {
-    pub version: u64,
-    pub is_deleted: bool,
-    /// Equal to the row of Postgres; of no meaning without one.
-    pub is_same: bool,
 }
 
 impl Pair {
