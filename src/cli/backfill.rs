@@ -19,7 +19,7 @@ pub(super) fn backfill(
 ) -> Result<String> {
     let ids = ids.map(open).transpose()?;
     let display = Display::new(&format!("backfill {}", config.name.as_str()));
-    let show = |progress: crate::mending::context::CommandProgress<'_>| display.show(&progress);
+    let show = |progress: crate::mending::command::CommandProgress<'_>| display.show(&progress);
     let done = backfiller::backfill(config, request, ids, resume, &show)?;
     drop(display);
     Ok(text(config.name.as_str(), &done))

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::mending::context::CommandProgress;
+use crate::mending::command::CommandProgress;
 
 const BAR: usize = 24;
 const EVERY_ON_TERMINAL: Duration = Duration::from_millis(100);

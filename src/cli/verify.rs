@@ -43,7 +43,7 @@ pub(super) fn verify(
         false => Extent::Sample(sample.unwrap_or(SAMPLE_ROWS)),
     };
     let display = Display::new(&format!("verify {}", config.name.as_str()));
-    let show = |progress: crate::mending::context::CommandProgress<'_>| display.show(&progress);
+    let show = |progress: crate::mending::command::CommandProgress<'_>| display.show(&progress);
     let report = verifier::verify(config, VerifyRequest { extent, repair }, &show)?;
     drop(display);
     let service = config.name.as_str();

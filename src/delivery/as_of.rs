@@ -1,11 +1,11 @@
 //! What is read from the table, rather than streamed, may come from commits that the stream has not
 //! come to yet. Two waits make it as good as streamed: the server must have those commits on disk,
 //! or its crash could take them back on the same timeline; and the state row must admit to them
-//! ([`SessionState::wait_for_reservation`]), or a fork below them would go unnoticed.
+//! ([`Alongside::admit`]), or a fork below them would go unnoticed.
 
 use std::time::{Duration, Instant};
 
-use super::session_state::SessionState;
+use super::alongside::Alongside;
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::server::{flush_lsn, flush_wal};
 use crate::postgres::sql::Sql;
@@ -18,7 +18,7 @@ const LOOKS_BEFORE_FLUSH: u32 = 4;
 /// Waits until whatever the snapshot saw would survive a crash of the server.
 pub fn wait_until_flushed(
     sql: &mut Sql,
-    shared: &SessionState,
+    alongside: &dyn Alongside,
     as_of: AsOf,
     deadline: Instant,
 ) -> Result<()> {
@@ -35,7 +35,7 @@ pub fn wait_until_flushed(
                 log::debug!("{error}");
             }
         } else {
-            shared.pause(Instant::now() + LOOK_EVERY)?;
+            alongside.pause(Instant::now() + LOOK_EVERY)?;
         }
         flushed = flush_lsn(sql, deadline)?;
     }

@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
-use super::marks::StreamMarks;
+use super::alongside::{Alongside, StopLevel, stopped};
+use super::learned::Learned;
 use super::outage::{Delays, Episode, retry};
-use super::session_state::{SessionState, StopLevel, stopped};
 use crate::clickhouse::client::InsertError;
 use crate::clickhouse::own::refused::{self, RefusedPart, RefusedRow};
 use crate::clickhouse::refusal::{Refusal, RefusalVerdict};
@@ -23,7 +23,6 @@ use crate::rows::{Block, as_json, native};
 use crate::services::notes::Kept;
 use crate::services::trial;
 use crate::telling::tell;
-use crate::wal::Lsn;
 
 /// What landing rows takes, whoever lands them: a flusher or a repair.
 #[derive(Clone, Copy)]
@@ -31,8 +30,8 @@ pub struct DeliveryContext<'a> {
     pub service: &'static str,
     pub clickhouse: &'a clickhouse::ClickHouseParams,
     pub delays: Delays,
-    pub shared: &'a SessionState,
-    pub marks: &'a StreamMarks,
+    pub alongside: &'a dyn Alongside,
+    pub learned: &'a Learned,
     pub metrics: &'a ServiceMetrics,
 }
 
@@ -49,13 +48,7 @@ impl DeliveryContext<'_> {
         hopeless: impl Fn(&Error) -> bool,
     ) -> Result<T> {
         let outage = &self.metrics.insert_outage;
-        retry(self.shared, self.delays, self.service, outage, attempt, hopeless)
-    }
-
-    /// Admits that rows of commits up to `upper` may come, before any of them does.
-    pub fn reserve(&self, upper: Lsn) -> Result<()> {
-        self.marks.set_upper(upper);
-        self.shared.wait_for_reservation(upper)
+        retry(self.alongside, self.delays, self.service, outage, attempt, hopeless)
     }
 
     /// Keeps what ClickHouse would not take in full, before its batch counts as durable.
@@ -75,7 +68,7 @@ impl DeliveryContext<'_> {
             *kinds.entry(kind_of(row)).or_default() += 1;
         }
         for (kind, rows) in kinds {
-            if let Some(unsaid) = self.shared.note(kind.clone(), rows) {
+            if let Some(unsaid) = self.learned.note(kind.clone(), rows) {
                 log::warn!(
                     "{}: {} {kind} that ClickHouse does not take as they are were kept in \
                      `walhouse_refused_rows`{unsaid}",
@@ -174,17 +167,17 @@ impl Landing {
             last: None,
         };
         let outage = &with.metrics.insert_outage;
-        let mut episode = Episode::new(with.shared, with.delays, with.service, outage);
+        let mut episode = Episode::new(with.alongside, with.delays, with.service, outage);
         let (mut is_told, mut is_size_told) = (false, false);
         loop {
-            let mut fit = with.shared.fit(self.target.table);
+            let mut fit = with.learned.fit(self.target.table);
             let before = fit.clone();
             let step = plan.step(&fit);
             if let Step::Done { refused } = &step {
                 self.tell(with, &tried, refused, kept);
                 return Ok(());
             }
-            if with.shared.pace() == StopLevel::Abandoned {
+            if with.alongside.stop_level() == StopLevel::Abandoned {
                 return Err(stopped());
             }
             let alone = if plan.is_salvaging() { &ALONE[..] } else { &[] };
@@ -251,7 +244,7 @@ impl Landing {
         let by = if matches!(fault, InsertFault::View) { &tried.by_view } else { &tried.last };
         let by = by.as_ref().map(|by| (by.code, &by.column, &by.view));
         let of = format!("`{table}` refused by {by:?}");
-        if let Some(unsaid) = with.shared.note(of, tried.order.len()) {
+        if let Some(unsaid) = with.learned.note(of, tried.order.len()) {
             log::warn!(
                 "{}: `{table}` refused {} rows: {error}; landing the rest{unsaid}",
                 with.service,
@@ -262,7 +255,7 @@ impl Landing {
 
     fn set_fit(&self, with: &DeliveryContext<'_>, before: InsertFit, fit: InsertFit) {
         if fit != before {
-            with.shared.set_fit(self.target.table, fit);
+            with.learned.set_fit(self.target.table, fit);
         }
     }
 
@@ -316,7 +309,7 @@ impl Landing {
             Step::Probe(KnownGood::CopyOfTable) => {
                 let is_there = client.insert_again(table, "true", &ALONE, deadline)?;
                 let of = || format!("`{table}` takes a copy");
-                if let Some(unsaid) = is_there.then(|| with.shared.note(of(), 1)).flatten() {
+                if let Some(unsaid) = is_there.then(|| with.learned.note(of(), 1)).flatten() {
                     log::warn!(
                         "{}: `{table}` takes a copy of a row that it has: what it refuses is about \
                          the rows that are refused{unsaid}",
@@ -409,7 +402,7 @@ impl Landing {
             }
         };
         let of = format!("{view} refused `{table}`: {}", refusal.code);
-        if let Some(unsaid) = with.shared.note(of, tried.unseen.len()) {
+        if let Some(unsaid) = with.learned.note(of, tried.unseen.len()) {
             let line = format_args!(
                 "{view} refused {} rows of `{table}`: {refusal}; they are in `{table}`, and the \
                  view lacks them, as does any other view that refuses them{unsaid}",

@@ -25,19 +25,28 @@ pub struct StreamMarks {
     wakes: Receiver<()>,
 }
 
-impl StreamMarks {
-    pub fn new(confirmed: Lsn) -> StreamMarks {
+impl Default for StreamMarks {
+    fn default() -> StreamMarks {
         let (wake, wakes) = bounded(1);
         StreamMarks {
-            received: AtomicU64::new(confirmed.0),
-            flushed: AtomicU64::new(confirmed.0),
+            received: AtomicU64::new(0),
+            flushed: AtomicU64::new(0),
             upper_lsn: AtomicU64::new(0),
             rows_flushed: AtomicBool::new(false),
             asked: AtomicBool::new(false),
-            confirmed: AtomicU64::new(confirmed.0),
+            confirmed: AtomicU64::new(0),
             restart_lsn: AtomicU64::new(0),
             wake,
             wakes,
+        }
+    }
+}
+
+impl StreamMarks {
+    /// The stream begins where everything is durable.
+    pub(super) fn begin(&self, resume: Lsn) {
+        for mark in [&self.received, &self.flushed, &self.confirmed] {
+            mark.store(resume.0, Ordering::Release);
         }
     }
 

@@ -1,9 +1,11 @@
 //! What all need who bring rows to ClickHouse, a session's threads and commands alike: landing
 //! them, waiting out an outage, what the parties and tables are like, and what a session shares.
 
+pub mod alongside;
 pub mod as_of;
 pub mod connecting;
 pub mod landing;
+pub mod learned;
 pub mod lease_watch;
 pub mod limits;
 pub mod marks;

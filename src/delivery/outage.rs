@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::session_state::{SessionState, StopLevel, stopped};
+use super::alongside::{Alongside, StopLevel, stopped};
 use log::Level;
 
 use crate::clickhouse::Refusal;
@@ -33,7 +33,7 @@ pub fn is_of_tables(error: &Error) -> bool {
 
 /// What keeps failing, from the first time on: told, waited for, and told when it is over.
 pub struct Episode<'a> {
-    shared: &'a SessionState,
+    alongside: &'a dyn Alongside,
     delays: Delays,
     service: &'a str,
     outage: &'a Outage,
@@ -44,13 +44,13 @@ pub struct Episode<'a> {
 
 impl<'a> Episode<'a> {
     pub fn new(
-        shared: &'a SessionState,
+        alongside: &'a dyn Alongside,
         delays: Delays,
         service: &'a str,
         outage: &'a Outage,
     ) -> Episode<'a> {
         Episode {
-            shared,
+            alongside,
             delays,
             service,
             outage,
@@ -91,7 +91,7 @@ impl<'a> Episode<'a> {
                 tell_attempt(Level::Error, of, error, "nothing is dropped", attempts);
             }
         }
-        let pause = self.shared.pause(Instant::now() + wait(self.delays, attempts));
+        let pause = self.alongside.pause(Instant::now() + wait(self.delays, attempts));
         if pause.is_err() {
             self.end();
         }
@@ -119,16 +119,16 @@ impl<'a> Episode<'a> {
 /// Does `attempt` until it succeeds or the session is given up. An error for which `hopeless` holds
 /// is returned at once; one of the tables from the third on, since another host may have them.
 pub fn retry<T>(
-    shared: &SessionState,
+    alongside: &dyn Alongside,
     delays: Delays,
     service: &str,
     outage: &Outage,
     mut attempt: impl FnMut() -> Result<T>,
     hopeless: impl Fn(&Error) -> bool,
 ) -> Result<T> {
-    let mut episode = Episode::new(shared, delays, service, outage);
+    let mut episode = Episode::new(alongside, delays, service, outage);
     loop {
-        if shared.pace() == StopLevel::Abandoned {
+        if alongside.stop_level() == StopLevel::Abandoned {
             return Err(stopped());
         }
         match attempt() {

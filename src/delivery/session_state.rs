@@ -1,40 +1,20 @@
-//! What the threads of one session see of each other beside their channels: how to end, and the
-//! two gates a flush may have to wait at.
+//! What the threads of one session see of each other beside their channels: how to end, how far
+//! each has come, and the two gates that a flush may have to wait at.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::alongside::{Alongside, StopLevel, stopped};
 use super::lease_watch::{LeaseHold, LeaseWatch};
+use super::marks::StreamMarks;
 use crate::error::{Error, ErrorKind, Result};
 use crate::halt::Halt;
 use crate::machines::confirm::Reserved;
 use crate::machines::progress::BatchId;
-use crate::machines::salvage::InsertFit;
-use crate::machines::thinning::{Notes, Unsaid};
 use crate::services::assemble::Updates;
 use crate::wal::Lsn;
-
-/// How far the session's end has come. It only moves on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum StopLevel {
-    Running,
-    /// Receive no more; flush and confirm what is complete.
-    Draining,
-    /// Give up the work in hand; what was not confirmed is streamed again.
-    Abandoned,
-}
-
-impl StopLevel {
-    /// An error once the session is to end, for work that the next one goes on with.
-    pub fn go_on(self) -> Result<()> {
-        match self {
-            StopLevel::Running => Ok(()),
-            StopLevel::Draining | StopLevel::Abandoned => Err(stopped()),
-        }
-    }
-}
 
 /// Shared by the threads of one session, and dropped with it.
 #[derive(Debug)]
@@ -45,18 +25,17 @@ struct Inner {
     state: Mutex<State>,
     moved: Condvar,
     lease: Arc<LeaseWatch>,
-    /// By target table: what one flusher has found out about its size, the others need not.
-    fits: Mutex<Vec<(&'static str, InsertFit)>>,
-    /// What the log has been told of data that did not go through as it is, whoever met it.
-    notes: Mutex<Notes>,
+    marks: StreamMarks,
 }
 
 /// Whatever the lease says.
 const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(5);
+/// How soon it is seen that the stream has come far enough.
+const LOOK_AT_STREAM_EVERY: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 struct State {
-    pace: StopLevel,
+    stop: StopLevel,
     /// The first error of any thread; what follows it is its consequence.
     failure: Option<Error>,
     /// Every batch below this is durable.
@@ -68,68 +47,52 @@ struct State {
 }
 
 impl SessionState {
-    pub fn new(reserved: Lsn, lease: Arc<LeaseWatch>) -> SessionState {
+    pub fn new(lease: Arc<LeaseWatch>) -> SessionState {
         let state = State {
-            pace: StopLevel::Running,
+            stop: StopLevel::Running,
             failure: None,
             durable_below: BatchId(0),
-            reserved: Reserved(reserved),
+            reserved: Reserved(Lsn(0)),
             repairing: false,
         };
-        let (moved, fits, notes) = (Condvar::new(), Mutex::default(), Mutex::default());
-        SessionState(Arc::new(Inner { state: Mutex::new(state), moved, lease, fits, notes }))
+        let (moved, marks) = (Condvar::new(), StreamMarks::default());
+        SessionState(Arc::new(Inner { state: Mutex::new(state), moved, lease, marks }))
     }
 
-    pub fn fit(&self, table: &str) -> InsertFit {
-        let fits = self.0.fits.lock();
-        fits.iter()
-            .find(|(known, _)| *known == table)
-            .map(|(_, fit)| fit.clone())
-            .unwrap_or_default()
+    /// The stream begins here; a durable state row admits to commits up to `reserved`.
+    pub fn begin_stream(&self, resume: Lsn, reserved: Reserved) {
+        self.0.marks.begin(resume);
+        self.set_reserved(reserved);
     }
 
-    /// The latest one counts: it is worth no more than the INSERT that it came from.
-    pub fn set_fit(&self, table: &'static str, fit: InsertFit) {
-        let mut fits = self.0.fits.lock();
-        match fits.iter_mut().find(|(known, _)| *known == table) {
-            Some((_, known)) => *known = fit,
-            None => fits.push((table, fit)),
-        }
-    }
-
-    /// So much of this came once more. `Some`: the log is to say it.
-    pub fn note(&self, of: String, amount: usize) -> Option<Unsaid> {
-        self.0.notes.lock().on_note(of, amount, Instant::now())
-    }
-
-    pub fn pace(&self) -> StopLevel {
-        self.0.pace()
+    pub fn marks(&self) -> &StreamMarks {
+        &self.0.marks
     }
 
     /// Due once the session's end has come this far.
     pub fn halt(&self, at: StopLevel) -> Halt {
         let inner = Arc::clone(&self.0);
-        Halt::when(move || at <= inner.pace())
+        Halt::when(move || at <= inner.stop_level())
     }
 }
 
 impl Inner {
-    fn pace(&self) -> StopLevel {
+    fn stop_level(&self) -> StopLevel {
         let mut state = self.state.lock();
         self.look_at_lease(&mut state);
-        state.pace
+        state.stop
     }
 
     /// What the lock keeper says, seen here first by whoever acts: a process that was stopped for a
     /// while must not write what it had in hand.
     fn look_at_lease(&self, state: &mut State) {
-        let pace = match self.lease.standing(Instant::now()) {
+        let stop = match self.lease.standing(Instant::now()) {
             LeaseHold::Held => return,
             LeaseHold::Lost => StopLevel::Draining,
             LeaseHold::Over => StopLevel::Abandoned,
         };
-        if state.pace < pace {
-            state.pace = pace;
+        if state.stop < stop {
+            state.stop = stop;
             self.moved.notify_all();
         }
     }
@@ -144,16 +107,16 @@ impl SessionState {
         self.advance(StopLevel::Abandoned);
     }
 
-    fn advance(&self, pace: StopLevel) {
+    fn advance(&self, stop: StopLevel) {
         let mut state = self.0.state.lock();
-        state.pace = state.pace.max(pace);
+        state.stop = state.stop.max(stop);
         self.0.moved.notify_all();
     }
 
     /// Ends the session for this reason, unless it already ends for another.
     pub fn fail(&self, error: Error) {
         let mut state = self.0.state.lock();
-        state.pace = StopLevel::Abandoned;
+        state.stop = StopLevel::Abandoned;
         if state.failure.is_none() && error.kind() != ErrorKind::Stopped {
             state.failure = Some(error);
         }
@@ -180,11 +143,6 @@ impl SessionState {
         self.0.moved.notify_all();
     }
 
-    /// An error once the session is to end, for work that has not begun to flush anything.
-    pub fn go_on(&self) -> Result<()> {
-        self.pace().go_on()
-    }
-
     /// From now on the stream brings whole what a page may miss.
     pub fn begin_repair(&self) {
         self.0.state.lock().repairing = true;
@@ -207,23 +165,37 @@ impl SessionState {
         self.wait_until(|state| id <= state.durable_below)
     }
 
-    /// Waits until a durable state row admits that commits up to `upper` may be in ClickHouse.
-    pub fn wait_for_reservation(&self, upper: Lsn) -> Result<()> {
-        self.wait_until(|state| state.reserved.covers(upper))
-    }
-
     /// When a thread that waits has to look at the lease again: nobody else tells it.
     pub fn look_at(&self, now: Instant) -> Instant {
         let changes_at = self.0.lease.changes_at(now).unwrap_or(now + LOOK_AT_LEAST_EVERY);
         changes_at.min(now + LOOK_AT_LEAST_EVERY)
     }
 
-    /// Waits out `until`, or less when the session is abandoned.
-    pub fn pause(&self, until: Instant) -> Result<()> {
+    /// No deadline of its own: what it waits for is another thread of the session, and every way
+    /// in which that thread can end abandons the session and wakes this one.
+    fn wait_until(&self, reached: impl Fn(&State) -> bool) -> Result<()> {
+        let mut state = self.0.state.lock();
+        while !reached(&state) {
+            self.0.look_at_lease(&mut state);
+            if state.stop == StopLevel::Abandoned {
+                return Err(stopped());
+            }
+            self.0.moved.wait_until(&mut state, self.look_at(Instant::now()));
+        }
+        Ok(())
+    }
+}
+
+impl Alongside for SessionState {
+    fn stop_level(&self) -> StopLevel {
+        self.0.stop_level()
+    }
+
+    fn pause(&self, until: Instant) -> Result<()> {
         let mut state = self.0.state.lock();
         loop {
             self.0.look_at_lease(&mut state);
-            if state.pace == StopLevel::Abandoned {
+            if state.stop == StopLevel::Abandoned {
                 return Err(stopped());
             }
             let now = Instant::now();
@@ -234,37 +206,29 @@ impl SessionState {
         }
     }
 
-    /// Waits out `until`, or less when the session is about to end.
-    pub fn rest(&self, until: Instant) -> StopLevel {
+    fn rest(&self, until: Instant) -> StopLevel {
         let mut state = self.0.state.lock();
         loop {
             self.0.look_at_lease(&mut state);
             let now = Instant::now();
-            if state.pace != StopLevel::Running || until <= now {
-                return state.pace;
+            if state.stop != StopLevel::Running || until <= now {
+                return state.stop;
             }
             self.0.moved.wait_until(&mut state, self.look_at(now).min(until));
         }
     }
 
-    /// No deadline of its own: what it waits for is another thread of the session, and every way
-    /// in which that thread can end abandons the session and wakes this one.
-    fn wait_until(&self, reached: impl Fn(&State) -> bool) -> Result<()> {
-        let mut state = self.0.state.lock();
-        while !reached(&state) {
-            self.0.look_at_lease(&mut state);
-            if state.pace == StopLevel::Abandoned {
-                return Err(stopped());
-            }
-            self.0.moved.wait_until(&mut state, self.look_at(Instant::now()));
+    fn admit(&self, upper_lsn: Lsn) -> Result<()> {
+        self.0.marks.set_upper(upper_lsn);
+        self.wait_until(|state| state.reserved.covers(upper_lsn))
+    }
+
+    fn wait_for_stream(&self, lsn: Lsn) -> Result<()> {
+        while self.0.marks.flushed() < lsn {
+            self.rest(Instant::now() + LOOK_AT_STREAM_EVERY).go_on()?;
         }
         Ok(())
     }
-}
-
-/// The session was abandoned: not a failure of its own.
-pub fn stopped() -> Error {
-    Error::new(ErrorKind::Stopped, "give up the work in hand")
 }
 
 /// Abandons the session if its thread panics, so that nobody waits for it.
@@ -287,10 +251,12 @@ impl Drop for PanicGuard<'_> {
 mod tests {
     use super::*;
 
-    fn shared(reserved: Lsn) -> SessionState {
+    fn session(reserved: Lsn) -> SessionState {
         let lease = LeaseWatch::default();
         lease.set(Instant::now() + Duration::from_secs(3600), Duration::ZERO);
-        SessionState::new(reserved, Arc::new(lease))
+        let session = SessionState::new(Arc::new(lease));
+        session.begin_stream(Lsn(0), Reserved(reserved));
+        session
     }
 
     #[test]
@@ -298,37 +264,37 @@ mod tests {
         let lease = Arc::new(LeaseWatch::default());
         let now = Instant::now();
         lease.set(now + Duration::from_secs(3600), Duration::ZERO);
-        let shared = SessionState::new(Lsn(0), Arc::clone(&lease));
-        assert_eq!(shared.pace(), StopLevel::Running);
+        let shared = SessionState::new(Arc::clone(&lease));
+        assert_eq!(shared.stop_level(), StopLevel::Running);
         lease.set(now, Duration::from_secs(3600));
-        assert_eq!(shared.pace(), StopLevel::Draining);
+        assert_eq!(shared.stop_level(), StopLevel::Draining);
         lease.set(now, Duration::ZERO);
-        assert!(shared.wait_for_reservation(Lsn(1)).is_err());
-        assert_eq!(shared.pace(), StopLevel::Abandoned);
+        assert!(shared.admit(Lsn(1)).is_err());
+        assert_eq!(shared.stop_level(), StopLevel::Abandoned);
     }
 
     #[test]
     fn the_first_failure_is_the_reason() {
-        let shared = shared(Lsn(0));
+        let shared = session(Lsn(0));
         shared.fail(stopped());
         shared.fail(Error::new(ErrorKind::Protocol, "first"));
         shared.fail(Error::new(ErrorKind::Protocol, "second"));
         assert_eq!(shared.take_failure().expect("it failed").to_string(), "first");
-        assert_eq!(shared.pace(), StopLevel::Abandoned);
+        assert_eq!(shared.stop_level(), StopLevel::Abandoned);
         shared.drain();
-        assert_eq!(shared.pace(), StopLevel::Abandoned, "the pace only moves on");
+        assert_eq!(shared.stop_level(), StopLevel::Abandoned, "it only moves on");
     }
 
     #[test]
     fn gates_open_for_those_who_wait_and_fail_when_abandoned() {
-        let shared = shared(Lsn(10));
-        assert!(shared.wait_for_reservation(Lsn(10)).is_ok());
+        let shared = session(Lsn(10));
+        assert!(shared.admit(Lsn(10)).is_ok());
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| shared.wait_for_batches_before(BatchId(2)));
             shared.set_durable_below(BatchId(1));
             shared.set_durable_below(BatchId(2));
             assert!(waiting.join().expect("no panic").is_ok());
-            let waiting = scope.spawn(|| shared.wait_for_reservation(Lsn(11)));
+            let waiting = scope.spawn(|| shared.admit(Lsn(11)));
             let resting = scope.spawn(|| shared.rest(Instant::now() + Duration::from_secs(3600)));
             assert_eq!(shared.rest(Instant::now()), StopLevel::Running);
             shared.drain();

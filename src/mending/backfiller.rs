@@ -14,13 +14,14 @@ use std::collections::HashSet;
 use std::io::BufRead;
 use std::time::{Duration, Instant};
 
-use super::context::{CommandContext, CommandProgress, SQL_TIMEOUT, sql_deadline_now};
+use super::command::{CommandContext, CommandProgress};
+use super::gone::{LOOKUP_KEYS, SLICES_AT_ONCE, are_in_postgres};
 use super::id_list::IdList;
-use super::repairer::before::commits;
-use super::repairer::prune_pass::{LOOKUP_KEYS, SLICES_AT_ONCE, are_in_postgres};
-use super::repairer::work::Worker;
-use super::repairer::{Repairer, page};
+use super::page;
+use super::parties::{MendingContext, SQL_TIMEOUT, sql_deadline};
 use super::request::BackfillRequest;
+use super::standstill::commits;
+use super::worker::Worker;
 use crate::clickhouse::own::backfills::BackfillRow;
 use crate::clickhouse::slices::Slicer;
 use crate::clickhouse::stored;
@@ -168,8 +169,7 @@ impl Backfiller<'_, '_> {
     fn copy_all(&mut self, worker: &mut Worker<'_>, position: &str) -> Result<()> {
         let wanted = self.wanted(None);
         let (table, key) = (&self.by.source, self.key_column());
-        self.expected =
-            key_reader::estimate(&mut worker.sql, table, key, &wanted, sql_deadline_now())?;
+        self.expected = key_reader::estimate(&mut worker.sql, table, key, &wanted, sql_deadline())?;
         let after = (!position.is_empty()).then(|| position.to_owned());
         self.copy(worker, &wanted, after, true)?;
         Ok(())
@@ -279,7 +279,7 @@ impl Backfiller<'_, '_> {
     }
 
     /// Marks as deleted what was written and is not in Postgres any more.
-    fn delete(&mut self, with: &Repairer<'_>, worker: &mut Worker<'_>) -> Result<()> {
+    fn delete(&mut self, with: &MendingContext<'_>, worker: &mut Worker<'_>) -> Result<()> {
         let (mut low, mut high) = (0, 0);
         self.by.record(|row| (low, high) = (row.version_min, row.version_max))?;
         if high == 0 {

@@ -3,10 +3,16 @@
 //! streamed.
 
 pub mod backfiller;
-pub mod context;
+pub mod command;
 pub mod debt;
+mod deletes;
+mod gone;
 mod id_list;
 pub mod mapped;
+mod page;
+pub mod parties;
 pub mod repairer;
 pub mod request;
+mod standstill;
 pub mod verifier;
+mod worker;

@@ -17,9 +17,9 @@ mod look;
 mod mend;
 mod passes;
 
-use super::context::{CommandContext, CommandProgress};
-use super::repairer::leave;
-use super::repairer::work::Worker;
+use super::command::{CommandContext, CommandProgress};
+use super::deletes;
+use super::worker::Worker;
 use crate::clickhouse::stored;
 use crate::config::ServiceConfig;
 use crate::error::{Error, Result};
@@ -213,7 +213,7 @@ impl Verifier<'_, '_> {
         if extras.is_empty() {
             return Ok(());
         }
-        let asked = leave::ask(worker.with, slot, &self.counts, false)?;
+        let asked = deletes::ask(worker.with, slot, &self.counts, false)?;
         let is_left = |found: &Found| asked[found.suspect.target].is_none();
         let (found, kept): (Vec<_>, Vec<_>) = extras.into_iter().partition(is_left);
         self.tell_of(kept, |_| false);

@@ -14,8 +14,8 @@ use parking_lot::{Condvar, Mutex};
 
 use super::spawn_named;
 use crate::config::ServiceConfig;
+use crate::delivery::alongside::stopped;
 use crate::delivery::connecting::application_name;
-use crate::delivery::session_state::stopped;
 use crate::error::Result;
 use crate::halt::Halt;
 use crate::machines::backoff::{Backoff, BackoffLimits};

@@ -32,23 +32,25 @@ use super::watch::table_watch::{self, TableWatch};
 use super::{AcrossSessions, spawn_named};
 use crate::clickhouse;
 use crate::config::ServiceConfig;
+use crate::delivery::alongside::{Alongside, StopLevel, stopped};
 use crate::delivery::connecting::application_name;
 use crate::delivery::landing::DeliveryContext;
+use crate::delivery::learned::Learned;
 use crate::delivery::lease_watch::LeaseWatch;
 use crate::delivery::limits::{limits, page_bytes_max};
-use crate::delivery::marks::StreamMarks;
 use crate::delivery::outage::Delays;
-use crate::delivery::session_state::{PanicGuard, SessionState, StopLevel, stopped};
+use crate::delivery::session_state::{PanicGuard, SessionState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::health::Health;
 use crate::machines::confirm::{self, Confirm, RecordedMarks, Reserved};
 use crate::machines::lifecycle::LifecycleInput;
 use crate::machines::status;
+use crate::mending::parties::MendingContext;
 use crate::mending::repairer::{self, Repairer};
 use crate::metrics::ServiceMetrics;
 use crate::postgres::failover_slot::Failover;
 use crate::services::weight::ChangeWeight;
-use crate::wal::{Lsn, Oid};
+use crate::wal::Oid;
 
 /// Blocks between reader and batcher, of 256 KiB unless a single message is larger; more would only
 /// hide where the rows wait.
@@ -92,7 +94,7 @@ pub fn spawn(
     memory: Arc<AcrossSessions>,
 ) -> Session {
     // What is reserved is known once the state was read; until then no flush runs.
-    let shared = Arc::new(SessionState::new(Lsn(0), lease));
+    let shared = Arc::new(SessionState::new(lease));
     let of_thread = Arc::clone(&shared);
     let name = format!("session/{}", config.name.as_str());
     let thread = spawn_named(name, move || {
@@ -179,8 +181,7 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
     health.publish_notes(service, &prepared.notes);
     let marks = RecordedMarks { confirmed: state.confirmed, upper_lsn: state.upper_lsn };
     let version_shift = state.version_shift;
-    shared.set_reserved(Reserved(marks.upper_lsn));
-    let position = StreamMarks::new(resume);
+    shared.begin_stream(resume, Reserved(marks.upper_lsn));
     let ending = AtomicBool::new(false);
     let application_name = application_name(config);
 
@@ -198,7 +199,6 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
             receive_timeout: config.receive_timeout,
         },
         shared,
-        marks: &position,
     };
     let batcher = Batcher {
         service,
@@ -212,13 +212,13 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
         resume,
         shared,
         metrics,
-        marks: &position,
     };
     // Whoever waits for ClickHouse hears that the work in hand is given up.
     let abandoned = shared.halt(StopLevel::Abandoned);
     let mut client = client;
     client.set_halt(&abandoned);
     let clickhouse = clickhouse::ClickHouseParams { halt: abandoned, ..config.clickhouse.clone() };
+    let learned = Learned::default();
     let delivery = DeliveryContext {
         service,
         clickhouse: &clickhouse,
@@ -227,12 +227,13 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
             max: config.flush.delay_max,
             outage_after: config.flush.retries_before_outage,
         },
-        shared,
-        marks: &position,
+        alongside: shared,
+        learned: &learned,
         metrics,
     };
     let flusher = Flusher {
         delivery,
+        shared,
         mapping,
         shapes: &shapes,
         version_shift,
@@ -242,21 +243,18 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
         reread_bytes_max: limits(config).bytes_max / 3,
         source: &source,
     };
-    let admit = |upper| delivery.reserve(upper);
-    let repairer = Repairer {
+    let context = MendingContext {
         delivery,
         mapping,
         source: &source,
         shapes: &shapes,
         primary: &primary,
         application_name: &application_name,
-        workers: config.repair_concurrency,
         deletes_max_percent: config.repair_deletes_max_percent,
-        admit: &admit,
         page_bytes_max: page_bytes_max(config),
-        health,
-        session_begun_at,
+        begun_at: session_begun_at,
     };
+    let repairer = Repairer { context, shared, workers: config.repair_concurrency, health };
     if repair.is_some() {
         // Before the first flush: no delete may be overlooked.
         shared.begin_repair();
@@ -276,7 +274,6 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
         request_timeout: config.clickhouse.request_timeout,
         outage_after: config.flush.retries_before_outage,
         shared,
-        marks: &position,
         metrics,
         events,
         ending: &ending,
@@ -311,7 +308,6 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
             primary: &looked_at,
             application_name: &application_name,
             shared,
-            marks: &position,
             metrics,
             events,
             row: source_row,
@@ -345,7 +341,7 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
         flushers.into_iter().for_each(|flusher| part.join(flusher));
         part.join(repairer);
         ending.store(true, Ordering::Release);
-        position.wake();
+        shared.marks().wake();
         part.join(confirmer);
         drop(settled_sender);
         part.join(reader);

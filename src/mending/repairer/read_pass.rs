@@ -2,13 +2,16 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::RepairCursor;
 use super::cursor::PartDone;
 use super::recorder::Recorder;
-use super::work::{Pass, Worker, connect, sql_deadline};
-use super::{RepairCursor, Repairer, page};
+use super::workers::Pass;
 use crate::delivery::source_check;
 use crate::error::Result;
 use crate::mending::mapped::{Columns, Mapped, columns_of};
+use crate::mending::page;
+use crate::mending::parties::{MendingContext, connect, sql_deadline};
+use crate::mending::worker::Worker;
 use crate::postgres::source_table::{SourceTable, TableName};
 use crate::postgres::table_reader::{self, HeapPart, Page, PageRequest, PageRows, Tid};
 
@@ -35,7 +38,11 @@ struct Piece {
 }
 
 impl ReadPass {
-    pub fn plan(with: &Repairer<'_>, base_version: u64, done: &[PartDone]) -> Result<ReadPass> {
+    pub fn plan(
+        with: &MendingContext<'_>,
+        base_version: u64,
+        done: &[PartDone],
+    ) -> Result<ReadPass> {
         let source = with.mapping.source();
         let name = TableName::new(source.schema, source.table);
         let mut sql = connect(with)?;
@@ -69,7 +76,7 @@ impl ReadPass {
         !self.was_changed.load(Ordering::Relaxed)
     }
 
-    fn mapped<'a>(&'a self, with: &Repairer<'a>) -> Mapped<'a> {
+    fn mapped<'a>(&'a self, with: &MendingContext<'a>) -> Mapped<'a> {
         Mapped {
             service: with.delivery.service,
             mapping: with.mapping,

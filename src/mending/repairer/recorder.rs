@@ -130,17 +130,17 @@ impl<'a> Recorder<'a> {
     }
 
     pub fn count_read(&self, rows: usize) {
-        self.with.delivery.metrics.repair_rows_read.inc_by(rows as u64);
+        self.with.context.delivery.metrics.repair_rows_read.inc_by(rows as u64);
         self.state.lock().row.rows_read += rows as u64;
     }
 
     pub fn count_written(&self, rows: usize) {
-        self.with.delivery.metrics.repair_rows_written.inc_by(rows as u64);
+        self.with.context.delivery.metrics.repair_rows_written.inc_by(rows as u64);
         self.state.lock().row.rows_written += rows as u64;
     }
 
     pub fn count_tombstones(&self, rows: usize) {
-        let metrics = self.with.delivery.metrics;
+        let metrics = self.with.context.delivery.metrics;
         metrics.repair_rows_deleted.inc_by(rows as u64);
         metrics.repair_rows_buried.inc_by(rows as u64);
         self.state.lock().row.tombstones_written += rows as u64;
@@ -153,7 +153,7 @@ impl<'a> Recorder<'a> {
             log::warn!(
                 "{}: {}: {} rows have a character that UTF-8 has no place for, the last one at \
                  {at} of `{table}`: they are left as ClickHouse has them",
-                self.with.delivery.service,
+                self.with.context.delivery.service,
                 state.row.name(),
                 state.left_out.times()
             );
@@ -166,7 +166,7 @@ impl<'a> Recorder<'a> {
         state.position = position;
         state.progressed = true;
         (state.shown.failed_attempts, state.shown.error) = (0, None);
-        self.with.delivery.metrics.repair_failing.lower();
+        self.with.context.delivery.metrics.repair_failing.lower();
         if state.recorded_at.elapsed() < RECORD_EVERY {
             return Ok(());
         }
@@ -187,7 +187,7 @@ impl<'a> Recorder<'a> {
     fn write(&self, state: &mut State, status: RepairStatus) -> Result<()> {
         state.row.status = status;
         state.row.position = state.position.to_string();
-        let deadline = Instant::now() + self.with.delivery.clickhouse.request_timeout;
+        let deadline = Instant::now() + self.with.context.delivery.clickhouse.request_timeout;
         repairs::write(&mut state.client, &mut state.row, deadline)?;
         state.recorded_at = Instant::now();
         Ok(())
@@ -206,15 +206,15 @@ impl<'a> Recorder<'a> {
         shown.rows_read = row.rows_read;
         shown.rows_written = row.rows_written;
         shown.tombstones_written = row.tombstones_written;
-        self.with.delivery.metrics.repair_progress.set(estimate.fraction);
-        self.with.health.publish_repair(self.with.delivery.service, Some(shown.clone()));
+        self.with.context.delivery.metrics.repair_progress.set(estimate.fraction);
+        self.with.health.publish_repair(self.with.context.delivery.service, Some(shown.clone()));
         if TELL_EVERY <= now.saturating_duration_since(state.told_at) {
             state.told_at = now;
             let left = estimate.left.map_or("unknown".to_owned(), |left| format!("{left:.0?}"));
             log::info!(
                 "{}: {}: {} {:.1} %, about {left} left; {} rows read, {} written, {} marked as \
                  deleted",
-                self.with.delivery.service,
+                self.with.context.delivery.service,
                 state.row.name(),
                 state.position.pass(),
                 estimate.fraction * 100.0,
@@ -229,7 +229,9 @@ impl<'a> Recorder<'a> {
     pub fn show_waiting(&self) {
         let mut state = self.state.lock();
         state.shown.pass = "wait for transactions".to_owned();
-        self.with.health.publish_repair(self.with.delivery.service, Some(state.shown.clone()));
+        self.with
+            .health
+            .publish_repair(self.with.context.delivery.service, Some(state.shown.clone()));
     }
 
     /// The passes are done; the stream is waited for.
@@ -238,7 +240,9 @@ impl<'a> Recorder<'a> {
         state.shown.pass = "catch up".to_owned();
         state.shown.fraction = Some(1.0);
         state.shown.seconds_left = None;
-        self.with.health.publish_repair(self.with.delivery.service, Some(state.shown.clone()));
+        self.with
+            .health
+            .publish_repair(self.with.context.delivery.service, Some(state.shown.clone()));
     }
 
     /// Whether it came further since this was last asked.
@@ -250,13 +254,15 @@ impl<'a> Recorder<'a> {
         let mut state = self.state.lock();
         state.shown.failed_attempts = failures;
         state.shown.error = Some(error.to_string());
-        self.with.delivery.metrics.repair_failing.raise();
-        self.with.health.publish_repair(self.with.delivery.service, Some(state.shown.clone()));
+        self.with.context.delivery.metrics.repair_failing.raise();
+        self.with
+            .health
+            .publish_repair(self.with.context.delivery.service, Some(state.shown.clone()));
     }
 
     /// It does not go on before somebody has decided.
     pub fn on_question(&self, question: &Error) {
-        let (service, name) = (self.with.delivery.service, self.name());
+        let (service, name) = (self.with.context.delivery.service, self.name());
         let line = format_args!("{name}: {question}; it waits, the stream goes on");
         tell(log::Level::Error, service, line, question.hint_text());
         self.on_failure(ATTEMPTS_HEALTHY + 1, question);
@@ -264,12 +270,12 @@ impl<'a> Recorder<'a> {
 
     pub fn finish(&self) {
         let state = self.state.lock();
-        self.with.delivery.metrics.repair_progress.set(1.0);
+        self.with.context.delivery.metrics.repair_progress.set(1.0);
         log::log!(
             self.level_of(&state.row),
             "{}: {}: done after {:.1} s: both sides are equal{}; {} rows read, {} written, {} \
              marked as deleted",
-            self.with.delivery.service,
+            self.with.context.delivery.service,
             state.row.name(),
             state.begun_at.elapsed().as_secs_f64(),
             match (state.left_out.times(), state.row.is_initial_backfill()) {

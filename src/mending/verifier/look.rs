@@ -4,13 +4,14 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::{Suspect, Verifier, block_of_keys};
 use crate::clickhouse::stored::{self, StoredRow};
+use crate::delivery::alongside::Alongside;
 use crate::error::Result;
+use crate::mending::gone::LOOKUP_KEYS;
+use crate::mending::parties::SQL_TIMEOUT;
+use crate::mending::standstill::commits;
+use crate::mending::worker::Worker;
 use crate::machines::repair::Stored;
 use crate::machines::verify::Pair;
-use crate::mending::context::SQL_TIMEOUT;
-use crate::mending::repairer::before::commits;
-use crate::mending::repairer::prune_pass::LOOKUP_KEYS;
-use crate::mending::repairer::work::Worker;
 use crate::postgres::reread::{self, Reread, reread};
 use crate::rows::Block;
 use crate::rows::key::{Key, id};
@@ -51,7 +52,7 @@ impl Verifier<'_, '_> {
         while !left.is_empty() {
             let held = self.hold(worker, suspects, &mut left)?;
             let last = held.iter().map(|held| held.as_of).max();
-            self.by.wait_until_passed(last.unwrap_or(Lsn(0)))?;
+            self.by.wait_for_stream(last.unwrap_or(Lsn(0)))?;
             for held in &held {
                 self.compare(worker, suspects, held, &mut seen)?;
             }

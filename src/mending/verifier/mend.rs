@@ -5,14 +5,16 @@ use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use super::{Found, Suspect, Verifier};
+use crate::delivery::alongside::Alongside;
 use crate::error::Result;
 use crate::machines::repair::tombstone_version;
 use crate::machines::verify::{Difference, Suspicion};
-use crate::mending::context::{CommandProgress, SQL_TIMEOUT, sql_deadline_now};
-use crate::mending::repairer::before::commits;
-use crate::mending::repairer::page;
-use crate::mending::repairer::prune_pass::{LOOKUP_KEYS, are_in_postgres};
-use crate::mending::repairer::work::Worker;
+use crate::mending::command::CommandProgress;
+use crate::mending::gone::{LOOKUP_KEYS, are_in_postgres};
+use crate::mending::page;
+use crate::mending::parties::{SQL_TIMEOUT, sql_deadline};
+use crate::mending::standstill::commits;
+use crate::mending::worker::Worker;
 use crate::postgres::reread::{self, Reread, reread};
 use crate::postgres::server::flush_wal;
 use crate::rows::key::{Key, LiveKey, id};
@@ -80,7 +82,7 @@ impl Verifier<'_, '_> {
                 return Ok(written);
             }
             if !std::mem::replace(&mut is_asked, true)
-                && let Err(error) = flush_wal(&mut worker.sql, sql_deadline_now())
+                && let Err(error) = flush_wal(&mut worker.sql, sql_deadline())
             {
                 log::debug!("{error}");
             }
@@ -91,7 +93,7 @@ impl Verifier<'_, '_> {
                 left: None,
                 rows,
             });
-            self.by.pause(LOOK_EVERY)?;
+            self.by.pause(Instant::now() + LOOK_EVERY)?;
         }
     }
 

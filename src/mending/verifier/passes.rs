@@ -5,9 +5,10 @@ use crate::clickhouse::slices::Slicer;
 use crate::clickhouse::stored;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::prng::Prng;
-use crate::mending::context::{CommandProgress, sql_deadline_now};
-use crate::mending::repairer::prune_pass::{LOOKUP_KEYS, SLICES_AT_ONCE, are_in_postgres};
-use crate::mending::repairer::work::Worker;
+use crate::mending::command::CommandProgress;
+use crate::mending::gone::{LOOKUP_KEYS, SLICES_AT_ONCE, are_in_postgres};
+use crate::mending::parties::sql_deadline;
+use crate::mending::worker::Worker;
 use crate::postgres::source_table::TableName;
 use crate::postgres::table_reader::{self, HeapPart, Page, PageRequest, PageRows, Tid};
 use crate::rows::key::LiveKey;
@@ -31,7 +32,7 @@ impl Verifier<'_, '_> {
     pub(super) fn read(&mut self, worker: &mut Worker<'_>) -> Result<()> {
         let source = self.by.mapping.source();
         let name = TableName::new(source.schema, source.table);
-        let parts = table_reader::parts(&mut worker.sql, &name, sql_deadline_now())?;
+        let parts = table_reader::parts(&mut worker.sql, &name, sql_deadline())?;
         let pieces = match self.request.extent {
             Extent::Full => pieces_of_all(&parts),
             Extent::Sample(rows) => {
@@ -56,8 +57,7 @@ impl Verifier<'_, '_> {
                     bytes_max: worker.with.page_bytes_max,
                     rows_max: left.min(PAGE_ROWS_MAX),
                 };
-                let rows = match table_reader::page(&mut worker.sql, &request, sql_deadline_now())?
-                {
+                let rows = match table_reader::page(&mut worker.sql, &request, sql_deadline())? {
                     Page::Rows(rows) => rows,
                     Page::Unreadable(at) => {
                         self.report.unreadable += 1;

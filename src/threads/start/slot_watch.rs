@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use crate::delivery::session_state::{SessionState, StopLevel};
+use crate::delivery::alongside::{Alongside, StopLevel};
+use crate::delivery::session_state::SessionState;
 use crate::error::{ErrorKind, Result};
 use crate::postgres::primary::Primary;
 use crate::postgres::slot;
@@ -54,7 +55,7 @@ impl<'a> SlotWatch<'a> {
         let half = self.receive_timeout / 2;
         let mut look_at = Instant::now() + half;
         while let Err(RecvTimeoutError::Timeout) = stops.recv_timeout(NOTICE_EVERY) {
-            if self.shared.pace() != StopLevel::Running {
+            if self.shared.stop_level() != StopLevel::Running {
                 self.cancel();
                 return;
             }

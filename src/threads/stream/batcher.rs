@@ -13,8 +13,8 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, never, select};
 
 use super::batch::{Ask, Batch, ChangeAt};
-use crate::delivery::marks::StreamMarks;
-use crate::delivery::session_state::{SessionState, StopLevel};
+use crate::delivery::alongside::{Alongside, StopLevel};
+use crate::delivery::session_state::SessionState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::batches::{BatchLimits, Batches};
 use crate::machines::progress::{BatchId, Progress};
@@ -51,7 +51,6 @@ pub struct Batcher<'a> {
     pub resume: Lsn,
     pub shared: &'a SessionState,
     pub metrics: &'a ServiceMetrics,
-    pub marks: &'a StreamMarks,
 }
 
 /// The ends of the channels that this thread holds.
@@ -131,7 +130,7 @@ pub fn run(with: Batcher<'_>, channels: Channels) -> Result<()> {
     };
     let (never, mut hung_up) = (never(), false);
     loop {
-        if state.with.shared.pace() == StopLevel::Abandoned {
+        if state.with.shared.stop_level() == StopLevel::Abandoned {
             return Ok(());
         }
         let now = Instant::now();
@@ -362,27 +361,27 @@ impl State<'_> {
         let Open { oldest, frames, changes, asks, commit_times, bytes, .. } = open;
         self.in_flight.push(InFlight { id: cut.id, bytes, oldest });
         self.next_batch = BatchId(cut.id.0 + 1);
-        self.with.marks.set_upper(cut.upper_lsn);
+        self.with.shared.marks().set_upper(cut.upper_lsn);
         Batch { cut, frames, changes, asks, plans: self.plans.clone(), commit_times, bytes }
     }
 
     fn on_flushed(&mut self, id: BatchId) -> Result<()> {
         self.progress.on_flushed(id)?;
-        self.with.marks.set_rows_flushed();
+        self.with.shared.marks().set_rows_flushed();
         self.in_flight.retain(|in_flight| in_flight.id != id);
         // Ids are handed out in order, so all below the oldest in flight are durable.
         let oldest = self.in_flight.iter().map(|in_flight| in_flight.id).min();
         let durable_below = oldest.unwrap_or(self.next_batch);
         self.with.shared.set_durable_below(durable_below);
         self.removals.on_durable_below(durable_below);
-        self.removals.on_restart_lsn(self.with.marks.restart_lsn());
+        self.removals.on_restart_lsn(self.with.shared.marks().restart_lsn());
         Ok(())
     }
 
     /// Says how far things are, for the confirmer and the metrics.
     fn publish(&self) {
         let (received, flushed) = (self.progress.received(), self.progress.flushed());
-        self.with.marks.set_progress(received, flushed);
+        self.with.shared.marks().set_progress(received, flushed);
         self.with.metrics.received.set(received);
         self.with.metrics.flushed.set(flushed);
         let held: usize = self.in_flight.iter().map(|in_flight| in_flight.bytes).sum();
@@ -462,9 +461,8 @@ mod tests {
     ) -> Result<()> {
         let lease = LeaseWatch::default();
         lease.set(Instant::now() + Duration::from_secs(3600), Duration::ZERO);
-        let shared = SessionState::new(Lsn(0), Arc::new(lease));
+        let shared = SessionState::new(Arc::new(lease));
         let metrics = Metrics::new(&["sessions"]);
-        let position = StreamMarks::new(Lsn(0));
         let with = Batcher {
             service: "sessions",
             source: Sessions.source(),
@@ -477,7 +475,6 @@ mod tests {
             resume: Lsn(0),
             shared: &shared,
             metrics: &metrics.service("sessions"),
-            marks: &position,
         };
         let (to_batcher, blocks) = bounded(4);
         let (to_flusher, batches) = bounded(1);

@@ -9,9 +9,9 @@ use crossbeam_channel::{RecvTimeoutError, Sender};
 
 use crate::clickhouse::Client;
 use crate::clickhouse::own::state::{self, StateRow};
-use crate::delivery::marks::StreamMarks;
+use crate::delivery::alongside::{Alongside, StopLevel};
 use crate::delivery::outage::is_of_tables;
-use crate::delivery::session_state::{SessionState, StopLevel};
+use crate::delivery::session_state::SessionState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::halt::Halt;
 use crate::machines::confirm::{Confirm, RecordedMarks};
@@ -36,7 +36,6 @@ pub struct Confirmer<'a> {
     /// From this failure in a row on it is called an outage.
     pub outage_after: u32,
     pub shared: &'a SessionState,
-    pub marks: &'a StreamMarks,
     pub metrics: &'a ServiceMetrics,
     pub events: &'a Sender<Event>,
     /// Set when no flush will begin any more.
@@ -51,11 +50,11 @@ pub fn run(mut with: Confirmer<'_>) -> Result<()> {
     loop {
         let ending = with.ending.load(Ordering::Acquire);
         let now = Instant::now();
-        with.machine.on_flushed(with.marks.flushed());
-        if let Some(upper) = with.marks.upper() {
+        with.machine.on_flushed(with.shared.marks().flushed());
+        if let Some(upper) = with.shared.marks().upper() {
             with.machine.on_batch(upper);
         }
-        if with.marks.take_asked() {
+        if with.shared.marks().take_asked() {
             with.machine.on_reply_requested();
         }
         if ending {
@@ -66,13 +65,13 @@ pub fn run(mut with: Confirmer<'_>) -> Result<()> {
         }
         let Some(marks) = with.machine.next_write(now) else {
             let confirmed = with.machine.recorded().confirmed;
-            if with.marks.received() <= confirmed {
+            if with.shared.marks().received() <= confirmed {
                 // A server that writes no WAL leaves nothing to confirm: that is no delay.
                 with.metrics.on_confirmed(confirmed);
             }
             let soon = now + NOTICE_EVERY;
             let wake_at = with.machine.deadline(now).map_or(soon, |at| at.min(soon));
-            match with.marks.wakes().recv_deadline(wake_at) {
+            match with.shared.marks().wakes().recv_deadline(wake_at) {
                 Ok(()) | Err(RecvTimeoutError::Timeout) => continue,
                 Err(RecvTimeoutError::Disconnected) => unreachable!("position holds a sender"),
             }
@@ -88,9 +87,9 @@ pub fn run(mut with: Confirmer<'_>) -> Result<()> {
                 }
                 let recorded = with.machine.on_written(Instant::now());
                 with.shared.set_reserved(with.machine.reserved());
-                with.marks.set_confirmed(recorded.confirmed);
+                with.shared.marks().set_confirmed(recorded.confirmed);
                 with.metrics.on_confirmed(recorded.confirmed);
-                if told_of < recorded.confirmed && with.marks.take_rows_flushed() {
+                if told_of < recorded.confirmed && with.shared.marks().take_rows_flushed() {
                     // A full inbox has more important things in it.
                     let _ = with.events.try_send(Event::Lifecycle(LifecycleInput::Progressed));
                 }
@@ -116,7 +115,7 @@ pub fn run(mut with: Confirmer<'_>) -> Result<()> {
                     tell_attempt(level, (with.service, ""), &error, meanwhile, failures.times());
                 }
                 with.machine.on_write_failed(Instant::now());
-                if ending && with.shared.pace() == StopLevel::Abandoned {
+                if ending && with.shared.stop_level() == StopLevel::Abandoned {
                     return Ok(());
                 }
             }
@@ -126,7 +125,7 @@ pub fn run(mut with: Confirmer<'_>) -> Result<()> {
 
 impl Confirmer<'_> {
     fn write(&mut self, marks: RecordedMarks, now: Instant, ending: bool) -> Result<()> {
-        let abandoned = self.shared.pace() == StopLevel::Abandoned;
+        let abandoned = self.shared.stop_level() == StopLevel::Abandoned;
         let mut timeout = self.request_timeout;
         if ending && abandoned {
             timeout = LAST_TRY;

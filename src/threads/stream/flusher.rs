@@ -17,6 +17,7 @@ use super::look_up::LookUps;
 use crate::clickhouse::Client;
 use crate::delivery::as_of::wait_until_flushed;
 use crate::delivery::landing::{DeliveryContext, Landing};
+use crate::delivery::session_state::SessionState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::progress::BatchId;
 use crate::machines::thinning::Thinning;
@@ -46,6 +47,7 @@ const REREAD_ATTEMPTS_MAX: u32 = 3;
 
 pub struct Flusher<'a> {
     pub delivery: DeliveryContext<'a>,
+    pub shared: &'a SessionState,
     pub mapping: &'static dyn Mapping,
     /// By target table.
     pub shapes: &'a [Shape],
@@ -137,13 +139,13 @@ impl OpenFlusher<'_> {
             fold(with.mapping.source(), changes)
                 .map_err(|e| Error::new(ErrorKind::Protocol, doing()).because(e).at(place.get()))?
         };
-        let updates = with.delivery.shared.updates();
+        let updates = with.shared.updates();
         let wanted = wanted(with.mapping, &folded, updates);
         self.count(&folded, &wanted);
         let mut found = Answers::default();
         if !wanted.lookups.is_empty() {
             // An INSERT that the DELETE ends may be in an earlier batch still on its way.
-            with.delivery.shared.wait_for_batches_before(cut.id)?;
+            with.shared.wait_for_batches_before(cut.id)?;
             let (client, shapes) = (&mut self.client, with.shapes);
             self.look_ups.find(
                 &with.delivery,
@@ -201,7 +203,7 @@ impl OpenFlusher<'_> {
         for kept in &part.notes.kept {
             with.delivery.metrics.adjusted_values(kept.column).inc();
         }
-        with.delivery.reserve(upper)?;
+        with.delivery.alongside.admit(upper)?;
         let mut refused = with.delivery.kept_rows(part.notes.kept);
         for (landing, block) in self.landings.iter_mut().zip(&part.blocks) {
             landing.land(&with.delivery, &mut self.client, block, &mut refused)?;
@@ -292,7 +294,7 @@ impl OpenFlusher<'_> {
                 );
                 tell(log::Level::Warn, with.delivery.service, line, Some(&hint));
             }
-            with.delivery.shared.pause(Instant::now() + VISIBLE_EVERY)?;
+            with.delivery.alongside.pause(Instant::now() + VISIBLE_EVERY)?;
         }
     }
 
@@ -322,7 +324,7 @@ fn ask(sql: &mut Option<Sql>, with: &Flusher<'_>, request: &RereadRequest<'_>) -
         if let Reread::Rows(rows) = &answer
             && !rows.is_as_streamed
         {
-            wait_until_flushed(&mut open, with.delivery.shared, rows.as_of, deadline())?;
+            wait_until_flushed(&mut open, with.delivery.alongside, rows.as_of, deadline())?;
         }
         Ok(answer)
     });
@@ -342,8 +344,8 @@ mod tests {
 
     use super::*;
     use crate::clickhouse;
+    use crate::delivery::learned::Learned;
     use crate::delivery::lease_watch::LeaseWatch;
-    use crate::delivery::marks::StreamMarks;
     use crate::delivery::outage::Delays;
     use crate::delivery::session_state::SessionState;
     use crate::machines::progress::Progress;
@@ -398,7 +400,7 @@ mod tests {
             clickhouse::ClickHouseParams::parse(&format!("http://127.0.0.1:{port}")).unwrap();
         let lease = LeaseWatch::default();
         lease.set(Instant::now() + Duration::from_secs(3600), Duration::ZERO);
-        let shared = SessionState::new(Lsn(0), Arc::new(lease));
+        let shared = SessionState::new(Arc::new(lease));
         let metrics = Metrics::new(&["sessions"]);
         let shapes = [Shape::of(vec![true; 19])];
         let table = source_table::testing::table(TableName::new("public", "Session"));
@@ -411,10 +413,11 @@ mod tests {
                     max: Duration::from_millis(1),
                     outage_after: 1,
                 },
-                shared: &shared,
-                marks: &StreamMarks::new(Lsn(0)),
+                alongside: &shared,
+                learned: &Learned::default(),
                 metrics: &metrics.service("sessions"),
             },
+            shared: &shared,
             mapping: &Sessions,
             shapes: &shapes,
             version_shift: 0,

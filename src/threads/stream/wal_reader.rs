@@ -8,8 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender};
 
-use crate::delivery::marks::StreamMarks;
-use crate::delivery::session_state::{SessionState, StopLevel};
+use crate::delivery::alongside::{Alongside, StopLevel};
+use crate::delivery::session_state::SessionState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::gather::Gather;
 use crate::machines::status::{Due, StandbyStatus, StatusParams};
@@ -32,21 +32,20 @@ pub struct WalReader<'a> {
     pub stream: Stream,
     pub params: StatusParams,
     pub shared: &'a SessionState,
-    pub marks: &'a StreamMarks,
 }
 
 /// Runs until the stream or the session ends. `frames` is closed as soon as no more will come;
 /// `settled` closes when everything that can be confirmed has been.
 pub fn run(mut with: WalReader<'_>, frames: Sender<Frames>, settled: &Receiver<()>) -> Result<()> {
     let now = Instant::now();
-    let mut status = StandbyStatus::new(now, with.marks.confirmed(), with.params);
+    let mut status = StandbyStatus::new(now, with.shared.marks().confirmed(), with.params);
     let mut gather = Gather::default();
-    let resume = with.marks.confirmed();
+    let resume = with.shared.marks().confirmed();
     let mut moved_at = now;
-    while with.shared.pace() == StopLevel::Running {
+    while with.shared.stop_level() == StopLevel::Running {
         let now = with.report(&mut status)?;
         let is_quiet = QUIET_AFTER <= now.saturating_duration_since(moved_at)
-            && with.marks.received() <= status.confirmed();
+            && with.shared.marks().received() <= status.confirmed();
         let notice = if is_quiet { NOTICE_EVERY_QUIET } else { NOTICE_EVERY };
         let wait = status.deadline(now).saturating_duration_since(now).min(notice);
         match with.stream.read(wait).map_err(|error| placed(error, resume))? {
@@ -64,7 +63,7 @@ pub fn run(mut with: WalReader<'_>, frames: Sender<Frames>, settled: &Receiver<(
                 status.on_heard(moved_at);
                 if asks_for_reply(&block) {
                     status.on_reply_requested();
-                    with.marks.ask();
+                    with.shared.marks().ask();
                 }
                 let bytes = block.bytes_len();
                 if !with.hand_on(block, &frames, &mut status)? {
@@ -99,7 +98,7 @@ impl WalReader<'_> {
                 }
                 Err(SendTimeoutError::Disconnected(_)) => return Ok(false),
                 Err(SendTimeoutError::Timeout(back)) => {
-                    if self.shared.pace() != StopLevel::Running {
+                    if self.shared.stop_level() != StopLevel::Running {
                         return Ok(false);
                     }
                     // The silence that follows is ours.
@@ -116,7 +115,7 @@ impl WalReader<'_> {
     fn drain(mut self, mut status: StandbyStatus, settled: &Receiver<()>) -> Result<()> {
         status.on_paused();
         loop {
-            if self.shared.pace() == StopLevel::Abandoned {
+            if self.shared.stop_level() == StopLevel::Abandoned {
                 // Nothing is owed to a stream that is given up; closing it frees the slot.
                 break;
             }
@@ -137,7 +136,7 @@ impl WalReader<'_> {
     /// Sends what is due. Returns the moment it looked.
     fn report(&mut self, status: &mut StandbyStatus) -> Result<Instant> {
         let now = Instant::now();
-        status.on_published(self.marks.confirmed());
+        status.on_published(self.shared.marks().confirmed());
         match status.due(now) {
             Due::Nothing => {}
             Due::LinkDead => {
@@ -153,7 +152,7 @@ impl WalReader<'_> {
             }
             Due::Update(update) => {
                 let message = StandbyStatusUpdate {
-                    written: self.marks.received().max(update.confirmed),
+                    written: self.shared.marks().received().max(update.confirmed),
                     flushed: update.confirmed,
                     applied: update.confirmed,
                     reply_requested: update.reply_requested,

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::delivery::session_state::{SessionState, StopLevel};
+use crate::delivery::alongside::{Alongside, StopLevel};
+use crate::delivery::session_state::SessionState;
 use crate::error::Result;
 use crate::postgres::failover_slot::{
     self, Failover, FailoverFinding, FindingWeight, Mark, UNSEEN,

@@ -15,7 +15,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender, TryRecvError, bounded};
 use parking_lot::Mutex;
 
 use super::{retained, source_watch};
-use crate::delivery::session_state::stopped;
+use crate::delivery::alongside::stopped;
 use crate::halt::Halt;
 use crate::machines::lifecycle::LifecycleInput;
 use crate::metrics::ServiceMetrics;

@@ -6,7 +6,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::delivery::session_state::{SessionState, StopLevel};
+use crate::delivery::alongside::{Alongside, StopLevel};
+use crate::delivery::session_state::SessionState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::PostgresParams;
 use crate::postgres::primary::{KnownServer, Primary};

@@ -18,8 +18,8 @@ use super::retained;
 use crate::clickhouse::Client;
 use crate::clickhouse::own::sources::{self, SourceRow};
 use crate::config::ServiceConfig;
-use crate::delivery::marks::StreamMarks;
-use crate::delivery::session_state::{SessionState, StopLevel};
+use crate::delivery::alongside::{Alongside, StopLevel};
+use crate::delivery::session_state::SessionState;
 use crate::delivery::{source_check, source_look};
 use crate::error::Result;
 use crate::machines::lifecycle::LifecycleInput;
@@ -41,7 +41,6 @@ pub struct SourceWatch<'a> {
     pub primary: &'a Primary,
     pub application_name: &'a str,
     pub shared: &'a SessionState,
-    pub marks: &'a StreamMarks,
     pub metrics: &'a ServiceMetrics,
     pub events: &'a Sender<Event>,
     /// As it is recorded.
@@ -128,7 +127,7 @@ impl SourceWatch<'_> {
         let mut sql = self.primary.sql(self.application_name, deadline)?;
         let kept = retained::look(&mut sql, &self.config.slot, self.metrics, deadline)?;
         if let Some(restart_lsn) = kept {
-            self.marks.set_restart_lsn(restart_lsn);
+            self.shared.marks().set_restart_lsn(restart_lsn);
         }
         let now = source_look::ask(&mut sql, self.config, self.source, deadline)?;
         let publication = self.config.publication.as_str();

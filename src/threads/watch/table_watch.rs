@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::clickhouse::tables::{self, TablesLook};
 use crate::clickhouse::{self, Client};
-use crate::delivery::session_state::{SessionState, StopLevel};
+use crate::delivery::alongside::{Alongside, StopLevel};
+use crate::delivery::session_state::SessionState;
 use crate::error::{Error, ErrorKind, Result};
 
 const LOOK_EVERY: Duration = Duration::from_secs(15);

@@ -6,15 +6,12 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::recorder::Recorder;
-use super::{RepairCursor, Repairer, SQL_TIMEOUT};
-use crate::clickhouse::Client;
-use crate::delivery::as_of::wait_until_flushed;
-use crate::delivery::landing::Landing;
-use crate::delivery::session_state::{PanicGuard, stopped};
+use super::{RepairCursor, Repairer};
+use crate::delivery::alongside::stopped;
+use crate::delivery::session_state::PanicGuard;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::repair::Pieces;
-use crate::postgres::sql::Sql;
-use crate::postgres::table_reader::AsOf;
+use crate::mending::worker::Worker;
 
 /// One of the two passes.
 pub trait Pass: Sync {
@@ -37,59 +34,6 @@ pub trait Pass: Sync {
     fn position(&self, done: usize) -> RepairCursor;
 }
 
-/// What a worker has of its own.
-pub struct Worker<'a> {
-    pub with: &'a Repairer<'a>,
-    pub sql: Sql,
-    pub client: Client,
-    /// By target table.
-    pub landings: Vec<Landing>,
-}
-
-impl<'a> Worker<'a> {
-    pub fn new(with: &'a Repairer<'a>) -> Result<Worker<'a>> {
-        let delivery = with.delivery;
-        Ok(Worker {
-            with,
-            sql: connect(with)?,
-            client: Client::connect(delivery.clickhouse)?,
-            landings: delivery.landings(with.mapping.targets()),
-        })
-    }
-
-    /// Asks ClickHouse, again and again while it is away.
-    pub fn ask<T>(
-        &mut self,
-        question: impl Fn(&mut Client, &dyn Fn() -> Instant) -> Result<T>,
-    ) -> Result<T> {
-        let (delivery, client) = (self.with.delivery, &mut self.client);
-        let deadline = || Instant::now() + delivery.clickhouse.request_timeout;
-        let hopeless = |error: &Error| error.kind() != ErrorKind::Unreachable;
-        delivery.retry(|| question(client, &deadline), hopeless)
-    }
-
-    /// To be done before anything is written of what was read, and before it counts as done: see
-    /// [`crate::delivery::as_of`]. A fork below is then noticed, and the repair begun anew.
-    pub fn cover(&mut self, as_of: AsOf) -> Result<()> {
-        let delivery = self.with.delivery;
-        wait_until_flushed(&mut self.sql, delivery.shared, as_of, sql_deadline())?;
-        (self.with.admit)(as_of.insert_lsn)
-    }
-
-    /// To be asked before every page.
-    pub fn go_on(&self) -> Result<()> {
-        self.with.delivery.shared.go_on()
-    }
-}
-
-pub fn connect(with: &Repairer<'_>) -> Result<Sql> {
-    with.primary.sql(with.application_name, sql_deadline())
-}
-
-pub fn sql_deadline() -> Instant {
-    Instant::now() + SQL_TIMEOUT
-}
-
 /// What the workers of a pass share.
 struct Bench<'a> {
     pieces: Mutex<Pieces>,
@@ -110,9 +54,9 @@ pub fn work(with: &Repairer<'_>, recorder: &Recorder<'_>, pass: &dyn Pass) -> Re
     std::thread::scope(|scope| {
         for n in 0..with.workers.min(count) {
             let bench = &bench;
-            let name = format!("repairer-{n}/{}", with.delivery.service);
+            let name = format!("repairer-{n}/{}", with.context.delivery.service);
             let spawned = std::thread::Builder::new().name(name).spawn_scoped(scope, move || {
-                let _guard = PanicGuard(with.delivery.shared);
+                let _guard = PanicGuard(with.shared);
                 if let Err(error) = run_worker(with, bench, pass) {
                     bench.failure.lock().get_or_insert(error);
                 }
@@ -134,7 +78,7 @@ pub fn work(with: &Repairer<'_>, recorder: &Recorder<'_>, pass: &dyn Pass) -> Re
 }
 
 fn run_worker(with: &Repairer<'_>, bench: &Bench<'_>, pass: &dyn Pass) -> Result<()> {
-    let mut worker = Worker::new(with)?;
+    let mut worker = Worker::new(&with.context)?;
     loop {
         if bench.failure.lock().is_some() {
             return Ok(());

@@ -4,29 +4,26 @@
 //! not started over meanwhile, by `walhouse_state`, and afterwards that it had not; and it admits
 //! to what may land in a record of its own, which the next start of the service takes into account.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::debt;
 use super::mapped::{Columns, Mapped, columns_of};
-use super::repairer::Repairer;
+use super::parties::{MendingContext, SQL_TIMEOUT, sql_deadline};
 use crate::clickhouse::own::backfills::{self, BackfillRow};
 use crate::clickhouse::own::repairs::{self, RepairStatus};
 use crate::clickhouse::own::state::{self, StateRow};
 use crate::clickhouse::own::{self, databases};
 use crate::clickhouse::{Client, tables};
 use crate::config::ServiceConfig;
+use crate::delivery::alongside::{Alongside, StopLevel};
 use crate::delivery::landing::DeliveryContext;
-use crate::delivery::lease_watch::LeaseWatch;
+use crate::delivery::learned::Learned;
 use crate::delivery::limits::page_bytes_max;
-use crate::delivery::marks::StreamMarks;
 use crate::delivery::outage::Delays;
-use crate::delivery::session_state::SessionState;
 use crate::delivery::{connecting, source_check, target_tables};
 use crate::error::{Error, ErrorKind, Result};
-use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::postgres::primary::Primary;
 use crate::postgres::server::{self, as_of};
@@ -37,10 +34,6 @@ use crate::rows::Shape;
 use crate::services::mapping::Mapping;
 use crate::wal::Lsn;
 
-/// One statement against Postgres.
-pub(super) const SQL_TIMEOUT: Duration = Duration::from_secs(60);
-/// No lock is held that could be lost.
-const LEASE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 /// How soon it is seen that the stream has come further.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Beside the pace of confirmations: how long the stream may take to come to where we looked.
@@ -67,10 +60,8 @@ pub struct CommandContext<'c> {
     application_name: String,
     /// The stream's, as it was found.
     state: StateRow,
-    shared: SessionState,
-    marks: StreamMarks,
-    metrics: Arc<Metrics>,
-    health: Health,
+    learned: Learned,
+    metrics: Metrics,
     record: Mutex<Record>,
     begun_at: Instant,
 }
@@ -106,9 +97,9 @@ impl<'c> CommandContext<'c> {
         let shapes = target_tables::shapes(&mut client, config, mapping, &version, false)?.shapes;
         let application_name = format!("walhouse/{command}");
         let known = connecting::known(config, &mut client)?;
-        let sql_deadline = Instant::now() + config.postgres.connect_timeout.min(SQL_TIMEOUT);
+        let deadline = Instant::now() + config.postgres.connect_timeout.min(SQL_TIMEOUT);
         let (mut primary, mut sql) =
-            Primary::find(&config.postgres, &application_name, known, sql_deadline, || Ok(()))?;
+            Primary::find(&config.postgres, &application_name, known, deadline, || Ok(()))?;
         primary.set_patience(config.receive_timeout);
         let found = primary.identity();
         if (found.system_identifier.to_string().as_str(), found.timeline)
@@ -129,12 +120,9 @@ impl<'c> CommandContext<'c> {
         check_database(config, command, &mut client, &mut sql)?;
         let source = mapping.source();
         let name = TableName::new(source.schema, source.table);
-        let table = SourceTable::inspect(&mut sql, &name, sql_deadline_now())?;
+        let table = SourceTable::inspect(&mut sql, &name, sql_deadline())?;
         table.check_readable(&sql.about().role)?;
         source_check::columns(&table, source)?;
-        let lease = Arc::new(LeaseWatch::default());
-        lease.set(Instant::now() + LEASE, Duration::ZERO);
-        let metrics = Arc::new(Metrics::new(&[service]));
         Ok(CommandContext {
             config,
             mapping,
@@ -144,21 +132,18 @@ impl<'c> CommandContext<'c> {
             primary,
             application_name,
             state,
-            shared: SessionState::new(Lsn(u64::MAX), lease),
-            marks: StreamMarks::new(Lsn(0)),
-            health: Health::new(Arc::clone(&metrics)),
-            metrics,
+            learned: Learned::default(),
+            metrics: Metrics::new(&[service]),
             record: Mutex::new(Record { client, row: None }),
             begun_at: Instant::now(),
         })
     }
 
     /// Does `act` with what a repair stands on.
-    pub fn with<T>(&self, act: impl FnOnce(&Repairer<'_>) -> Result<T>) -> Result<T> {
+    pub fn with<T>(&self, act: impl FnOnce(&MendingContext<'_>) -> Result<T>) -> Result<T> {
         let (service, flush) = (self.service(), &self.config.flush);
         let metrics = self.metrics.service(service);
-        let admit = |upper| self.admit(upper);
-        let with = Repairer {
+        let with = MendingContext {
             delivery: DeliveryContext {
                 service,
                 clickhouse: &self.config.clickhouse,
@@ -167,8 +152,8 @@ impl<'c> CommandContext<'c> {
                     max: flush.delay_max,
                     outage_after: flush.retries_before_outage,
                 },
-                shared: &self.shared,
-                marks: &self.marks,
+                alongside: self,
+                learned: &self.learned,
                 metrics: &metrics,
             },
             mapping: self.mapping,
@@ -176,12 +161,9 @@ impl<'c> CommandContext<'c> {
             shapes: &self.shapes,
             primary: &self.primary,
             application_name: &self.application_name,
-            workers: 1,
             deletes_max_percent: self.config.repair_deletes_max_percent,
-            admit: &admit,
             page_bytes_max: page_bytes_max(self.config),
-            health: &self.health,
-            session_begun_at: self.begun_at,
+            begun_at: self.begun_at,
         };
         act(&with)
     }
@@ -258,17 +240,6 @@ impl<'c> CommandContext<'c> {
         backfills::write(client, row, self.deadline())
     }
 
-    /// Before anything lands: that the stream is what it was, and that commits up to `upper` may be
-    /// among what lands.
-    fn admit(&self, upper: Lsn) -> Result<()> {
-        let mut record = self.record.lock();
-        let Record { client, row } = &mut *record;
-        self.check(client)?;
-        let Some(row) = row.as_mut().filter(|row| row.upper < upper) else { return Ok(()) };
-        row.upper = upper;
-        backfills::write(client, row, self.deadline())
-    }
-
     /// The state of the stream, unless it has started over, or follows another server.
     pub fn check(&self, client: &mut Client) -> Result<StateRow> {
         let now = state::read(client, self.service(), &self.config.slot, self.deadline())?;
@@ -308,7 +279,7 @@ impl<'c> CommandContext<'c> {
 
     /// The version of rows that are read from now on: below all that is still to be streamed.
     pub fn base_version(&self, sql: &mut Sql) -> Result<u64> {
-        let found = slot::inspect(sql, &self.config.slot, sql_deadline_now())?;
+        let found = slot::inspect(sql, &self.config.slot, sql_deadline())?;
         let found = found.filter(|found| slot::verdict(sql, found) == SlotVerdict::Usable);
         let restart_lsn = found.and_then(|found| found.restart_lsn);
         let restart_lsn = restart_lsn.ok_or_else(|| {
@@ -324,8 +295,47 @@ impl<'c> CommandContext<'c> {
         lsn.0.saturating_add(self.state.version_shift)
     }
 
+    /// Where Postgres is now.
+    pub fn now(&self, sql: &mut Sql) -> Result<Lsn> {
+        Ok(as_of(sql, sql_deadline())?.insert_lsn)
+    }
+
+    /// Why a repair of the service is under way, if one is.
+    pub fn repair_under_way(&self) -> Result<Option<String>> {
+        let client = &mut self.record.lock().client;
+        let row = repairs::read(client, self.service(), &self.config.slot, self.deadline())?;
+        Ok(row.filter(|row| row.status == RepairStatus::Running).map(|row| row.reason))
+    }
+}
+
+impl Alongside for CommandContext<'_> {
+    /// A command ends with its process: what it had in hand is done again by the next one.
+    fn stop_level(&self) -> StopLevel {
+        StopLevel::Running
+    }
+
+    fn rest(&self, until: Instant) -> StopLevel {
+        std::thread::sleep(until.saturating_duration_since(Instant::now()));
+        StopLevel::Running
+    }
+
+    fn pause(&self, until: Instant) -> Result<()> {
+        self.rest(until).go_on()
+    }
+
+    /// Before anything lands: that the stream is what it was, and that commits up to `upper` may be
+    /// among what lands.
+    fn admit(&self, upper: Lsn) -> Result<()> {
+        let mut record = self.record.lock();
+        let Record { client, row } = &mut *record;
+        self.check(client)?;
+        let Some(row) = row.as_mut().filter(|row| row.upper < upper) else { return Ok(()) };
+        row.upper = upper;
+        backfills::write(client, row, self.deadline())
+    }
+
     /// Waits until what was committed below `lsn` is durable in ClickHouse.
-    pub fn wait_until_passed(&self, lsn: Lsn) -> Result<()> {
+    fn wait_for_stream(&self, lsn: Lsn) -> Result<()> {
         let patience = PASSES_WITHIN + 2 * self.config.ack_interval;
         let until = Instant::now() + patience;
         let mut record = self.record.lock();
@@ -347,24 +357,8 @@ impl<'c> CommandContext<'c> {
                          streams, and has caught up.",
                     ));
             }
-            self.shared.pause(Instant::now() + LOOK_EVERY)?;
+            self.pause(Instant::now() + LOOK_EVERY)?;
         }
-    }
-
-    /// Where Postgres is now.
-    pub fn now(&self, sql: &mut Sql) -> Result<Lsn> {
-        Ok(as_of(sql, sql_deadline_now())?.insert_lsn)
-    }
-
-    pub fn pause(&self, wait: Duration) -> Result<()> {
-        self.shared.pause(Instant::now() + wait)
-    }
-
-    /// Why a repair of the service is under way, if one is.
-    pub fn repair_under_way(&self) -> Result<Option<String>> {
-        let client = &mut self.record.lock().client;
-        let row = repairs::read(client, self.service(), &self.config.slot, self.deadline())?;
-        Ok(row.filter(|row| row.status == RepairStatus::Running).map(|row| row.reason))
     }
 }
 
@@ -381,7 +375,7 @@ fn check_database(
         return Ok(());
     }
     let recorded = databases::read(client, service, &config.slot, deadline())?;
-    let found = server::database(sql, sql_deadline_now())?;
+    let found = server::database(sql, sql_deadline())?;
     match recorded.filter(|recorded| recorded.oid != found.oid) {
         None => Ok(()),
         Some(recorded) => {
@@ -395,10 +389,6 @@ fn check_database(
                 .hint("Correct the database URL."))
         }
     }
-}
-
-pub fn sql_deadline_now() -> Instant {
-    Instant::now() + SQL_TIMEOUT
 }
 
 fn no_stream(config: &ServiceConfig, command: &str) -> Error {

@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 
-use super::work::Worker;
+use super::mapped::Mapped;
+use super::worker::Worker;
 use crate::clickhouse::stored;
 use crate::error::Result;
 use crate::machines::repair::{Fate, Stored, fate_of_row};
-use crate::mending::mapped::Mapped;
 use crate::postgres::table_reader::AsOf;
 use crate::rows::Block;
 use crate::rows::key::{Key, id};

@@ -3,8 +3,7 @@
 
 use std::time::Instant;
 
-use super::Repairer;
-use super::work::{connect, sql_deadline};
+use super::parties::{MendingContext, connect, sql_deadline};
 use crate::clickhouse::Client;
 use crate::clickhouse::own::{databases, state};
 use crate::error::{Error, ErrorKind, Result};
@@ -13,7 +12,7 @@ use crate::postgres::server;
 
 /// For each target table `None` if it may, else the error that asks for it.
 pub fn ask(
-    with: &Repairer<'_>,
+    with: &MendingContext<'_>,
     slot: &str,
     counts: &[Count],
     of_fork: bool,
@@ -31,7 +30,7 @@ pub fn ask(
     Ok(targets.map(asked).collect())
 }
 
-fn question(with: &Repairer<'_>, table: &str, count: Count, others: &[String]) -> Error {
+fn question(with: &MendingContext<'_>, table: &str, count: Count, others: &[String]) -> Error {
     let Count { alive, gone } = count;
     let cause = match others.is_empty() {
         true => format!("more than {} percent", with.deletes_max_percent),
@@ -50,7 +49,7 @@ fn question(with: &Repairer<'_>, table: &str, count: Count, others: &[String]) -
 
 /// The slots of other clusters, and of other databases of this one, from which this service has
 /// written, too.
-fn other_sources(with: &Repairer<'_>, slot: &str) -> Result<Vec<String>> {
+fn other_sources(with: &MendingContext<'_>, slot: &str) -> Result<Vec<String>> {
     let delivery = with.delivery;
     let mut client = Client::connect(delivery.clickhouse)?;
     let deadline = || Instant::now() + delivery.clickhouse.request_timeout;

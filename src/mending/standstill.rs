@@ -9,8 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::work::{connect, sql_deadline};
-use super::{LOOK_EVERY, Repairer};
+use super::parties::{MendingContext, connect, sql_deadline};
 use crate::clickhouse::Client;
 use crate::clickhouse::params::InsertStrategy;
 use crate::clickhouse::running::{Running, inserts_older_than};
@@ -19,6 +18,8 @@ use crate::postgres::barrier::{Barrier, Waiting, waiting};
 use crate::postgres::server::as_of;
 use crate::wal::Lsn;
 
+/// How soon it is seen that something has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// From the WAL to being visible takes microseconds, or the time slice of a busy machine, unless a
 /// standby has to answer. Who is running for longer has not committed.
 const VISIBLE_WITHIN: Duration = Duration::from_secs(3);
@@ -33,21 +34,21 @@ const INSERTS_END_WITHIN: Duration = Duration::from_secs(60);
 /// second (`async_insert_busy_timeout_ms`).
 const ASYNC_INSERTS_END_WITHIN: Duration = Duration::from_secs(3);
 
-pub fn stand_still(with: &Repairer<'_>) -> Result<()> {
+pub fn stand_still(with: &MendingContext<'_>) -> Result<()> {
     inserts_of_others(with)?;
     commits(with)
 }
 
-fn inserts_of_others(with: &Repairer<'_>) -> Result<()> {
+fn inserts_of_others(with: &MendingContext<'_>) -> Result<()> {
     let (delivery, begun_at) = (with.delivery, Instant::now());
     let mut client = Client::connect(delivery.clickhouse)?;
     let tables: Vec<&str> = with.mapping.targets().iter().map(|target| target.table).collect();
     if delivery.clickhouse.insert_strategy == InsertStrategy::InsertAsync {
-        delivery.shared.rest(begun_at + ASYNC_INSERTS_END_WITHIN).go_on()?;
+        delivery.alongside.rest(begun_at + ASYNC_INSERTS_END_WITHIN).go_on()?;
     }
     loop {
         let deadline = Instant::now() + delivery.clickhouse.request_timeout;
-        let age = with.session_begun_at.elapsed();
+        let age = with.begun_at.elapsed();
         let Running { count, unseen } = inserts_older_than(&mut client, &tables, age, deadline)?;
         let has_waited = INSERTS_END_WITHIN <= begun_at.elapsed();
         if count == 0 && (unseen.is_empty() || has_waited) {
@@ -66,13 +67,13 @@ fn inserts_of_others(with: &Repairer<'_>) -> Result<()> {
                 .because(format!("{count} of an earlier session are still running"))
                 .hint("See system.processes of ClickHouse; KILL QUERY ends them."));
         }
-        delivery.shared.rest(Instant::now() + LOOK_EVERY).go_on()?;
+        delivery.alongside.rest(Instant::now() + LOOK_EVERY).go_on()?;
     }
 }
 
 /// Where the WAL ended before every transaction that ran then had ended, prepared ones too: what is
 /// read from now on lacks no change that lies below.
-pub fn fence(with: &Repairer<'_>, tell: impl Fn()) -> Result<Lsn> {
+pub fn fence(with: &MendingContext<'_>, tell: impl Fn()) -> Result<Lsn> {
     let (delivery, begun_at) = (with.delivery, Instant::now());
     let mut sql = connect(with)?;
     // In this order: who begins in between changes nothing below.
@@ -91,14 +92,14 @@ pub fn fence(with: &Repairer<'_>, tell: impl Fn()) -> Result<Lsn> {
             );
         }
         let pause = if VISIBLE_WITHIN <= begun_at.elapsed() { FENCE_EVERY } else { LOOK_EVERY };
-        delivery.shared.rest(Instant::now() + pause).go_on()?;
+        delivery.alongside.rest(Instant::now() + pause).go_on()?;
     }
     Ok(fence)
 }
 
 /// Waits until what is committed by now is visible.
-pub fn commits(with: &Repairer<'_>) -> Result<()> {
-    let (shared, begun_at) = (with.delivery.shared, Instant::now());
+pub fn commits(with: &MendingContext<'_>) -> Result<()> {
+    let (alongside, begun_at) = (with.delivery.alongside, Instant::now());
     let mut sql = connect(with)?;
     let mut barrier = Barrier::set(&mut sql, sql_deadline())?;
     while !barrier.is_passed(&mut sql, sql_deadline())? {
@@ -110,7 +111,7 @@ pub fn commits(with: &Repairer<'_>) -> Result<()> {
                 Waiting::ForStandby | Waiting::Unknown => {}
             }
         }
-        shared.rest(Instant::now() + LOOK_EVERY).go_on()?;
+        alongside.rest(Instant::now() + LOOK_EVERY).go_on()?;
     }
     Ok(())
 }

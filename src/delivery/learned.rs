@@ -1,0 +1,40 @@
+//! What one thread has found out while it landed rows, and the others need not.
+
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::machines::salvage::InsertFit;
+use crate::machines::thinning::{Notes, Unsaid};
+
+#[derive(Debug, Default)]
+pub struct Learned {
+    /// By target table: what it takes at once.
+    fits: Mutex<Vec<(&'static str, InsertFit)>>,
+    /// What the log has been told of data that did not go through as it is.
+    notes: Mutex<Notes>,
+}
+
+impl Learned {
+    pub fn fit(&self, table: &str) -> InsertFit {
+        let fits = self.fits.lock();
+        fits.iter()
+            .find(|(known, _)| *known == table)
+            .map(|(_, fit)| fit.clone())
+            .unwrap_or_default()
+    }
+
+    /// The latest one counts: it is worth no more than the INSERT that it came from.
+    pub fn set_fit(&self, table: &'static str, fit: InsertFit) {
+        let mut fits = self.fits.lock();
+        match fits.iter_mut().find(|(known, _)| *known == table) {
+            Some((_, known)) => *known = fit,
+            None => fits.push((table, fit)),
+        }
+    }
+
+    /// So much of this came once more. `Some`: the log is to say it.
+    pub fn note(&self, of: String, amount: usize) -> Option<Unsaid> {
+        self.notes.lock().on_note(of, amount, Instant::now())
+    }
+}

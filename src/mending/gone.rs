@@ -1,0 +1,106 @@
+//! Which keys of ClickHouse Postgres does not have any more.
+
+use std::collections::BTreeSet;
+
+use super::parties::{MendingContext, SQL_TIMEOUT};
+use super::worker::Worker;
+use crate::clickhouse::stored;
+use crate::error::{Error, ErrorKind, Result};
+use crate::postgres::reread::{self, Reread, reread};
+use crate::postgres::table_reader::AsOf;
+use crate::rows::Block;
+use crate::rows::key::{Key, LiveKey};
+use crate::services::mapping::{Stamp, is_owned};
+use crate::services::notes::Notes;
+use crate::services::row::Row;
+use crate::wal::Datum;
+
+/// The keys of a slice are held at once: some MB.
+pub const SLICE_ROWS_MAX: u64 = 20_000;
+/// Of so many rows, and so many of them, where they are read one after the other.
+pub const SLICES_AT_ONCE: (u64, usize) = (SLICE_ROWS_MAX, 100);
+/// Looked up in Postgres under one snapshot.
+pub const LOOKUP_KEYS: usize = 500;
+
+/// What Postgres said of some keys.
+pub struct LookedUp {
+    pub there: Vec<bool>,
+    /// By the last snapshot; there is one for all of them unless memory did not suffice.
+    pub as_of: Option<AsOf>,
+}
+
+/// Which of the keys Postgres has.
+pub fn are_in_postgres(
+    worker: &mut Worker<'_>,
+    target: usize,
+    keys: &[LiveKey],
+) -> Result<LookedUp> {
+    let with = worker.with;
+    let source = with.mapping.source();
+    let mut places = vec![source.key.id];
+    places.extend(source.key.sorting());
+    let owners = with.mapping.owners().iter();
+    places.extend(owners.filter(|place| !source.key.sorting().contains(place)));
+    let columns: Vec<&str> = places.iter().map(|&place| source.columns[place].name).collect();
+    // What is no text cannot be in Postgres, and cannot be asked for either.
+    let ids: BTreeSet<&[u8]> =
+        (keys.iter()).map(|live| live.id(&with.mapping.targets()[target])).collect();
+    let ids = worker.sql.held(ids.into_iter(), SQL_TIMEOUT)?;
+    let mut looked_up = LookedUp { there: vec![false; keys.len()], as_of: None };
+    let mut rest = ids.as_slice();
+    while !rest.is_empty() {
+        worker.go_on()?;
+        let request = reread::RereadRequest {
+            table: with.source,
+            key_column: columns[0],
+            columns: &columns,
+            keys: rest,
+            // What was to be waited for was waited for before this pass.
+            xids: &[],
+            bytes_max: with.page_bytes_max,
+        };
+        let rows = match reread(&mut worker.sql, &request, SQL_TIMEOUT)? {
+            Reread::Rows(rows) => rows,
+            Reread::NotYetVisible { .. } => {
+                unreachable!("no transaction was named")
+            }
+        };
+        looked_up.as_of = Some(rows.as_of);
+        for (live, there) in keys.iter().zip(&mut looked_up.there) {
+            if let Some(values) = rows.found.get(live.id(&with.mapping.targets()[target])) {
+                let key = key_in_postgres(with, target, &places, values)?;
+                *there = key.as_ref() == Some(&live.key);
+            }
+        }
+        rest = rest.get(rows.answered..).unwrap_or_default();
+    }
+    Ok(looked_up)
+}
+
+/// The key that a row of Postgres has in the target table; `None` if it has no place there.
+fn key_in_postgres(
+    with: &MendingContext<'_>,
+    target: usize,
+    places: &[usize],
+    values: &[Option<Vec<u8>>],
+) -> Result<Option<Key>> {
+    let mut row = Row::of(with.mapping.source());
+    for (place, value) in places.iter().zip(values) {
+        row.values[*place] = value.as_deref().map_or(Datum::Null, Datum::Text);
+    }
+    // Of an id that has come back without an owner, the stream writes nothing.
+    if !is_owned(with.mapping, &row) {
+        return Ok(None);
+    }
+    let targets = with.mapping.targets();
+    let blocks = targets.iter().zip(with.shapes).map(|(t, shape)| Block::new(t.columns, shape));
+    let (mut blocks, mut notes) = (blocks.collect::<Vec<_>>(), Notes::default());
+    // As a tombstone, because of its values only the key is known.
+    let stamp = Stamp { version: 0, deleted: true, row: true, first: true };
+    with.mapping.append(&row, stamp, &mut blocks, &mut notes).map_err(|e| {
+        let doing = format!("map a key of service `{}`", with.delivery.service);
+        Error::new(ErrorKind::Protocol, doing).because(e)
+    })?;
+    let block = &blocks[target];
+    Ok((0 < block.rows()).then(|| stored::key_of(&targets[target], block, 0)))
+}

@@ -1,0 +1,40 @@
+//! Both sides, for whoever compares them and writes what differs.
+
+use std::time::{Duration, Instant};
+
+use crate::delivery::landing::DeliveryContext;
+use crate::error::Result;
+use crate::postgres::primary::Primary;
+use crate::postgres::source_table::SourceTable;
+use crate::postgres::sql::Sql;
+use crate::rows::Shape;
+use crate::services::mapping::Mapping;
+
+/// One statement against Postgres.
+pub const SQL_TIMEOUT: Duration = Duration::from_secs(60);
+
+pub struct MendingContext<'a> {
+    pub delivery: DeliveryContext<'a>,
+    pub mapping: &'static dyn Mapping,
+    /// As it was when the session began.
+    pub source: &'a SourceTable,
+    /// By target table.
+    pub shapes: &'a [Shape],
+    /// Where the stream comes from.
+    pub primary: &'a Primary,
+    pub application_name: &'a str,
+    /// Of a table: what may be marked as deleted without a question.
+    pub deletes_max_percent: u64,
+    /// What one worker holds of the table at a time, as it comes from Postgres.
+    pub page_bytes_max: usize,
+    /// Inserts that are older are of others.
+    pub begun_at: Instant,
+}
+
+pub fn connect(with: &MendingContext<'_>) -> Result<Sql> {
+    with.primary.sql(with.application_name, sql_deadline())
+}
+
+pub fn sql_deadline() -> Instant {
+    Instant::now() + SQL_TIMEOUT
+}
