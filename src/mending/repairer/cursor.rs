@@ -97,6 +97,9 @@ impl FromStr for RepairCursor {
     type Err = PositionError;
 
     fn from_str(text: &str) -> Result<RepairCursor, PositionError> {
+        // Versions before 0.2 called that pass so.
+        let renamed = text.strip_prefix("bury").map(|rest| format!("delete{rest}"));
+        let text = renamed.as_deref().unwrap_or(text);
         let position = parse(text).ok_or(PositionError)?;
         // There is one text for each, so what reads like another one's was damaged.
         (position.to_string() == text).then_some(position).ok_or(PositionError)
@@ -125,8 +128,7 @@ fn parse(text: &str) -> Option<RepairCursor> {
             let counts = counts.split(',').map(count).collect::<Option<_>>()?;
             Some(RepairCursor::Count { counts, done: parse_place(place)? })
         }
-        // As older versions wrote it.
-        "delete" | "bury" => parse_place(rest).map(RepairCursor::Delete),
+        "delete" => parse_place(rest).map(RepairCursor::Delete),
         _ => None,
     }
 }
@@ -223,6 +225,13 @@ mod tests {
             assert_eq!(position.to_string(), text);
             assert_eq!(text.parse(), Ok(position));
         }
+    }
+
+    #[test]
+    fn the_words_of_older_versions_are_read() {
+        assert_eq!("bury".parse(), Ok(RepairCursor::Delete(None)));
+        assert_eq!("bury 1:202611".parse(), Ok(pruned(None)));
+        assert_eq!("bury 1:".parse::<RepairCursor>(), Err(PositionError));
     }
 
     #[test]
