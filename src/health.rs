@@ -252,7 +252,7 @@ impl Entry {
                 let (attempts, error) = (repair.failed_attempts, repair.error.as_ref()?);
                 (ATTEMPTS_HEALTHY < attempts).then(|| {
                     format!(
-                        "`{name}` streams, but its repair does not go on: attempt {attempts}: \
+                        "`{name}` streams, but its repair makes no progress: attempt {attempts}: \
                          {error}"
                     )
                 })

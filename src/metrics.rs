@@ -184,7 +184,7 @@ impl ServiceMetrics {
         let changes = counter(r, "changes_processed", "Changes of replicated tables, by kind");
         let ignored = counter(r, "changes_ignored", "Changes of tables that are not replicated");
         let truncates_ignored =
-            counter(r, "truncates_ignored", "Truncates that were not carried to ClickHouse");
+            counter(r, "truncates_ignored", "Truncates that were not applied in ClickHouse");
         let lag = histogram(
             r,
             "replication_lag_seconds",
@@ -200,13 +200,16 @@ impl ServiceMetrics {
             FLUSH_SECONDS,
         );
         let rows_inserted = counter(r, "rows_inserted", "Rows made durable, by table");
-        let insert_retries = counter(r, "insert_retries", "Inserts tried again, by table");
-        let refused_rows =
-            counter(r, "refused_rows", "Rows that ClickHouse refused and that were put aside");
+        let insert_retries = counter(r, "insert_retries", "Inserts that were retried, by table");
+        let refused_rows = counter(
+            r,
+            "refused_rows",
+            "Rows that ClickHouse refused, kept in walhouse_refused_rows",
+        );
         let by_views = counter(
             r,
             "rows_refused_by_views",
-            "Rows that are in their table and that a materialized view of it refused",
+            "Rows that are in their table but that a materialized view of it refused",
         );
         let adjusted_values =
             counter(r, "adjusted_values", "Values that had to be changed to fit, by column");
@@ -219,18 +222,22 @@ impl ServiceMetrics {
             counter(r, "toast_rereads", "Rows read again for an unchanged TOAST value");
         let toast_gone =
             counter(r, "toast_rows_gone", "Rows that were gone when they were read again");
-        let looked_up = counter(r, "deletes_looked_up", "Deletes completed from ClickHouse");
+        let looked_up = counter(
+            r,
+            "deletes_looked_up",
+            "Deletes whose sorting key was looked up in ClickHouse",
+        );
         let unresolved =
-            counter(r, "deletes_unresolved", "Deletes for which no row was found to delete");
+            counter(r, "deletes_unresolved", "Deletes for which ClickHouse had no row");
         let reused = counter(
             r,
             "reused_keys",
-            "Rows given a version above a removal of their key that was written later",
+            "Rows given a version above that of a delete of their key that follows them in the WAL",
         );
         let reconnects = counter(r, "reconnects", "Attempts to stream after the first");
         let is_leader = gauge(r, "is_leader", "Whether this process holds the leader lock");
         let outage = gauge(r, "insert_outage", "Whether inserts into ClickHouse keep failing");
-        let received = gauge(r, "received_lsn", "End of the WAL that was read, as bytes");
+        let received = gauge(r, "received_lsn", "End of the WAL received so far, as bytes");
         let flushed = gauge(r, "flushed_lsn", "WAL that is durable in ClickHouse, as bytes");
         let confirmed = gauge(r, "confirmed_lsn", "WAL that was confirmed to Postgres, as bytes");
         let unflushed = gauge(r, "unflushed_bytes", "Memory held by rows that are not yet durable");
@@ -238,11 +245,11 @@ impl ServiceMetrics {
             gauge(r, "repair_running", "Whether the table is being compared and mended");
         let failing = gauge(r, "repair_failing", "Whether the repair under way keeps failing");
         let progress = Family::<Labels, RatioGauge>::default();
-        let help = "How much of the repair under way, or of the last one, is done, from 0 to 1";
+        let help = "Progress of the repair under way, or of the last one, from 0 to 1";
         r.register("repair_progress_ratio", help, progress.clone());
         let repair_rows =
             counter(r, "repair_rows", "Rows that repairs read, wrote, or marked as deleted");
-        let gaps = counter(r, "gaps", "Gaps and forks that were met, by what was done");
+        let gaps = counter(r, "gaps", "Gaps and forks that were found, by what was done");
 
         let one = |name: &str| -> Arc<ServiceMetrics> {
             let service = || vec![("service", name.to_owned())];

@@ -550,7 +550,7 @@ fn the_last_revision_of_the_state_counts() {
     assert_eq!(
         own::tables::ensure(client, false, soon()).unwrap_err().kind(),
         ErrorKind::Setup,
-        "tables are not to be created"
+        "REPLICATION_CREATE_TABLES=0 forbids creating it"
     );
     own::tables::ensure(client, true, soon()).unwrap();
     own::tables::ensure(client, false, soon()).unwrap();

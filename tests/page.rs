@@ -276,7 +276,7 @@ fn a_page_full_of_trouble_is_readable_and_runs_nothing_of_it() {
         let text = browser.text();
         for words in [
             "unhealthy",
-            "ClickHouse takes no rows",
+            "ClickHouse accepts no rows",
             "<img src=x onerror=document.title='owned'>",
             "failed",
             "1,234",

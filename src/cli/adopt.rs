@@ -61,7 +61,7 @@ pub fn adopt(config: &ServiceConfig) -> Result<String> {
         "{service}: adopted database `{}` of cluster {system_identifier} on timeline {timeline}, \
          instead of {}cluster {} on {}.\nStart walhouse now: the whole table is then compared, and \
          ClickHouse made equal to it; rows that it does not have are marked as deleted. If the \
-         service was streaming just now, stop it and say this again.",
+         service was still streaming, stop it and run this again.",
         database.name,
         of.map_or(String::new(), |of| format!("`{}` of ", of.name)),
         state.system_identifier,

@@ -1,6 +1,6 @@
 //! The command line: the one description behind parsing, help, shell completions and the man page.
 //!
-//! There is little to say on it: the configuration is in the environment.
+//! It has few options: the configuration is in the environment.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ const ABOUT: &str =
 #[command(after_long_help = help::after(), after_help = help::more())]
 #[command(disable_help_subcommand = true)]
 pub struct Arguments {
-    /// Take the variables from a file of systemd, such as /etc/walhouse/walhouse.env
+    /// Read the variables from a systemd environment file, such as /etc/walhouse/walhouse.env
     #[arg(long, global = true, value_name = "FILE")]
     pub env_file: Option<PathBuf>,
     #[command(subcommand)]
@@ -30,27 +30,27 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand, PartialEq, Eq)]
 pub enum Command {
-    /// Replicate until told to stop by SIGTERM or SIGINT; also without any command
+    /// Replicate until SIGTERM or SIGINT; the default without a command
     Run,
     /// Follow the cluster that DATABASE_URL leads to from now on
     ///
-    /// For after pg_upgrade or a restore. The next start compares the whole table and makes
+    /// Use it after pg_upgrade or a restore. The next start compares the whole table and makes
     /// ClickHouse equal to it.
     Adopt {
-        /// Which follows it
+        /// The service that is to follow it
         service: ServiceArg,
     },
     /// Drop a service's slot, and with it the WAL that Postgres keeps for it
     ///
-    /// For when a service is to stay off. Stop walhouse first, wherever the service is on.
-    /// Tables in ClickHouse are left as they are.
+    /// Use it when a service is to stay off. First stop walhouse wherever the service is on.
+    /// Tables in ClickHouse stay as they are.
     Teardown {
-        /// Whose slot
+        /// The service that owns the slot
         service: ServiceArg,
-        /// Drop the publication too
+        /// Also drop the publication
         #[arg(long)]
         publication: bool,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(long)]
         yes: bool,
     },
@@ -62,29 +62,29 @@ pub enum Command {
         /// As JSON
         #[arg(long)]
         json: bool,
-        /// Again and again, every so many seconds
+        /// Repeat every so many seconds
         #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
         #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
         watch: Option<u64>,
-        /// Ask the process there; needs no configuration
+        /// Ask the process at this address; needs no configuration
         #[arg(long, value_name = "http://HOST:PORT")]
         url: Option<String>,
     },
-    /// Look at everything that a start needs, and say what is wrong and how to mend it
+    /// Check everything that a start needs, and say what is wrong and how to fix it
     ///
-    /// Changes nothing that stays. Exits with 0, with 1 if there is a problem, and with 64 if the
+    /// Leaves nothing behind. Exits with 0, with 1 if there is a problem, and with 64 if the
     /// configuration is wrong.
     Check {
         /// As JSON
         #[arg(long)]
         json: bool,
     },
-    /// Copy rows of Postgres that ClickHouse does not have, or has otherwise
+    /// Copy rows of Postgres that are missing in ClickHouse or differ there
     ///
-    /// While the service streams, or beside a stopped one: changes that are streamed always win.
-    /// Stopped in the middle, nothing is wrong; --resume goes on, or run it again.
+    /// Works while the service streams or is stopped: streamed changes always win. It can be
+    /// interrupted at any time; continue with --resume, or run it again.
     Backfill {
-        /// What to copy
+        /// The service to copy
         service: ServiceArg,
         /// Rows created at this moment of UTC or later: 2026-01-31, 2026-01-31T10:00:00
         #[arg(long, value_name = "T", conflicts_with = "resume")]
@@ -92,23 +92,23 @@ pub enum Command {
         /// Rows created before this moment
         #[arg(long, value_name = "T", conflicts_with = "resume")]
         to: Option<Moment>,
-        /// Rows whose ids stand in this file, one a line; `-` is stdin
+        /// Rows whose ids are in this file, one per line; `-` is stdin
         #[arg(long, value_name = "FILE")]
         ids: Option<PathBuf>,
-        /// Runs that are not in a final status, too; of sessions all are copied anyway
+        /// Also runs that are not in a final status; sessions are all copied anyway
         #[arg(long, conflicts_with = "resume")]
         all_statuses: bool,
-        /// Go on with the last one that was not finished
+        /// Continue the last backfill that was not finished
         #[arg(long)]
         resume: bool,
     },
     /// Compare Postgres and ClickHouse while the service streams
     ///
-    /// Names the keys that differ and the columns in which they do. What is only on its way does
-    /// not count. Without --full it is a sample of both sides, in a moment. Exit code 0: equal, 1:
-    /// something differs.
+    /// Names the keys that differ, and their columns. Changes that are still being streamed do not
+    /// count. Without --full it compares a sample of both sides, which takes a moment. Exit code 0:
+    /// equal, 1: something differs.
     Verify {
-        /// What to compare
+        /// The service to compare
         service: ServiceArg,
         /// About so many rows of each side, chosen at random (default 1000)
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -116,40 +116,39 @@ pub enum Command {
         /// Every row of both sides
         #[arg(long, conflicts_with = "sample")]
         full: bool,
-        /// Write what is missing or different, mark as deleted what is not in Postgres
+        /// Write rows that are missing or differ, mark rows that are not in Postgres as deleted
         #[arg(long)]
         repair: bool,
         /// As JSON
         #[arg(long)]
         json: bool,
     },
-    /// Print the effective configuration, where each value is from, and nothing secret
+    /// Print the effective configuration and where each value comes from, without secrets
     Config {
         /// As JSON
         #[arg(long)]
         json: bool,
     },
-    /// Say what a line of the log means, and what to do
+    /// Say what a log line means and what to do
     ///
-    /// Exits with 0, with 1 if a line is not known. The same as a page: walhouse help
-    /// troubleshooting.
+    /// Exits with 0, or with 1 if a line is not known. All lines: walhouse help troubleshooting.
     Explain {
-        /// The line, or a part of it; `-` reads a log from stdin and explains what it warns of
+        /// The line, or a part of it; `-` reads a log from stdin, explains its warnings and errors
         #[arg(value_name = "LOG LINE")]
         line: String,
     },
-    /// Show a topic of the manual, or what a command takes
+    /// Show a topic of the manual, or the options of a command
     ///
-    /// Without one: the commands and topics there are.
+    /// Without one: lists the commands and topics.
     Help {
-        /// Such as `failover`, or `backfill`, which is a topic and a command: see `--help` then
+        /// Such as `failover`; of `backfill`, a topic and a command, it shows the topic
         topic: Option<String>,
     },
     /// Print the version
     Version,
-    /// Print the completions of a shell
+    /// Print completions for a shell
     Completions {
-        /// Whose
+        /// The shell
         shell: Shell,
     },
     /// Print the man page of the program, or of a topic of the manual, as roff
@@ -159,7 +158,7 @@ pub enum Command {
     },
 }
 
-/// A service, as it is named on the command line.
+/// A service, by its name on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ServiceArg {
     /// Table TaskRun

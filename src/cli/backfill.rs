@@ -40,8 +40,8 @@ fn text(service: &str, done: &Done) -> String {
     let Done { rows_read, rows_written, tombstones_written, ids } = done;
     let of_ids = if 0 < *ids { format!(" of {ids} ids") } else { String::new() };
     format!(
-        "{service}: backfill done: {rows_read} rows read{of_ids}, {rows_written} written, the \
-         others were there; {tombstones_written} deleted meanwhile\n"
+        "{service}: backfill done: {rows_read} rows read{of_ids}, {rows_written} written, the rest \
+         were already there; {tombstones_written} deleted meanwhile\n"
     )
 }
 
@@ -54,7 +54,7 @@ mod tests {
         let done = Done { rows_read: 3, rows_written: 2, tombstones_written: 1, ids: 0 };
         assert_eq!(
             text("runs", &done),
-            "runs: backfill done: 3 rows read, 2 written, the others were there; 1 deleted \
+            "runs: backfill done: 3 rows read, 2 written, the rest were already there; 1 deleted \
              meanwhile\n"
         );
         assert!(text("runs", &Done { ids: 4, ..done }).contains("3 rows read of 4 ids"));

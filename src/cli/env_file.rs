@@ -35,10 +35,7 @@ pub fn restart(file: &Path, arguments: &[OsString]) -> String {
     let variables = match std::fs::read_to_string(file) {
         Ok(text) => parse(&text),
         Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => {
-            return format!(
-                "{}\n  hint: It may be for root alone; try it with sudo.",
-                doing(cause)
-            );
+            return format!("{}\n  hint: It may be readable by root only; try sudo.", doing(cause));
         }
         Err(cause) => return doing(cause),
     };

@@ -14,16 +14,21 @@ pub(super) fn more() -> String {
     format!("{}\n{variables}", manual::list())
 }
 
-const EXIT_CODES: &str = "\
-Exit codes:
-  0   stopped as told, done, or nothing is wrong
-  1   failed, or something is wrong; strategy exit may have another code
-  2   verify: nothing differs, but some keys changed too fast to be compared
-  64  the arguments or the configuration are wrong
+const EXIT_CODES: &str = "Exit codes:
+  0   stopped on request, done, or nothing is wrong
+  1   \
+                          failed, or something is wrong; strategy exit may have another code
+  2   \
+                          verify: nothing differs, but some keys changed too fast to be compared
+  \
+                          64  the arguments or the configuration are wrong
 
-The configuration is in the environment. `*_` stands for `RUN_` (service runs,
-table TaskRun) or `SESSION_` (service sessions, table Session). An empty
-variable counts as unset.
+The configuration is \
+                          in the environment. `*_` stands for `RUN_` (service runs,
+table TaskRun) \
+                          or `SESSION_` (service sessions, table Session). An empty
+variable \
+                          counts as unset.
 ";
 
 /// After the long help: exit codes and every variable.

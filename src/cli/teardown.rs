@@ -31,7 +31,7 @@ pub(super) fn run(config: &ServiceConfig, wish: Wish) -> Result<String> {
     }
     let dropped = removal::drop(config, wish.publication, |patience| {
         eprintln!(
-            "The leader lock is taken; waiting up to {} s, should its holder be gone.",
+            "The leader lock is held; waiting up to {} s in case its holder is gone.",
             patience.as_secs()
         );
     })?;
@@ -42,7 +42,7 @@ fn nothing(config: &ServiceConfig, found: &Removable) -> String {
     let Removable { server, publication, .. } = found;
     let (slot, name) = (&config.slot, &config.publication);
     let publication = match publication {
-        true => format!("; publication `{name}` is there, `--publication` drops it"),
+        true => format!("; publication `{name}` exists; `--publication` drops it"),
         false => String::new(),
     };
     format!("Nothing to do: there is no slot `{slot}` on {server}{publication}.\n")
@@ -72,7 +72,7 @@ fn agreed(question: &str) -> Result<bool> {
     let refused = |cause: &str| {
         Error::new(ErrorKind::Setup, "ask whether to tear down")
             .because(cause)
-            .hint("Say `--yes` to do it without being asked.")
+            .hint("Pass `--yes` to do it without being asked.")
     };
     if !stdin.is_terminal() {
         return Err(refused(&format!("there is no terminal to ask at: {question}")));
@@ -93,14 +93,14 @@ fn told(config: &ServiceConfig, dropped: Dropped) -> String {
             config.slot,
             kept(slot)
         )),
-        None => out.push_str(&format!("There was no slot `{}` any more.\n", config.slot)),
+        None => out.push_str(&format!("Slot `{}` no longer existed.\n", config.slot)),
     }
     if dropped.publication {
         out.push_str(&format!("Dropped publication `{}`.\n", config.publication));
     }
     out.push_str(&format!(
-        "ClickHouse is as it was. A walhouse with service `{}` on, one that stands by included, \
-         makes the slot again, and then compares the whole table.\n",
+        "ClickHouse is unchanged. A walhouse with service `{}` enabled, even one that stands by, \
+         creates the slot again and then compares the whole table.\n",
         config.name.as_str()
     ));
     out

@@ -56,7 +56,7 @@ fn text(service: &str, extent: Extent, report: &VerifyReport) -> String {
     if let Some(reason) = &report.repair_under_way {
         let _ = writeln!(
             out,
-            "{service}: a repair is under way ({reason}): what it has not come to yet differs"
+            "{service}: a repair is under way ({reason}): rows that it has not reached yet differ"
         );
     }
     for VerifyFinding { table, id, difference, columns, is_mended, .. } in &report.findings {
@@ -84,8 +84,8 @@ fn text(service: &str, extent: Extent, report: &VerifyReport) -> String {
     if 0 < report.unreadable {
         let _ = writeln!(
             out,
-            "{service}: {} rows could not be compared: they have a character that UTF-8 has no \
-             place for",
+            "{service}: {} rows could not be compared: they contain a character that UTF-8 cannot \
+             represent",
             report.unreadable
         );
     }

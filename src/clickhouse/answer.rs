@@ -127,15 +127,19 @@ impl Foreign {
     pub fn cause(self) -> String {
         let status = self.status;
         match self.what {
-            What::Status => format!("the answer has status {status} and is not one of ClickHouse"),
+            What::Status => {
+                format!("the answer has status {status} and does not come from ClickHouse")
+            }
             What::NoQueryId => {
                 format!("the answer has status {status}, but no `X-ClickHouse-Query-Id`")
             }
-            What::OtherQuery => "the answer is that to another query".to_owned(),
+            What::OtherQuery => "the answer belongs to another query".to_owned(),
             What::NoEnd => "the answer does not say where it ends".to_owned(),
-            What::Encoded => "the answer is encoded, which was not asked for".to_owned(),
+            What::Encoded => {
+                "the answer is encoded, although walhouse did not ask for that".to_owned()
+            }
             What::Page { bytes } => {
-                format!("the answer has status {status}, but {bytes} bytes that are no answer")
+                format!("the answer has status {status}, but {bytes} bytes that are not an answer")
             }
         }
     }
@@ -143,23 +147,24 @@ impl Foreign {
     pub fn hint(self) -> &'static str {
         match self.status {
             413 => {
-                "A proxy before ClickHouse takes no request of that size: raise its limit \
-                 (`client_max_body_size` of nginx). Meanwhile less is sent at a time."
+                "A proxy in front of ClickHouse rejects requests of that size: raise its limit \
+                 (`client_max_body_size` of nginx). Meanwhile walhouse sends less at a time."
             }
             408 | 504 => {
-                "A proxy before ClickHouse waits no longer: raise its timeout \
-                 (`proxy_read_timeout` of nginx). Meanwhile less is sent at a time."
+                "A proxy in front of ClickHouse timed out: raise its timeout (`proxy_read_timeout` \
+                 of nginx). Meanwhile walhouse sends less at a time."
             }
             300..=399 => {
-                "Name the address that it leads to in *_REPLICATION_CLICKHOUSE_URL: redirects are \
-                 not followed."
+                "Set *_REPLICATION_CLICKHOUSE_URL to the address that it redirects to: walhouse \
+                 does not follow redirects."
             }
             401 | 403 | 407 => {
-                "A proxy before ClickHouse refuses us: see its rules, or name ClickHouse itself."
+                "A proxy in front of ClickHouse refuses the request: see its rules, or name \
+                 ClickHouse itself."
             }
             _ => {
-                "See what answers at *_REPLICATION_CLICKHOUSE_URL: a proxy in maintenance, or one \
-                 that takes ClickHouse's headers away."
+                "Find out what answers at *_REPLICATION_CLICKHOUSE_URL: a proxy in maintenance, or \
+                 one that strips ClickHouse's headers."
             }
         }
     }

@@ -430,7 +430,7 @@ impl Client {
     pub(super) fn leave(&self, cause: &str) {
         if let Some(next) = self.hosts().move_on(self.generation) {
             let host = self.endpoint();
-            log::warn!("clickhouse: `{host}` is left for `{next}`: {cause}");
+            log::warn!("clickhouse: switching from `{host}` to `{next}`: {cause}");
         }
     }
 
@@ -460,7 +460,7 @@ impl Client {
             },
             Err(Failure::Halted) => {
                 // The server may be well; half of the request is nobody's, though.
-                let error = Error::new(ErrorKind::Stopped, doing).because("told to give it up");
+                let error = Error::new(ErrorKind::Stopped, doing).because("walhouse gave it up");
                 return Err(match Transport::new(&self.params, self.endpoint()) {
                     Ok(transport) => {
                         self.transport = transport;
@@ -509,8 +509,8 @@ enum Why {
     Large,
 }
 
-const LATE_HINT: &str = "See in system.processes and system.query_log what takes it so long; raise \
-                         `request_timeout` in *_REPLICATION_CLICKHOUSE_URL if it is usual.";
+const LATE_HINT: &str = "See in system.processes and system.query_log why it takes so long; raise \
+                         `request_timeout` in *_REPLICATION_CLICKHOUSE_URL if that is normal.";
 
 fn refused(doing: String, refusal: Refusal) -> Error {
     let kind = match refusal.verdict() {
@@ -531,7 +531,7 @@ fn refused(doing: String, refusal: Refusal) -> Error {
 
 fn malformed_answer() -> Error {
     Error::new(ErrorKind::Protocol, "read an answer of ClickHouse")
-        .because("its rows are not what was asked for")
+        .because("its rows are not what the query asks for")
 }
 
 fn not_clickhouse(endpoint: &str) -> Error {

@@ -44,7 +44,7 @@ pub(super) fn create(client: &mut Client, sql: &str, deadline: Instant) -> Resul
         if 1 < client.hosts().count() {
             let doing = format!("create tables at `{}`", client.endpoint());
             return Err(Error::new(ErrorKind::Setup, doing)
-                .because("several hosts are named, and it would be made on this one alone")
+                .because("several hosts are named, and it would be created on only this one")
                 .hint(format!(
                     "Set REPLICATION_CLICKHOUSE_CLUSTER, or make it Replicated on each host. For \
                      one server it is: {sql}"
@@ -87,7 +87,7 @@ pub fn check_quorum(client: &mut Client, tables: &[&str], deadline: Instant) -> 
 pub(super) fn without_quorum(client: &Client, table: &str, engine: &str) -> Error {
     let doing = format!("use {} at `{}`", client.qualified(table), client.endpoint());
     Error::new(ErrorKind::Setup, doing)
-        .because(format!("an insert is to have a quorum, and it is a {engine}"))
+        .because(format!("inserts require a quorum, and its engine is {engine}"))
         .hint("Make it Replicated on every host, or unset REPLICATION_CLICKHOUSE_INSERT_QUORUM.")
 }
 

@@ -25,9 +25,9 @@ use crate::error::{Error, ErrorKind, Result};
 const ACCESS_DENIED: u32 = 497;
 const TIMEOUT_EXCEEDED: u32 = 159;
 
-const BEHIND_HINT: &str = "This replica lacks what another one has taken, and is not read from \
-                           before it has it: see system.replication_queue and system.replicas \
-                           there.";
+const BEHIND_HINT: &str = "This replica lacks rows that another one has accepted, and walhouse \
+                           does not read from it until it has them: see system.replication_queue \
+                           and system.replicas there.";
 
 /// How a SELECT is to be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,10 +112,12 @@ fn same_everywhere(
             ReplicationKind::Plain => {
                 format!("it is a {engine}, and its rows are on another server")
             }
-            _ => format!("it is no replica of the one at another host, but has path `{identity}`"),
+            _ => {
+                format!("it is not a replica of the one at another host, but has path `{identity}`")
+            }
         });
         error.hint(
-            "Make the tables replicas of each other on every host, or name one host alone in \
+            "Make the tables replicas of each other on every host, or name only one host in \
              *_REPLICATION_CLICKHOUSE_URL.",
         )
     };
@@ -132,7 +134,7 @@ fn sync(client: &mut Client, table: &str, deadline: Instant) -> Result<()> {
     if left < 2 {
         let doing = format!("bring {} up to date", client.qualified(table));
         return Err(Error::new(ErrorKind::Unreachable, doing)
-            .because("no second is left for it")
+            .because("less than a second is left for it")
             .hint("Raise `request_timeout` in *_REPLICATION_CLICKHOUSE_URL."));
     }
     let timeout = (left - 1).to_string();
@@ -141,15 +143,15 @@ fn sync(client: &mut Client, table: &str, deadline: Instant) -> Result<()> {
         Ok(_) => {}
         Err(error) if is_denied(&error) && client.hosts().count() == 1 => {
             log::warn!(
-                "clickhouse: the user may not SYSTEM SYNC REPLICA {}: behind a balancer, what \
-                 another replica has taken may be overlooked",
+                "clickhouse: the user may not SYSTEM SYNC REPLICA {}: behind a load balancer, \
+                 walhouse may miss rows that another replica has accepted",
                 client.qualified(table)
             );
         }
         Err(error) if is_denied(&error) => {
             return Err(error.hint(
-                "Run as an administrator: GRANT SYSTEM SYNC REPLICA ON <database>.*; with several \
-                 hosts it is needed.",
+                "Run as an administrator: GRANT SYSTEM SYNC REPLICA ON <database>.*; it is \
+                 required with several hosts.",
             ));
         }
         Err(error) => {

@@ -87,10 +87,13 @@ impl Unknown {
         }
         match name == DEDUPLICATE || settings::names().any(|of_all| of_all == name) {
             // Nobody can have changed it there.
-            true => log::debug!("clickhouse does not know the setting `{name}`; it is left out"),
+            true => {
+                log::debug!("clickhouse does not know the setting `{name}`; walhouse leaves it out")
+            }
             false => {
                 log::warn!(
-                    "clickhouse does not know the setting `{name}`; it is left out from now on"
+                    "clickhouse does not know the setting `{name}`; walhouse leaves it out from \
+                     now on"
                 );
             }
         }

@@ -138,7 +138,9 @@ impl ClickHouseParams {
                 "user" | "username" if user.is_empty() => user = value.into_owned(),
                 "password" if password.is_empty() => password = value.into_owned(),
                 "user" | "username" | "password" => {
-                    warnings.push(format!("parameter `{key}` is ignored: the URL begins with one"));
+                    warnings.push(format!(
+                        "parameter `{key}` is ignored: the URL has one in front of the host"
+                    ));
                 }
                 "request_timeout" => {
                     let millis = value.parse().ok().filter(|ms| (1..=3_600_000).contains(ms));
@@ -195,21 +197,22 @@ impl fmt::Display for ClickHouseParamsError {
         f.write_str(match self {
             ClickHouseParamsError::NotHttp => "it begins with neither http:// nor https://",
             ClickHouseParamsError::NativeProtocol => {
-                "the native protocol is not spoken: name the HTTP interface, usually port 8123"
+                "walhouse does not speak the native protocol: use the HTTP interface, usually port \
+                 8123"
             }
-            ClickHouseParamsError::NotAUrl => "this is no URL",
+            ClickHouseParamsError::NotAUrl => "this is not a URL",
             ClickHouseParamsError::NoHost => "the host is missing",
-            ClickHouseParamsError::Port => "the port is no number from 1 to 65535",
+            ClickHouseParamsError::Port => "the port is not a number from 1 to 65535",
             ClickHouseParamsError::StrayAt => {
-                "an `@` stands behind the host: write it as %40, and `/`, `?` and `#` of a \
+                "there is an `@` after the host: write it as %40, and `/`, `?` and `#` of a \
                  password as %2F, %3F and %23"
             }
             ClickHouseParamsError::Fragment => "it has a `#`: write it as %23",
-            ClickHouseParamsError::Escape => "an escape such as %2F is broken, or is no UTF-8",
-            ClickHouseParamsError::Secure => "`secure` is none of 1, 0, true and false",
-            ClickHouseParamsError::Compress => "`compress` is none of 1, 0, true and false",
+            ClickHouseParamsError::Escape => "an escape such as %2F is malformed, or is not UTF-8",
+            ClickHouseParamsError::Secure => "`secure` is not 1, 0, true or false",
+            ClickHouseParamsError::Compress => "`compress` is not 1, 0, true or false",
             ClickHouseParamsError::RequestTimeout => {
-                "`request_timeout` is no number from 1 to 3600000"
+                "`request_timeout` is not a number from 1 to 3600000"
             }
             ClickHouseParamsError::AccessToken => {
                 "`access_token` is not supported: use user and password"
@@ -261,14 +264,15 @@ fn port_of(url: &Url, text: &str, is_secure: bool) -> (u16, Option<String>) {
     match url.port_or_known_default().filter(|_| names_port(text)) {
         Some(port @ (9000 | 9440)) => {
             let warning = format!(
-                "port {port} usually speaks the native protocol, and the HTTP interface is needed"
+                "port {port} usually speaks the native protocol, but walhouse needs the HTTP \
+                 interface"
             );
             (port, Some(warning))
         }
         Some(port) => (port, None),
         None => {
             let port = if is_secure { 8443 } else { 8123 };
-            (port, Some(format!("no port is given, so it is {port}")))
+            (port, Some(format!("no port is given: using {port}")))
         }
     }
 }
@@ -311,7 +315,7 @@ fn note_database(warnings: &mut Vec<String>, database: &str) {
 }
 
 fn unknown(key: &str) -> String {
-    format!("parameter `{}` is not known and is ignored", key.escape_debug())
+    format!("unknown parameter `{}` is ignored", key.escape_debug())
 }
 
 #[cfg(test)]
@@ -349,7 +353,7 @@ mod tests {
             "http://a:8123,b:8124,[::1]:1 u p,w 1s",
             &[],
         );
-        let warning = "no port is given, so it is 8443";
+        let warning = "no port is given: using 8443";
         check("https://a,b", "https://a:8443,b:8443 default  30s", &[warning]);
         let (params, _) = ClickHouseParams::parse("http://127.0.0.1:1,h:1").expect("it is good");
         assert!(params.compress, "one of them is elsewhere");
@@ -374,7 +378,7 @@ mod tests {
     fn secure_turns_http_into_https() {
         check("http://h:8443?secure=true", "https://h:8443 default  30s", &[]);
         check("https://h:8443?secure=false", "https://h:8443 default  30s", &[]);
-        let warning = "no port is given, so it is 8443";
+        let warning = "no port is given: using 8443";
         check("http://h?secure=1", "https://h:8443 default  30s", &[warning]);
     }
 
@@ -397,8 +401,8 @@ mod tests {
 
     #[test]
     fn a_port_is_never_the_one_of_web_servers_unless_it_is_written() {
-        check("http://h", "http://h:8123 default  30s", &["no port is given, so it is 8123"]);
-        let warning = "no port is given, so it is 8443";
+        check("http://h", "http://h:8123 default  30s", &["no port is given: using 8123"]);
+        let warning = "no port is given: using 8443";
         check("https://u:1@[::1]/", "https://[::1]:8443 u 1 30s", &[warning]);
     }
 
@@ -410,9 +414,10 @@ mod tests {
             &[
                 "database `other` is ignored: tables live in `trigger_dev`",
                 "database `more` is ignored: tables live in `trigger_dev`",
-                "parameter `compression` is not known and is ignored",
-                "parameter `user` is ignored: the URL begins with one",
-                "port 9000 usually speaks the native protocol, and the HTTP interface is needed",
+                "unknown parameter `compression` is ignored",
+                "parameter `user` is ignored: the URL has one in front of the host",
+                "port 9000 usually speaks the native protocol, but walhouse needs the HTTP \
+                 interface",
             ],
         );
     }

@@ -38,7 +38,7 @@ pub fn partitions(client: &mut Client, table: &str, deadline: Instant) -> Result
     .collect::<Option<_>>()
     .ok_or_else(|| {
         Error::new(ErrorKind::Protocol, format!("list the partitions of `{table}`"))
-            .because("the answer does not hold what was asked for")
+            .because("the answer does not hold what the query asks for")
     })
 }
 

@@ -281,13 +281,16 @@ impl Refusal {
         }
         Some(match self.code {
             60 | 81 | 218 => {
-                "Tables are looked for, and made where that is allowed, when the service starts \
-                 again; then its rows are compared with Postgres."
+                "When the service starts again it creates missing tables, where it may, and \
+                 compares its rows with Postgres."
             }
             16 => {
                 "Add the column to the table; the service starts again with the columns it finds."
             }
-            164 => "The user must not be `readonly`: INSERT and settings have to be allowed.",
+            164 => {
+                "The user must not be `readonly`: it must be able to INSERT and to change \
+                 settings."
+            }
             192..=194 | 516 => "Check the user and the password of the ClickHouse URL.",
             291 | 497 => {
                 "Run as an administrator: GRANT SELECT, INSERT, CREATE TABLE ON <database>.*"
@@ -295,18 +298,18 @@ impl Refusal {
             452 => "Lift the constraint on this setting for the user (`SHOW SETTINGS PROFILES`).",
             UNKNOWN_SETTING => "Use ClickHouse 24.8 or newer.",
             241 => {
-                "Less is sent at a time meanwhile. Raise `max_memory_usage` of the user, or give \
-                 the server more memory."
+                "Meanwhile walhouse sends less at a time. Raise `max_memory_usage` of the user, or \
+                 give the server more memory."
             }
             158..=160 | 209 | 307 | 396 => {
-                "Less is sent at a time meanwhile. See the limits of the user: SHOW SETTINGS \
-                 PROFILES."
+                "Meanwhile walhouse sends less at a time. See the limits of the user: SHOW \
+                 SETTINGS PROFILES."
             }
             774 => "ALTER TABLE ... MODIFY SETTING table_readonly = 0.",
             243 => "Free disk space on the ClickHouse server.",
             242 => {
-                "Look into `zookeeper_exception` of system.replicas, and into the server's log; \
-                 SYSTEM RESTORE REPLICA if its metadata is lost."
+                "See `zookeeper_exception` in system.replicas, and the server's log; SYSTEM \
+                 RESTORE REPLICA if its metadata is lost."
             }
             285 => {
                 "Start the replicas that are down, or lower \

@@ -34,7 +34,7 @@ pub fn inserts_older_than(
         match found {
             Ok(found) => running.count += found,
             Err(error) => {
-                log::debug!("clickhouse: inserts at `{endpoint}` are not seen: {error}");
+                log::debug!("clickhouse: inserts at `{endpoint}` cannot be seen: {error}");
                 running.unseen.push(endpoint.clone());
             }
         }

@@ -175,7 +175,7 @@ pub fn highest_version(
             }
             Err(error) => match too_much(client, &error, 1, deadline <= Instant::now()) {
                 Some(why) if search.on_too_much(why) => {
-                    log::debug!("{error}; asking for less at once");
+                    log::debug!("{error}; asking for less at a time");
                 }
                 Some(_) | None => return Err(error),
             },
@@ -324,7 +324,7 @@ fn literal(values: &Values, row: usize) -> String {
 
 pub(super) fn malformed(target: &Target) -> Error {
     Error::new(ErrorKind::Protocol, format!("read back rows of `{}`", target.table))
-        .because("the answer does not hold what was asked for")
+        .because("the answer does not hold what the query asks for")
 }
 
 #[cfg(test)]

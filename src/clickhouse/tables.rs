@@ -208,7 +208,7 @@ pub fn ensure(
     if !create {
         let doing = format!("find table {}", client.qualified(table.name));
         return Err(Error::new(ErrorKind::Setup, doing)
-            .because("it does not exist, and tables are not to be created")
+            .because("it does not exist, and REPLICATION_CREATE_TABLES=0 forbids creating it")
             .hint(format!("Run: {ddl}")));
     }
     ensure_database(client, deadline)?;
@@ -352,7 +352,7 @@ fn warnings(table: &str, shape: &TableShape) -> Vec<String> {
     } else if !engine.ends_with("ReplacingMergeTree") {
         warnings.push(format!(
             "`{table}` is a {engine}, not a ReplacingMergeTree(_version, _is_deleted): redelivered \
-             rows stay twice, updates and deletes stay beside the older row"
+             rows stay twice, and older versions stay when a row is updated or deleted"
         ));
     } else {
         let arguments = engine_arguments(&shape.engine_full);

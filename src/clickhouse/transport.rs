@@ -292,9 +292,9 @@ const ROOTS_HINT: &str = "Set SSL_CERT_FILE (or SSL_CERT_DIR) to the certificate
 pub fn certificate_hint(cause: &str) -> Option<&'static str> {
     let (_, cause) = cause.split_once("invalid peer certificate")?;
     Some(if cause.contains("not valid for name") {
-        "Let *_REPLICATION_CLICKHOUSE_URL name the host as ClickHouse's certificate does."
+        "Use the host name of ClickHouse's certificate in *_REPLICATION_CLICKHOUSE_URL."
     } else if cause.contains("xpired") {
-        "Renew ClickHouse's certificate, and look at the clock of this host."
+        "Renew ClickHouse's certificate, and check the clock of this host."
     } else {
         ROOTS_HINT
     })

@@ -194,9 +194,9 @@ fn refuse_split(reader: &mut VariableReader) {
     if reader.flag(SPLIT) {
         reader.problem(
             SPLIT,
-            "expected 0, got 1: trigger.dev then brings runs of two databases into `task_runs_v2`, \
-             and walhouse reads one: it would take the runs of the other for deleted. Leave runs \
-             to trigger.dev (RUN_REPLICATION_ENABLED=0)",
+            "expected 0, got 1: trigger.dev then writes runs of two databases into `task_runs_v2`, \
+             and walhouse reads only one: it would treat the runs of the other as deleted. Leave \
+             runs to trigger.dev (RUN_REPLICATION_ENABLED=0)",
         );
     }
 }
@@ -217,7 +217,7 @@ fn clickhouse(
     let awaiting = of(name, "WAIT_FOR_ASYNC_INSERT");
     let is_off = reader.raw(&awaiting).is_some_and(|v| ["0", "false"].contains(&v.trim()));
     if insert_strategy == InsertStrategy::InsertAsync && is_off {
-        reader.warn(format!("`{awaiting}` has no effect: an insert is always awaited."));
+        reader.warn(format!("`{awaiting}` has no effect: walhouse always waits for an insert."));
     }
     Some(clickhouse::ClickHouseParams {
         keep_alive,

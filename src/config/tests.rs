@@ -307,8 +307,8 @@ fn a_bad_url_is_named_without_its_password() {
     check(
         &[("DATABASE_URL", "postgres://u:hunter2@pg:x/db?sslmode=require&password=hunter2")],
         &["DATABASE_URL: expected postgres://user:password@host:5432/database, or libpq's \
-           key=value pairs, got `postgres://u:***@pg:***/db?sslmode=require&password=***`: \
-           a port is no number from 1 to 65535"],
+           key=value pairs, got `postgres://u:***@pg:***/db?sslmode=require&password=***`: a port \
+           is not a number from 1 to 65535"],
     );
     check(
         &[("RUN_REPLICATION_DATABASE_URL", "host=h password='hunter2")],
@@ -319,8 +319,8 @@ fn a_bad_url_is_named_without_its_password() {
     check(
         &[("RUN_REPLICATION_CLICKHOUSE_URL", "clickhouse://u:hun/ter2@ch:9000")],
         &["RUN_REPLICATION_CLICKHOUSE_URL: expected http://user:password@host:8123 or \
-           https://user:password@host:8443, got `clickhouse://u:***@ch:9000`: the native protocol \
-           is not spoken: name the HTTP interface, usually port 8123"],
+           https://user:password@host:8443, got `clickhouse://u:***@ch:9000`: walhouse does not \
+           speak the native protocol: use the HTTP interface, usually port 8123"],
     );
     check(
         &[
@@ -330,7 +330,7 @@ fn a_bad_url_is_named_without_its_password() {
         ],
         &[
             "REDIS_HOST: expected a host name or an IP address, got `redis://:***@redis:6379`: \
-           port, user and password go into variables of their own",
+             port, user and password go into variables of their own",
             "REDIS_PORT: expected a whole number from 1 to 65535, got `tcp://10.0.0.1:6379`",
             "REDIS_PASSWORD: expected text without NUL bytes",
         ],
@@ -449,7 +449,7 @@ fn two_sources_of_runs_are_refused_with_the_reason() {
         let problems = read(&RUNS, &[("RUN_OPS_SPLIT_ENABLED", value)]).unwrap_err();
         let [problem] = problems.list.as_slice() else { panic!("{problems}") };
         assert_eq!(problem.variable, "RUN_OPS_SPLIT_ENABLED");
-        assert!(problem.text.contains("take the runs of the other for deleted"), "{problem}");
+        assert!(problem.text.contains("treat the runs of the other as deleted"), "{problem}");
     }
     for value in ["0", "false", ""] {
         good(&RUNS, &[("RUN_OPS_SPLIT_ENABLED", value)]);
@@ -488,8 +488,8 @@ fn what_has_no_effect_is_said_where_it_may_be_missed() {
              a second one is not read.",
         ],
     );
-    let deliveries = "has no effect: Webhook deliveries are not replicated by walhouse; leave them \
-                      to trigger.dev.";
+    let deliveries = "has no effect: walhouse does not replicate webhook deliveries; leave them to \
+                      trigger.dev.";
     check_warnings(
         &[
             ("WEBHOOK_DELIVERIES_REPLICATION_ENABLED", "1"),
@@ -508,7 +508,8 @@ fn what_has_no_effect_is_said_where_it_may_be_missed() {
             ("RUN_REPLICATION_INSERT_STRATEGY", "insert_async"),
             ("RUN_REPLICATION_WAIT_FOR_ASYNC_INSERT", "0"),
         ],
-        &["`RUN_REPLICATION_WAIT_FOR_ASYNC_INSERT` has no effect: an insert is always awaited."],
+        &["`RUN_REPLICATION_WAIT_FOR_ASYNC_INSERT` has no effect: walhouse always waits for an \
+           insert."],
     );
     check_warnings(
         &[
@@ -527,8 +528,8 @@ fn what_has_no_effect_is_said_where_it_may_be_missed() {
 fn warnings_of_a_url_name_its_variable() {
     check_warnings(
         &[("DATABASE_URL", "postgres://u:hunter2@pg/db?pgbouncer=true"), SESSIONS[1], SESSIONS[2]],
-        &["`DATABASE_URL`: `pgbouncer` says that a pooler is between: logical replication \
-             needs a direct connection"],
+        &["`DATABASE_URL`: `pgbouncer` says that there is a pooler in between: logical \
+             replication needs a direct connection"],
     );
 }
 

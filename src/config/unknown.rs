@@ -20,7 +20,7 @@ pub(super) fn warnings(names: impl IntoIterator<Item = String>) -> Vec<String> {
         .filter_map(|name| {
             let nearest = known.iter().min_by_key(|other| distance(name, other))?;
             let name = name.escape_debug();
-            Some(format!("`{name}` is not known and has no effect; the nearest is `{nearest}`"))
+            Some(format!("`{name}` is unknown and has no effect; the nearest is `{nearest}`"))
         })
         .collect()
 }
@@ -69,12 +69,12 @@ mod tests {
         assert_eq!(
             warnings(names.map(String::from)),
             [
-                "`REPLICATION_ENABLED` is not known and has no effect; \
-                 the nearest is `RUN_REPLICATION_ENABLED`",
-                "`RUN_REPLICATION_ENABLD` is not known and has no effect; \
-                 the nearest is `RUN_REPLICATION_ENABLED`",
-                "`WEBHOOK_DELIVERIES_REPLICATION_SLOT_NAM` is not known and has no effect; \
-                 the nearest is `WEBHOOK_DELIVERIES_REPLICATION_SLOT_NAME`",
+                "`REPLICATION_ENABLED` is unknown and has no effect; the nearest is \
+                 `RUN_REPLICATION_ENABLED`",
+                "`RUN_REPLICATION_ENABLD` is unknown and has no effect; the nearest is \
+                 `RUN_REPLICATION_ENABLED`",
+                "`WEBHOOK_DELIVERIES_REPLICATION_SLOT_NAM` is unknown and has no effect; the \
+                 nearest is `WEBHOOK_DELIVERIES_REPLICATION_SLOT_NAME`",
             ]
         );
     }

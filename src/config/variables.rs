@@ -229,9 +229,8 @@ const fn unsupported(
 }
 
 const HOUR_MS: u64 = 3_600_000;
-const WEBHOOKS: &str =
-    "Webhook deliveries are not replicated by walhouse; leave them to trigger.dev.";
-const READERS: &str = "The lock is read where it is written.";
+const WEBHOOKS: &str = "walhouse does not replicate webhook deliveries; leave them to trigger.dev.";
+const READERS: &str = "walhouse reads the lock from the server that it writes it to.";
 const LOG_LEVELS: VariableKind = VariableKind::Choice(&["log", "error", "warn", "info", "debug"]);
 
 #[rustfmt::skip] // A variable reads best as two short lines: name and bounds, then its sentence.
@@ -240,11 +239,10 @@ pub const SECTIONS: &[Section] = &[
         flag("*_REPLICATION_ENABLED", "0",
             "Turns the service on; it also needs its ClickHouse URL."),
         variable("*_REPLICATION_CLICKHOUSE_URL", VariableKind::ClickhouseUrl, Preset::Unset,
-            "ClickHouse, its HTTP interface. Unset turns the service off. \
-             Several hosts, as in `http://a:8123,b:8123`, are tried in turn. \
-             Tables live in database `trigger_dev`. \
-             `?request_timeout=` in ms (30000); `?compress=1` or `0`: inserts as LZ4 (unless the \
-             host is this machine)."),
+            "ClickHouse's HTTP interface. The service is off while this is unset. Several hosts, \
+             as in `http://a:8123,b:8123`, are tried in turn. Tables live in database \
+             `trigger_dev`. `?request_timeout=` in ms (30000); `?compress=1` or `0`: inserts as \
+             LZ4 (unless the host is this machine)."),
         variable("DATABASE_URL", VariableKind::PostgresUrl, Preset::Unset,
             "Postgres, reached directly: logical replication does not go through a pooler."),
         variable("RUN_REPLICATION_DATABASE_URL", VariableKind::PostgresUrl,
@@ -252,7 +250,7 @@ pub const SECTIONS: &[Section] = &[
             "Postgres for runs alone."),
         variable("RUN_REPLICATION_LEGACY_DATABASE_URL", VariableKind::PostgresUrl,
             Preset::Variable("DATABASE_URL"),
-            "The same under the name that trigger.dev gives it."),
+            "The same, under trigger.dev's name for it."),
         variable("SESSION_REPLICATION_DATABASE_URL", VariableKind::PostgresUrl,
             Preset::Variable("DATABASE_URL"),
             "Postgres for sessions alone."),
@@ -263,8 +261,8 @@ pub const SECTIONS: &[Section] = &[
             ]),
             "The replication slot; created when it is missing on a first start."),
         flag("*_REPLICATION_SLOT_FAILOVER", "1",
-            "Marks the slot as a failover slot where the server knows them (Postgres 17 and \
-             newer), so that standbys can keep a copy; 0 takes the mark away."),
+            "Marks the slot as a failover slot if the server supports that (Postgres 17 and \
+             newer), so that standbys can keep a copy; 0 removes the mark."),
         variable("*_REPLICATION_PUBLICATION_NAME", VariableKind::Publication,
             Preset::PerService(&[
                 (ServiceName::Runs, "task_runs_to_clickhouse_v1_publication"),
@@ -274,14 +272,15 @@ pub const SECTIONS: &[Section] = &[
         flag("REPLICATION_CREATE_TABLES", "1",
             "Creates missing tables in ClickHouse; 0 expects them to exist."),
         variable("REPLICATION_CLICKHOUSE_CLUSTER", VariableKind::Text, Preset::Unset,
-            "Missing tables are created ON CLUSTER of this name, as Replicated ones."),
+            "Creates missing tables ON CLUSTER of this name, as Replicated ones."),
         variable("REPLICATION_CLICKHOUSE_INSERT_QUORUM", VariableKind::Quorum, Preset::Unset,
-            "An insert counts when so many replicas have it; auto is more than half of them."),
+            "How many replicas must have an insert before it counts; auto is more than half of \
+             them."),
         variable("*_REPLICATION_INITIAL_BACKFILL",
             VariableKind::Choice(&["1", "0", "true", "false", "existing"]), Preset::Value("1"),
-            "Copies the rows that are already there when walhouse creates the service's tables; \
-             `existing` also into tables that were there, as long as no state is recorded; 0 \
-             begins with what changes from then on."),
+            "Copies the rows that already exist when walhouse creates the service's tables; \
+             `existing` also fills tables that already existed, as long as no state is recorded; 0 \
+             replicates only later changes."),
         flag("RUN_REPLICATION_DISABLE_PAYLOAD_INSERT", "0",
             "Leaves `raw_task_runs_payload_v1` alone."),
         flag("RUN_REPLICATION_DISABLE_ERROR_FINGERPRINTING", "0",
@@ -291,19 +290,20 @@ pub const SECTIONS: &[Section] = &[
         flag("REPLICATION_BINARY", "1",
             "Asks Postgres for binary values where it can send them; 0 asks for text."),
         integer("*_REPLICATION_ACK_INTERVAL_SECONDS", (1, 3600), "10",
-            "Tells Postgres at least this often how far ClickHouse has durably come."),
+            "Reports to Postgres at least this often up to where changes are durable in \
+             ClickHouse."),
         integer("REPLICATION_RECEIVE_TIMEOUT_MS", (100, HOUR_MS), "30000",
             "Silence of Postgres for this long, keepalives included, ends the connection."),
     ]},
     Section { title: "Flushing", variables: &[
         integer("*_REPLICATION_FLUSH_BATCH_SIZE", (1, 10_000_000), "100",
-            "From this many rows on a batch waits for a tenth of the interval only, and so does \
-             the rest of a burst that comes after such a batch."),
+            "A batch of this many rows waits for only a tenth of the interval, and so does the \
+             rest of the burst that follows it."),
         integer("*_REPLICATION_FLUSH_INTERVAL_MS", (1, HOUR_MS), "1000",
             "A batch is flushed at the latest when its first row is this old."),
         variable("*_REPLICATION_MAX_FLUSH_CONCURRENCY", VariableKind::Integer { min: 1, max: 256 },
             Preset::PerService(&[(ServiceName::Runs, "2"), (ServiceName::Sessions, "1")]),
-            "Batches in flight to ClickHouse side by side, each on a thread of its own."),
+            "Batches in flight to ClickHouse at the same time, each on its own thread."),
         integer("*_REPLICATION_MAX_BUFFER_BYTES", (65_536, 1 << 40), "67108864",
             "Rows held in memory; when full, reading waits and nothing is dropped."),
         integer("*_REPLICATION_INSERT_MAX_RETRIES", (1, 1000), "3",
@@ -314,8 +314,8 @@ pub const SECTIONS: &[Section] = &[
             "Longest wait between two attempts at an insert."),
         variable("*_REPLICATION_INSERT_STRATEGY", VariableKind::Choice(&["insert", "insert_async"]),
             Preset::Value("insert"),
-            "Inserts directly, or through ClickHouse's asynchronous inserts. \
-             Either way the insert is awaited before it counts."),
+            "Inserts directly, or through ClickHouse's asynchronous inserts. Either way walhouse \
+             waits for the insert before it counts."),
         flag("*_REPLICATION_KEEP_ALIVE_ENABLED", "0",
             "Keeps HTTP connections to ClickHouse open between inserts."),
         variable("*_REPLICATION_KEEP_ALIVE_IDLE_SOCKET_TTL_MS",
@@ -323,20 +323,20 @@ pub const SECTIONS: &[Section] = &[
             "Closes a kept connection after this long without use; keep it below the server's \
              `keep_alive_timeout`."),
         integer("*_REPLICATION_MAX_OPEN_CONNECTIONS", (1, 10_000), "10",
-            "Most HTTP connections to ClickHouse."),
+            "Maximum number of HTTP connections to ClickHouse."),
     ]},
-    Section { title: "Who may run: the leader lock", variables: &[
+    Section { title: "Leader election", variables: &[
         variable("REPLICATION_LEADER_LOCK", VariableKind::Choice(&["redis", "postgres"]),
             Preset::Rule("redis if a Redis host is set, else postgres"),
-            "Where the lock lives. Beside trigger.dev's own replication it must be redis."),
+            "Where the lock is kept. Next to trigger.dev's own replication it must be redis."),
         integer("*_REPLICATION_LEADER_LOCK_TIMEOUT_MS", (100, HOUR_MS), "30000",
             "TTL of the lock."),
         integer("*_REPLICATION_LEADER_LOCK_EXTEND_INTERVAL_MS", (1, HOUR_MS), "10000",
-            "The lock is extended this often; less than half of its TTL."),
+            "How often the lock is extended; less than half of its TTL."),
         integer("*_REPLICATION_LEADER_LOCK_ADDITIONAL_TIME_MS", (0, HOUR_MS), "10000",
             "How long one attempt keeps trying beyond the TTL before it waits and starts over."),
         integer("*_REPLICATION_LEADER_LOCK_RETRY_INTERVAL_MS", (1, HOUR_MS), "500",
-            "Wait between two tries for the lock."),
+            "Wait between two attempts to take the lock."),
         variable("RUN_REPLICATION_REDIS_HOST", VariableKind::Host, Preset::Variable("REDIS_HOST"),
             "Redis, for both services."),
         variable("RUN_REPLICATION_REDIS_PORT", VariableKind::Integer { min: 1, max: 65_535 },
@@ -344,13 +344,13 @@ pub const SECTIONS: &[Section] = &[
             "Its port."),
         variable("RUN_REPLICATION_REDIS_USERNAME", VariableKind::Text,
             Preset::Variable("REDIS_USERNAME"),
-            "Its user, where it has users."),
+            "Its user, if it has users."),
         variable("RUN_REPLICATION_REDIS_PASSWORD", VariableKind::Secret,
             Preset::Variable("REDIS_PASSWORD"),
             "Its password."),
         variable("RUN_REPLICATION_REDIS_TLS_DISABLED", VariableKind::Flag,
             Preset::Variable("REDIS_TLS_DISABLED"),
-            "Speaks to Redis without TLS."),
+            "Connects to Redis without TLS."),
         variable("REDIS_HOST", VariableKind::Host, Preset::Unset,
             "Used where `RUN_REPLICATION_REDIS_HOST` is unset."),
         integer("REDIS_PORT", (1, 65_535), "6379",
@@ -362,12 +362,12 @@ pub const SECTIONS: &[Section] = &[
         flag("REDIS_TLS_DISABLED", "0",
             "Used where `RUN_REPLICATION_REDIS_TLS_DISABLED` is unset."),
     ]},
-    Section { title: "When a stream ends unasked", variables: &[
+    Section { title: "When a stream ends unexpectedly", variables: &[
         variable("*_REPLICATION_ERROR_STRATEGY",
             VariableKind::Choice(&["reconnect", "exit", "log"]),
             Preset::Value("reconnect"),
-            "Tries again after a wait; or ends the process for a supervisor to start it anew; \
-             or leaves the stream down and the process up."),
+            "reconnect tries again after a wait; exit ends the process so that a supervisor \
+             restarts it; log leaves the stream down and the process up."),
         integer("REPLICATION_RECONNECT_INITIAL_DELAY_MS", (1, HOUR_MS), "1000",
             "First wait of strategy reconnect; doubles with each further one."),
         integer("REPLICATION_RECONNECT_MAX_DELAY_MS", (1, HOUR_MS), "60000",
@@ -382,14 +382,14 @@ pub const SECTIONS: &[Section] = &[
     Section { title: "When changes were missed, or Postgres lost some", variables: &[
         variable("REPLICATION_GAP_STRATEGY", VariableKind::Choice(&["repair", "halt", "skip"]),
             Preset::Value("repair"),
-            "After a lost slot, or a failover that lost rows which ClickHouse has: compares the \
-             whole table and mends what differs, while the stream goes on; or stops the service; \
-             or goes on and leaves the difference."),
+            "After a lost slot, or a failover that lost rows which ClickHouse has: repair compares \
+             the whole table and repairs what differs, while the stream goes on; halt stops the \
+             service; skip goes on and leaves the difference."),
         integer("REPLICATION_REPAIR_CONCURRENCY", (1, 64), "2",
             "Connections that read the table during a repair, each a few MB at a time."),
         integer("REPLICATION_REPAIR_DELETES_MAX_PERCENT", (0, 100), "40",
-            "What a repair may mark as deleted of a table; where more is not in Postgres it waits \
-             for an operator, and marks nothing. 100 is leave for everything."),
+            "How much of a table a repair may mark as deleted; if more of it is not in Postgres, \
+             the repair waits for an operator and marks nothing. 100 allows everything."),
     ]},
     Section { title: "The process", variables: &[
         integer("REPLICATION_SHUTDOWN_TIMEOUT_MS", (1, HOUR_MS), "30000",
@@ -397,13 +397,13 @@ pub const SECTIONS: &[Section] = &[
         variable("REPLICATION_HTTP_LISTEN", VariableKind::Address, Preset::Value("127.0.0.1:9465"),
             "Health and metrics over HTTP; set but empty is off."),
         variable("*_REPLICATION_LOG_LEVEL", LOG_LEVELS, Preset::Value("info"),
-            "What the service logs; log is the same as info."),
+            "Log level of the service; log is the same as info."),
         variable("*_REPLICATION_CLICKHOUSE_LOG_LEVEL", LOG_LEVELS, Preset::Value("info"),
-            "What its ClickHouse client logs."),
+            "Log level of its ClickHouse client."),
     ]},
     Section { title: "Known from trigger.dev, without effect here", variables: &[
         ignored("*_REPLICATION_WAIT_FOR_ASYNC_INSERT",
-            "An insert is always awaited: nothing is confirmed before it is durable."),
+            "walhouse always waits for an insert: nothing is confirmed before it is durable."),
         unsupported("RUN_REPLICATION_MAX_POISON_STRIPS_PER_BATCH", &[],
             "A row that ClickHouse refuses is kept in full in a dead-letter table."),
         unsupported("RUN_REPLICATION_RUN_OPS_DATABASE_URL", &[],
@@ -417,8 +417,8 @@ pub const SECTIONS: &[Section] = &[
         unsupported("RUN_REPLICATION_NEW_ORIGIN_GENERATION", &[],
             "Runs are replicated from one source; a second one is not read."),
         flag("RUN_OPS_SPLIT_ENABLED", "0",
-            "Only 0: trigger.dev then brings runs of two databases into one table, and those of \
-             the one that walhouse does not read would be taken for deleted."),
+            "Only 0: with 1 trigger.dev writes runs of two databases into one table, and walhouse \
+             would treat those of the database that it does not read as deleted."),
         variable("RUN_REPLICATION_LEGACY_ORIGIN_GENERATION", VariableKind::Choice(&["0"]),
             Preset::Value("0"),
             "Only 0: versions are WAL positions, which rows of a higher generation would outrank."),

@@ -80,7 +80,7 @@ pub fn in_numbers(row: &StateRow) -> Result<lineage::LineageState> {
     Ok(lineage::LineageState {
         system_identifier: row.system_identifier.parse().map_err(|_| {
             Error::new(ErrorKind::Protocol, format!("read the state of slot `{}`", row.slot))
-                .because("its system identifier is no number")
+                .because("its system identifier is not a number")
         })?,
         timeline: row.timeline,
         began: row.began,

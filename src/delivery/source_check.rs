@@ -103,8 +103,8 @@ pub fn column_problems(table: &SourceTable, source: &Source) -> Vec<Error> {
 pub fn still_is(table: &SourceTable, before: &SourceTable, source: &Source) -> Result<()> {
     let refuse = |cause: String| {
         Err(Error::new(ErrorKind::Setup, doing(table)).because(cause).hint(
-            "It was changed while the service runs. The stream comes to that change, too; then \
-             the service begins anew with the table as it is.",
+            "It was changed while the service runs. The stream will reach that change too; then \
+             the service starts again with the table as it is.",
         ))
     };
     if table.oid != before.oid {
@@ -114,7 +114,7 @@ pub fn still_is(table: &SourceTable, before: &SourceTable, source: &Source) -> R
     for column in source.columns {
         let Some(had) = before.column(column.name) else { continue };
         if !table.column(column.name).is_some_and(|has| same(has, had)) {
-            return refuse(format!("its column `{}` is not what it was", column.name));
+            return refuse(format!("its column `{}` has changed", column.name));
         }
     }
     Ok(())
@@ -205,7 +205,7 @@ mod tests {
             let mut changed = table();
             change(&mut changed.columns[tags]);
             let error = still_is(&changed, &before, source).unwrap_err();
-            assert!(error.to_string().contains("`tags` is not what it was"), "{error}");
+            assert!(error.to_string().contains("`tags` has changed"), "{error}");
         }
         let other = SourceTable { oid: 2, ..table() };
         assert!(still_is(&other, &before, source).is_err());

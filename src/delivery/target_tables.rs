@@ -51,9 +51,9 @@ pub fn shapes(
         let without_null = without_null(target, &shape);
         for &column in &without_null {
             log::warn!(
-                "{}: `{}` takes no NULL in column `{}`: a row that has one is kept in \
-                 `walhouse_refused_rows`; ALTER TABLE ... MODIFY COLUMN with Nullable(...) makes \
-                 room for it",
+                "{}: `{}` accepts no NULL in column `{}`: a row that has one is kept in \
+                 `walhouse_refused_rows`; ALTER TABLE ... MODIFY COLUMN with Nullable(...) allows \
+                 it",
                 config.name.as_str(),
                 target.table,
                 target.columns[column].name
@@ -108,7 +108,7 @@ pub fn columns_of(client: &Client, target: &Target, shape: &TableShape) -> (Vec<
         let column = target.columns[at];
         let ours = made.and_then(|made| made.column(column.name));
         Error::new(ErrorKind::Setup, format!("check table `{}`", target.table))
-            .because(format!("it has no column `{}` that takes values", column.name))
+            .because(format!("it has no column `{}` that accepts values", column.name))
             .hint(format!(
                 "Run on ClickHouse: ALTER TABLE {} ADD COLUMN `{}` {}",
                 client.qualified(target.table),

@@ -16,7 +16,10 @@ pub fn of_source(table: &SourceTable, source: &Source) -> Vec<String> {
         .filter(|name| !is_known(name))
         .map(|name| {
             let table = &table.name;
-            format!("column `{name}` of `{table}` is not known to this version: it goes nowhere")
+            format!(
+                "column `{name}` of `{table}` is not known to this version: its values are not \
+                 replicated"
+            )
         })
         .collect()
 }

@@ -327,8 +327,8 @@ impl LineageVerdict {
                 ErrorKind::Lineage,
                 format!(
                     "REPLICATION_GAP_STRATEGY is `halt`. Run: SELECT \
-                     pg_drop_replication_slot('{slot}'); and start again, so that a slot is made \
-                     behind the publication; or set it to `repair`."
+                     pg_drop_replication_slot('{slot}'); and start again, so that walhouse creates \
+                     a slot after the publication; or set it to `repair`."
                 ),
             ),
             LineageVerdict::Gap { .. }
@@ -346,8 +346,8 @@ impl LineageVerdict {
             LineageVerdict::Diverged { why: Fork::Older, .. } => (
                 ErrorKind::Setup,
                 format!(
-                    "This looks like an old primary that came back: stop it, or let DATABASE_URL \
-                     name the new one. If this is the server to follow, run `walhouse adopt \
+                    "This looks like an old primary that came back: stop it, or point DATABASE_URL \
+                     at the new one. If this is the server to follow, run `walhouse adopt \
                      {service}`."
                 ),
             ),

@@ -92,7 +92,7 @@ pub fn owe_for_tables(
         ((config.name.as_str(), config.slot.as_str()), config.clickhouse.request_timeout);
     let tables = tables.join("`, `");
     if state::read(client, of.0, of.1, Instant::now() + timeout)?.is_some() {
-        let reason = format!("missing in ClickHouse, and made anew: `{tables}`");
+        let reason = format!("missing in ClickHouse, and created again: `{tables}`");
         return owe(client, of, &reason, timeout);
     }
     match config.initial_backfill {
@@ -255,7 +255,7 @@ mod tests {
         for row in [
             recorded(RepairStatus::Running, STATE, "gap: the slot is missing"),
             recorded(RepairStatus::Running, STATE, INITIAL_BACKFILL),
-            owed("missing in ClickHouse, and made anew: `t`"),
+            owed("missing in ClickHouse, and created again: `t`"),
             owed("gap: the slot is missing; still owed: something else"),
             owed("publication `p` was altered; table `t` is gone"),
         ] {

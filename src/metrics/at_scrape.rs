@@ -55,7 +55,8 @@ impl Collector for AtScrape {
         gauges(
             &mut encoder,
             "seconds_since_confirmed",
-            "Time since a confirmation moved or all was confirmed; absent before the first",
+            "Time since the confirmed LSN moved or everything was confirmed; absent before the \
+             first",
             ages,
         )?;
         gauges(
@@ -67,25 +68,27 @@ impl Collector for AtScrape {
         gauges(
             &mut encoder,
             "current_lag_seconds",
-            "How long what Postgres has waits to be durable; absent while another instance leads",
+            "How long changes in Postgres have been waiting to be durable; absent while another \
+             leads",
             lags,
         )?;
         gauges(
             &mut encoder,
             "server_lsn",
-            "End of the WAL on the server, as bytes, at the last look; absent without one of late",
+            "End of the WAL on the server, as bytes, when last read; absent if not read recently",
             servers,
         )?;
         gauges(
             &mut encoder,
             "retained_wal_bytes",
-            "WAL that the slot keeps on the server, at the last look; absent without one of late",
+            "WAL that the slot retains on the server, when last read; absent if not read recently",
             retained,
         )?;
         gauges(
             &mut encoder,
             "retained_wal_left_bytes",
-            "WAL that may be written until max_slot_wal_keep_size ends the slot; absent without",
+            "WAL that may be written before max_slot_wal_keep_size invalidates the slot; absent \
+             without",
             left,
         )
     }

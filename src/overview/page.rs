@@ -53,7 +53,7 @@ pub fn live(overview: &Overview) -> String {
     let now = overview.now_unix_seconds;
     let _ = write!(out, "<main id=\"live\" data-title=\"{}\">", title(overview));
     let (class, text) = match overview.healthy {
-        true if overview.has_outage() => ("warn", "\u{25b2} ClickHouse takes no rows"),
+        true if overview.has_outage() => ("warn", "\u{25b2} ClickHouse accepts no rows"),
         true => ("good", "\u{25cf} healthy"),
         false => ("bad", "\u{25a0} unhealthy"),
     };

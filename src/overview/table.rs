@@ -17,11 +17,11 @@ pub fn table(overview: &Overview) -> String {
             let up = overview.started_unix_seconds;
             head.extend(up.map(|at| format!("up {}", words::span(now.saturating_sub(at)))));
         }
-        SourceServer::Servers => head.push("no process asked: as the servers tell".to_owned()),
+        SourceServer::Servers => head.push("no process asked: as the servers report".to_owned()),
     }
     head.push(words::time(now));
     let verdict = match overview.healthy {
-        true if overview.has_outage() => "healthy, but CLICKHOUSE TAKES NO ROWS",
+        true if overview.has_outage() => "healthy, but CLICKHOUSE ACCEPTS NO ROWS",
         true => "healthy",
         false => "UNHEALTHY",
     };
@@ -77,7 +77,7 @@ const FACTS: [(&str, Fact); 16] = [
     ("flushed LSN", |_, s| s.wal.flushed_lsn.as_deref().map(plain)),
     ("confirmed LSN", |_, s| s.wal.confirmed_lsn.as_deref().map(plain)),
     ("WAL kept", |_, s| s.retained_wal.bytes.map(|bytes| kept(bytes, &s.retained_wal))),
-    ("until it is full", |_, s| limit(&s.retained_wal)),
+    ("until the limit", |_, s| limit(&s.retained_wal)),
     ("rows written", |_, s| s.throughput.map(|t| format!("{}/s", words::rate(t.rows_per_second)))),
     ("stream read", |_, s| {
         let speed = s.throughput?;
@@ -131,7 +131,7 @@ fn add_lines(out: &mut String, now: u64, name: &str, service: &ServiceOverview) 
         }
     }
     if let Some(outage) = &service.insert_outage {
-        add_trouble(out, now, &format!("{name}: ClickHouse takes no rows, since"), outage);
+        add_trouble(out, now, &format!("{name}: ClickHouse accepts no rows, since"), outage);
     }
     if let Some(repair) = &service.repair {
         let progress = repair.fraction.map_or_else(String::new, |f| format!(" {:.1} %", f * 100.0));
@@ -195,7 +195,7 @@ mod tests {
             "leader              this process                 another instance",
             "lag                 0.4 s                        -",
             "WAL kept            48.0 MiB, growing 2.0 KiB/s   48.0 MiB, growing 2.0 KiB/s",
-            "until it is full    900.0 MiB, in 5 d 8 h        900.0 MiB, in 5 d 8 h",
+            "until the limit      900.0 MiB, in 5 d 8 h        900.0 MiB, in 5 d 8 h",
             "refused rows        3                            3",
             "runs: the stream is open",
         ] {
@@ -213,7 +213,7 @@ mod tests {
         service.insert_outage = service.last_error.clone();
         let text = table(&overview);
         let first = text.lines().next().unwrap_or_default();
-        assert!(first.ends_with(": healthy, but CLICKHOUSE TAKES NO ROWS"), "{first}");
+        assert!(first.ends_with(": healthy, but CLICKHOUSE ACCEPTS NO ROWS"), "{first}");
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub(super) fn busy() -> Overview {
             failed_attempts: 2,
             error: Some("permission denied".to_owned()),
         }),
-        notes: vec![format!("column `new` goes nowhere {HOSTILE}")],
+        notes: vec![format!("column `new` is not replicated {HOSTILE}")],
         changes: vec![StateChange {
             at_unix_seconds: 1_700_000_000,
             state: "streaming".to_owned(),

@@ -77,7 +77,7 @@ fn scram(dialogue: &mut impl Dialogue, params: &PostgresParams, mechanisms: &[u8
         (_, true, None) => (SCRAM_SHA_256, ChannelBinding::unsupported()),
         _ => {
             return Err(Error::new(ErrorKind::Setup, dialogue.doing())
-                .because("server offers no SASL mechanism that we know")
+                .because("server offers no SASL mechanism that walhouse knows")
                 .hint("Set the method of this role in pg_hba.conf to scram-sha-256."));
         }
     };

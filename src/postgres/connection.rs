@@ -24,7 +24,7 @@ use crate::wal::wire::{DecodeError, Wire};
 const FAREWELL_MAX: Duration = Duration::from_millis(500);
 
 pub(super) const POOLER_HINT: &str = "Connect to Postgres itself: this looks like a pooler \
-                                      (PgBouncer, Supavisor, RDS Proxy) that does not carry \
+                                      (PgBouncer, Supavisor, RDS Proxy) that does not support \
                                       replication.";
 
 #[derive(Debug, Clone)]

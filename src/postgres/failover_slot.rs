@@ -245,8 +245,9 @@ pub fn judge(facts: &FailoverFacts) -> Vec<FailoverFinding> {
         missing(
             &mut found,
             format!("no standby is connected that could keep slot `{slot}`"),
-            "Without one nothing is promoted, or the storage is what fails over: then set \
-             *_REPLICATION_SLOT_FAILOVER=0. Else connect it, with primary_slot_name set.",
+            "If there is no standby to promote, or the storage fails over instead, set \
+             *_REPLICATION_SLOT_FAILOVER=0. Otherwise connect the standby, with primary_slot_name \
+             set.",
         );
     }
     for standby in &standbys {
@@ -265,7 +266,7 @@ pub fn judge(facts: &FailoverFacts) -> Vec<FailoverFinding> {
                 &mut found,
                 format!("the standby of slot `{name}` keeps no copy of a logical slot"),
                 "On that standby run: ALTER SYSTEM SET sync_replication_slots = on; SELECT \
-                 pg_reload_conf(); and see that wal_level is logical there and that \
+                 pg_reload_conf(); and make sure that wal_level is logical there and that \
                  primary_conninfo has a dbname.",
             );
         }

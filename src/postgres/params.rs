@@ -219,8 +219,8 @@ const NEEDLESS: [&str; 24] = [
 fn bear(key: &str, value: &str) -> Option<String> {
     match (key, value) {
         ("pgbouncer", "true" | "1") => Some(
-            "`pgbouncer` says that a pooler is between: logical replication needs a direct \
-             connection"
+            "`pgbouncer` says that there is a pooler in between: logical replication needs a \
+             direct connection"
                 .into(),
         ),
         ("schema", "public") => None,
@@ -234,13 +234,14 @@ fn bear(key: &str, value: &str) -> Option<String> {
             Some("`sslaccept` is ignored: `sslmode=verify-full` checks the certificate".into())
         }
         ("channel_binding", "require") => Some(
-            "`channel_binding` is ignored: it is used where it can be, and not required".into(),
+            "`channel_binding` is ignored: walhouse uses it where it can and does not require it"
+                .into(),
         ),
         ("gssencmode", "disable" | "prefer")
         | ("load_balance_hosts", "disable")
         | ("sslnegotiation", "postgres") => None,
         _ if NEEDLESS.contains(&key) => None,
-        _ => Some(format!("parameter `{}` is not known and is ignored", key.escape_debug())),
+        _ => Some(format!("unknown parameter `{}` is ignored", key.escape_debug())),
     }
 }
 
@@ -273,7 +274,7 @@ fn parse_timeout(value: &str, warnings: &mut Vec<String>) -> Result<Duration, Po
     match value.parse::<i64>() {
         Ok(seconds) if seconds <= 0 => {
             let used = CONNECT_TIMEOUT.as_secs();
-            warnings.push(format!("`connect_timeout` without a limit is not offered: {used} s"));
+            warnings.push(format!("`connect_timeout` without a limit is not supported: {used} s"));
             Ok(CONNECT_TIMEOUT)
         }
         Ok(seconds) if seconds <= 3600 => Ok(Duration::from_secs(seconds.unsigned_abs())),
@@ -443,31 +444,33 @@ impl fmt::Display for PostgresParamsError {
                 "it begins with neither postgres:// nor postgresql://"
             }
             PostgresParamsError::StrayAt => {
-                "an `@` stands behind the host: write it as %40, and `/` and `?` of a password as \
+                "there is an `@` after the host: write it as %40, and `/` and `?` of a password as \
                  %2F and %3F"
             }
             PostgresParamsError::Escape => {
-                "an escape such as %2F is broken, or is no UTF-8: write `%` itself as %25"
+                "an escape such as %2F is malformed, or is not UTF-8: write `%` itself as %25"
             }
-            PostgresParamsError::Query => "behind the `?` a `=` is missing",
-            PostgresParamsError::Ipv6 => "an IPv6 address goes into brackets, as in [::1]:5432",
+            PostgresParamsError::Query => "a `=` is missing after the `?`",
+            PostgresParamsError::Ipv6 => "write an IPv6 address in brackets, as in [::1]:5432",
             PostgresParamsError::Pairs => "this is neither a URL nor key=value pairs",
             PostgresParamsError::Quote => "a closing quote is missing",
             PostgresParamsError::Nul => "a value has a NUL byte",
-            PostgresParamsError::HostName => "a host name has a blank or a slash",
-            PostgresParamsError::Port => "a port is no number from 1 to 65535",
-            PostgresParamsError::PortCount => "there must be one port, or as many as hosts",
+            PostgresParamsError::HostName => "a host name has a space or a slash",
+            PostgresParamsError::Port => "a port is not a number from 1 to 65535",
+            PostgresParamsError::PortCount => "there must be one port, or as many ports as hosts",
             PostgresParamsError::Value { parameter, expected } => {
                 return write!(f, "`{parameter}` is not {expected}");
             }
             PostgresParamsError::CertWithoutKey => {
-                "`sslcert` and `sslkey` are the client's and come together; \
-                 the server's authority is `sslrootcert`"
+                "`sslcert` and `sslkey` are the client's and must be set together; the server's \
+                 authority is `sslrootcert`"
             }
             PostgresParamsError::WeakSystemRoots => {
                 "`sslrootcert=system` needs `sslmode=verify-full`"
             }
-            PostgresParamsError::HostAddr => "`hostaddr` beside `host` is not supported: name one",
+            PostgresParamsError::HostAddr => {
+                "`hostaddr` together with `host` is not supported: use one of them"
+            }
             PostgresParamsError::Service => "`service` is not supported: no service file is read",
         })
     }

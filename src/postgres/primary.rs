@@ -201,7 +201,7 @@ impl Primary {
         let identity = KnownServer {
             system_identifier: system.system_id.parse().map_err(|_| {
                 Error::new(ErrorKind::Protocol, format!("identify the system of `{}`", self.name()))
-                    .because("its system identifier is no number")
+                    .because("its system identifier is not a number")
             })?,
             timeline: system.timeline,
         };

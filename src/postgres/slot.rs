@@ -159,11 +159,11 @@ pub fn usable(slot: &str, verdict: SlotVerdict) -> Result<Option<String>> {
         SlotVerdict::Temporary => own("it is a temporary slot".to_owned()),
         SlotVerdict::TwoPhase => (
             ErrorKind::Setup,
-            "it was made with two_phase, which sends prepared transactions in messages of their own"
+            "it was created with two_phase, which sends prepared transactions in separate messages"
                 .to_owned(),
             format!(
-                "Run: SELECT pg_drop_replication_slot({}); the next start makes one without, and \
-                 compares the table.",
+                "Run: SELECT pg_drop_replication_slot({}); the next start creates one without it, \
+                 and compares the table.",
                 literal(slot)
             ),
         ),

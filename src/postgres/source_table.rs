@@ -205,17 +205,17 @@ impl SourceTable {
                 let cause = match part.deferrable_keys.iter().find(names) {
                     Some(deferrable) => format!(
                         "its key ({}) is deferrable: within a transaction several rows may have \
-                         it, and it is no key to logical replication",
+                         it, so it is not a key for logical replication",
                         deferrable.join(", ")
                     ),
                     None => format!(
                         "it has no primary key and no unique index of all its rows with `{key}`: \
-                         several rows may have the same"
+                         several rows may share one"
                     ),
                 };
                 problems.push(doing().because(cause).hint(format!(
-                    "Run: CREATE UNIQUE INDEX ON {table} ({}); ALTER TABLE {table} \
-                             REPLICA IDENTITY FULL;",
+                    "Run: CREATE UNIQUE INDEX ON {table} ({}); ALTER TABLE {table} REPLICA \
+                     IDENTITY FULL;",
                     ident(key)
                 )));
                 continue;

@@ -66,8 +66,8 @@ const KEEPALIVE_PROBES: u32 = 3;
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What mends that only standbys are met.
-pub(super) const STANDBY_HINT: &str = "Name all hosts in the database URL, so that the primary is \
-                                       found; during a failover this passes by itself.";
+pub(super) const STANDBY_HINT: &str = "Name all hosts in the database URL, so that walhouse finds \
+                                       the primary; during a failover this resolves itself.";
 
 const VERSION_NUM_MIN: u32 = 140_000;
 

@@ -266,7 +266,7 @@ impl Dial<'_> {
                 format!("Create the role {role}, or run: ALTER ROLE {role} LOGIN;")
             }
             "28000" => format!(
-                "Let role {role} into database `{database}` in pg_hba.conf (for logical \
+                "Allow role {role} to connect to database `{database}` in pg_hba.conf (for logical \
                  replication the line names the database, not `replication`), and run: SELECT \
                  pg_reload_conf();"
             ),

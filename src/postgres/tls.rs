@@ -41,7 +41,7 @@ pub fn client_config(params: &PostgresParams) -> Result<Arc<ClientConfig>> {
             let key = PrivateKeyDer::from_pem_file(key).map_err(|error| {
                 Error::new(ErrorKind::Setup, doing())
                     .because(error)
-                    .hint("sslkey takes an unencrypted PEM key (PKCS#8, PKCS#1 or SEC1).")
+                    .hint("sslkey must be an unencrypted PEM key (PKCS#8, PKCS#1 or SEC1).")
             })?;
             config.with_client_auth_cert(chain, key).map_err(|error| {
                 Error::new(ErrorKind::Setup, "use the client certificate (sslcert, sslkey)")
@@ -249,10 +249,10 @@ pub(super) fn explain(error: &std::io::Error, doing: &str) -> Option<Error> {
 
 /// What the operator can do about it. libpq's OpenSSL takes more, so that psql may connect.
 pub(super) fn hint_of(cause: &rustls::Error) -> Option<&'static str> {
-    const TAKEN: &str = "Taken are TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, TLS 1.3; \
-                         keys of RSA from 2048 bits, P-256, P-384 or Ed25519, so not all that psql \
-                         takes: look at ssl_cert_file, ssl_ciphers and ssl_max_protocol_version of \
-                         the server.";
+    const TAKEN: &str = "walhouse supports TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, \
+                         TLS 1.3, and keys of RSA from 2048 bits, P-256, P-384 or Ed25519, which \
+                         is less than psql: check ssl_cert_file, ssl_ciphers and \
+                         ssl_max_protocol_version of the server.";
     let rustls::Error::InvalidCertificate(refusal) = cause else {
         return match cause {
             rustls::Error::AlertReceived(
@@ -274,8 +274,8 @@ pub(super) fn hint_of(cause: &rustls::Error) -> Option<&'static str> {
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             Some(
-                "Connect by a name that the certificate carries as subject alternative name (its \
-                 common name is not looked at), or set sslmode=verify-ca.",
+                "Connect by a name that the certificate has as a subject alternative name (its \
+                 common name is ignored), or set sslmode=verify-ca.",
             )
         }
         _ if is_out_of_date(cause) => Some("Renew the server's certificate (ssl_cert_file)."),

@@ -204,10 +204,10 @@ impl RedisConnection {
             Ok(addresses) => addresses,
             Err(RecvTimeoutError::Timeout) => {
                 self.lookup = Some(lookup);
-                Err(io::Error::new(io::ErrorKind::TimedOut, "look up of the name hangs"))
+                Err(io::Error::new(io::ErrorKind::TimedOut, "lookup of the name hangs"))
             }
             Err(RecvTimeoutError::Disconnected) => {
-                Err(io::Error::other("look up of the name panicked"))
+                Err(io::Error::other("lookup of the name panicked"))
             }
         }
     }
@@ -222,7 +222,7 @@ impl RedisConnection {
         let detail = error.detail().unwrap_or_default();
         let cause = match error.kind() {
             Redis::Server(_) | Redis::Extension => format!("{code} {detail}"),
-            Redis::AuthenticationFailed => "username or password is refused".to_owned(),
+            Redis::AuthenticationFailed => "the username or password was refused".to_owned(),
             _ if error.is_timeout() => format!("no answer within {} ms", waited.as_millis()),
             _ => error.to_string(),
         };
@@ -265,8 +265,8 @@ impl RedisConnection {
             Redis::Server(
                 ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::CrossSlot,
             ) => setup().hint(
-                "The leader lock needs a Redis that is no cluster: set RUN_REPLICATION_REDIS_HOST, \
-                 or REPLICATION_LEADER_LOCK=postgres.",
+                "The leader lock needs a Redis that is not a cluster: set \
+                 RUN_REPLICATION_REDIS_HOST, or REPLICATION_LEADER_LOCK=postgres.",
             ),
             Redis::Parse => Error::new(ErrorKind::Protocol, &*doing).because(&*cause),
             // Codes that the library has no kind for.
@@ -279,8 +279,8 @@ impl RedisConnection {
     }
 }
 
-const TLS_HINT: &str = "If the certificate is not trusted, name its authority in SSL_CERT_FILE; if \
-     this Redis speaks no TLS, set RUN_REPLICATION_REDIS_TLS_DISABLED=true.";
+const TLS_HINT: &str = "If the certificate is not trusted, name its CA in SSL_CERT_FILE; if this \
+                        Redis does not speak TLS, set RUN_REPLICATION_REDIS_TLS_DISABLED=true.";
 
 const CREDENTIALS_HINT: &str = "Set RUN_REPLICATION_REDIS_USERNAME and \
      RUN_REPLICATION_REDIS_PASSWORD (or REDIS_USERNAME and REDIS_PASSWORD) to what this Redis \

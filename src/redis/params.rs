@@ -63,7 +63,7 @@ impl fmt::Display for RedisParamsError {
         f.write_str(match self {
             RedisParamsError::IsUrl => "port, user and password go into variables of their own",
             RedisParamsError::HasPort => "the port goes into a variable of its own",
-            RedisParamsError::NotAHost => "this is no host",
+            RedisParamsError::NotAHost => "this is not a host",
         })
     }
 }

@@ -104,7 +104,7 @@ impl Coordinator {
                 Err(RecvTimeoutError::Timeout) if outcome == ServiceOutcome::Clean => {
                     // The process is about to exit: a thread that waits does not hold it up.
                     log::warn!(
-                        "{service}: no answer about the leader lock; the lock ends with its term"
+                        "{service}: no answer about the leader lock; the lock expires with its TTL"
                     );
                 }
                 _ if keeper.join().is_err() => {
@@ -394,12 +394,12 @@ impl Running {
             LifecycleState::Waiting { why: Why::Standby, .. } => {
                 let reason = match self.leader {
                     Who::Another => "another instance leads",
-                    _ => "the leader lock is asked for",
+                    _ => "waiting for the leader lock",
                 };
                 (ServiceState::StandingBy, Some(reason))
             }
             LifecycleState::Waiting { why: Why::LockUnreachable, .. } => {
-                (ServiceState::StandingBy, Some("the leader lock cannot be asked for"))
+                (ServiceState::StandingBy, Some("the leader lock is unreachable"))
             }
             // Asking for the lock is part of standing by, or of the backoff before it.
             LifecycleState::Acquiring => return,
@@ -412,13 +412,13 @@ impl Running {
                     DrainFor::StandBy => "the leader lock was lost",
                     DrainFor::Strategy => "the stream failed",
                     DrainFor::Again => "the source has changed",
-                    DrainFor::Stop => "told to stop",
+                    DrainFor::Stop => "asked to stop",
                 };
                 (ServiceState::Draining, Some(reason))
             }
-            LifecycleState::Withdrawing { .. } => (ServiceState::Draining, Some("told to stop")),
+            LifecycleState::Withdrawing { .. } => (ServiceState::Draining, Some("asked to stop")),
             LifecycleState::Stopped(ServiceOutcome::Clean) => {
-                (ServiceState::Stopped, Some("told to stop"))
+                (ServiceState::Stopped, Some("asked to stop"))
             }
             LifecycleState::Down
             | LifecycleState::Stopped(

@@ -63,7 +63,7 @@ impl HttpServer {
         let refused = |cause: io::Error| {
             Error::new(ErrorKind::Setup, format!("listen for http on `{addr}`"))
                 .because(cause)
-                .hint("Set REPLICATION_HTTP_LISTEN to an address that is free, or to nothing.")
+                .hint("Set REPLICATION_HTTP_LISTEN to an address that is free, or leave it empty.")
         };
         let listener = TcpListener::bind(addr).map_err(refused)?;
         let local_addr = listener.local_addr().map_err(refused)?;

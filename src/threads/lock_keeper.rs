@@ -119,8 +119,8 @@ impl LeaderLock {
         match met {
             Some(met) if !is_acquired && presence.is_gone(&met) => {
                 log::info!(
-                    "{service}: the holder of the leader lock is gone: Postgres has no session of \
-                     it any more; clearing the lock"
+                    "{service}: the holder of the leader lock is gone: Postgres no longer has a \
+                     session of it; clearing the lock"
                 );
                 presence.watch(None);
                 lock.clear(&met, deadline)?;
@@ -262,7 +262,7 @@ impl Keeper<'_> {
             }
             Err(error) => {
                 if !self.said {
-                    let line = format_args!("{error}; standing by until the lock can be asked for");
+                    let line = format_args!("{error}; standing by until the lock can be reached");
                     tell(log::Level::Warn, service, line, error.hint_text());
                     self.said = true;
                 }
@@ -291,7 +291,7 @@ impl Keeper<'_> {
             }
             Ok(Extension::Taken) => lease.on_taken(),
             Err(error) => {
-                log::warn!("{service}: {error}; trying again within the term of the lock");
+                log::warn!("{service}: {error}; trying again while the lock lasts");
                 lease.on_extend_failed(Instant::now());
             }
         }
@@ -307,7 +307,7 @@ impl Keeper<'_> {
         match lock.release(Instant::now() + TRY_TIMEOUT) {
             Ok(()) => log::info!("{}: leader lock released", self.service),
             Err(error) => {
-                log::warn!("{}: {error}; the lock ends with its term", self.service);
+                log::warn!("{}: {error}; the lock expires with its TTL", self.service);
             }
         }
     }

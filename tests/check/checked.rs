@@ -171,7 +171,7 @@ pub fn statements(hint: &str) -> Vec<String> {
         " run: ",
         "To end it: ",
     ];
-    const ENDS: [&str; 3] = ["; and restart", "; or", "; a start makes"];
+    const ENDS: [&str; 3] = ["; and restart", "; or", "; walhouse creates"];
     let begin = BEGINNINGS.iter().find_map(|text| Some(hint.find(text)? + text.len()));
     let mut sql = &hint[begin.unwrap_or_else(|| panic!("no statement in `{hint}`"))..];
     for end in ENDS {

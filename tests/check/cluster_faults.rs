@@ -29,7 +29,7 @@ fn clusters_replicas_quorums_and_hosts() {
     let several = format!("http://127.0.0.1:{},127.0.0.1:{}", stage.clickhouse.port(), free_port());
     let several = settings.clone().with(URL, several);
     let checked = check(&several);
-    checked.expect("problem", "missing tables would be made on one alone");
+    checked.expect("problem", "missing tables would be created on only one of them");
     checked.expect("warning", "refused");
 
     let mut program = Program::start(&settings);
@@ -40,7 +40,7 @@ fn clusters_replicas_quorums_and_hosts() {
     assert_eq!((checked.code, checked.bad().len()), (0, 1), "{checked:#?}");
     // A quorum that no table keeps.
     let quorum = settings.clone().with(QUORUM, 2);
-    let hint = check(&quorum).expect("problem", "a quorum is asked for, and not replicated").hint;
+    let hint = check(&quorum).expect("problem", "these tables are not replicated").hint;
     let (name, value) = assignment(&hint).expect("it names a variable");
     check(&quorum.with(name, value)).expect_sound();
     // The engine's replicas are read-only, and each is the only one.
@@ -51,5 +51,5 @@ fn clusters_replicas_quorums_and_hosts() {
     );
     let checked = check(&settings.clone().with(QUORUM, 2));
     checked.expect("problem", "the replica of `walhouse_adoptions` is read-only");
-    checked.expect("problem", "`walhouse_adoptions` has 1 replicas, and an insert is to have 2");
+    checked.expect("problem", "`walhouse_adoptions` has 1 replicas, but an insert must reach 2");
 }

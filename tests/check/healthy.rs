@@ -12,7 +12,7 @@ fn a_sound_setup_has_no_warning_before_and_while_it_runs_and_nothing_stays() {
     let before = traces(&stage);
     let checked = check(&settings);
     checked.expect_sound();
-    checked.expect("ok", "a start creates it");
+    checked.expect("ok", "walhouse creates it when it starts");
     assert_eq!(traces(&stage), before, "before the first start");
 
     let mut program = Program::start(&settings);
@@ -24,7 +24,7 @@ fn a_sound_setup_has_no_warning_before_and_while_it_runs_and_nothing_stays() {
     checked.expect_sound();
     checked.expect("ok", "another instance holds it");
     checked.expect("ok", "walhouse streams from it");
-    checked.expect("ok", "taken as a row of `task_runs_v2`");
+    checked.expect("ok", "accepted as a row of `task_runs_v2`");
     assert_eq!(traces(&stage), before, "while it runs");
     // It led and streamed all the while.
     assert_eq!(program.log_lines("leader lock lost"), 0);

@@ -65,7 +65,7 @@ fn the_lock_the_port_and_the_variables() {
     let key = format!(
         "sessions-replication:logical-replication-client:logical-replication-client:{SESSIONS_SLOT}"
     );
-    bench.case("warning", "without an end", |bench| {
+    bench.case("warning", "without a TTL", |bench| {
         redis::cmd("SET").arg(&key).arg("x").exec(&mut bench.stage.redis.client()).unwrap();
     });
 

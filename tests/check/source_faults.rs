@@ -151,7 +151,7 @@ fn publications_that_lose_changes() {
     bench.apply(&format!("Run: {second_way}"));
     let checked = check(&bench.settings);
     checked.expect_sound();
-    checked.expect("ok", "a start creates it");
+    checked.expect("ok", "walhouse creates it when it starts");
     bench.stage.postgres.execute(&format!("CREATE PUBLICATION {PUBLICATION_SQL}"));
     bench.case(
         "problem",
@@ -202,7 +202,7 @@ fn connections_that_are_refused() {
     let name = "DATABASE_URL";
     wrong_variable(&mut bench, name, &other, "does not exist", "database in the database URL");
     wrong_variable(&mut bench, name, &no_tls, "TLS", "sslmode");
-    wrong_variable(&mut bench, name, &away, "refused", "Let DATABASE_URL name the host and port");
+    wrong_variable(&mut bench, name, &away, "refused", "Set DATABASE_URL to the host and port");
 
     bench.case("problem", "not permitted to log in", sql("ALTER ROLE %role% NOLOGIN"));
     bench.case(
@@ -233,7 +233,7 @@ fn connections_that_are_refused() {
     admit(&bench.stage.postgres, "reject");
     until_true("nobody is let in", PATIENCE, || check(&with_password("ri%3Aght")).code == 1);
     let finding = check(&right).expect("problem", "pg_hba.conf");
-    assert!(finding.hint.starts_with("Let role "), "{finding:?}");
+    assert!(finding.hint.starts_with("Allow role "), "{finding:?}");
     std::fs::write(&file, &open).unwrap();
     bench.stage.postgres.execute("SELECT pg_reload_conf()");
     until_true("all are let in", PATIENCE, || check(&right).code == 0);
@@ -321,7 +321,7 @@ fn settings_and_room_of_the_server() {
         }
     };
     bench.case("warning", "wait for ClickHouse", reload("synchronous_standby_names", "*"));
-    bench.case("warning", "makes a gap", reload("max_slot_wal_keep_size", "16MB"));
+    bench.case("warning", "causes a gap", reload("max_slot_wal_keep_size", "16MB"));
 
     // What a new slot waits for.
     bench.case("warning", "prepared transaction `it's`", |bench| {

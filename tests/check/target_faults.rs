@@ -50,7 +50,7 @@ fn tables_of_clickhouse() {
         sql("ALTER TABLE trigger_dev.sessions_v1 DROP COLUMN tags;
              ALTER TABLE trigger_dev.sessions_v1 ADD COLUMN tags String"),
     );
-    // Set aside; the next start makes it anew and fills it.
+    // Set aside; the next start creates it again and fills it.
     bench.case(
         "warning",
         "is a MergeTree",
@@ -103,7 +103,7 @@ fn what_is_not_clickhouse_or_does_not_let_us_in() {
     let name = "SESSION_REPLICATION_CLICKHOUSE_URL";
     let url = right.get(name).unwrap().to_owned();
     for (wrong, hint) in [
-        ("http://127.0.0.1:1".to_owned(), "Let SESSION_REPLICATION_CLICKHOUSE_URL name"),
+        ("http://127.0.0.1:1".to_owned(), "Point SESSION_REPLICATION_CLICKHOUSE_URL at"),
         (format!("http://127.0.0.1:{}", bench.stage.redis.port()), "HTTP interface"),
         (url.replace("//", "//somebody:else@"), "Check the user and the password"),
     ] {

@@ -49,7 +49,7 @@ fn certificates_that_are_right_and_wrong() {
     checked.expect_sound();
     checked.expect("ok", &format!("TLS: the connection to `localhost:{postgres}"));
     checked.expect("ok", "TLS: the connection to https://localhost");
-    checked.expect("ok", "takes it, over TLS");
+    checked.expect("ok", "can hold it, over TLS");
     let mut program = Program::start(&right);
     program.wait_streaming(&["sessions"]);
     stage.postgres.insert("Session", &sample::session("s1"));
@@ -73,7 +73,7 @@ fn certificates_that_are_right_and_wrong() {
 
     // Another host's, and one that has had its time.
     for (name, cause, hint) in [
-        ("elsewhere", "not valid for name", "name the host as ClickHouse's certificate does"),
+        ("elsewhere", "not valid for name", "Use the host name of ClickHouse's certificate"),
         ("expired", "xpired", "Renew ClickHouse's certificate"),
     ] {
         let (clickhouse, redis) =

@@ -213,7 +213,7 @@ fn an_old_primary_that_goes_on_is_left_for_the_new_one() {
     standby.promote();
     let line = program.wait_for_log("was promoted to timeline 2");
     assert!(line.contains("this server is left behind on 1"), "{line}");
-    program.wait_for_log("more than one server says that it is the primary");
+    program.wait_for_log("more than one server claims to be the primary");
     program.wait_for_log("gap: the slot is missing");
     program.wait_halted(&["runs"]);
     program.stop();
@@ -269,7 +269,7 @@ fn the_mark_follows_the_variable_and_what_is_missing_is_told() {
     wait_for_standby(&mut stage.postgres, &standby);
     program.stop();
     let mut program = Program::start(&settings);
-    let lines = program.wait_for_log_lines("outlives a promotion", SERVICES.len());
+    let lines = program.wait_for_log_lines("survives a promotion", SERVICES.len());
     assert!(lines.iter().all(|line| line.contains("INFO")), "{lines:?}");
     // Not again at a reconnect, while nothing has changed.
     for slot in SLOTS {
@@ -278,7 +278,7 @@ fn the_mark_follows_the_variable_and_what_is_missing_is_told() {
     program.wait_for_log_lines("reconnecting in", 2);
     program.wait_streaming(&SERVICES);
     stage.settle(&mut program, &SERVICES);
-    assert_eq!(program.log_lines("outlives a promotion"), SERVICES.len());
+    assert_eq!(program.log_lines("survives a promotion"), SERVICES.len());
 
     // A name that nobody has holds everything up, and that is an error with the way out.
     stage.postgres.set("synchronized_standby_slots", "nobody");

@@ -36,11 +36,11 @@ fn a_stopped_walsender_is_named_and_its_slot_taken_once_it_runs_again() {
     program.wait_for_log("no sign of life from the walsender");
     let took = stopped_at.elapsed();
     assert!(took < RECEIVE_TIMEOUT + SLACK, "{took:?}");
-    let line = program.wait_for_log("which was told to end and has not");
+    let line = program.wait_for_log("which was asked to end and has not");
     assert!(line.contains(&format!("process {pid} with application name `walhouse/{RUNS_SLOT}`")));
     program.wait_for_log(&format!("kill -CONT {pid}"));
     // Bounded: it goes through the strategy, and is tried again.
-    program.wait_for_log_lines("which was told to end and has not", 2);
+    program.wait_for_log_lines("which was asked to end and has not", 2);
     stage.postgres.insert("TaskRun", &sample::run("meanwhile"));
 
     reaper::signal(pid, "CONT");

@@ -549,7 +549,7 @@ fn the_strategy_for_gaps_decides() {
     (PUBLICATIONS[1].1)(&stage);
     let skipping = settings(&stage).with("REPLICATION_GAP_STRATEGY", "skip");
     let mut program = Program::start(&skipping);
-    program.wait_for_log("skipped: what differs between Postgres and ClickHouse stays so");
+    program.wait_for_log("skipped: the differences between Postgres and ClickHouse remain");
     program.wait_streaming(&["runs"]);
     let skipped = "walhouse_gaps_total{service=\"runs\",action=\"skipped\"}";
     program.wait_metric(skipped, |count| count == 1.0);
@@ -587,14 +587,14 @@ fn a_publication_that_is_gone_is_made_again_and_the_table_compared() {
     let (stage, mut program) = begun();
     sql(&stage, "DROP PUBLICATION $p");
     write(&stage);
-    program.wait_for_log("was gone, and is created");
+    program.wait_for_log("was missing, and was created again");
     program.wait_for_log("runs: repair: done");
     assert_equal(&stage, &mut program, "a dropped publication");
     program.stop();
     sql(&stage, "DROP PUBLICATION $p");
     write(&stage);
     let mut program = Program::start(&settings(&stage));
-    program.wait_for_log("was gone, and is created");
+    program.wait_for_log("was missing, and was created again");
     program.wait_for_log("runs: repair: done");
     assert_equal(&stage, &mut program, "a dropped publication, restarted");
     program.stop();

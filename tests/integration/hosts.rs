@@ -27,8 +27,8 @@ fn hosts_come_and_go_and_nothing_is_lost() {
     let mut program = Program::start(&settings(&stage, a.port(), b.port()));
     program.wait_streaming(&SERVICES);
     assert!(0 < b.connections());
-    let line = program.wait_for_log("is left for");
-    assert!(line.contains(&format!("`http://127.0.0.1:{}` is left for", a.port())), "{line}");
+    let line = program.wait_for_log("switching from");
+    assert!(line.contains(&format!("switching from `http://127.0.0.1:{}` to", a.port())), "{line}");
     stage.postgres.insert("TaskRun", &sample::run("by_the_second"));
     stage.settle(&mut program, &SERVICES);
 
@@ -41,13 +41,13 @@ fn hosts_come_and_go_and_nothing_is_lost() {
     writing.wait_for(120);
     assert_eq!(a.connections(), before);
     b.refuse();
-    program.wait_for_log(&format!("`http://127.0.0.1:{}` is left for", b.port()));
+    program.wait_for_log(&format!("switching from `http://127.0.0.1:{}` to", b.port()));
     writing.wait_for(200);
     b.resume();
     // A host that says nothing any more is left when a request has waited for long enough.
     a.blackhole();
     writing.wait_for(300);
-    program.wait_for_log_lines(&format!("`http://127.0.0.1:{}` is left for", a.port()), 2);
+    program.wait_for_log_lines(&format!("switching from `http://127.0.0.1:{}` to", a.port()), 2);
     a.resume();
     a.cut();
     writing.stop();
@@ -75,7 +75,7 @@ fn a_quorum_that_tables_do_not_keep_stops_the_service_until_it_is_mended() {
     stage.postgres.insert("Session", &sample::session("s1"));
     let mut program =
         Program::start(&settings.clone().with("REPLICATION_CLICKHOUSE_INSERT_QUORUM", 2));
-    program.wait_for_log_lines("an insert is to have a quorum, and it is a ReplacingMergeTree", 2);
+    program.wait_for_log_lines("inserts require a quorum, and its engine is ReplacingMergeTree", 2);
     assert_eq!(confirmed(), before);
     program.stop();
     assert_eq!(stage.clickhouse.count("sessions_v1", "1"), 0);

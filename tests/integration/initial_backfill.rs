@@ -247,5 +247,5 @@ fn tables_that_were_there_and_lack_rows_are_told_of_and_filled() {
     program.stop();
     forget_ours(&stage);
     let told = checked(&settings);
-    assert!(told.contains("old rows: ClickHouse has those that were looked at"), "{told}");
+    assert!(told.contains("old rows: ClickHouse has all rows of the sample"), "{told}");
 }

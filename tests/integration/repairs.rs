@@ -364,7 +364,7 @@ fn a_table_that_was_dropped_is_made_anew_and_filled() {
     let (stage, settings, program) = runs_written(230);
     program.stop();
     stage.clickhouse.execute(&format!("DROP TABLE {DATABASE}.task_runs_v2 SYNC"));
-    let reason = "missing in ClickHouse, and made anew: `task_runs_v2`";
+    let reason = "missing in ClickHouse, and created again: `task_runs_v2`";
     assert_halts(
         &settings.clone().with("REPLICATION_GAP_STRATEGY", "halt"),
         "runs",
@@ -604,7 +604,7 @@ fn strategy_halt_stops_before_a_row_is_passed_over_and_skip_goes_on_loudly() {
     let skip = settings.clone().with("REPLICATION_GAP_STRATEGY", "skip");
     let mut program = Program::start(&skip);
     program.wait_streaming(&["sessions"]);
-    program.wait_for_log("skipped: what differs between Postgres and ClickHouse stays so");
+    program.wait_for_log("skipped: the differences between Postgres and ClickHouse remain");
     let skipped = "walhouse_gaps_total{service=\"sessions\",action=\"skipped\"}";
     assert_eq!(program.metric(skipped), Some(1.0));
     stage.postgres.insert("Session", &sample::session("c"));

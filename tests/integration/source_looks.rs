@@ -92,11 +92,11 @@ fn a_watch_that_is_blind_says_so() {
         client.batch_execute(&update).unwrap();
     };
     allow(false);
-    until_true("it says so", LOOKS, || program.log_lines("cannot look at the source") == 1);
+    until_true("it says so", LOOKS, || program.log_lines("cannot inspect the source") == 1);
     assert_eq!(program.state("runs"), "streaming");
     allow(true);
-    program.wait_for_log("the source can be looked at again");
-    assert_eq!(program.log_lines("cannot look at the source"), 1);
+    program.wait_for_log("the source can be inspected again");
+    assert_eq!(program.log_lines("cannot inspect the source"), 1);
     program.stop();
 }
 
@@ -117,7 +117,7 @@ fn what_is_owed_already_is_not_skipped() {
     (PUBLICATIONS[1].1)(&stage);
     let skipping = settings(&stage).with("REPLICATION_GAP_STRATEGY", "skip");
     let mut program = Program::start(&skipping);
-    program.wait_for_log("not skipped, for what is owed besides");
+    program.wait_for_log("not skipped, since a repair is pending");
     open.commit().unwrap();
     program.wait_for_log("runs: repair: done");
     assert_equal(&stage, &mut program, "a repair under skip");

@@ -133,7 +133,7 @@ fn under_skip_it_goes_on_behind_it() {
     }
     make_again(&stage);
     let mut program = Program::start(&settings);
-    program.wait_for_log("skipped: what differs");
+    program.wait_for_log("skipped: the differences");
     program.wait_streaming(&["runs"]);
     insert(&stage, "after");
     stage.settle(&mut program, &["runs"]);
@@ -215,7 +215,7 @@ fn a_slot_with_two_phase_is_refused_with_its_statement() {
     assert_eq!(checked.status.code(), Some(1), "{told}");
     assert!(told.contains("two_phase"), "{told}");
     let mut program = Program::start(&settings);
-    program.wait_for_log_lines("it was made with two_phase", 2);
+    program.wait_for_log_lines("it was created with two_phase", 2);
     let hint = program.wait_for_log("hint: Run: ");
     let (_, statement) = hint.split_once("Run: ").unwrap();
     stage.postgres.execute(statement.split_once(';').unwrap().0);

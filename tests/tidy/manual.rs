@@ -264,7 +264,7 @@ fn every_error_can_be_explained() {
 
 /// Only ever the cause or a piece of an error that is explained.
 const CAUSES: &[&str] = &[
-    "look up of the name hangs",
+    "lookup of the name hangs",
     "name has no address",
     "no answer in time",
     "server does not offer TLS",

@@ -23,9 +23,9 @@ use crate::rows::{Shape, native};
 use crate::services::mapping::Mapping;
 use crate::services::trial;
 
-const AWAY: &str = "Let *_REPLICATION_CLICKHOUSE_URL name ClickHouse's HTTP interface (port 8123, \
+const AWAY: &str = "Point *_REPLICATION_CLICKHOUSE_URL at ClickHouse's HTTP interface (port 8123, \
                     or 8443 with https://), and start ClickHouse.";
-const AGAIN: &str = "Run `walhouse check` again; if it stays, look into the log of ClickHouse.";
+const AGAIN: &str = "Run `walhouse check` again; if the problem persists, see ClickHouse's log.";
 
 /// ClickHouse with all tables, for what needs Postgres as well.
 pub(super) struct ReachedClickHouse {
@@ -90,7 +90,7 @@ fn encryption(endpoint: &str) -> Finding {
         Some(_) => Finding::warning(
             "TLS",
             format!("the connection to {endpoint} is not encrypted"),
-            "Let *_REPLICATION_CLICKHOUSE_URL begin with https://, and name the TLS port, 8443.",
+            "Use https:// and the TLS port, 8443, in *_REPLICATION_CLICKHOUSE_URL.",
         ),
     }
 }
@@ -124,7 +124,10 @@ impl Looking<'_> {
             let database = self.client.database();
             self.found.push(Finding::problem(
                 "database",
-                format!("database `{database}` is missing, and nothing is to be created"),
+                format!(
+                    "database `{database}` is missing, and REPLICATION_CREATE_TABLES=0 forbids \
+                     creating it"
+                ),
                 format!("Run on ClickHouse: CREATE DATABASE {}", quote_name(database)),
             ));
         }
@@ -168,8 +171,8 @@ impl Looking<'_> {
                 Grant::Given | Grant::Unknown => Finding::ok(
                     "database",
                     format!(
-                        "database `{database}` is not there yet: a start creates it. \
-                         trigger.dev's own migrations fail where it is there: run them before"
+                        "database `{database}` does not exist yet: walhouse creates it when it \
+                         starts. trigger.dev's own migrations fail if it exists: run them first"
                     ),
                 ),
                 Grant::Denied => Finding::problem(
@@ -185,7 +188,7 @@ impl Looking<'_> {
         let user = &self.facts.user;
         self.found.push(match grant {
             Grant::Given | Grant::Unknown => {
-                Finding::ok("table", format!("not there yet, and created by a start: {what}"))
+                Finding::ok("table", format!("walhouse creates it when it starts: {what}"))
             }
             Grant::Denied => Finding::problem(
                 "table",
@@ -211,7 +214,9 @@ impl Looking<'_> {
         let before = self.found.len();
         let aside = survey::set_aside(&self.client, made);
         let again = match self.service.create_tables {
-            true => format!("Run on ClickHouse: {aside}; a start makes the table as it should be."),
+            true => {
+                format!("Run on ClickHouse: {aside}; walhouse creates the table when it starts.")
+            }
             false => format!("Run on ClickHouse: {aside}; {};", made.ddl(&self.client)),
         };
         for warning in &shape.warnings {
@@ -260,7 +265,7 @@ impl Looking<'_> {
         let unfilled = unfilled::of_target(&self.client, target, shape).into_iter();
         self.found.extend(unfilled.map(|text| Finding::warning("columns", text, UNFILLED)));
         if is_whole {
-            let text = format!("`{name}` ({}) takes every column", shape.engine);
+            let text = format!("`{name}` ({}) has every column", shape.engine);
             self.found.push(Finding::ok("table", text));
         }
         let documents = document_types(shape, target.columns, &self.facts.version);
@@ -342,11 +347,14 @@ impl Looking<'_> {
             let grant = survey::grant(&mut self.client, privilege, Some(&name), deadline)?;
             if grant != Grant::Given {
                 let why = match grant {
-                    Grant::Unknown => "this version cannot be asked for privileges".to_owned(),
+                    Grant::Unknown => {
+                        "this version of ClickHouse cannot be asked for privileges".to_owned()
+                    }
                     _ => format!("user `{}` has no {privilege}", self.facts.user),
                 };
                 let text = format!(
-                    "none for `{}`: {why}; whether rows are taken shows with the first batch",
+                    "none for `{}`: {why}; the first batch will show whether the table accepts \
+                     rows",
                     target.table
                 );
                 self.found.push(Finding::ok("trial row", text));
@@ -377,24 +385,24 @@ impl Looking<'_> {
         drop(trial);
         self.found.push(match tried {
             TrialRow::Taken => {
-                Finding::ok("trial row", format!("taken as a row of `{}`", target.table))
+                Finding::ok("trial row", format!("accepted as a row of `{}`", target.table))
             }
             TrialRow::NotMade(error) => Finding::warning(
                 "trial row",
                 format!("none for `{}`: {error}", target.table),
-                error.hint_text().unwrap_or("See to it that this user may create tables."),
+                error.hint_text().unwrap_or("Allow this user to create tables."),
             ),
             TrialRow::Refused(error) => Finding::of_error(
                 "trial row",
                 &error,
                 &format!(
-                    "Run on ClickHouse: {}; a start makes the table as it should be.",
+                    "Run on ClickHouse: {}; walhouse creates the table when it starts.",
                     survey::set_aside(&self.client, made)
                 ),
             ),
             TrialRow::Left(table, error) => Finding::problem(
                 "trial row",
-                format!("a table of the check is left: {error}"),
+                format!("the check left a table behind: {error}"),
                 format!("Run on ClickHouse: DROP TABLE {table}"),
             ),
         });

@@ -49,8 +49,8 @@ pub(super) fn look(
         if creates && params.cluster.is_none() && kinds.len() < tables.len() {
             found.push(Finding::problem(
                 ABOUT,
-                "several hosts are named, and missing tables would be made on one alone",
-                "Set REPLICATION_CLICKHOUSE_CLUSTER, or make the tables on each host.",
+                "several hosts are named, and missing tables would be created on only one of them",
+                "Set REPLICATION_CLICKHOUSE_CLUSTER, or create the tables on each host.",
             ));
         }
         found.extend(hosts(&params, &tables, deadline));
@@ -58,7 +58,7 @@ pub(super) fn look(
         found.push(Finding::warning(
             ABOUT,
             format!(
-                "several servers answer at {}: what one has taken another may lack",
+                "several servers answer at {}: one may lack rows that another has accepted",
                 params.hosts
             ),
             "Name each host in *_REPLICATION_CLICKHOUSE_URL, as in http://a:8123,b:8123.",
@@ -94,7 +94,7 @@ fn judge_cluster(cluster: &Cluster) -> Vec<Finding> {
         found.push(Finding::problem(
             ABOUT,
             format!("cluster `{name}` has several shards, and all rows go to one of them"),
-            "Name a cluster of one shard; or make Distributed tables over the shards yourself.",
+            "Name a cluster with one shard; or create Distributed tables over the shards yourself.",
         ));
     }
     if !cluster.macros_missing.is_empty() {
@@ -131,13 +131,13 @@ fn judge_replicas(replicas: &[Replica], quorum: Option<Quorum>) -> Vec<Finding> 
         if *total < wanted {
             found.push(Finding::problem(
                 QUORUM,
-                format!("`{table}` has {total} replicas, and an insert is to have {wanted}"),
+                format!("`{table}` has {total} replicas, but an insert must reach {wanted}"),
                 format!("Set REPLICATION_CLICKHOUSE_INSERT_QUORUM={total}, or add replicas."),
             ));
         } else if *active < wanted {
             found.push(Finding::warning(
                 QUORUM,
-                format!("{active} replicas of `{table}` are up, and an insert is to have {wanted}"),
+                format!("{active} replicas of `{table}` are up, but an insert must reach {wanted}"),
                 "Start the other replicas: nothing is confirmed before that.",
             ));
         }
@@ -156,7 +156,10 @@ fn judge_quorum(kinds: &[(String, ReplicationKind)], quorum: Option<Quorum>) -> 
     (!plain.is_empty()).then(|| {
         Finding::problem(
             QUORUM,
-            format!("a quorum is asked for, and not replicated are `{}`", plain.join("`, `")),
+            format!(
+                "a quorum is configured, but these tables are not replicated: `{}`",
+                plain.join("`, `")
+            ),
             "Set REPLICATION_CLICKHOUSE_INSERT_QUORUM=1, or make them Replicated.",
         )
     })
@@ -199,12 +202,12 @@ fn judge_identities(seen: &[(String, BTreeMap<String, Identity>)]) -> Option<Fin
         .any(|identity| identity.kind == ReplicationKind::Plain);
     let text = match is_plain {
         true => format!("the hosts are different servers, and `{table}` is not replicated"),
-        false => format!("`{table}` at {other} is no replica of the one at {first}"),
+        false => format!("`{table}` at {other} is not a replica of the one at {first}"),
     };
     Some(Finding::problem(
         ABOUT,
         text,
-        "Make the tables replicas of each other on every host, or name one host alone.",
+        "Make the tables replicas of each other on every host, or name only one host.",
     ))
 }
 
@@ -264,8 +267,8 @@ mod tests {
         assert_eq!(judge(of(Replicated, "/1"), of(Replicated, "/1")), None);
         assert_eq!(judge(of(Plain, "uuid"), of(Plain, "uuid")), None);
         assert_eq!(judge(of(Elsewhere, ""), of(Elsewhere, "")), None);
-        assert!(text(judge(of(Replicated, "/1"), of(Replicated, "/2"))).contains("no replica"));
-        assert!(text(judge(of(Replicated, "/1"), BTreeMap::new())).contains("no replica"));
+        assert!(text(judge(of(Replicated, "/1"), of(Replicated, "/2"))).contains("not a replica"));
+        assert!(text(judge(of(Replicated, "/1"), BTreeMap::new())).contains("not a replica"));
         assert!(text(judge(of(Plain, "1"), of(Plain, "2"))).contains("different servers"));
         assert!(text(judge(of(Replicated, "/1"), of(Plain, "2"))).contains("`t`"));
     }

@@ -13,12 +13,14 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 pub(super) fn look(at: SocketAddr) -> Finding {
     match TcpListener::bind(at) {
         Ok(_) => Finding::ok("HTTP port", format!("{at} is free")),
-        Err(_) if is_ours(at) => Finding::ok("HTTP port", format!("walhouse runs and has {at}")),
+        Err(_) if is_ours(at) => {
+            Finding::ok("HTTP port", format!("a running walhouse listens on {at}"))
+        }
         Err(cause) => Finding::problem(
             "HTTP port",
             format!("listen on {at}: {cause}"),
             "Set REPLICATION_HTTP_LISTEN to an address of this machine and a free port, such as \
-             127.0.0.1:9466, or to nothing for no port.",
+             127.0.0.1:9466, or leave it empty to disable the port.",
         ),
     }
 }

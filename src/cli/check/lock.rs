@@ -19,14 +19,14 @@ pub(super) fn look(service: &ServiceConfig, params: &Params) -> Vec<Finding> {
         return vec![Finding::of_error(ABOUT, &error, AWAY)];
     }
     let tls = if params.tls { ", over TLS" } else { "" };
-    let mut found = vec![Finding::ok(ABOUT, format!("redis at {params} takes it{tls}"))];
+    let mut found = vec![Finding::ok(ABOUT, format!("redis at {params} can hold it{tls}"))];
     found.push(match lock.holder(step()) {
         Err(error) => Finding::of_error(ABOUT, &error, AWAY),
         Ok(Holder::Nobody) => Finding::ok(ABOUT, "free"),
         Ok(Holder::Us { left } | Holder::Another { left }) if left == Duration::MAX => {
             Finding::warning(
                 ABOUT,
-                "somebody has set it without an end: nobody will ever lead",
+                "somebody set it without a TTL: no instance will ever lead",
                 format!("Run: redis-cli DEL {}", lock.key()),
             )
         }

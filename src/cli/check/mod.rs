@@ -30,7 +30,7 @@ use crate::threads::start::resume::{self, Foreseen, Parties};
 /// One question to one party, connecting included.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 const UNKNOWN_VARIABLE: &str =
-    "Correct or remove the variable; `walhouse help variables` lists those that there are.";
+    "Correct or remove the variable; `walhouse help variables` lists all of them.";
 
 pub fn check(config: &Config) -> CheckReport {
     interrupt::listen();
@@ -70,7 +70,7 @@ pub fn refused(problems: &Problems) -> CheckReport {
     let mut report = CheckReport::default();
     for problem in &problems.list {
         let hint =
-            format!("Set {}; `walhouse help variables` says what it takes.", problem.variable);
+            format!("Set {}; `walhouse help variables` says what it accepts.", problem.variable);
         report.add(None, Finding::problem("configuration", problem.to_string(), hint));
     }
     for warning in &problems.warnings {
@@ -134,13 +134,13 @@ fn outlook(
         }
         Ok(Foreseen::StartsOver { reason, repair: true }) => Finding::warning(
             "lineage",
-            format!("{reason}: the stream starts over, and the whole table is compared beside it"),
-            "It mends itself. REPLICATION_GAP_STRATEGY=halt would stop for you to decide.",
+            format!("{reason}: the stream starts over, and the whole table is compared meanwhile"),
+            "Nothing; with REPLICATION_GAP_STRATEGY=halt the service would stop for you to decide.",
         ),
         Ok(Foreseen::StartsOver { reason, repair: false }) => Finding::warning(
             "lineage",
-            format!("{reason}: the stream starts over, and the difference stays"),
-            "Set REPLICATION_GAP_STRATEGY=repair to have it mended.",
+            format!("{reason}: the stream starts over, and the difference remains"),
+            "Set REPLICATION_GAP_STRATEGY=repair to have it repaired.",
         ),
         // What is wrong with the slot is told where it was looked at.
         Ok(Foreseen::Stops(error)) => {
@@ -173,7 +173,7 @@ fn old_rows(
         )
     });
     Some(match looked {
-        Ok(None) => Finding::ok(ABOUT, "ClickHouse has those that were looked at"),
+        Ok(None) => Finding::ok(ABOUT, "ClickHouse has all rows of the sample"),
         Ok(Some(_)) if service.initial_backfill == InitialBackfill::Existing => {
             Finding::ok(ABOUT, "the first start copies those that ClickHouse lacks")
         }

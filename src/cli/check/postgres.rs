@@ -21,9 +21,9 @@ use crate::postgres::survey::{self, PostgresFacts, judge};
 
 /// How our own sessions are called in `pg_stat_activity`.
 const APPLICATION_NAME: &str = "walhouse/check";
-const AGAIN: &str = "Run `walhouse check` again; if it stays, look into the log of Postgres.";
-const AWAY: &str = "Let DATABASE_URL name the host and port of Postgres, start it, and let \
-                    firewalls and listen_addresses pass connections of this host.";
+const AGAIN: &str = "Run `walhouse check` again; if the problem persists, see Postgres's log.";
+const AWAY: &str = "Set DATABASE_URL to the host and port of Postgres, start Postgres, and allow \
+                    connections from this host in firewalls and listen_addresses.";
 
 /// Sessions with the primary, for what needs ClickHouse as well.
 pub(super) struct ReachedPostgres {
@@ -180,7 +180,8 @@ impl Looking<'_> {
         let state = match slot::inspect(&mut self.sql, name, step()) {
             Ok(Some(state)) => state,
             Ok(None) => {
-                let text = format!("slot `{name}` is not there yet: a start creates it");
+                let text =
+                    format!("slot `{name}` does not exist yet: walhouse creates it when it starts");
                 self.found.push(Finding::ok("slot", text));
                 self.found.extend(judge::forgotten(facts));
                 return false;
@@ -200,7 +201,7 @@ impl Looking<'_> {
             // What that means is for the lineage to say, which knows what ClickHouse holds.
             Ok(Some(reason)) => {
                 let text = format!("slot `{name}` is invalidated: {reason}");
-                self.found.push(Finding::warning("slot", text, "A start makes it anew."));
+                self.found.push(Finding::warning("slot", text, "The next start creates it again."));
             }
             Ok(None) => {}
         }
@@ -234,8 +235,8 @@ impl Looking<'_> {
         }
         if facts.version_num < failover_slot::SINCE {
             if 1 < self.service.postgres.hosts.len() {
-                let text = "this version has no failover slots: each promotion makes a gap, which \
-                            is mended by comparing the table";
+                let text = "this version has no failover slots: each promotion leaves a gap, which \
+                            walhouse repairs by comparing the table";
                 let hint = "Upgrade to Postgres 17 or newer.";
                 self.found.push(Finding::warning("failover", text, hint));
             }
@@ -256,7 +257,7 @@ impl Looking<'_> {
         }
         let lacking = failover_slot::judge(&facts);
         if lacking.is_empty() {
-            let text = "the slot outlives a promotion, as far as the primary shows";
+            let text = "the slot survives a promotion, as far as the primary can tell";
             self.found.push(Finding::ok("failover", text));
         }
         for lack in lacking {
@@ -282,7 +283,8 @@ impl Looking<'_> {
         let options = startup_options(self.service, application_name, self.sql.texts());
         match self.primary.replication(&options, Instant::now() + crate::cli::check::STEP_TIMEOUT) {
             Ok((connection, _)) => {
-                let text = "the server takes replication connections, and nothing is in between";
+                let text = "the server accepts replication connections, and there is no pooler in \
+                            between";
                 self.found.push(Finding::ok("replication", text));
                 Some(connection)
             }

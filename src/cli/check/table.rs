@@ -15,7 +15,7 @@ use crate::postgres::survey::{self, PostgresFacts, judge};
 pub(super) const UNFILLED: &str = "Nothing is lost in Postgres. Install a version of walhouse that \
                                    knows the column, if trigger.dev's own replication fills it.";
 
-const AGAIN: &str = "Run `walhouse check` again; if it stays, look into the log of Postgres.";
+const AGAIN: &str = "Run `walhouse check` again; if the problem persists, see Postgres's log.";
 
 pub(super) fn look(
     sql: &mut Sql,
@@ -28,7 +28,7 @@ pub(super) fn look(
     let table = match SourceTable::inspect(sql, &name, step()) {
         Ok(table) => table,
         Err(error) => {
-            let hint = format!("Make {} a table, or let DATABASE_URL name its database.", name);
+            let hint = format!("Make {} a table, or point DATABASE_URL at its database.", name);
             found.push(Finding::of_error("table", &error, &hint));
             return;
         }
@@ -54,7 +54,7 @@ pub(super) fn look(
             TableKind::Ordinary => String::new(),
             TableKind::Partitioned => format!(", in {} partitions", table.parts.len()),
         };
-        let text = format!("{} has every column in its type{kind}", name.quoted());
+        let text = format!("{} has every column with its type{kind}", name.quoted());
         found.push(Finding::ok("table", text));
     }
     identity(&table, source.columns[source.key.id].name, found);
@@ -94,7 +94,9 @@ fn publication(
     match publication::look(sql, &wanted, step()) {
         Err(error) => found.push(Finding::of_error(ABOUT, &error, AGAIN)),
         Ok(None) => {
-            let text = format!("publication `{name}` is not there yet: a start creates it");
+            let text = format!(
+                "publication `{name}` does not exist yet: walhouse creates it when it starts"
+            );
             found.push(Finding::ok(ABOUT, text));
         }
         Ok(Some(problems)) if problems.is_empty() => {

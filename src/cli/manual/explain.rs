@@ -73,7 +73,7 @@ pub fn explain(text: &str) -> (String, bool) {
             )),
             None => {
                 all_known = false;
-                out.push_str(&format!("{line}\n    Nothing is known of this line.\n\n"));
+                out.push_str(&format!("{line}\n    This line is not known.\n\n"));
             }
         }
     }
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(text.matches("What to do:").count(), 2, "{text}");
         assert!(text.contains("reconnecting in ... s") && text.contains("TRUNCATE of"), "{text}");
         let (text, all_known) = explain("something that walhouse never says");
-        assert!(!all_known && text.contains("Nothing is known"), "{text}");
+        assert!(!all_known && text.contains("is not known"), "{text}");
     }
 
     #[test]

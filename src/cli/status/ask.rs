@@ -31,7 +31,7 @@ impl StatusEndpoint {
     pub(super) fn parse(text: &str) -> Result<StatusEndpoint, &'static str> {
         let url = Url::parse(text).map_err(|_| "expected http://host:port")?;
         if url.scheme() != "http" {
-            return Err("expected http://; the port of walhouse knows no TLS");
+            return Err("expected http://; walhouse's port does not speak TLS");
         }
         let host = url.host_str().ok_or("expected a host")?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -134,7 +134,7 @@ mod tests {
             ("http://127.0.0.1:9465", Ok("http://127.0.0.1:9465")),
             ("http://[::1]:9465/status", Ok("http://[::1]:9465")),
             ("http://walhouse", Ok("http://walhouse:80")),
-            ("https://walhouse", Err("expected http://; the port of walhouse knows no TLS")),
+            ("https://walhouse", Err("expected http://; walhouse's port does not speak TLS")),
             ("127.0.0.1:9465", Err("expected http://host:port")),
             ("", Err("expected http://host:port")),
         ] {

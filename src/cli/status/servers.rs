@@ -130,7 +130,8 @@ impl Look {
             SlotVerdict::Invalidated { reason } => {
                 service.state = "slot_lost".to_owned();
                 self.problems.push(format!(
-                    "slot `{slot}` was invalidated: {reason}; a start makes it anew and repairs"
+                    "slot `{slot}` was invalidated: {reason}; the next start creates it again and \
+                     repairs"
                 ));
             }
             SlotVerdict::InCreation => {
@@ -145,7 +146,7 @@ impl Look {
             | SlotVerdict::OnStandby => {
                 service.state = "slot_unusable".to_owned();
                 self.problems.push(format!(
-                    "slot `{slot}` is not one that a service can use; walhouse says why at a start"
+                    "slot `{slot}` cannot be used by a service; walhouse says why when it starts"
                 ));
             }
         }

@@ -86,7 +86,7 @@ fn acquire(
                 .because("another instance holds the leader lock, and extends it")
                 .hint(format!(
                     "Stop walhouse, and trigger.dev's own replication, wherever service \
-                     `{service}` is on, and say this again."
+                     `{service}` is on, and run this again."
                 )));
         }
         if let Some(waiting) = waiting.take() {
@@ -148,13 +148,15 @@ fn find_slot(config: &ServiceConfig, sql: &mut Sql) -> Result<Option<FoundSlot>>
         | SlotVerdict::Invalidated { .. } => None,
         SlotVerdict::Physical => Some("it is a physical slot".to_owned()),
         SlotVerdict::WrongPlugin { plugin } => Some(format!("its plugin is `{plugin}`")),
-        SlotVerdict::OtherDatabase { database } => Some(format!("it is of database `{database}`")),
+        SlotVerdict::OtherDatabase { database } => {
+            Some(format!("it belongs to database `{database}`"))
+        }
         SlotVerdict::Temporary => Some("it is temporary, and ends with its session".to_owned()),
         SlotVerdict::OnStandby => Some("it is a standby's copy".to_owned()),
     };
     if let Some(what) = what {
         return Err(Error::new(ErrorKind::Setup, format!("drop slot `{name}`"))
-            .because(format!("{what}, so it is not one of walhouse"))
+            .because(format!("{what}, so it is not walhouse's"))
             .hint("Correct `*_REPLICATION_SLOT_NAME` or `DATABASE_URL`."));
     }
     let retained = slot::retained(sql, name, step())?;

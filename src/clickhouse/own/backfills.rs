@@ -99,8 +99,8 @@ pub fn write(client: &mut Client, row: &mut BackfillRow, deadline: Instant) -> R
     if latest != row.revision {
         let doing = format!("record the {} of service `{}`", row.command, row.service);
         return Err(Error::new(ErrorKind::SlotBusy, doing)
-            .because("another one is running for it")
-            .hint("Wait for that one to end, or end it."));
+            .because("another backfill is running for it")
+            .hint("Wait for that one to end, or stop it."));
     }
     let mut next = row.clone();
     next.revision += 1;

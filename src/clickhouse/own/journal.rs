@@ -207,7 +207,7 @@ texts!(String u32 u64);
 fn refused_own(refusal: Refusal) -> Error {
     Error::new(ErrorKind::DataRefused, "insert into a table of walhouse's own")
         .because(refusal)
-        .hint("Undo what was altered in this table; it is used as it was made.")
+        .hint("Undo the changes to this table; walhouse needs it as it was created.")
 }
 
 fn put_string(block: &mut Vec<u8>, bytes: &[u8]) {

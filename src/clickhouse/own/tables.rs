@@ -51,6 +51,6 @@ pub fn absences(client: &Client, missing: &[&str]) -> Vec<Error> {
 
 fn absent(client: &Client, name: &str, ddl: &str) -> Error {
     Error::new(ErrorKind::Setup, format!("find table {}", client.qualified(name)))
-        .because("it does not exist, and tables are not to be created")
+        .because("it does not exist, and REPLICATION_CREATE_TABLES=0 forbids creating it")
         .hint(format!("Run: {ddl}"))
 }

@@ -22,7 +22,7 @@ pub fn server(facts: &ClickHouseFacts) -> Vec<Finding> {
         Some(found) if found < VERSION_MIN => Finding::problem(
             "version",
             format!("ClickHouse {version} is too old"),
-            "Install ClickHouse 25.8 or newer; 24.8 is the least.",
+            "Install ClickHouse 25.8 or newer; 24.8 is the minimum.",
         ),
         Some(found) if found < VERSION_TYPED => Finding::warning(
             "version",
@@ -53,7 +53,7 @@ pub fn server(facts: &ClickHouseFacts) -> Vec<Finding> {
     for table in &facts.leftovers {
         found.push(Finding::warning(
             "trial table",
-            format!("a check that was killed has left table `{table}`"),
+            format!("a killed check left table `{table}` behind"),
             format!("Run on ClickHouse: DROP TABLE {}.{}", quote_name(DATABASE), quote_name(table)),
         ));
     }

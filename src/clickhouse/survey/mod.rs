@@ -76,7 +76,7 @@ pub fn look(client: &mut Client, deadline: Instant) -> Result<ClickHouseFacts> {
     });
     let mut facts = facts.ok_or_else(|| {
         Error::new(ErrorKind::Protocol, "look at ClickHouse")
-            .because("its answer is not what was asked for")
+            .because("its answer is not what the query asks for")
     })?;
     // A check that runs right now still needs its own.
     let sql = format!(

@@ -40,7 +40,7 @@ pub(super) fn add_service(
         add_trouble(
             out,
             now,
-            "\u{25a0} ClickHouse takes no rows; nothing is dropped",
+            "\u{25a0} ClickHouse accepts no rows; nothing is dropped",
             "bad",
             outage,
         );
@@ -312,8 +312,8 @@ fn add_refused(out: &mut String, service: &ServiceOverview) {
         return;
     }
     out.push_str(
-        "<table><thead><tr><th scope=\"col\">Table</th><th scope=\"col\">Kept rows</th></tr>\
-                  </thead><tbody>",
+        "<table><thead><tr><th scope=\"col\">Table</th><th scope=\"col\">Kept \
+         rows</th></tr></thead><tbody>",
     );
     for (table, rows) in refused {
         let _ = write!(

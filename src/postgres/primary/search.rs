@@ -181,8 +181,8 @@ impl HostSearch {
         match others.is_empty() {
             true => None,
             false => Some(format!(
-                "more than one server says that it is the primary: taking `{name}` on timeline {}, \
-                 and not {}",
+                "more than one server claims to be the primary: using `{name}` on timeline {}, and \
+                 not {}",
                 best.timeline,
                 others.join(", ")
             )),

@@ -56,9 +56,9 @@ pub fn terminate_stale_walsender(
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left <= LOOK_EVERY {
-            return Err(busy(&doing, &holder, "which was told to end and has not").hint(format!(
-                "If it stays: that process of Postgres is stopped or hangs, and no SQL can end it. \
-                 On the database host run: kill -CONT {pid}, or else kill -KILL {pid}, which \
+            return Err(busy(&doing, &holder, "which was asked to end and has not").hint(format!(
+                "If it persists: that process of Postgres is stopped or hangs, and no SQL can end \
+                 it. On the database host run: kill -CONT {pid}, or else kill -KILL {pid}, which \
                  restarts Postgres.",
                 pid = holder.pid
             )));

@@ -147,7 +147,7 @@ fn hint_of(sqlstate: &str) -> Option<&'static str> {
         }
         "3D000" => "Check the database name in the database URL.",
         "53300" => "Raise `max_connections`, or close connections that are not needed.",
-        "57014" => "The statement took longer than its time; look for long transactions and locks.",
+        "57014" => "The statement timed out; look for long transactions and locks.",
         "55P03" => "Another session holds a lock on the table; look in `pg_locks`.",
         "25006" => {
             "Connect to the primary: set `target_session_attrs=read-write` and list all hosts."

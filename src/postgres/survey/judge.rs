@@ -75,7 +75,7 @@ fn kept_wal(facts: &PostgresFacts) -> Vec<Finding> {
     found.push(match facts.slot_keep_mb {
         Some(mb) if mb < KEEP_MB_MIN => Finding::warning(
             "retained WAL",
-            format!("max_slot_wal_keep_size is {mb} MB: a short pause makes a gap"),
+            format!("max_slot_wal_keep_size is {mb} MB: a short pause causes a gap"),
             facts.provider.set("max_slot_wal_keep_size", "10GB", Effect::Reload),
         ),
         Some(mb) => {
@@ -90,7 +90,7 @@ fn kept_wal(facts: &PostgresFacts) -> Vec<Finding> {
     if let Some(limit) = facts.slot_idle_limit {
         found.push(Finding::warning(
             "retained WAL",
-            format!("idle_replication_slot_timeout is {limit}: being down for longer makes a gap"),
+            format!("idle_replication_slot_timeout is {limit}: being down for longer causes a gap"),
             facts.provider.set("idle_replication_slot_timeout", "0", Effect::Reload),
         ));
     }

@@ -59,8 +59,8 @@ pub fn look(
     };
     Ok(Some(Lacking {
         text: format!(
-            "`{}` was there before the first start, and lacks rows that Postgres has: {missing} of \
-             {asked} that were looked at. Nothing copies them by itself",
+            "`{}` existed before the first start and lacks rows that Postgres has: {missing} of \
+             {asked} in a sample. Nothing copies them automatically",
             target.table
         ),
         hint: format!(

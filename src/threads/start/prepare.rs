@@ -220,8 +220,8 @@ fn check_not_moved(sql: &mut Sql, name: &str, judged: Lsn) -> Result<()> {
     }
     let found = found.map_or("gone".to_owned(), |lsn| lsn.to_string());
     Err(Error::new(ErrorKind::SlotBusy, format!("stream from slot `{name}`"))
-        .because(format!("it was moved while the stream began: expected {judged}, got {found}"))
-        .hint("Somebody else uses this slot: stop that, or give this service one of its own."))
+        .because(format!("it was moved while the stream started: expected {judged}, got {found}"))
+        .hint("Another consumer uses this slot: stop it, or give this service a slot of its own."))
 }
 
 /// At least three times within the walsender's patience.
@@ -360,8 +360,8 @@ fn ensure_publication(
         return Ok(());
     };
     log::warn!(
-        "{service}: publication `{name}` was gone, and is created: what was written without it was \
-         not streamed"
+        "{service}: publication `{name}` was missing, and was created again: what was written \
+         without it was not streamed"
     );
     if config.gap_strategy == GapStrategy::Skip {
         return Ok(());

@@ -115,8 +115,8 @@ pub fn resume(mut with: Parties<'_>) -> Result<Resumed> {
                 false => {
                     with.metrics.gaps_skipped.inc();
                     log::error!(
-                        "{service}: {reason}: skipped: what differs between Postgres and \
-                         ClickHouse stays so (REPLICATION_GAP_STRATEGY is `skip`)"
+                        "{service}: {reason}: skipped: the differences between Postgres and \
+                         ClickHouse remain (REPLICATION_GAP_STRATEGY is `skip`)"
                     );
                     // So that it is not owed.
                     with.write_repair(RepairStatus::Done, numbers, &reason, revision)?;
@@ -312,7 +312,7 @@ impl Parties<'_> {
                 };
                 reason = match (course, debt) {
                     (Course::StartOver { .. }, Debt::Repair) => {
-                        format!("{reason}; not skipped, for what is owed besides: {of_debt}")
+                        format!("{reason}; not skipped, since a repair is pending: {of_debt}")
                     }
                     _ => of_debt,
                 };
@@ -377,7 +377,7 @@ impl Parties<'_> {
         let identity = self.connection.identify_system(step())?;
         let system_identifier = identity.system_id.parse().map_err(|_| {
             let doing = format!("identify the server of service `{}`", self.service());
-            Error::new(ErrorKind::Protocol, doing).because("its system identifier is no number")
+            Error::new(ErrorKind::Protocol, doing).because("its system identifier is not a number")
         })?;
         let timeline = identity.timeline;
         let history = self.connection.timeline_history(timeline, step()).or_else(|error| {
@@ -415,7 +415,7 @@ impl Parties<'_> {
         if 0 < state.shift {
             log::warn!(
                 "{}: the target tables have versions up to {highest}, above the WAL of this \
-                 server: {} is added to those of its rows, so that they count",
+                 server: {} is added to the versions of its rows, so that they win",
                 self.service(),
                 state.shift
             );
@@ -544,8 +544,9 @@ impl Parties<'_> {
         Error::new(ErrorKind::Lineage, doing)
             .because("the target tables have versions so high that nothing could outrank them")
             .hint(
-                "Whoever wrote them numbered them otherwise (origin generations of trigger.dev, \
-                 say). Empty the tables, or let the slot's service write to tables of its own.",
+                "Another writer numbered them differently (for example by trigger.dev's origin \
+                 generations). Empty the tables, or let the slot's service write to tables of its \
+                 own.",
             )
     }
 

@@ -44,7 +44,7 @@ impl<'a> SlotWatch<'a> {
         let thread = builder.spawn_scoped(scope, move || self.run(&stops));
         if let Err(error) = &thread {
             // The wait has its own deadline, too.
-            log::warn!("start a thread to watch the making of a slot: {error}");
+            log::warn!("start a thread to watch the creation of a slot: {error}");
         }
         Watching { stop: Some(stop), thread: thread.ok() }
     }

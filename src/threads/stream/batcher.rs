@@ -300,7 +300,7 @@ impl State<'_> {
                     source.schema, source.table
                 ))
                 .hint(
-                    "The next session streams the one that has the name then, and compares it \
+                    "The next session streams the table that has the name then, and compares it \
                      with ClickHouse.",
                 ));
         }

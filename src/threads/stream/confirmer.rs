@@ -151,8 +151,8 @@ impl Confirmer<'_> {
         ));
         if history(by) != history(&self.row) {
             error = error.hint(
-                "Two instances each saw a primary of their own. Shut the old one down: until then \
-                 its clients write what is lost.",
+                "Two instances each saw a different primary. Shut the old one down: what its \
+                 clients still write is lost.",
             );
             let reason = format!(
                 "two sessions at once: one was still on timeline {}, and may have written last",

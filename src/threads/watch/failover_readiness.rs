@@ -130,8 +130,8 @@ impl Reported {
         match news {
             News::Nothing => {}
             News::Complete => log::info!(
-                "{service}: failover: slot `{slot}` outlives a promotion, as far as the primary \
-                 shows; look yourself {UNSEEN}"
+                "{service}: failover: slot `{slot}` survives a promotion, as far as the primary \
+                 can tell; check the rest yourself: {UNSEEN}"
             ),
             News::Missing(findings) => {
                 for finding in findings {

@@ -46,8 +46,8 @@ pub fn run(with: &PromotionWatch<'_>) -> Result<()> {
                     here.timeline
                 ))
                 .hint(
-                    "Stop the old primary: what it still takes in is lost to the new one, and what \
-                     ClickHouse has of that may have to be repaired.",
+                    "Stop the old primary: the new one lacks what it still accepts, and ClickHouse \
+                     may need a repair where it has that.",
                 ));
             }
             Ok(_) => {}

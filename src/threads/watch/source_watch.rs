@@ -93,7 +93,7 @@ pub fn run(mut with: SourceWatch<'_>) {
         let seen = with.look();
         let news = sight.on_look(seen.is_ok());
         if news == News::SeesAgain {
-            log::info!("{service}: the source can be looked at again");
+            log::info!("{service}: the source can be inspected again");
         }
         match seen {
             Ok(Seen::Same) => {}
@@ -106,8 +106,8 @@ pub fn run(mut with: SourceWatch<'_>) {
             }
             Err(error) if news == News::Blind => {
                 let line = format_args!(
-                    "cannot look at the source, {} times in a row: {error}; what the stream does \
-                     not say of it is not noticed meanwhile",
+                    "cannot inspect the source, {} times in a row: {error}; changes that the \
+                     stream does not show go unnoticed meanwhile",
                     Sight::FAILURES_TOLD
                 );
                 tell(log::Level::Warn, service, line, error.hint_text());
@@ -147,7 +147,7 @@ impl SourceWatch<'_> {
             return Ok(Seen::Other);
         }
         if let Some(refusal) = refusal {
-            log::info!("{service}: {refusal}; beginning again");
+            log::info!("{service}: {refusal}; starting again");
             return Ok(Seen::Other);
         }
         if judgement.differs {

@@ -75,8 +75,8 @@ fn of_two_primaries_the_later_timeline_is_taken_whoever_comes_first() {
         assert_eq!(search.chosen(), Some((at(1), known(CLUSTER, 5))));
         assert_eq!(
             search.others().unwrap(),
-            "more than one server says that it is the primary: taking `h1` on timeline 5, and not \
-             `h0` on timeline 4"
+            "more than one server claims to be the primary: using `h1` on timeline 5, and not `h0` \
+             on timeline 4"
         );
     }
 }
