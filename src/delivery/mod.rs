@@ -9,6 +9,7 @@ pub mod learned;
 pub mod lease_watch;
 pub mod limits;
 pub mod marks;
+pub mod member;
 pub mod outage;
 pub mod session_state;
 pub mod source_check;

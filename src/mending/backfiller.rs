@@ -30,7 +30,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::machines::repair::tombstone_version;
 use crate::postgres::key_reader::{self, WantedKeys};
 use crate::rows::key::LiveKey;
-use crate::rows::{Block, tombstone};
+use crate::rows::tombstone;
 
 pub const COMMAND: &str = "backfill";
 
@@ -151,12 +151,13 @@ fn refuse(config: &ServiceConfig, cause: &'static str, hint: &str) -> Error {
 
 impl Backfiller<'_, '_> {
     fn wanted<'w>(&self, keys: Option<&'w [String]>) -> WantedKeys<'w> {
-        let source = self.by.mapping.source();
+        let source = self.by.member.source();
         let created_at = source.columns[source.key.created_at].name;
         let moment = |moment: &Option<crate::mending::request::Moment>| {
             moment.as_ref().map(|moment| (created_at, moment.to_string()))
         };
-        let final_values = self.by.mapping.final_values().filter(|_| !self.request.all_statuses);
+        let final_values =
+            self.by.member.mapping.final_values().filter(|_| !self.request.all_statuses);
         WantedKeys {
             from: moment(&self.request.from),
             to: moment(&self.request.to),
@@ -168,7 +169,7 @@ impl Backfiller<'_, '_> {
     /// From behind this key on.
     fn copy_all(&mut self, worker: &mut Worker<'_>, position: &str) -> Result<()> {
         let wanted = self.wanted(None);
-        let (table, key) = (&self.by.source, self.key_column());
+        let (table, key) = (&self.by.member.found, self.key_column());
         self.expected = key_reader::estimate(&mut worker.sql, table, key, &wanted, sql_deadline())?;
         let after = (!position.is_empty()).then(|| position.to_owned());
         self.copy(worker, &wanted, after, true)?;
@@ -220,7 +221,7 @@ impl Backfiller<'_, '_> {
         loop {
             let base = self.base(worker)?;
             let request = key_reader::KeysRequest {
-                table: &self.by.source,
+                table: &self.by.member.found,
                 key_column: self.key_column(),
                 columns: &names,
                 wanted,
@@ -286,8 +287,8 @@ impl Backfiller<'_, '_> {
             return Ok(());
         }
         commits(with)?;
-        for (index, target) in self.by.mapping.targets().iter().enumerate() {
-            let present = &self.by.shapes[index].present;
+        for (index, target) in self.by.member.targets().iter().enumerate() {
+            let present = &self.by.member.shapes[index].present;
             if !stored::has_versions(target, |column| present[column]) {
                 continue;
             }
@@ -317,10 +318,10 @@ impl Backfiller<'_, '_> {
         index: usize,
         live: &[LiveKey],
     ) -> Result<()> {
-        let target = &self.by.mapping.targets()[index];
+        let target = &self.by.member.targets()[index];
         for keys in live.chunks(LOOKUP_KEYS) {
             let looked_up = are_in_postgres(worker, index, keys)?;
-            let mut block = Block::new(target.columns, &self.by.shapes[index]);
+            let mut block = self.by.member.block_of(index);
             for (live, is_there) in keys.iter().zip(looked_up.there) {
                 if !is_there {
                     let version = tombstone_version(live.version);
@@ -344,7 +345,7 @@ impl Backfiller<'_, '_> {
     }
 
     fn key_column(&self) -> &'static str {
-        let source = self.by.mapping.source();
+        let source = self.by.member.source();
         source.columns[source.key.id].name
     }
 

@@ -21,6 +21,7 @@ use crate::delivery::alongside::{Alongside, StopLevel};
 use crate::delivery::landing::DeliveryContext;
 use crate::delivery::learned::Learned;
 use crate::delivery::limits::page_bytes_max;
+use crate::delivery::member::Member;
 use crate::delivery::outage::Delays;
 use crate::delivery::{connecting, source_check, target_tables};
 use crate::error::{Error, ErrorKind, Result};
@@ -30,8 +31,6 @@ use crate::postgres::server::{self, as_of};
 use crate::postgres::slot::{self, SlotVerdict};
 use crate::postgres::source_table::{SourceTable, TableName};
 use crate::postgres::sql::Sql;
-use crate::rows::Shape;
-use crate::services::mapping::Mapping;
 use crate::wal::Lsn;
 
 /// How soon it is seen that the stream has come further.
@@ -51,10 +50,7 @@ pub struct CommandProgress<'a> {
 
 pub struct CommandContext<'c> {
     pub config: &'c ServiceConfig,
-    pub mapping: &'static dyn Mapping,
-    /// By target table.
-    pub shapes: Vec<Shape>,
-    pub source: SourceTable,
+    pub member: Member,
     columns: Columns,
     primary: Primary,
     application_name: String,
@@ -125,10 +121,8 @@ impl<'c> CommandContext<'c> {
         source_check::columns(&table, source)?;
         Ok(CommandContext {
             config,
-            mapping,
-            shapes,
             columns: columns_of(&table, source),
-            source: table,
+            member: Member { mapping, shapes, found: table },
             primary,
             application_name,
             state,
@@ -156,9 +150,7 @@ impl<'c> CommandContext<'c> {
                 learned: &self.learned,
                 metrics: &metrics,
             },
-            mapping: self.mapping,
-            source: &self.source,
-            shapes: &self.shapes,
+            member: &self.member,
             primary: &self.primary,
             application_name: &self.application_name,
             deletes_max_percent: self.config.repair_deletes_max_percent,
@@ -174,12 +166,7 @@ impl<'c> CommandContext<'c> {
 
     /// What maps rows that are read.
     pub fn mapped(&self) -> Mapped<'_> {
-        Mapped {
-            service: self.service(),
-            mapping: self.mapping,
-            shapes: &self.shapes,
-            columns: &self.columns,
-        }
+        Mapped { service: self.service(), member: &self.member, columns: &self.columns }
     }
 
     pub fn deadline(&self) -> Instant {

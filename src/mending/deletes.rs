@@ -22,7 +22,7 @@ pub fn ask(
         true => Vec::new(),
         false => other_sources(with, slot)?,
     };
-    let targets = with.mapping.targets().iter().zip(counts);
+    let targets = with.member.targets().iter().zip(counts);
     let asked = |(target, count): (&crate::rows::target::Target, &Count)| {
         let is_left = may_delete(*count, with.deletes_max_percent, !others.is_empty(), of_fork);
         (!is_left).then(|| question(with, target.table, *count, &others))

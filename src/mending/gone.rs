@@ -8,7 +8,6 @@ use crate::clickhouse::stored;
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::reread::{self, Reread, reread};
 use crate::postgres::table_reader::AsOf;
-use crate::rows::Block;
 use crate::rows::key::{Key, LiveKey};
 use crate::services::mapping::{Stamp, is_owned};
 use crate::services::notes::Notes;
@@ -36,22 +35,22 @@ pub fn are_in_postgres(
     keys: &[LiveKey],
 ) -> Result<LookedUp> {
     let with = worker.with;
-    let source = with.mapping.source();
+    let source = with.member.source();
     let mut places = vec![source.key.id];
     places.extend(source.key.sorting());
-    let owners = with.mapping.owners().iter();
+    let owners = with.member.mapping.owners().iter();
     places.extend(owners.filter(|place| !source.key.sorting().contains(place)));
     let columns: Vec<&str> = places.iter().map(|&place| source.columns[place].name).collect();
     // What is no text cannot be in Postgres, and cannot be asked for either.
     let ids: BTreeSet<&[u8]> =
-        (keys.iter()).map(|live| live.id(&with.mapping.targets()[target])).collect();
+        (keys.iter()).map(|live| live.id(&with.member.targets()[target])).collect();
     let ids = worker.sql.held(ids.into_iter(), SQL_TIMEOUT)?;
     let mut looked_up = LookedUp { there: vec![false; keys.len()], as_of: None };
     let mut rest = ids.as_slice();
     while !rest.is_empty() {
         worker.go_on()?;
         let request = reread::RereadRequest {
-            table: with.source,
+            table: &with.member.found,
             key_column: columns[0],
             columns: &columns,
             keys: rest,
@@ -67,7 +66,7 @@ pub fn are_in_postgres(
         };
         looked_up.as_of = Some(rows.as_of);
         for (live, there) in keys.iter().zip(&mut looked_up.there) {
-            if let Some(values) = rows.found.get(live.id(&with.mapping.targets()[target])) {
+            if let Some(values) = rows.found.get(live.id(&with.member.targets()[target])) {
                 let key = key_in_postgres(with, target, &places, values)?;
                 *there = key.as_ref() == Some(&live.key);
             }
@@ -84,23 +83,21 @@ fn key_in_postgres(
     places: &[usize],
     values: &[Option<Vec<u8>>],
 ) -> Result<Option<Key>> {
-    let mut row = Row::of(with.mapping.source());
+    let mut row = Row::of(with.member.source());
     for (place, value) in places.iter().zip(values) {
         row.values[*place] = value.as_deref().map_or(Datum::Null, Datum::Text);
     }
     // Of an id that has come back without an owner, the stream writes nothing.
-    if !is_owned(with.mapping, &row) {
+    if !is_owned(with.member.mapping, &row) {
         return Ok(None);
     }
-    let targets = with.mapping.targets();
-    let blocks = targets.iter().zip(with.shapes).map(|(t, shape)| Block::new(t.columns, shape));
-    let (mut blocks, mut notes) = (blocks.collect::<Vec<_>>(), Notes::default());
+    let (mut blocks, mut notes) = (with.member.blocks(), Notes::default());
     // As a tombstone, because of its values only the key is known.
     let stamp = Stamp { version: 0, deleted: true, row: true, first: true };
-    with.mapping.append(&row, stamp, &mut blocks, &mut notes).map_err(|e| {
+    with.member.mapping.append(&row, stamp, &mut blocks, &mut notes).map_err(|e| {
         let doing = format!("map a key of service `{}`", with.delivery.service);
         Error::new(ErrorKind::Protocol, doing).because(e)
     })?;
     let block = &blocks[target];
-    Ok((0 < block.rows()).then(|| stored::key_of(&targets[target], block, 0)))
+    Ok((0 < block.rows()).then(|| stored::key_of(&with.member.targets()[target], block, 0)))
 }

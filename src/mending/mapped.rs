@@ -1,9 +1,10 @@
 //! Rows that were read from the source table, as the rows of the target tables that they come to.
 
+use crate::delivery::member::Member;
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::source_table::SourceTable;
-use crate::rows::{Block, Shape};
-use crate::services::mapping::{Mapping, Stamp};
+use crate::rows::Block;
+use crate::services::mapping::Stamp;
 use crate::services::notes::Notes;
 use crate::services::row::Row;
 use crate::services::source::Source;
@@ -25,9 +26,7 @@ pub fn columns_of(table: &SourceTable, source: &'static Source) -> Columns {
 #[derive(Clone, Copy)]
 pub struct Mapped<'a> {
     pub service: &'static str,
-    pub mapping: &'static dyn Mapping,
-    /// By target table.
-    pub shapes: &'a [Shape],
+    pub member: &'a Member,
     /// As they were asked for.
     pub columns: &'a [(usize, &'static str)],
 }
@@ -38,30 +37,27 @@ impl Mapped<'_> {
         self.columns.iter().map(|(_, name)| *name).collect()
     }
 
-    pub fn empty_blocks(&self) -> Vec<Block> {
-        let targets = self.mapping.targets().iter().zip(self.shapes);
-        targets.map(|(target, shape)| Block::new(target.columns, shape)).collect()
-    }
-
     /// By target table, with all that only a row's first version has.
     pub fn blocks<V: AsRef<[u8]>>(
         &self,
         rows: impl Iterator<Item = Result<Vec<Option<V>>>>,
         version: u64,
     ) -> Result<(Vec<Block>, Notes)> {
-        let (mut blocks, mut notes) = (self.empty_blocks(), Notes::default());
+        let (mut blocks, mut notes) = (self.member.blocks(), Notes::default());
         let stamp = Stamp { version, deleted: false, row: true, first: true };
         for values in rows {
             let values = values?;
-            let mut row = Row::of(self.mapping.source());
+            let mut row = Row::of(self.member.source());
             for ((place, _), value) in self.columns.iter().zip(&values) {
                 let value = value.as_ref().map(AsRef::as_ref);
                 row.values[*place] = value.map_or(Datum::Null, Datum::Text);
             }
-            utf8::append(self.mapping, &row, stamp, &mut blocks, &mut notes).map_err(|e| {
-                let doing = format!("map a row of service `{}`", self.service);
-                Error::new(ErrorKind::Protocol, doing).because(e)
-            })?;
+            utf8::append(self.member.mapping, &row, stamp, &mut blocks, &mut notes).map_err(
+                |e| {
+                    let doing = format!("map a row of service `{}`", self.service);
+                    Error::new(ErrorKind::Protocol, doing).because(e)
+                },
+            )?;
         }
         Ok((blocks, notes))
     }

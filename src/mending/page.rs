@@ -23,7 +23,7 @@ pub fn land<V: AsRef<[u8]>>(
 ) -> Result<Vec<(usize, Key)>> {
     let delivery = worker.with.delivery;
     let (blocks, notes) = mapped.blocks(rows, base_version)?;
-    let (targets, mut written) = (mapped.mapping.targets(), Vec::new());
+    let (targets, mut written) = (mapped.member.targets(), Vec::new());
     let mut refused = Vec::new();
     for (index, (target, block)) in targets.iter().zip(&blocks).enumerate() {
         let wanted = keys_to_write(worker, target, block, base_version)?;

@@ -3,23 +3,17 @@
 use std::time::{Duration, Instant};
 
 use crate::delivery::landing::DeliveryContext;
+use crate::delivery::member::Member;
 use crate::error::Result;
 use crate::postgres::primary::Primary;
-use crate::postgres::source_table::SourceTable;
 use crate::postgres::sql::Sql;
-use crate::rows::Shape;
-use crate::services::mapping::Mapping;
 
 /// One statement against Postgres.
 pub const SQL_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub struct MendingContext<'a> {
     pub delivery: DeliveryContext<'a>,
-    pub mapping: &'static dyn Mapping,
-    /// As it was when the session began.
-    pub source: &'a SourceTable,
-    /// By target table.
-    pub shapes: &'a [Shape],
+    pub member: &'a Member,
     /// Where the stream comes from.
     pub primary: &'a Primary,
     pub application_name: &'a str,

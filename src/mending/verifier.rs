@@ -143,7 +143,7 @@ pub fn verify(
             ..VerifyReport::default()
         },
         suspects: Vec::new(),
-        counts: vec![Count::default(); by.mapping.targets().len()],
+        counts: vec![Count::default(); by.member.targets().len()],
         extras: Vec::new(),
         begun_at: Instant::now(),
         show,
@@ -161,12 +161,12 @@ pub fn verify(
 
 impl Verifier<'_, '_> {
     fn targets(&self) -> &'static [Target] {
-        self.by.mapping.targets()
+        self.by.member.targets()
     }
 
     /// Whether a table tells versions apart; one that does not keeps what it has.
     fn has_versions(&self, target: usize) -> bool {
-        let present = &self.by.shapes[target].present;
+        let present = &self.by.member.shapes[target].present;
         stored::has_versions(&self.targets()[target], |column| present[column])
     }
 

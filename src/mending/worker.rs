@@ -26,7 +26,7 @@ impl<'a> Worker<'a> {
             with,
             sql: connect(with)?,
             client: Client::connect(delivery.clickhouse)?,
-            landings: delivery.landings(with.mapping.targets()),
+            landings: delivery.landings(with.member.targets()),
         })
     }
 

@@ -171,8 +171,8 @@ fn run(with: With<'_>, first: bool, end: EndGuard<'_>) {
 fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
     let With { config, metrics, health, events, shared, memory } = with;
     let service = config.name.as_str();
-    let Prepared { stream, source, source_row, source_checked_at, slot_is_new, .. } = prepared;
-    let Prepared { mapping, shapes, tables, state, repair, client, .. } = prepared;
+    let Prepared { stream, member, source_row, source_checked_at, slot_is_new, .. } = prepared;
+    let Prepared { tables, state, repair, client, .. } = prepared;
     let Prepared { status_every, resume, .. } = prepared;
     let primary = prepared.primary;
     // Whoever only looks has nothing to finish.
@@ -202,12 +202,12 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
     };
     let batcher = Batcher {
         service,
-        source: mapping.source(),
-        types: source.types(),
-        table_oid: Oid(source.oid),
+        source: member.source(),
+        types: member.found.types(),
+        table_oid: Oid(member.found.oid),
         table_checked_at: source_checked_at,
         limits: limits(config),
-        weight: ChangeWeight::new(mapping, size_of::<ChangeAt>()),
+        weight: ChangeWeight::new(member.mapping, size_of::<ChangeAt>()),
         flushers: config.flush.concurrency,
         resume,
         shared,
@@ -234,20 +234,16 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
     let flusher = Flusher {
         delivery,
         shared,
-        mapping,
-        shapes: &shapes,
+        member: &member,
         version_shift,
         primary: &primary,
         application_name: &application_name,
         // Beside it a block is held that has the same values, and an answer on its way.
         reread_bytes_max: limits(config).bytes_max / 3,
-        source: &source,
     };
     let context = MendingContext {
         delivery,
-        mapping,
-        source: &source,
-        shapes: &shapes,
+        member: &member,
         primary: &primary,
         application_name: &application_name,
         deletes_max_percent: config.repair_deletes_max_percent,
@@ -304,7 +300,7 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
         part.spawn("table_watch", move || table_watch::run(&tables));
         let watch = SourceWatch {
             config,
-            source: mapping.source(),
+            source: member.source(),
             primary: &looked_at,
             application_name: &application_name,
             shared,

@@ -20,7 +20,7 @@ use crate::mending::gone::{LOOKUP_KEYS, SLICE_ROWS_MAX, are_in_postgres};
 use crate::mending::parties::MendingContext;
 use crate::mending::worker::Worker;
 use crate::rows::key::LiveKey;
-use crate::rows::{Block, tombstone};
+use crate::rows::tombstone;
 
 /// Planned at a time: a plan takes a statement for each, and is held in memory.
 const PIECES_PLANNED: usize = 1_000;
@@ -70,7 +70,7 @@ impl PrunePass {
         done: Option<&Pruned>,
         before: u64,
     ) -> Result<PrunePass> {
-        counts.resize(with.mapping.targets().len(), Count::default());
+        counts.resize(with.member.targets().len(), Count::default());
         let counted = Mutex::new(Counted { counts, done: 0, later: BTreeMap::new() });
         let pass = PrunePass::plan(with, base_version, done, before)?;
         Ok(PrunePass { counted: Some(counted), ..pass })
@@ -98,7 +98,9 @@ impl PrunePass {
         let deadline = || Instant::now() + delivery.clickhouse.request_timeout;
         let (mut slicers, mut pieces) = (Vec::new(), Vec::new());
         let (mut later, mut is_last) = (0_u64, true);
-        for (index, (target, shape)) in with.mapping.targets().iter().zip(with.shapes).enumerate() {
+        for (index, (target, shape)) in
+            with.member.targets().iter().zip(&with.member.shapes).enumerate()
+        {
             let slicer = Slicer::new(&mut client, target, deadline())?;
             // A table without them cannot forget.
             let partitions = match stored::has_versions(target, |column| shape.present[column]) {
@@ -166,7 +168,7 @@ impl Pass for PrunePass {
         piece: usize,
     ) -> Result<()> {
         let (index, slice) = &self.pieces[piece];
-        let (with, target) = (worker.with, &worker.with.mapping.targets()[*index]);
+        let (with, target) = (worker.with, &worker.with.member.targets()[*index]);
         let mut live = worker
             .ask(|client, deadline| self.slicers[*index].live_keys(client, slice, deadline()))?;
         // It was there a moment ago, and says nothing of whose the other rows are.
@@ -176,7 +178,7 @@ impl Pass for PrunePass {
         // What the stream has written since is for the stream to delete. This repair's own rows are
         // looked up too: the delete of one may have come before it landed.
         live.retain(|key| key.version <= self.base_version);
-        let mut block = Block::new(target.columns, &with.shapes[*index]);
+        let mut block = with.member.block_of(*index);
         let mut last_as_of = None;
         for keys in live.chunks(LOOKUP_KEYS) {
             let looked_up = are_in_postgres(worker, *index, keys)?;

@@ -43,7 +43,7 @@ impl ReadPass {
         base_version: u64,
         done: &[PartDone],
     ) -> Result<ReadPass> {
-        let source = with.mapping.source();
+        let source = with.member.source();
         let name = TableName::new(source.schema, source.table);
         let mut sql = connect(with)?;
         let parts = table_reader::parts(&mut sql, &name, sql_deadline())?;
@@ -52,7 +52,7 @@ impl ReadPass {
         let table = SourceTable::inspect(&mut sql, &name, sql_deadline())?;
         table.check_readable(&sql.about().role)?;
         source_check::columns(&table, source)?;
-        source_check::still_is(&table, with.source, source)?;
+        source_check::still_is(&table, &with.member.found, source)?;
         let of = |part: &HeapPart| {
             let same = |done: &&PartDone| (done.oid, done.filenode) == (part.oid, part.filenode);
             done.iter().find(same).copied()
@@ -77,12 +77,7 @@ impl ReadPass {
     }
 
     fn mapped<'a>(&'a self, with: &MendingContext<'a>) -> Mapped<'a> {
-        Mapped {
-            service: with.delivery.service,
-            mapping: with.mapping,
-            shapes: with.shapes,
-            columns: &self.columns,
-        }
+        Mapped { service: with.delivery.service, member: with.member, columns: &self.columns }
     }
 
     fn land(

@@ -67,7 +67,7 @@ impl Verifier<'_, '_> {
         suspects: &[Suspect],
         left: &mut BTreeSet<usize>,
     ) -> Result<Vec<Held>> {
-        let source = self.by.mapping.source();
+        let source = self.by.member.source();
         let columns = self.by.mapped().names();
         let id_of = |at: usize| id(&self.targets()[suspects[at].target], &suspects[at].key);
         let (mut held, mut bytes) = (Vec::new(), 0);
@@ -77,7 +77,7 @@ impl Verifier<'_, '_> {
             let ids: BTreeSet<&[u8]> = chunk.iter().map(|&at| id_of(at)).collect();
             let ids = worker.sql.held(ids.into_iter(), SQL_TIMEOUT)?;
             let request = reread::RereadRequest {
-                table: &self.by.source,
+                table: &self.by.member.found,
                 key_column: source.columns[source.key.id].name,
                 columns: &columns,
                 keys: &ids,
@@ -123,7 +123,7 @@ impl Verifier<'_, '_> {
                 continue;
             }
             let keys = of_target().map(|&at| &suspects[at].key);
-            let asked = block_of_keys(target, &self.by.shapes[index], keys);
+            let asked = block_of_keys(target, &self.by.member.shapes[index], keys);
             let found =
                 worker.ask(|client, deadline| stored::rows_of(client, target, &asked, deadline))?;
             let block = &held.blocks[index];
@@ -169,7 +169,7 @@ impl Verifier<'_, '_> {
     }
 
     fn partition(&self, index: usize, found: &StoredRow) -> Vec<Vec<u8>> {
-        let present = &self.by.shapes[index].present;
+        let present = &self.by.member.shapes[index].present;
         let sent = present.iter().enumerate().filter(|(_, present)| **present).map(|(at, _)| at);
         let sent: Vec<usize> = sent.collect();
         let value = |at: &usize| {

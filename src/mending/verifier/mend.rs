@@ -18,7 +18,7 @@ use crate::mending::worker::Worker;
 use crate::postgres::reread::{self, Reread, reread};
 use crate::postgres::server::flush_wal;
 use crate::rows::key::{Key, LiveKey, id};
-use crate::rows::{Block, tombstone};
+use crate::rows::tombstone;
 
 /// A row that was streamed a moment ago can only be outranked once the slot has moved past it: a
 /// server notes every 15 s where that may be, and the next confirmation brings it about.
@@ -128,7 +128,7 @@ impl Verifier<'_, '_> {
                 continue;
             }
             let looked_up = are_in_postgres(worker, index, &keys)?;
-            let mut block = Block::new(target.columns, &self.by.shapes[index]);
+            let mut block = self.by.member.block_of(index);
             for (live, is_there) in keys.iter().zip(looked_up.there) {
                 if !is_there {
                     tombstone::append(target, &mut block, live, tombstone_version(base));
@@ -153,12 +153,12 @@ impl Verifier<'_, '_> {
         ids: &[&[u8]],
         base: u64,
     ) -> Result<Vec<(usize, Key)>> {
-        let source = self.by.mapping.source();
+        let source = self.by.member.source();
         let columns = self.by.mapped().names();
         let (mut rest, mut written) = (ids, Vec::new());
         while !rest.is_empty() {
             let request = reread::RereadRequest {
-                table: &self.by.source,
+                table: &self.by.member.found,
                 key_column: source.columns[source.key.id].name,
                 columns: &columns,
                 keys: rest,

@@ -30,7 +30,7 @@ struct Piece {
 impl Verifier<'_, '_> {
     /// Every row, or some, of the table.
     pub(super) fn read(&mut self, worker: &mut Worker<'_>) -> Result<()> {
-        let source = self.by.mapping.source();
+        let source = self.by.member.source();
         let name = TableName::new(source.schema, source.table);
         let parts = table_reader::parts(&mut worker.sql, &name, sql_deadline())?;
         let pieces = match self.request.extent {

@@ -15,6 +15,7 @@ use crate::clickhouse::{self, Client, cluster, own};
 use crate::config::{InitialBackfill, ServiceConfig};
 use crate::delivery::alongside::{Alongside, StopLevel};
 use crate::delivery::connecting::{application_name, known, startup_options, step};
+use crate::delivery::member::Member;
 use crate::delivery::session_state::SessionState;
 use crate::delivery::target_tables::{Taken, mapping, shapes};
 use crate::delivery::{source_check, source_look, unfilled};
@@ -32,7 +33,6 @@ use crate::postgres::slot;
 use crate::postgres::source_table::SourceTable;
 use crate::postgres::sql::Sql;
 use crate::postgres::stream::Stream;
-use crate::rows::Shape;
 use crate::services::mapping::Mapping;
 use crate::threads::AcrossSessions;
 use crate::wal::Lsn;
@@ -40,15 +40,12 @@ use crate::wal::Lsn;
 /// A stream that is running, and all that the threads must know to take it on.
 pub struct Prepared {
     pub stream: Stream,
-    pub source: SourceTable,
+    pub member: Member,
     /// What the source looks like, as it is recorded.
     pub source_row: SourceRow,
     /// The table was looked at when the WAL ended here: what it was called before, and which
     /// columns it had, is past.
     pub source_checked_at: Lsn,
-    pub mapping: &'static dyn Mapping,
-    /// By target table.
-    pub shapes: Vec<Shape>,
     /// Target tables and ours, as they were found.
     pub tables: TablesLook,
     /// As it is recorded in ClickHouse.
@@ -194,11 +191,9 @@ pub fn prepare(
     check_not_moved(&mut sql, &config.slot, resume)?;
     Ok(Prepared {
         stream,
-        source: table,
+        member: Member { mapping, shapes, found: table },
         source_row: source,
         source_checked_at,
-        mapping,
-        shapes,
         tables,
         state,
         repair,

@@ -17,18 +17,17 @@ use super::look_up::LookUps;
 use crate::clickhouse::Client;
 use crate::delivery::as_of::wait_until_flushed;
 use crate::delivery::landing::{DeliveryContext, Landing};
+use crate::delivery::member::Member;
 use crate::delivery::session_state::SessionState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::progress::BatchId;
 use crate::machines::thinning::Thinning;
 use crate::postgres::primary::Primary;
 use crate::postgres::reread::{Reread, RereadRequest, RereadRows, reread};
-use crate::postgres::source_table::SourceTable;
 use crate::postgres::sql::Sql;
-use crate::rows::{Block, Shape};
-use crate::services::assemble::{Answers, Assembled, Missing, assemble_into, new_blocks, wanted};
+use crate::rows::Block;
+use crate::services::assemble::{Answers, Assembled, Missing, assemble_into, wanted};
 use crate::services::fold::{Folded, FoldedChange, fold};
-use crate::services::mapping::Mapping;
 use crate::services::row::TextValues;
 use crate::telling::tell;
 use crate::wal::{Lsn, PgTime};
@@ -48,16 +47,12 @@ const REREAD_ATTEMPTS_MAX: u32 = 3;
 pub struct Flusher<'a> {
     pub delivery: DeliveryContext<'a>,
     pub shared: &'a SessionState,
-    pub mapping: &'static dyn Mapping,
-    /// By target table.
-    pub shapes: &'a [Shape],
+    pub member: &'a Member,
     pub version_shift: u64,
     /// Where the stream comes from: no other server has exactly what it speaks of.
     pub primary: &'a Primary,
     pub application_name: &'a str,
     pub reread_bytes_max: usize,
-    /// As it was when the stream began.
-    pub source: &'a SourceTable,
 }
 
 /// Runs until the batcher hangs up or the session is given up.
@@ -65,7 +60,7 @@ pub fn run(with: &Flusher<'_>, batches: &Receiver<Batch>, flushed: &Sender<Batch
     let mut open = OpenFlusher {
         client: Client::connect(with.delivery.clickhouse)?,
         sql: None,
-        landings: with.delivery.landings(with.mapping.targets()),
+        landings: with.delivery.landings(with.member.targets()),
         look_ups: LookUps::default(),
         blocks: None,
         with,
@@ -136,22 +131,21 @@ impl OpenFlusher<'_> {
                     ask_below: asks.next_if(|ask| ask.change == index).map(|ask| ask.below),
                 }
             });
-            fold(with.mapping.source(), changes)
+            fold(with.member.source(), changes)
                 .map_err(|e| Error::new(ErrorKind::Protocol, doing()).because(e).at(place.get()))?
         };
         let updates = with.shared.updates();
-        let wanted = wanted(with.mapping, &folded, updates);
+        let wanted = wanted(with.member.mapping, &folded, updates);
         self.count(&folded, &wanted);
         let mut found = Answers::default();
         if !wanted.lookups.is_empty() {
             // An INSERT that the DELETE ends may be in an earlier batch still on its way.
             with.shared.wait_for_batches_before(cut.id)?;
-            let (client, shapes) = (&mut self.client, with.shapes);
+            let client = &mut self.client;
             self.look_ups.find(
                 &with.delivery,
                 client,
-                with.mapping,
-                shapes,
+                with.member,
                 &folded,
                 &wanted,
                 &mut found,
@@ -163,8 +157,8 @@ impl OpenFlusher<'_> {
             let (values, end) = self.reread(&folded, &wanted, begin)?;
             let upper = cut.upper_lsn.max(values.as_of);
             found.values = values.by_entry;
-            let (mapping, shift) = (with.mapping, with.version_shift);
-            let blocks = self.blocks.take().unwrap_or_else(|| new_blocks(mapping, with.shapes));
+            let (mapping, shift) = (with.member.mapping, with.version_shift);
+            let blocks = self.blocks.take().unwrap_or_else(|| with.member.blocks());
             let part = begin..end;
             let mut part = assemble_into(blocks, mapping, &folded, &wanted, &found, shift, part)
                 .map_err(|e| {
@@ -229,7 +223,7 @@ impl OpenFlusher<'_> {
             return Ok((Values::default(), folded.entries.len()));
         }
         let with = self.with;
-        let source = with.mapping.source();
+        let source = with.member.source();
         let columns: Vec<&str> =
             wanted.places.iter().map(|place| source.columns[place].name).collect();
         let mut xids: Vec<u32> = folded.entries.iter().map(|entry| entry.xid).collect();
@@ -241,7 +235,7 @@ impl OpenFlusher<'_> {
             .filter(|id| known.insert(*id))
             .collect();
         let request = RereadRequest {
-            table: with.source,
+            table: &with.member.found,
             key_column: source.columns[source.key.id].name,
             columns: &columns,
             keys: &keys,
@@ -354,6 +348,8 @@ mod tests {
     use crate::postgres::params::PostgresParams;
     use crate::postgres::primary::KnownServer;
     use crate::postgres::source_table::{self, TableName};
+    use crate::rows::Shape;
+    use crate::services::mapping::Mapping;
     use crate::services::plan::RelationPlan;
     use crate::services::plan::Types;
     use crate::services::sessions::Sessions;
@@ -402,8 +398,9 @@ mod tests {
         lease.set(Instant::now() + Duration::from_secs(3600), Duration::ZERO);
         let shared = SessionState::new(Arc::new(lease));
         let metrics = Metrics::new(&["sessions"]);
-        let shapes = [Shape::of(vec![true; 19])];
+        let shapes = vec![Shape::of(vec![true; 19])];
         let table = source_table::testing::table(TableName::new("public", "Session"));
+        let member = Member { mapping: &Sessions, shapes, found: table };
         let with = Flusher {
             delivery: DeliveryContext {
                 service: "sessions",
@@ -418,13 +415,11 @@ mod tests {
                 metrics: &metrics.service("sessions"),
             },
             shared: &shared,
-            mapping: &Sessions,
-            shapes: &shapes,
+            member: &member,
             version_shift: 0,
             primary: &Primary::new(postgres, KnownServer { system_identifier: 1, timeline: 1 }),
             application_name: "test",
             reread_bytes_max: 1,
-            source: &table,
         };
         let (to_flusher, batches) = bounded(1);
         let (told, flushed) = bounded(1);

@@ -13,14 +13,13 @@ use crate::clickhouse::Client;
 use crate::clickhouse::lookup::{find_live, find_sort_keys};
 use crate::clickhouse::partitions::{partitions, too_much};
 use crate::delivery::landing::DeliveryContext;
+use crate::delivery::member::Member;
 use crate::error::Result;
 use crate::machines::portions::{Next, PortionSearch, Sizes};
-use crate::rows::Shape;
 use crate::rows::key::LiveKey;
 use crate::services::assemble::{Answers, Missing, takes_deletes};
 use crate::services::bare_key::BareKey;
 use crate::services::fold::Folded;
-use crate::services::mapping::Mapping;
 
 /// More than a statement holds, so that its length is what counts.
 const IDS_MAX: usize = 1 << 20;
@@ -43,13 +42,12 @@ impl LookUps {
         &mut self,
         delivery: &DeliveryContext<'_>,
         client: &mut Client,
-        mapping: &'static dyn Mapping,
-        shapes: &[Shape],
+        member: &Member,
         folded: &Folded<'_>,
         wanted: &Missing,
         found: &mut Answers,
     ) -> Result<()> {
-        let target = &mapping.targets()[0];
+        let target = &member.targets()[0];
         let id_of = |entry: &usize| folded.entries[*entry].id;
         let ids: Vec<&[u8]> = wanted.lookups.iter().map(id_of).collect();
         let of_target = (target.table, target.id_name());
@@ -65,7 +63,7 @@ impl LookUps {
         let missing = wanted.lookups.iter().filter(|entry| !found.keys.contains_key(*entry));
         let missing: Vec<usize> = missing.copied().collect();
         let ids: Vec<&[u8]> = missing.iter().map(id_of).collect();
-        let targets = mapping.targets().iter().zip(shapes).enumerate().skip(1);
+        let targets = member.targets().iter().zip(&member.shapes).enumerate().skip(1);
         for (index, (target, _)) in targets.filter(|(_, (t, shape))| takes_deletes(t, shape)) {
             // A key whose partition has changed is alive or not by all of them together.
             let sizes = &mut self.orphans;

@@ -32,7 +32,7 @@ impl OpenFlusher<'_> {
             return Ok(Lsn(0));
         }
         let with = self.with;
-        let (targets, source) = (with.mapping.targets(), with.mapping.source());
+        let (targets, source) = (with.member.targets(), with.member.source());
         let (client, shift) = (&mut self.client, with.version_shift);
         let found = find_tombstones(&with.delivery, client, targets, folded, part, shift)?;
         if found.is_empty() {
@@ -45,7 +45,7 @@ impl OpenFlusher<'_> {
         let ids: hashbrown::HashSet<&[u8]> =
             found.iter().map(|(asked, _)| entry(*asked).id).collect();
         let request = RereadRequest {
-            table: with.source,
+            table: &with.member.found,
             key_column: source.columns[source.key.id].name,
             columns: &[],
             keys: &Vec::from_iter(ids),
