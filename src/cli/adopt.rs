@@ -17,7 +17,7 @@ use crate::postgres::server::{self, Server};
 
 const SQL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What was found and done, in sentences for the operator.
+/// Reports what was found and done, in sentences for the operator.
 pub fn adopt(config: &ServiceConfig) -> Result<String> {
     let service = config.name.as_str();
     let deadline = || Instant::now() + config.clickhouse.request_timeout;

@@ -222,7 +222,8 @@ pub fn man() -> std::io::Result<Vec<u8>> {
         if below.get_arguments().any(|argument| !argument.is_hide_set()) {
             page.render_options_section(&mut text)?;
         }
-        // The headings of a page of its own are too large for a section of this one.
+        // clap renders a whole page per command; its headings are too large for a section of this
+        // one.
         for line in String::from_utf8_lossy(&text).lines().filter(|l| !l.starts_with(".SH")) {
             writeln!(out, "{line}")?;
         }

@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::mending::backfiller::{self, Done, Ids};
 use crate::mending::request::BackfillRequest;
 
-/// What was done, in a sentence for the operator.
+/// Reports what was done, in a sentence for the operator.
 pub(super) fn backfill(
     config: &ServiceConfig,
     request: BackfillRequest,

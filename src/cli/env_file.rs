@@ -1,7 +1,8 @@
 //! `--env-file`: commands see what systemd gives the service, from the same file.
 //!
-//! The program starts itself anew with these variables, so that what reads the environment is as it
-//! was. The file is read as systemd reads an `EnvironmentFile=`, which is not as a shell would.
+//! The program starts itself again with these variables, so that the code that reads the
+//! environment need not know of it. The file is read as systemd reads an `EnvironmentFile=`, which
+//! is not as a shell would.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -18,12 +19,12 @@ const OPTION: &str = "--env-file";
 /// Where the package has it.
 const INSTALLED: &str = "/etc/walhouse/walhouse.env";
 
-/// Who types a command has the service's variables in a file, and seldom in the shell.
+/// Operators have the service's variables in a file, seldom in the shell.
 pub fn point_to_it() {
     let set = |setting: &effective::Setting| setting.origin == effective::Origin::Environment;
     if Path::new(INSTALLED).exists() && !effective::from_env().iter().any(set) {
         let hint = format!("hint: no variable is set here: try {OPTION} {INSTALLED}");
-        // Nobody is left to be told when stderr is closed.
+        // If stderr is closed there is nobody to report it to.
         let _ = writeln!(io::stderr(), "walhouse: {hint}");
     }
 }
@@ -61,7 +62,7 @@ fn without_option(arguments: &[OsString]) -> Vec<OsString> {
     kept
 }
 
-/// `NAME=value`, a line each; what is no such line is passed over, as systemd does.
+/// `NAME=value`, one per line; other lines are skipped, as systemd does.
 fn parse(text: &str) -> Vec<(String, String)> {
     let mut variables = Vec::new();
     let mut rest = text.chars().peekable();
@@ -85,7 +86,7 @@ fn skip_line(rest: &mut Peekable<Chars>) {
     rest.by_ref().find(|c| *c == '\n');
 }
 
-/// What stands before the `=`; nothing for a line that has none.
+/// The text before the `=`; nothing for a line without one.
 fn name(rest: &mut Peekable<Chars>) -> Option<String> {
     let mut name = String::new();
     for c in rest.by_ref() {

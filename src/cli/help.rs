@@ -58,7 +58,7 @@ pub(super) fn roff_variables(out: &mut Vec<u8>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// No character of `text` is taken for a request.
+/// Escapes `text` so that roff takes no character for a request.
 pub(super) fn roff_escaped(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-");
     let guarded = |line: &str| match line.starts_with(['.', '\'']) {

@@ -1,4 +1,4 @@
-//! Log lines on their way to a writer that may block for ever: whoever logs never waits.
+//! Log lines on their way to a writer that may block for ever: logging never waits.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::threads::spawn_named;
 
-/// Some hundred KiB when nobody reads.
+/// Some hundred KiB if the reader of stderr stops reading.
 const LINES_MAX: usize = 4096;
 
 pub struct LogQueue {
@@ -58,7 +58,7 @@ impl LogQueue {
 
 fn run(mut writer: impl Write, queue: &Receiver<Vec<u8>>, state: &State) {
     for line in queue {
-        // Who has closed stderr wants none of it.
+        // If stderr is closed, nobody wants the log.
         let _ = writer.write_all(&line).and_then(|()| writer.flush());
         let dropped = state.dropped.swap(0, Ordering::Relaxed);
         if 0 < dropped {
@@ -74,7 +74,7 @@ fn run(mut writer: impl Write, queue: &Receiver<Vec<u8>>, state: &State) {
 mod tests {
     use super::*;
 
-    /// Takes a line only when it is told to.
+    /// Writes a line only when the test allows it.
     struct Slow {
         may: Receiver<()>,
         taken: Sender<String>,

@@ -1,10 +1,11 @@
 //! Where log lines go: to stderr, one line each, filtered by the level of their service.
 //!
 //! A thread belongs to the service after the `/` of its name; other threads have the most talkative
-//! level of all. No variable but ours is read: `RUST_LOG` has no effect.
+//! level of all. It reads only walhouse's variables: `RUST_LOG` has no effect.
 //!
-//! Nobody waits for stderr: lines go through a bounded queue to a thread that writes. While whoever
-//! should read them does not, lines are dropped, and how many is told once he reads again.
+//! No thread waits for stderr: lines go through a bounded queue to a thread that writes. While the
+//! reader of stderr does not read, lines are dropped, and their number is reported once it reads
+//! again.
 
 use std::io::Write;
 use std::sync::OnceLock;
@@ -46,7 +47,7 @@ fn init_for(services: &[ServiceConfig]) {
 
 static QUEUE: OnceLock<LogQueue> = OnceLock::new();
 
-/// What was logged is written, or a moment is over.
+/// Returns when everything logged is written, or after a moment.
 pub fn flush() {
     if let Some(queue) = QUEUE.get() {
         queue.flush(FLUSH_TIMEOUT);
@@ -132,7 +133,7 @@ impl Levels {
         } else if is_of("walhouse") {
             pair.own
         } else {
-            // Libraries tell of every handshake and packet.
+            // Libraries log every handshake and packet.
             pair.own.min(LevelFilter::Warn)
         }
     }

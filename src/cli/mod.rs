@@ -1,4 +1,4 @@
-//! What the arguments ask for, and what the process answers with.
+//! Runs what the arguments ask for, and returns the exit code.
 
 mod adopt;
 mod args;
@@ -212,7 +212,7 @@ fn refuse(text: &str) -> ExitCode {
 fn print(text: impl AsRef<[u8]>) -> ExitCode {
     match std::io::stdout().write_all(text.as_ref()) {
         Ok(()) => ExitCode::SUCCESS,
-        // `walhouse help | head` closes early, which is no failure of ours.
+        // `walhouse help | head` closes early, which is not a failure.
         Err(cause) if cause.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::process::{Command, Stdio};
 
-/// Not paged, and 80 columns wide, where nobody looks at a terminal.
+/// Not paged, and 80 columns wide, if stdout is not a terminal.
 pub fn columns() -> Option<usize> {
     let stdout = std::io::stdout();
     if !stdout.is_terminal() {
@@ -16,7 +16,7 @@ pub fn columns() -> Option<usize> {
 /// `less` ends by itself if all fits on the screen, passes the styles on and leaves the text there.
 const COMMAND: &str = "LESS=${LESS-FRX} exec ${PAGER:-less}";
 
-/// False if there is no pager: the text is to be printed.
+/// False if there is no pager: the caller prints the text.
 pub fn show(text: &str) -> bool {
     let mut command = Command::new("sh");
     command.arg("-c").arg(COMMAND).stdin(Stdio::piped());

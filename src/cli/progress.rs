@@ -48,7 +48,7 @@ impl Display {
             false => format!("{line}\n"),
         };
         state.width = line.len();
-        // Nobody is left to be told when stderr is closed.
+        // If stderr is closed there is nobody to report it to.
         let _ = std::io::stderr().write_all(text.as_bytes());
     }
 }

@@ -1,4 +1,4 @@
-//! `walhouse run`: replicates until told to stop.
+//! `walhouse run`: replicates until a signal stops it.
 
 use std::process::ExitCode;
 use std::sync::Arc;

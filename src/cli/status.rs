@@ -14,7 +14,7 @@ use super::{refuse, with_config};
 use crate::config::Config;
 use crate::overview::{Overview, table};
 
-/// A process that answers does so at once; one that is stopped is not waited for.
+/// A process that answers does so at once; the command does not wait for one that is stopped.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Clears the terminal and begins at its upper left.
 const CLEAR: &str = "\x1b[H\x1b[2J\x1b[3J";
@@ -23,7 +23,7 @@ const CLEAR: &str = "\x1b[H\x1b[2J\x1b[3J";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Options {
     pub json: bool,
-    /// Seconds between two looks.
+    /// Seconds between two refreshes.
     pub watch: Option<u64>,
     pub url: Option<String>,
 }
@@ -54,7 +54,7 @@ fn look(config: &Config) -> Overview {
             }
         }
     };
-    // Nobody is left to be told when stderr is closed.
+    // If stderr is closed there is nobody to report it to.
     let _ = writeln!(std::io::stderr(), "walhouse: {told}; asking the servers");
     servers::overview(config)
 }

@@ -11,7 +11,7 @@ use crate::config::ServiceConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::overview::words;
 
-/// What the command line asks for.
+/// The options of the command line.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wish {
     pub publication: bool,

@@ -13,7 +13,7 @@ use crate::mending::verifier::{self, Extent, VerifyFinding, VerifyReport, Verify
 /// Of each side, where nothing else was asked for.
 const SAMPLE_ROWS: u64 = 1_000;
 
-/// What a comparison came to.
+/// The result of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum VerifyOutcome {
     Equal,
@@ -30,7 +30,7 @@ fn outcome(report: &VerifyReport) -> VerifyOutcome {
     }
 }
 
-/// What there is to print, and what it says.
+/// The text to print, and the exit code.
 pub(super) fn verify(
     config: &ServiceConfig,
     sample: Option<u64>,

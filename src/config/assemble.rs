@@ -12,7 +12,7 @@ use super::{
 use crate::clickhouse::params::{InsertStrategy, Quorum};
 use crate::postgres::failover_slot::Failover;
 
-/// What all services share.
+/// Settings that all services share.
 struct Shared {
     lock: LockKind,
     binary: bool,
@@ -38,7 +38,7 @@ pub(super) fn config(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Config, 
         }
     }
     if on.is_empty() && !reader.has_problems() {
-        // An idle process would look like a healthy one.
+        // A process without services would look healthy.
         let reasons: Vec<String> =
             off.iter().map(|(name, reason)| format!("`{}`: {reason}", name.as_str())).collect();
         let text = format!("expected at least one service, got none ({})", reasons.join("; "));

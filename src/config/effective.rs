@@ -3,7 +3,7 @@
 use super::problems::{shown, shown_url};
 use super::variables::{self, Preset, VariableKind};
 
-/// What holds for one variable.
+/// The effective value of one variable, and its source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
     pub name: String,
@@ -22,7 +22,7 @@ pub enum Origin {
     Default,
 }
 
-/// What holds in the environment of the process.
+/// The effective values in the environment of the process.
 pub fn from_env() -> Vec<Setting> {
     settings(|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
 }

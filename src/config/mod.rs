@@ -23,7 +23,7 @@ use crate::postgres::failover_slot::Failover;
 use crate::secret::Secret;
 use crate::{clickhouse, postgres, redis};
 
-/// What the environment says, checked.
+/// The checked configuration of the environment.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The enabled services, `runs` before `sessions`.
@@ -64,7 +64,7 @@ pub struct ServiceConfig {
     pub gap_strategy: GapStrategy,
     /// Connections that read the table during a repair.
     pub repair_concurrency: usize,
-    /// What a comparison may mark as deleted of a table, without a question.
+    /// How much of a table a comparison may mark as deleted without asking.
     pub repair_deletes_max_percent: u64,
     /// A status update is sent, and `confirmed` moved, at least this often.
     pub ack_interval: Duration,
@@ -137,7 +137,7 @@ impl Config {
     /// Reads the environment of the process, and warns of variables that look like ours.
     pub fn from_env() -> Result<Config, Problems> {
         let text = |value: OsString| value.to_string_lossy().into_owned();
-        // What is not UTF-8 shows as U+FFFD, which the reader refuses where the value matters.
+        // Bytes that are not UTF-8 become U+FFFD, which the reader refuses where the value matters.
         let read = Config::from_lookup(|name| std::env::var_os(name).map(text));
         let unknown = unknown::warnings(std::env::vars_os().map(|(name, _)| text(name)));
         read.map(|mut config| {
@@ -201,7 +201,7 @@ impl ServiceName {
     }
 }
 
-/// What a service does, on one line, without secrets.
+/// A service's configuration on one line, without secrets.
 impl fmt::Display for ServiceConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ServiceConfig { name, postgres, clickhouse, slot, publication, .. } = self;

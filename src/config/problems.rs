@@ -1,6 +1,6 @@
-//! What is wrong with the configuration: all of it at once, each with its variable, on a line each.
+//! All problems of the configuration at once, one per line, each with its variable.
 //!
-//! A value is shown so that the operator recognises it; what may be a secret in it is not.
+//! A value is shown so that the operator recognizes it, without what may be a secret in it.
 
 use std::fmt;
 
@@ -40,11 +40,11 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Longer values are cut: a line of a log is no place for a certificate pasted by mistake.
+/// Longer values are cut: a certificate pasted by mistake does not belong in a log line.
 const SHOWN_CHARS_MAX: usize = 120;
 
-/// A value as one short line, without what may be a secret: whatever holds `://` or `@` is taken
-/// for a URL, in whichever variable it is.
+/// A value as one short line, without what may be a secret: any value with `://` or `@` is treated
+/// as a URL, in any variable.
 pub(super) fn shown(value: &str) -> String {
     let masked = match value.split_once("://") {
         Some((scheme, rest)) => mask_url(scheme, rest),
@@ -63,8 +63,8 @@ pub(super) fn shown_url(value: &str) -> String {
     if value.contains("://") { shown(value) } else { "***".into() }
 }
 
-/// Masks before anything is known to be well formed: a password with a stray `/`, `?`, `#` or `@`
-/// ends at the last `@`, and what stands in the place of a port but is none is masked too.
+/// Masks the text before it is known to be well formed: a password with a stray `/`, `?`, `#` or
+/// `@` ends at the last `@`, and text in the place of the port that is not a port is masked too.
 fn mask_url(scheme: &str, rest: &str) -> String {
     if !is_plain(scheme) {
         return "***".into();

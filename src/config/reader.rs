@@ -30,7 +30,8 @@ impl<'a> VariableReader<'a> {
         VariableReader { lookup, problems: Vec::new(), warnings: Vec::new() }
     }
 
-    /// What was read, unless there was a problem. Two services may meet the same one: said once.
+    /// The value, unless there was a problem. Two services may have the same problem: it is
+    /// reported once.
     pub fn finish<T>(mut self, read: impl FnOnce(Vec<String>) -> Option<T>) -> Result<T, Problems> {
         dedup(&mut self.problems);
         dedup(&mut self.warnings);
@@ -62,7 +63,7 @@ impl<'a> VariableReader<'a> {
         self.raw(name).is_some_and(|value| is_something(&value))
     }
 
-    /// Neither it nor what it falls back on is set to something.
+    /// Neither it nor its fallback is set.
     pub fn is_unset(&self, name: &str) -> bool {
         let own = |_: &Variable, name: &str| self.raw(name).filter(|value| is_something(value));
         variables::resolve(name, own).2.is_none()
@@ -275,7 +276,7 @@ fn preset(name: &str) -> Option<&'static str> {
 
 /// `1000`, and as other readers of these variables have it, `1e3` and `1000.0`.
 fn whole_number(text: &str) -> Option<u64> {
-    // Above this, a float no longer tells neighbours apart.
+    // Above this, a float can no longer distinguish adjacent integers.
     const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
     if let Ok(number) = text.parse() {
         return Some(number);

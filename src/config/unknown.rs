@@ -1,4 +1,4 @@
-//! Finds variables that look like ours and are not: a typo must not pass for a setting.
+//! Finds variables that look like walhouse's but are not: a typo must not go unnoticed.
 
 use super::variables;
 

@@ -22,7 +22,7 @@ pub struct Variable {
     pub about: &'static str,
 }
 
-/// What a value may be.
+/// The values that a variable accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VariableKind {
     Flag,
@@ -42,15 +42,15 @@ pub enum VariableKind {
     /// Never shown.
     Secret,
     Address,
-    /// Known, without any effect, and nobody will miss it.
+    /// Known and without effect, and no warning is needed.
     Ignored,
-    /// Known, without any effect, which is worth a warning unless the value is one of these.
+    /// Known and without effect, which needs a warning unless the value is one of these.
     Unsupported {
         harmless: &'static [&'static str],
     },
 }
 
-/// What holds when a variable is unset or empty.
+/// The default of a variable that is unset or empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preset {
     Unset,
@@ -58,7 +58,7 @@ pub enum Preset {
     PerService(&'static [(ServiceName, &'static str)]),
     /// The value of another variable.
     Variable(&'static str),
-    /// Decided in code, told in words.
+    /// Decided in code, described in words.
     Rule(&'static str),
 }
 
@@ -130,7 +130,7 @@ impl Variable {
         }
     }
 
-    /// What the preset says, in words.
+    /// The default in words.
     pub fn preset_text(&self) -> String {
         match self.preset {
             Preset::Unset => "unset".into(),
@@ -206,7 +206,7 @@ const fn flag(name: &'static str, preset: &'static str, about: &'static str) -> 
     variable(name, VariableKind::Flag, Preset::Value(preset), about)
 }
 
-/// The bounds refuse what can only be a slip; they are no tuning advice.
+/// The bounds refuse what can only be a mistake; they are not tuning advice.
 const fn integer(
     name: &'static str,
     (min, max): (u64, u64),

@@ -1,7 +1,7 @@
-//! When the batch that is being gathered should leave.
+//! When to send off the batch that is being gathered.
 //!
-//! It only counts; the rows live with the caller. A batch may end inside a transaction: what is
-//! then confirmed is [`super::progress`]'s concern.
+//! It only counts; the rows live with the caller. A batch may end inside a transaction:
+//! [`super::progress`] decides what may then be confirmed.
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ pub struct Batches {
     draining: bool,
 }
 
-/// What has been gathered since the last cut.
+/// Rows and bytes gathered since the last cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenBatch {
     pub rows: usize,
@@ -57,7 +57,7 @@ impl Batches {
         open.bytes = open.bytes.saturating_add(bytes);
     }
 
-    /// Whether to cut now. `flushers_free` counts those that would take the batch at once.
+    /// Whether to cut now. `flushers_free` counts flushers that could take the batch at once.
     pub fn ready(&self, now: Instant, flushers_free: usize) -> bool {
         let Some(open) = &self.open else { return false };
         let due = self.draining || self.limits.bytes_max <= open.bytes || self.due_at(open) <= now;
@@ -84,7 +84,7 @@ impl Batches {
         Some(open)
     }
 
-    /// The stream is ending: what is gathered leaves as soon as a flusher is free.
+    /// The stream is ending: the batch leaves as soon as a flusher is free.
     pub fn drain(&mut self) {
         self.draining = true;
     }
@@ -108,8 +108,8 @@ impl Batches {
                 after(at, soon).max(after(open.grew_at, soon)).min(after(at, wait))
             }
             Some(at) => after(at, wait),
-            // A stream begins with what has gathered while there was none. If the first row went
-            // alone, all others of it would wait out the whole interval.
+            // A stream begins with the rows that piled up before it. If the first row went alone,
+            // all others of that backlog would wait for the whole interval.
             None => after(open.opened_at, soon),
         }
     }

@@ -1,17 +1,17 @@
-//! What the source looks like in the catalog of Postgres, and whether a difference between two
-//! looks can hide rows: rows that were changed, and of which the stream says nothing.
+//! What the source looks like in Postgres's catalog, and whether a difference between two snapshots
+//! of it can hide rows: rows that changed without the stream showing it.
 //!
 //! The stream brings what is published while it is published, of the table that is published. It
-//! says nothing of what was written while a table was out of its publication, of rows that came or
-//! went with a partition, of a column whose values a statement wrote anew, of a table that took the
-//! name of another. All of these leave a trace in the catalog, which stays: each entry is another
-//! version of its row (`xmin`) from then on, also where it reads as it did before.
+//! does not show what was written while a table was out of its publication, rows that came or went
+//! with a partition, values that a statement rewrote, or a table that took the name of another. All
+//! of these leave a trace in the catalog, which stays: each entry is another version of its row
+//! (`xmin`) from then on, even if it reads as it did before.
 //!
-//! What was seen last is recorded. Whoever looks later judges the two, in lists, for each
-//! publication and table by itself; doubt counts as a difference. What changes no value and
-//! withholds no change must not count, because the table is read as a whole where one does: VACUUM
-//! FULL, CLUSTER, ANALYZE, REINDEX, GRANT, a new index, a comment, a column without values, a
-//! partition that was made empty.
+//! The last snapshot is recorded, and a later one is compared with it, for each publication and
+//! table separately; doubt counts as a difference. What changes no value and withholds no change
+//! must not count, because each difference costs a read of the whole table: VACUUM FULL, CLUSTER,
+//! ANALYZE, REINDEX, GRANT, a new index, a comment, a column without values, a partition that was
+//! made empty.
 
 use std::fmt;
 
@@ -75,7 +75,7 @@ pub struct CatalogColumn {
     /// Rows that are older than the column read as something else than NULL.
     pub is_missing: bool,
     pub is_generated: bool,
-    /// The entry of its default, which a change of its type makes anew.
+    /// The catalog entry of its default, which a change of its type creates again.
     pub default: Option<u32>,
     /// A hash of everything in its entry, as it reads. `None`: it is not known, of an older record.
     #[serde(default)]
@@ -96,7 +96,7 @@ pub struct Label {
 pub struct CatalogPart {
     pub name: String,
     pub oid: u32,
-    /// Another file after whatever writes the table as a whole.
+    /// A different file after any statement that rewrites the whole table.
     pub filenode: u32,
     #[serde(default = "logged")]
     pub is_logged: bool,
@@ -116,14 +116,14 @@ fn logged() -> bool {
     true
 }
 
-/// What follows from two looks.
+/// What follows from two snapshots.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CatalogJudgement {
     /// Why rows may be hidden: a repair is owed. Empty: none are.
     pub hidden: Vec<String>,
-    /// What an operator should know all the same.
+    /// What an operator should know anyway.
     pub told: Vec<String>,
-    /// The looks are not the same.
+    /// The snapshots differ.
     pub differs: bool,
     /// WAL of before the publication was made cannot be read with it.
     pub publication_is_new: bool,
@@ -142,7 +142,7 @@ impl fmt::Display for CatalogJudgement {
     }
 }
 
-/// A column that is read; an optional one may be missing, and nobody refuses to go on without it.
+/// A column that walhouse reads; the stream goes on without an optional one.
 #[derive(Debug, Clone, Copy)]
 pub struct WantedColumn<'a> {
     pub name: &'a str,
@@ -327,8 +327,8 @@ fn judge_parts(name: &str, before: &Table, now: &Table, judgement: &mut CatalogJ
     }
 }
 
-/// Of each part: of a partition its root does not tell. `members` were published by their own names
-/// all the time.
+/// Judged for each part, since the root does not show it for a partition. `members` were published
+/// by their own names all the time.
 fn judge_logging(
     name: &str,
     before: &Table,
@@ -352,7 +352,7 @@ fn judge_logging(
     }
 }
 
-/// What is to be said of its values, if they may be others than the stream told.
+/// The finding about its values, if they may differ from those of the stream.
 fn judge_column(
     before: &Table,
     now: &Table,

@@ -1,8 +1,9 @@
-//! The pace of confirmations: when the state row is written, and what may be told after it.
+//! The pace of confirmations: when the state row is written, and what may be reported to Postgres
+//! after it.
 //!
-//! Driven by the confirmer thread, which writes the row; [`super::status`] decides when the
-//! walsender is told. Nothing here knows whether the row is a good idea: [`super::lineage`] judged
-//! that before the session began.
+//! Driven by the confirmer thread, which writes the row; [`super::status`] decides when to send a
+//! status update to the walsender. Nothing here knows whether the row should be written at all:
+//! [`super::lineage`] decided that before the session began.
 //!
 //! ```text
 //!   flushed moved ---+                      (durable)
@@ -11,9 +12,9 @@
 //!   end -------------+
 //! ```
 //!
-//! Two promises meet in the row. `confirmed` is told to Postgres only after a row that holds it is
-//! durable, so the slot is never ahead of the state unless somebody else moved it. And a batch may
-//! go to ClickHouse only after a row with its `upper` is durable, so after a fork it is known what
+//! The row keeps two promises. `confirmed` is reported to Postgres only after a row that holds it
+//! is durable, so the slot is never ahead of the state unless somebody else moved it. And a batch
+//! may go to ClickHouse only after a row with its `upper` is durable, so after a fork we know what
 //! ClickHouse may hold. `upper` is therefore reserved ahead, and made exact at the end.
 
 use std::time::{Duration, Instant};
@@ -31,14 +32,14 @@ pub struct ConfirmParams {
     pub ahead_bytes: u64,
 }
 
-/// Replies that are asked for are worth a row this often at most: a server that asks with every
-/// transaction must not make ClickHouse merge a part for each. A shutdown waits this long once.
+/// A requested reply causes a row at most this often: a server that asks with every transaction
+/// must not make ClickHouse merge a part for each. A shutdown waits this long once.
 const ASKED_EVERY: Duration = Duration::from_millis(100);
 
 /// WAL that comes faster than one reservation per `every` doubles it, up to this many times.
 const AHEAD_FACTOR_MAX: u64 = 16;
 
-/// What the state row holds of the two.
+/// The two marks as the state row has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordedMarks {
     pub confirmed: Lsn,
@@ -58,7 +59,7 @@ pub struct Confirm {
     flushed: Lsn,
     /// The highest `upper` of any batch so far; `None` until this session has cut one.
     highest: Option<Lsn>,
-    /// `upper` as the session found it: what it may be lowered to, when nothing was cut.
+    /// `upper` as the session found it: the lowest value it may return to, if no batch was cut.
     found_upper: Lsn,
     ahead_bytes: u64,
     reserved_at: Option<Instant>,
@@ -120,12 +121,12 @@ impl Confirm {
         self.ending = true;
     }
 
-    /// What flushers are told. The end may lower it: none begins after that.
+    /// The limit for flushers. The end may lower it: no flush begins after that.
     pub fn reserved(&self) -> Reserved {
         Reserved(self.recorded.upper_lsn)
     }
 
-    /// What is durable in the state table, and so may be told.
+    /// What is durable in the state table, and so may be reported.
     pub fn recorded(&self) -> RecordedMarks {
         self.recorded
     }
@@ -144,7 +145,7 @@ impl Confirm {
         Some(row)
     }
 
-    /// The row is durable: tell `confirmed` to Postgres, and flushers that `upper` is reserved.
+    /// The row is durable: report `confirmed` to Postgres, and let flushers write up to `upper`.
     pub fn on_written(&mut self, now: Instant) -> RecordedMarks {
         if let Some(Writing { row, .. }) = self.writing.take() {
             if self.recorded.confirmed < row.confirmed {
@@ -157,7 +158,7 @@ impl Confirm {
     }
 
     /// The row may or may not have been written: neither mark has moved for us. That is safe,
-    /// because a row that is ahead of what we told is only cautious.
+    /// because a row that is ahead of what we reported is only cautious.
     pub fn on_write_failed(&mut self, now: Instant) {
         if let Some(Writing { asked, .. }) = self.writing.take() {
             self.asked |= asked;
@@ -192,7 +193,7 @@ impl Confirm {
         Some(self.retry_at.map_or(due_at, |at| at.max(due_at)))
     }
 
-    /// Less than half of it is left, or a batch waits already.
+    /// Less than half of the reserve is left, or a batch is already waiting.
     fn is_reservation_low(&self) -> bool {
         self.highest.is_some_and(|highest| {
             let low = Lsn(highest.0.saturating_add(self.ahead_bytes / 2));

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-/// Less than what a receive buffer of the usual size takes in it, at any speed of a walsender.
+/// Shorter than a walsender of any speed needs to fill a receive buffer of the usual size.
 const PAUSE: Duration = Duration::from_micros(500);
 /// Blocks that follow each other within this make a stream busy.
 const BUSY_WITHIN: Duration = Duration::from_millis(2);

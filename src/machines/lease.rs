@@ -1,6 +1,7 @@
-//! Whether we still lead, judged by our own clock and never by hope.
+//! Whether we still lead, judged by our own clock alone.
 //!
-//! It does not talk to Redis, and it does not fence: the slot does. A lease decides who tries.
+//! It does not talk to Redis, and it does not fence: the slot does. A lease only decides which
+//! instance tries.
 
 use std::time::{Duration, Instant};
 
@@ -8,13 +9,13 @@ use super::after;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseParams {
-    /// Life of the lock without an extension, as told to Redis.
+    /// TTL of the lock, as sent to Redis.
     pub term: Duration,
     /// How long after the last success the next extension is due.
     pub extend_every: Duration,
     /// How long after a failed extension the next try is due.
     pub retry_every: Duration,
-    /// What a session needs to end its work; `Lost` is said that much early.
+    /// The time that a session needs to end its work; `Lost` is reported that much early.
     pub margin: Duration,
 }
 
@@ -92,7 +93,7 @@ impl Lease {
         after(self.asked_at, self.params.window())
     }
 
-    /// How long one try to extend may take, so that a mute server leaves room for others.
+    /// How long one attempt to extend may take, so that a silent server leaves time for more.
     pub fn try_deadline(&self, now: Instant) -> Instant {
         let room = self.params.window().saturating_sub(self.extend_every());
         after(now, room / 4).min(self.lost_at())
@@ -100,7 +101,7 @@ impl Lease {
 
     /// Redis extended the lock by a request that left after `asked_at`.
     ///
-    /// An extension of a lease that was called lost changes nothing: work has been told to stop.
+    /// An extension of a lease already reported as lost changes nothing: the session is stopping.
     pub fn on_extended(&mut self, asked_at: Instant) {
         if !self.lost && self.asked_at <= asked_at {
             self.asked_at = asked_at;
@@ -174,7 +175,7 @@ mod tests {
     fn failed_extensions_are_retried_several_times_within_the_term() {
         let t0 = Instant::now();
         let mut lease = Lease::acquired(t0, params());
-        // A mute server takes each try to its deadline.
+        // With a silent server each attempt takes until its deadline.
         let (mut now, mut tries) = (t0, 0);
         loop {
             match lease.standing(now) {

@@ -25,23 +25,23 @@
 //!
 //! The rules:
 //!
-//! - Any end of a session that was not asked for goes through the strategy, the first start's too.
-//! - A session that stands on what has changed is told to begin again: it drains, and another one
-//!   begins under the same lock. That is no error, under no strategy.
+//! - The strategy handles every unrequested end of a session, the first start's too.
+//! - A session whose source or target has changed starts again: it drains, and another one begins
+//!   under the same lock. That is not an error under any strategy.
 //! - A wait before another attempt ends early when a primary is there again: `delay_max` may be a
 //!   minute, and a failover over in seconds. The count of attempts goes on all the same.
 //! - Not getting the lock, losing it, or not reaching Redis is never an error: the service stands
 //!   by, under every strategy.
 //! - `Remedy::Halt` (gap, fork, foreign cluster) stops the service for good whatever the strategy,
-//!   `exit` included: the next process would find the same and a restart loop mends nothing. The
-//!   other services go on, and [`super::supervisor`] keeps the process, to tell of it.
+//!   `exit` included: the next process would find the same, so a restart loop would not help. The
+//!   other services go on, and [`super::supervisor`] keeps the process, to report it.
 //! - Every `LockAcquired` is followed by exactly one `ReleaseLock`, after the session has ended; a
 //!   lock that was lost is released too, because for a margin it is still ours in Redis, and a
 //!   release only ever deletes our own. Only a wedged session keeps it: then the term frees it.
-//! - A drain ends twice: at its deadline the session is told to give up the work in hand, and when
-//!   it still has not ended a grace later the process must exit: a thread cannot be killed. It is
-//!   the same with a session that fails by itself, which has given up by then: a thread of it that
-//!   is stuck must not keep the lock, and look like a stream, for ever.
+//! - A drain ends twice: at its deadline the session gives up the work in hand, and if it has not
+//!   ended a grace period later the process must exit: a thread cannot be killed. It is the same
+//!   with a session that fails by itself, which has given up by then: a stuck thread must not keep
+//!   the lock, and look like a stream, for ever.
 //!
 //! Late messages are expected (a lease may be lost while its session ends by itself), so every
 //! pair of state and input has an answer; most such answers are to do nothing.
@@ -63,14 +63,14 @@ pub struct LifecycleParams {
     /// How long a session may drain once its lock is lost: the margin of the lease. Also before
     /// another one under the same lock.
     pub handover: Duration,
-    /// How long an abandoned session may take to end when a stop was asked for.
+    /// How long an abandoned session may take to end after a stop.
     pub stop_grace: Duration,
     /// The same after a lost lock or a failure of its own. Longer than the longest single wait of a
     /// session's threads, so that only a wedged one exceeds it.
     pub wedged_after: Duration,
 }
 
-/// What to do when a session ends that was not told to.
+/// What to do when a session ends unasked.
 #[derive(Debug)]
 pub enum LifecycleStrategy {
     Reconnect(Backoff),
@@ -84,7 +84,7 @@ pub enum LifecycleState {
         until: Instant,
         why: Why,
     },
-    /// The lock was asked for; the answer is bounded in time by who asks.
+    /// The lock was requested; the requester bounds the time of the answer.
     Acquiring,
     /// Stopped while asking: the answer may still be a lock, which then must be released.
     Withdrawing {
@@ -98,7 +98,7 @@ pub enum LifecycleState {
     Draining {
         deadline: Instant,
         then: DrainFor,
-        /// At the first deadline the session was told to give up; this is the second.
+        /// At the first deadline the session was asked to give up; this is the second.
         abandoned: bool,
     },
     /// Strategy `log`: the stream stays down, the process up.
@@ -108,16 +108,16 @@ pub enum LifecycleState {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
-    /// Another instance leads, or nobody was asked yet.
+    /// Another instance leads, or the lock was not requested yet.
     Standby,
-    /// Redis did not answer; a standby that cannot see who leads.
+    /// Redis did not answer; a standby that cannot see which instance leads.
     LockUnreachable,
     Backoff {
         attempt: u32,
     },
 }
 
-/// What a drain is for.
+/// The purpose of a drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DrainFor {
     StandBy,
@@ -143,7 +143,7 @@ pub enum LifecycleInput {
     /// Rows of this session became durable *and* were confirmed, so that no later session meets
     /// them again. A keepalive's confirmation is not progress: it comes with the first bytes.
     Progressed,
-    /// What the session stands on has changed.
+    /// The session's source or target has changed.
     BeginAgain,
     /// A thread of the session has ended that should not have; the others are ending.
     SessionFailing,
@@ -178,7 +178,7 @@ pub enum LifecycleAction {
 /// How a service ended for good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServiceOutcome {
-    /// Stopped because it was told to.
+    /// Stopped on request.
     Clean,
     /// A thread is wedged; the process has to exit.
     DrainTimedOut,
@@ -317,7 +317,7 @@ impl Lifecycle {
                 self.settle();
                 (draining, vec![])
             }
-            // However it ended: what stands in the way of the next one is found by it.
+            // However it ended, the next session finds what blocks it.
             (Draining { then: DrainFor::Again, .. }, SessionEnded { remedy: Remedy::Strategy }) => {
                 (Starting, vec![StartSession])
             }
@@ -332,7 +332,7 @@ impl Lifecycle {
                 Draining { then: DrainFor::StandBy, .. },
                 SessionEnded { remedy: Remedy::Strategy },
             ) => (self.stand_by(now, Why::Standby), vec![ReleaseLock]),
-            // Whatever ended it, it was told to end; the next start finds what stands in its way.
+            // Whatever ended it, it was asked to end; the next start finds what blocks it.
             (Draining { then: DrainFor::Stop, .. }, SessionEnded { .. }) => {
                 (Stopped(ServiceOutcome::Clean), vec![ReleaseLock, Finished(ServiceOutcome::Clean)])
             }
@@ -356,7 +356,7 @@ impl Lifecycle {
             }
             (Draining { abandoned: true, .. }, DeadlineReached) => wedged(),
 
-            // A lock that came after its question was given up is nobody's: give it back.
+            // A lock that arrives after its request was given up is unused: release it.
             (state @ (Waiting { .. } | Down | Stopped(_)), LockAcquired) => {
                 (state, vec![ReleaseLock])
             }
@@ -379,7 +379,7 @@ impl Lifecycle {
         }
     }
 
-    /// A session ended that was not told to.
+    /// A session ended unasked.
     fn unasked_end(&mut self, now: Instant) -> (LifecycleState, Vec<LifecycleAction>) {
         let outcome = match &mut self.params.strategy {
             LifecycleStrategy::Reconnect(backoff) => match backoff.next(&mut self.prng) {
@@ -423,7 +423,7 @@ impl Lifecycle {
     }
 }
 
-/// The lock is not released: whatever is stuck may still act under it.
+/// The lock is not released: the stuck thread may still act under it.
 fn wedged() -> (LifecycleState, Vec<LifecycleAction>) {
     let outcome = ServiceOutcome::DrainTimedOut;
     (LifecycleState::Stopped(outcome), vec![LifecycleAction::Finished(outcome)])

@@ -14,25 +14,25 @@
 //!   Nothing above the server's own WAL was ever streamed, so while the timeline stays the same
 //!   `upper` comes down to its end at each start: what a session that died had reserved ahead must
 //!   not make a later fork look like a loss.
-//! - A slot that is behind streams again, and nothing of that is confirmed before it came: if the
-//!   stream has started over since, it comes under higher versions than before, and one that was
-//!   cut short there would leave an old change on top.
+//! - A slot that is behind streams again, and nothing of that is confirmed before it arrives: if
+//!   the stream has started over since, it comes under higher versions than before, and one that
+//!   was cut short there would leave an old change on top.
 //! - What the dead branch confirmed above the fork says nothing about the live one, so there the
 //!   slot may be at the fork at most.
 //!
-//! What follows from the verdict is for [`super::recovery`] to say.
+//! [`super::recovery`] decides what follows from the verdict.
 //!
-//! Two standbys that were promoted apart may take the same timeline number, where no archive told
-//! the second of the first; where the timeline began tells them apart. What it cannot see: two such
-//! that left at the very same place, and a server restored from a snapshot that has since written
-//! past what was confirmed. Both keep the system identifier and the timeline.
+//! Two standbys that were promoted separately may take the same timeline number, if no shared
+//! archive showed the second one the first; the LSN where the timeline began distinguishes them. It
+//! cannot detect two that forked at the very same LSN, and a server restored from a snapshot that
+//! has since written past what was confirmed. Both keep the system identifier and the timeline.
 
 use std::fmt;
 
 use crate::error::{Error, ErrorKind};
 use crate::wal::Lsn;
 
-/// What the row of `walhouse_state` says: where the last stream of this service and slot was.
+/// The row of `walhouse_state`: the position of the last stream of this service and slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LineageState {
     pub system_identifier: u64,
@@ -54,7 +54,7 @@ pub struct Slot {
     pub invalidated: bool,
 }
 
-/// What `IDENTIFY_SYSTEM` says.
+/// The answer to `IDENTIFY_SYSTEM`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerTimeline {
     pub system_identifier: u64,
@@ -117,12 +117,12 @@ pub enum Gap {
         confirmed_flush: Lsn,
         held: Lsn,
     },
-    /// The slot would stream it, and nobody can read it.
+    /// The slot would stream it, but it cannot be decoded.
     Undecodable {
         at: Lsn,
     },
-    /// What was written before the publication is not in it, and no state tells how far the slot
-    /// was used.
+    /// The publication lacks what was written before it, and no state says how far the slot was
+    /// used.
     OlderThanPublication,
 }
 
@@ -133,15 +133,15 @@ pub enum Fork {
     /// The server is on an older timeline than ClickHouse: an old primary that came back, or the
     /// wrong server.
     Older,
-    /// The server's timeline does not descend from ours, whatever its number. Where the two parted
-    /// is not known.
+    /// The server's timeline does not descend from ours, whatever its number. The LSN where the two
+    /// forked is unknown.
     NotAncestor,
     /// Same timeline, but less WAL than was confirmed or landed: restored from an earlier time.
     WentBack,
 }
 
 impl LineageState {
-    /// Recorded when a slot is first used. Who wrote to ClickHouse before us may have written
+    /// Recorded when a slot is first used. An earlier replicator may have written to ClickHouse
     /// past what it confirmed, but never past the server's WAL.
     pub fn adopting(server: &ServerTimeline, confirmed_flush: Lsn) -> LineageState {
         LineageState {
@@ -158,8 +158,8 @@ impl LineageState {
 /// `history` is the server's, of the timelines before its own; it may be empty, where it is not
 /// known, when the server is on the state's timeline.
 ///
-/// The graver comes first: a fork is reported before a missing slot, because accepting a gap
-/// forgets the state from which the fork can be told.
+/// The more serious verdict comes first: a fork is reported before a missing slot, because
+/// accepting a gap forgets the state that shows the fork.
 pub fn judge(
     state: Option<&LineageState>,
     slot: Option<&Slot>,
@@ -208,7 +208,7 @@ pub fn judge(
         }
         Some(slot) => {
             let upper = match server.timeline == state.timeline {
-                // What a session that died had reserved, this server has not even written yet.
+                // A session that died had reserved WAL that this server has not even written yet.
                 true => state.upper_lsn.min(server.wal_end),
                 false => state.upper_lsn,
             };
@@ -223,8 +223,9 @@ pub fn judge(
     }
 }
 
-/// [`judge`] once more, where the database is known that ClickHouse's rows come from. It keeps its
-/// oid when it is renamed; one that was made anew under its name has another, and other rows.
+/// [`judge`] once more, where the database is known that ClickHouse's rows come from. A renamed
+/// database keeps its oid; one that was created again under the name has another oid, and other
+/// rows.
 pub fn judge_database(
     verdict: LineageVerdict,
     recorded: Option<u32>,
@@ -239,7 +240,7 @@ pub fn judge_database(
     }
 }
 
-/// Whether [`judge_landed`] may say otherwise. Nothing above `upper` can have landed.
+/// Whether [`judge_landed`] may change the verdict. Nothing above `upper` can have landed.
 pub fn depends_on_landed(
     verdict: &LineageVerdict,
     state: &LineageState,
@@ -280,13 +281,13 @@ pub fn judge_undecodable(
             let confirmed = state.map(|state| state.confirmed);
             LineageVerdict::Gap { confirmed, why: Gap::Undecodable { at } }
         }
-        // What is graver, and what begins on another slot anyway.
+        // Verdicts that are more serious, or start on another slot anyway.
         verdict => verdict,
     }
 }
 
 /// Whether the state's timeline is the one of that number in the server's past: it began where that
-/// began. What is not known is taken for the same.
+/// began. If that is unknown they count as the same.
 fn is_of_branch(state: &LineageState, server: &ServerTimeline, history: &[Switch]) -> bool {
     let began = match server.timeline == state.timeline {
         true => server.began,
@@ -301,17 +302,17 @@ pub fn began(history: &[Switch], timeline: u32) -> Lsn {
     before.map_or(Lsn(0), |switch| switch.switch_lsn)
 }
 
-/// Where the server left `timeline` for good; `None` if it never was on it. Not always what its
-/// line says: a standby that knows of a newer timeline and is promoted before it has come to it
-/// writes that timeline's line below the one before (seen on Postgres 15: `1 0/400FDB0`, then
-/// `2 0/40002D8`), and has nothing above the lower.
+/// Where the server left `timeline` for good; `None` if it was never on it. This is not always the
+/// LSN of its line: a standby that knows of a newer timeline and is promoted before it has come to
+/// it writes that timeline's line below the one before (seen on Postgres 15: `1 0/400FDB0`, then `2
+/// 0/40002D8`), and has nothing above the lower.
 fn fork(timeline: u32, history: &[Switch]) -> Option<Lsn> {
     history.iter().find(|switch| switch.timeline == timeline)?;
     let later = history.iter().filter(|switch| timeline <= switch.timeline);
     later.map(|switch| switch.switch_lsn).min()
 }
 
-/// What the words of a fork begin with, in the reason of its repair, too.
+/// The prefix of the text of a fork, also in the stored reason of its repair.
 pub const DIVERGED: &str = "diverged: ";
 /// The same of a gap.
 pub const GAP: &str = "gap: ";
@@ -342,7 +343,7 @@ impl LineageVerdict {
                  it is."
                     .to_owned(),
             ),
-            // Not halted for good: whoever shuts it down or corrects a DNS name mends it.
+            // Not halted for good: shutting the server down or correcting a DNS name fixes it.
             LineageVerdict::Diverged { why: Fork::Older, .. } => (
                 ErrorKind::Setup,
                 format!(
@@ -373,7 +374,7 @@ impl LineageVerdict {
     }
 }
 
-/// What was found, as the cause of an error.
+/// The finding, as the cause of an error.
 impl fmt::Display for LineageVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,8 +1,8 @@
-//! The decisions, as small machines: what happened goes in, what is to be done comes out.
+//! The decisions, as small machines: events go in, actions come out.
 //!
 //! Nothing here reads a clock, a channel, a random source or the environment: `now` is an argument
-//! and jitter comes from a [`prng::Prng`] that the caller seeds. So hours of bad weather are played
-//! in milliseconds, and a failing run is repeated from its seed.
+//! and jitter comes from a [`prng::Prng`] that the caller seeds. So tests play hours of failures in
+//! milliseconds, and repeat a failing run from its seed.
 
 use std::time::{Duration, Instant};
 

@@ -1,11 +1,10 @@
-//! How much of a large question is put to ClickHouse in one statement.
+//! How much of a large query goes to ClickHouse in one statement.
 //!
-//! A question about many ids of a table that is not sorted by them reads that column of the whole
-//! table, whether it names one id or a hundred thousand: so all of them go into one statement.
-//! Where that is too much, it is cut: into partitions, which stay what they are while parts are
-//! merged, so that together they still read the table once, and into fewer ids. What was answered
-//! stays answered; the sizes that were right are kept for the next questions, and grow again after
-//! a while.
+//! A query for many ids in a table that is not sorted by id reads that column of the whole table,
+//! for one id or a hundred thousand: so all of them go into one statement. If that is too much, the
+//! query is cut: into partitions, which stay what they are while parts are merged, so that together
+//! they still read the table once, and into fewer ids. What was answered stays answered; the sizes
+//! that were right are kept for the next questions, and grow again after a while.
 //!
 //! ```text
 //!   ids ->      | partition 1 | partition 2 | partition 3 |
@@ -16,7 +15,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// What one statement may take on, as far as is known.
+/// The largest statement that is known to work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sizes {
     ids_limit: usize,
@@ -42,7 +41,7 @@ pub enum TooMuch {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Portion {
     pub ids: Range<usize>,
-    /// Indexes into what [`Search::on_partitions`] was told; `None`: the table as a whole.
+    /// Indexes into the argument of [`Search::on_partitions`]; `None`: the table as a whole.
     pub partitions: Option<Range<usize>>,
 }
 
@@ -54,7 +53,7 @@ pub enum Next {
     Done,
 }
 
-/// A partition is read in one statement, so this much is waited for it at most.
+/// The longest wait for the statement that reads a partition.
 const PATIENCE_MAX: u32 = 64;
 /// Before there are fewer ids to a statement, which then reads the same once more.
 const PATIENCE_BEFORE_IDS: u32 = 8;
@@ -66,7 +65,7 @@ impl Sizes {
         Sizes { ids_limit, ids_max: ids_limit, rows_max: u64::MAX, patience: 1, answered: 0 }
     }
 
-    /// What was too much once may not be any more.
+    /// What was too much once may work later.
     fn on_answer(&mut self) {
         self.answered += 1;
         if self.answered < GROW_AFTER {
@@ -111,7 +110,7 @@ impl<'s> PortionSearch<'s> {
         self.sizes.patience
     }
 
-    /// The same again until its outcome is told.
+    /// Returns the same portion until its outcome is reported.
     pub fn step(&mut self) -> Next {
         if self.wants_partitions {
             return Next::ListPartitions;
@@ -126,7 +125,7 @@ impl<'s> PortionSearch<'s> {
         Next::Ask(portion)
     }
 
-    /// The rows of each partition; those that come later hold nothing that is asked for.
+    /// The rows of each partition; later partitions hold nothing that the query asks for.
     pub fn on_partitions(&mut self, rows: Vec<u64>) {
         self.wants_partitions = false;
         if rows.is_empty() {
@@ -179,7 +178,7 @@ impl<'s> PortionSearch<'s> {
         rows.unwrap_or_default().iter().fold(0, |sum: u64, rows| sum.saturating_add(*rows))
     }
 
-    /// What fits, and what is left of it.
+    /// The part that fits, and the rest.
     fn cut(&self, mut portion: Portion) -> (Portion, Vec<Portion>) {
         let mut rest = Vec::new();
         // First by ids: a statement for fewer of them must not be missed in the other partitions.

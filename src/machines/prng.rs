@@ -1,6 +1,6 @@
 //! Seeded numbers for jitter and for tests, so that a run can be repeated from its seed.
 //!
-//! Not for secrets: whoever sees one number knows the rest.
+//! Not for secrets: one number reveals the rest.
 
 /// SplitMix64: one word of state, every seed is a good one.
 #[derive(Debug, Clone)]

@@ -1,4 +1,4 @@
-//! How far replication has come, and how far Postgres may be told it has come.
+//! How far replication has come, and how much of that may be reported to Postgres.
 //!
 //! It knows nothing of rows but that there are some, and it confirms nothing itself:
 //! [`super::confirm`] decides when.
@@ -30,10 +30,10 @@ pub struct Cut {
 
 /// Follows transactions from the wire to ClickHouse. One for each session.
 ///
-/// Its owner tells of everything in the order of the wire; only flushes may end in any order, and
-/// a batch may be cut anywhere, inside of a transaction too. A commit is *durable* once its end
-/// was seen and every batch up to the one that holds its last row is; only an unbroken run of
-/// durable commits moves `flushed`.
+/// Its owner reports everything in the order of the wire; only flushes may end in any order, and a
+/// batch may be cut anywhere, inside of a transaction too. A commit is *durable* once its end was
+/// seen and every batch up to the one that holds its last row is; only an unbroken run of durable
+/// commits moves `flushed`.
 ///
 /// Each batch remembers only the last commit that waits for it, so memory is bounded by the
 /// batches in flight, however many transactions those hold.
@@ -45,7 +45,7 @@ pub struct Progress {
     last_commit: Option<Lsn>,
     /// Of the open transaction: where its commit record begins.
     open_commit: Option<Lsn>,
-    /// What has been put into the batch that is being gathered.
+    /// The contents of the batch that is being gathered.
     gathering: Gathered,
     /// Batches that were cut and are not part of the durable run yet, oldest first, ids adjacent.
     in_flight: VecDeque<InFlight>,
@@ -136,7 +136,7 @@ impl Progress {
         self.settle();
     }
 
-    /// What has been gathered leaves for ClickHouse.
+    /// The gathered batch leaves for ClickHouse.
     pub fn on_batch_cut(&mut self) -> Cut {
         let gathered = std::mem::take(&mut self.gathering);
         let id = BatchId(self.next_batch);
@@ -169,7 +169,7 @@ impl Progress {
         self.received
     }
 
-    /// Every change up to here is durable: this is what Postgres may be told. It never moves back.
+    /// Every change up to here is durable and may be reported to Postgres. It never moves back.
     ///
     /// A busy stream stops at the last durable commit. An idle one follows the keepalives, so that
     /// a quiet table does not pin WAL and a shutdown of Postgres does not wait for us.
@@ -194,7 +194,7 @@ impl Progress {
     }
 }
 
-/// What was said cannot be true on a stream whose order was kept.
+/// The input is impossible on a stream in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disorder {
     BeginInside { commit_lsn: Lsn },

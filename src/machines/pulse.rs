@@ -1,8 +1,8 @@
-//! Whether every service still turns: what a watchdog is fed for.
+//! Whether every service still makes progress: the condition for feeding the watchdog.
 //!
-//! A service is asked in intervals, and answers as long as its coordinator hears. How it fares does
-//! not count: servers that are away come back without a restart of ours, and a service that waits
-//! for an operator would wait again.
+//! Each service is asked at intervals, and answers as long as its coordinator handles messages. Its
+//! state does not count: servers that are away come back without a restart of ours, and a service
+//! that waits for an operator would wait again.
 
 use std::time::{Duration, Instant};
 

@@ -1,11 +1,11 @@
-//! What follows from a verdict of [`super::lineage`]: go on, start over and mend, or stop.
+//! What follows from a verdict of [`super::lineage`]: go on, start over and repair, or stop.
 //!
 //! Starting over means a slot that works (the old one where it can be used), a version shift with
 //! which everything that comes outranks everything that ClickHouse has, and, unless the operator
 //! prefers to skip, a repair: the table is read and compared, and what differs is written at
-//! [`base_version`], below every change that is still to be streamed. Where the source itself was
-//! changed, that is not enough: rows that the slot still brings have values of before the change.
-//! There what is read is written at the version of a fence ([`fence_version`]).
+//! [`base_version`], below every change that is still to be streamed. If the source itself was
+//! changed, that is not enough: rows that the slot still brings have values from before the change.
+//! In that case the repair writes at the version of a fence ([`fence_version`]).
 //!
 //! ```text
 //!   versions ->  old and dead rows | base: repaired rows | base + 1: repaired deletes | stream
@@ -19,7 +19,7 @@ use crate::wal::Lsn;
 pub enum GapStrategy {
     /// Compare the whole table and mend what differs.
     Repair,
-    /// Stop the service until somebody has decided.
+    /// Stop the service until an operator decides.
     Halt,
     /// Go on and leave the difference.
     Skip,
@@ -37,7 +37,7 @@ pub enum Course {
     Stop,
 }
 
-/// What is to be made up for, of a time that no state tells of.
+/// What a repair must make up for, from a time that no state covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Debt {
     Repair,
@@ -51,7 +51,7 @@ pub enum Debt {
 pub struct Adopted {
     pub system_identifier: u64,
     pub timeline: u32,
-    /// The oid of the database; `None`: whoever named it did not know of it.
+    /// The oid of the database; `None`: an older version recorded it without the oid.
     pub database: Option<u32>,
 }
 
@@ -86,17 +86,17 @@ pub fn course(
     }
 }
 
-/// What `course` becomes where a repair is owed: what was recorded of the last one, finished or
-/// not, is of another state ([`goes_on`]), or there is no state. What made it necessary may not be
-/// seen a second time: a server that went back in time writes past what was confirmed, a slot that
-/// was created again looks like one that was there. So the debt is recorded before all else.
+/// What `course` becomes when a repair is owed: the record of the last one, finished or not,
+/// belongs to another state ([`goes_on`]), or there is no state. Its reason may not be visible a
+/// second time: a server that went back in time writes past what was confirmed, a slot that was
+/// created again looks like one that was there. So the debt is recorded before all else.
 pub fn course_in_debt(course: Course, strategy: GapStrategy, debt: Debt) -> Course {
     match (course, strategy) {
         (Course::Stop, _) => course,
-        // No gap, so what is to be done about gaps does not count.
+        // Not a gap, so the strategy for gaps does not apply.
         _ if debt == Debt::InitialBackfill => Course::StartOver { repair: true },
-        // What is owed is none of the gap that is skipped, or not known any more: so not even
-        // skipping passes it over.
+        // The owed repair is for something other than the skipped gap, or its reason is unknown: so
+        // not even `skip` may drop it.
         (Course::StartOver { .. }, _) => Course::StartOver { repair: true },
         (Course::Begin | Course::Continue { .. }, GapStrategy::Halt) => Course::Stop,
         (Course::Begin | Course::Continue { .. }, GapStrategy::Repair | GapStrategy::Skip) => {
@@ -105,8 +105,8 @@ pub fn course_in_debt(course: Course, strategy: GapStrategy, debt: Debt) -> Cour
     }
 }
 
-/// What is recorded when a stream starts over on `slot`: every version from now on outranks what
-/// is in ClickHouse. `highest_version` was read from the target tables, for what no state tells of.
+/// What is recorded when a stream starts over on `slot`: every version from now on outranks what is
+/// in ClickHouse. `highest_version` was read from the target tables, since no state covers them.
 /// `None`: there is no number that high.
 pub fn start_over(
     before: Option<&LineageState>,
@@ -120,7 +120,7 @@ pub fn start_over(
         None => (0, 0),
     };
     let bound = bound.max(highest_version).checked_add(1)?;
-    // One more at least, so that the repair of this state goes on under no other: where the state
+    // At least one more, so that no other state continues the repair of this one: where the state
     // row was never written, a server without that WAL may be what is found next.
     let shift = shift.checked_add(1)?.max(bound.saturating_sub(slot.restart_lsn.0));
     // There must be room for the WAL that is still to come.
@@ -135,7 +135,7 @@ pub fn start_over(
     })
 }
 
-/// What is recorded when a slot is first used and no state tells of the time before. Tables that
+/// What is recorded when a slot is first used and no state covers the time before. Tables that
 /// another replicator of this cluster has written are in order with us, below its WAL's end; higher
 /// versions are of another time, and must be outranked like those of a lost state.
 pub fn first_state(
@@ -163,7 +163,7 @@ pub fn begin_filling(
     }
 }
 
-/// What was reserved ahead and not used does not count where the server can tell.
+/// The unused part of the reserve does not count if the server shows it.
 fn upper(state: &LineageState, server: &ServerTimeline) -> u64 {
     let same = state.system_identifier == server.system_identifier
         && state.timeline == server.timeline
@@ -188,8 +188,7 @@ pub fn fence_version(shift: u64, fence: Lsn) -> u64 {
     fence.0.saturating_sub(4).saturating_add(shift)
 }
 
-/// What is done about rows that the source may have hidden while the stream went on: the same as
-/// about a gap.
+/// How to handle rows that the source may have hidden while the stream went on: like a gap.
 pub fn course_of_hidden(course: Course, strategy: GapStrategy) -> Course {
     match (course, strategy) {
         (Course::Stop | Course::StartOver { .. }, _) => course,
@@ -330,7 +329,7 @@ mod tests {
         assert_eq!(record.shift, 90 + 5 + 1 - 50);
         assert_eq!((record.confirmed, record.upper_lsn, record.timeline), (Lsn(60), Lsn(70), 3));
         assert_eq!(base_version(&record, &SLOT), 96);
-        // What no state tells of counts as well.
+        // Rows that no state covers count as well.
         let record = start_over(None, 1_000, &SERVER, &SLOT).unwrap();
         assert_eq!(base_version(&record, &SLOT), 1_001);
         // On one timeline a new slot begins above everything: only its repair is another.

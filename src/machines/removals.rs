@@ -1,9 +1,9 @@
-//! Where a change stands among those of its key, when its position in the WAL does not say so.
+//! The order of a change among those of its key, when its position in the WAL does not show it.
 //!
 //! Within a key the positions grow from change to change, with one exception. An INSERT writes its
-//! record before the unique index makes it wait for whoever still has the key; so does an UPDATE
-//! that gives a row another key. Once that transaction has taken the key away and committed, the
-//! waiting one goes on:
+//! record before the unique index makes it wait for the transaction that still has the key; so does
+//! an UPDATE that gives a row another key. Once that transaction has removed the key and committed,
+//! the waiting one goes on:
 //!
 //! ```text
 //!   A: insert K at 10        B: insert K at 20, waits        A: delete K at 30, commit
@@ -26,10 +26,10 @@ use hashbrown::HashMap;
 use super::progress::BatchId;
 use crate::wal::Lsn;
 
-/// What a key takes beside its own bytes.
+/// Memory that a key takes in addition to its own bytes.
 const BYTES_PER_KEY: usize = 64;
-/// So far above a removal stands a row that waited for it: below the next record, and above what is
-/// raised by [`outranking`], which can be of a row that came before.
+/// How far above a removal the version of a row that waited for it is: below the next record, and
+/// above what [`outranking`] raises, which can belong to an earlier row.
 const ABOVE: u64 = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl Removals {
         }
     }
 
-    /// Whether the row that comes by a record at `lsn` is where it was written, whatever its key.
+    /// Whether the row of a record at `lsn` keeps its position, whatever its key.
     #[inline]
     pub fn is_above_all(&self, lsn: Lsn) -> bool {
         self.highest < lsn
@@ -147,8 +147,8 @@ impl Removals {
         }
     }
 
-    /// While there are too many, the oldest go that ClickHouse has. What is still on its way is
-    /// bounded by the batches in flight.
+    /// While there are too many, the oldest ones that ClickHouse has are dropped. The batches in
+    /// flight bound the others.
     fn forget_durable(&mut self) {
         while self.limits.generations < self.generations.len()
             && let Some(oldest) =
@@ -160,7 +160,7 @@ impl Removals {
     }
 }
 
-/// What ClickHouse has of a key.
+/// The latest version of a key in ClickHouse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredVersion {
     pub version: u64,
@@ -177,7 +177,7 @@ pub fn outranking(own: u64, below: u64, found: &[StoredVersion]) -> Option<u64> 
     let is_between = |found: &&StoredVersion| found.is_deleted && own < found.version;
     let between = found.iter().filter(is_between).map(|found| found.version);
     let tombstone = between.filter(|version| *version <= below).max()?;
-    // What was raised above the very same tombstone before.
+    // A row that was raised above the very same tombstone before.
     let is_beside = |version: &u64| version.checked_sub(tombstone).is_some_and(|by| by < ABOVE - 1);
     let beside = found.iter().map(|found| found.version).filter(is_beside);
     beside.max()?.checked_add(1)

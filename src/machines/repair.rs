@@ -1,9 +1,9 @@
-//! The work of a repair: which piece is next, how far it has come, and what becomes of a row.
+//! The work of a repair: which piece is next, its progress, and what to do with a row.
 //!
-//! Three passes. *Read* takes every row of the source table and writes those that ClickHouse has
-//! not, or has otherwise. *Count* takes every key of ClickHouse and counts those that Postgres has
-//! not; if that is not too much of the table ([`may_delete`]), *delete* writes tombstones for them.
-//! All leave alone what is newer than the base version: that came, or comes, by the stream.
+//! Three passes. *Read* reads every row of the source table and writes those that are missing in
+//! ClickHouse or differ. *Count* reads every key of ClickHouse and counts those that are not in
+//! Postgres; if that is not too much of the table ([`may_delete`]), *delete* writes tombstones for
+//! them. All leave rows above the base version alone: those came, or will come, by the stream.
 //!
 //! Work is cut into pieces that workers take in any order. What is done counts only as an unbroken
 //! run from the first, so that a repair that died goes on from there and does at most a few pieces
@@ -21,7 +21,7 @@ pub struct Stored {
     pub is_same: bool,
 }
 
-/// What becomes of a row or a key.
+/// What to do with a row or a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     Leave,
@@ -60,7 +60,7 @@ pub fn tombstone_version(base: u64) -> u64 {
 pub struct Count {
     /// That ClickHouse has, but for what this repair has written.
     pub alive: u64,
-    /// Of these: what was there before this repair and is not in Postgres.
+    /// How many of these existed before this repair and are not in Postgres.
     pub gone: u64,
 }
 
@@ -74,10 +74,10 @@ impl Count {
 /// So few are deleted without a question, of however small a table.
 const FEW: u64 = 3;
 
-/// Whether what a comparison found to be gone may be deleted, or somebody has to say so: much of a
-/// table is rather of another source, or was left there on purpose, than missed. `others` says that
-/// another source is known to write into it; `of_fork`, that a failover to a server that was behind
-/// explains what is gone, however much it is. 100 percent is leave for everything.
+/// Whether rows that a comparison found to be gone may be deleted, or an operator has to agree: if
+/// they are much of a table, they more likely belong to another source, or were left on purpose.
+/// `others` says that another source is known to write into it; `of_fork`, that a failover to a
+/// server that was behind explains what is gone, however much it is. 100 percent allows everything.
 pub fn may_delete(count: Count, percent_max: u64, others: bool, of_fork: bool) -> bool {
     let Count { alive, gone } = count;
     let is_little = u128::from(gone) * 100 <= u128::from(alive) * u128::from(percent_max);
@@ -98,7 +98,7 @@ pub struct Pieces {
     done_weight: u64,
     /// Of pieces that were done before this began.
     skipped_weight: u64,
-    /// Of what is not among these pieces: done before them, or not cut into pieces yet.
+    /// Rows outside of these pieces: done before them, or not cut into pieces yet.
     others_weight: u64,
 }
 

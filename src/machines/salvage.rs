@@ -1,5 +1,5 @@
-//! Lands every row of a block that its table takes, and finds out what is at fault where it takes
-//! less: the server, the size, a row, the whole table, or a view behind it.
+//! Inserts every row of a block that its table accepts, and finds the cause if it accepts less: the
+//! server, the size, a row, the whole table, or a view behind it.
 //!
 //! A pure plan: the flusher asks for the next step, does it, and says how it went.
 //!
@@ -21,23 +21,23 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-/// What an INSERT was not taken for.
+/// Why an INSERT failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InsertFault {
-    /// The server is away, or somebody has to mend something: no verdict about rows.
+    /// The server is unreachable, or an operator has to fix something: no verdict about rows.
     Away,
     /// The same, with the connection lost amid the request: a proxy may have found it too large.
     Lost,
     /// Less at a time may be taken.
     Large,
     Rows(Blame),
-    /// A materialized view refuses what the table takes.
+    /// A materialized view refuses what the table accepts.
     View,
-    /// The same, for a limit: it may take less at a time.
+    /// The same, because of a limit: it may accept less at a time.
     LargeForView,
 }
 
-/// What a refusal says of its cause.
+/// The cause that a refusal names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Blame {
     /// Of the rows that were sent.
@@ -79,7 +79,7 @@ pub enum Step {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Views {
     Heard,
-    /// What they refuse they lack. `all`: it is not known of each of the rows.
+    /// Those views lack the rows. `all`: which of the rows is not known.
     PassedOver {
         all: bool,
     },
@@ -109,20 +109,21 @@ pub enum NextStep {
 const PROBE_AFTER: u32 = 3;
 /// The same of a table without versions, where the answer is to hold.
 const HOLD_AFTER: u32 = 16;
-/// Held so often, a table without versions is asked by a copy of one of its rows: that it stands
-/// twice is less than that nothing is streamed for ever.
+/// After this many holds, a table without versions is probed with a copy of one of its rows: a
+/// duplicate is less harm than a stream that never goes on.
 const HOLDS_BEFORE_COPY: u32 = 8;
 /// Lost connections in a row before the size is doubted: the same block again is dropped as known
 /// by tables that keep a log of blocks, and a part of it is not.
 const LOST_MAX: u32 = 3;
-/// Refused by a view in a row, and it takes nothing: the rest of the block is not asked for.
+/// After this many rows in a row refused by a view, the view accepts nothing: the rest of the block
+/// is not probed.
 const REFUSED_BY_VIEWS_MAX: u32 = 16;
-/// A row alone that is too much for a view is waited for so often: memory may be short for a while.
+/// How often to wait for a single row that is too much for a view: memory may be short for a while.
 const VIEW_WAITS: u32 = 3;
 /// Around a bad row at least so many are tried at a time.
 const WINDOW_MIN: usize = 16;
 
-/// How many rows at a time a table takes. One for each table, across blocks.
+/// How many rows at a time a table accepts. One for each table, across blocks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InsertFit {
     rows_max: Option<usize>,
@@ -136,7 +137,7 @@ const KEEP_MIN: Duration = Duration::from_secs(30);
 const KEEP_MAX: Duration = Duration::from_secs(30 * 60);
 
 impl InsertFit {
-    /// So many rows at a time; `None`: whatever comes.
+    /// The number of rows at a time; `None`: no limit.
     pub fn rows_max(&self) -> Option<usize> {
         self.rows_max
     }
@@ -153,7 +154,7 @@ impl InsertFit {
     fn on_landed(&mut self, rows: usize, now: Instant) {
         let Some(max) = self.rows_max else { return };
         if rows < max || self.kept_until.is_some_and(|until| now < until) {
-            // What is smaller says nothing about more.
+            // A smaller insert says nothing about a larger one.
             self.has_landed |= max <= rows;
             return;
         }
@@ -199,7 +200,7 @@ pub struct Salvage {
 struct Piece {
     rows: Range<usize>,
     views: Views,
-    /// It holds what its other half did not: to try it as a whole is in vain.
+    /// Its other half was fine, so this one holds the fault: trying it as a whole is useless.
     is_doubted: bool,
     /// The other half is next.
     is_first: bool,
@@ -242,7 +243,7 @@ impl Salvage {
         salvage
     }
 
-    /// The same step again until its outcome is told.
+    /// Returns the same step until its outcome is reported.
     pub fn step(&self, fit: &InsertFit) -> Step {
         if self.is_probing {
             return Step::Probe(match self.landed {
@@ -375,12 +376,12 @@ impl Salvage {
         then
     }
 
-    /// There is no row known to be good: an empty table, or one without versions.
+    /// No row is known to be good: the table is empty, or has no versions.
     pub fn on_none_known(&mut self) -> NextStep {
         self.hold()
     }
 
-    /// Whether something was refused, so that other INSERTs are to be kept out of this one's.
+    /// Whether something was refused, so that no other INSERT may be merged with this one.
     pub fn is_salvaging(&self) -> bool {
         self.window < usize::MAX || 0 < self.refused_by_views || !self.suspects.is_empty()
     }
@@ -391,7 +392,7 @@ impl Salvage {
         self.holds = 0;
         self.is_proven = true;
         if !self.can_repeat && !std::mem::replace(&mut self.has_landed, true) {
-            // What was refused before may have been refused with all others.
+            // Rows refused earlier may have been refused because the table refused everything.
             for row in std::mem::take(&mut self.refused) {
                 let again = self.suspect(row, Views::Heard, BlamedColumn::Unnamed);
                 self.suspects.insert(0, again);
@@ -412,7 +413,7 @@ impl Salvage {
         self.is_proven = false;
         let Some(piece) = self.pending.pop() else { return };
         let views = piece.views;
-        // What was not part of the INSERT is in no doubt.
+        // Columns that were not part of the INSERT are not suspects.
         self.push(rows.end..piece.rows.end, views, false);
         if rows.len() == 1 {
             let gap = std::mem::take(&mut self.landed_since_suspect);
@@ -480,7 +481,7 @@ impl Salvage {
             self.waits_for_view += 1;
             return NextStep::Wait;
         }
-        // Less at a time has not helped, so the table is not asked to take less.
+        // Sending less has not helped, so the limit of the table stays.
         self.is_view_beyond_size = true;
         *fit = InsertFit::default();
         self.on_view(rows, views)
@@ -518,7 +519,7 @@ impl Salvage {
             }
             BlamedColumn::Unnamed | BlamedColumn::Other => Vec::new(),
         };
-        // Once more, as it is: what it was refused for may be mended meanwhile, or over.
+        // Once more, unchanged: the cause of the refusal may be fixed meanwhile, or over.
         tries.insert(0, Vec::new());
         tries.reverse();
         Suspect { row, tries, views }
@@ -545,7 +546,7 @@ impl Salvage {
         left.sort_unstable_by_key(|rows| std::cmp::Reverse(rows.start));
         let holds = self.holds.saturating_add(1);
         *self = Salvage { holds, ..Salvage::of(0, self.documents, self.can_repeat) };
-        // It is asked for by one row, not by all of them.
+        // One row needs it, not all of them.
         self.is_probing = self.can_repeat;
         for rows in left {
             match self.pending.last_mut() {
@@ -575,7 +576,7 @@ impl Salvage {
         }
     }
 
-    /// What follows without an INSERT.
+    /// Does what follows without an INSERT.
     fn go_on(&mut self) {
         if self.is_probing {
             return;
@@ -595,7 +596,8 @@ impl Salvage {
                 self.is_probing = true;
             } else if self.has_landed || !self.suspects.is_empty() && self.holds < HOLDS_BEFORE_COPY
             {
-                // Written again it would be there twice. What lands of the block must do.
+                // Writing it again would duplicate it. The rows of the block that succeed must be
+                // enough.
                 self.is_proven = true;
             } else {
                 self.is_probing = true;

@@ -1,7 +1,7 @@
-//! When the walsender is sent a standby status update, and when its silence means a dead link.
+//! When to send the walsender a status update, and when its silence means a dead connection.
 //!
-//! Driven by the wal_reader thread, between reads. What may be confirmed is not decided here: only
-//! what [`super::confirm`] has published is ever told.
+//! Driven by the wal_reader thread, between reads. It does not decide what may be confirmed: it
+//! reports only what [`super::confirm`] has published.
 
 use std::time::{Duration, Instant};
 
@@ -67,7 +67,7 @@ impl StandbyStatus {
         self.probed = false;
     }
 
-    /// We stop reading, because what was read must be dealt with first. Updates go on.
+    /// Reading pauses until the data already read is processed. Updates go on.
     pub fn on_paused(&mut self) {
         self.heard_at = None;
     }
@@ -76,12 +76,12 @@ impl StandbyStatus {
         self.asked = true;
     }
 
-    /// A row that holds it is durable: it is told at once. It never moves back.
+    /// A row that holds it is durable: report it at once. It never moves back.
     pub fn on_published(&mut self, confirmed: Lsn) {
         self.confirmed = self.confirmed.max(confirmed);
     }
 
-    /// What `StandbyStatusUpdate` may say as flushed.
+    /// The flushed LSN of a `StandbyStatusUpdate`.
     pub fn confirmed(&self) -> Lsn {
         self.confirmed
     }

@@ -1,4 +1,4 @@
-//! What the process does about its services: when all are to stop, and with which code it exits.
+//! What the process does about its services: when to stop all, and with which code to exit.
 //!
 //! ```text
 //!   Running --- signal, a service's Exit, a wedged service ---> Stopping ---> Exited
@@ -11,9 +11,9 @@
 //! While a service waits for an operator (halted) the process stays, to say so on its HTTP port: a
 //! supervisor that starts it again and again would change nothing, and hide the reason.
 //!
-//! It does not stop threads or exit by itself, and it does not decide what a service's failure
-//! means: that is [`super::lifecycle`]'s. A service that stays down under strategy `log` is alive
-//! here: it has not finished.
+//! It does not stop threads or exit by itself, and [`super::lifecycle`] decides what a service's
+//! failure means. A service that stays down under strategy `log` is alive here: it has not
+//! finished.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use super::lifecycle::ServiceOutcome;
 pub struct SupervisorParams {
     /// How long services may drain after the first signal.
     pub shutdown_timeout: Duration,
-    /// How long past their deadline services are waited for; more than `lifecycle::Params`'
+    /// How long to wait for services past their deadline; more than `lifecycle::Params`'
     /// `stop_grace`, which is what they need to report that they are wedged.
     pub backstop: Duration,
 }
@@ -44,7 +44,7 @@ pub enum SupervisorInput {
 pub enum SupervisorAction {
     /// Tell every service that has not finished: drain until then. May come again, earlier.
     StopServices { deadline: Instant },
-    /// Exit now. Threads that are still running are not waited for.
+    /// Exit now, without waiting for threads that are still running.
     Exit { code: u8 },
 }
 

@@ -1,23 +1,23 @@
 //! Whether the holder of the leader lock in Redis is gone, as far as Postgres shows it.
 //!
-//! Redis cannot tell a dead holder from one that is cut off from Redis alone. But the holder keeps
-//! a session in Postgres from before it asks for the lock until its process ends, and the lock says
-//! so. Whoever waits looks for that session and for all that a leader does in Postgres. A process
-//! that is stopped keeps its connections, so it is waited for; one whose connection broke makes it
-//! again within [`GONE_FOR`].
+//! Redis cannot distinguish a dead holder from one that only Redis cannot reach. But the holder
+//! keeps a session in Postgres from before it asks for the lock until its process ends, and the
+//! lock says so. A waiting instance looks for that session and for everything that a leader does in
+//! Postgres. A process that is stopped keeps its connections, so others wait for it; one whose
+//! connection broke reconnects within [`GONE_FOR`].
 //!
-//! Nothing rests on this but who tries: the slot admits one walsender at a time, and what two
+//! This only decides which instance tries: the slot admits one walsender at a time, and what two
 //! leaders send is the same rows under the same versions.
 
 use std::time::{Duration, Instant};
 
-/// A holder that lives has made a broken connection again within this, unless Postgres does not
-/// take it: it looks at its session every two seconds.
+/// A live holder has restored a broken connection within this, unless Postgres refuses it: it
+/// checks its session every two seconds.
 pub const GONE_FOR: Duration = Duration::from_secs(3);
-/// One look may fall into a moment of its own.
+/// A single observation may be a coincidence.
 const LOOKS_MIN: u32 = 3;
 
-/// What one look at Postgres has shown.
+/// The result of one observation of Postgres.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TakeoverLook {
     /// The session by which the holder shows itself.
@@ -52,7 +52,7 @@ struct Absence {
 }
 
 impl Takeover {
-    /// `asked_at` is from before the look.
+    /// `asked_at` is from before the observation.
     pub fn on_look(
         &mut self,
         asked_at: Instant,
@@ -75,8 +75,8 @@ impl Takeover {
         if is_gone { TakeoverVerdict::Gone } else { TakeoverVerdict::Wait }
     }
 
-    /// The session with Postgres has ended, or another one is the primary: what was seen may have
-    /// been the end of the server, and not of the holder.
+    /// The session with Postgres has ended, or another one is the primary: the earlier observations
+    /// may have seen the server end, not the holder.
     pub fn forget(&mut self) {
         self.0 = None;
     }
@@ -88,7 +88,7 @@ mod tests {
 
     const NOBODY: TakeoverLook = TakeoverLook { holder: false, slot: false, others: false };
 
-    /// Plays looks at tenths of a second; `None` forgets. The verdict of the last one.
+    /// Plays observations at tenths of a second; `None` forgets. Returns the last verdict.
     fn play(script: &[(u64, Option<(&str, TakeoverLook)>)]) -> TakeoverVerdict {
         let t0 = Instant::now();
         let mut machine = Takeover::default();
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn long_ago_is_not_often() {
-        // The one who looks was stopped in between.
+        // The observer was stopped in between.
         assert_eq!(
             play(&[(0, Some(("a", NOBODY))), (600, Some(("a", NOBODY)))]),
             TakeoverVerdict::Wait

@@ -1,4 +1,4 @@
-//! When to say what repeats: the 1st, 2nd, 4th, 8th... time, so that what goes on for ever takes
+//! When to log a repeating event: the 1st, 2nd, 4th, 8th... time, so that one that never ends takes
 //! few lines.
 
 use std::collections::HashMap;
@@ -28,7 +28,7 @@ impl Thinning {
     }
 }
 
-/// What has not come for so long is said at once when it comes again.
+/// An event that has not occurred for this long is logged at once when it occurs again.
 const RESTED: Duration = Duration::from_secs(60 * 60);
 
 /// Notes on work that goes on all the same, by what they are of. No success ends them, only rest.
@@ -42,7 +42,7 @@ struct Note {
     came_at: Instant,
 }
 
-/// What came since the last line. As text: how often, where that was not once.
+/// The number of events since the last line. As text: how often, if more than once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Unsaid {
     pub amount: u64,
@@ -108,7 +108,8 @@ mod tests {
         assert_eq!(said(20, 1).unwrap().to_string(), "");
     }
 
-    /// Whatever comes when: the lines are few, and with what was not yet said they tell of all.
+    /// Whenever events occur, the lines are few, and together with the unlogged rest they count
+    /// all.
     #[test]
     fn lines_are_few_and_nothing_is_left_out_of_them() {
         for seed in 0..200 {

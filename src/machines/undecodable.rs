@@ -1,17 +1,17 @@
-//! WAL that no attempt can decode: whether the next one may be worth its while.
+//! WAL that no attempt can decode: whether another attempt makes sense.
 //!
 //! The server's decoding ends with an error (a publication that was made after the WAL was written,
-//! a row too large to be sent), or ours does (a DELETE that does not name the key). Whether that
-//! passes cannot be told from one attempt; but each attempt begins with a look at the table and the
-//! publication, and what is decoded is the same bytes. So the same error at the same place a third
-//! time means that nothing will change: what lies there, and behind it, has to be found otherwise.
+//! a row too large to be sent), or ours does (a DELETE that does not name the key). One attempt
+//! does not show whether that will pass; but each attempt first checks the table and the
+//! publication, and decodes the same bytes. So the same error at the same LSN a third time means
+//! that nothing will change: a repair has to find what is there and after it.
 //!
-//! Errors that have no place in the WAL (a server that is away, a timeout, a full disk) are not
-//! heard of here, and neither add to the count nor end it.
+//! Errors that have no place in the WAL (an unreachable server, a timeout, a full disk) do not
+//! reach this machine, and neither add to the count nor end it.
 
 use crate::wal::Lsn;
 
-/// Two may be chance: the table was altered, and altered back, between the two looks at it.
+/// Two may be chance: the table may have been altered and altered back between the two checks.
 const TIMES: u32 = 3;
 
 #[derive(Debug, Default)]
@@ -27,7 +27,7 @@ struct Met {
     times: u32,
 }
 
-/// What is not to be tried again.
+/// The WAL not to try again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Given {
     pub at: Lsn,
@@ -81,7 +81,7 @@ mod tests {
         assert_eq!(after(&[(7, "a"), (7, "a"), (8, "a")]), None);
         assert_eq!(after(&[(7, "a"), (7, "b"), (7, "a")]), None);
         assert_eq!(after(&[(7, "a"), (8, "a"), (8, "a"), (8, "a")]), Some(8));
-        // What was given up and then gave way is not given up for good.
+        // WAL that was given up and later decoded is not given up for good.
         assert_eq!(after(&[(7, "a"), (7, "a"), (7, "a"), (9, "a")]), None);
     }
 

@@ -1,11 +1,11 @@
 //! Whether a key that looks different on both sides is different, while changes stream between
 //! them.
 //!
-//! A look takes a snapshot of Postgres, waits until the stream has passed it, and only then asks
-//! ClickHouse. What ClickHouse has by then may be newer than the snapshot, which its version tells;
-//! or of a transaction that the snapshot did not see yet, though its changes lie below. Such a one
-//! is seen by the next snapshot. So a key differs if it does at two looks in a row, with the same
-//! version both times.
+//! Each check takes a snapshot of Postgres, waits until the stream has passed it, and only then
+//! asks ClickHouse. ClickHouse's row may by then be newer than the snapshot, which its version
+//! shows; or from a transaction that the snapshot did not see yet, though its changes lie below.
+//! The next snapshot sees that transaction. So a key differs if it does in two checks in a row,
+//! with the same version both times.
 
 use super::repair::Stored;
 
@@ -14,7 +14,7 @@ use super::repair::Stored;
 pub enum Difference {
     /// Postgres has it, ClickHouse does not.
     Missing,
-    /// Columns of it are otherwise.
+    /// Some of its columns differ.
     Different,
     /// ClickHouse has it, Postgres does not.
     Extra,
@@ -63,10 +63,10 @@ pub enum VerifyJudgement {
     Unsettled,
 }
 
-/// After so many looks it is given up.
+/// The number of checks after which to give up.
 const LOOKS_MAX: u32 = 8;
 
-/// A key that looked different, and what was seen of it since.
+/// A key that looked different, and the results of later checks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Suspicion {
     last: Option<(Difference, Option<u64>)>,

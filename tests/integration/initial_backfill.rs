@@ -202,12 +202,12 @@ fn tables_that_were_there_and_lack_rows_are_told_of_and_filled() {
             ("task_runs_v2", "`walhouse backfill runs --all-statuses`"),
             ("sessions_v1", "`walhouse backfill sessions`"),
         ] {
-            let line = format!("`{target}` was there before the first start, and lacks rows");
+            let line = format!("`{target}` existed before the first start and lacks rows");
             assert!(told.contains(&line) && told.contains(command), "{table}: {told}");
         }
         let mut program = Program::start(&settings);
         program.wait_streaming(&SERVICES);
-        program.wait_for_log("`sessions_v1` was there before the first start, and lacks rows");
+        program.wait_for_log("`sessions_v1` existed before the first start and lacks rows");
         let status = program.status();
         for service in SERVICES {
             let notes = status["services"][service]["notes"].to_string();

@@ -1,4 +1,4 @@
-//! ClickHouse: what it is, what our user may do there, its tables, and a trial row.
+//! ClickHouse: its version, our user's privileges there, its tables, and a trial row.
 
 use std::time::Instant;
 
@@ -108,8 +108,8 @@ impl Looking<'_> {
         deadline(self.service)
     }
 
-    /// What the target tables take, and which of walhouse's own are absent; `None` if a target is
-    /// missing or is not as it has to be.
+    /// The columns that the target tables accept, and which of walhouse's own tables are absent;
+    /// `None` if a target is missing or is not as it has to be.
     fn tables(&mut self) -> Result<Option<(Vec<Shape>, Vec<&'static str>)>> {
         let creates = self.service.create_tables;
         let deadline = self.deadline();
@@ -154,7 +154,7 @@ impl Looking<'_> {
             }
         }
         let is_complete = shapes.len() == self.mapping.targets().len();
-        // Nothing is recorded where nothing is, and then the tables are no matter.
+        // If none of them exists, nothing is recorded, and the state of the tables does not matter.
         match is_complete || own.contains(&state::TABLE.name) {
             true => Ok(Some((shapes, own))),
             false => Ok(None),
@@ -274,7 +274,7 @@ impl Looking<'_> {
         Ok(Some(taken))
     }
 
-    /// True if a column does not take what is sent.
+    /// True if a column does not accept what is sent.
     fn types(
         &mut self,
         target: &Target,
@@ -295,7 +295,7 @@ impl Looking<'_> {
                 "column `{}` of `{}` is {}, expected {ours}",
                 column.name, target.table, found.type_text
             );
-            // What rows are ordered by cannot be altered.
+            // Columns of the sorting key cannot be altered.
             let hint = match target.order_by.contains(&at) {
                 true => again.to_owned(),
                 false => format!(
@@ -304,7 +304,7 @@ impl Looking<'_> {
                 ),
             };
             is_refused |= fit == ColumnFit::Not;
-            // The coarser moment that deletes may miss is told already.
+            // The survey has already reported a coarser DateTime that deletes may miss.
             let is_told = shape.warnings.iter().any(|told| told.contains(column.name));
             match fit {
                 ColumnFit::Not => self.found.push(Finding::problem("table", text, hint)),
@@ -333,7 +333,7 @@ impl Looking<'_> {
         }
     }
 
-    /// A row by the real mapping into a table of its own.
+    /// Inserts a row by the real mapping into a separate table.
     fn trial(
         &mut self,
         target: &Target,

@@ -16,7 +16,7 @@ use crate::finding::{Finding, Level};
 const ABOUT: &str = "cluster";
 const QUORUM: &str = "quorum";
 
-/// Nothing is asked, and nothing said, where nothing of it is in use.
+/// If neither a cluster nor replication is in use, it asks and reports nothing.
 pub(super) fn look(
     client: &mut Client,
     user: &str,
@@ -188,7 +188,7 @@ fn hosts(
     found
 }
 
-/// Each host, and by table what tells it from another of that name.
+/// Each host, and for each table what distinguishes it from another of that name.
 fn judge_identities(seen: &[(String, BTreeMap<String, Identity>)]) -> Option<Finding> {
     let (first, ours) = seen.first()?;
     let differs = |theirs: &BTreeMap<String, Identity>| {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::finding::Finding;
 
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// Of the answer of whoever has the port.
+/// Bytes read of the answer of whatever process has the port.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
 pub(super) fn look(at: SocketAddr) -> Finding {

@@ -1,5 +1,5 @@
-//! A check that is told to stop still drops its trial tables: it ends at once where there is none,
-//! and else when the last one is gone.
+//! A check that is interrupted still drops its trial tables: it ends at once if there is none, and
+//! otherwise when the last one is gone.
 
 use std::process;
 
@@ -22,7 +22,7 @@ pub(super) fn listen() {
         state.is_stopped = true;
         end_if_free(&state);
     };
-    // Without it a signal ends the process as ever, and the next check tells of what is left.
+    // Without it a signal ends the process as usual, and the next check reports what is left.
     let _ = ctrlc::set_handler(handler);
 }
 

@@ -1,8 +1,8 @@
 //! `walhouse check`: everything that can be known before a start, all of it at once.
 //!
-//! The parties are looked at side by side, each with deadlines of its own, so that one that does
-//! not answer hides nothing of the others. What a start would refuse is judged by the very
-//! functions that refuse it. Nothing that stays is changed: no slot, publication, table or lock.
+//! The servers are checked in parallel, each with its own deadlines, so that one that does not
+//! answer hides no findings about the others. The functions that make a start refuse something
+//! judge it here, too. The check leaves nothing behind: no slot, publication, table or lock.
 
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -65,7 +65,7 @@ pub fn check(config: &Config) -> CheckReport {
     report
 }
 
-/// The configuration itself is what is wrong, so nobody was asked.
+/// The configuration itself is wrong, so no server was asked.
 pub fn refused(problems: &Problems) -> CheckReport {
     let mut report = CheckReport::default();
     for problem in &problems.list {
@@ -80,7 +80,7 @@ pub fn refused(problems: &Problems) -> CheckReport {
 }
 
 fn look(config: &Config, service: &ServiceConfig) -> Vec<Finding> {
-    // Whoever uses the same server needs slots and walsenders of it, too.
+    // Other services on the same server need slots and walsenders there, too.
     let slots: Vec<&str> = (config.services.iter())
         .filter(|other| other.postgres == service.postgres)
         .map(|other| other.slot.as_str())
@@ -142,7 +142,7 @@ fn outlook(
             format!("{reason}: the stream starts over, and the difference remains"),
             "Set REPLICATION_GAP_STRATEGY=repair to have it repaired.",
         ),
-        // What is wrong with the slot is told where it was looked at.
+        // The check of the slot reports what is wrong with it.
         Ok(Foreseen::Stops(error)) => {
             Finding::of_error("lineage", &error, "See `walhouse help gaps-and-repair`.")
         }
@@ -207,8 +207,8 @@ fn is_near(host: &str) -> bool {
     is_loopback || name == "localhost" || name.starts_with('/')
 }
 
-/// Nothing can be looked up by it where nobody has answered, and services with one ClickHouse tell
-/// the same.
+/// Without an answer nothing can be looked up, and services with the same ClickHouse report the
+/// same.
 fn without_query_id(text: &str) -> String {
     let cut = text.split_once(" as query `").and_then(|(before, rest)| {
         let (_, after) = rest.split_once('`')?;

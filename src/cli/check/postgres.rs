@@ -1,4 +1,4 @@
-//! Postgres: who the primary is, what it lets us do, and what it has of ours.
+//! Postgres: which host is the primary, our privileges there, and our slot and publication on it.
 
 use std::thread;
 use std::time::Instant;
@@ -30,7 +30,7 @@ pub(super) struct ReachedPostgres {
     pub sql: Sql,
     /// `None` where replication is not possible.
     pub connection: Option<Connection>,
-    /// What the slot is was told already.
+    /// The kind of the slot was already reported.
     pub slot_is_refused: bool,
 }
 
@@ -56,7 +56,7 @@ pub(super) fn look(
     looking.run()
 }
 
-/// What each host of the list is by itself.
+/// Checks each host of the list separately.
 fn hosts(params: &PostgresParams) -> Vec<Finding> {
     let ask = |params: PostgresParams| -> Result<String> {
         let mut sql = Sql::connect(&params, APPLICATION_NAME, step())?;
@@ -89,7 +89,7 @@ fn hosts(params: &PostgresParams) -> Vec<Finding> {
     })
 }
 
-/// A start-up by our own protocol knows more of what mends a refusal.
+/// A start-up by our own protocol gives better hints for a refusal.
 fn not_reached(service: &ServiceConfig, error: Error) -> Finding {
     if error.kind() != ErrorKind::Unreachable {
         let mut options = startup_options(service, APPLICATION_NAME, Texts::default());
@@ -198,7 +198,7 @@ impl Looking<'_> {
                 self.found.push(Finding::of_error("slot", &error, AGAIN));
                 return true;
             }
-            // What that means is for the lineage to say, which knows what ClickHouse holds.
+            // The lineage, which knows what ClickHouse holds, decides what that means.
             Ok(Some(reason)) => {
                 let text = format!("slot `{name}` is invalidated: {reason}");
                 self.found.push(Finding::warning("slot", text, "The next start creates it again."));

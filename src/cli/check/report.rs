@@ -12,7 +12,7 @@ pub struct CheckReport {
     found: Vec<Told>,
 }
 
-/// What several services have in common is told once.
+/// Findings that several services share are reported once.
 #[derive(Debug)]
 struct Told {
     services: Vec<ServiceName>,

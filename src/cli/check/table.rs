@@ -1,4 +1,4 @@
-//! The source table, what it tells of old rows, and the publication.
+//! The source table, its replica identity, and the publication.
 
 use super::step;
 use crate::config::ServiceConfig;

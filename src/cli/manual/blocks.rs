@@ -42,7 +42,7 @@ pub enum ManualBlock {
     },
 }
 
-/// What has been opened and not closed yet.
+/// Markup that has been opened and not closed yet.
 #[derive(Default)]
 struct Reader {
     blocks: Vec<ManualBlock>,
@@ -164,7 +164,7 @@ impl Reader {
         });
     }
 
-    /// Nobody can follow a link on paper: another topic is named, an address is printed.
+    /// A terminal has no links: a link to a topic becomes its name, any other prints its address.
     fn push_target(&mut self, to: &str) {
         let (file, _) = to.split_once('#').unwrap_or((to, ""));
         if let Some(topic) = file.strip_suffix(".md") {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::blocks::{Line, ManualBlock, Style, parse};
 use super::find;
 
-/// Fewer letters would be found in any line.
+/// Fewer letters would match any line.
 pub const LETTERS_MIN: usize = 6;
 
 /// A row of the page.
@@ -38,7 +38,7 @@ fn entry(row: &[Line]) -> Option<Explanation> {
     })
 }
 
-/// What is said of a line; `None` if nothing is known of it.
+/// The entry for a line; `None` if there is none.
 fn find_entry<'a>(entries: &'a [Explanation], line: &str) -> Option<&'a Explanation> {
     let line = line.replace(['`', '\\'], "");
     let matched = |entry: &Explanation| {

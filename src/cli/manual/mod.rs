@@ -8,7 +8,7 @@ mod text;
 
 /// A chapter of the manual.
 pub struct Topic {
-    /// What it is asked for by; the file is `NAME.md`.
+    /// The name used on the command line; the file is `NAME.md`.
     pub name: &'static str,
     /// One line for the list of topics.
     pub about: &'static str,
@@ -19,7 +19,7 @@ pub struct Topic {
 /// The list, and each topic as a page of these docs.
 macro_rules! topics {
     ($($module:ident: $name:literal, $about:literal;)*) => {
-        /// In the order in which somebody new reads them.
+        /// In the order in which a new user reads them.
         pub const TOPICS: &[Topic] = &[
             $(Topic { name: $name, about: $about, text: include_str!(concat!($name, ".md")) }),*
         ];
@@ -85,7 +85,7 @@ mod tests {
             assert!(topic.text.starts_with("# "), "{}", topic.name);
             let text = topic.to_text(80, false);
             for line in text.lines().filter(|line| !line.starts_with("    ")) {
-                // What cannot be broken, such as an address, stands alone.
+                // Text that cannot be broken, such as an address, gets its own line.
                 let is_one_word = !line.trim().contains(' ');
                 assert!(line.chars().count() <= 80 || is_one_word, "{}: {line}", topic.name);
             }

@@ -55,7 +55,7 @@ impl Page {
         }
     }
 
-    /// Side by side if that fits, else each row as a term and what is said of it.
+    /// As columns if that fits, otherwise each row as a term with its description.
     fn table(&mut self, head: &[Line], rows: &[Vec<Line>]) {
         let width = |line: &Line| line.iter().map(|span| width_of(&span.text)).sum::<usize>();
         let widths: Vec<usize> = (0..head.len())

@@ -1,4 +1,4 @@
-//! As much of an HTTP client as asking a process of ours takes: one `GET` in HTTP/1.0, which knows
+//! As much of an HTTP client as it takes to ask another walhouse: one `GET` in HTTP/1.0, which has
 //! no chunks, and one answer, within a deadline and a size.
 
 use std::fmt;
@@ -48,7 +48,7 @@ impl fmt::Display for StatusEndpoint {
     }
 }
 
-/// What the process there says of itself.
+/// The status that the process there reports.
 pub(super) fn overview(endpoint: &StatusEndpoint, deadline: Instant) -> Result<Overview, String> {
     let answer = get(endpoint, "/status", deadline)?;
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
@@ -112,7 +112,7 @@ fn connect(endpoint: &StatusEndpoint, deadline: Instant) -> Result<TcpStream, St
     Err(last)
 }
 
-/// Never zero, which sockets do not take for a timeout.
+/// Never zero, which sockets reject as a timeout.
 fn left(deadline: Instant) -> Result<Duration, String> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(late()) } else { Ok(left) }
@@ -143,7 +143,7 @@ mod tests {
         }
     }
 
-    /// What comes back from a server that answers with these bytes and closes.
+    /// The result of asking a server that answers with these bytes and closes.
     fn ask_one_that_says(bytes: &'static [u8]) -> Result<Overview, String> {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let endpoint = StatusEndpoint::at(listener.local_addr().expect("it is bound"));

@@ -1,5 +1,5 @@
-//! What Postgres, Redis and ClickHouse say where no process answers. Reads alone, each party within
-//! a deadline; one that does not answer hides nothing of the others.
+//! Asks Postgres, Redis and ClickHouse when no process answers. It only reads, each server within a
+//! deadline; one that does not answer hides nothing of the others.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
@@ -55,7 +55,7 @@ pub(super) fn overview(config: &Config) -> Overview {
     }
 }
 
-/// What was found of a service, and what is wrong with it.
+/// The status of a service, and what is wrong with it.
 struct Look {
     service: ServiceOverview,
     problems: Vec<String>,

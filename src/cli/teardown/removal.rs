@@ -1,9 +1,9 @@
 //! Takes the traces of a service out of Postgres: the slot, and with it the WAL that it keeps, and
 //! the publication if that is asked for. For `walhouse teardown`, on its main thread.
 //!
-//! The leader lock is held meanwhile, so that no slot is taken from under a stream of ours: that
-//! leader would meet the loss as a gap, and make the slot anew. What is recorded in ClickHouse
-//! stays: a service that is turned on again finds a gap by it, and repairs the table.
+//! It holds the leader lock meanwhile, so that it cannot drop the slot of a running stream: that
+//! leader would see a gap, and create the slot again. What is recorded in ClickHouse stays: a
+//! service that is turned on again detects the gap by it, and repairs the table.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,9 +19,9 @@ use crate::threads::lock_keeper::LeaderLock;
 
 /// A step against Postgres or the lock takes this long at most.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a walsender that was told to go may take.
+/// How long a walsender that was terminated may take to end.
 const WALSENDER_TIMEOUT: Duration = Duration::from_secs(10);
-/// The lock outlives all steps, whatever term the service gives it.
+/// Longer than all steps together, whatever TTL the service gives the lock.
 const LOCK_TERM_MIN: Duration = Duration::from_secs(150);
 
 /// What there is to drop.
@@ -56,7 +56,7 @@ pub fn look(config: &ServiceConfig) -> Result<Removable> {
 }
 
 /// Waits for the leader lock, at most as long as a leader that died may have left it, and drops.
-/// `waiting` is told, once, that somebody has it.
+/// Calls `waiting` once if another instance has it.
 pub fn drop(
     config: &ServiceConfig,
     with_publication: bool,
@@ -118,7 +118,7 @@ fn drop_locked(config: &ServiceConfig, with_publication: bool) -> Result<Dropped
     Ok(Dropped { slot: found, publication })
 }
 
-/// Who reads that the publication stays is to know that the slot does not.
+/// An error about the publication must also say that the slot is gone.
 fn of_the_publication_alone(
     error: Error,
     config: &ServiceConfig,
