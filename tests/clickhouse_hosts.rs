@@ -18,14 +18,13 @@ use std::time::{Duration, Instant};
 use support::clickhouse::Clickhouse;
 use support::wait::{PATIENCE, until, until_true};
 use support::zookeeper::Zookeeper;
-use walhouse::clickhouse::client::InsertError;
 use walhouse::clickhouse::hosts::Hosts;
 use walhouse::clickhouse::lookup::{find_live, find_sort_keys};
 use walhouse::clickhouse::own::state::{self, StateRow};
 use walhouse::clickhouse::own::{self, backfills, refused};
 use walhouse::clickhouse::params::{ClickHouseParams, Quorum};
 use walhouse::clickhouse::partitions::partitions;
-use walhouse::clickhouse::{Client, stored, tables};
+use walhouse::clickhouse::{Client, InsertError, stored, tables};
 use walhouse::error::{Error, ErrorKind};
 use walhouse::rows::Shape;
 use walhouse::rows::target::Target;
@@ -438,5 +437,5 @@ fn the_engine_takes_our_replicated_tables_and_its_refusals_are_read_right() {
     let mut client = Client::connect(&quorum).unwrap();
     walhouse::clickhouse::cluster::check_quorum(&mut client, &["t"], soon()).unwrap();
     let error = walhouse::clickhouse::cluster::check_quorum(&mut client, &["t", "p"], soon());
-    assert!(error.unwrap_err().to_string().contains("it is a MergeTree"));
+    assert!(error.unwrap_err().to_string().contains("its engine is MergeTree"));
 }

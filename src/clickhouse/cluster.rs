@@ -8,8 +8,10 @@
 use std::time::{Duration, Instant};
 
 use super::client::{Client, TextRow, quote_bytes, quote_name};
+use super::fresh;
 use super::hosts::ReplicationKind;
 use super::params::{ClickHouseParams, Quorum};
+use super::text::of_ours;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Hosts that are up take much less, and each table of a first start may wait as long.
@@ -77,18 +79,11 @@ pub fn check_quorum(client: &mut Client, tables: &[&str], deadline: Instant) -> 
     }
     for (name, engine) in engines(client, tables, deadline)? {
         if ReplicationKind::of_engine(&engine) == ReplicationKind::Plain {
-            return Err(without_quorum(client, &name, &engine));
+            let doing = format!("use {} at `{}`", client.qualified(&name), client.endpoint());
+            return Err(fresh::without_quorum(doing, &engine));
         }
     }
     Ok(())
-}
-
-/// A table that an insert with a quorum must not go to.
-pub(super) fn without_quorum(client: &Client, table: &str, engine: &str) -> Error {
-    let doing = format!("use {} at `{}`", client.qualified(table), client.endpoint());
-    Error::new(ErrorKind::Setup, doing)
-        .because(format!("inserts require a quorum, and its engine is {engine}"))
-        .hint("Make it Replicated on every host, or unset REPLICATION_CLICKHOUSE_INSERT_QUORUM.")
 }
 
 /// The name and the engine of each of the tables that is there.
@@ -99,19 +94,9 @@ pub(super) fn engines(
 ) -> Result<Vec<(String, String)>> {
     let sql = format!(
         "SELECT name, engine FROM system.tables WHERE {} ORDER BY name",
-        of_ours(client, "name", tables)
+        of_ours(client.database(), "name", tables)
     );
     Ok(pairs(client.query(&sql, &[], deadline)?))
-}
-
-/// Which server this is: a table that is not replicated is there alone.
-pub(super) const SERVER: &str = "SELECT toString(serverUUID())";
-
-/// Limits a system table to these tables of our database, whose names are in the column.
-pub(super) fn of_ours(client: &Client, column: &str, tables: &[&str]) -> String {
-    let names: Vec<String> = tables.iter().map(|name| quote_bytes(name.as_bytes())).collect();
-    let database = quote_bytes(client.database().as_bytes());
-    format!("database = {database} AND {column} IN ({})", names.join(", "))
 }
 
 /// Rows of two values.

@@ -3,10 +3,12 @@
 mod answer;
 pub mod client;
 pub mod cluster;
+mod connection;
 pub mod document_types;
 pub mod frame;
 mod fresh;
 pub mod hosts;
+mod insert_error;
 mod insert_settings;
 pub mod lookup;
 pub mod own;
@@ -22,6 +24,7 @@ pub mod tables;
 pub mod text;
 mod transport;
 
-pub use client::{Client, InsertError};
+pub use client::Client;
+pub use insert_error::InsertError;
 pub use params::ClickHouseParams;
 pub use refusal::Refusal;

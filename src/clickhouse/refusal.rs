@@ -7,6 +7,8 @@
 
 use std::fmt;
 
+use crate::error::{Error, ErrorKind};
+
 /// What a refusal says about its cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefusalVerdict {
@@ -319,6 +321,21 @@ impl Refusal {
             252 => "Merges are behind: flush larger batches, or less often.",
             _ => return None,
         })
+    }
+
+    /// What an operator is told.
+    pub fn into_error(self, doing: impl Into<String>) -> Error {
+        let kind = match self.verdict() {
+            Data => ErrorKind::DataRefused,
+            Setup | View => ErrorKind::Setup,
+            Busy | Size | Unknown => ErrorKind::Unreachable,
+        };
+        let hint = self.hint();
+        let error = Error::new(kind, doing).because(self);
+        match hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
     }
 }
 

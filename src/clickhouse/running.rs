@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::client::{Client, QUERY_ID_PREFIX, quote_bytes};
+use super::client::{Client, quote_bytes};
+use super::connection::QUERY_ID_PREFIX;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A host that is left is often one that does not answer.

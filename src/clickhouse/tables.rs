@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::client::{Client, quote_bytes};
 use super::cluster::{self, create_database, create_table, replacing};
+use super::text::of_ours;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A target table we know how to make.
@@ -318,14 +319,14 @@ pub fn look(client: &mut Client, tables: &[&str], deadline: Instant) -> Result<T
     let sql = format!(
         "SELECT name, concat(engine, ' ', if({is_alone}, '', toString(uuid))) \
          FROM system.tables WHERE {} ORDER BY name",
-        cluster::of_ours(client, "name", tables)
+        of_ours(client.database(), "name", tables)
     );
     let found = cluster::pairs(client.query(&sql, &[], deadline)?);
     let sql = format!(
         "SELECT table, arrayStringConcat(groupArray(column), ', ') FROM \
          (SELECT table, concat(name, ' ', type, ' ', default_kind) AS column FROM system.columns \
          WHERE {} ORDER BY table, position) GROUP BY table",
-        cluster::of_ours(client, "table", tables)
+        of_ours(client.database(), "table", tables)
     );
     let columns = cluster::pairs(client.query(&sql, &[], deadline)?);
     let columns_of = |name: &str| columns.iter().find(|(table, _)| table == name);

@@ -20,6 +20,13 @@ pub fn quote_bytes(bytes: &[u8]) -> String {
     literal
 }
 
+/// Limits a system table to these tables of the database, whose names are in the column.
+pub fn of_ours(database: &str, column: &str, tables: &[&str]) -> String {
+    let names: Vec<String> = tables.iter().map(|name| quote_bytes(name.as_bytes())).collect();
+    let database = quote_bytes(database.as_bytes());
+    format!("database = {database} AND {column} IN ({})", names.join(", "))
+}
+
 /// One row of an answer; `None` is NULL.
 pub type BytesRow = Vec<Option<Vec<u8>>>;
 

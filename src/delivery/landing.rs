@@ -7,10 +7,9 @@ use std::time::Instant;
 use super::alongside::{Alongside, StopLevel, stopped};
 use super::learned::Learned;
 use super::outage::{Delays, Episode, retry};
-use crate::clickhouse::client::InsertError;
 use crate::clickhouse::own::refused::{self, RefusedPart, RefusedRow};
 use crate::clickhouse::refusal::{Refusal, RefusalVerdict};
-use crate::clickhouse::{self, Client};
+use crate::clickhouse::{self, Client, InsertError};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::salvage::{
     Blame, BlamedColumn, InsertFault, InsertFit, KnownGood, NextStep, Salvage, Step, Views,

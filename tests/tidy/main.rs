@@ -2,6 +2,7 @@
 //! touch, and that the manual tells the truth.
 
 mod manual;
+mod order;
 
 use std::collections::BTreeSet;
 use std::fs;

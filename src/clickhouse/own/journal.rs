@@ -5,7 +5,8 @@
 
 use std::time::Instant;
 
-use crate::clickhouse::client::{Client, InsertError, quote_bytes};
+use crate::clickhouse::InsertError;
+use crate::clickhouse::client::{Client, quote_bytes};
 use crate::clickhouse::cluster::{create_table, pairs, replacing};
 use crate::clickhouse::refusal::{Refusal, RefusalVerdict};
 use crate::error::{Error, ErrorKind, Result};

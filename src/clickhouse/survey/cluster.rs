@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::super::client::Client;
-use super::super::cluster::{SERVER, engines, of_ours, pairs};
+use super::super::cluster::{engines, pairs};
+use super::super::fresh::SERVER;
 use super::super::hosts::ReplicationKind;
 use super::super::params::ClickHouseParams;
+use super::super::text::of_ours;
 use crate::error::Result;
 
 /// How often the one address is asked who answers.
@@ -46,7 +48,7 @@ pub fn replicas(client: &mut Client, tables: &[&str], deadline: Instant) -> Resu
     let sql = format!(
         "SELECT table, toString(is_readonly), toString(total_replicas), toString(active_replicas) \
          FROM system.replicas WHERE {} ORDER BY table",
-        of_ours(client, "table", tables)
+        of_ours(client.database(), "table", tables)
     );
     let rows = client.query(&sql, &[], deadline)?;
     let replica = |row: Vec<Option<String>>| {
@@ -113,7 +115,7 @@ pub fn identities(
             let server = server_uuid(&mut client, deadline())?;
             let sql = format!(
                 "SELECT table, zookeeper_path FROM system.replicas WHERE {}",
-                of_ours(&client, "table", tables)
+                of_ours(client.database(), "table", tables)
             );
             let paths = pairs(client.query(&sql, &[], deadline())?);
             let paths: BTreeMap<_, _> = paths.into_iter().collect();

@@ -4,7 +4,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::client::{Client, InsertError, quote_bytes, quote_name};
+use super::client::{Client, quote_bytes, quote_name};
+use super::insert_error::InsertError;
 use super::tables::Definition;
 use crate::error::{Error, ErrorKind, Result};
 
