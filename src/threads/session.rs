@@ -24,6 +24,7 @@ use super::stream::batch::ChangeAt;
 use super::stream::batcher::{self, Batcher};
 use super::stream::confirmer::{self, Confirmer};
 use super::stream::flusher::{self, Flusher};
+use super::stream::rereading::RereadContext;
 use super::stream::wal_reader::{self, WalReader};
 use super::watch::failover_readiness::{self, FailoverReadiness};
 use super::watch::promotion_watch::{self, PromotionWatch};
@@ -236,10 +237,14 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
         shared,
         member: &member,
         version_shift,
-        primary: &primary,
-        application_name: &application_name,
-        // Beside it a block is held that has the same values, and an answer on its way.
-        reread_bytes_max: limits(config).bytes_max / 3,
+        rereads: RereadContext {
+            delivery,
+            member: &member,
+            primary: &primary,
+            application_name: &application_name,
+            // A block with the same values is held as well, and an answer on its way.
+            bytes_max: limits(config).bytes_max / 3,
+        },
     };
     let context = MendingContext {
         delivery,

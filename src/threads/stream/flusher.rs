@@ -14,52 +14,33 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::batch::Batch;
 use super::look_up::LookUps;
+use super::rereading::{RereadContext, Rereading};
 use crate::clickhouse::Client;
-use crate::delivery::as_of::wait_until_flushed;
 use crate::delivery::landing::{DeliveryContext, Landing};
 use crate::delivery::member::Member;
 use crate::delivery::session_state::SessionState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::progress::BatchId;
-use crate::machines::thinning::Thinning;
-use crate::postgres::primary::Primary;
-use crate::postgres::reread::{Reread, RereadRequest, RereadRows, reread};
-use crate::postgres::sql::Sql;
 use crate::rows::Block;
 use crate::services::assemble::{Answers, Assembled, Missing, assemble_into, wanted};
 use crate::services::fold::{Folded, FoldedChange, fold};
-use crate::services::row::TextValues;
-use crate::telling::tell;
 use crate::wal::{Lsn, PgTime};
 
-/// How soon values are asked for again when their transaction is not yet visible.
-const VISIBLE_EVERY: Duration = Duration::from_millis(20);
-/// So many such waits are told of, about five seconds' worth, then twice as many.
-const INVISIBLE_TOLD_AFTER: u32 = 250;
 /// How long an idle flusher keeps memory for its next batch.
 const BLOCKS_KEPT: Duration = Duration::from_secs(5);
-/// One statement against Postgres.
-const SQL_TIMEOUT: Duration = Duration::from_secs(30);
-/// Then the session ends. A Postgres that shuts down lets nobody in any more and waits for its
-/// walsenders to be told that all is flushed; to wait for it in turn would last for ever.
-const REREAD_ATTEMPTS_MAX: u32 = 3;
-
 pub struct Flusher<'a> {
     pub delivery: DeliveryContext<'a>,
     pub shared: &'a SessionState,
     pub member: &'a Member,
     pub version_shift: u64,
-    /// Where the stream comes from: no other server has exactly what it speaks of.
-    pub primary: &'a Primary,
-    pub application_name: &'a str,
-    pub reread_bytes_max: usize,
+    pub rereads: RereadContext<'a>,
 }
 
 /// Runs until the batcher hangs up or the session is given up.
 pub fn run(with: &Flusher<'_>, batches: &Receiver<Batch>, flushed: &Sender<BatchId>) -> Result<()> {
     let mut open = OpenFlusher {
         client: Client::connect(with.delivery.clickhouse)?,
-        sql: None,
+        rereading: Rereading::new(with.rereads),
         landings: with.delivery.landings(with.member.targets()),
         look_ups: LookUps::default(),
         blocks: None,
@@ -89,20 +70,10 @@ pub fn run(with: &Flusher<'_>, batches: &Receiver<Batch>, flushed: &Sender<Batch
     }
 }
 
-/// Values read again.
-#[derive(Default)]
-struct Values {
-    /// In the order of `Wanted::places`.
-    by_entry: hashbrown::HashMap<usize, TextValues>,
-    /// The commits that they may come from, beside those of the batch, end here at the latest.
-    as_of: Lsn,
-}
-
 pub(super) struct OpenFlusher<'a> {
     pub(super) with: &'a Flusher<'a>,
     pub(super) client: Client,
-    /// Opened when a value must be read again, which with REPLICA IDENTITY FULL is never.
-    sql: Option<Sql>,
+    pub(super) rereading: Rereading<'a>,
     landings: Vec<Landing>,
     look_ups: LookUps,
     /// Those of the batch before, emptied: their memory is the next one's, so that a busy stream
@@ -154,7 +125,7 @@ impl OpenFlusher<'_> {
         let mut begin = 0;
         let (upper, last) = loop {
             // What is read again may be many times what was streamed, so it lands in parts.
-            let (values, end) = self.reread(&folded, &wanted, begin)?;
+            let (values, end) = self.rereading.reread(&folded, &wanted, begin)?;
             let upper = cut.upper_lsn.max(values.as_of);
             found.values = values.by_entry;
             let (mapping, shift) = (with.member.mapping, with.version_shift);
@@ -208,90 +179,6 @@ impl OpenFlusher<'_> {
         Ok(())
     }
 
-    /// Reads values that the stream left out, for the entries from `begin` on, until they take
-    /// their share of memory. Returns them by entry, and the first entry that still lacks its own.
-    ///
-    /// They may be newer than the change; then the change that made them so is still to come.
-    fn reread(
-        &mut self,
-        folded: &Folded<'_>,
-        wanted: &Missing,
-        begin: usize,
-    ) -> Result<(Values, usize)> {
-        let entries = || wanted.rereads.iter().copied().skip_while(|entry| *entry < begin);
-        if entries().next().is_none() {
-            return Ok((Values::default(), folded.entries.len()));
-        }
-        let with = self.with;
-        let source = with.member.source();
-        let columns: Vec<&str> =
-            wanted.places.iter().map(|place| source.columns[place].name).collect();
-        let mut xids: Vec<u32> = folded.entries.iter().map(|entry| entry.xid).collect();
-        xids.sort_unstable();
-        xids.dedup();
-        let mut known = hashbrown::HashSet::new();
-        let keys: Vec<&[u8]> = entries()
-            .map(|entry| folded.entries[entry].id)
-            .filter(|id| known.insert(*id))
-            .collect();
-        let request = RereadRequest {
-            table: &with.member.found,
-            key_column: source.columns[source.key.id].name,
-            columns: &columns,
-            keys: &keys,
-            xids: &xids,
-            bytes_max: with.reread_bytes_max,
-        };
-        let rows = self.ask_until_visible(&request)?;
-        with.delivery.metrics.toast_rereads.inc_by(rows.answered as u64);
-        let not_answered: hashbrown::HashSet<&[u8]> =
-            keys.get(rows.answered..).unwrap_or_default().iter().copied().collect();
-        let end = entries().find(|entry| not_answered.contains(folded.entries[*entry].id));
-        let end = end.unwrap_or(folded.entries.len());
-        // A key may stand behind several entries of the batch only if its row came back to life.
-        let by_entry = entries()
-            .take_while(|entry| *entry < end)
-            .filter_map(|entry| Some((entry, rows.found.get(folded.entries[entry].id)?.clone())));
-        // A table that has moved on, or a row that is gone: that may be of a commit still to come.
-        let as_of = if rows.is_as_streamed { Lsn(0) } else { rows.as_of.insert_lsn };
-        let values = Values { by_entry: by_entry.collect(), as_of };
-        Ok((values, end))
-    }
-
-    pub(super) fn ask_until_visible(&mut self, request: &RereadRequest<'_>) -> Result<RereadRows> {
-        let (with, sql) = (self.with, &mut self.sql);
-        let (mut waits, mut thinning) = (0_u32, Thinning::default());
-        loop {
-            let attempts = Cell::new(0);
-            let answer = with.delivery.retry(
-                || {
-                    attempts.set(attempts.get() + 1);
-                    ask(sql, with, request)
-                },
-                |error| error.kind() == ErrorKind::Setup || REREAD_ATTEMPTS_MAX <= attempts.get(),
-            )?;
-            let transactions = match answer {
-                Reread::Rows(rows) => return Ok(rows),
-                Reread::NotYetVisible { transactions } => transactions,
-            };
-            waits = waits.saturating_add(1);
-            if waits.is_multiple_of(INVISIBLE_TOLD_AFTER) && thinning.on_repeat() {
-                let line = format_args!(
-                    "{transactions} transactions were streamed but are not visible yet, so their \
-                     unchanged values cannot be read again; nothing is flushed meanwhile"
-                );
-                let hint = format!(
-                    "Their COMMIT waits for a synchronous standby. If `synchronous_standby_names` \
-                     admits `{}`, each waits for the other: take it out, or ALTER TABLE ... \
-                     REPLICA IDENTITY FULL.",
-                    with.application_name
-                );
-                tell(log::Level::Warn, with.delivery.service, line, Some(&hint));
-            }
-            with.delivery.alongside.pause(Instant::now() + VISIBLE_EVERY)?;
-        }
-    }
-
     fn count(&self, folded: &Folded<'_>, wanted: &Missing) {
         let metrics = self.with.delivery.metrics;
         metrics.inserts.inc_by(folded.inserts);
@@ -306,27 +193,6 @@ impl OpenFlusher<'_> {
             );
         }
     }
-}
-
-fn ask(sql: &mut Option<Sql>, with: &Flusher<'_>, request: &RereadRequest<'_>) -> Result<Reread> {
-    let deadline = || Instant::now() + SQL_TIMEOUT;
-    let mut open = match sql.take().filter(Sql::is_usable) {
-        Some(open) => open,
-        None => with.primary.sql(with.application_name, deadline())?,
-    };
-    let answer = reread(&mut open, request, SQL_TIMEOUT).and_then(|answer| {
-        if let Reread::Rows(rows) = &answer
-            && !rows.is_as_streamed
-        {
-            wait_until_flushed(&mut open, with.delivery.alongside, rows.as_of, deadline())?;
-        }
-        Ok(answer)
-    });
-    // After an error a fresh connection is the safe one.
-    if answer.is_ok() {
-        *sql = Some(open);
-    }
-    answer
 }
 
 #[cfg(test)]
@@ -346,7 +212,7 @@ mod tests {
     use crate::metrics::Metrics;
     use crate::postgres::frames::Frames;
     use crate::postgres::params::PostgresParams;
-    use crate::postgres::primary::KnownServer;
+    use crate::postgres::primary::{KnownServer, Primary};
     use crate::postgres::source_table::{self, TableName};
     use crate::rows::Shape;
     use crate::services::mapping::Mapping;
@@ -401,25 +267,31 @@ mod tests {
         let shapes = vec![Shape::of(vec![true; 19])];
         let table = source_table::testing::table(TableName::new("public", "Session"));
         let member = Member { mapping: &Sessions, shapes, found: table };
-        let with = Flusher {
-            delivery: DeliveryContext {
-                service: "sessions",
-                clickhouse: &clickhouse,
-                delays: Delays {
-                    min: Duration::from_millis(1),
-                    max: Duration::from_millis(1),
-                    outage_after: 1,
-                },
-                alongside: &shared,
-                learned: &Learned::default(),
-                metrics: &metrics.service("sessions"),
+        let (learned, of_service) = (Learned::default(), metrics.service("sessions"));
+        let delivery = DeliveryContext {
+            service: "sessions",
+            clickhouse: &clickhouse,
+            delays: Delays {
+                min: Duration::from_millis(1),
+                max: Duration::from_millis(1),
+                outage_after: 1,
             },
+            alongside: &shared,
+            learned: &learned,
+            metrics: &of_service,
+        };
+        let with = Flusher {
+            delivery,
             shared: &shared,
             member: &member,
             version_shift: 0,
-            primary: &Primary::new(postgres, KnownServer { system_identifier: 1, timeline: 1 }),
-            application_name: "test",
-            reread_bytes_max: 1,
+            rereads: RereadContext {
+                delivery,
+                member: &member,
+                primary: &Primary::new(postgres, KnownServer { system_identifier: 1, timeline: 1 }),
+                application_name: "test",
+                bytes_max: 1,
+            },
         };
         let (to_flusher, batches) = bounded(1);
         let (told, flushed) = bounded(1);

@@ -5,5 +5,6 @@ pub mod batcher;
 pub mod confirmer;
 pub mod flusher;
 pub mod look_up;
+pub mod rereading;
 pub mod reused;
 pub mod wal_reader;

@@ -52,7 +52,7 @@ impl OpenFlusher<'_> {
             xids: &xids,
             bytes_max: usize::MAX,
         };
-        let rows = self.ask_until_visible(&request)?;
+        let rows = self.rereading.ask_until_visible(&request)?;
         for (asked, version) in found {
             if rows.found.contains_key(folded.entries[part.asked[asked].entry].id) {
                 part.set_version(targets, asked, version);
