@@ -1,9 +1,9 @@
-//! What an answer over HTTP is worth: whether ClickHouse has said yes or no, or somebody between
-//! has spoken.
+//! How to read an answer over HTTP: whether ClickHouse accepted or refused, or something in between
+//! answered.
 //!
-//! Status 200 alone says nothing: a proxy in maintenance sends it with a page of its own. Every
-//! server since 20.x puts the id of the query into the head of each answer, so what lacks it is
-//! none of ClickHouse's. Pure, so that each kind of answer can be tried.
+//! Status 200 alone means nothing: a proxy in maintenance mode sends it with its own page. Every
+//! server since 20.x puts the query id into the headers of each answer, so an answer without it is
+//! not from ClickHouse. Pure, so that tests can try each kind of answer.
 
 use std::fmt;
 
@@ -28,10 +28,10 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-/// Who has answered, and what.
+/// The kind of an answer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Said {
-    /// ClickHouse has done it. Of an INSERT there are no bytes.
+    /// ClickHouse has done it. An INSERT returns no bytes.
     Done(Bytes),
     Refused(Refusal),
     /// Not ClickHouse, or not for certain: what became of the statement is not known.

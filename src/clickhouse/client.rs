@@ -1,9 +1,9 @@
 //! One blocking connection to ClickHouse's HTTP interface; one value per thread.
 //!
-//! Each call has a deadline over the whole of it. An INSERT is not tried again here once it may
-//! have reached the server: an answer that did not come is an unknown outcome, and the caller
-//! decides. Every other statement may run twice: where a [`Connection`] has left its host for
-//! another, it goes there at once. What the bytes of a block mean is not known here.
+//! Each call as a whole has a deadline. An INSERT is not tried again here once it may have reached
+//! the server: an answer that did not come is an unknown outcome, and the caller decides. Every
+//! other statement may run twice: where a [`Connection`] has left its host for another, it goes
+//! there at once. What the bytes of a block mean is not known here.
 
 use std::time::Instant;
 
@@ -60,8 +60,8 @@ impl Client {
         self.connection.hosts()
     }
 
-    /// Another process may have written to the table, through another host: what is read next is
-    /// to have that.
+    /// Another process may have written to the table, through another host: the next read must see
+    /// that.
     pub(super) fn expect_others(&self, table: &str) {
         if 1 < self.hosts().count() {
             self.hosts().forget_fresh_of(table);
@@ -131,8 +131,8 @@ impl Client {
         self.rows(sql, reads, &[], deadline)
     }
 
-    /// As [`Client::query_bytes`], for many rows: `take` is given one after the other, and has
-    /// `None` for one that is not what was asked for.
+    /// As [`Client::query_bytes`], for many rows: it calls `take` for each, which returns `None`
+    /// for one that is not as expected.
     pub(super) fn query_each(
         &mut self,
         sql: &str,
@@ -174,9 +174,9 @@ impl Client {
         self.insert_pieces(table, columns, settings, pieces, deadline)
     }
 
-    /// The same of a block that is made while it is sent: `pieces` is given about how long each is
-    /// to be, and is asked for all of them again if the INSERT must be said in another way. There
-    /// is at least one.
+    /// The same for a block that is built while it is sent: `pieces` gets the approximate length of
+    /// each piece, and is called for all of them again if the INSERT must be written differently.
+    /// There is at least one.
     pub fn insert_pieces<P: Iterator<Item = Vec<u8>>>(
         &mut self,
         table: &str,

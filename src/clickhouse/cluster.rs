@@ -1,9 +1,9 @@
-//! Tables on every replica: what CREATE says with `REPLICATION_CLICKHOUSE_CLUSTER`, and what the
-//! answer says about hosts that have not done it yet.
+//! Tables on every replica: the CREATE statement with `REPLICATION_CLICKHOUSE_CLUSTER`, and what
+//! its answer says about hosts that have not run it yet.
 //!
-//! ClickHouse puts a statement ON CLUSTER into a queue in ZooKeeper, from which each host takes it.
-//! A host that is down does so when it is back: its absence is told and not waited for longer than
-//! some seconds. One that says no is an error.
+//! ClickHouse puts a statement ON CLUSTER into a queue in ZooKeeper, from which each host runs it.
+//! A host that is down does so when it is back: walhouse logs that, and waits only some seconds. A
+//! refusal is an error.
 
 use std::time::{Duration, Instant};
 
@@ -72,7 +72,7 @@ pub(super) fn create(client: &mut Client, sql: &str, deadline: Instant) -> Resul
     Ok(())
 }
 
-/// A quorum is kept by tables that are replicated, and passed over in silence by others.
+/// Replicated tables keep a quorum; others silently ignore it.
 pub fn check_quorum(client: &mut Client, tables: &[&str], deadline: Instant) -> Result<()> {
     if !client.params().quorum.is_some_and(Quorum::asks_for_others) {
         return Ok(());

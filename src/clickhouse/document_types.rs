@@ -32,7 +32,7 @@ pub fn document_types(
         .collect()
 }
 
-/// `None` of what is no JSON column: documents are cast to it. A NULL is never sent.
+/// `None` for a column that is not JSON: documents are cast to it. A NULL is never sent.
 fn json_type(type_text: &str) -> Option<&str> {
     let inside = type_text.strip_prefix("Nullable(").and_then(|text| text.strip_suffix(')'));
     let bare = inside.unwrap_or(type_text);

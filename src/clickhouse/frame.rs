@@ -1,5 +1,5 @@
 //! ClickHouse's own frames around compressed bytes, as its native protocol and `decompress=1` of
-//! its HTTP interface take them: checksum, method, both sizes, LZ4.
+//! its HTTP interface expect them: checksum, method, both sizes, LZ4.
 
 /// Of a frame's head, behind the checksum: method and two sizes.
 const HEAD_BYTES: usize = 9;

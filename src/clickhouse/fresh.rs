@@ -1,16 +1,16 @@
-//! Reads see what was acknowledged before, on whichever replica they run.
+//! Makes reads see what was acknowledged before, on whichever replica they run.
 //!
-//! A replica that has just become ours may not yet have fetched what another one has taken. So
-//! before a SELECT the tables that it reads are brought up to date, once for each host that is
-//! moved to, each session, and where another process may have written meanwhile
-//! (`Client::expect_others`): `SYSTEM SYNC REPLICA` returns when the replica has fetched all that
-//! stood in the replication log when it was asked. That it cannot is a failure of the SELECT: less
-//! than was acknowledged is not read. Between two sessions another process may have written
-//! through another host, and a balancer may have another replica behind the one address.
+//! A replica that we just switched to may not yet have fetched what another one accepted. So before
+//! a SELECT its tables are brought up to date, once after each change of host, once per session,
+//! and when another process may have written meanwhile (`Client::expect_others`): `SYSTEM SYNC
+//! REPLICA` returns when the replica has fetched all that stood in the replication log when it was
+//! asked. If it cannot, the SELECT fails: a read never sees less than was acknowledged. Between two
+//! sessions another process may have written through another host, and a load balancer may lead to
+//! another replica.
 //!
-//! Where there are several hosts, each must have the same table: replicas of one have one path in
-//! ZooKeeper, and what is not replicated is on one server alone, whose addresses share its UUID.
-//! Otherwise rows would go to one place and be looked for in another.
+//! Where there are several hosts, each must have the same table: replicas of a table share one path
+//! in ZooKeeper, and a table that is not replicated is on a single server, whose addresses show the
+//! same UUID. Otherwise rows would go to one place and be looked for in another.
 
 use std::time::Instant;
 
@@ -35,11 +35,11 @@ pub(super) const SERVER: &str = "SELECT toString(serverUUID())";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reading {
     Plainly,
-    /// From storage that replicas share: it has to be told to look there first.
+    /// Storage that replicas share: a setting makes the SELECT check it first.
     Shared,
 }
 
-/// Brings the tables of ours that a SELECT reads up to date.
+/// Brings our tables that a SELECT reads up to date.
 pub(super) fn before_select(
     to: &mut Connection,
     reads: &[&str],

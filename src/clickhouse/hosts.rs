@@ -1,9 +1,9 @@
-//! Which of several hosts is spoken to. All clients of a service share this, so that they agree on
-//! one host, and know of which tables it is sure to have everything that was acknowledged.
+//! Which of several hosts is in use. All clients of a service share this, so that they agree on one
+//! host, and know for which tables it is sure to have everything that was acknowledged.
 //!
-//! Pure but for a lock: nothing is sent here. A *generation* counts the moves from host to host.
-//! A table is *fresh* once the host of this generation has been made to fetch what the others had
-//! taken before; an INSERT that is acknowledged by a host that was left meanwhile takes that back.
+//! Pure but for a lock: nothing is sent here. A *generation* counts the moves from host to host. A
+//! table is *fresh* once the host of this generation has fetched what the others accepted before;
+//! an INSERT that a host acknowledges after it was left revokes that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -19,21 +19,21 @@ pub struct Hosts {
 #[derive(Default)]
 struct Shared {
     generation: u64,
-    /// Counts how often freshness was taken back, for whoever is just establishing it.
+    /// Counts how often freshness was revoked, for a client that is just establishing it.
     epoch: u64,
     fresh: BTreeSet<String>,
     kinds: BTreeMap<String, ReplicationKind>,
-    /// By table: what tells it from another of that name. Kept whatever happens: the hosts have to
-    /// agree on it.
+    /// By table: what distinguishes it from another of that name. Kept whatever happens: the hosts
+    /// have to agree on it.
     identities: BTreeMap<String, String>,
 }
 
-/// What it takes to read from a table what was written to it through another host.
+/// How to read from a table what was written to it through another host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplicationKind {
-    /// Each replica fetches for itself, and can be told to.
+    /// Each replica fetches for itself, and can be made to.
     Replicated,
-    /// ClickHouse Cloud's: all replicas share one storage, and a SELECT can be told to look there.
+    /// ClickHouse Cloud's: all replicas share one storage, and a setting makes a SELECT check it.
     Shared,
     /// A view, Distributed, Buffer, Memory: where its rows are is not known here.
     Elsewhere,
@@ -128,7 +128,7 @@ impl Hosts {
         }
     }
 
-    /// Somebody else, or a host that is not the current one, may have taken rows.
+    /// Another process, or a host that is not the current one, may have accepted rows.
     pub fn forget_fresh(&self) {
         let mut shared = self.lock();
         shared.epoch += 1;

@@ -1,17 +1,17 @@
-//! The settings that go with every INSERT beside [`settings`](super::settings), and which of all of
-//! them a server may not know.
+//! The settings that go with every INSERT in addition to [`settings`](super::settings), and which
+//! of all of them a server may not know.
 
 use super::params::{ClickHouseParams, InsertStrategy, Quorum};
 use super::refusal::Refusal;
 use super::settings::{self, STATEMENT_SETTINGS};
 
-/// What every INSERT relies on, said each time: defaults differ between versions (`async_insert`
-/// and `input_format_skip_unknown_fields` were turned on in 2026) and profiles can change them.
+/// What every INSERT relies on, set each time: defaults differ between versions (`async_insert` and
+/// `input_format_skip_unknown_fields` were turned on in 2026) and profiles can change them.
 const INSERT_SETTINGS: &[(&str, &str)] = &[
     // A column that the table lacks is an error, not a loss.
     ("input_format_skip_unknown_fields", "0"),
-    // Without it a document with an array that holds an array and a null is refused. A NULL for a
-    // column that takes none is found by ourselves before anything is sent.
+    // Without it a document with an array that holds an array and a null is refused. walhouse
+    // itself finds a NULL for a column that accepts none before it sends anything.
     ("input_format_null_as_default", "1"),
     // String to LowCardinality, DateTime64(6) to DateTime64(3), and so on.
     ("input_format_native_allow_types_conversion", "1"),
@@ -22,7 +22,7 @@ const INSERT_SETTINGS: &[(&str, &str)] = &[
     ("insert_deduplicate", "1"),
     // Each block has its own: with one of the profile's, all but the first would be dropped.
     ("insert_deduplication_token", ""),
-    // What a view refuses is to be told; where it is passed over we say so.
+    // A view's refusal must be an error; an INSERT that ignores it says so.
     ("materialized_views_ignore_errors", "0"),
     // A block hardly ever has two rows of one key, so that merging it before it is written finds
     // nothing to leave out: a tenth of ClickHouse's CPU on small rows.
@@ -55,10 +55,11 @@ pub const JSON_TYPE_OLD: &str = "allow_experimental_json_type";
 /// Since 2026 it wins over `insert_deduplicate`; where it is not known, that one holds.
 const DEDUPLICATE: &str = "deduplicate_insert";
 
-/// A block that a view refused after the table had taken it comes again, and is a known one to the
-/// table: with this it is pushed to the views all the same, whose own tables drop what they have.
-/// So each view has each row, as since 2026 by default. A server that does not know `DEDUPLICATE`
-/// refuses it beside `async_insert`, whose blocks are not dropped as known there.
+/// A block that a view refused after the table accepted it is sent again, and is a duplicate for
+/// the table: with this setting it is pushed to the views anyway, whose own tables drop what they
+/// have. So each view has each row, as since 2026 by default. A server that does not know
+/// `DEDUPLICATE` refuses it together with `async_insert`, whose blocks are not dropped as known
+/// there.
 const DEDUPLICATE_IN_VIEWS: &str = "deduplicate_blocks_in_dependent_materialized_views";
 
 /// Optional settings that a server has refused as unknown, so that they are not sent again.
@@ -86,7 +87,7 @@ impl Unknown {
             return false;
         }
         match name == DEDUPLICATE || settings::names().any(|of_all| of_all == name) {
-            // Nobody can have changed it there.
+            // Nothing can have changed it there.
             true => {
                 log::debug!("clickhouse does not know the setting `{name}`; walhouse leaves it out")
             }
@@ -146,21 +147,21 @@ pub fn of_insert(
     settings
 }
 
-/// Of every INSERT, into our own tables as well: a state that says "confirmed" must be as durable
-/// as the rows that it speaks of.
+/// For every INSERT, into our own tables as well: a state that says "confirmed" must be as durable
+/// as the rows that it covers.
 ///
 /// A block that is sent again must not be answered as a duplicate. ClickHouse then waits until the
-/// quorum of the part that it has is no longer pending, and takes its end for success; but if the
+/// quorum of the part that it has is no longer pending, and treats its end as success; but if the
 /// replica that wrote the part is gone meanwhile, the quorum is marked as failed, which ends it as
 /// well, and the part is thrown away. Without deduplication each attempt has a quorum of its own,
-/// and rows that are there twice are one by their version. So a quorum of the profile, which would
-/// come with deduplication, is none for us.
+/// and rows that are there twice are one by their version. So we cannot use a quorum of the
+/// profile, which would come with deduplication.
 fn of_quorum(params: &ClickHouseParams) -> Vec<(String, String)> {
     let Some(quorum) = params.quorum else {
         let none = [("insert_quorum", "0"), ("async_insert_deduplicate", "0")];
         return none.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     };
-    // The server says what became of it while somebody still listens; writing itself takes time.
+    // So that the server reports the outcome while we still listen; writing itself takes time.
     let timeout = params.request_timeout / 2;
     let deduplicate = if quorum.asks_for_others() { "0" } else { "1" };
     vec![

@@ -1,11 +1,11 @@
-//! Finds where in a target table the rows of some primary keys stand.
+//! Finds the sorting keys of rows in a target table by their primary keys.
 //!
 //! A DELETE under REPLICA IDENTITY DEFAULT brings only the primary key, but a tombstone must carry
 //! the whole sorting key of the row it covers. The table itself knows it.
 //!
 //! The primary key stands last in the sorting key, so ClickHouse reads that column of the whole
-//! table for each statement, whatever it is asked for: all ids of a batch go into one. How much of
-//! the table a statement reads is for [`portions`](crate::machines::portions) to say.
+//! table for each statement, for any number of ids: so all ids of a batch go into one.
+//! [`portions`](crate::machines::portions) decides how much of the table a statement reads.
 
 use std::time::Instant;
 
@@ -25,7 +25,7 @@ const LITERAL_BYTES_MAX: usize = 8 << 20;
 /// named: in the table). In no order; ids that were never there are not in the answer.
 ///
 /// Keys whose latest row is a tombstone are in it too: a process may have died after the tombstone
-/// of this table and before those of the tables beside it, and a replay must write them all.
+/// of this table and before those of the other tables, and a replay must write them all.
 pub fn find_sort_keys(
     client: &mut Client,
     table: &str,
@@ -63,8 +63,8 @@ pub fn find_sort_keys(
     Ok(())
 }
 
-/// Appends the keys of `ids` whose latest row in `target` is alive. For a table beside the first,
-/// which is sorted by the id.
+/// Appends the keys of `ids` whose latest row in `target` is alive. For a further table, which is
+/// sorted by the id.
 pub fn find_live(
     client: &mut Client,
     target: &Target,

@@ -1,4 +1,4 @@
-//! Everything said to ClickHouse: inserts, tables, what is kept there of our own.
+//! Everything about ClickHouse: inserts, target tables, walhouse's own tables.
 
 mod answer;
 pub mod client;

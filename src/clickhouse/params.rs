@@ -1,7 +1,8 @@
-//! Where ClickHouse is and how to reach it: what a `CLICKHOUSE_URL` says, and how inserts are made.
+//! The parameters of a `CLICKHOUSE_URL`: where ClickHouse is and how to reach it, and how to
+//! insert.
 //!
-//! The URL is that of the HTTP interface, as ClickHouse's own clients take it. Its database is not
-//! used: the tables have a database of their own.
+//! The URL is that of the HTTP interface, as ClickHouse's own clients accept it. Its database is
+//! not used: the tables have their own.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use super::hosts::Hosts;
 use crate::halt::Halt;
 use crate::secret::Secret;
 
-/// Where the tables live; fixed, for whoever reads them expects them there.
+/// The database of the tables; fixed, because their readers expect them there.
 pub const DATABASE: &str = "trigger_dev";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,13 +62,13 @@ impl Quorum {
         }
     }
 
-    /// Whether more is asked for than that the host itself has it.
+    /// Whether it asks for more than the host's own copy.
     pub fn asks_for_others(self) -> bool {
         self != Quorum::Replicas(1)
     }
 }
 
-/// As ClickHouse takes it.
+/// As ClickHouse accepts it.
 impl fmt::Display for Quorum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -77,7 +78,8 @@ impl fmt::Display for Quorum {
     }
 }
 
-/// Which path the server takes. Either way the answer is awaited before anything is confirmed.
+/// Which path the server uses. Either way walhouse waits for the answer before it confirms
+/// anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InsertStrategy {
     Insert,
@@ -107,7 +109,7 @@ impl ClickHouseParams {
         ClickHouseParams { hosts: Hosts::one(endpoint.to_owned()), ..self.clone() }
     }
 
-    /// The parameters and what is worth a warning. What the URL does not say (keep-alive,
+    /// The parameters and the warnings about them. What the URL does not set (keep-alive,
     /// connections, strategy) has its default.
     pub fn parse(text: &str) -> Result<(ClickHouseParams, Vec<String>), ClickHouseParamsError> {
         let mut warnings = Vec::new();
@@ -230,8 +232,8 @@ fn parse_url(text: &str) -> Result<Url, ClickHouseParamsError> {
         "clickhouse" | "tcp" | "native" => return Err(ClickHouseParamsError::NativeProtocol),
         _ => return Err(ClickHouseParamsError::NotHttp),
     }
-    // The parser would take an unescaped `/` in a password for the end of the host, and the rest
-    // of the password for a path to be logged.
+    // The parser would treat an unescaped `/` in a password as the end of the host, and the rest of
+    // the password as a path, which would be logged.
     if rest.get(authority(rest).len()..).is_some_and(|tail| tail.contains('@')) {
         return Err(ClickHouseParamsError::StrayAt);
     }
@@ -259,7 +261,7 @@ fn one_for_each_host(text: &str) -> Result<Vec<String>, ClickHouseParamsError> {
     Ok(hosts.split(',').map(|host| format!("{scheme}://{user}{}{tail}", host.trim())).collect())
 }
 
-/// The port, and what is worth a warning about it.
+/// The port, and a warning about it if it needs one.
 fn port_of(url: &Url, text: &str, is_secure: bool) -> (u16, Option<String>) {
     match url.port_or_known_default().filter(|_| names_port(text)) {
         Some(port @ (9000 | 9440)) => {

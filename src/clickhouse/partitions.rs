@@ -1,5 +1,5 @@
-//! The partitions of a target table: what a question about all of it is cut into. Parts are merged
-//! and vanish; a partition stays, and so does what was said of it.
+//! The partitions of a target table: the pieces of a query over all of it. Parts are merged and
+//! vanish; a partition stays, and so does an answer about it.
 
 use std::time::{Duration, Instant};
 
@@ -58,7 +58,7 @@ pub fn too_much(client: &mut Client, error: &Error, ids: usize, is_late: bool) -
     match refusal.map(|refusal| refusal.code) {
         Some(code) if TOO_MUCH_READ.contains(&code) => return Some(TooMuch::Scan),
         Some(MEMORY_LIMIT_EXCEEDED) => return Some(TooMuch::Statement),
-        // Its length alone: otherwise it is a table or a privilege that is missing.
+        // Only if the statement was too long: otherwise a table or a privilege is missing.
         Some(_) if ids <= IDS_OF_LONG_STATEMENT => return None,
         Some(_) => {}
         None if error.kind() == ErrorKind::Unreachable => {}

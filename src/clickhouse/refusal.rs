@@ -9,7 +9,7 @@ use std::fmt;
 
 use crate::error::{Error, ErrorKind};
 
-/// What a refusal says about its cause.
+/// The cause that a refusal names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefusalVerdict {
     /// The rows themselves: sending them again cannot succeed, the rest of the batch may.
@@ -20,7 +20,7 @@ pub enum RefusalVerdict {
     Busy,
     /// Memory, time, or a limit of rows and bytes: the same, and less at a time may be taken.
     Size,
-    /// A materialized view threw for what the table itself takes.
+    /// A materialized view threw for rows that the table itself accepts.
     View,
     /// A code that is not listed: whether it is about rows shows when less is sent.
     Unknown,
@@ -37,7 +37,7 @@ pub struct Refusal {
     pub column: Option<String>,
     /// Which of the inserted rows violates a constraint, from 0.
     pub row: Option<usize>,
-    /// The view that was being pushed to; empty where its name is not told.
+    /// The view that the block was pushed to; empty if the refusal does not name it.
     pub view: Option<String>,
     /// The setting that the server does not know, for `UNKNOWN_SETTING`.
     pub unknown_setting: Option<String>,
@@ -71,8 +71,8 @@ enum Words {
 use RefusalVerdict::{Busy, Data, Setup, Size, Unknown, View};
 use Words::{Closed, Open};
 
-/// Every code that is told apart. A code that is not listed is `Unknown` and `Closed`: its words
-/// are not shown.
+/// Every code that is distinguished. A code that is not listed is `Unknown` and `Closed`: its text
+/// is not shown.
 ///
 /// `Data` is only what one row can cause and another row of the same block can avoid. A type of the
 /// block that does not fit the column (43, 53) holds for every row alike, so it is `Setup`:
@@ -174,7 +174,7 @@ const CODES: &[(u32, &str, RefusalVerdict, Words)] = &[
 const UNKNOWN_COLUMN: &str = "Unknown column with name";
 const OLD_JSON: &str = "Invalid version for Object structure serialization";
 
-/// ClickHouse's own words that tell one refusal of a row from another, and hold nothing of the row.
+/// ClickHouse's own words that distinguish refusals of a row, and contain nothing of the row.
 const PHRASES: &[&str] = &[
     "Cannot parse JSON object",
     "Duplicate path found during parsing JSON object",
@@ -197,7 +197,7 @@ const PHRASES: &[&str] = &[
 
 const PUSHING: &str = "while pushing to view";
 const PARTITIONS_OF_INSERT: &str = "Too many partitions for single INSERT block";
-/// Of the server as a whole: whoever asks for memory next is told so.
+/// A limit of the whole server: the next statement that needs memory fails with it.
 const TOTAL_MEMORY: [&str; 2] = ["(total) memory limit exceeded", "Memory limit (total) exceeded"];
 const CONVERTING: &str = "while converting column \"";
 const COMPUTING: &str = "while executing 'FUNCTION ";
@@ -219,7 +219,7 @@ impl Refusal {
             None => trailing_name(message).unwrap_or("UNKNOWN").to_owned(),
         };
         let view = view_pushed_to(code, message);
-        // What a view says is its author's, and of rows.
+        // The text of a view's error comes from its author, and may quote rows.
         let words = known.filter(|_| view.is_none()).map_or(Closed, |row| row.3);
         let text = match words {
             Open => bounded_line(without_tail(message)),
@@ -245,9 +245,9 @@ impl Refusal {
             return Setup;
         }
         match classify(self.code) {
-            // What a view needs is missing, or does not fit, or it throws.
+            // Something that a view needs is missing or does not fit, or the view throws.
             Data | Setup | Unknown if self.view.is_some() => View,
-            // What a path of a document holds has its type from the row.
+            // The row decides the type of a path in a document.
             Setup if self.is_of_value() => Unknown,
             // Of one INSERT, and not of the table.
             Busy if self.code == 252 && self.text.starts_with(PARTITIONS_OF_INSERT) => Size,
@@ -260,23 +260,23 @@ impl Refusal {
         self.is_of_expression && [43, 44, 53].contains(&self.code)
     }
 
-    /// Whether another replica may well take what this one does not: it has lost ZooKeeper, is
-    /// read-only, shuts down, has no room, or lacks the user, a grant or the table. A quorum that
-    /// is not reached is none of these.
+    /// Whether another replica may accept what this one does not: it has lost ZooKeeper, is
+    /// read-only, shuts down, has no room, or lacks the user, a grant or the table. A missed quorum
+    /// is not such a case.
     pub fn is_of_host(&self) -> bool {
         const CODES: [u32; 12] = [60, 81, 192, 193, 194, 195, 225, 236, 242, 243, 497, 516];
         self.code == 999 || CODES.contains(&self.code)
     }
 
-    /// Whether a table or a column is not there, or not of a type that takes what is sent: true of
-    /// every attempt until somebody looks at the tables again, which each session does.
+    /// Whether a table or a column is missing, or its type does not accept what is sent: so every
+    /// attempt fails until the tables are read again, which each session does.
     pub fn is_of_tables(&self) -> bool {
         const CODES: [u32; 11] = [8, 10, 16, 20, 43, 44, 47, 53, 60, 81, 218];
-        // What a view lacks is nothing that a session looks at.
+        // A session does not check what a view lacks.
         self.view.is_none() && !self.is_of_value() && CODES.contains(&self.code)
     }
 
-    /// What mends it, where one sentence can say so.
+    /// The hint, if one sentence can say it.
     pub fn hint(&self) -> Option<&'static str> {
         if self.of_every_row == Some(OfEveryRow::OldJson) {
             return Some("Use ClickHouse 25.3 or newer.");
@@ -339,12 +339,12 @@ impl Refusal {
     }
 }
 
-/// What a code says about its cause.
+/// The cause for a code.
 pub fn classify(code: u32) -> RefusalVerdict {
     CODES.iter().find(|row| row.0 == code).map_or(Unknown, |row| row.2)
 }
 
-/// The codes that are told apart, with their names.
+/// The codes that are distinguished, with their names.
 pub fn known_codes() -> impl Iterator<Item = (u32, &'static str)> {
     CODES.iter().map(|row| (row.0, row.1))
 }
@@ -432,7 +432,7 @@ fn violating_row(message: &str) -> Option<usize> {
     row.checked_sub(1)
 }
 
-/// The only column of ours that a violated constraint speaks of.
+/// The only column of ours that a violated constraint mentions.
 fn checked_column(message: &str, columns: &[&str]) -> Option<String> {
     let (_, expression) = violation(message)?;
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
@@ -459,7 +459,7 @@ fn of_every_row(code: u32, message: &str) -> Option<OfEveryRow> {
 fn view_pushed_to(code: u32, message: &str) -> Option<String> {
     const OF_DATA: [char; 6] = ['\'', '"', '{', '}', '[', ']'];
     if code == 241 && TOTAL_MEMORY.iter().any(|words| message.starts_with(words)) {
-        // It is noticed where memory is asked for next, which is not the view's fault.
+        // The limit is noticed wherever memory is allocated next, which is not the view's fault.
         return None;
     }
     let rest = match message.rfind(PUSHING) {

@@ -1,4 +1,4 @@
-//! Inserts that are still running on the server although whoever sent them has gone.
+//! Inserts that are still running on the server although their client is gone.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// A host that is left is often one that does not answer.
 const OTHERS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Inserts of ours into some tables, on all hosts.
+/// Our inserts into some tables, on all hosts.
 #[derive(Debug, Default)]
 pub struct Running {
     pub count: u64,
@@ -17,8 +17,8 @@ pub struct Running {
     pub unseen: Vec<String>,
 }
 
-/// Those that have been running for longer than this. Each server tells of its own only: behind a
-/// balancer the others are not seen.
+/// Those that have been running for longer than this. Each server shows only its own: behind a load
+/// balancer the others are not visible.
 pub fn inserts_older_than(
     client: &mut Client,
     tables: &[&str],

@@ -1,10 +1,11 @@
 //! The settings that go with every statement, so that its answer is the same whatever the user's
 //! profile holds. `tests/clickhouse_profile.rs` walks all settings of the engine to hold this list
-//! complete; what an INSERT needs beside it is in [`insert_settings`](super::insert_settings).
+//! complete; what an INSERT needs in addition is in [`insert_settings`](super::insert_settings).
 //!
 //! Limits of an administrator (memory, rows, time) are not here: they end in an error and not in
 //! another answer, since each `..._overflow_mode` is `throw`. A server that does not know one of
-//! these settings answers as if it had the value that we would have sent: it is left out for it.
+//! these settings answers as if it had the value that we would have sent: so the setting is left
+//! out.
 
 /// Name and value, which is the default of new servers unless a comment says otherwise.
 pub const STATEMENT_SETTINGS: &[(&str, &str)] = &[

@@ -1,14 +1,15 @@
-//! Cuts a target table's keys into slices that the primary index finds, and reads them one by one.
+//! Splits a target table's keys into slices that the primary index finds, and reads them one by
+//! one.
 //!
 //! ```text
 //!   partition 202611:   ... B1] (B1 ... B2] (B2 ...      by the sorting key
 //! ```
 //!
-//! Bound after bound is found by reading on in the order of the table, so that no statement reads
-//! more than a slice, however large the partition is. A table that is sorted otherwise is sampled,
-//! which reads all of a partition's keys. Whatever was found, every key is in a slice: the first
-//! has no beginning, the last no end, and between two of them stands "is after B" against "is not
-//! after B" of one and the same B. All versions of a key are in one slice.
+//! It finds one bound after another by reading on in the order of the table, so that no statement
+//! reads more than a slice, however large the partition is. It samples a table with another order,
+//! which reads all of a partition's keys. With any bounds, every key is in a slice: the first has
+//! no lower bound, the last no upper bound, and two neighbors are "is not after B" and "is after B"
+//! for the same B. All versions of a key are in one slice.
 //!
 //! The primary index knows nothing of a comparison of tuples and would read the whole partition
 //! (measured with 24.8 and 26.9), so it is written out column by column.
@@ -56,11 +57,12 @@ pub struct Slicer<'a> {
     is_sorted: bool,
 }
 
-/// So many make a slice: of two thousand slices the largest is then about twice what it should be.
+/// The number of samples per slice: of two thousand slices the largest is then about twice as large
+/// as intended.
 const SAMPLED_ROWS_PER_SLICE: u64 = 32;
-/// A longer text is cut, and what it leaves is as good a bound. Four such texts in two bounds, each
-/// twice and all of it escaped, make 128 KiB; ClickHouse parses at most `max_query_size` (256 KiB
-/// by default) of a statement.
+/// A longer text is cut, which still is a good bound. Four such texts in two bounds, each twice and
+/// all of it escaped, make 128 KiB; ClickHouse parses at most `max_query_size` (256 KiB by default)
+/// of a statement.
 const BOUND_BYTES_MAX: usize = 2048;
 
 impl<'a> Slicer<'a> {
@@ -156,7 +158,7 @@ impl<'a> Slicer<'a> {
         Ok(found)
     }
 
-    /// What a bound has of a column.
+    /// The part of a bound for one column.
     fn value(&self, at: usize) -> String {
         let name = quote_name(self.target.columns[at].name);
         match self.target.columns[at].kind {
@@ -193,7 +195,7 @@ impl<'a> Slicer<'a> {
         live_keys_where(client, self.target, &condition, deadline)
     }
 
-    /// What holds for the rows of the slice, in SQL.
+    /// The condition for the rows of the slice, in SQL.
     pub fn condition(&self, slice: &Slice) -> String {
         let mut condition = self.is_in(&slice.partition_id, slice.after.as_ref());
         if let Some(up_to) = &slice.up_to {

@@ -1,7 +1,7 @@
-//! Reads back what a target table has: rows by their keys, to be compared, and keys that are alive.
+//! Reads back the contents of a target table: rows by their keys, for a comparison, and live keys.
 //!
-//! Latest by version, deleted ones included; FINAL would read every column of every part. Keys are
-//! asked for as tuples of the whole sorting key, so that the primary index finds them.
+//! Latest by version, deleted ones included; FINAL would read every column of every part. Queries
+//! use tuples of the whole sorting key, so that the primary index finds them.
 
 use std::collections::HashMap;
 use std::str::FromStr;
@@ -20,7 +20,7 @@ use crate::rows::{Block, Shape, stored};
 /// The latest row of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredRow {
-    /// Of a table without versions 0: whatever is there stays.
+    /// 0 for a table without versions: its rows stay.
     pub version: u64,
     pub is_deleted: bool,
     /// For each column that is sent: its text; `None` is NULL.
@@ -69,8 +69,8 @@ pub fn rows_of(
     Ok(found)
 }
 
-/// What ClickHouse has above version `low` for the keys of these rows; losers, too, unless they are
-/// merged away.
+/// What ClickHouse has above version `low` for the keys of these rows; older versions, too, unless
+/// they are merged away.
 pub fn versions_of(
     client: &mut Client,
     target: &Target,
@@ -101,7 +101,7 @@ pub fn versions_of(
     Ok(found)
 }
 
-/// The columns of a row that ClickHouse has otherwise, but for version and deletion.
+/// The columns of a row that differ in ClickHouse, except version and deletion.
 pub fn differing_columns<'a>(
     target: &'a Target,
     block: &'a Block,
@@ -124,16 +124,16 @@ pub fn key_of(target: &Target, block: &Block, row: usize) -> Key {
     target.order_by.iter().map(text).collect()
 }
 
-/// Whether the table can tell versions apart and hold tombstones.
+/// Whether the table has versions and tombstones.
 pub fn has_versions(target: &Target, is_present: impl Fn(usize) -> bool) -> bool {
     is_present(target.version) && is_present(target.is_deleted)
 }
 
 /// The highest version in the table; 0 of an empty one and of one without versions.
 ///
-/// That column is read of the whole table, at once if that is answered in time, and else partition
-/// by partition: each statement has `timeout`, or a multiple of it where a partition takes longer,
-/// so that it ends at any size. `go_on` is asked before each.
+/// It reads that column of the whole table, at once if the answer comes in time, and otherwise
+/// partition by partition: each statement has `timeout`, or a multiple of it where a partition
+/// takes longer, so that it ends at any size. It calls `go_on` before each.
 pub fn highest_version(
     client: &mut Client,
     target: &Target,

@@ -1,8 +1,7 @@
-//! The target tables: how they are made when they are missing, and what they look like when they
-//! are there.
+//! The target tables: creating missing ones, and reading the shape of existing ones.
 //!
-//! A table that exists is used as it is and never altered. Which columns are written is not decided
-//! here: the services match their mapping against the [`TableShape`].
+//! A table that exists is used as it is and never altered. The services decide which columns are
+//! written: they match their mapping against the [`TableShape`].
 
 use std::time::Instant;
 
@@ -114,8 +113,8 @@ PARTITION BY toYYYYMM(created_at)
 ORDER BY (organization_id, project_id, environment_id, created_at, run_id)",
 };
 
-/// Payloads have a version here, so that a redelivered row does not stand there twice and a deleted
-/// run takes its payload along. Upstream's plain MergeTree is taken as it is, without both.
+/// Payloads have a version here, so that a redelivered row is not stored twice and a deleted run
+/// also deletes its payload. Upstream's plain MergeTree is used as it is, without either.
 pub const PAYLOADS: Definition = Definition {
     name: "raw_task_runs_payload_v1",
     body: "
@@ -172,7 +171,7 @@ impl Definition {
         self.body.split_once("\n) ENGINE").map_or(self.body, |(columns, _)| columns)
     }
 
-    /// What stands behind the name of a column in [`Definition::ddl`].
+    /// The text after the name of a column in [`Definition::ddl`].
     pub fn column(&self, name: &str) -> Option<&'static str> {
         let lines = self.body.lines().map(str::trim_start);
         lines
@@ -253,7 +252,7 @@ pub fn missing<'a>(
     Ok(tables.iter().copied().filter(|name| !is_there(name)).collect())
 }
 
-/// Our database, made if it is missing. Asks first: the statement needs a privilege of its own,
+/// Creates our database if it is missing. Checks first: the statement needs a separate privilege,
 /// even with IF NOT EXISTS.
 pub(super) fn ensure_database(client: &mut Client, deadline: Instant) -> Result<()> {
     let sql = format!(
@@ -305,8 +304,8 @@ pub fn read_shape(
     Ok(Some(shape))
 }
 
-/// What tells that a table is another one now: what it is known by, and its columns. In the order
-/// of names; tables that are not there are not in it.
+/// What shows that a table was replaced: its identity and its columns. In the order of names;
+/// missing tables are left out.
 pub type TablesLook = Vec<(String, String)>;
 
 /// The same of several tables, in one question for the tables and one for their columns.

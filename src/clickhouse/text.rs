@@ -1,4 +1,4 @@
-//! What is written into a statement, and how the rows of an answer are read.
+//! Quotes values for a statement, and reads the rows of an answer.
 
 /// An identifier in ClickHouse's backticks.
 pub fn quote_name(name: &str) -> String {

@@ -26,12 +26,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 /// Below ClickHouse's `keep_alive_timeout`: 3 s before 23.11, then 10, now 30.
 const IDLE_DEFAULT: Duration = Duration::from_millis(2500);
-/// Of an answer without rows: a text of ClickHouse, or a page of somebody else.
+/// Limit for an answer without rows: a text of ClickHouse, or some other server's page.
 const TEXT_BYTES_MAX: usize = 1 << 20;
 
 type Outgoing = Either<Full<Bytes>, Channel<Bytes, Infallible>>;
 
-/// The runtime and the connections that live in it. Thrown away as a whole when an outcome is
+/// The runtime and the connections that live in it. Discarded as a whole when an outcome is
 /// unknown, so that no half-sent request stays open on the server.
 pub struct Transport {
     /// `None` only while it is being dropped.
@@ -51,9 +51,9 @@ enum Kind {
 #[derive(Debug)]
 pub enum Failure {
     Late,
-    /// Whoever waits was told to give it up.
+    /// The caller was halted.
     Halted,
-    /// Nobody was reached: nothing was sent.
+    /// No server was reached: nothing was sent.
     Connect(String),
     /// The connection ended amid a request or an answer.
     Lost(String),
@@ -139,7 +139,7 @@ impl Transport {
             let answered = tokio::spawn(answer(response, false));
             for piece in pieces {
                 if sender.send_data(piece).await.is_err() {
-                    // Nobody reads on: the answer says why.
+                    // The server stopped reading: the answer says why.
                     break;
                 }
             }
@@ -161,7 +161,7 @@ impl Transport {
             request = request.header(*name, value);
         }
         let request = request.body(body).map_err(|e| Failure::Invalid(e.to_string()))?;
-        // Whatever a request begins lives in the runtime.
+        // Every task of a request lives in the runtime.
         let _guard = self.runtime().enter();
         Ok(match &self.http {
             Kind::Plain(http) => http.request(request),
@@ -179,12 +179,12 @@ impl Transport {
         deadline: Instant,
     ) -> std::result::Result<T, Failure> {
         self.runtime().block_on(async {
-            // The runtime stood still since the last call: one turn to hear of connections that
-            // were closed meanwhile, and one to take them out of the pool.
+            // The runtime did not run since the last call: one turn to notice connections that were
+            // closed meanwhile, and one to remove them from the pool.
             tokio::task::yield_now().await;
             tokio::task::yield_now().await;
             let result = self.until(deadline, request).await;
-            // The connection goes back to the pool in a task of its own; let it.
+            // The connection returns to the pool in its own task; let that run.
             tokio::task::yield_now().await;
             result
         })
@@ -192,7 +192,7 @@ impl Transport {
 }
 
 impl Transport {
-    /// The answer, by the deadline, and unless nobody wants it any more.
+    /// The answer, by the deadline, unless the caller is halted.
     async fn until<T>(
         &self,
         deadline: Instant,
@@ -213,7 +213,7 @@ impl Transport {
     }
 }
 
-/// Reads an answer to its end; a large one only where rows are asked for and ClickHouse speaks.
+/// Reads an answer to its end; a large one only if the query returns rows and ClickHouse answers.
 async fn answer(response: ResponseFuture, has_rows: bool) -> std::result::Result<Answer, Failure> {
     let response = response.await.map_err(|e| match e.is_connect() {
         true => Failure::Connect(chain(&e)),
@@ -288,7 +288,7 @@ impl Drop for Transport {
 const ROOTS_HINT: &str = "Set SSL_CERT_FILE (or SSL_CERT_DIR) to the certificates of the authority \
                           that signed ClickHouse's certificate; it replaces the system's.";
 
-/// What mends a certificate that was refused.
+/// The hint for a refused certificate.
 pub fn certificate_hint(cause: &str) -> Option<&'static str> {
     let (_, cause) = cause.split_once("invalid peer certificate")?;
     Some(if cause.contains("not valid for name") {

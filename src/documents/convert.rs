@@ -1,13 +1,13 @@
 //! Turns a JSON document of Postgres into the text of a ClickHouse JSON column, `{"data":...}`.
 //!
-//! The text passes through as it is, in one pass; only what ClickHouse would refuse or would
-//! read differently from `JSON.parse` is changed, and the outcome says so. Whatever the bytes, it
+//! The text passes through as it is, in one pass; only what ClickHouse would refuse or would read
+//! differently from `JSON.parse` is changed, and the outcome says so. Whatever the bytes, it
 //! appends exactly one JSON object. ClickHouse 25.5 and 26.9 accepted each of thousands of random
-//! ones; what 24.8 and 25.5 refuse all the same is due to how they guess the type of mixed arrays
+//! ones; what 24.8 and 25.5 still refuse is due to how they guess the type of mixed arrays
 //! (`[true,1.5]`), and refused rows are for salvage.
 //!
 //! Nearly every document needs no change, and `json_plain` finds that in half the time that the
-//! pass over its tokens takes, which is for the rest. Where both can answer, they give the same
+//! pass over its tokens takes, which handles the rest. Where both can answer, they give the same
 //! bytes.
 //!
 //! - A lone surrogate becomes U+FFFD. ClickHouse refuses the row for it.
@@ -36,7 +36,7 @@ use super::tokens::{JsonFault, Quoted, Token, TokenKind, Tokens};
 const OPENING: &[u8] = b"{\"data\":";
 const NOTHING: &[u8] = b"{}";
 
-/// For `output` and `payload`: text, and beside it its content type.
+/// For `output` and `payload`: text, with its content type.
 pub fn append_document(
     text: Option<&[u8]>,
     content_type: &[u8],
@@ -256,7 +256,7 @@ struct Found {
     dotted_key: bool,
 }
 
-/// Copies one value from tokens to `out`, mending what is mended in place.
+/// Copies one value from tokens to `out`, with the repairs that are made in place.
 struct Pass<'p> {
     out: &'p mut Vec<u8>,
     keys: &'p mut Keys,
@@ -270,7 +270,7 @@ impl Pass<'_> {
     fn value(&mut self, tokens: &mut Tokens<'_>) -> Result<Range<usize>, JsonFault> {
         let depth = tokens.depth();
         let start = tokens.next_start();
-        // What was read but is not copied yet begins here.
+        // The start of what was read but not copied yet.
         let mut uncopied = start;
         while let Some(token) = tokens.next_token()? {
             match token {
@@ -352,7 +352,7 @@ impl Pass<'_> {
     }
 }
 
-/// Is the number one that every ClickHouse takes, and takes as a number?
+/// Does every ClickHouse accept the number, and as a number?
 fn clickhouse_holds(raw: &[u8], integer: bool) -> bool {
     // No run of this many digits leaves the range, whichever sign.
     const SAFE_INTEGER_LEN: usize = 18;

@@ -1,4 +1,4 @@
-//! JSON documents: read as Postgres writes them, written as ClickHouse takes them, and a note of
+//! JSON documents: read as Postgres writes them, written as ClickHouse accepts them, with a note of
 //! what could not be kept.
 
 pub mod convert;

@@ -1,4 +1,4 @@
-//! What became of a document on its way to ClickHouse, for the caller to count and to act on.
+//! The outcome of converting a document, for the caller to count and to act on.
 //!
 //! It never holds any of the document's content, so that it can be logged.
 
@@ -6,7 +6,7 @@ use std::fmt;
 
 use super::tokens::JsonFault;
 
-/// What became of a document. `{}` was appended for `Empty`, `Invalid` and `TooDeep`.
+/// The outcome of converting a document. `{}` was appended for `Empty`, `Invalid` and `TooDeep`.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DocumentOutcome {
@@ -43,7 +43,7 @@ pub struct Repairs {
     pub shadowed: u32,
 }
 
-/// Why a document is refused; never says what is in it.
+/// Why a document is refused; never quotes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     NotUtf8,

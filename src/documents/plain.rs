@@ -3,9 +3,8 @@
 //! Ordinary is a value of which nothing has to be changed, or looked at twice, on its way into
 //! ClickHouse: nearly every one. So there are two answers only, where it ends and `None`, and the
 //! latter says nothing: it is also given for what is merely unusual, such as a key with an escape
-//! or a dot, keys that may be alike, a number of many digits, deep nesting. What it is then is for
-//! `document` to find out, token by token. The members of small objects are found likewise. Total,
-//! like `json_text`.
+//! or a dot, keys that may be alike, a number of many digits, deep nesting. The pass over the
+//! tokens then finds out. The members of small objects are found likewise. Total, like `json_text`.
 
 use super::strings::{self, WINDOW};
 
@@ -26,7 +25,7 @@ pub struct Scanner {
     key_hashes: Vec<u64>,
 }
 
-/// What is around a value: an object, or else an array or nothing.
+/// The container of a value: an object, or else an array or none.
 #[derive(Clone, Copy)]
 struct Container {
     is_object: bool,
@@ -43,7 +42,7 @@ impl Scanner {
         Scanner { outer: Vec::new(), key_hashes: Vec::new() }
     }
 
-    /// Where the value ends that begins at `start`, which is no white space.
+    /// Where the value ends that begins at `start`, which is not white space.
     pub fn value_end(&mut self, text: &[u8], start: usize) -> Option<usize> {
         self.outer.clear();
         self.key_hashes.clear();
@@ -162,7 +161,7 @@ pub fn members<'t, const N: usize>(
     (at == text.len()).then_some(found)
 }
 
-/// The hash of a key without escapes and dots, and what is behind its closing quote.
+/// The hash of a key without escapes and dots, and the index after its closing quote.
 #[inline(always)]
 fn key_hash(text: &[u8], mut at: usize) -> Option<(u64, usize)> {
     let mut hash = 0;
@@ -182,7 +181,7 @@ fn key_hash(text: &[u8], mut at: usize) -> Option<(u64, usize)> {
     }
 }
 
-/// What is behind the closing quote of the string whose content begins at `at`.
+/// The index after the closing quote of the string whose content begins at `at`.
 #[inline(always)]
 fn string_end(text: &[u8], mut at: usize) -> Option<usize> {
     loop {
@@ -228,7 +227,7 @@ fn number_end(text: &[u8], start: usize) -> Option<usize> {
     Some(at)
 }
 
-/// What is behind the digits that begin at `start`, of which there is at least one.
+/// The index after the digits that begin at `start`, of which there is at least one.
 #[inline(always)]
 fn digits_end(text: &[u8], start: usize) -> Option<usize> {
     let mut at = start;
@@ -238,13 +237,13 @@ fn digits_end(text: &[u8], start: usize) -> Option<usize> {
     (start < at).then_some(at)
 }
 
-/// What is behind these very bytes.
+/// The index after exactly these bytes.
 #[inline]
 pub fn past_literal(text: &[u8], at: usize, word: &[u8]) -> Option<usize> {
     text.get(at..)?.starts_with(word).then_some(at + word.len())
 }
 
-/// The first place from `at` on that is no white space.
+/// The first index from `at` on that is not white space.
 #[inline(always)]
 pub fn past_space(text: &[u8], at: usize) -> usize {
     match text.get(at) {

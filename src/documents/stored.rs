@@ -1,8 +1,8 @@
 //! Whether a JSON document that ClickHouse gives back is the one that was sent.
 //!
 //! A `JSON` column keeps paths and values, not the text: members come back sorted and nested where
-//! a name had dots, nulls and empty objects are gone, numbers have a type and are printed anew.
-//! Both sides are brought to that form; whatever else differs counts as a difference.
+//! a name had dots, nulls and empty objects are gone, numbers have a type and are printed again.
+//! Both sides are normalized to that form; anything else that differs counts as a difference.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -35,8 +35,8 @@ pub fn is_same(ours: &[u8], stored: &[u8]) -> bool {
 
 const DEPTH_MAX: usize = 128;
 
-/// `None` for what is nested so deeply that comparing it could exhaust the stack (128 levels); such
-/// a document is not known to be the same.
+/// `None` for a document nested so deeply that comparing it could exhaust the stack (128 levels);
+/// whether it is the same is then unknown.
 fn parse(text: &[u8]) -> Option<Node> {
     node(serde_json::from_slice(text).ok()?, DEPTH_MAX)
 }

@@ -1,12 +1,12 @@
-//! What is between the quotes of a JSON string: escapes, and what they stand for.
+//! The contents of a JSON string: escapes and their meaning.
 //!
-//! Total, like `json_text`: on text that is no JSON string it does something harmless.
+//! Total, like `json_text`: on text that is not a JSON string it does something harmless.
 
 use std::borrow::Cow;
 
 use wide::u8x16;
 
-/// What is looked at at once. Most strings of a document are shorter.
+/// The size of one step. Most strings of a document are shorter.
 pub const WINDOW: usize = 16;
 
 /// The bytes from `at` on, with zeros behind the end of the text.
@@ -65,8 +65,8 @@ pub fn mixed(hash: u64, [low, high]: [u64; 2]) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
-/// Of a key: a hash, and whether it has a dot. The hash only raises a suspicion: whatever hashes
-/// alike is compared in full by `json_paths`.
+/// Of a key: a hash, and whether it has a dot. The hash only raises a suspicion: `json_paths`
+/// compares keys with the same hash in full.
 pub fn hash_and_dot(name: &[u8]) -> (u64, bool) {
     let (mut hash, mut has_dot) = (name.len() as u64, false);
     for at in (0..name.len()).step_by(WINDOW) {
@@ -92,7 +92,7 @@ pub fn plain_len(bytes: &[u8]) -> usize {
 }
 
 /// The escape at the start of `rest`: its length and its character, which is `None` for a lone
-/// surrogate. `None` if it is no escape at all.
+/// surrogate. `None` if it is not an escape at all.
 pub fn escape(rest: &[u8]) -> Option<(usize, Option<char>)> {
     let plain = match rest.get(1)? {
         b'"' => '"',

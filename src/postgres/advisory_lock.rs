@@ -1,12 +1,12 @@
-//! The leader lock in Postgres: a session advisory lock on a connection of its own.
+//! The leader lock in Postgres: a session advisory lock on its own connection.
 //!
-//! It is held for as long as the session lives, so there is nothing to forget: a process that dies
-//! frees it at once. A client that merely falls silent (network cut, machine gone) is given up by
-//! the server between `term` and `term + term/4` after it was last heard of, never earlier: whoever
-//! has had no successful `extend` for `term` must already have stopped. That rests on the server's
-//! TCP settings, which are asked for here; on Linux they hold.
+//! The session holds it for as long as it lives, so nothing can be left behind: a process that dies
+//! frees it at once. If a client merely falls silent (network cut, machine gone), the server gives
+//! it up between `term` and `term + term/4` after it last heard from it, never earlier: a holder
+//! without a successful `extend` for `term` must already have stopped. That depends on the server's
+//! TCP settings, which are set here; Linux honors them.
 //!
-//! The lock only decides who tries. Postgres's slot is the fence.
+//! The lock only decides which instance tries. Postgres's slot is the fence.
 
 use std::time::{Duration, Instant};
 
@@ -17,8 +17,8 @@ use super::primary::Primary;
 use super::sql::{Sql, SqlError, protocol};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Ours among all who use advisory locks. The key is the beginning of the SHA-256 of this and the
-/// slot's name; changing it would let an old and a new version lead at the same time.
+/// Distinguishes our lock from other advisory locks. The key is the beginning of the SHA-256 of
+/// this and the slot's name; changing it would let an old and a new version lead at the same time.
 const NAMESPACE: &str = "walhouse leader lock of slot ";
 const APPLICATION_NAME: &str = "walhouse-leader-lock";
 
@@ -76,7 +76,7 @@ impl AdvisoryLock {
     }
 
     /// Proves that the session and the lock are still there. After an error the lock is lost, or
-    /// cannot be told from lost: drop it and acquire anew.
+    /// may be: drop it and acquire it again.
     pub fn extend(&mut self, deadline: Instant) -> Result<()> {
         let doing = format!("extend leader lock of slot `{}`", self.slot);
         let (high, low) = halves(key(&self.slot));
@@ -117,7 +117,7 @@ impl AdvisoryLock {
     }
 }
 
-/// Who holds the lock, for people: application, address and process. `None` if nobody does.
+/// The holder of the lock, for people: application, address and process. `None` if it is free.
 pub fn holder(sql: &mut Sql, slot: &str, deadline: Instant) -> Result<Option<String>> {
     let doing = format!("look who holds the leader lock of slot `{slot}`");
     let (high, low) = halves(key(slot));
@@ -139,8 +139,8 @@ pub fn holder(sql: &mut Sql, slot: &str, deadline: Instant) -> Result<Option<Str
 /// Settings of a session that may be idle for ever, and whose client, once it has vanished, is
 /// given up after `term`.
 pub(super) fn outlive(term: Duration) -> String {
-    // Looked for from half the term on, in eighths; whether the server's system counts probes or
-    // time, it comes to the term.
+    // The server probes from half the term on, in eighths; whether its system counts probes or
+    // time, the sum is the term.
     let seconds = |part: Duration| part.as_secs().max(1);
     format!(
         "SET tcp_keepalives_idle = {}; SET tcp_keepalives_interval = {};

@@ -1,5 +1,5 @@
 //! Proves to the server who we are: trust, password, md5, SCRAM-SHA-256 with and without channel
-//! binding. Not done: GSSAPI and SSPI. (Client certificates are a matter of TLS.)
+//! binding. Not supported: GSSAPI and SSPI. (TLS handles client certificates.)
 
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{
@@ -72,7 +72,7 @@ fn scram(dialogue: &mut impl Dialogue, params: &PostgresParams, mechanisms: &[u8
     let hash = dialogue.server_certificate().and_then(end_point_hash);
     let (mechanism, binding) = match (offers(SCRAM_SHA_256_PLUS), offers(SCRAM_SHA_256), hash) {
         (true, _, Some(hash)) => (SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(hash)),
-        // "I could, you could not": the server notices if somebody between us took the offer out.
+        // "I could, you could not": the server notices if somebody in between removed the offer.
         (false, true, Some(_)) => (SCRAM_SHA_256, ChannelBinding::unrequested()),
         (_, true, None) => (SCRAM_SHA_256, ChannelBinding::unsupported()),
         _ => {
@@ -132,7 +132,7 @@ fn protocol(
     Error::new(ErrorKind::Protocol, dialogue.doing()).because(cause)
 }
 
-/// The hash of the server's certificate as `tls-server-end-point` (RFC 5929) takes it: with the
+/// The hash of the server's certificate as `tls-server-end-point` (RFC 5929) defines it: with the
 /// hash of the certificate's own signature, SHA-256 in place of weaker ones. `None` when in doubt,
 /// since a wrong one makes the server refuse us.
 fn end_point_hash(certificate: &CertificateDer<'static>) -> Option<Vec<u8>> {

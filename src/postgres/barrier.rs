@@ -1,8 +1,8 @@
-//! Commits that are in the WAL and not yet visible: a snapshot may only be relied on once they are.
+//! Commits that are in the WAL and not yet visible: a snapshot is reliable only once they are.
 //!
-//! A commit is streamed, and counts for where a slot begins, once it is in the WAL. It becomes
-//! visible a moment later; with synchronous replication when the standby has answered, and that can
-//! take long. From outside such a transaction looks like any other that is running.
+//! Postgres streams a commit, and lets a slot begin behind it, once it is in the WAL. It becomes
+//! visible a moment later; with synchronous replication only when the standby has answered, which
+//! can take long. From outside such a transaction looks like any other running one.
 
 use std::time::Instant;
 
@@ -15,10 +15,10 @@ pub struct Barrier {
     running: Vec<u32>,
 }
 
-/// Why transactions may be waited for.
+/// Why a barrier may wait for transactions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Waiting {
-    /// None of them waits for a standby: what has not ended yet has not been committed either.
+    /// None of them waits for a standby: a transaction that has not ended has not committed either.
     ForItself,
     ForStandby,
     /// Commits wait for standbys here, and this role may not see which do.
@@ -30,7 +30,7 @@ impl Barrier {
         Ok(Barrier { running: running(sql, deadline)? })
     }
 
-    /// So many are left, as of the last look.
+    /// The number that is left, as of the last check.
     pub fn count(&self) -> usize {
         self.running.len()
     }
@@ -46,8 +46,8 @@ impl Barrier {
 }
 
 /// Whether any of the barrier's transactions waits for a standby. Others do not matter: where
-/// commits wait for standbys at all, one is found waiting at almost any moment. Who waits without a
-/// transaction of its own commits a prepared one, which may be any.
+/// commits wait for standbys at all, one is waiting at almost any moment. A backend that waits
+/// without its own transaction commits a prepared one, which may be any.
 pub fn waiting(sql: &mut Sql, barrier: &Barrier, deadline: Instant) -> Result<Waiting> {
     let doing = "look for commits that wait for a standby";
     let running: Vec<String> = barrier.running.iter().map(u32::to_string).collect();

@@ -1,7 +1,7 @@
-//! Reads what the source looks like: the entries of the publication and the table in the catalog,
-//! with the versions of their rows. Nothing here needs a privilege.
+//! Reads the state of the source: the entries of the publication and the table in the catalog, with
+//! the versions of their rows. Nothing here needs a privilege.
 //!
-//! It is one statement, and so of one snapshot, apart from the sizes of partitions.
+//! It is one statement, and so one snapshot, apart from the sizes of partitions.
 
 use std::time::Instant;
 
@@ -29,9 +29,9 @@ pub fn look(
 }
 
 fn query(publication: &str, table: &TableName, has_schemas: bool) -> String {
-    // By a hash that every build of Postgres has: md5() is refused under FIPS.
-    // Of an entry, everything but what it is called and who owns it. Of a partitioned table only
-    // the partitions know that their rows are older than a column.
+    // Uses a hash that every build of Postgres has: FIPS mode refuses md5(). It covers everything
+    // of an entry but its name and owner. Of a partitioned table, only the partitions know that
+    // their rows are older than a column.
     let of_schemas = match has_schemas {
         false => "",
         true => {

@@ -34,8 +34,8 @@ pub struct StartupOptions {
     pub replication: bool,
     /// Settings of the session, such as `("TimeZone", "UTC")`. They win over [`Params::options`].
     pub options: Vec<(String, String)>,
-    /// Bytes that the peer's kernel has not confirmed for this long end the connection, and the
-    /// calls that take no deadline end within it.
+    /// Bytes that the peer's kernel has not acknowledged for this long end the connection, so calls
+    /// without a deadline end within it.
     pub receive_timeout: Duration,
 }
 
@@ -46,7 +46,7 @@ pub struct QueryRows {
     pub rows: Vec<Vec<Option<String>>>,
 }
 
-/// What `IDENTIFY_SYSTEM` says.
+/// The answer to `IDENTIFY_SYSTEM`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SystemIdentity {
     pub system_id: String,
@@ -144,7 +144,8 @@ impl Connection {
     pub fn identify_system(&mut self, deadline: Instant) -> Result<SystemIdentity> {
         let doing = format!("identify the system of `{}`", self.server);
         let results = self.query(doing.clone(), "IDENTIFY_SYSTEM", deadline).map_err(|error| {
-            // Plain SQL does not know the command: somebody swallowed the `replication` parameter.
+            // The command is not plain SQL: something in between dropped the `replication`
+            // parameter.
             match server_error(&error) {
                 Some(cause) if cause.sqlstate == "42601" => error.hint(POOLER_HINT),
                 _ => error,
@@ -169,7 +170,7 @@ impl Connection {
         timeline: u32,
         deadline: Instant,
     ) -> Result<Vec<TimelineSwitch>> {
-        // There is no history file for it, and asking for one is an error.
+        // It has no history file, and requesting one is an error.
         if timeline <= 1 {
             return Ok(Vec::new());
         }
@@ -181,7 +182,7 @@ impl Connection {
         parse_timeline_history(content).map_err(|e| protocol(&doing, e))
     }
 
-    /// What the server reported of itself, such as `server_version` or `in_hot_standby`.
+    /// What the server reported about itself, such as `server_version` or `in_hot_standby`.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.get(name).map(String::as_str)
     }
@@ -286,7 +287,7 @@ impl Connection {
         }
     }
 
-    /// What ends the calls to come before their deadlines.
+    /// Ends later calls before their deadlines.
     pub fn set_halt(&mut self, halt: &Halt) {
         self.link.set_halt(halt);
     }

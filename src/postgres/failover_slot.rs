@@ -1,10 +1,10 @@
-//! Failover slots: the mark on a slot of ours, and whether a promotion would find the slot again.
+//! Failover slots: the mark on our slot, and whether the slot would exist after a promotion.
 //!
-//! From Postgres 17 on a standby keeps copies of the primary's logical slots that are marked, if a
-//! handful of settings on both servers agree. [`look`] collects what the primary shows of them,
-//! [`judge`] says what is missing and how it is mended. Settings of the standby show here only by
-//! their effects; what does not show at all, [`UNSEEN`] names.
-//! See <https://www.postgresql.org/docs/current/logical-replication-failover.html>.
+//! From Postgres 17 on a standby keeps copies of the primary's logical slots that are marked, if
+//! several settings on both servers agree. [`look`] collects what the primary shows of them,
+//! [`judge`] says what is missing and how to fix it. Settings of the standby show here only by
+//! their effects; [`UNSEEN`] names those that do not show at all. See
+//! <https://www.postgresql.org/docs/current/logical-replication-failover.html>.
 
 use std::fmt;
 use std::time::Instant;
@@ -19,7 +19,7 @@ use crate::error::Result;
 /// The first version that knows failover slots.
 pub const SINCE: u32 = 170_000;
 
-/// What to look at on each standby, because it cannot be seen from the primary.
+/// What to check on each standby, because the primary does not show it.
 pub const UNSEEN: &str = "on each standby that may be promoted: wal_level = logical, and SELECT \
                           slot_name FROM pg_replication_slots WHERE synced AND NOT temporary has \
                           the slot";
@@ -31,7 +31,7 @@ pub enum Failover {
     Off,
 }
 
-/// What became of the mark of a slot.
+/// The result of marking a slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mark {
     AsWanted,
@@ -44,7 +44,7 @@ pub enum Mark {
     },
 }
 
-/// Marks the slot, or takes the mark from it. The slot must exist, and nobody may stream from it.
+/// Marks the slot, or removes the mark. The slot must exist, and nobody may stream from it.
 pub fn ensure(
     sql: &mut Sql,
     connection: &mut Connection,
@@ -75,7 +75,7 @@ pub fn ensure(
     }
 }
 
-/// What the primary shows of a failover to come.
+/// What the primary shows about a future failover.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FailoverFacts {
     pub slot: String,
@@ -98,11 +98,11 @@ pub struct OtherSlot {
     pub is_active: bool,
     /// Postgres has removed WAL that its standby needs.
     pub is_lost: bool,
-    /// Its standby tells which rows it still reads.
+    /// Its standby reports which rows it still reads.
     pub has_xmin: bool,
     /// Its standby has logical slots.
     pub has_catalog_xmin: bool,
-    /// Who streams from it; `None` if that is nobody, or cannot be seen.
+    /// The client that streams from it; `None` if there is none, or it cannot be seen.
     pub client: Option<String>,
 }
 
@@ -217,8 +217,8 @@ fn names(list: &str) -> Vec<String> {
         .collect()
 }
 
-/// What is missing, the gravest first. Nothing is: the slot outlives a promotion, as far as the
-/// primary can show.
+/// What is missing, the most serious first. If nothing is, the slot survives a promotion, as far as
+/// the primary can tell.
 pub fn judge(facts: &FailoverFacts) -> Vec<FailoverFinding> {
     let slot = &facts.slot;
     if !facts.is_marked {
@@ -286,7 +286,7 @@ pub fn judge(facts: &FailoverFacts) -> Vec<FailoverFinding> {
     found
 }
 
-/// A failover slot is not decoded further than every slot that is waited for.
+/// Postgres does not decode a failover slot beyond the slots in `synchronized_standby_slots`.
 fn stalls(facts: &FailoverFacts) -> Vec<FailoverFinding> {
     let mut found = Vec::new();
     for name in &facts.waited_for {

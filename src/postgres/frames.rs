@@ -12,7 +12,7 @@ use postgres_protocol::message::backend::{COPY_DATA_TAG, Header};
 
 /// What one read can bring at most, unless a single frame is longer.
 const INBOX_BYTES: usize = 128 * 1024;
-/// A block of this length takes the memory along that it was read into; a shorter one is copied.
+/// A block of this length keeps the buffer that it was read into; a shorter one is copied.
 const MOVED_BYTES_MIN: usize = INBOX_BYTES / 2;
 /// So many buffers wait to be read into again: as much memory as a batch mostly is.
 const SPARE_MAX: usize = 128;
@@ -148,7 +148,7 @@ impl fmt::Display for BadFrame {
 
 impl std::error::Error for BadFrame {}
 
-/// What stands at the front of the inbox.
+/// The message at the front of the inbox.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Front {
     /// CopyData frames, all that are whole.
@@ -219,7 +219,7 @@ impl Inbox {
         Ok(Some((tag, body)))
     }
 
-    /// What is at the front, CopyData frames as one block.
+    /// The messages at the front, CopyData frames as one block.
     pub(super) fn pop_front(&mut self) -> Result<Front, BadFrame> {
         let mut run = 0;
         loop {
@@ -227,7 +227,7 @@ impl Inbox {
             match frame_bytes(rest, FRAME_BYTES_MAX) {
                 Ok(Some((COPY_DATA_TAG, bytes))) if bytes <= rest.len() => run += bytes,
                 _ if 0 < run => return Ok(Front::Copy(self.take(run))),
-                // What is wrong with the frame behind the run is said when it is at the front.
+                // An error in the frame after the run is reported when that frame is at the front.
                 Ok(_) => break,
                 Err(error) => return Err(error),
             }
@@ -254,7 +254,7 @@ impl Inbox {
         }
         self.end = rest.len();
         let buffer = std::mem::replace(&mut self.buffer, next);
-        // One that has grown for a long frame goes with it.
+        // A buffer that has grown for a long frame goes with it.
         let home = (buffer.len() == INBOX_BYTES).then(|| self.spare.clone());
         Frames { buffer, len: n, home }
     }
@@ -349,7 +349,7 @@ mod tests {
             inbox.advance(5);
             assert!(inbox.pop_front().is_err(), "{length:x}");
         }
-        // What an HTTP server would say.
+        // The answer of an HTTP server.
         let mut inbox = Inbox::new();
         inbox.space()[..8].copy_from_slice(b"HTTP/1.1");
         inbox.advance(8);

@@ -1,7 +1,7 @@
-//! Reads rows of a table in the order of its key, page by page, while it is being written to.
+//! Reads rows of a table in the order of its key, page by page, during writes.
 //!
-//! By the index of the key, so that each page is found from the last key of the one before. Each
-//! has a snapshot of its own, taken when the table is locked, as in
+//! It uses the index of the key, so that the last key of a page leads to the next one. Each page
+//! has its own snapshot, taken when the table is locked, as in
 //! [`table_reader`](super::table_reader): a long one would hold back VACUUM.
 
 use std::time::Instant;
@@ -20,7 +20,7 @@ pub struct KeysRequest<'a> {
     pub wanted: &'a WantedKeys<'a>,
     /// The keys above this one; `None`: from the first.
     pub after: Option<&'a str>,
-    /// Stop once the values take this much, or there are so many rows.
+    /// Stop once the values take this many bytes, or there are this many rows.
     pub bytes_max: usize,
     pub rows_max: usize,
 }
@@ -67,8 +67,8 @@ fn read_in_snapshot(
     request: &KeysRequest,
     deadline: Instant,
 ) -> std::result::Result<PageRows<String>, SqlError> {
-    // A cursor, so that no row is sent that does not fit. The LSNs by a statement of their own: one
-    // that takes the snapshot might read them first.
+    // A cursor, so that the server sends no row that does not fit. The LSNs need their own
+    // statement: the one that takes the snapshot might read them before it.
     let begin = format!(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE {} IN ACCESS SHARE MODE;
          DECLARE page NO SCROLL CURSOR FOR {};
@@ -109,7 +109,7 @@ fn select(request: &KeysRequest, texts: Texts) -> String {
     statement
 }
 
-/// Literals without a type of their own take that of their column.
+/// Untyped literals take the type of their column.
 fn condition(
     key_column: &str,
     wanted: &WantedKeys<'_>,

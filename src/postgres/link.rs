@@ -25,7 +25,7 @@ const CIPHERTEXT_BYTES: usize = 256 * 1024;
 /// How soon a halt is noticed, here and by the sessions of SQL.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// The kernel takes zero for "for ever".
+/// For the kernel, zero means "for ever".
 const WAIT_MIN: Duration = Duration::from_millis(1);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub(super) enum Endpoint {
 pub(super) struct Link {
     socket: Socket,
     tls: Option<Box<Tls>>,
-    /// What the socket is set to, to save the system call when it does not change.
+    /// The current setting of the socket, to save the system call when it does not change.
     read_wait: Option<Duration>,
     halt: Halt,
 }
@@ -65,7 +65,7 @@ impl ShutdownHandle {
     }
 }
 
-/// What is left until `deadline`; an error when nothing is.
+/// The time left until `deadline`; an error if there is none.
 pub(super) fn remaining(deadline: Instant) -> io::Result<Duration> {
     match deadline.checked_duration_since(Instant::now()) {
         Some(left) if !left.is_zero() => Ok(left.max(WAIT_MIN)),
@@ -218,7 +218,8 @@ impl Link {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(filled),
                 Err(error) => return Err(error),
             }
-            // Having something to hand on, take what is here already, and do not wait for more.
+            // If there is something to hand on, read what has already arrived, and do not wait for
+            // more.
             if 0 < filled && tls.ciphertext.is_empty() {
                 return Ok(filled);
             }
@@ -272,7 +273,7 @@ impl Link {
         Ok(())
     }
 
-    /// Says good-bye on the level of TLS and closes, whoever still holds a [`ShutdownHandle`].
+    /// Ends TLS in order and closes, even if somebody still holds a [`ShutdownHandle`].
     pub(super) fn close(&mut self, deadline: Instant) {
         if let Some(mut tls) = self.tls.take() {
             tls.session.send_close_notify();

@@ -1,7 +1,7 @@
-//! Where Postgres is and how to reach it: what a `DATABASE_URL` says.
+//! The parameters of a `DATABASE_URL`: where Postgres is and how to reach it.
 //!
-//! Takes what libpq takes, URLs and key=value pairs, and bears what ORMs and poolers add. Reads
-//! neither files nor the environment: no `PGPASSWORD`, no service file, no `~/.postgresql`.
+//! Accepts what libpq accepts, URLs and key=value pairs, and tolerates what ORMs and poolers add.
+//! Reads neither files nor the environment: no `PGPASSWORD`, no service file, no `~/.postgresql`.
 //! See <https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING>.
 
 use std::fmt;
@@ -28,9 +28,9 @@ pub struct PostgresParams {
     pub ssl_key: Option<PathBuf>,
     pub connect_timeout: Duration,
     pub target: TargetSession,
-    /// Extra `options` start-up parameter, as libpq takes it.
+    /// Extra `options` start-up parameter, as libpq accepts it.
     pub options: Option<String>,
-    /// What ends each wait for the server before its deadline.
+    /// Ends each wait for the server before its deadline.
     pub halt: Halt,
 }
 
@@ -90,7 +90,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 type Settings = Vec<(String, String)>;
 
 impl Host {
-    /// With whatever address its name has when it is connected to.
+    /// By the address that its name has when connecting.
     pub fn new(name: impl Into<String>, port: u16) -> Host {
         Host { name: name.into(), port, address: None }
     }
@@ -102,10 +102,10 @@ impl Host {
 }
 
 impl PostgresParams {
-    /// The parameters and what is worth a warning.
+    /// The parameters and the warnings about them.
     ///
     /// Defaults: host `localhost`, port 5432, user `postgres`, the database named as the user, TLS
-    /// where the server has it, and with several hosts the one that takes writes.
+    /// if the server supports it, and with several hosts the one that accepts writes.
     pub fn parse(text: &str) -> Result<(PostgresParams, Vec<String>), PostgresParamsError> {
         let settings = match text.split_once("://") {
             Some(("postgres" | "postgresql", rest)) => url_settings(rest)?,
@@ -215,7 +215,7 @@ const NEEDLESS: [&str; 24] = [
     "uselibpqcompat",
 ];
 
-/// What to say of a parameter that changes nothing here, if anything.
+/// The warning about a parameter that has no effect here, if it needs one.
 fn bear(key: &str, value: &str) -> Option<String> {
     match (key, value) {
         ("pgbouncer", "true" | "1") => Some(

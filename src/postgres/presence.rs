@@ -64,7 +64,7 @@ impl PresenceSession {
         self.check(rows.first())
     }
 
-    /// The same, and what is to be seen of another.
+    /// The same, and what Postgres shows of another instance.
     pub fn look(&mut self, of: Traces<'_>, deadline: Instant) -> Result<TakeoverLook> {
         let (high, low) = halves(key(of.token));
         let query = format!(
@@ -99,7 +99,7 @@ impl PresenceSession {
             .hint("Connect to Postgres directly, not through a pooler."))
     }
 
-    /// Whether the server that the session is on is still the one that a search comes to.
+    /// Whether a search still finds the server of this session.
     pub fn is_on_primary(
         &self,
         params: &PostgresParams,

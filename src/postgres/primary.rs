@@ -1,11 +1,11 @@
 //! Which server is the primary, and every connection of a session to that one.
 //!
-//! A list of hosts, and a name with several addresses, may mean several servers, of which one takes
-//! writes; during a failover it is another one from moment to moment. So all of them are asked at
-//! once: one that hangs costs the others nothing, and each has the whole of the time. What their
-//! answers mean is for `search` to say. From then on the session knows one address, and who
-//! answers there has to be the same cluster on the same timeline each time: neither a standby that
-//! stands in its place nor the other branch of a fork passes for it.
+//! A list of hosts, and a name with several addresses, may mean several servers, of which one
+//! accepts writes; during a failover that changes from moment to moment. So all of them are asked
+//! at once: one that hangs does not delay the others, and each has the full time. `search` judges
+//! their answers. From then on the session knows one address, and each time the server there must
+//! be the same cluster on the same timeline: neither a standby in its place nor the other branch of
+//! a fork is accepted.
 //!
 //! With one host and one address this is one connection, as it would be anyway. With several it is
 //! one short session on each, every time that a stream is looked for.
@@ -31,9 +31,9 @@ mod search;
 
 /// A name with more addresses than this means no set of servers that anybody fails over between.
 const ADDRESSES_MAX: usize = 16;
-/// How soon a server that refused is asked again, while others are still silent.
+/// How soon to ask a server that refused again, while others are still silent.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
-/// How soon a stop is noticed while servers are waited for.
+/// How soon a stop is noticed while waiting for servers.
 const NOTICE_EVERY: Duration = Duration::from_millis(50);
 
 /// The cluster and the timeline that ClickHouse's rows came from last.
@@ -53,16 +53,16 @@ pub struct Primary {
     patience: Option<Duration>,
 }
 
-/// What a host name means, for those who know better than the system's resolver.
+/// Resolves a host name, for callers that do not use the system's resolver.
 pub type Resolve = fn(&Host, Instant) -> std::result::Result<Vec<Option<IpAddr>>, String>;
 
 impl Primary {
     /// Asks every server that `params` may mean until the primary is known, and returns it with the
     /// session that was opened for the question.
     ///
-    /// Of several primaries the one on the highest timeline is taken; one that a failover has left
-    /// behind, by what is `known`, only where no other server can be meant. `go_on` is asked
-    /// meanwhile, and its error ends the search.
+    /// Of several primaries it uses the one on the highest timeline; one that, by `known`, a
+    /// failover has left behind only if no other server can be meant. It calls `go_on` meanwhile,
+    /// whose error ends the search.
     pub fn find(
         params: &PostgresParams,
         application_name: &str,
@@ -93,7 +93,7 @@ impl Primary {
         if !params.connect_timeout.is_zero() {
             deadline = deadline.min(started_at + params.connect_timeout);
         }
-        // Room for one word of each; whoever says more waits until there is some again.
+        // Room for one message of each thread; a thread with more waits for room.
         let (answers, inbox) = bounded(params.hosts.len() * (ADDRESSES_MAX + 1));
         let over = Over::default();
         let mut search =
@@ -227,9 +227,9 @@ impl Primary {
     }
 }
 
-/// What a thread of the search has found out.
+/// The finding of a thread of the search.
 enum Answer {
-    /// Each of the addresses is asked by a thread of its own.
+    /// A separate thread asks each address.
     Resolved {
         host: usize,
         addresses: std::result::Result<usize, String>,
@@ -246,7 +246,7 @@ struct Asked {
 
 type Outcome = std::result::Result<(SeenServer, Sql), SqlError>;
 
-/// What is asked of a host. Its threads end by themselves: soon after the search, and those whose
+/// The query to a host. Its threads end by themselves: soon after the search, and those whose
 /// server hangs at the deadline.
 #[derive(Clone)]
 struct Asking {
@@ -257,7 +257,7 @@ struct Asking {
     over: Arc<AtomicBool>,
 }
 
-/// Tells, when it is dropped, that nobody listens any more.
+/// Reports, when it is dropped, that nobody listens any more.
 #[derive(Default)]
 struct Over(Arc<AtomicBool>);
 
@@ -296,7 +296,7 @@ impl Asking {
     fn server(self, place: HostPlace, params: PostgresParams) {
         loop {
             let outcome = self.ask(&params);
-            // A refusal that a setting has to mend stays what it is.
+            // A refusal that needs another setting keeps its kind.
             let may_pass = match &outcome {
                 Ok(Ok((seen, _))) => seen.in_recovery,
                 Ok(Err(error)) => error.kind == ErrorKind::Unreachable,

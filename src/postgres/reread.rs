@@ -1,16 +1,16 @@
 //! Values that an update left in TOAST and the stream did not carry: read them from the table.
 //!
 //! The stream can be ahead of what a query sees: a commit is streamed once it is in the WAL, and
-//! becomes visible a little later, with synchronous replication as late as the standby answers.
-//! A row read before that is the one from before the transaction, and carrying its values on would
-//! bring old data back. So nothing is handed out until every transaction that the changes came from
-//! is visible in the very snapshot that is read.
+//! becomes visible a little later, with synchronous replication as late as the standby answers. A
+//! row read before that is the one from before the transaction, and carrying its values on would
+//! bring old data back. So it returns nothing until the snapshot shows every transaction that the
+//! changes came from.
 //!
-//! What is read may be newer than the change; then the change that made it so is still to come.
+//! The values may be newer than the change; then the change that made them so is still to come.
 //!
 //! A snapshot that is older than a rewrite of the table (some ALTER TABLE, TRUNCATE) sees no row of
-//! it: Postgres' manual, "Caveats" of MVCC. So the table is locked before the snapshot is taken,
-//! and no row that is there looks deleted. The lock is the one that any SELECT takes.
+//! it: Postgres' manual, "Caveats" of MVCC. So it locks the table before it takes the snapshot, and
+//! no existing row looks deleted. It is the same lock that any SELECT takes.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ use crate::services::row::TextValues;
 /// Rows may hold large values, and an answer is read whole; between two statements the memory they
 /// took so far is looked at.
 const KEYS_PER_STATEMENT: usize = 500;
-/// An answer is aimed at that much at most: beside it there is what was made of it.
+/// The most bytes an answer should have: what is built from it takes memory too.
 const STATEMENT_BYTES: usize = 2 << 20;
 /// Before anything is known of their size.
 const KEYS_OF_FIRST_STATEMENT: usize = 4;
@@ -39,7 +39,7 @@ pub struct RereadRequest<'a> {
     pub keys: &'a [&'a [u8]],
     /// The top-level transactions that the changes came from, as in their Begin messages; sorted.
     pub xids: &'a [u32],
-    /// Stop, between statements, once the values take this much.
+    /// Stop, between statements, once the values take this many bytes.
     pub bytes_max: usize,
 }
 
@@ -56,20 +56,20 @@ pub enum Reread {
 pub struct RereadRows {
     /// Per key the columns asked for.
     pub found: HashMap<Vec<u8>, TextValues>,
-    /// How many of the keys, from the first, this answers: one at least. One that is answered and
-    /// not found has been deleted since. For the rest there was no room in `bytes_max`, or no time:
-    /// ask again for them.
+    /// How many of the keys, from the first, this covers: at least one. A covered key that was not
+    /// found has been deleted since. For the rest there was no room in `bytes_max`, or no time: ask
+    /// again for them.
     pub answered: usize,
-    /// The commits that this may tell of.
+    /// The commits that these values may come from.
     pub as_of: AsOf,
-    /// Every key was found, as one of the transactions of the request left it: there is nothing
-    /// here that the stream has not brought.
+    /// Every key was found as one of the requested transactions left it: the stream has already
+    /// brought all of this.
     pub is_as_streamed: bool,
 }
 
-/// What is answered is read in one snapshot. Each statement has `timeout`; once that has passed
-/// since the first one no other is begun, however many keys are left: a slow server's answers are
-/// kept, and its snapshot is not held for long.
+/// It reads everything in one snapshot. Each statement has `timeout`; once that has passed since
+/// the first one it starts no other, however many keys are left: this keeps the answers of a slow
+/// server and does not hold its snapshot for long.
 pub fn reread(sql: &mut Sql, request: &RereadRequest, timeout: Duration) -> Result<Reread> {
     read_in_snapshot(sql, request, timeout).map_err(|error| {
         sql.roll_back(Instant::now() + timeout);
@@ -84,7 +84,7 @@ fn read_in_snapshot(
 ) -> std::result::Result<Reread, SqlError> {
     let until = Instant::now() + timeout;
     let deadline = || Instant::now() + timeout;
-    // The LSNs by a statement of their own: one that takes the snapshot might read them first.
+    // The LSNs need their own statement: the one that takes the snapshot might read them before it.
     let begin = format!(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE {} IN ACCESS SHARE MODE; \
          SELECT pg_current_snapshot(), to_regclass({})::oid::int8; SELECT {AS_OF}",
@@ -132,8 +132,8 @@ fn read_in_snapshot(
     Ok(Reread::Rows(rows))
 }
 
-/// As many keys as would fill the `room` left if their rows are as large as those just read, but no
-/// sudden leap.
+/// As many keys as would fill the `room` left if their rows are as large as those just read, but
+/// growing slowly.
 fn next_keys_max(keys: usize, bytes: usize, room: usize) -> usize {
     let bytes_per_key = (bytes / keys.max(1)).max(1);
     (room / bytes_per_key).min(keys.saturating_mul(4)).clamp(1, KEYS_PER_STATEMENT)
@@ -156,7 +156,7 @@ fn select(
         if i > 0 {
             statement.push(',');
         }
-        // Without a type of its own, the literal takes that of the column.
+        // An untyped literal takes the type of the column.
         statement.push_str(&key);
     }
     statement.push(')');

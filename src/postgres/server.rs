@@ -28,7 +28,7 @@ impl Server {
     /// [`Server::inspect`], for callers that ask several servers.
     pub(super) fn ask(sql: &mut Sql, deadline: Instant) -> std::result::Result<Server, SqlError> {
         // The control file's timeline is that of the last checkpoint: right after a promotion it is
-        // still the old one, so a primary is asked which file it writes to.
+        // still the old one, so we ask a primary which WAL file it writes to.
         let rows = sql.try_rows(
             "SELECT current_setting('server_version_num'),
                     (SELECT system_identifier FROM pg_control_system()),
@@ -96,8 +96,8 @@ pub fn as_of(sql: &mut Sql, deadline: Instant) -> Result<AsOf> {
     row.and_then(|row| AsOf::read(row, 0)).map_err(|error| error.doing(doing))
 }
 
-/// Has the server put all WAL until now on its disk: by a commit of its own, of a message that
-/// nobody receives. An idle server leaves the WAL of an open transaction in memory for long.
+/// Makes the server flush all WAL until now, by committing a message that nobody receives. An idle
+/// server leaves the WAL of an open transaction in memory for long.
 pub fn flush_wal(sql: &mut Sql, deadline: Instant) -> Result<()> {
     // A role may be read-only by default.
     let statements = "BEGIN READ WRITE; SET LOCAL synchronous_commit = local;

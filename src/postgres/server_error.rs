@@ -1,4 +1,4 @@
-//! What Postgres says in an ErrorResponse, and which of our kinds of error that is.
+//! The contents of an ErrorResponse, and our kind of error for it.
 //!
 //! The SQLSTATE decides, never the message: messages are translated (`lc_messages`).
 
@@ -18,12 +18,12 @@ pub struct ServerError {
     pub hint: Option<String>,
     /// The change that was being decoded, of an error of the output plugin.
     pub place: Option<Lsn>,
-    /// The C function that raised it: tells apart what shares a SQLSTATE, in any language.
+    /// The C function that raised it: distinguishes errors that share a SQLSTATE, in any language.
     pub routine: Option<String>,
 }
 
 impl ServerError {
-    /// Reads the body of an ErrorResponse. Total: what is malformed is left out.
+    /// Reads the body of an ErrorResponse. Total: it leaves out what is malformed.
     pub(super) fn parse(body: &[u8]) -> ServerError {
         let mut error = ServerError {
             severity: String::new(),
@@ -124,10 +124,10 @@ fn place_of(context: &str) -> Option<Lsn> {
     words.filter(|word| word.contains('/')).filter_map(|word| word.parse().ok()).next_back()
 }
 
-/// Several servers were tried, and none would do. Stands for the most telling of the errors.
+/// Several servers were tried and none was usable. Represents the most informative of the errors.
 #[derive(Debug)]
 pub(super) struct NoneWouldDo {
-    /// The most telling one first.
+    /// The most informative one first.
     pub attempts: Vec<Error>,
 }
 

@@ -43,7 +43,7 @@ pub struct SlotState {
     pub inactive_since: Option<String>,
 }
 
-/// What can be done with a slot that exists.
+/// The use of an existing slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SlotVerdict {
     Usable,
@@ -111,7 +111,7 @@ impl SlotState {
 /// `None` when there is no slot of that name.
 pub fn inspect(sql: &mut Sql, slot: &str, deadline: Instant) -> Result<Option<SlotState>> {
     let doing = format!("inspect slot `{slot}`");
-    // As one JSON object the row is read alike on every version, whatever columns it has.
+    // As a JSON object the row reads the same on every version, whatever columns it has.
     let query = format!(
         "SELECT row_to_json(s) FROM pg_replication_slots s WHERE slot_name = {}",
         literal(slot)
@@ -136,7 +136,7 @@ pub fn verdict(sql: &Sql, state: &SlotState) -> SlotVerdict {
 }
 
 /// Refuses what cannot be streamed from, whatever ClickHouse holds. `Some` is the reason why the
-/// slot was invalidated: it has to be made anew.
+/// slot was invalidated: it must be created again.
 pub fn usable(slot: &str, verdict: SlotVerdict) -> Result<Option<String>> {
     let own = |cause: String| {
         let hint = format!(
@@ -214,17 +214,17 @@ fn read(value: &Value) -> Option<SlotState> {
 
 /// Creates the slot and returns where it begins: changes committed after that are in it.
 ///
-/// Waits until transactions that are running now have ended, so give it a far deadline. Marked for
-/// failover, where the server knows that (17 and newer), a standby that is set up for it keeps a
-/// copy, and a promotion does not lose it. Somebody else's slot of that name is an error of kind
-/// `SlotBusy`: inspect it again.
+/// Waits until transactions that are running now have ended, so give it a long deadline. If it is
+/// marked for failover, which the server must support (17 and newer), a standby that is set up for
+/// it keeps a copy, and a promotion does not lose it. Another consumer's slot of that name is an
+/// error of kind `SlotBusy`: inspect it again.
 pub fn create(sql: &mut Sql, slot: &str, failover: Failover, deadline: Instant) -> Result<Lsn> {
     let doing = format!("create slot `{slot}`");
     let options = match failover {
         Failover::On if failover_slot::SINCE <= sql.about().version_num => ", failover => true",
         Failover::On | Failover::Off => "",
     };
-    // Each transaction that is waited for counts as a lock that is.
+    // Waiting for a transaction counts as waiting for a lock.
     let query = format!(
         "SET LOCAL lock_timeout = 0;
          SELECT lsn FROM pg_create_logical_replication_slot({}, {}{options})",
@@ -240,8 +240,8 @@ pub fn create(sql: &mut Sql, slot: &str, failover: Failover, deadline: Instant) 
 }
 
 /// Whether the server meets, in the WAL that the slot has, changes from before the publication; it
-/// says so before 18. Nothing is consumed. What cannot be told in time is not so: the stream will
-/// tell.
+/// says so before 18. Nothing is consumed. If it takes too long the answer is no: the stream will
+/// show it.
 pub fn lacks_publication(
     sql: &mut Sql,
     slot: &str,
@@ -265,8 +265,8 @@ pub fn lacks_publication(
     }
 }
 
-/// Which transaction the backend waits for, such as for the beginning of a slot; `None` if it waits
-/// for nobody.
+/// The transaction that the backend waits for, for example to create a slot; `None` if it waits for
+/// none.
 pub fn blocker(sql: &mut Sql, backend_pid: i32, deadline: Instant) -> Result<Option<String>> {
     let doing = format!("look for whom process {backend_pid} waits");
     let query = format!(
@@ -306,11 +306,11 @@ pub struct Retained {
     pub flushed: Lsn,
     pub restart_lsn: Option<Lsn>,
     pub confirmed_flush_lsn: Option<Lsn>,
-    /// What may still be written before the slot is in danger; `None` is without limit.
+    /// WAL that may still be written before the slot is in danger; `None` is without limit.
     pub safe_bytes: Option<i64>,
     /// `max_slot_wal_keep_size`; `None` is without limit.
     pub limit_bytes: Option<u64>,
-    /// Who streams from the slot.
+    /// The client that streams from the slot.
     pub active_pid: Option<i32>,
     /// By its connection, where it may be seen: application and address.
     pub active_name: Option<String>,

@@ -1,7 +1,6 @@
-//! What the source table is: its columns, its key, and what it puts into the WAL about old rows.
+//! The source table: its columns, its key, and what it puts into the WAL about old rows.
 //!
-//! Reads the catalog only. Whether a column is of a type that its target takes is for the mapping
-//! to say.
+//! Reads the catalog only. The mapping judges whether the type of a column fits its target.
 
 use std::fmt;
 use std::time::Instant;
@@ -25,7 +24,7 @@ impl TableName {
         TableName { schema: schema.into(), name: name.into() }
     }
 
-    /// As it stands in a statement.
+    /// As it appears in a statement.
     pub fn quoted(&self) -> String {
         format!("{}.{}", ident(&self.schema), ident(&self.name))
     }
@@ -65,10 +64,10 @@ pub struct TableColumn {
     pub number: i16,
     pub type_oid: u32,
     pub type_name: String,
-    /// The built-in type that values of this one have the form of, in text and in binary: a domain
-    /// that of what it is over, an enum that of text. 0: of none.
+    /// The built-in type whose text and binary form values of this one have: for a domain its base
+    /// type, for an enum text. 0: none.
     pub reads_as: u32,
-    /// What a domain is over in the end.
+    /// The innermost base type of a domain.
     pub base_type: String,
     pub is_not_null: bool,
     pub is_enum: bool,
@@ -96,7 +95,7 @@ pub enum ReplicaIdentity {
     Index,
 }
 
-/// What an update or a delete tells us about the old row.
+/// What an update or a delete shows about the old row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OldRow {
     Whole,
@@ -137,7 +136,7 @@ impl SourceTable {
                 .because("changes of an unlogged or temporary table are not in the WAL")
                 .hint(format!("Run: ALTER TABLE {} SET LOGGED;", name.quoted())));
         }
-        // A publication takes it with its root, and nothing comes of it.
+        // A publication includes it with its root, but streams nothing of it.
         let is_unlogged = |part: &&Value| text(part, "persistence") == Some("u");
         if let Some(part) = list(&value, "parts").iter().find(is_unlogged) {
             let part = text(part, "schema").zip(text(part, "name"));
@@ -150,7 +149,7 @@ impl SourceTable {
             .ok_or_else(|| protocol("the catalog's answer has an unexpected form").doing(doing))
     }
 
-    /// What the types of its columns are underneath.
+    /// The underlying types of its columns.
     pub fn types(&self) -> Types {
         let known = self.columns.iter().filter(|column| column.reads_as != 0);
         known.map(|column| (Oid(column.type_oid), Oid(column.reads_as))).collect()
@@ -187,7 +186,7 @@ impl SourceTable {
         problems.into_iter().next().map_or(Ok(all), Err)
     }
 
-    /// What the parts tell of old rows, and each part that does not name `key`.
+    /// The replica identities of the parts, and each part that does not identify rows by `key`.
     pub fn old_rows(&self, key: &str) -> (OldRow, Vec<Error>) {
         let mut all = OldRow::Whole;
         let mut problems = Vec::new();

@@ -6,8 +6,8 @@
 //! How long a call can take, whatever the server does: on TCP until the deadline, or until the halt
 //! of [`Params`] is due; then the connection is given up. On a Unix socket the server has to answer
 //! just before each statement and then ends the statement itself at the deadline; only a server
-//! that is stopped (SIGSTOP) within a statement can hold us longer, and no halt is heard there.
-//! Name resolution is cut off at the deadline.
+//! that is stopped (SIGSTOP) within a statement can hold us longer, and a halt does not take effect
+//! there. Name resolution is cut off at the deadline.
 //!
 //! The `postgres` crate logs whole statements, keys included, at level debug: a logger must keep
 //! the targets `tokio_postgres` and `postgres` at info or above.
@@ -40,8 +40,8 @@ pub(super) mod hosts;
 mod sql_error;
 mod texts;
 
-/// What decides how values look as text. The replication connection asks for the same, so that a
-/// value read from the table equals the one that was streamed.
+/// Settings that decide how values look as text. The replication connection asks for the same, so
+/// that a value read from the table equals the one that was streamed.
 pub const OUTPUT_SETTINGS: [(&str, &str); 5] = [
     ("datestyle", "ISO, MDY"),
     ("timezone", "UTC"),
@@ -50,10 +50,10 @@ pub const OUTPUT_SETTINGS: [(&str, &str); 5] = [
     ("bytea_output", "hex"),
 ];
 
-/// The server ends a statement of ours after this long even when we are gone, unless the caller's
+/// The server ends our statement after this long even when we are gone, unless the caller's
 /// deadline is further away.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
-/// A catalog that is merely slow is no dead link.
+/// A slow catalog query is not a dead connection.
 const PATIENCE_MIN: Duration = Duration::from_secs(1);
 /// A client-side deadline leaves the server this much time to say itself that it gave up.
 const ANSWER_MARGIN: Duration = Duration::from_millis(500);
@@ -65,7 +65,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_PROBES: u32 = 3;
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What mends that only standbys are met.
+/// The hint if only standbys answer.
 pub(super) const STANDBY_HINT: &str = "Name all hosts in the database URL, so that walhouse finds \
                                        the primary; during a failover this resolves itself.";
 
@@ -99,7 +99,7 @@ impl Interrupt {
     }
 }
 
-/// What the server said about itself and the session at the start.
+/// What the server reported about itself and the session at the start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct About {
     /// As in `server_version_num`, such as 150020.
@@ -286,7 +286,8 @@ impl Sql {
                 format!("expected Postgres 14 or newer, got {}", self.about.version_num / 10_000),
             ));
         }
-        // Whoever is not in recovery is a primary, whatever its sessions may write by default.
+        // A server that is not in recovery is a primary, even if its sessions are read-only by
+        // default.
         if target == TargetSession::ReadWrite && self.about.in_recovery {
             return Err(SqlError::new(ErrorKind::Unreachable, "server is a standby")
                 .with_hint(STANDBY_HINT));
@@ -294,13 +295,13 @@ impl Sql {
         Ok(())
     }
 
-    /// No answer for this long is taken for a dead link, whatever the caller's deadline; but for a
-    /// call that is allowed more than any ordinary statement takes, and so expected to.
+    /// No answer for this long counts as a dead connection, whatever the caller's deadline; except
+    /// for a call with a longer limit than any ordinary statement needs.
     pub fn set_patience(&mut self, patience: Duration) {
         self.patience = patience.max(PATIENCE_MIN).min(STATEMENT_TIMEOUT);
     }
 
-    /// What ends the calls to come before their deadlines.
+    /// Ends later calls before their deadlines.
     pub fn set_halt(&self, halt: &Halt) {
         self.deadline.set_halt(halt);
     }
@@ -322,7 +323,7 @@ impl Sql {
         Interrupt(self.deadline.clone())
     }
 
-    /// How texts of the database's rows are asked for and read.
+    /// How to query and read text of the database's rows.
     pub fn texts(&self) -> Texts {
         self.about.texts
     }
@@ -345,7 +346,7 @@ impl Sql {
         self.rows(doing, sql, deadline).map(drop)
     }
 
-    /// Like [`Sql::rows`], for callers that tell one SQLSTATE from another.
+    /// Like [`Sql::rows`], for callers that distinguish SQLSTATEs.
     pub fn try_rows(
         &mut self,
         sql: &str,
@@ -389,7 +390,7 @@ impl Sql {
         self.deadline.set(deadline);
         let client = self.client.as_mut().expect("the client is there until the drop");
         let asked_at = Instant::now();
-        // Less than was allowed, where somebody has ended the call.
+        // Shorter than the limit if somebody ended the call.
         let read = |error: postgres::Error| SqlError::read(&error, waited.min(asked_at.elapsed()));
         if self.link == LinkKind::Unix {
             // The crate's own timeout is an error without a cause.
@@ -420,8 +421,8 @@ impl Drop for Sql {
         // The client says goodbye as it is dropped; a dead network must not hold that up.
         self.deadline.set(Instant::now() + CLOSE_TIMEOUT);
         if self.link == LinkKind::Unix && self.is_broken {
-            // It first waits for the answers it is owed, here without a deadline. If there can be
-            // no thread, the closure is dropped in this one.
+            // It first waits for outstanding answers, here without a deadline. If no thread can be
+            // started, the closure is dropped in this one.
             let client = self.client.take();
             let _ = thread::Builder::new().name("close".into()).spawn(move || drop(client));
         }
@@ -485,8 +486,8 @@ pub fn literal(value: &str) -> String {
     postgres_protocol::escape::escape_literal(value)
 }
 
-/// The crate makes a runtime of its own for each connection, and panics where there are no file
-/// descriptors for it: so more than that are tried for just before.
+/// The crate creates a runtime for each connection, and panics if there are no file descriptors for
+/// it: so try to open more than it needs just before.
 fn has_descriptors() -> Result<()> {
     const NEEDED: usize = 16;
     let files: std::io::Result<Vec<_>> =
@@ -532,7 +533,7 @@ fn no_answer(waited: Duration) -> SqlError {
 mod tests {
     use super::*;
 
-    /// Goal: descriptors that are taken between the look and the connection end no thread.
+    /// Goal: running out of descriptors between the check and the connection ends no thread.
     #[test]
     fn a_want_of_descriptors_is_an_error_and_another_panic_is_one() {
         let failed = |code| -> std::io::Result<()> { Err(std::io::Error::from_raw_os_error(code)) };

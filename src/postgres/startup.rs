@@ -23,7 +23,7 @@ use super::tls;
 use crate::error::{Error, ErrorKind, Result};
 use crate::wal::wire::Wire;
 
-/// Until the server knows us it has nothing long to say; whoever says more is not Postgres.
+/// Before authentication the server sends nothing long; a peer that sends more is not Postgres.
 const STARTUP_FRAME_BYTES_MAX: usize = 64 * 1024;
 
 const NEGOTIATE_PROTOCOL_VERSION_TAG: u8 = b'v';
@@ -50,7 +50,7 @@ pub fn connect(
     Err(most_telling(errors))
 }
 
-/// What all attempts of one `connect` share.
+/// Shared by all attempts of one `connect`.
 struct Attempt<'a> {
     params: &'a PostgresParams,
     options: &'a StartupOptions,
@@ -162,7 +162,7 @@ impl Dial<'_> {
             [b'N'] => Err(Error::new(ErrorKind::Setup, self.doing)
                 .because("server does not support TLS")
                 .hint("Set ssl = on in postgresql.conf, or sslmode=disable in the database URL.")),
-            // Out of processes or memory, before it could know who we are.
+            // The server is out of processes or memory, before authentication.
             [b'E'] => Err(Error::new(ErrorKind::Unreachable, self.doing)
                 .because("server answered the request for TLS with an error")),
             [byte] => Err(protocol(
@@ -231,8 +231,8 @@ impl Dial<'_> {
         if self.attempt.params.target == TargetSession::Any {
             return Ok(());
         }
-        // Who is not in recovery is a primary. Sessions that are read-only by default, as a managed
-        // server with a full disk has them, stream all the same.
+        // A server that is not in recovery is a primary. Sessions that are read-only by default, as
+        // on a managed server with a full disk, can still stream.
         let sql = "SELECT pg_catalog.pg_is_in_recovery()::text";
         let results = connection.query(self.doing.to_owned(), sql, self.deadline)?;
         let row = results.first().and_then(|rows| rows.rows.first());
@@ -241,7 +241,7 @@ impl Dial<'_> {
             Some([Some(recovery)]) if recovery == "true" => {}
             _ => return Err(protocol(self.doing, "malformed answer")),
         }
-        // Not a matter of settings: during a failover this is how the new primary looks at first.
+        // Not an error of settings: during a failover the new primary looks like this at first.
         Err(Error::new(ErrorKind::Unreachable, self.doing)
             .because("server is a standby, and target_session_attrs is read-write"))
     }
@@ -299,7 +299,7 @@ impl Dialogue for Startup<'_> {
     fn send(&mut self, message: &[u8]) -> Result<()> {
         let Dial { doing, deadline, .. } = self.dial;
         let Err(error) = self.connection.send(doing, message, deadline) else { return Ok(()) };
-        // A server that hangs up has usually said why, and that tells more than a broken pipe.
+        // A server that hangs up has usually said why, which is more useful than a broken pipe.
         match self.receive() {
             Err(reason) if reason.kind() == ErrorKind::Setup || server_error(&reason).is_some() => {
                 Err(reason)
@@ -340,8 +340,8 @@ fn endpoints(host: &Host, deadline: Instant) -> io::Result<Vec<Endpoint>> {
     if let Some(address) = host.fixed_address() {
         return Ok(vec![Endpoint::Tcp(SocketAddr::new(address, host.port))]);
     }
-    // The resolver takes no deadline, so it has a thread of its own, which may outlive our
-    // patience: it ends by itself when the resolver gives up.
+    // The resolver takes no deadline, so it has its own thread, which may run past the deadline: it
+    // ends by itself when the resolver gives up.
     let (sender, receiver) = crossbeam_channel::bounded(1);
     let name = (host.name.clone(), host.port);
     std::thread::Builder::new().name("resolve".to_owned()).spawn(move || {
@@ -361,7 +361,7 @@ fn endpoints(host: &Host, deadline: Instant) -> io::Result<Vec<Endpoint>> {
     Ok(endpoints)
 }
 
-/// Of several failed attempts, what the operator can mend comes first.
+/// Of several failed attempts, the errors that the operator can fix come first.
 fn most_telling(mut errors: Vec<Error>) -> Error {
     if errors.is_empty() {
         return Error::new(ErrorKind::Setup, "connect to Postgres: no host")

@@ -24,7 +24,7 @@ const COPY_BOTH_RESPONSE_TAG: u8 = b'W';
 /// The first version that sends values in their binary form.
 const BINARY_SINCE: u32 = 140_000;
 
-/// What one read brought.
+/// The result of one read.
 #[derive(Debug)]
 pub enum ReadOutcome {
     Frames(Frames),
@@ -43,7 +43,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Starts where the slot stands. Binary values are asked for if the server can send them.
+    /// Starts at the slot's position. Requests binary values if the server can send them.
     pub fn start(
         mut connection: Connection,
         slot: &str,
@@ -94,7 +94,7 @@ impl Stream {
                 Err(error) if error.kind() == std::io::ErrorKind::TimedOut => return Ok(nothing),
                 Err(error) => return Err(lost(&self.doing, error)),
             }
-            // What came is looked at before the time is.
+            // Check for data before the time.
             left = remaining(deadline).unwrap_or(Duration::ZERO);
         }
     }
@@ -110,8 +110,8 @@ impl Stream {
         self.connection.send(&self.doing, &message, deadline)
     }
 
-    /// Ends the stream in order: the server has then taken the last status update. What it still
-    /// sends is thrown away; it comes again with the next start. In the middle of a large
+    /// Ends the stream in order: the server has then processed the last status update. What it
+    /// still sends is discarded; the next start streams it again. In the middle of a large
     /// transaction the server does not stop before its end, so mind the deadline.
     pub fn finish(mut self, deadline: Instant) -> Result<()> {
         let mut message = BytesMut::new();
@@ -143,7 +143,7 @@ impl Stream {
         }
     }
 
-    /// What ends the calls to come before their deadlines.
+    /// Ends later calls before their deadlines.
     pub fn set_halt(&mut self, halt: &Halt) {
         self.connection.set_halt(halt);
     }

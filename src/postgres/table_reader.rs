@@ -1,15 +1,15 @@
-//! Reads a whole table, page by page, while it is being written to.
+//! Reads a whole table, page by page, during writes.
 //!
 //! The order is that of the blocks on disk: no index is needed, the disk is read once from front to
 //! back, and rows written at the same time lie together. Each page has a snapshot of its own, so no
 //! snapshot holds back VACUUM for the hours that a large table takes. A row that moves between two
-//! pages, and one that is inserted behind what was planned, may be missed: whoever uses this must
-//! hear of their changes from a slot that was there before.
+//! pages, and one that is inserted after the planned blocks, may be missed: the caller must get
+//! their changes from a slot that existed before.
 //!
 //! A statement that rewrites the table (VACUUM FULL, CLUSTER, TRUNCATE, some ALTER TABLEs) gives it
 //! another file, and a column can be renamed or replaced without that. A page of another file, or
-//! of other columns, than planned is refused, and the caller plans anew. The table is locked, as by
-//! any SELECT, before the snapshot is taken: one that is older than a rewrite would see no rows.
+//! of other columns, than planned is refused, and the caller plans again. The table is locked, as
+//! by any SELECT, before the snapshot is taken: one that is older than a rewrite would see no rows.
 
 use std::borrow::Cow;
 use std::time::Instant;
@@ -43,7 +43,7 @@ pub struct PageRequest<'a> {
     pub columns: &'a [&'a str],
     pub after: Tid,
     pub end_block: u32,
-    /// Stop once the values take this much, or there are so many rows.
+    /// Stop once the values take this many bytes, or there are this many rows.
     pub bytes_max: usize,
     pub rows_max: usize,
 }
@@ -75,8 +75,8 @@ pub struct PageRows<Place> {
 pub struct AsOf {
     /// Every commit that the snapshot saw ends at or below this.
     pub insert_lsn: Lsn,
-    /// What was on the server's disk by then. With `synchronous_commit = off` a commit is seen
-    /// before it is there, and a crash takes it back.
+    /// The LSN flushed by then. With `synchronous_commit = off` a commit is visible before it is
+    /// flushed, and a crash takes it back.
     pub flush_lsn: Lsn,
 }
 
@@ -156,7 +156,7 @@ impl<Place> PageRows<Place> {
             }
             fetch = next_fetch(fetch, self.len(), self.bytes, bytes_max, rows_max);
         }
-        // Without a place to go on from it would look like the end.
+        // Without a position to continue from it would look like the end.
         self.next = Some(last.ok_or_else(|| protocol("expected a row"))?);
         sql.try_rows("COMMIT", deadline)?;
         Ok(self)
@@ -286,7 +286,7 @@ fn read_in_snapshot(
         .map(Page::Rows)
 }
 
-/// As many rows as would fill what is left if they are as large as those before, but no leap.
+/// As many rows as would fill the rest if they are as large as those before, but growing slowly.
 fn next_fetch(fetch: usize, rows: usize, bytes: usize, bytes_max: usize, rows_max: usize) -> usize {
     let bytes_per_row = (bytes / rows.max(1)).max(1);
     let room = bytes_max.saturating_sub(bytes) / bytes_per_row;

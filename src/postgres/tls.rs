@@ -23,8 +23,7 @@ use rustls::{
 use super::params::{PostgresParams, SslMode};
 use crate::error::{Error, ErrorKind, Result};
 
-/// What a TLS connection to this server must satisfy. For `disable` there is none, which is an
-/// error.
+/// The requirements for a TLS connection to this server. `disable` has none, which is an error.
 pub fn client_config(params: &PostgresParams) -> Result<Arc<ClientConfig>> {
     let provider = Arc::new(ring::default_provider());
     let verifier = verifier(params, &provider)?;
@@ -109,7 +108,7 @@ struct Verifier {
 
 #[derive(Debug)]
 enum Trust {
-    /// Encryption against those who only listen.
+    /// Encryption against passive listeners only.
     Anyone,
     Roots {
         roots: RootCertStore,
@@ -160,8 +159,8 @@ impl ServerCertVerifier for Verifier {
             return Ok(ServerCertVerified::assertion());
         };
         let certificate = ParsedCertificate::try_from(end_entity)?;
-        // Servers that send only their own certificate are common, and libpq takes the missing
-        // links from the root file.
+        // Servers that send only their own certificate are common, and libpq finds the missing
+        // intermediates in the root file.
         let mut chain = intermediates.to_vec();
         chain.extend(pinned.iter().cloned());
         let verdict = verify_server_cert_signed_by_trust_anchor(
@@ -247,7 +246,7 @@ pub(super) fn explain(error: &std::io::Error, doing: &str) -> Option<Error> {
     })
 }
 
-/// What the operator can do about it. libpq's OpenSSL takes more, so that psql may connect.
+/// What the operator can do about it. libpq's OpenSSL supports more, so psql may still connect.
 pub(super) fn hint_of(cause: &rustls::Error) -> Option<&'static str> {
     const TAKEN: &str = "walhouse supports TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, \
                          TLS 1.3, and keys of RSA from 2048 bits, P-256, P-384 or Ed25519, which \

@@ -52,7 +52,7 @@ pub struct Strings {
     ends: Vec<usize>,
 }
 
-/// More than a list of any usual batch takes, less than a few huge values do.
+/// More than a list of a usual batch needs, less than a few huge values.
 const KEPT_BYTES_MAX: usize = 16 << 20;
 
 fn empty<T>(list: &mut Vec<T>) {

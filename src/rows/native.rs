@@ -1,10 +1,10 @@
 //! ClickHouse's Native format: a block of rows, column by column.
 //!
-//! Strings stand for `LowCardinality(String)` columns as well; the server casts them. Documents go
-//! as text of the table's own type `JSON(...)`, which is parsed under the INSERT's settings; cast
-//! from another type those would be ignored: from `String` a document with a key twice is refused,
-//! and from another `JSON` ClickHouse 25.5 makes strings of all values of `[1, "a"]`.
-//! Numbers are always sent in the very type named, since the server narrows silently.
+//! Strings also serve for `LowCardinality(String)` columns; the server casts them. Documents go as
+//! text of the table's own type `JSON(...)`, which is parsed under the INSERT's settings; cast from
+//! another type those would be ignored: from `String` a document with a key twice is refused, and
+//! from another `JSON` ClickHouse 25.5 makes strings of all values of `[1, "a"]`. Numbers are
+//! always sent in the very type named, since the server narrows silently.
 
 use super::block::Block;
 use super::column::Values;

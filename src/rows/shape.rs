@@ -1,13 +1,13 @@
-//! What a target table at hand takes of the columns that are written.
+//! Which of the written columns an existing target table accepts.
 
 use std::collections::BTreeMap;
 
-/// What the table at hand takes.
+/// What the existing table accepts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
     /// Columns that the table does not have are filled like the others and left out when encoding.
     pub present: Vec<bool>,
-    /// Columns that take no NULL and may be given one.
+    /// Columns that accept no NULL but may get one.
     pub without_null: Vec<usize>,
     /// The type by which a JSON column is sent, where that is not `JSON` as such. As the table's
     /// own type its text is parsed under the settings of the INSERT, and is then what the table

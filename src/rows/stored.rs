@@ -1,4 +1,4 @@
-//! Values that ClickHouse has stored: how each is asked for as text, and whether it is the one that
+//! Values that ClickHouse has stored: how to query each as text, and whether it equals the one that
 //! would be written now.
 //!
 //! A false "other" costs a row written again; a false "same" would leave a wrong one. So where two

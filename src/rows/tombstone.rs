@@ -1,4 +1,4 @@
-//! Tombstones of rows of which only ClickHouse still knows: made of what it has stored.
+//! Tombstones of rows that only ClickHouse still has: built from what it has stored.
 
 use super::key::LiveKey;
 use super::{Block, ColumnKind, Target};

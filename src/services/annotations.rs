@@ -70,9 +70,9 @@ pub struct IdempotencyOptions<'a> {
 }
 
 impl<'a> IdempotencyOptions<'a> {
-    /// From the text of `idempotencyKeyOptions`. The source system does not check the two: what is
-    /// no string reaches ClickHouse as JSON, which puts its text into the String column. So does
-    /// this, without the white space that Postgres adds; null is the empty string.
+    /// From the text of `idempotencyKeyOptions`. The source system does not check the two: a value
+    /// that is not a string reaches ClickHouse as JSON, which puts its text into the String column.
+    /// This does the same, without the white space that Postgres adds; null is the empty string.
     pub fn read(text: Option<&'a [u8]>) -> IdempotencyOptions<'a> {
         let [key, scope] =
             text.and_then(|text| tokens::members(text, ["key", "scope"])).unwrap_or_default();

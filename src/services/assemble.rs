@@ -1,7 +1,7 @@
 //! From folded changes to the blocks of the target tables.
 //!
-//! In two steps, because between them others are asked: [`wanted`] says what the batch lacks,
-//! [`assemble`] writes the blocks from what was found. Neither asks anyone itself.
+//! In two steps, with queries to the servers between them: [`wanted`] says what the batch lacks,
+//! [`assemble`] builds the blocks from the answers. Neither queries a server itself.
 
 use std::ops::Range;
 
@@ -31,7 +31,7 @@ pub struct Missing {
     pub updates: Updates,
 }
 
-/// What an UPDATE writes of what only a row's first version has.
+/// Which of the columns that only a row's first version has an UPDATE writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Updates {
     /// Nothing: it is there.
@@ -48,7 +48,7 @@ impl Missing {
     }
 }
 
-/// What was found for [`Wanted`].
+/// The answers for [`Wanted`].
 #[derive(Debug, Default)]
 pub struct Answers {
     /// By entry: the values of `Wanted::places`, in order, in text format. An entry that is not
@@ -56,8 +56,8 @@ pub struct Answers {
     pub values: HashMap<usize, TextValues>,
     /// By entry: every sorting key under which ClickHouse has the row.
     pub keys: HashMap<usize, Vec<BareKey>>,
-    /// By entry that has none: what the tables beside the first still have of the row, each with
-    /// the index of its target.
+    /// For each entry without one: the rows that further tables still have, each with the index of
+    /// its target.
     pub orphans: HashMap<usize, Vec<(usize, LiveKey)>>,
 }
 
@@ -75,7 +75,7 @@ pub struct Assembled {
     pub asked: Vec<Asked>,
 }
 
-/// What an entry whose key may have been removed above it came to.
+/// The outcome for an entry whose key may have been removed above it.
 #[derive(Debug)]
 pub struct Asked {
     pub entry: usize,
@@ -129,7 +129,7 @@ pub fn wanted(mapping: &dyn Mapping, folded: &Folded<'_>, updates: Updates) -> M
     wanted
 }
 
-/// For each target a block without rows. `shapes` says, table by table, what the target takes.
+/// For each target an empty block. `shapes` says which columns each target table has.
 pub fn new_blocks(mapping: &dyn Mapping, shapes: &[Shape]) -> Vec<Block> {
     let targets = mapping.targets().iter().zip(shapes);
     targets.map(|(target, shape)| Block::new(target.columns, shape)).collect()

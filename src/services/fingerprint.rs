@@ -4,8 +4,8 @@
 //! The fingerprint is a key in tables that other programs fill too, so it is the source system's to
 //! the bit, quirks included: the stack that runs really store (`stackTrace`) is not part of it, and
 //! the patterns are those of JavaScript, where `\b` and `\d` are ASCII and lengths are in UTF-16.
-//! In two cases the source system has no answer (it throws): a message or a stack that is no string
-//! is taken as JavaScript's template literals would print it.
+//! In two cases the source system has no answer (it throws): a message or a stack that is not a
+//! string is used as JavaScript's template literals would print it.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -60,7 +60,7 @@ fn rules<const N: usize>(rules: [(&str, &'static str); N]) -> [Rule; N] {
     })
 }
 
-/// What `\s` is in JavaScript, to stand in a class.
+/// JavaScript's `\s`, for use in a class.
 const JS_SPACE: &str = concat!(
     r"\t\n\x0B\x0C\r \u{A0}\u{1680}\u{2000}-\u{200A}",
     r"\u{2028}\u{2029}\u{202F}\u{205F}\u{3000}\u{FEFF}"
@@ -84,7 +84,7 @@ static MESSAGE_RULES: LazyLock<[Rule; 11]> = LazyLock::new(|| {
         (r"(?-u:\b)[0-9]{4,}(?-u:\b)", "<id>"),
         (r"(?:/[^/SPACE]+){2,}", "<path>"),
         (r"[A-Z]:\\(?:[^\\]+\\)+[^\\]+", "<path>"),
-        // The bar in the last class is not an oversight of ours.
+        // The bar in the last class is intended.
         (r"(?-u:\b)[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Z|a-z]{2,}(?-u:\b)", "<email>"),
         (r"0x[0-9a-fA-F]{8,}", "<addr>"),
     ])
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn equals_what_the_same_rules_make_in_javascript() {
-        // Made with Node 20 from rules written anew there: cases by hand, then random ones.
+        // Made with Node 20 from an independent copy of the rules: cases by hand, then random ones.
         let vectors: Vec<Value> =
             serde_json::from_str(include_str!("../../tests/data/fingerprint.json")).unwrap();
         assert!(vectors.len() > 300);

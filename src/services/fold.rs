@@ -1,7 +1,7 @@
-//! Folds the changes of a batch: the latest row of each key, tombstones for what went away, and
-//! what must still be asked of Postgres or ClickHouse before the rows are whole.
+//! Folds the changes of a batch: the latest row of each key, tombstones for deleted ones, and what
+//! Postgres or ClickHouse must still provide before the rows are complete.
 //!
-//! Pure: it reads messages and says what is missing; it asks nobody.
+//! Pure: it reads messages and says what is missing; it sends no query.
 
 use hashbrown::HashMap;
 
@@ -23,7 +23,7 @@ pub struct FoldedChange<'a> {
     pub ask_below: Option<Lsn>,
 }
 
-/// The rows a batch comes to.
+/// The resulting rows of a batch.
 #[derive(Debug)]
 pub struct Folded<'a> {
     pub entries: Vec<Entry<'a>>,
@@ -43,7 +43,7 @@ pub struct Entry<'a> {
     /// Of an `Insert`, see [`Change::ask_below`]. Not where the batch itself removes the row later.
     pub ask_below: Option<Lsn>,
     plan: &'a RelationPlan,
-    /// The new row; of a tombstone the old one; of a look-up the key alone.
+    /// The new row; for a tombstone the old one; for a look-up only the key.
     image: Tuple<'a>,
     /// Where the columns are that the image leaves out.
     older: Older<'a>,
@@ -312,8 +312,7 @@ impl<'a> Fold<'a, '_> {
     }
 }
 
-/// Has memory brought close that is about to be walked, where each step waits for the one before.
-/// The looks of this pass wait for none.
+/// Prefetches the message: parsing walks it by dependent loads. The loads here are independent.
 #[inline]
 fn fetch(bytes: &[u8]) {
     const LINE: usize = 64;
@@ -334,8 +333,8 @@ impl<'a> Folded<'a> {
         if !self.has_unchanged(entry) {
             return ColumnSet::default();
         }
-        // What a version of the relation does not tell of may have changed under it: nothing older
-        // stands for that.
+        // A column that this version of the relation lacks may have changed meanwhile: no older
+        // value may stand in for it.
         let mut unknown = at.plan.unknown();
         let mut missing = missing(row);
         while !missing.is_empty() {

@@ -1,5 +1,5 @@
-//! What a mapping is: source rows in, columns of target tables out, and a note of every value that
-//! could not be kept as it was.
+//! The trait of a mapping: source rows in, columns of target tables out, and a note of every value
+//! that could not be kept as it was.
 
 use std::fmt;
 
@@ -22,13 +22,13 @@ pub trait Mapping: fmt::Debug + Send + Sync {
     /// The places that a row must have a value in, or it is not written.
     fn owners(&self) -> &'static [usize];
 
-    /// A place, and its values that say that a row will hardly change any more; `None` where no
-    /// column tells.
+    /// A column index, and the values which show that a row will hardly change any more; `None` if
+    /// no column shows it.
     fn final_values(&self) -> Option<(usize, &'static [&'static str])> {
         None
     }
 
-    /// Appends what the row comes to, to the block of each target.
+    /// Appends the mapped row to the block of each target.
     fn append(
         &self,
         row: &Row<'_>,
@@ -44,7 +44,7 @@ pub fn is_owned(mapping: &dyn Mapping, row: &Row<'_>) -> bool {
     mapping.owners().iter().all(is_there)
 }
 
-/// What the change says of the row as a whole.
+/// What the change says about the row as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     pub version: u64,

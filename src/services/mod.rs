@@ -1,4 +1,4 @@
-//! What is replicated: source tables, target tables, and the mapping between them.
+//! The services: source tables, target tables, and the mapping between them.
 //!
 //! [`fold`] reads a batch's changes, [`assemble`] turns them into blocks; [`runs`] and [`sessions`]
 //! are the two mappings, the other files the rules for single values.

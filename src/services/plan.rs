@@ -8,10 +8,10 @@ use super::source::{Source, SourceKind};
 use crate::wal::value::oid;
 use crate::wal::{Datum, DecodeError, Oid, Relation, Tuple};
 
-/// What a user's own types are underneath: for each, the built-in type whose values have the same
-/// form on the wire. A domain reads as what it is over, an enum and `citext` as text, an array of
-/// either as an array of text. What reads as none (a composite, a range) is not here: its binary
-/// form is known to nobody.
+/// The underlying types of user-defined types: for each, the built-in type whose values have the
+/// same form on the wire. A domain reads as its base type, an enum and `citext` as text, an array
+/// of either as an array of text. A type without one (a composite, a range) is left out: its binary
+/// form is unknown.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Types(HashMap<Oid, Oid>);
 
@@ -97,7 +97,7 @@ impl RelationPlan {
         }
     }
 
-    /// The plan, and the first reason why the relation is not what it should be.
+    /// The plan, and the first reason why the relation is not as expected.
     fn match_up(
         source: &Source,
         relation: &Relation,

@@ -10,7 +10,7 @@ use crate::documents::outcome::DocumentOutcome;
 use crate::wal::time::Timestamp;
 use crate::wal::{DecodeError, Lsn, PgTime, value};
 
-/// What `DateTime64(3)` of a current ClickHouse holds: the years 0000 to 9999, as ticks.
+/// The range of `DateTime64(3)` in a current ClickHouse: the years 0000 to 9999, as ticks.
 const MILLIS_MIN: i64 = -62_167_219_200_000;
 const MILLIS_MAX: i64 = 253_402_300_799_999;
 
@@ -91,7 +91,7 @@ impl<'r, 'a> RowReader<'r, 'a> {
         Ok(converted)
     }
 
-    /// A timestamp for a column that takes no null: `infinity` and years that ClickHouse does not
+    /// A timestamp for a column that accepts no null: `infinity` and years that ClickHouse does not
     /// have become the nearest moment it has, and the original is kept.
     pub fn millis(&mut self, place: usize) -> Result<i64, ValueError> {
         let Some(at) = self.timestamp(place)? else { return Ok(0) };

@@ -26,7 +26,7 @@ impl<'a> Row<'a> {
         self.values.fill(Datum::Null);
     }
 
-    /// What the tuple has, and nothing of what the row held before.
+    /// Only the values in the tuple, nothing of the row's earlier ones.
     pub fn load(&mut self, plan: &RelationPlan, tuple: &Tuple<'a>) {
         if !plan.is_whole || plan.check(tuple).is_err() {
             self.clear();
@@ -44,5 +44,5 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Some values of one row in the text output format, for everybody who needs them; `None` is NULL.
+/// Some values of one row in the text output format, parsed once for all users; `None` is NULL.
 pub type TextValues = Arc<[Option<Vec<u8>>]>;

@@ -11,7 +11,7 @@ pub struct Source {
     pub schema: &'static str,
     pub table: &'static str,
     pub columns: &'static [SourceColumn],
-    /// That trigger.dev has and no target table takes.
+    /// Columns that trigger.dev has and no target table uses.
     pub unread: &'static [&'static str],
     pub key: KeyColumns,
 }
@@ -46,7 +46,7 @@ pub struct KeyColumns {
 }
 
 impl KeyColumns {
-    /// The columns that, beside the id, make the sorting key of the target table.
+    /// The columns that, together with the id, form the sorting key of the target table.
     pub fn sorting(&self) -> [usize; 4] {
         [self.organization, self.project, self.environment, self.created_at]
     }

@@ -1,4 +1,4 @@
-//! Made-up rows, to see whether the target tables take them.
+//! Made-up rows, to see whether the target tables accept them.
 
 use super::mapping::{Mapping, Stamp, ValueError};
 use super::notes::Notes;
@@ -32,8 +32,8 @@ pub fn blocks(mapping: &dyn Mapping, shapes: &[Shape]) -> Result<Vec<Block>, Val
     Ok(blocks)
 }
 
-/// A tombstone of a row that never was, for a table that is empty: nobody sees it in `FINAL`, and
-/// whatever comes under its key outranks it.
+/// A tombstone of a row that never existed, for an empty table: `FINAL` hides it, and any later row
+/// of its key outranks it.
 pub fn tombstone(target: &Target, shape: &Shape) -> Block {
     let mut block = Block::new(target.columns, shape);
     for (at, column) in target.columns.iter().enumerate() {

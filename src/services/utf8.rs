@@ -1,9 +1,9 @@
-//! Values that are no UTF-8, as a database in SQL_ASCII may hold them: there a text is whatever
-//! bytes a client has sent.
+//! Values that are not UTF-8, as a database in SQL_ASCII may hold: there a text is whatever bytes a
+//! client has sent.
 //!
-//! What is no UTF-8 in a value becomes U+FFFD, and the original is kept, as that of any value which
-//! a target does not have as it was. Not so in the columns of the sorting key: two keys must not
-//! become one, and a String of ClickHouse takes any bytes.
+//! Bytes that are not UTF-8 become U+FFFD, and the original is kept, as for every adjusted value.
+//! Except in the columns of the sorting key: two keys must not become one, and a String of
+//! ClickHouse accepts any bytes.
 
 use super::mapping::{Mapping, Stamp, ValueError, is_owned};
 use super::notes::{Kept, Notes};
@@ -80,7 +80,7 @@ fn mended(source: &Source, row: &Row<'_>) -> Vec<Mended> {
                     let lossy = element.map(String::from_utf8_lossy);
                     push_element(&mut sound, lossy.as_ref().map(|element| element.as_bytes()));
                 });
-                // What cannot be read at all is for the mapping to refuse.
+                // The mapping refuses what cannot be read at all.
                 if read.is_ok() && !is_sound {
                     sound.push(b'}');
                     original.push(b'}');

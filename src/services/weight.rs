@@ -1,9 +1,9 @@
-//! What a change comes to in memory, beside the bytes that it came as, until its rows have landed.
+//! The memory that a change takes, in addition to its bytes, until its rows are written.
 //!
 //! A DELETE under REPLICA IDENTITY DEFAULT is forty bytes on the wire, and a row of sixty columns
-//! and a sorting key that was looked up in a block: if its bytes alone counted, a batch would
-//! take ten times what it may. What a row's own values take is not counted here: they are in those
-//! bytes, and once more in a block whose batch has been cut.
+//! and a sorting key that was looked up in a block: if only its bytes counted, a batch would take
+//! ten times its limit. The row's own values are not counted here: they are in those bytes, and
+//! once more in a block whose batch has been cut.
 
 use super::bare_key::BareKey;
 use super::fold::Entry;
@@ -27,7 +27,7 @@ const SLOT: usize = 2 * size_of::<(&[u8], usize)>();
 const ASKED: usize = 2 * KEY_TEXT;
 /// A sorting key of four ids of the usual length.
 const KEY_TEXT: usize = 4 * 28;
-/// An allocation of its own.
+/// A separate allocation.
 const ALLOCATED: usize = 16;
 
 impl ChangeWeight {

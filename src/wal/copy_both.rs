@@ -1,4 +1,4 @@
-//! What travels inside CopyData after START_REPLICATION: the manual, "Streaming Replication
+//! The messages inside CopyData after START_REPLICATION: the manual, "Streaming Replication
 //! Protocol".
 
 use super::lsn::Lsn;

@@ -41,7 +41,7 @@ impl FromStr for Lsn {
 }
 
 fn half(text: &str) -> Result<u64, ParseLsnError> {
-    // `from_str_radix` would take a sign, so look at the digits first.
+    // `from_str_radix` would accept a sign, so check the digits first.
     let digits = 1..=8;
     if !digits.contains(&text.len()) || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Err(ParseLsnError);

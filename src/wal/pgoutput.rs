@@ -44,7 +44,7 @@ pub enum Message<'a> {
     Ignored,
 }
 
-/// What an UPDATE or DELETE says of the row as it was.
+/// The old row in an UPDATE or DELETE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Old<'a> {
     None,
@@ -89,15 +89,15 @@ impl<'a> Message<'a> {
     }
 }
 
-/// The keys that a change takes away and brings; an UPDATE that leaves its row the key has neither.
+/// The keys that a change removes and adds; an UPDATE that leaves its row the key has neither.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Keys<'a> {
     pub gone: Option<&'a [u8]>,
     pub come: Option<&'a [u8]>,
 }
 
-/// Of an INSERT, UPDATE or DELETE whose relation has the key in `column`. It looks at no more of
-/// the message than it must.
+/// Of an INSERT, UPDATE or DELETE whose relation has the key in `column`. It reads no more of the
+/// message than it must.
 pub fn keys(payload: &[u8], column: usize) -> Result<Keys<'_>, DecodeError> {
     let mut wire = Wire::new(payload);
     let tag = wire.take_u8("message tag")?;
@@ -140,7 +140,7 @@ fn relation(wire: &mut Wire<'_>) -> Result<Relation, DecodeError> {
     let oid = Oid(wire.take_u32("Relation oid")?);
     let mut namespace = wire.take_name("Relation namespace")?;
     if namespace.is_empty() {
-        // It stands for pg_catalog.
+        // It means pg_catalog.
         namespace.push_str("pg_catalog");
     }
     let name = wire.take_name("Relation name")?;

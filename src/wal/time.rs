@@ -34,7 +34,7 @@ impl PgTime {
     }
 }
 
-/// A `timestamp` value as it may stand in a column.
+/// A `timestamp` value of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Timestamp {
     At(PgTime),

@@ -31,7 +31,7 @@ impl<'a> Tuple<'a> {
         Ok(Tuple { columns, bytes, has_unchanged })
     }
 
-    /// One column, without a look at those behind it.
+    /// One column, without reading those after it.
     pub fn parse_one(wire: &Wire<'a>, column: usize) -> Result<Datum<'a>, DecodeError> {
         let mut wire = *wire;
         let columns = wire.take_u16("tuple column count")?;

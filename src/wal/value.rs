@@ -24,8 +24,8 @@ pub mod oid {
     pub const TIMESTAMP: Oid = Oid(1114);
     pub const TIMESTAMPTZ: Oid = Oid(1184);
     pub const JSONB: Oid = Oid(3802);
-    /// The first oid that a user's own type (an enum, say) can have. What such a type is
-    /// underneath, only the catalog knows.
+    /// The first oid that a user's own type (an enum, say) can have. Only the catalog knows the
+    /// underlying type.
     pub const FIRST_USER: Oid = Oid(16_384);
 }
 

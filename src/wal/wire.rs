@@ -1,4 +1,4 @@
-//! Checked reads from a message: every take says what it wanted and fails instead of panicking.
+//! Checked reads from a message: every read says what it expected and fails instead of panicking.
 
 use std::fmt;
 

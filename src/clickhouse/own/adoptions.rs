@@ -48,7 +48,7 @@ pub const TABLE: Table<AdoptionRow> = Table {
     version: "adopted_at",
 };
 
-/// What was said of this state; `None` if nothing was.
+/// What was adopted for this state; `None` if nothing was.
 pub fn read(client: &mut Client, state: &StateRow, deadline: Instant) -> Result<Option<Adopted>> {
     let key = [state.service.as_str(), &state.slot, &state.revision.to_string()];
     let Some(row) = TABLE.latest(client, &key, deadline)? else { return Ok(None) };

@@ -1,8 +1,8 @@
-//! `walhouse_backfills`: what commands write beside the stream, and how far they have come.
+//! `walhouse_backfills`: what commands write outside of the stream, and their progress.
 //!
-//! One row per service, slot and command counts: the one with the highest revision. Nothing lands
-//! before `upper` admits to the commits that it may be of, as it is in `walhouse_state` for the
-//! stream; a start takes both together.
+//! One row per service, slot and command counts: the one with the highest revision. Nothing is
+//! written before `upper` covers the commits that it may come from, as with `walhouse_state` for
+//! the stream; a start uses both together.
 
 use std::time::Instant;
 
@@ -30,7 +30,7 @@ pub struct BackfillRow {
     /// The lowest and the highest version of the rows that it wrote.
     pub version_min: u64,
     pub version_max: u64,
-    /// What was asked for, and how far it has come, in words of its own.
+    /// The request and its progress, in a text form of its own.
     pub request: String,
     pub position: String,
     pub rows_read: u64,
@@ -64,7 +64,7 @@ pub const TABLE: Table<BackfillRow> = Table {
     version: "revision",
 };
 
-/// What was written last; `None` if nothing was.
+/// The last row written; `None` if there is none.
 pub fn read(
     client: &mut Client,
     (service, slot): (&str, &str),
@@ -74,7 +74,7 @@ pub fn read(
     TABLE.latest(client, &[service, slot, command], deadline)
 }
 
-/// Up to where commits may have landed beside the stream, of the history of this state.
+/// Up to where commits of this state's history may have been written outside of the stream.
 pub fn upper(client: &mut Client, state: &StateRow, deadline: Instant) -> Result<Lsn> {
     let sql = format!(
         "SELECT max(upper_lsn) FROM {} WHERE service = {} AND slot = {} AND \
@@ -91,8 +91,8 @@ pub fn upper(client: &mut Client, state: &StateRow, deadline: Instant) -> Result
     upper.map(Lsn).ok_or_else(|| TABLE.malformed(client, "what landed beside the stream"))
 }
 
-/// Writes the row and waits until ClickHouse has it. Whoever else has written since is not written
-/// over: two of one command would each forget what the other has landed.
+/// Writes the row and waits until ClickHouse has it. It does not overwrite a row that another
+/// process has written since: two runs of one command would each forget what the other has written.
 pub fn write(client: &mut Client, row: &mut BackfillRow, deadline: Instant) -> Result<()> {
     let of = (row.service.as_str(), row.slot.as_str());
     let latest = read(client, of, &row.command, deadline)?.map_or(0, |row| row.revision);

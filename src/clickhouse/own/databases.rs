@@ -1,9 +1,9 @@
 //! `walhouse_databases`: the database of Postgres that the rows of each service and slot come from.
 //!
-//! A cluster has several, with one system identifier and one WAL, so a state does not tell them
-//! apart. One row per service and slot counts: the one with the highest revision. It is written
-//! before the state that it goes with. A state of a version that did not record it has none, and
-//! says nothing of its database.
+//! A cluster has several, with one system identifier and one WAL, so a state does not distinguish
+//! them. One row per service and slot counts: the one with the highest revision. It is written
+//! before the state that it goes with. The state of a version that did not record it has none, and
+//! does not show its database.
 
 use std::time::Instant;
 
@@ -17,7 +17,7 @@ use crate::error::Result;
 pub struct DatabaseRow {
     pub service: String,
     pub slot: String,
-    /// What tells it from others: it may be renamed.
+    /// What distinguishes it from others: it may be renamed.
     pub oid: u32,
     /// For people.
     pub name: String,
@@ -40,7 +40,7 @@ pub const TABLE: Table<DatabaseRow> = Table {
     version: "revision",
 };
 
-/// What was written last for this service and slot; `None` if nothing was.
+/// The last row written for this service and slot; `None` if there is none.
 pub fn read(
     client: &mut Client,
     service: &str,

@@ -1,7 +1,7 @@
-//! One table of walhouse's own, declared once: from its columns come the statement that makes it,
-//! what is inserted and what is read back.
+//! One of walhouse's own tables, declared once: its columns define the CREATE statement, the
+//! inserts and the reads.
 //!
-//! Each is a ReplacingMergeTree, so that of one key the row of the highest version counts.
+//! Each is a ReplacingMergeTree, so the row of the highest version of a key counts.
 
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 pub struct Table<R: 'static> {
     pub name: &'static str,
-    /// What a row is, in an error that begins with "read".
+    /// The name of a row in an error that begins with "read".
     pub(super) what: &'static str,
     pub(super) columns: &'static [Column<R>],
     pub(super) key: &'static [&'static str],
@@ -71,7 +71,7 @@ impl<R> Table<R> {
         })
     }
 
-    /// What was written last of this key; `None` if nothing was.
+    /// The last row written for this key; `None` if there is none.
     pub(super) fn latest(
         &self,
         client: &mut Client,
@@ -100,7 +100,7 @@ impl<R> Table<R> {
             .ok_or_else(|| self.malformed(client, &format!("{} of slot `{}`", self.what, key[1])))
     }
 
-    /// Of each other slot of the service what it has in the column.
+    /// The value in the column for each other slot of the service.
     pub(super) fn of_other_slots(
         &self,
         client: &mut Client,

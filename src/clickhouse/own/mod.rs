@@ -1,5 +1,5 @@
-//! What walhouse keeps in ClickHouse for itself, beside the target tables: a row says how far
-//! something has come, and the one that was written last counts.
+//! walhouse's own tables in ClickHouse: a row records the progress of something, and the last one
+//! written counts.
 
 pub mod adoptions;
 pub mod backfills;

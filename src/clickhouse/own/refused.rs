@@ -1,4 +1,4 @@
-//! `walhouse_refused_rows`: rows that ClickHouse would not take, kept in full.
+//! `walhouse_refused_rows`: rows that ClickHouse refused, kept in full (a dead-letter table).
 //!
 //! A replay refuses the same change again; the table is a ReplacingMergeTree by the change, so that
 //! it is kept once. Every column is a String but the version: nothing in a row can make this table
@@ -39,9 +39,9 @@ pub enum RefusedPart {
     View,
 }
 
-/// What stands for a column then: no column is called so.
+/// Used in place of a column: no column has this name.
 const VIEW: &str = "(view)";
-/// Of one INSERT: a proxy may take no more, and what is kept may be large.
+/// The size of one INSERT: a proxy may allow no more, and refused rows may be large.
 const WRITE_BYTES_MAX: usize = 256 << 10;
 
 pub const TABLE: Table<RefusedRow> = Table {
@@ -76,7 +76,7 @@ impl Field for RefusedPart {
     }
 }
 
-/// How many are kept of each table.
+/// The number of rows kept for each table.
 pub fn counts(
     client: &mut Client,
     service: &str,

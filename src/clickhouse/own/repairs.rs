@@ -1,8 +1,8 @@
-//! `walhouse_repairs`: what is being made equal again, and how far it has come.
+//! `walhouse_repairs`: the repairs and their progress.
 //!
 //! One row per service and slot counts: the one with the highest revision. A repair is recorded
 //! before the state that it goes with, so that a state is never without the repair that it needs;
-//! what the numbers mean for a start is decided elsewhere.
+//! [`recovery`](crate::machines::recovery) decides what the numbers mean for a start.
 
 use std::time::Instant;
 
@@ -28,7 +28,7 @@ pub struct RepairRow {
     pub base_version: u64,
     /// Why, for people.
     pub reason: String,
-    /// How far it has come, in words of its own.
+    /// Its progress, in a text form of its own.
     pub position: String,
     pub rows_read: u64,
     pub rows_written: u64,
@@ -113,7 +113,7 @@ pub const TABLE: Table<RepairRow> = Table {
     version: "revision",
 };
 
-/// What was written last for this service and slot; `None` if nothing was.
+/// The last row written for this service and slot; `None` if there is none.
 pub fn read(
     client: &mut Client,
     service: &str,

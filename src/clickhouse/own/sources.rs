@@ -1,9 +1,9 @@
-//! `walhouse_sources`: what the source looked like in the catalog of Postgres when it was looked at
-//! last, so that the next look can tell whether rows were hidden in between.
+//! `walhouse_sources`: the last snapshot of the source in Postgres's catalog, so that the next one
+//! shows whether rows were hidden in between.
 //!
-//! One row per service and slot counts: the one with the highest revision. Where rows may have been
-//! hidden, a repair is recorded before the look that showed it is. What a difference means is
-//! decided elsewhere.
+//! One row per service and slot counts: the one with the highest revision. If rows may have been
+//! hidden, the repair is recorded before the snapshot that showed it. [`crate::machines::catalog`]
+//! decides what a difference means.
 
 use std::time::Instant;
 
@@ -58,8 +58,8 @@ pub const TABLE: Table<Record> = Table {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recorded {
     pub system_identifier: String,
-    /// `None`: it has a form that this version does not know. That is as good as no look at all,
-    /// and no reason to refuse the service.
+    /// `None`: it has a form that this version does not know. That counts as no snapshot at all,
+    /// and is not a reason to refuse the service.
     pub catalog: Option<Catalog>,
     pub revision: u64,
 }
@@ -80,8 +80,8 @@ fn recorded(row: Record) -> Recorded {
     Recorded { system_identifier: row.system_identifier, catalog, revision: row.revision }
 }
 
-/// Writes the row and waits until ClickHouse has it. Another process may write as well: its row and
-/// this one are looks at the same source.
+/// Writes the row and waits until ClickHouse has it. Another process may write as well: both rows
+/// are snapshots of the same source.
 pub fn write(client: &mut Client, row: &mut SourceRow, deadline: Instant) -> Result<()> {
     row.revision = state::next_revision_base(row.revision);
     TABLE.insert(client, vec![record(row)], deadline)

@@ -1,10 +1,10 @@
-//! `walhouse_state`: how far each slot has come, as ClickHouse itself remembers it.
+//! `walhouse_state`: the progress of each slot, recorded in ClickHouse itself.
 //!
 //! One row per service and slot counts: the one with the highest revision. Revisions grow by one
 //! with each attempt to write, from above what was read at the start ([`leap`]). Only the holder of
-//! the leader lock, with the slot active, should write; two can think so where each sees a primary
-//! of its own, so whoever writes looks before ([`write_unless_overtaken`]). What the numbers mean
-//! for a start or a confirmation is decided elsewhere.
+//! the leader lock, with the slot active, should write; two may believe that they are if each sees
+//! a different primary, so a writer checks first ([`write_unless_overtaken`]). What the numbers
+//! mean for a start or a confirmation is decided elsewhere.
 
 use std::time::Instant;
 
@@ -30,7 +30,7 @@ pub struct StateRow {
     pub upper_lsn: Lsn,
     /// Added to every LSN on the way to `_version`.
     pub version_shift: u64,
-    /// Who wrote it: host and process.
+    /// The writer: host and process.
     pub instance: String,
     /// 0 before the first write; [`write()`] moves it.
     pub revision: u64,
@@ -56,7 +56,7 @@ pub const TABLE: Table<StateRow> = Table {
     version: "revision",
 };
 
-/// What was written last for this service and slot; `None` if nothing was.
+/// The last row written for this service and slot; `None` if there is none.
 pub fn read(
     client: &mut Client,
     service: &str,
@@ -76,8 +76,9 @@ pub fn others(
     TABLE.of_other_slots(client, "system_identifier", (service, slot), deadline)
 }
 
-/// Where a new session's revisions begin: above whatever an old leader, stopped in the middle of a
-/// write, may still send, and hardly ever where another session that read the same row begins.
+/// Where a new session's revisions begin: above any revision that an old leader, stopped in the
+/// middle of a write, may still send, and very unlikely the same as that of another session that
+/// read the same row.
 pub fn next_revision_base(revision: u64) -> u64 {
     revision.saturating_add(REVISION_LEAP).saturating_add(fastrand::u64(..REVISION_LEAP))
 }

@@ -20,7 +20,7 @@ const TABLES: [(&str, Ddl); 7] = [
     (refused::TABLE.name, |client| refused::TABLE.ddl(client)),
 ];
 
-/// One question, however many there are: it is asked at every reconnect.
+/// One query for all of them, since it runs at every reconnect.
 pub fn ensure(client: &mut Client, create: bool, deadline: Instant) -> Result<()> {
     let missing = missing(client, &TABLES.map(|(name, _)| name), deadline)?;
     for (name, ddl) in TABLES.iter().filter(|(name, _)| missing.contains(name)) {
@@ -38,12 +38,12 @@ pub fn names() -> [&'static str; 7] {
     TABLES.map(|(name, _)| name)
 }
 
-/// Those that are missing, for those who only read: an older version did not make all of them.
+/// Those that are missing, for callers that only read: an older version did not create all of them.
 pub fn absent_names(client: &mut Client, deadline: Instant) -> Result<Vec<&'static str>> {
     missing(client, &names(), deadline)
 }
 
-/// What [`ensure`] would say of each of these, if none were to be created.
+/// The error of [`ensure`] for each of these, if none may be created.
 pub fn absences(client: &Client, missing: &[&str]) -> Vec<Error> {
     let absences = TABLES.iter().filter(|(name, _)| missing.contains(name));
     absences.map(|(name, ddl)| absent(client, name, &ddl(client))).collect()

@@ -1,4 +1,4 @@
-//! What is known of replication where ClickHouse has it, for `walhouse check`.
+//! The state of ClickHouse's replication, for `walhouse check`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -11,7 +11,7 @@ use super::super::params::ClickHouseParams;
 use super::super::text::of_ours;
 use crate::error::Result;
 
-/// How often the one address is asked who answers.
+/// How often to ask the one address which server answers.
 const ASKED_TIMES: usize = 4;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -95,7 +95,7 @@ pub fn cluster(client: &mut Client, configured: &str, deadline: Instant) -> Resu
     })
 }
 
-/// What tells a table from another one of its name.
+/// What distinguishes a table from another one of its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     pub kind: ReplicationKind,

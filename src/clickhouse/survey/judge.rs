@@ -1,4 +1,4 @@
-//! What the facts of ClickHouse mean for rows that are to come. No I/O.
+//! Judges the facts about ClickHouse for future rows. No I/O.
 
 use super::super::client::quote_name;
 use super::super::params::DATABASE;
@@ -10,7 +10,7 @@ use crate::rows::ColumnKind;
 const VERSION_MIN: (u32, u32) = (24, 8);
 /// It is sent as such: see `document_types`.
 const VERSION_TYPED: (u32, u32) = (25, 1);
-/// An array of several types is no tuple any more. Before, an array that came with it in one INSERT
+/// An array of several types is no longer a tuple. Before, an array that came with it in one INSERT
 /// at the same path was read as that tuple, and got the elements that it lacked. Of 1,800 small
 /// random documents 125 were other ones with 25.5, by a plain INSERT as well, and 8 with 25.8.
 const VERSION_GOOD: (u32, u32) = (25, 8);
@@ -66,7 +66,7 @@ fn number(version: &str) -> Option<(u32, u32)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
-/// How a column of a table takes what is sent.
+/// How well a column of a table accepts what is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ColumnFit {
     Whole,
@@ -144,7 +144,7 @@ fn is_type(bare: &str, name: &str) -> bool {
     bare.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('('))
 }
 
-/// What an order of rows other than ours means; `None` if it means nothing.
+/// The finding about a sorting key other than ours; `None` if it does not matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
     /// Rows with different keys replace each other.

@@ -1,6 +1,5 @@
-//! What ClickHouse lets us do, for `walhouse check`. Nothing stays of what is tried here:
-//! privileges are tried by statements without rows, and the trial table is dropped whatever became
-//! of it.
+//! Our privileges in ClickHouse, for `walhouse check`. The trials leave nothing behind: statements
+//! without rows try the privileges, and the trial table is always dropped.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ pub mod judge;
 
 /// How the names of trial tables begin.
 const TRIAL_PREFIX: &str = "walhouse_check_";
-/// Dropping may be tried this often, each with a deadline of its own.
+/// The number of attempts to drop it, each with its own deadline.
 const DROPS_MAX: u32 = 3;
 const DROP_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -31,7 +30,7 @@ pub struct ClickHouseFacts {
     pub leftovers: Vec<String>,
 }
 
-/// What the server says of a privilege.
+/// The server's answer about a privilege.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grant {
     Given,
@@ -40,7 +39,7 @@ pub enum Grant {
     Unknown,
 }
 
-/// What became of the trial row.
+/// The outcome of the trial row.
 #[derive(Debug)]
 pub enum TrialRow {
     Taken,
@@ -133,14 +132,14 @@ pub fn try_insert(
 ) -> Result<()> {
     let names: Vec<String> = columns.iter().map(|name| quote_name(name)).collect();
     let (names, table) = (names.join(", "), client.qualified(table));
-    // Zero rows of the table itself are of its types whatever they are.
+    // Zero rows selected from the table itself always have its types.
     client.execute(
         &format!("INSERT INTO {table} ({names}) SELECT {names} FROM {table} WHERE 0"),
         deadline,
     )
 }
 
-/// Nobody else's.
+/// A name that nobody else uses.
 pub fn trial_name() -> String {
     format!("{TRIAL_PREFIX}{:016x}", fastrand::u64(..))
 }
@@ -187,7 +186,7 @@ pub fn try_block(
     }
 }
 
-/// Also after a failed CREATE: its answer may be what was lost.
+/// Also after a failed CREATE: possibly only its answer was lost.
 fn drop_trial(client: &mut Client, name: &str) -> Result<()> {
     let sql = format!("DROP TABLE IF EXISTS {} SYNC", client.qualified(name));
     let mut tries = 1;

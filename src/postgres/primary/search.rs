@@ -1,20 +1,19 @@
-//! What the answers of several servers mean. No I/O, no clock.
+//! Judges the answers of several servers. No I/O, no clock.
 //!
 //! The rules, in their order:
 //!
-//! - A standby is passed over, whatever `target_session_attrs` says: our slots live on primaries.
+//! - A standby is skipped, whatever `target_session_attrs` says: our slots live on primaries.
 //! - A primary whose timeline is older than the one that ClickHouse's rows came from was left
-//!   behind by a failover. It is passed over while another server may be meant, and the search goes
-//!   on with the next attempt; where there is one server only, the lineage judges it.
-//! - One of another cluster is taken only if nobody of the known cluster is there to be taken, for
-//!   the lineage to say so.
-//! - Of several, the highest timeline: each promotion makes a higher one, so it is the latest that
-//!   anybody here knows of. By asking one server alone that cannot be known. So once one is found,
-//!   the others have [`OTHERS_MAX`] to object; usually all have answered by then, and there is
-//!   nothing to wait for.
-//! - Who refused is asked again while others are silent: when the old primary hangs, the standby
-//!   that is promoted meanwhile is taken at once. When all have refused the search is over.
-//! - Of several on one timeline, the first of the list: nothing tells them apart.
+//!   behind by a failover. It is skipped while another server may be meant, and the search goes on
+//!   with the next attempt; if there is only one server, the lineage judges it.
+//! - One of another cluster is used only if none of the known cluster answers, so that the lineage
+//!   can report it.
+//! - Of several, the highest timeline: each promotion begins a higher one, so it is the latest
+//!   known. One server alone cannot show that. So once a primary is found, the others have
+//!   [`OTHERS_MAX`] to object; usually all have answered by then, and there is nothing to wait for.
+//! - A server that refused is asked again while others are silent: when the old primary hangs, the
+//!   standby that is promoted meanwhile is found at once. When all have refused the search is over.
+//! - Of several on one timeline, the first of the list: nothing distinguishes them.
 
 use std::time::{Duration, Instant};
 
@@ -23,8 +22,8 @@ use crate::error::ErrorKind;
 use crate::postgres::params::Host;
 use crate::postgres::sql::{STANDBY_HINT, SqlError};
 
-/// Some round trips over a long way. A server that takes longer to say who it is may be the right
-/// one all the same: then the lineage, or the next attempt, finds the other left behind.
+/// Some round trips over a long way. A server that takes longer to identify itself may still be the
+/// right one: then the lineage, or the next attempt, finds the other left behind.
 pub(super) const OTHERS_MAX: Duration = Duration::from_millis(500);
 
 const LEFT_BEHIND_HINT: &str = "Stop the old primary or make it a standby, and name the new one \

@@ -1,11 +1,11 @@
 //! A slot left active by a walsender of ours whose client is gone: end it instead of waiting.
 //!
-//! The caller holds the leader lock, so a walsender of our name is a relic of an earlier leader.
-//! Anybody else's is left alone.
+//! The caller holds the leader lock, so a walsender of our name is left over from an earlier
+//! leader. It leaves any other alone.
 //!
-//! One that is stopped (SIGSTOP), or hangs in the kernel, does not hear that it is to end, and
-//! nothing but the host's own `kill` reaches it. Then the error names it, and the next attempt
-//! tells it again; `wal_sender_timeout` does not help: the process itself would have to notice.
+//! One that is stopped (SIGSTOP), or hangs in the kernel, does not get the request to end, and only
+//! the host's own `kill` reaches it. Then the error names it, and the next attempt asks it again;
+//! `wal_sender_timeout` does not help: the process itself would have to notice.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// How often the slot is looked at while its walsender ends.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Who holds a slot.
+/// The process that holds a slot.
 struct Holder {
     pid: i32,
     owner: Owner,
@@ -47,7 +47,7 @@ pub fn terminate_stale_walsender(
         let Some(holder) = holder.map_err(|error| error.doing(&doing))? else { return Ok(ended) };
         match holder.owner {
             Owner::Other => return Err(not_ours(&doing, &holder)),
-            // Another one of ours may have come in between: each is told to go, once.
+            // Another one of ours may have come in between: each is asked to end, once.
             Owner::Ours if ended != Some(holder.pid) => {
                 terminate(sql, slot, &holder, deadline).map_err(|error| error.doing(&doing))?;
                 ended = Some(holder.pid);
@@ -75,18 +75,18 @@ pub enum Held {
     ByUs {
         pid: i32,
     },
-    /// What a start would say.
+    /// The error that a start would report.
     ByAnother(Error),
 }
 
-/// Ends nobody.
+/// Ends no process.
 pub fn held(sql: &mut Sql, slot: &str, application_name: &str, deadline: Instant) -> Result<Held> {
     let doing = format!("free slot `{slot}`");
     let holder = holder(sql, slot, application_name, deadline);
     Ok(match holder.map_err(|error| error.doing(&doing))? {
         None => Held::ByNobody,
         Some(holder) if holder.owner == Owner::Ours => Held::ByUs { pid: holder.pid },
-        // One that ends, or that our role may not look at.
+        // A process that is ending, or that our role may not see.
         Some(holder) => Held::ByAnother(not_ours(&doing, &holder)),
     })
 }

@@ -2,8 +2,9 @@
 //!
 //! The client has no read timeout: when the server falls silent in the middle of a query, it waits
 //! for ever. It does let a TLS connector choose the stream, and with direct negotiation it hands
-//! over the socket before the first byte is sent. So the question for TLS is asked here, and what
-//! is handed back ends at the deadline. Not for Unix sockets, which the client keeps to itself.
+//! over the socket before the first byte is sent. So TLS is negotiated here, and the returned
+//! stream ends at the deadline. This does not work for Unix sockets, which the client keeps to
+//! itself.
 
 use std::future::poll_fn;
 use std::io;
@@ -130,8 +131,8 @@ impl TlsConnect<Socket> for Negotiation {
     }
 }
 
-/// Reads exactly the one byte of the answer: anything sent behind it in plain text must not be
-/// taken for a part of the TLS stream.
+/// Reads exactly the one byte of the answer: plain text that follows it must not become part of the
+/// TLS stream.
 async fn is_tls_granted(stream: &mut Bounded) -> io::Result<bool> {
     let sent = poll_fn(|cx| Pin::new(&mut *stream).poll_write(cx, &SSL_REQUEST)).await?;
     if sent != SSL_REQUEST.len() {
@@ -216,7 +217,7 @@ impl TlsStream for Bounded {
     }
 }
 
-/// What the client speaks over: the bounded socket, or TLS on top of it.
+/// The client's stream: the bounded socket, or TLS on top of it.
 pub struct SqlLink(Pin<Box<dyn TlsStream + Send>>);
 
 impl SqlLink {

@@ -8,8 +8,8 @@ use super::{Sql, SqlError};
 use crate::error::Result;
 
 impl Sql {
-    /// Those that can be in the database, and so be asked for, in their order. What ClickHouse has
-    /// may have come from anywhere.
+    /// The keys that the database can hold, and so can be queried, in their order. ClickHouse's
+    /// keys may have come from anywhere.
     pub fn held<'v>(
         &mut self,
         values: impl Iterator<Item = &'v [u8]>,

@@ -1,5 +1,4 @@
-//! Which addresses a host list means, how the time is shared among them, and what it means when
-//! none of them takes us.
+//! The addresses of a host list, how they share the time, and the error if none of them accepts us.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -36,7 +35,7 @@ pub fn addresses(
     let (name, port) = (host.name.clone(), host.port);
     let spawned = thread::Builder::new().name("resolve".into()).spawn(move || {
         let found = (name.as_str(), port).to_socket_addrs().map(|all| all.collect::<Vec<_>>());
-        // Nobody may be waiting any more.
+        // The caller may have stopped waiting.
         let _ = answer.send(found);
     });
     let unreachable = |cause: String| SqlError::new(ErrorKind::Unreachable, cause);
@@ -57,7 +56,8 @@ pub fn addresses(
     }
 }
 
-/// Sees, within the time, that somebody answers at the Unix socket: the client would wait for ever.
+/// Checks, within the time, that a server answers at the Unix socket: the client would wait for
+/// ever.
 pub fn probe(host: &Host, until: Instant) -> std::result::Result<(), SqlError> {
     let waited = until.saturating_duration_since(Instant::now());
     let path = Path::new(&host.name).join(format!(".s.PGSQL.{}", host.port));
@@ -90,7 +90,7 @@ pub fn refused_by_all(refused: Vec<(String, SqlError)>, doing: String) -> Error 
     let causes: Vec<String> =
         refused.iter().map(|(name, error)| format!("`{name}`: {}", error.cause)).collect();
     let error = Error::new(kind, doing).because(causes.join("; "));
-    // What has to be mended comes before what may pass.
+    // Errors that need a fix come before those that may pass.
     let (mut wrong, mut away): (Vec<_>, Vec<_>) =
         refused.into_iter().partition(|(_, error)| error.kind == ErrorKind::Setup);
     wrong.append(&mut away);

@@ -1,4 +1,5 @@
-//! What a refused or broken statement means: SQLSTATE, our kind, and a text without row content.
+//! The meaning of a refused or broken statement: SQLSTATE, our kind, and a text without row
+//! content.
 
 use std::error::Error as _;
 use std::io;

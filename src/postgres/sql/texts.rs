@@ -1,9 +1,9 @@
-//! Texts of a database in SQL_ASCII, where they are whatever bytes a client has sent, in a session
-//! that speaks UTF-8.
+//! Texts of a database in SQL_ASCII, where a text is whatever bytes a client has sent, in a session
+//! with UTF-8.
 //!
-//! There the server refuses to send what is no UTF-8 (22021), and the client to read it. So the
-//! values of rows travel with each byte as the character of its number, which is what Latin-1 is,
-//! and are turned back here. Other databases convert, and their texts are UTF-8 as they come.
+//! There the server refuses to send text that is not UTF-8 (22021), and the client refuses to read
+//! it. So values of rows travel as Latin-1, each byte as the character of that number, and are
+//! converted back here. Other databases convert, and their texts are UTF-8 as they come.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -23,7 +23,7 @@ impl Texts {
         Texts { is_raw: server_encoding == "SQL_ASCII", is_converted }
     }
 
-    /// What a session has to speak in which the server hands out the bytes as they are.
+    /// The client encoding with which the server sends the bytes unchanged.
     pub fn client_encoding(self) -> &'static str {
         if self.is_raw { "SQL_ASCII" } else { "UTF8" }
     }
@@ -54,7 +54,7 @@ impl Texts {
         !value.contains(&0) && (self.is_raw || std::str::from_utf8(value).is_ok())
     }
 
-    /// Of what it may hold: whether nobody has to be asked.
+    /// True if the encoding can hold every text, so that no query is needed.
     pub(super) fn surely_holds(self, value: &[u8]) -> bool {
         !self.is_converted || value.is_ascii()
     }

@@ -1,4 +1,4 @@
-//! What the facts of a server mean for a stream that is to begin. No I/O.
+//! Judges the facts about a server for a stream that is to start. No I/O.
 
 use super::super::sql::{ident, literal};
 use super::{Access, Effect, PostgresFacts};
@@ -38,7 +38,7 @@ pub fn server(facts: &PostgresFacts, slots: &[&str]) -> Vec<Finding> {
     found
 }
 
-/// `streams` are to come beside the walsenders that run.
+/// `streams` are to be added to the running walsenders.
 pub fn senders(facts: &PostgresFacts, streams: u64) -> Finding {
     let free = facts.senders_max.saturating_sub(facts.senders);
     match free < streams {
@@ -146,7 +146,7 @@ fn split(setting: &str) -> (Option<&str>, Vec<String>) {
     (head, names.collect())
 }
 
-/// A slot that is to be created waits for everybody who writes.
+/// Creating a slot waits for every writing transaction.
 pub fn forgotten(facts: &PostgresFacts) -> Vec<Finding> {
     let told = facts.waits_for.iter().map(|(what, end)| {
         Finding::warning(
@@ -158,7 +158,7 @@ pub fn forgotten(facts: &PostgresFacts) -> Vec<Finding> {
     told.collect()
 }
 
-/// What keeps our role from reading the table, where it may SELECT from it.
+/// What keeps our role from reading the table although it may SELECT from it.
 pub fn access(facts: &PostgresFacts, access: &Access, schema: &str, table: &str) -> Vec<Finding> {
     let role = ident(&facts.role);
     let mut found = Vec::new();
@@ -179,7 +179,7 @@ pub fn access(facts: &PostgresFacts, access: &Access, schema: &str, table: &str)
     found
 }
 
-/// `theirs_ms` was true somewhen between the two of ours.
+/// The server read `theirs_ms` at some moment between our two readings.
 pub fn clock(whose: &str, (before_ms, after_ms): (i64, i64), theirs_ms: i64) -> Finding {
     let skew = match theirs_ms {
         theirs if theirs < before_ms => theirs - before_ms,

@@ -1,4 +1,4 @@
-//! What a server says of itself and of our role, for `walhouse check`: one question, whose answer
+//! What a server reports about itself and our role, for `walhouse check`: one query, whose answer
 //! [`judge`] judges.
 
 use std::time::Instant;
@@ -13,7 +13,7 @@ mod provider;
 
 pub use provider::{Effect, Provider};
 
-/// A transaction that writes and is left idle for this long is taken for forgotten.
+/// A writing transaction that is idle for this long counts as forgotten.
 const IDLE_SECONDS: u32 = 5;
 /// One that works may work for this long.
 const BUSY_SECONDS: u32 = 60;
@@ -43,7 +43,7 @@ pub struct PostgresFacts {
     pub synchronous_standby_names: String,
     /// The names of physical standbys that are connected.
     pub standbys: Vec<String>,
-    /// What a new slot would wait for: each with what it is and the SQL that ends it.
+    /// What a new slot would wait for: each with a description and the SQL that ends it.
     pub waits_for: Vec<(String, String)>,
 }
 

@@ -1,8 +1,9 @@
-//! Who runs the server, and so where a setting is changed and how a role gets a right.
+//! The provider of the server, which decides where to change a setting and how to grant a role a
+//! privilege.
 
 use super::super::sql::{ident, literal};
 
-/// Told apart by settings that nobody else has.
+/// Recognized by settings that no other provider has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Provider {
     Plain,
@@ -22,7 +23,7 @@ pub enum Effect {
 }
 
 impl Provider {
-    /// The setting that tells each one.
+    /// The setting that identifies each one.
     pub(super) const MARKS: [(&'static str, Provider); 3] = [
         ("rds.logical_replication", Provider::Rds),
         ("cloudsql.logical_decoding", Provider::CloudSql),
