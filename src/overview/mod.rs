@@ -170,11 +170,34 @@ pub struct Repair {
     pub pieces: usize,
     pub rows_read: u64,
     pub rows_written: u64,
-    #[serde(alias = "rows_buried")]
+    #[serde(flatten, with = "tombstones")]
     pub tombstones_written: u64,
     /// Attempts in a row that failed.
     pub failed_attempts: u32,
     pub error: Option<String>,
+}
+
+/// Under two names: version 0.1 calls it `rows_buried`, and its `status` does not read an answer
+/// without. Gone in the next version.
+mod tombstones {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct Names {
+        tombstones_written: Option<u64>,
+        rows_buried: Option<u64>,
+    }
+
+    pub fn serialize<S: Serializer>(count: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        let names = Names { tombstones_written: Some(*count), rows_buried: Some(*count) };
+        names.serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        let Names { tombstones_written, rows_buried } = Names::deserialize(deserializer)?;
+        tombstones_written.or(rows_buried).ok_or_else(|| D::Error::missing_field("rows_buried"))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -280,6 +303,21 @@ mod tests {
         assert_eq!(Overview::from_json(json.as_bytes()).as_ref(), Ok(&overview));
         assert!(json.contains(r#""source":"process""#), "{json}");
         assert!(Overview::from_json(b"{}").is_err());
+    }
+
+    /// Commands and processes of two versions ask each other while one is upgraded.
+    #[test]
+    fn a_count_that_was_renamed_is_written_and_read_under_both_names() {
+        let overview = testing::busy();
+        let json = overview.to_json();
+        let (new, old) = (r#""tombstones_written":8,"#, r#""rows_buried":8,"#);
+        assert!(json.contains(new) && json.contains(old), "{json}");
+        for without in [new, old] {
+            let read = Overview::from_json(json.replace(without, "").as_bytes());
+            assert_eq!(read.as_ref(), Ok(&overview), "{without}");
+        }
+        let neither = json.replace(new, "").replace(old, "");
+        assert!(Overview::from_json(neither.as_bytes()).is_err());
     }
 
     #[test]
