@@ -1,7 +1,7 @@
 //! The one operating error: what was being done, the cause, and what the operator can do.
 //!
-//! Refused values (a malformed message, a bad setting) are small enums beside the code that refuses
-//! them; bugs are asserts. Only what happens while operating is an `Error`.
+//! Refused values (a malformed message, a bad setting) are small enums next to the code that
+//! refuses them; bugs are asserts. Only what happens while operating is an `Error`.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -10,7 +10,7 @@ use crate::wal::Lsn;
 
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// An operating error. Prints as one line, `doing: cause: cause`; the hint is a line of its own.
+/// An operating error. Prints as one line, `doing: cause: cause`; the hint is a separate line.
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
@@ -35,18 +35,18 @@ pub enum ErrorKind {
     DataRefused,
     /// Continuing could pass over changes in silence: gap, fork or foreign cluster.
     Lineage,
-    /// The work was told to stop: no failure of its own, and none of the session.
+    /// The work was asked to stop: not a failure of its own, nor of the session.
     Stopped,
     /// A thread panicked.
     Bug,
 }
 
-/// What an error asks of the service.
+/// How the service reacts to an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remedy {
     /// Go through the configured strategy (reconnect, exit, log).
     Strategy,
-    /// Stop this service until an operator has decided, whatever the strategy.
+    /// Stop this service until an operator decides, whatever the strategy.
     Halt,
 }
 
@@ -60,14 +60,14 @@ impl Error {
         self
     }
 
-    /// One sentence for the operator: the SQL, setting or variable that mends it.
+    /// One sentence for the operator: the SQL, setting or variable that fixes it.
     pub fn hint(mut self, hint: impl Into<String>) -> Error {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Where in the WAL it was met, of one that the WAL there may be the cause of: whoever comes to
-    /// that place again may meet it again. The first to know the place knows it best.
+    /// The LSN of an error that the WAL there may cause: decoding it again may fail again. The
+    /// first one set is the most precise.
     pub fn at(mut self, place: Lsn) -> Error {
         self.place.get_or_insert(place);
         self
@@ -81,8 +81,8 @@ impl Error {
         self.kind
     }
 
-    /// What it was made [`because`](Error::because) of, for a caller that must look closer than the
-    /// kind, such as at the SQLSTATE.
+    /// The cause given to [`because`](Error::because), for a caller that needs more than the kind,
+    /// such as the SQLSTATE.
     pub fn cause(&self) -> Option<&(dyn StdError + Send + Sync + 'static)> {
         self.source.as_deref()
     }

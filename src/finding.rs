@@ -1,7 +1,7 @@
-//! One thing that `walhouse check` found out, before anything is started.
+//! One finding of `walhouse check`, before anything is started.
 //!
-//! What refuses a start is an [`Error`]; a finding tells it together with what is well, and with
-//! what will do but is worth a look. Judgements return findings; nothing here asks anybody.
+//! An [`Error`] refuses a start; findings report it together with what is fine and with warnings.
+//! Judgements return findings; nothing here queries a server.
 
 use crate::error::Error;
 
@@ -11,7 +11,7 @@ pub enum Level {
     Ok,
     /// It starts, and something about it will be missed one day.
     Warning,
-    /// It does not start, or loses what it is there for.
+    /// It does not start, or does not do its job.
     Problem,
 }
 
@@ -22,7 +22,7 @@ pub struct Finding {
     pub about: &'static str,
     /// One line, without a full stop.
     pub text: String,
-    /// The SQL, setting or variable that mends it.
+    /// The SQL, setting or variable that fixes it.
     pub hint: Option<String>,
 }
 
@@ -57,7 +57,8 @@ impl Finding {
         Finding { level: Level::Problem, about, text: text.into(), hint: Some(hint.into()) }
     }
 
-    /// Of an error that would end a start. `otherwise` is the hint of one that has none.
+    /// The finding for an error that would end a start. `otherwise` is the hint if the error has
+    /// none.
     pub fn of_error(about: &'static str, error: &Error, otherwise: &str) -> Finding {
         Finding::problem(about, error.to_string(), error.hint_text().unwrap_or(otherwise))
     }

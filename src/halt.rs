@@ -1,5 +1,5 @@
-//! Whether a wait is to be given up, asked by whoever waits: a call on a server that hangs must not
-//! outlive the work that it is for.
+//! Whether to give up a wait, checked by the waiting code: a call on a hanging server must not
+//! outlast the work that it is for.
 
 use std::fmt;
 use std::io;
@@ -14,7 +14,7 @@ use crossbeam_channel::{RecvTimeoutError, bounded};
 pub struct Halt(Option<Arc<dyn Fn() -> bool + Send + Sync>>);
 
 impl Halt {
-    /// How often whoever waits asks.
+    /// How often waiting code checks.
     pub const LOOK_EVERY: Duration = Duration::from_millis(100);
 
     pub fn when(is_due: impl Fn() -> bool + Send + Sync + 'static) -> Halt {
@@ -65,12 +65,12 @@ impl Halt {
     }
 }
 
-/// What a wait says that was given up.
+/// The error of a wait that was given up.
 pub fn given_up() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, "given up, to end in time")
 }
 
-/// It is no part of what a value that carries it says.
+/// It does not affect how the value that carries it prints.
 impl PartialEq for Halt {
     fn eq(&self, _: &Halt) -> bool {
         true

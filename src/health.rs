@@ -1,7 +1,7 @@
-//! What `/healthz` says: a board on which the coordinator of each service writes its state.
+//! The answer of `/healthz`: a board on which the coordinator of each service writes its state.
 //!
-//! It judges nothing but whether an operator should look; the metrics' state follows it, so that
-//! the two never differ. Texts of other parties pass the mask before they are kept.
+//! It only judges whether an operator should look; the metrics' state follows it, so that the two
+//! never differ. Texts of other parties pass the mask before they are kept.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ const CHANGES_MAX: usize = 50;
 /// The text of an error may be as long as a server likes.
 const REASON_CHARS_MAX: usize = 600;
 
-/// What a service is doing, and why.
+/// The state of a service, and why.
 #[derive(Debug, Clone)]
 pub struct Condition {
     pub state: ServiceState,
@@ -61,7 +61,7 @@ struct Entry {
     since: Instant,
     /// Kept while it starts again: one that is only starting proves nothing.
     attempts: Option<Attempts>,
-    /// What is known here of what a person sees.
+    /// The part of the overview that is known here.
     shown: ServiceOverview,
 }
 
@@ -126,12 +126,12 @@ impl Health {
         self.change(service, |entry| entry.shown.last_error = Some(error));
     }
 
-    /// Who holds the leader lock, as far as this process knows.
+    /// The holder of the leader lock, as far as this process knows.
     pub fn publish_leader(&self, service: &str, leader: Who) {
         self.change(service, |entry| entry.shown.leader.who = leader);
     }
 
-    /// What an operator should know, though it stops nothing; in place of what was said before.
+    /// What an operator should know, though it stops nothing; replacing earlier ones.
     pub fn publish_notes(&self, service: &str, notes: &[String]) {
         let notes: Vec<String> = notes.iter().map(|note| self.mask.hide(note)).collect();
         self.change(service, |entry| entry.shown.notes = notes);
@@ -153,7 +153,7 @@ impl Health {
         });
     }
 
-    /// What is known here of each service, and why somebody should look.
+    /// What is known here of each service, and the reasons for attention.
     pub fn overview(&self) -> (Vec<String>, BTreeMap<String, ServiceOverview>) {
         let now = Instant::now();
         let entries = self.services.lock().clone();
@@ -180,7 +180,7 @@ impl Health {
         }
     }
 
-    /// What each service is doing, in one line.
+    /// The state of each service, in one line.
     pub fn summary(&self) -> String {
         let services = self.services.lock();
         let each = |entry: &Entry| format!("{}: {}", entry.name, entry.state.as_str());
@@ -225,7 +225,7 @@ impl Entry {
         self.tell(reason);
     }
 
-    /// Remembers what has become of the service, the latest first.
+    /// Records a change of the service, the latest first.
     fn tell(&mut self, reason: Option<String>) {
         let change = StateChange {
             at_unix_seconds: unix_seconds(SystemTime::now()),
@@ -236,7 +236,7 @@ impl Entry {
         self.shown.changes.truncate(CHANGES_MAX);
     }
 
-    /// Why somebody should look, or nothing.
+    /// The reason for attention, if any.
     fn unhealthy(&self, now: Instant) -> Option<String> {
         let name = &self.name;
         let seconds_since = |then| now.saturating_duration_since(then).as_secs();

@@ -13,20 +13,20 @@
 //!     +== status update
 //!
 //!  repairer: after a gap or a fork, reads the table and ClickHouse's keys, writes what differs
-//!  verifier, backfiller: commands beside the stream, each a process of its own
+//!  verifier, backfiller: commands alongside the stream, each a separate process
 //!
 //!  lock_keeper --LockLost--> coordinator <--SessionEnded-- session (the threads above)
 //!  primary_probe --PrimaryBack-^
-//!  failover_readiness: what a failover would be worse for
-//!  presence: shows this instance in Postgres, and looks whether the holder of the lock is gone
+//!  failover_readiness: whether a failover would keep the slot
+//!  presence: shows this instance in Postgres, and checks whether the holder of the lock is gone
 //!  source_watch: the source, and what the slot keeps; table_watch: ClickHouse's tables
 //!  http                      supervisor (the main thread): signals, exit code, word to systemd
 //! ```
 //!
 //! A [`session`](threads::session) is one attempt, from the leader lock to the end of the stream.
 //! It makes the channels and the threads of the picture and joins them in the order of the data.
-//! What to do about its end is for the [`lifecycle`](machines::lifecycle) to say, whose table of
-//! states is the map of everything that a service can be doing.
+//! The [`lifecycle`](machines::lifecycle) decides what to do about its end; its table of states
+//! maps everything that a service can be doing.
 //!
 //! # When a thread fails
 //!
@@ -39,56 +39,57 @@
 //! | session, before the stream | a server away or refusing; no primary; a slot held by another | -> | `doing: cause`, with a hint |
 //! | | a gap or fork, strategy `repair` or `skip` | streaming | `gap: ...; streaming from ...` |
 //! | | the same under `halt`; a foreign cluster or database | failed | `stopped until an operator has decided` |
-//! | wal_reader | the link is lost, the server ends, silence | -> | `stream from slot ...: ...` |
+//! | wal_reader | the connection is lost, the server ends, silence | -> | `stream from slot ...: ...` |
 //! | batcher, flusher | bytes or values that cannot be read, a changed table | -> | `read the stream ...`, `map the changes ...` |
 //! | flusher, confirmer | ClickHouse is away or refuses | streaming, `walhouse_insert_outage` | `outage: ...; nothing is dropped` |
 //! | flusher, confirmer, table_watch | a table in ClickHouse is gone or another one | -> | `... code 60 (UNKNOWN_TABLE)`, `... dropped, replaced or altered` |
-//! | source_watch | rows may be hidden, or a start would refuse the source | draining, then starting | `...; beginning again`, `repair: ...` |
-//! | promotion_watch | another server was promoted beside ours | -> | `... this server is left behind` |
+//! | source_watch | rows may be hidden, or a start would refuse the source | draining, then starting | `...; starting again`, `repair: ...` |
+//! | promotion_watch | another server was promoted | -> | `... this server is left behind` |
 //! | repairer | anything | streaming, `walhouse_repair_failing` | `repair: ...; the stream goes on` |
 //! | failover_readiness, primary_probe, presence, slot_watch | anything | as it was | at level debug: they only look |
 //! | lock_keeper | the lock is lost, or Redis does not answer | draining, then standing_by | `leader lock lost`, `no longer leading` |
 //! | any | a panic | -> | `thread ... panicked`, `this is a bug of walhouse` |
-//! | any | it does not end when told to, or after another has failed | the process exits with 1 | `a thread does not end; exiting` |
+//! | any | it does not end when asked to, or after another has failed | the process exits with 1 | `a thread does not end; exiting` |
 //!
 //! # Promises
 //!
-//! - Nothing is confirmed before it is durable: [`progress`](machines::progress) knows how far
-//!   every row has landed, [`confirm`](machines::confirm) when Postgres may be told.
+//! - Nothing is confirmed before it is durable: [`progress`](machines::progress) knows which rows
+//!   are durable, [`confirm`](machines::confirm) when to report that to Postgres.
 //! - Nothing is dropped: [`outage`](delivery::outage) retries for ever,
 //!   [`landing`](delivery::landing) and [`salvage`](machines::salvage) keep what is refused.
 //! - Replays are harmless, and versions follow commits: `_version` is the position of the change in
 //!   the WAL ([`assemble`](services::assemble)), but for a row whose key was removed above it while
 //!   it waited for that key: [`removals`](machines::removals) puts it just above.
-//! - Nothing good is overwritten by nothing: [`fold`](services::fold) finds what the stream left
-//!   out, [`flusher`](threads::stream::flusher) asks for the rest.
-//! - A gap or a fork is never passed over: [`lineage`](machines::lineage) judges every start,
-//!   [`recovery`](machines::recovery) says what follows, [`resume`](threads::start::resume) does
+//! - Unchanged values are never overwritten with NULL: [`fold`](services::fold) finds what the
+//!   stream left out, [`flusher`](threads::stream::flusher) asks for the rest.
+//! - A gap or a fork is never skipped silently: [`lineage`](machines::lineage) judges every start,
+//!   [`recovery`](machines::recovery) decides what follows, [`resume`](threads::start::resume) does
 //!   it, and [`repairer`](mending::repairer) makes both sides equal again.
-//! - All connections of a session meet one server, the [`primary`](postgres::primary).
-//! - A dead link is noticed and Postgres kept content: [`status`](machines::status).
-//! - Memory is bounded: [`batches`](machines::batches) stops the reading.
+//! - All connections of a session go to one server, the [`primary`](postgres::primary).
+//! - A dead connection is noticed, and Postgres gets its status updates:
+//!   [`status`](machines::status).
+//! - Memory is bounded: [`batches`](machines::batches) pauses reading.
 //!
 //! # Rooms
 //!
-//! From the top to the bottom; a file uses only rooms below its own (`tests/tidy.rs` insists).
+//! From the top to the bottom; a file uses only rooms below its own (`tests/tidy` checks it).
 //!
 //! | room | what lives there |
 //! |---|---|
 //! | [`cli`] | commands, log lines, exit codes |
 //! | [`threads`] | one file for each thread: wait, step a machine, act; in `start`, `stream` and `watch` what a session runs |
 //! | [`mending`] | makes both sides equal: repair, verify, backfill, and the debts that lead to them |
-//! | [`delivery`] | landing rows in ClickHouse, outages, what the parties' tables are like, what a session shares |
+//! | [`delivery`] | inserting rows into ClickHouse, outages, the state of servers and tables, what a session shares |
 //! | [`overview`] | what a person sees: the facts of `/status`, the page, the table |
 //! | [`config`] | the only reader of the environment |
 //! | [`postgres`], [`clickhouse`], [`redis`] | blocking I/O with one party each, and what its errors mean |
 //! | [`services`] | source tables, target tables, the mapping between them |
-//! | [`machines`] | the decisions: what happened goes in, what is to be done comes out |
+//! | [`machines`] | the decisions: events go in, actions come out |
 //! | [`rows`] | target tables, keys, columns, order, Native encoding |
-//! | [`documents`] | JSON: read as Postgres prints it, written as ClickHouse takes it |
+//! | [`documents`] | JSON: read as Postgres prints it, written as ClickHouse accepts it |
 //! | [`wal`] | LSNs, times, relations, tuples and their codecs |
 //!
-//! [`error`], [`finding`], [`halt`] and [`secret`] are words for all; [`metrics`] and [`health`]
+//! [`error`], [`finding`], [`halt`] and [`secret`] are for all rooms; [`metrics`] and [`health`]
 //! are for the rooms that act, `delivery` and above, and keep what people see in the types of
 //! `overview`.
 //!
@@ -96,8 +97,8 @@
 //!
 //! - No clock, environment, channel or random source in `machines`, `services` and all below.
 //! - No bytes from outside can panic: decoding is checked, never indexed.
-//! - No wait without a deadline, no queue without a bound. In the cycle of batcher and flushers
-//!   nobody blocks on a send.
+//! - No wait without a deadline, no queue without a bound. In the cycle of batcher and flushers no
+//!   thread blocks on a send.
 //! - No message of a dead session has anywhere to arrive, and no thread outlives its session: for
 //!   one that does not end, the process exits.
 //! - No async code of our own: the runtime of the ClickHouse client is hidden in its room.

@@ -1,8 +1,8 @@
-//! What is counted and measured, and its text for Prometheus.
+//! The metrics, and their text for Prometheus.
 //!
 //! Every instrument is a handle on an atomic: counting takes no lock and no memory. Handles for a
-//! table or a column are resolved once and kept by whoever counts. Nothing here decides anything,
-//! and no label ever carries a value of a row.
+//! table or a column are resolved once and kept by the counting thread. Nothing here decides
+//! anything, and no label ever carries a value of a row.
 
 mod at_scrape;
 mod behind;
@@ -38,8 +38,8 @@ pub type RatioGauge = ClientGauge<f64, AtomicU64>;
 
 type Labels = Vec<(&'static str, String)>;
 
-/// Seconds; replication should live at the left end, an outage of hours must still be told from
-/// one of minutes.
+/// Seconds; replication should live at the left end, an outage of hours must still be
+/// distinguishable from one of minutes.
 const LAG_SECONDS: &[f64] = &[
     0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0,
     14400.0,
@@ -380,15 +380,15 @@ impl ServiceMetrics {
         self.behind.set_oldest_unflushed(committed_at);
     }
 
-    /// A look at the server has shown this.
+    /// The server's WAL as just read.
     pub fn on_server_wal(&self, wal: ServerWal) {
         self.behind.on_server(Instant::now(), SystemTime::now(), wal);
     }
 
-    /// What the server was found to have last, and when.
+    /// The server's WAL when last read, and when that was.
     pub fn server_wal(&self) -> Option<(ServerWal, SystemTime)> {
         let (mut wal, at) = self.behind.server()?;
-        // What was read is there, too.
+        // WAL that was received exists on the server, too.
         wal.lsn = wal.lsn.max(self.received.get());
         Some((wal, at))
     }

@@ -30,10 +30,10 @@ impl fmt::Display for Secret {
     }
 }
 
-/// What has to be escaped in a URL, wherever in it.
+/// Characters that must be escaped anywhere in a URL.
 const IN_URL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Takes secrets out of texts: of an error, say, in which a server repeats what it was sent.
+/// Masks secrets in texts, for example in an error in which a server repeats what it was sent.
 #[derive(Debug, Clone, Default)]
 pub struct Mask(Vec<Secret>);
 
@@ -41,7 +41,7 @@ impl Mask {
     /// Shorter secrets than this would blot out every text, and guard nothing.
     const LENGTH_MIN: usize = 4;
 
-    /// Each secret is found as it is, and as it stands in a URL.
+    /// Each secret is found as it is, and in its URL form.
     pub fn new(secrets: impl IntoIterator<Item = Secret>) -> Mask {
         let mut all = Vec::new();
         for Secret(text) in secrets {

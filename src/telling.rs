@@ -1,4 +1,4 @@
-//! How the log tells of an error: in one line, and its hint in the next.
+//! How the log shows an error: in one line, and its hint in the next.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ pub fn tell(level: Level, service: &str, line: fmt::Arguments<'_>, hint: Option<
     }
 }
 
-/// What failed and is tried again; `meanwhile` is what that means for the data.
+/// Logs a failure that is retried; `meanwhile` says what that means for the data.
 pub fn tell_attempt(
     level: Level,
     (service, of): (&str, &str),

@@ -1,5 +1,5 @@
-//! What rows are written alongside of: the stream, in a session of this process or, for a command,
-//! in another one.
+//! The stream that rows are written alongside: in a session of this process or, for a command, of
+//! another one.
 
 use std::time::Instant;
 
@@ -46,7 +46,7 @@ pub trait Alongside: Sync {
     }
 }
 
-/// The work was given up: not a failure of its own.
+/// The work was given up: this is not a failure in itself.
 pub fn stopped() -> Error {
     Error::new(ErrorKind::Stopped, "give up the work in hand")
 }

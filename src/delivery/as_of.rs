@@ -1,6 +1,6 @@
-//! What is read from the table, rather than streamed, may come from commits that the stream has not
-//! come to yet. Two waits make it as good as streamed: the server must have those commits on disk,
-//! or its crash could take them back on the same timeline; and the state row must admit to them
+//! Values read from the table, rather than streamed, may come from commits that the stream has not
+//! reached yet. Two waits make them as safe as streamed ones: the server must have those commits on
+//! disk, or its crash could take them back on the same timeline; and the state row must cover them
 //! ([`Alongside::admit`]), or a fork below them would go unnoticed.
 
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use crate::postgres::table_reader::AsOf;
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 const LOOKS_BEFORE_FLUSH: u32 = 4;
 
-/// Waits until whatever the snapshot saw would survive a crash of the server.
+/// Waits until everything that the snapshot saw would survive a crash of the server.
 pub fn wait_until_flushed(
     sql: &mut Sql,
     alongside: &dyn Alongside,

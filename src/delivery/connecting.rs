@@ -1,4 +1,4 @@
-//! What connections to Postgres go with: names, options, deadlines, the server that is known.
+//! The parameters of connections to Postgres: names, options, deadlines, the known server.
 
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,10 @@ use crate::postgres::connection::StartupOptions;
 use crate::postgres::primary::KnownServer;
 use crate::postgres::sql::{OUTPUT_SETTINGS, Texts};
 
-/// A step against Postgres takes this long at most, beside the time to connect.
+/// A step against Postgres takes at most this long, in addition to the time to connect.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Until when a step against Postgres may take.
+/// The deadline of a step against Postgres.
 pub fn step() -> Instant {
     Instant::now() + STEP_TIMEOUT
 }
@@ -26,7 +26,7 @@ pub fn application_name(config: &ServiceConfig) -> String {
     application_name_of(&config.slot)
 }
 
-/// Cut as Postgres cuts it, so that what it shows is what we look for.
+/// Cut as Postgres cuts it, so that we search for the name that it shows.
 pub fn application_name_of(slot: &str) -> String {
     const BYTES_MAX: usize = 63;
     let mut name = format!("walhouse/{slot}");
@@ -75,7 +75,7 @@ pub fn known(config: &ServiceConfig, client: &mut Client) -> Result<Option<Known
     Ok(Some(KnownServer { system_identifier: state.system_identifier, timeline: state.timeline }))
 }
 
-/// What a state row says, in numbers.
+/// The numbers of a state row.
 pub fn in_numbers(row: &StateRow) -> Result<lineage::LineageState> {
     Ok(lineage::LineageState {
         system_identifier: row.system_identifier.parse().map_err(|_| {

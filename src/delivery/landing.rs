@@ -1,5 +1,5 @@
-//! Lands one block in one table, by [`Salvage`]'s plan: retried for ever, and where less than the
-//! block is taken, whatever is.
+//! Inserts one block into one table, by [`Salvage`]'s plan: it retries for ever, and if the table
+//! accepts only a part of the block, it inserts that part.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
@@ -23,7 +23,7 @@ use crate::services::notes::Kept;
 use crate::services::trial;
 use crate::telling::tell;
 
-/// What landing rows takes, whoever lands them: a flusher or a repair.
+/// What any writer of rows needs, a flusher or a repair.
 #[derive(Clone, Copy)]
 pub struct DeliveryContext<'a> {
     pub service: &'static str,
@@ -35,7 +35,7 @@ pub struct DeliveryContext<'a> {
 }
 
 impl DeliveryContext<'_> {
-    /// For one thread: what it keeps for each table.
+    /// What one thread keeps for each table.
     pub fn landings(&self, targets: &'static [Target]) -> Vec<Landing> {
         targets.iter().map(|target| Landing::new(target, self.metrics)).collect()
     }
@@ -50,7 +50,7 @@ impl DeliveryContext<'_> {
         retry(self.alongside, self.delays, self.service, outage, attempt, hopeless)
     }
 
-    /// Keeps what ClickHouse would not take in full, before its batch counts as durable.
+    /// Keeps in full what ClickHouse refused, before its batch counts as durable.
     pub fn keep(&self, client: &mut Client, rows: &[RefusedRow]) -> Result<()> {
         if rows.is_empty() {
             return Ok(());
@@ -107,7 +107,7 @@ pub struct Landing {
     metrics: TableMetrics,
 }
 
-/// A block on its way, and what has been found out about it.
+/// A block being inserted, and what is known about it.
 struct Tried<'b> {
     block: &'b Block,
     /// Its rows, in the order in which they are sent.
@@ -258,7 +258,7 @@ impl Landing {
         }
     }
 
-    /// One INSERT. False: there is no row known to be good.
+    /// Sends one INSERT. False: no row is known to be good.
     fn attempt(
         &self,
         with: &DeliveryContext<'_>,
@@ -327,7 +327,8 @@ impl Landing {
                 if tried.is_what_all_get(&refusal) {
                     return Err(InsertError::Data(refusal));
                 }
-                // What is made up may break a rule that every row keeps: one that is there tells.
+                // A made-up row may violate a constraint that every real row meets: so try one that
+                // exists.
                 let is_deleted = self.target.columns[self.target.is_deleted].name;
                 let is_live = format!("{} = 0", clickhouse::client::quote_name(is_deleted));
                 match client.insert_again(table, &is_live, &ALONE, deadline)? {
@@ -368,7 +369,7 @@ impl Landing {
         }
     }
 
-    /// What became of the rows that did not land as they are.
+    /// Logs what happened to the rows that were not inserted as they are.
     fn tell(
         &self,
         with: &DeliveryContext<'_>,
@@ -383,7 +384,7 @@ impl Landing {
         let Some(refusal) = tried.by_view.as_ref().filter(|_| !tried.unseen.is_empty()) else {
             return;
         };
-        // Where a view takes nothing, the table itself says what it lacks.
+        // If a view accepts nothing, the table itself shows what the view lacks.
         let each = tried.unseen.iter().filter(|(_, is_known)| *is_known);
         kept.extend(each.map(|&(row, _)| RefusedRow {
             what: RefusedPart::View,
@@ -504,11 +505,11 @@ impl Landing {
 
 /// A document or a block that cannot be read.
 const INCORRECT_DATA: u32 = 117;
-/// There is no way from the type of what is sent to that of the column.
+/// The type of the block cannot be converted to that of the column.
 const CANNOT_CONVERT_TYPE: u32 = 70;
 
-/// It may be of all that we send, whatever the values. What is computed from values, by a
-/// constraint say, comes when they have been read.
+/// It may concern everything that we send, whatever the values. Errors that depend on values, such
+/// as a constraint's, come only after they were read.
 fn is_before_values(refusal: &Refusal) -> bool {
     !refusal.is_of_expression
         && ([INCORRECT_DATA, CANNOT_CONVERT_TYPE].contains(&refusal.code)
@@ -526,7 +527,7 @@ impl Tried<'_> {
             && is_before_values(refusal)
     }
 
-    /// What the plan is told, and what is remembered of it.
+    /// Reports the outcome to the plan, and remembers it.
     fn fault_of(&mut self, step: &Step, failure: &InsertError) -> InsertFault {
         let refusal = match failure {
             InsertError::Retry(_) => return InsertFault::Away,

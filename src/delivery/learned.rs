@@ -1,4 +1,4 @@
-//! What one thread has found out while it landed rows, and the others need not.
+//! What one thread has learned while inserting rows, separately from the others.
 
 use std::time::Instant;
 
@@ -9,9 +9,9 @@ use crate::machines::thinning::{Notes, Unsaid};
 
 #[derive(Debug, Default)]
 pub struct Learned {
-    /// By target table: what it takes at once.
+    /// By target table: how much it accepts at once.
     fits: Mutex<Vec<(&'static str, InsertFit)>>,
-    /// What the log has been told of data that did not go through as it is.
+    /// What has been logged about data that could not be written as it is.
     notes: Mutex<Notes>,
 }
 

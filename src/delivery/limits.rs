@@ -17,7 +17,7 @@ pub fn limits(config: &ServiceConfig) -> BatchLimits {
     }
 }
 
-/// What one connection holds of the table at a time.
+/// How much of the table one connection holds at a time.
 pub fn page_bytes_max(config: &ServiceConfig) -> usize {
     limits(config).bytes_max.min(REPAIR_PAGE_BYTES_MAX)
 }

@@ -1,5 +1,5 @@
-//! How far the session is: written by the batcher and the reader, read by the confirmer, and the
-//! other way for what is confirmed. Single numbers that only grow, so no lock is needed.
+//! The progress of the session: written by the batcher and the reader, read by the confirmer, and
+//! the other way for what is confirmed. Single numbers that only grow, so no lock is needed.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

@@ -1,4 +1,4 @@
-//! A table in use: what it maps to, and what both sides have of it.
+//! A table in use: its mapping, and its form on both sides.
 
 use crate::postgres::source_table::SourceTable;
 use crate::rows::{Block, Shape, Target};

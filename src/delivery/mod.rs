@@ -1,5 +1,6 @@
-//! What all need who bring rows to ClickHouse, a session's threads and commands alike: landing
-//! them, waiting out an outage, what the parties and tables are like, and what a session shares.
+//! What everything that writes rows to ClickHouse needs, a session's threads and commands alike:
+//! inserting them, waiting out an outage, the state of the servers and tables, and what a session
+//! shares.
 
 pub mod alongside;
 pub mod as_of;

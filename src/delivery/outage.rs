@@ -24,14 +24,14 @@ pub struct Delays {
     pub outage_after: u32,
 }
 
-/// The tables are not what the session found when it began: no attempt of it can succeed, and the
-/// next session looks at them again.
+/// The tables have changed since the session began: no attempt can succeed, and the next session
+/// reads them again.
 pub fn is_of_tables(error: &Error) -> bool {
     let refusal = error.cause().and_then(|cause| cause.downcast_ref::<Refusal>());
     refusal.is_some_and(Refusal::is_of_tables)
 }
 
-/// What keeps failing, from the first time on: told, waited for, and told when it is over.
+/// An operation that keeps failing: logged, retried after a wait, and logged when it is over.
 pub struct Episode<'a> {
     alongside: &'a dyn Alongside,
     delays: Delays,
@@ -60,11 +60,11 @@ impl<'a> Episode<'a> {
         }
     }
 
-    /// Waits, longer each time. An error: the session is given up, or, where the tables are not
-    /// what it found, from the third attempt on, since another host may have them.
+    /// Waits, longer each time. An error: the session is given up; if the tables have changed, only
+    /// from the third attempt on, since another host may have them.
     pub fn on_failed(&mut self, error: Error) -> Result<()> {
         let is_over = TRIES_OF_TABLES <= self.attempts && is_of_tables(&error);
-        // Or told to stop amid it.
+        // Or asked to stop meanwhile.
         if is_over || error.kind() == ErrorKind::Stopped {
             self.end();
             return Err(error);
@@ -72,7 +72,7 @@ impl<'a> Episode<'a> {
         self.fail(&error, self.delays.outage_after)
     }
 
-    /// The same where nobody has to wait for more attempts to call it an outage.
+    /// The same, but the first failure already counts as an outage.
     pub fn on_held(&mut self, error: &Error) -> Result<()> {
         self.fail(error, 1)
     }

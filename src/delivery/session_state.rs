@@ -1,5 +1,5 @@
-//! What the threads of one session see of each other beside their channels: how to end, how far
-//! each has come, and the two gates that a flush may have to wait at.
+//! What the threads of one session share in addition to their channels: how to end, the progress of
+//! each, and the two gates that a flush may have to wait at.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -83,7 +83,7 @@ impl Inner {
         state.stop
     }
 
-    /// What the lock keeper says, seen here first by whoever acts: a process that was stopped for a
+    /// Set by the lock keeper and checked before each action: a process that was stopped for a
     /// while must not write what it had in hand.
     fn look_at_lease(&self, state: &mut State) {
         let stop = match self.lease.standing(Instant::now()) {
@@ -148,7 +148,7 @@ impl SessionState {
         self.0.state.lock().repairing = true;
     }
 
-    /// What the stream's updates have to write beside it.
+    /// What the stream's updates have to write in addition.
     pub fn updates(&self) -> Updates {
         match self.0.state.lock().repairing {
             true => Updates::AsFirst,
@@ -165,14 +165,14 @@ impl SessionState {
         self.wait_until(|state| id <= state.durable_below)
     }
 
-    /// When a thread that waits has to look at the lease again: nobody else tells it.
+    /// When a waiting thread has to check the lease again: nothing wakes it for that.
     pub fn look_at(&self, now: Instant) -> Instant {
         let changes_at = self.0.lease.changes_at(now).unwrap_or(now + LOOK_AT_LEAST_EVERY);
         changes_at.min(now + LOOK_AT_LEAST_EVERY)
     }
 
-    /// No deadline of its own: what it waits for is another thread of the session, and every way
-    /// in which that thread can end abandons the session and wakes this one.
+    /// It has no deadline: it waits for another thread of the session, and whichever way that
+    /// thread ends, the session is abandoned and this one woken.
     fn wait_until(&self, reached: impl Fn(&State) -> bool) -> Result<()> {
         let mut state = self.0.state.lock();
         while !reached(&state) {
@@ -231,7 +231,7 @@ impl Alongside for SessionState {
     }
 }
 
-/// Abandons the session if its thread panics, so that nobody waits for it.
+/// Abandons the session if its thread panics, so that no other thread waits for it.
 pub struct PanicGuard<'a>(pub &'a SessionState);
 
 impl Drop for PanicGuard<'_> {

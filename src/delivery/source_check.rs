@@ -1,6 +1,6 @@
-//! Whether the source is one that can be streamed: at the start of a session, at each look beside
-//! the stream, and, of the table's columns, again before a repair reads it, for what the stream is
-//! still to bring may have been written since.
+//! Whether the source can be streamed: checked at the start of a session, at each check during the
+//! stream, and, for the table's columns, again before a repair reads it, since rows that the stream
+//! is still to bring may have been written since.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use crate::postgres::sql::{Sql, ident};
 use crate::services::source::Source;
 use crate::wal::Oid;
 
-/// The table, if it can be streamed, and what it tells of old rows.
+/// The table, if it can be streamed, and its replica identity.
 pub fn table(sql: &mut Sql, source: &Source, deadline: Instant) -> Result<(SourceTable, OldRow)> {
     let name = TableName::new(source.schema, source.table);
     let table = SourceTable::inspect(sql, &name, deadline)?;
@@ -20,15 +20,15 @@ pub fn table(sql: &mut Sql, source: &Source, deadline: Instant) -> Result<(Sourc
     Ok((table, old_row))
 }
 
-/// What a start would refuse of the table or of the publication as they are now. Nothing is made: a
-/// publication that is missing is one that a start makes.
+/// What a start would refuse about the table or the publication as they are now. It creates
+/// nothing: a start creates a missing publication.
 pub fn refusal(
     sql: &mut Sql,
     publication: &str,
     source: &Source,
     deadline: Instant,
 ) -> Result<Option<Error>> {
-    // Whatever is about the set-up here, a start meets as well.
+    // A start fails by any set-up error as well.
     let refused = |error: Error| match error.kind() {
         ErrorKind::Setup => Ok(Some(error)),
         _ => Err(error),
@@ -98,8 +98,8 @@ pub fn column_problems(table: &SourceTable, source: &Source) -> Vec<Error> {
     problems
 }
 
-/// The table is the one that it was, with every column that it had. More may have come: what is in
-/// them came after that, and by the stream.
+/// The table is the same, with every column that it had. Columns may have been added: their values
+/// came later, by the stream.
 pub fn still_is(table: &SourceTable, before: &SourceTable, source: &Source) -> Result<()> {
     let refuse = |cause: String| {
         Err(Error::new(ErrorKind::Setup, doing(table)).because(cause).hint(
@@ -175,7 +175,7 @@ mod tests {
         let mut other = table();
         (other.columns[id].type_oid, other.columns[id].reads_as) = (600, 600);
         assert!(columns(&other, source).unwrap_err().to_string().contains("`id` is x, expected"));
-        // A type of a user's own is what it is underneath.
+        // A user-defined type counts as its underlying type.
         (other.columns[id].type_oid, other.columns[id].reads_as) = (20_000, 25);
         columns(&other, source).unwrap();
         other.columns[id].reads_as = 0;

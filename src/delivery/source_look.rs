@@ -1,5 +1,5 @@
-//! One look at the source in Postgres's catalog, compared with the last that was recorded: at each
-//! start, by `walhouse check`, and by the watch beside the stream.
+//! One snapshot of the source in Postgres's catalog, compared with the last recorded one: at each
+//! start, by `walhouse check`, and by the watch during the stream.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::postgres::sql::Sql;
 use crate::services::mapping::Mapping;
 use crate::services::source::Source;
 
-/// What was seen, as it is to be recorded, and what follows from the difference.
+/// The snapshot, to be recorded, and what follows from the difference.
 #[derive(Debug, Clone)]
 pub struct SourceLook {
     pub row: SourceRow,
@@ -23,14 +23,14 @@ pub struct SourceLook {
     is_first: bool,
 }
 
-/// What was recorded last.
+/// The last recorded snapshot.
 pub fn recorded(client: &mut Client, config: &ServiceConfig) -> Result<Option<Recorded>> {
     let until = Instant::now() + config.clickhouse.request_timeout;
     sources::read(client, config.name.as_str(), &config.slot, until)
 }
 
-/// Compares with what is recorded. `is_known` says that there is a state: what was there before is
-/// nobody's promise.
+/// Compares with the recorded snapshot. `is_known` says that there is a state: without one, nothing
+/// is promised about earlier rows.
 pub fn look(
     recorded: Option<Recorded>,
     sql: &mut Sql,
@@ -64,7 +64,7 @@ pub fn ask(
     look_at(sql, &config.publication, &table, deadline)
 }
 
-/// Where there is a state there was a look before it. Without that nobody knows what was hidden, so
+/// A state always has a snapshot from before it. If that is missing, hidden changes are unknown, so
 /// it counts as a difference. `None`: there is nothing to compare.
 fn compare(
     recorded: Option<Recorded>,
@@ -77,7 +77,8 @@ fn compare(
         CatalogJudgement { hidden: vec![hidden], differs: true, ..CatalogJudgement::default() }
     };
     let Some(recorded) = recorded else { return Some(unknown("is not recorded any more")) };
-    // Another cluster's is no look at this source; which one is to be followed is judged elsewhere.
+    // A snapshot of another cluster is not one of this source; the lineage judges which cluster to
+    // follow.
     if recorded.system_identifier != system_identifier {
         return None;
     }

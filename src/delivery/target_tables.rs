@@ -1,4 +1,4 @@
-//! The mapping of a service, and what its target tables take of it.
+//! The mapping of a service, and the columns of it that its target tables have.
 
 use std::time::Instant;
 
@@ -25,13 +25,13 @@ pub fn mapping(config: &ServiceConfig) -> &'static dyn Mapping {
     }
 }
 
-/// What the target tables take, and columns that get nothing.
+/// The columns of the target tables, and those that stay unfilled.
 pub struct Taken {
     pub shapes: Vec<Shape>,
     pub unfilled: Vec<String>,
 }
 
-/// What each target table takes; a missing one is made when `create` says so.
+/// The columns of each target table; creates a missing one if `create` says so.
 pub fn shapes(
     client: &mut Client,
     config: &ServiceConfig,
@@ -75,8 +75,8 @@ pub fn definition(target: &Target) -> Result<&'static Definition> {
         })
 }
 
-/// Which of the mapping's columns the table takes. One that the first form of the table already
-/// had must be there; later ones may be missing.
+/// Which of the mapping's columns the table has. A column of the table's first form must exist;
+/// later ones may be missing.
 fn present_columns(client: &Client, target: &Target, shape: &TableShape) -> Result<Vec<bool>> {
     let (present, problems) = columns_of(client, target, shape);
     problems.into_iter().next().map_or(Ok(present), Err)

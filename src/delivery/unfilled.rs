@@ -6,7 +6,7 @@ use crate::postgres::source_table::SourceTable;
 use crate::rows::target::Target;
 use crate::services::source::Source;
 
-/// Of Postgres: those that trigger.dev has added since, or somebody else.
+/// Columns of Postgres that trigger.dev, or somebody else, has added since.
 pub fn of_source(table: &SourceTable, source: &Source) -> Vec<String> {
     let is_known = |name: &str| {
         source.columns.iter().any(|column| column.name == name) || source.unread.contains(&name)

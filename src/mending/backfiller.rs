@@ -6,9 +6,9 @@
 //! ```
 //!
 //! The second step is for rows that were deleted while they were on their way: a DELETE that names
-//! only the key finds nothing in ClickHouse to cover. They are known by the versions that this
-//! backfill wrote under, which are recorded before the first of them lands; so whoever goes on
-//! after a death, or begins another one, deletes them too.
+//! only the key finds nothing in ClickHouse to cover. This backfill's versions identify them, and
+//! are recorded before the first row is written; so a backfill that resumes after a kill, or a new
+//! one, deletes them too.
 
 use std::collections::HashSet;
 use std::io::BufRead;
@@ -35,9 +35,9 @@ use crate::rows::tombstone;
 pub const COMMAND: &str = "backfill";
 
 const PAGE_ROWS_MAX: usize = 2_000;
-/// Ids of a list that are asked for at a time.
+/// How many ids of a list to query at a time.
 const IDS_MAX: usize = 500;
-/// Where few rows are wanted, the server may look at many for one page.
+/// If few rows match, the server may scan many for one page.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(600);
 /// Rows that were streamed after this was read are not outranked; the next ones are.
 const BASE_KEPT_FOR: Duration = Duration::from_secs(60);
@@ -68,7 +68,7 @@ struct Backfiller<'b, 'c> {
     show: &'b dyn Fn(CommandProgress<'_>),
 }
 
-/// `resume` goes on with the last one that was not finished, whatever `request` says.
+/// `resume` continues the last unfinished backfill, whatever `request` says.
 pub fn backfill(
     config: &ServiceConfig,
     request: BackfillRequest,
@@ -88,7 +88,7 @@ pub fn backfill(
     };
     let mut row = by.new_record(COMMAND, last.as_ref(), &request.to_string());
     if let Some(open) = open {
-        // What an unfinished one has written is looked at in the end, too.
+        // Rows that an unfinished backfill has written are checked at the end, too.
         (row.version_min, row.version_max) = (open.version_min, open.version_max);
         if resume {
             row.position = open.position.clone();
@@ -255,8 +255,8 @@ impl Backfiller<'_, '_> {
             return Ok(base);
         }
         let base = self.by.base_version(&mut worker.sql)?;
-        // What the slot has moved past was streamed; it must be visible, too, or a page would bring
-        // back what was before.
+        // Changes that the slot has moved past were streamed; they must be visible, too, or a page
+        // would bring back older values.
         commits(worker.with)?;
         self.by.record(|row| {
             row.version_min = if row.version_min == 0 { base } else { row.version_min.min(base) };
@@ -279,7 +279,7 @@ impl Backfiller<'_, '_> {
         })
     }
 
-    /// Marks as deleted what was written and is not in Postgres any more.
+    /// Marks rows that were written but are no longer in Postgres as deleted.
     fn delete(&mut self, with: &MendingContext<'_>, worker: &mut Worker<'_>) -> Result<()> {
         let (mut low, mut high) = (0, 0);
         self.by.record(|row| (low, high) = (row.version_min, row.version_max))?;
@@ -349,7 +349,7 @@ impl Backfiller<'_, '_> {
         source.columns[source.key.id].name
     }
 
-    /// The planner's guess is no more than that.
+    /// The planner's estimate may be wrong.
     fn tell(&self, what: &str) {
         let Done { rows_read, .. } = self.done;
         let expected = self.expected.max(rows_read).max(1);

@@ -1,8 +1,10 @@
-//! What a command stands on that reads both sides, and may write, beside a stream or without one.
+//! The context of a command that reads both sides and may write, whether or not the service
+//! streams.
 //!
 //! It holds neither the slot nor the lock. So before it writes it makes sure that the stream has
-//! not started over meanwhile, by `walhouse_state`, and afterwards that it had not; and it admits
-//! to what may land in a record of its own, which the next start of the service takes into account.
+//! not started over meanwhile, by `walhouse_state`, and afterwards that it had not; and it records
+//! which commits it may write in its own table, which the next start of the service takes into
+//! account.
 
 use std::time::{Duration, Instant};
 
@@ -35,7 +37,8 @@ use crate::wal::Lsn;
 
 /// How soon it is seen that the stream has come further.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Beside the pace of confirmations: how long the stream may take to come to where we looked.
+/// In addition to the interval of confirmations: how long the stream may take to reach our
+/// snapshot.
 const PASSES_WITHIN: Duration = Duration::from_secs(90);
 
 /// How far a command is, for people.
@@ -54,7 +57,7 @@ pub struct CommandContext<'c> {
     columns: Columns,
     primary: Primary,
     application_name: String,
-    /// The stream's, as it was found.
+    /// The stream's state, as it was found.
     state: StateRow,
     learned: Learned,
     metrics: Metrics,
@@ -62,7 +65,7 @@ pub struct CommandContext<'c> {
     begun_at: Instant,
 }
 
-/// What is written of the command itself.
+/// The record of the command itself.
 struct Record {
     client: Client,
     /// `None`: the command only reads.
@@ -133,7 +136,7 @@ impl<'c> CommandContext<'c> {
         })
     }
 
-    /// Does `act` with what a repair stands on.
+    /// Calls `act` with the context of a repair.
     pub fn with<T>(&self, act: impl FnOnce(&MendingContext<'_>) -> Result<T>) -> Result<T> {
         let (service, flush) = (self.service(), &self.config.flush);
         let metrics = self.metrics.service(service);
@@ -164,7 +167,7 @@ impl<'c> CommandContext<'c> {
         self.config.name.as_str()
     }
 
-    /// What maps rows that are read.
+    /// Maps rows that are read.
     pub fn mapped(&self) -> Mapped<'_> {
         Mapped { service: self.service(), member: &self.member, columns: &self.columns }
     }
@@ -179,7 +182,7 @@ impl<'c> CommandContext<'c> {
         backfills::read(&mut self.record.lock().client, of, command, self.deadline())
     }
 
-    /// A record of what is about to be done; after `last`, which it replaces.
+    /// A record of the work that is about to begin; it follows and replaces `last`.
     pub fn new_record(
         &self,
         command: &str,
@@ -187,7 +190,7 @@ impl<'c> CommandContext<'c> {
         request: &str,
     ) -> BackfillRow {
         let state = &self.state;
-        // What an earlier one landed, of this very history, may still be forked off.
+        // Rows that an earlier command wrote, of this very history, may still be forked off.
         let same = last.filter(|last| {
             (last.system_identifier.as_str(), last.timeline, last.version_shift)
                 == (state.system_identifier.as_str(), state.timeline, state.version_shift)
@@ -211,7 +214,7 @@ impl<'c> CommandContext<'c> {
         }
     }
 
-    /// From now on what is done is recorded here.
+    /// From now on progress is recorded here.
     pub fn set_record(&self, mut row: BackfillRow) -> Result<()> {
         let mut record = self.record.lock();
         backfills::write(&mut record.client, &mut row, self.deadline())?;
@@ -247,8 +250,8 @@ impl<'c> CommandContext<'c> {
         }
     }
 
-    /// After something has landed. If the stream has started over meanwhile it may have landed
-    /// behind the repair's back: then another one is owed.
+    /// Checks after rows were written. If the stream has started over meanwhile, the repair may not
+    /// have seen them: then another one is owed.
     pub fn check_landed(&self) -> Result<()> {
         let mut record = self.record.lock();
         let error = match self.check(&mut record.client) {
@@ -296,7 +299,7 @@ impl<'c> CommandContext<'c> {
 }
 
 impl Alongside for CommandContext<'_> {
-    /// A command ends with its process: what it had in hand is done again by the next one.
+    /// A command ends with its process: the next one repeats the work in hand.
     fn stop_level(&self) -> StopLevel {
         StopLevel::Running
     }
@@ -310,8 +313,8 @@ impl Alongside for CommandContext<'_> {
         self.rest(until).go_on()
     }
 
-    /// Before anything lands: that the stream is what it was, and that commits up to `upper` may be
-    /// among what lands.
+    /// Before any row is written: checks that the stream is the same, and records that commits up
+    /// to `upper` may be written.
     fn admit(&self, upper: Lsn) -> Result<()> {
         let mut record = self.record.lock();
         let Record { client, row } = &mut *record;
@@ -321,7 +324,7 @@ impl Alongside for CommandContext<'_> {
         backfills::write(client, row, self.deadline())
     }
 
-    /// Waits until what was committed below `lsn` is durable in ClickHouse.
+    /// Waits until commits below `lsn` are durable in ClickHouse.
     fn wait_for_stream(&self, lsn: Lsn) -> Result<()> {
         let patience = PASSES_WITHIN + 2 * self.config.ack_interval;
         let until = Instant::now() + patience;

@@ -1,5 +1,5 @@
-//! Repairs that are owed: recorded before anything is done about them, and before what made them
-//! necessary can no longer be seen. A debt goes with no state, so the next start begins with it.
+//! Pending repairs ("debts"): recorded before anything else is done, and before their cause can no
+//! longer be seen. A debt matches no state, so the next start begins with it.
 
 use std::time::{Duration, Instant};
 
@@ -13,14 +13,14 @@ use crate::machines::lineage::{self, DIVERGED, Fork, GAP, Gap, LineageVerdict};
 use crate::machines::recovery::{self, Course, Debt};
 use crate::wal::Lsn;
 
-/// What a repair goes with.
+/// The lineage and version that a repair belongs to.
 #[derive(Clone, Copy)]
 pub struct Numbers {
     pub state: lineage::LineageState,
     pub base_version: u64,
 }
 
-/// Of a repair that is only owed: they go with no state.
+/// Placeholder numbers of a pending repair: they match no state, so the next start begins it.
 pub const DEBT: Numbers = Numbers {
     state: lineage::LineageState {
         system_identifier: 0,
@@ -58,8 +58,8 @@ pub fn repair_row(
     }
 }
 
-/// Records that a repair is owed where rows have been streamed before: whatever else is found, the
-/// next start begins with it.
+/// Records a pending repair if rows have been streamed before: whatever else is found, the next
+/// start begins with it.
 pub fn owe(
     client: &mut Client,
     of: (&str, &str),
@@ -81,8 +81,8 @@ pub fn owe(
     Ok(())
 }
 
-/// The same for target tables that are about to be made. To be recorded before they are: then
-/// nobody could tell any more. Where nothing has been streamed before, they are filled.
+/// The same for target tables that are about to be created. It must be recorded first: afterwards
+/// nothing shows that they were missing. If nothing has been streamed before, they are filled.
 pub fn owe_for_tables(
     client: &mut Client,
     config: &ServiceConfig,
@@ -103,7 +103,7 @@ pub fn owe_for_tables(
     }
 }
 
-/// The same where what was recorded may be gone itself: somebody knows that rows were streamed.
+/// The same if the recorded state itself may be gone, but the caller knows that rows were streamed.
 pub fn owe_whatever_is_recorded(
     client: &mut Client,
     config: &ServiceConfig,
@@ -136,8 +136,8 @@ fn write_debt(
     repairs::write(client, &mut row, deadline())
 }
 
-/// What is due, where a start would take `course` for `reason` and for what the source may have
-/// hidden. Skipping passes over what it is about, and over nothing that was owed before.
+/// The debt that is due when a start would take `course` for `reason` and for what the source may
+/// have hidden. A skip covers its own gap, but no earlier debt.
 pub fn due(
     repair: Option<&RepairRow>,
     before: Option<&lineage::LineageState>,
@@ -156,8 +156,8 @@ pub fn due(
     is_due.then(|| debt_of(repair, before))
 }
 
-/// It was recorded for a gap alone, or for what is still seen to be hidden: by a skip that did not
-/// come to its end, or while the strategy was another.
+/// It was recorded only for a gap, or for hidden rows that are still detected: by a skip that did
+/// not finish, or under another strategy.
 fn is_skippable(owed: &RepairRow, hidden: &[String]) -> bool {
     let is_seen = |reason: &str| hidden.iter().any(|seen| seen == reason);
     let is_of_gap = [GAP, DIVERGED].iter().any(|kind| owed.reason.starts_with(kind));
@@ -166,10 +166,10 @@ fn is_skippable(owed: &RepairRow, hidden: &[String]) -> bool {
         && (is_of_gap || owed.reason.split("; ").all(is_seen))
 }
 
-/// What stands between a reason and those that were recorded before it and are not made up for.
+/// Separates a reason from earlier ones that are not repaired yet.
 const STILL_OWED: &str = "; still owed: ";
 
-/// The reason of a debt that takes the place of what was recorded last.
+/// The reason of a debt that replaces the last record.
 pub fn reason_over(last: Option<&RepairRow>, reason: &str) -> String {
     match last.filter(|last| last.status == RepairStatus::Running) {
         // Not longer each time.
@@ -184,15 +184,15 @@ pub fn reason_over(last: Option<&RepairRow>, reason: &str) -> String {
     }
 }
 
-/// What is owed. With a state it is a repair, whatever was begun before: there is a time that was
+/// The kind of the debt. With a state it is a repair, whatever was begun before, since rows were
 /// streamed.
 fn debt_of(owed: &RepairRow, before: Option<&lineage::LineageState>) -> Debt {
     let is_fill = owed.status == RepairStatus::Running && owed.is_initial_backfill();
     if is_fill && before.is_none() { Debt::InitialBackfill } else { Debt::Repair }
 }
 
-/// Something is missing or dead in ClickHouse, and whoever comes next may not see it any more.
-/// Another server than the one to follow makes none.
+/// True if rows are missing or dead in ClickHouse, and a later start may not see that any more. A
+/// server that is not the one to follow creates no debt.
 pub fn makes_debt(verdict: &LineageVerdict, course: Course) -> bool {
     match course {
         Course::StartOver { .. } => true,
@@ -217,7 +217,7 @@ pub fn is_only_owed(repair: &RepairRow) -> bool {
 }
 
 /// A repair is recorded that does not go with the state. Where there is none, also one that would
-/// go with what a slot is taken over with: nobody knows which server's it was.
+/// go with what a slot is taken over with: which server's it was is unknown.
 pub fn is_owed(repair: &RepairRow, before: Option<&lineage::LineageState>) -> bool {
     !before.is_some_and(|state| {
         let system_identifier = repair.system_identifier.parse().unwrap_or(0);
@@ -251,7 +251,7 @@ mod tests {
     fn a_skip_passes_over_what_it_is_about_alone() {
         let hidden = ["publication `p` was altered".to_owned()];
         let due = |row: &RepairRow| due(Some(row), Some(&STATE), SKIPPED, &hidden);
-        // What is there already: a repair or a filling that runs, a table that was made again.
+        // Already recorded: a running repair or initial backfill, a table that was created again.
         for row in [
             recorded(RepairStatus::Running, STATE, "gap: the slot is missing"),
             recorded(RepairStatus::Running, STATE, INITIAL_BACKFILL),
@@ -261,7 +261,7 @@ mod tests {
         ] {
             assert_eq!(due(&row), Some(Debt::Repair), "{}", row.reason);
         }
-        // The gap itself, of a skip that did not come to its end.
+        // The gap itself, of a skip that did not finish.
         for row in [
             recorded(RepairStatus::Done, STATE, "gap: the slot is missing"),
             recorded(

@@ -1,5 +1,5 @@
-//! Whether what a comparison found to be gone from Postgres may be marked as deleted, or somebody
-//! has to say so ([`may_delete`]).
+//! Whether rows that are gone from Postgres may be marked as deleted, or an operator has to agree
+//! ([`may_delete`]).
 
 use std::time::Instant;
 

@@ -21,7 +21,7 @@ pub const SLICES_AT_ONCE: (u64, usize) = (SLICE_ROWS_MAX, 100);
 /// Looked up in Postgres under one snapshot.
 pub const LOOKUP_KEYS: usize = 500;
 
-/// What Postgres said of some keys.
+/// Postgres's answer about some keys.
 pub struct LookedUp {
     pub there: Vec<bool>,
     /// By the last snapshot; there is one for all of them unless memory did not suffice.
@@ -41,7 +41,7 @@ pub fn are_in_postgres(
     let owners = with.member.mapping.owners().iter();
     places.extend(owners.filter(|place| !source.key.sorting().contains(place)));
     let columns: Vec<&str> = places.iter().map(|&place| source.columns[place].name).collect();
-    // What is no text cannot be in Postgres, and cannot be asked for either.
+    // A key that is not text cannot be in Postgres, and cannot be queried either.
     let ids: BTreeSet<&[u8]> =
         (keys.iter()).map(|live| live.id(&with.member.targets()[target])).collect();
     let ids = worker.sql.held(ids.into_iter(), SQL_TIMEOUT)?;
@@ -54,7 +54,7 @@ pub fn are_in_postgres(
             key_column: columns[0],
             columns: &columns,
             keys: rest,
-            // What was to be waited for was waited for before this pass.
+            // All waits are over before this pass.
             xids: &[],
             bytes_max: with.page_bytes_max,
         };

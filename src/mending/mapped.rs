@@ -1,4 +1,4 @@
-//! Rows that were read from the source table, as the rows of the target tables that they come to.
+//! Maps rows read from the source table to rows of the target tables.
 
 use crate::delivery::member::Member;
 use crate::error::{Error, ErrorKind, Result};
@@ -22,7 +22,7 @@ pub fn columns_of(table: &SourceTable, source: &'static Source) -> Columns {
         .collect()
 }
 
-/// What maps rows of a service.
+/// Maps rows of a service.
 #[derive(Clone, Copy)]
 pub struct Mapped<'a> {
     pub service: &'static str,
@@ -32,7 +32,7 @@ pub struct Mapped<'a> {
 }
 
 impl Mapped<'_> {
-    /// What to ask Postgres for.
+    /// The columns to query from Postgres.
     pub fn names(&self) -> Vec<&'static str> {
         self.columns.iter().map(|(_, name)| *name).collect()
     }

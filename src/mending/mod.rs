@@ -1,5 +1,5 @@
-//! Makes both sides equal: repair, `walhouse verify` and `walhouse backfill`. What is here reads
-//! the table itself and writes beside the stream, with versions below whatever is still to be
+//! Makes both sides equal: repair, `walhouse verify` and `walhouse backfill`. This room reads the
+//! table itself and writes alongside the stream, with versions below everything that is still to be
 //! streamed.
 
 pub mod backfiller;

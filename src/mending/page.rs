@@ -1,4 +1,4 @@
-//! Lands a page of the source table: what ClickHouse has not, or has otherwise, is written.
+//! Compares a page of the source table and writes rows that are missing in ClickHouse or differ.
 
 use std::collections::HashSet;
 
@@ -13,7 +13,7 @@ use crate::rows::key::{Key, id};
 use crate::rows::target::Target;
 
 /// Returns the keys of the rows that were written, each with its target table. `as_of` is the
-/// page's snapshot: what was deleted since then may be back by this.
+/// page's snapshot: a row deleted since then may be brought back by this write.
 pub fn land<V: AsRef<[u8]>>(
     worker: &mut Worker<'_>,
     mapped: Mapped<'_>,
@@ -35,7 +35,7 @@ pub fn land<V: AsRef<[u8]>>(
         let (landing, client) = (&mut worker.landings[index], &mut worker.client);
         landing.land_rows(&delivery, client, block, |row| is_wanted[row], &mut refused)?;
     }
-    // What is there already was kept when it was written.
+    // The original of a row that ClickHouse already has was kept when it was written.
     let ids: HashSet<(&str, &[u8])> = (written.iter())
         .map(|(index, key)| (targets[*index].table, id(&targets[*index], key)))
         .collect();
@@ -63,7 +63,7 @@ fn keys_to_write(
         let found = found.get(&key).map(|found| Stored {
             version: found.version,
             is_deleted: found.is_deleted,
-            // Without versions a second row would stand beside the first for ever.
+            // Without versions a second row would stay next to the first for ever.
             is_same: !has_versions
                 || stored::differing_columns(target, block, row, found).next().is_none(),
         });

@@ -1,4 +1,4 @@
-//! Both sides, for whoever compares them and writes what differs.
+//! Both servers, for code that compares them and writes the differences.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ pub struct MendingContext<'a> {
     pub application_name: &'a str,
     /// Of a table: what may be marked as deleted without a question.
     pub deletes_max_percent: u64,
-    /// What one worker holds of the table at a time, as it comes from Postgres.
+    /// How much of the table one worker holds at a time, as it comes from Postgres.
     pub page_bytes_max: usize,
     /// Inserts that are older are of others.
     pub begun_at: Instant,

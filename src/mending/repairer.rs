@@ -6,10 +6,10 @@
 //!   delete: the same keys, if some are gone                           -> delete what is gone
 //! ```
 //!
-//! Its workers share the passes piece by piece; how far they have come is recorded in
-//! ClickHouse, so that another instance goes on from there. It never ends the session: what stands
-//! in its way is reported and tried again, because the stream is of more use than the repair. Told
-//! to drain it stops at the next page.
+//! Its workers share the passes piece by piece; their progress is recorded in ClickHouse, so that
+//! another instance can continue. It never ends the session: it reports errors and tries again,
+//! because the stream matters more than the repair. When the session drains it stops at the next
+//! page.
 
 use std::time::{Duration, Instant};
 
@@ -89,17 +89,18 @@ pub fn run(with: &Repairer<'_>, row: RepairRow) -> Result<()> {
         recorder.finish();
         with.shared.end_repair();
     } else {
-        // What is still flushed in this session is flushed under a repair, for one it is: an update
-        // of the last batches may have moved its row to where the next session does not look.
+        // To the rest of this session the repair counts as running: an update of the last batches
+        // may have moved its row to where the next session does not read.
         log::info!("{service}: {name}: put off; the next session goes on with it");
     }
     with.health.publish_repair(service, None);
     Ok(())
 }
 
-/// Waits until the stream has come to where the table was read. A row that an update had moved out
-/// of the reader's way comes with that update, which has to bring all that a repair would
-/// ([`Updates::AsFirst`](crate::services::assemble::Updates)): so the repair is not over before.
+/// Waits until the stream has reached the snapshots that the table was read in. A row that an
+/// update had moved out of the reader's way comes with that update, which has to bring all that a
+/// repair would ([`Updates::AsFirst`](crate::services::assemble::Updates)): so the repair is not
+/// over before.
 fn catch_up(with: &MendingContext<'_>, recorder: &Recorder<'_>) -> Result<()> {
     let alongside = with.delivery.alongside;
     let mut sql = connect(with)?;
@@ -110,14 +111,15 @@ fn catch_up(with: &MendingContext<'_>, recorder: &Recorder<'_>) -> Result<()> {
     alongside.wait_for_stream(read.insert_lsn)
 }
 
-/// From where it was left to its end. Where somebody has to say first that it may go on, it waits
+/// Runs the repair from where it was left to its end. If an operator has to agree first, it waits
 /// for the end of the session.
 fn repair(repairer: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<()> {
     let with = &repairer.context;
     if recorder.base_version() == AT_FENCE {
         let fence = standstill::fence(with, || recorder.show_waiting())?;
-        // What is older has to be there to be compared: equal now, the stream may still bring what
-        // a row was before; gone, as with its partition, what there is to be deleted.
+        // Older changes must have arrived before the comparison: otherwise a row is equal now and
+        // the stream may still bring an older form of it, or one is gone, as with its partition,
+        // before there is anything to delete.
         with.delivery.alongside.wait_for_stream(fence)?;
         recorder.pass_fence(fence)?;
     }
@@ -134,8 +136,8 @@ fn repair(repairer: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<()> {
             RepairCursor::Read(read) => {
                 let pass = ReadPass::plan(with, base_version, &read)?;
                 work(repairer, recorder, &pass)?;
-                // A part that was rewritten has lost what was done of it: plan anew, and only what
-                // is not done is left.
+                // The progress on a part that was rewritten is lost: plan again, and only
+                // unfinished work is left.
                 if pass.is_complete() {
                     recorder.enter(RepairCursor::start_of_count())?;
                 }
@@ -155,8 +157,8 @@ fn repair(repairer: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<()> {
                         deletes::ask(with, &recorder.slot(), &counts, recorder.is_of_fork())?;
                     if let Some(question) = asked.into_iter().flatten().next() {
                         recorder.enter(RepairCursor::start_of_count())?;
-                        // What goes while it is counted is for the stream to delete, so it is
-                        // counted again as long as there is less of it.
+                        // The stream deletes rows that vanish during the count, so it counts again
+                        // as long as the number falls.
                         let gone = counts.iter().map(|count| count.gone).sum::<u64>();
                         if gone_before.replace(gone).is_none_or(|before| gone < before) {
                             catch_up(with, recorder)?;
@@ -164,7 +166,7 @@ fn repair(repairer: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<()> {
                         }
                         recorder.on_question(&question);
                         drop(pass);
-                        // Whoever answers starts it again: what is to go is looked at anew then.
+                        // The operator answers by a restart, which counts the rows again.
                         loop {
                             with.delivery.alongside.rest(Instant::now() + DELAYS.max).go_on()?;
                         }

@@ -1,5 +1,4 @@
-//! What a backfill was asked for, in words that are recorded and read again by the one that goes on
-//! with it.
+//! The request of a backfill, in a text form that is recorded, and read again to resume it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +12,7 @@ pub struct BackfillRequest {
     /// Created before this moment.
     pub to: Option<Moment>,
     pub all_statuses: bool,
-    /// Only ids of a list that is given anew each time.
+    /// Only ids of a list that must be given again each time.
     pub of_list: bool,
 }
 
@@ -72,7 +71,7 @@ impl fmt::Display for BackfillRequest {
     }
 }
 
-/// The text is none of ours.
+/// The text is not one of ours.
 #[derive(Debug, PartialEq, Eq)]
 pub struct RequestError;
 

@@ -1,5 +1,5 @@
-//! What a pass waits for before it looks: both sides must stand still in one respect each, or what
-//! it finds equal or gone is not.
+//! What a pass waits for before it reads: both sides must stand still in one respect each, or rows
+//! that it finds equal or gone are not.
 //!
 //! - Postgres: a commit below where the slot begins may not be visible yet. It will not be
 //!   streamed, so a page that does not see it misses it for good.
@@ -21,11 +21,11 @@ use crate::wal::Lsn;
 /// How soon it is seen that something has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// From the WAL to being visible takes microseconds, or the time slice of a busy machine, unless a
-/// standby has to answer. Who is running for longer has not committed.
+/// standby has to answer. A transaction that runs for longer has not committed.
 const VISIBLE_WITHIN: Duration = Duration::from_secs(3);
 /// Where it cannot be seen whether a commit waits for a standby.
 const UNSEEN_WITHIN: Duration = Duration::from_secs(60);
-/// How soon it is seen that a long transaction has ended, and how often that is told.
+/// How soon the end of a long transaction is noticed, and how often the wait is logged.
 const FENCE_EVERY: Duration = Duration::from_secs(1);
 const TELL_EVERY: Duration = Duration::from_secs(30);
 /// Longer than any insert of ours should take; then it is an error, and tried again.
@@ -58,7 +58,7 @@ fn inserts_of_others(with: &MendingContext<'_>) -> Result<()> {
                     unseen.join("`, `")
                 );
             }
-            // What has just ended on another host is to be seen by what comes next.
+            // Later reads must see inserts that have just ended on another host.
             delivery.clickhouse.hosts.forget_fresh();
             return Ok(());
         }
@@ -71,12 +71,12 @@ fn inserts_of_others(with: &MendingContext<'_>) -> Result<()> {
     }
 }
 
-/// Where the WAL ended before every transaction that ran then had ended, prepared ones too: what is
-/// read from now on lacks no change that lies below.
+/// Where the WAL ended before every transaction that ran then had ended, prepared ones too: reads
+/// from now on lack no change below it.
 pub fn fence(with: &MendingContext<'_>, tell: impl Fn()) -> Result<Lsn> {
     let (delivery, begun_at) = (with.delivery, Instant::now());
     let mut sql = connect(with)?;
-    // In this order: who begins in between changes nothing below.
+    // In this order: a transaction that begins in between changes nothing below.
     let fence = as_of(&mut sql, sql_deadline())?.insert_lsn;
     let mut barrier = Barrier::set(&mut sql, sql_deadline())?;
     let mut told_at = begun_at;
@@ -97,7 +97,7 @@ pub fn fence(with: &MendingContext<'_>, tell: impl Fn()) -> Result<Lsn> {
     Ok(fence)
 }
 
-/// Waits until what is committed by now is visible.
+/// Waits until everything committed by now is visible.
 pub fn commits(with: &MendingContext<'_>) -> Result<()> {
     let (alongside, begun_at) = (with.delivery.alongside, Instant::now());
     let mut sql = connect(with)?;

@@ -7,8 +7,9 @@
 //!   suspects -> looked at again behind the stream ([`look`]) -> findings -> mended ([`mend`])
 //! ```
 //!
-//! The first look waits for nothing and proves nothing: what is on its way looks different, too.
-//! [`machines::verify`](crate::machines::verify) says when a suspect is one.
+//! The first comparison waits for nothing and proves nothing: changes still in the stream look
+//! different, too. [`machines::verify`](crate::machines::verify) decides when a suspect really
+//! differs.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
@@ -58,7 +59,7 @@ pub struct VerifyFinding {
     pub key: Vec<(&'static str, String)>,
     pub id: String,
     pub difference: Difference,
-    /// Those that are otherwise.
+    /// The columns that differ.
     pub columns: Vec<&'static str>,
     pub is_mended: bool,
 }
@@ -109,7 +110,7 @@ struct Found {
     columns: Vec<&'static str>,
     /// Of what ClickHouse has; `None`: it has nothing.
     version: Option<u64>,
-    /// What decides about the partition, of what ClickHouse has.
+    /// The columns of ClickHouse that decide about the partition.
     partition: Vec<Vec<u8>>,
 }
 
@@ -164,7 +165,7 @@ impl Verifier<'_, '_> {
         self.by.member.targets()
     }
 
-    /// Whether a table tells versions apart; one that does not keeps what it has.
+    /// Whether a table has versions; one without them keeps its rows.
     fn has_versions(&self, target: usize) -> bool {
         let present = &self.by.member.shapes[target].present;
         stored::has_versions(&self.targets()[target], |column| present[column])
@@ -174,7 +175,7 @@ impl Verifier<'_, '_> {
         self.suspects.push(Suspect { target, key, suspicion: Suspicion::default() });
     }
 
-    /// Looks at what has gathered, once that is much.
+    /// Checks the gathered suspects once there are many.
     fn settle_if_many(&mut self, worker: &mut Worker<'_>) -> Result<()> {
         if self.suspects.len() < SUSPECTS_MAX { Ok(()) } else { self.settle(worker) }
     }

@@ -1,4 +1,4 @@
-//! What a thread that reads both sides and writes has of its own.
+//! What each thread that reads both sides and writes owns.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::sql::Sql;
 use crate::postgres::table_reader::AsOf;
 
-/// What a worker has of its own.
+/// What each worker owns.
 pub struct Worker<'a> {
     pub with: &'a MendingContext<'a>,
     pub sql: Sql,
@@ -41,8 +41,8 @@ impl<'a> Worker<'a> {
         delivery.retry(|| question(client, &deadline), hopeless)
     }
 
-    /// To be done before anything is written of what was read, and before it counts as done: see
-    /// [`crate::delivery::as_of`]. A fork below is then noticed, and the repair begun anew.
+    /// To be done before any row read is written, and before it counts as done: see
+    /// [`crate::delivery::as_of`]. A fork below is then noticed, and the repair starts again.
     pub fn cover(&mut self, as_of: AsOf) -> Result<()> {
         let delivery = self.with.delivery;
         wait_until_flushed(&mut self.sql, delivery.alongside, as_of, sql_deadline())?;

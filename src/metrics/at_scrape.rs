@@ -1,5 +1,5 @@
-//! The gauges that are worked out when somebody asks: the state, the age of the last confirmation,
-//! and how far behind the server things are.
+//! The gauges that are computed at a scrape: the state, the age of the last confirmation, and how
+//! far behind the server things are.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use super::{Labels, ServiceMetrics, labels, seconds};
 use crate::overview::ServiceState;
 
-/// What a look at the server has shown is told for so long: who leads no more, or is down, would
-/// else tell of it for ever.
+/// A reading of the server is exported for this long: a process that no longer leads would
+/// otherwise export it for ever.
 const SEEN_FOR: Duration = Duration::from_secs(120);
 
 #[derive(Debug)]

@@ -1,5 +1,5 @@
-//! How far replication is behind the server: what the server has, what is not durable yet, and
-//! since when.
+//! How far replication is behind the server: the end of its WAL, what is not durable yet, and since
+//! when.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
@@ -13,10 +13,10 @@ use crate::wal::{Lsn, PgTime};
 /// Looks at the server that replication has not caught up with; more than this many lose every
 /// second one, and with it some precision of how the lag shrinks.
 const PENDING_MAX: usize = 256;
-/// No commit is waited for.
+/// No commit is waiting.
 const NONE: i64 = i64::MIN;
 
-/// What a look at the server has shown.
+/// A reading of the server's WAL.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct ServerWal {
     /// How far its WAL is on its disk.
@@ -53,13 +53,13 @@ impl Behind {
         self.seen.lock().on_server(now, at, wal);
     }
 
-    /// What the server was found to have last, and when.
+    /// The server's WAL when last read, and when that was.
     pub fn server(&self) -> Option<(ServerWal, SystemTime)> {
         self.seen.lock().last
     }
 
-    /// How long what Postgres has waited at most to be durable. Between two looks at the server it
-    /// is known of what was read alone.
+    /// The longest time that changes in Postgres may have been waiting to be durable. Between two
+    /// readings of the server it covers only received changes.
     pub fn lag(&self, now: Instant, time: SystemTime, flushed: Lsn) -> Duration {
         let by_look = self.seen.lock().lag(now, flushed);
         let by_commit = match self.oldest_unflushed.load(Relaxed) {

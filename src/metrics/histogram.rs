@@ -14,7 +14,7 @@ pub struct Histogram(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     bounds: &'static [f64],
-    /// One for each bound, and one for what is above the last.
+    /// One for each bound, and one for values above the last.
     counts: Vec<AtomicU64>,
     /// The bits of an `f64`.
     sum: AtomicU64,
@@ -30,7 +30,7 @@ impl Histogram {
         }))
     }
 
-    /// What is negative or no number counts as zero: a clock was set back.
+    /// A negative value or NaN counts as zero: a clock was set back.
     pub fn observe(&self, value: f64) {
         let inner = &*self.0;
         let value = if value > 0.0 { value } else { 0.0 };
@@ -58,7 +58,7 @@ impl EncodeMetric for Histogram {
         let bounds = inner.bounds.iter().copied().chain([f64::INFINITY]);
         let counts = inner.counts.iter().map(|count| count.load(Relaxed));
         let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
-        // Taken from the buckets: it must equal the last one even while somebody observes.
+        // Computed from the buckets: it must equal the last one even during observations.
         let count = buckets.iter().map(|(_, count)| count).sum();
         let sum = f64::from_bits(inner.sum.load(Relaxed));
         encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)

@@ -31,7 +31,7 @@ impl Outage {
     }
 
     pub fn lower(&self) {
-        // In this order whoever raises meanwhile stays raised.
+        // In this order a raise that happens meanwhile is kept.
         let mut cause = self.cause.lock();
         *cause = None;
         self.gauge.set(0);

@@ -1,7 +1,6 @@
-//! What a person sees of walhouse: the facts of `/status`, and the same as a page and as a table.
+//! walhouse's status for people: the facts of `/status`, and the same as a page and as a table.
 //!
-//! Nothing here asks or waits for anything, and no text comes from here but the words around the
-//! facts.
+//! Nothing here queries or waits for anything, and only the words around the facts come from here.
 
 pub mod graph;
 pub mod history;
@@ -31,7 +30,7 @@ pub struct Overview {
     pub services: BTreeMap<String, ServiceOverview>,
 }
 
-/// Who tells it.
+/// The source of the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SourceServer {
@@ -41,7 +40,7 @@ pub enum SourceServer {
     Servers,
 }
 
-/// What a service of a process is doing.
+/// The state of a service of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServiceState {
     Starting,
@@ -77,7 +76,7 @@ pub struct ServiceOverview {
     /// By table, since the process started.
     pub refused_rows: BTreeMap<String, u64>,
     pub repair: Option<Repair>,
-    /// What an operator should know, though it stops nothing.
+    /// Notes for an operator that stop nothing.
     #[serde(default)]
     pub notes: Vec<String>,
     /// The latest first.
@@ -97,7 +96,7 @@ pub struct LeaderOverview {
 pub enum Who {
     ThisProcess,
     Another,
-    /// Somebody: a command does not tell one process from another.
+    /// Somebody: a command cannot distinguish the processes.
     Somebody,
     Nobody,
     #[default]
@@ -117,14 +116,14 @@ pub struct Wal {
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Lag {
-    /// Between what the server has and what is durable.
+    /// The distance from the end of the server's WAL to what is durable.
     pub bytes: Option<u64>,
     pub seconds: Option<f64>,
     /// Since everything that was read, or some of it, was confirmed.
     pub seconds_since_confirmed: Option<f64>,
 }
 
-/// What the slot keeps on the server.
+/// The WAL that the slot retains on the server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct RetainedWal {
     /// `None` without a slot.
@@ -132,7 +131,7 @@ pub struct RetainedWal {
     pub growth_bytes_per_second: Option<f64>,
     /// `max_slot_wal_keep_size`; null is without limit, or not known.
     pub limit_bytes: Option<u64>,
-    /// What may still be written before Postgres ends the slot.
+    /// The WAL that may still be written before Postgres invalidates the slot.
     pub left_bytes: Option<u64>,
     /// At that speed.
     pub seconds_left: Option<f64>,
@@ -156,9 +155,9 @@ pub struct Trouble {
 /// How far a repair has come.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Repair {
-    /// What made it necessary.
+    /// The reason for it.
     pub reason: String,
-    /// `read`, `count`, `delete`, or `catch up`: only the stream is waited for.
+    /// `read`, `count`, `delete`, or `catch up`: it only waits for the stream.
     pub pass: String,
     /// Of the pass, from 0 to 1.
     pub fraction: Option<f64>,
@@ -203,7 +202,7 @@ mod tombstones {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateChange {
     pub at_unix_seconds: u64,
-    /// The state since then; the same as before where something else is told.
+    /// The state since then; the same as before if the entry reports something else.
     pub state: String,
     pub reason: Option<String>,
 }
@@ -253,14 +252,14 @@ impl Wal {
         Some(to.0.saturating_sub(from.0))
     }
 
-    /// What the server has beyond `position`.
+    /// The server's WAL beyond `position`.
     pub fn behind(&self, position: &Option<String>) -> Option<u64> {
         Wal::distance(position, &self.server_lsn)
     }
 }
 
 impl RetainedWal {
-    /// How long what is left lasts at the speed of now; `None` where it does not shrink.
+    /// How long the rest lasts at the current rate; `None` if it does not shrink.
     pub fn with_forecast(mut self) -> RetainedWal {
         self.seconds_left = match (self.left_bytes, self.growth_bytes_per_second) {
             (Some(left), Some(growth)) if 0.0 < growth => Some((left as f64 / growth).round()),
@@ -271,8 +270,8 @@ impl RetainedWal {
 }
 
 impl Overview {
-    /// Whether something keeps rows out of ClickHouse that no restart would mend, which is why
-    /// `/healthz` does not say it.
+    /// Whether an outage keeps rows out of ClickHouse; `/healthz` does not report it, since a
+    /// restart would not help.
     fn has_outage(&self) -> bool {
         self.services.values().any(|service| service.insert_outage.is_some())
     }

@@ -15,7 +15,7 @@ use super::{Overview, words};
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// What the page may do: its own style and script, and ask its own server.
+/// The page's rights: its own style and script, and requests to its own server.
 pub static SECURITY_POLICY: LazyLock<String> = LazyLock::new(|| {
     let hash = |text: &str| STANDARD.encode(Sha256::digest(text));
     format!(
@@ -31,7 +31,7 @@ pub fn page(overview: &Overview) -> String {
     let title = title(overview);
     let instance = escaped(overview.instance.as_deref().unwrap_or("unknown host"));
     let version = escaped(&overview.version);
-    // Only without a script does the browser load the page anew.
+    // Only without a script does the browser load the page again.
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\

@@ -5,7 +5,7 @@ pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut value = count as f64;
     let mut unit = 0;
-    // What would be printed as 1024 is 1 of the next.
+    // A value that would print as 1024 becomes 1 of the next unit.
     while 1023.95 <= value && unit + 1 < UNITS.len() {
         value /= 1024.0;
         unit += 1;
@@ -117,7 +117,7 @@ pub fn state(state: &str) -> String {
     state.replace('_', " ")
 }
 
-/// A character that is not seen, or that turns others around: no part of a text of ours.
+/// A character that is invisible or reverses others: none of our texts has one.
 pub fn is_unseen(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -1,11 +1,11 @@
 //! One lazy connection to one Redis, on which every call ends by its deadline.
 //!
-//! Names are looked up on a thread of their own: a resolver that hangs must not make us late in
-//! noticing that the lock is lost. This file knows no cluster and no sentinel, and never waits
-//! before it tries again: that is the caller's backoff.
+//! Names are resolved on a separate thread: a hanging resolver must not delay noticing that the
+//! lock is lost. It supports neither cluster nor sentinel, and never waits before a retry: that is
+//! the caller's backoff.
 //!
 //! The deadline bounds each silence of the server. A server that sends its few bytes one by one,
-//! just in time, could stretch a call; whoever holds a lease must also watch it elsewhere.
+//! just in time, could stretch a call; the holder of a lease must also watch it elsewhere.
 
 use std::fs;
 use std::io;
@@ -33,7 +33,7 @@ pub(super) struct Lua {
 
 /// One script on one key.
 pub(super) struct RedisCommand<'a> {
-    /// What the error says we were doing.
+    /// The `doing` of the error.
     pub(super) doing: &'a str,
     pub(super) lua: &'a Lua,
     pub(super) key: &'a str,
@@ -96,7 +96,7 @@ impl RedisConnection {
         }
         result.map_err(|error| {
             let mut explained = self.explain(command, &error, asked_at.elapsed());
-            // A Redis without TLS takes the greeting for the first half of a line, and waits.
+            // A Redis without TLS reads the greeting as the first half of a line, and waits.
             if self.params.tls && !reused && error.is_timeout() {
                 explained = explained.hint(TLS_HINT);
             }
@@ -194,7 +194,7 @@ impl RedisConnection {
                 let (host, port) = (host.clone(), *port);
                 thread::Builder::new().name("redis_lookup".to_owned()).spawn(move || {
                     let addresses = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);
-                    // Nobody waits any more if the lock was dropped meanwhile.
+                    // If the lock was dropped meanwhile, nobody waits any more.
                     let _ = answer.send(addresses);
                 })?;
                 lookup
@@ -229,7 +229,7 @@ impl RedisConnection {
         let unreachable = || Error::new(ErrorKind::Unreachable, &*doing).because(&*cause);
         let setup = || Error::new(ErrorKind::Setup, &*doing).because(&*cause);
 
-        // What a script runs into may come back as an ERR around the real error.
+        // An error in a script may come back as an ERR around the real one.
         let kind = match error.kind() {
             Redis::Server(ServerErrorKind::ResponseError) if detail.contains("READONLY ") => {
                 Redis::Server(ServerErrorKind::ReadOnly)
@@ -242,7 +242,7 @@ impl RedisConnection {
             kind => kind,
         };
         match kind {
-            // What remains of I/O errors when link and name are fine comes from the TLS handshake.
+            // Any other I/O error, with connection and name fine, comes from the TLS handshake.
             Redis::Io if *tls && !error.is_timeout() && !error.is_connection_dropped() => {
                 unreachable().hint(TLS_HINT)
             }
@@ -293,7 +293,7 @@ fn arm(connection: &redis::Connection, deadline: Instant) -> RedisResult<()> {
     connection.set_write_timeout(Some(timeout))
 }
 
-/// What is left until the deadline, split among `parts`; never zero, which sockets do not take.
+/// The time left until the deadline, split among `parts`; never zero, which sockets reject.
 fn share(deadline: Instant, parts: usize) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() {

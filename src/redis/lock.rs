@@ -13,7 +13,7 @@ use super::params::Params;
 use super::value;
 use crate::error::{Error, ErrorKind, Result};
 
-/// In front of each: a value is ours by the token in it, whatever else it says.
+/// In front of each: the token in a value shows that it is ours, whatever else it says.
 macro_rules! of_token {
     ($script:literal) => {
         concat!(
@@ -24,7 +24,7 @@ macro_rules! of_token {
     };
 }
 
-/// Take the key if it is free, or if it is ours since an acquire whose answer was lost; else say
+/// Take the key if it is free, or if it is ours since an acquire whose answer was lost; else return
 /// what it holds.
 const TAKE: &str = of_token!(
     "\
@@ -60,8 +60,8 @@ return 0";
 
 const LOOK: &str = "return { redis.call('get', KEYS[1]), redis.call('pttl', KEYS[1]) }";
 
-/// What acquiring needs, without changing anything: of the two conditions of SET the one that does
-/// not hold. A replica, a full memory or a user without the right refuses it all the same.
+/// Tests what acquiring needs, without changing anything: of the two conditions of SET the one that
+/// does not hold. A replica, a full memory or a user without the right refuses it all the same.
 const TRY: &str = "\
 local held = redis.call('get', KEYS[1])
 redis.call('set', KEYS[1], ARGV[1], 'PX', ARGV[2], held and 'NX' or 'XX')
@@ -80,15 +80,15 @@ pub struct RedisLock {
     hold: Hold,
     /// The same in all values of this contender; drawn for the first.
     token: Option<String>,
-    /// Each acquire has a value of its own.
+    /// Each acquire has its own value.
     acquires: u64,
     mark: Option<String>,
-    /// What the last acquire met.
+    /// The result of the last acquire.
     met: Option<String>,
 }
 
-/// What we know of the key. What may be in Redis is ours by its token, so that we never wait for
-/// our own orphan.
+/// What we know of the key. Its token shows whether a value in Redis is ours, so that we never wait
+/// for our own orphan.
 #[derive(Debug, Clone, Copy)]
 enum Hold {
     None,
@@ -111,7 +111,7 @@ pub enum Extended {
     Lost,
 }
 
-/// Who holds the key, as Redis says.
+/// The holder of the key, by Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holder {
     Nobody,
@@ -175,8 +175,8 @@ impl RedisLock {
     }
 
     /// Tries once. The lock lives for `term` from the moment Redis heard of it: count from before
-    /// the call. After an error we may or may not hold it; a later `try_acquire` or `release` of
-    /// ours knows.
+    /// the call. After an error we may or may not hold it; our next `try_acquire` or `release`
+    /// finds out.
     pub fn try_acquire(&mut self, term: Duration, deadline: Instant) -> Result<bool> {
         let asked_at = Instant::now();
         let token = self.token()?;
@@ -232,7 +232,7 @@ impl RedisLock {
                 self.hold = Hold::Held { expires_at: asked_at + term };
                 Ok(Extended::Retaken)
             }
-            // Ours again, but too late to say that nobody led in between.
+            // Ours again, but too late to be sure that nobody led in between.
             2 => {
                 self.hold = Hold::Unsure;
                 Ok(Extended::Lost)
@@ -264,7 +264,7 @@ impl RedisLock {
         Ok(())
     }
 
-    /// Deletes the key if it holds exactly what another, who is gone, has left there.
+    /// Deletes the key if it holds exactly the value of a holder that is gone.
     pub fn clear(&mut self, left: &str, deadline: Instant) -> Result<()> {
         let command = RedisCommand {
             doing: "clear leader lock",
@@ -276,7 +276,7 @@ impl RedisLock {
         self.connection.run::<u8>(&command).map(drop)
     }
 
-    /// Whether the lock could be written here. Changes nothing, whoever holds it.
+    /// Whether the lock could be written here. Changes nothing.
     pub fn probe(&mut self, deadline: Instant) -> Result<()> {
         let command = RedisCommand {
             doing: "try leader lock",
@@ -320,7 +320,7 @@ fn random_token() -> Result<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Redis takes no life of zero.
+/// Redis accepts no TTL of zero.
 fn millis(term: Duration) -> String {
     term.as_millis().max(1).to_string()
 }

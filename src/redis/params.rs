@@ -1,6 +1,6 @@
 //! Where Redis is and how to reach it.
 //!
-//! The parts come one by one, each from a variable of its own; there is no URL to take apart.
+//! The parts come one by one, each from its own variable; there is no URL to parse.
 
 use std::fmt;
 use std::net::Ipv6Addr;

@@ -1,10 +1,10 @@
-//! What the leader lock holds. Whoever waits for it can read where its holder shows that it is
-//! alive; a value that does not say so (of trigger.dev's own replication, of an older walhouse, of
-//! a holder that has no session in Postgres) is none of those that may be looked after.
+//! The value of the leader lock. A waiting instance reads from it where its holder shows that it is
+//! alive; a lock whose value does not say so (trigger.dev's own replication, an older walhouse, a
+//! holder without a session in Postgres) is never cleared.
 
 const PREFIX: &str = "walhouse";
 
-/// What a value of ours says of its holder.
+/// What our values say about their holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shown<'a> {
     pub token: &'a str,
@@ -19,7 +19,7 @@ pub(super) fn text(token: &str, acquires: u64, mark: Option<&str>) -> String {
     }
 }
 
-/// `None` of whoever does not show itself.
+/// `None` for a holder that does not show itself.
 pub fn shown(value: &str) -> Option<Shown<'_>> {
     let mut parts = value.splitn(4, ':');
     let (prefix, token) = (parts.next()?, parts.next()?);

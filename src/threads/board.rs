@@ -1,7 +1,7 @@
-//! What the HTTP port says beside metrics and health: an overview made of both, with the history of
-//! the last hour, which a look every few seconds fills.
+//! The HTTP port's overview of metrics and health, with the history of the last hour, sampled every
+//! few seconds.
 //!
-//! However often it is asked, it is worked out a few times a second at most.
+//! However often clients ask, it is computed at most a few times a second.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};

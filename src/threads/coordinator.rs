@@ -1,5 +1,5 @@
-//! `coordinator/<service>`: drives the lifecycle of one service. It waits for what happens or for
-//! the machine's deadline, steps the machine, and does what it says; it never blocks on anything
+//! `coordinator/<service>`: drives the lifecycle of one service. It waits for events or the
+//! machine's deadline, steps the machine, and carries out its outputs; it never blocks on anything
 //! else.
 
 use std::sync::Arc;
@@ -34,7 +34,7 @@ const EVENTS_MAX: usize = 16;
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 /// How long an abandoned session may take to end: its threads wait at most for one request.
 const STOP_GRACE: Duration = Duration::from_secs(3);
-/// How long a lock keeper may take to release the lock when a stop was asked for.
+/// How long a lock keeper may take to release the lock after a stop.
 const KEEPER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Far above the longest single wait of any thread.
 const WEDGED_AFTER: Duration = Duration::from_secs(120);
@@ -95,8 +95,8 @@ impl Coordinator {
         let outcome = running.drive(inbox);
         let Running { requests, .. } = running;
         if outcome == ServiceOutcome::DrainTimedOut {
-            // Whatever is stuck may still act under the lock: it ends with its term. The process is
-            // about to exit.
+            // The stuck thread may still act under the lock: so it expires with its TTL. The
+            // process is about to exit.
             std::mem::forget(requests);
         } else {
             drop(requests);
@@ -162,7 +162,7 @@ impl Coordinator {
     }
 }
 
-/// Tells the supervisor how the service ended, whatever happened.
+/// Reports to the supervisor how the service ended, in every case.
 struct EndGuard {
     finished: Sender<Finished>,
     said: Finished,
@@ -299,7 +299,7 @@ impl Running {
         tell(log::Level::Error, self.service, format_args!("{error}"), error.hint_text());
         self.with.health.report_error(self.service, &error.to_string(), error.hint_text());
         self.last_error = Some((error.to_string(), error.hint_text().map(str::to_owned)));
-        // What the other side may have mended by the next attempt is no matter of the WAL.
+        // An error that may be fixed on the other side by the next attempt is not one of the WAL.
         if let (Some(place), ErrorKind::Protocol | ErrorKind::Setup) = (error.place(), error.kind())
         {
             self.memory.undecodable.lock().on_error(place, &error.to_string());
@@ -334,7 +334,7 @@ impl Running {
             LifecycleState::Draining { then: DrainFor::Again, abandoned: false, .. } => {
                 log::info!("{service}: finishing the work in hand, to begin again");
             }
-            // Why is told when it has ended.
+            // The reason is logged when it has ended.
             LifecycleState::Draining { then: DrainFor::Strategy, .. } => {}
             LifecycleState::Draining { abandoned: true, .. } => {
                 log::warn!("{service}: out of time; giving up the work in hand");
@@ -440,7 +440,7 @@ impl Running {
         self.with.health.publish(self.service, Condition { state: shown, reason, hint, attempts });
     }
 
-    /// Who leads, as the answers about the lock tell.
+    /// The leader, by the answers about the lock.
     fn publish_leader(&mut self, input: LifecycleInput) {
         self.leader = match input {
             LifecycleInput::LockAcquired => Who::ThisProcess,

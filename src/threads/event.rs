@@ -1,4 +1,4 @@
-//! What reaches a coordinator, from any thread that knows something of its service.
+//! The events of a coordinator, from any thread of its service.
 
 use crossbeam_channel::Sender;
 
@@ -8,7 +8,7 @@ use crate::machines::lifecycle::LifecycleInput;
 #[derive(Debug)]
 pub enum Event {
     Lifecycle(LifecycleInput),
-    /// The session's own thread is about to end; `None` when it was told to.
+    /// The session's own thread is about to end; `None` if that was requested.
     SessionEnded(Option<Error>),
     /// Answered with the number of the service, for as long as it hears.
     Pulse(Sender<usize>),

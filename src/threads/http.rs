@@ -2,9 +2,9 @@
 //! people.
 //!
 //! It only reads atomics and a board, and everything about it is bounded: connections, bytes and
-//! time. It answers one request per connection, knows no TLS and no authentication, and is no place
-//! for commands. A browser may be led here under another name (DNS rebinding): there is nothing
-//! to be changed here, and nothing secret to be read.
+//! time. It answers one request per connection, has no TLS and no authentication, and accepts no
+//! commands. A browser may be led here under another name (DNS rebinding): it can change nothing
+//! here, and read nothing secret.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -20,12 +20,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::CONTENT_TYPE;
 use crate::overview::page;
 
-/// Many more than scrapers and probes, few enough to cost nothing. Whoever comes then takes the
-/// place of the oldest, who has had his time: a place is kept for whoever asks quickly.
+/// Many more than scrapers and probes, few enough to cost nothing. A new connection beyond that
+/// replaces the oldest, which has had its time: there is always room for quick clients.
 const CONNECTIONS_MAX: usize = 16;
-/// Those who have to go end within a moment; no more of them than this.
+/// Replaced connections end within a moment; at most this many of them.
 const THREADS_MAX: usize = 64;
-/// Enough for whoever asks at once.
+/// Enough for simultaneous clients.
 const PLACE_KEPT_FOR: Duration = Duration::from_millis(50);
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 const HEADERS_MAX: usize = 64;
@@ -118,7 +118,7 @@ struct Client {
     stream: Weak<TcpStream>,
     thread: JoinHandle<()>,
     since: Instant,
-    /// Its place went to somebody else.
+    /// Another connection replaced it.
     is_cut: bool,
 }
 
@@ -246,7 +246,7 @@ fn serve(stream: &TcpStream, board: &Board, deadline: Instant) {
     }
 }
 
-/// An error means that there is nobody to answer.
+/// An error means that the client is gone.
 fn answer(stream: &TcpStream, board: &Board, deadline: Instant) -> io::Result<Response> {
     let mut head = [0; HEAD_BYTES_MAX];
     let mut filled = 0;
@@ -291,7 +291,7 @@ fn write_all(mut stream: &TcpStream, mut bytes: &[u8], deadline: Instant) -> io:
     Ok(())
 }
 
-/// Never zero, which sockets do not take for a timeout.
+/// Never zero, which sockets reject as a timeout.
 fn left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
@@ -304,7 +304,7 @@ fn is_timeout(error: &io::Error) -> bool {
     )
 }
 
-/// What the paths say. `None` asks for more of the head.
+/// The responses of the paths. `None` asks for more of the head.
 fn respond(board: &Board, head: &[u8]) -> Option<Response> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);

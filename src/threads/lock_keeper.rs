@@ -1,7 +1,7 @@
-//! `lock_keeper/<service>`: acquires, extends and releases the leader lock, and says `LockLost` in
-//! time to stop before another instance may start.
+//! `lock_keeper/<service>`: acquires, extends and releases the leader lock, and reports `LockLost`
+//! in time to stop before another instance may start.
 //!
-//! It only decides who tries: the slot itself admits one walsender at a time.
+//! It only decides which instance tries: the slot itself admits one walsender at a time.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ use crate::{postgres, redis};
 /// One request to Redis or Postgres, when the lease does not set a nearer end.
 const TRY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the coordinator asks for. `Acquire` is answered with one input; closing the channel
+/// The requests of the coordinator. `Acquire` is answered with one input; closing the channel
 /// releases the lock and ends the thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockRequest {
@@ -78,7 +78,7 @@ impl LeaderLock {
         match self {
             LeaderLock::Redis(lock) => lock.try_acquire(term, deadline),
             LeaderLock::Postgres { params, slot, session } => {
-                // After an error it is dropped, and made anew the next time.
+                // After an error it is dropped, and created again the next time.
                 let mut lock = match session.take() {
                     Some(lock) => lock,
                     None => AdvisoryLock::connect(params, slot, term, deadline)?,
@@ -90,7 +90,7 @@ impl LeaderLock {
         }
     }
 
-    /// What shows this instance to those who wait for the lock, and its holder to us. The lock in
+    /// Shows this instance to those that wait for the lock, and its holder to us. The lock in
     /// Postgres needs none: it ends with its session.
     fn presence(&mut self, config: &Arc<ServiceConfig>) -> Option<Presence> {
         let LeaderLock::Redis(lock) = self else { return None };
@@ -225,7 +225,7 @@ struct Keeper<'a> {
     watch: &'a LeaseWatch,
     presence: Option<Presence>,
     standing_by_since: Option<Instant>,
-    /// Whether this time of standing by was told.
+    /// Whether this period of standing by was logged.
     said: bool,
 }
 
@@ -254,7 +254,7 @@ impl Keeper<'_> {
                     log::info!("{service}: another instance leads; standing by");
                     self.said = true;
                 } else if self.patience <= asked_at.saturating_duration_since(since) {
-                    // Somebody is alive and leads.
+                    // Another instance is alive and leads.
                     log::debug!("{service}: still standing by");
                     self.standing_by_since = Some(asked_at);
                 }

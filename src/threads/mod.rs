@@ -1,4 +1,5 @@
-//! The threads: each file is one, or what two of them share. They wait, step a machine, and act.
+//! The threads: each file is one thread, or shared by two of them. They wait, step a machine, and
+//! act.
 //!
 //! [`supervisor`] starts the [`coordinator`]s, each of which runs one [`session`] after another.
 //! What a session runs is in the folders: [`start`], then [`stream`], with [`watch`] next to it.
@@ -39,7 +40,7 @@ pub struct Finished {
     pub outcome: ServiceOutcome,
 }
 
-/// Which process this is, for people who have several.
+/// Identifies this process, for operators of several.
 pub fn instance() -> String {
     let pid = std::process::id();
     match std::fs::read_to_string("/proc/sys/kernel/hostname") {

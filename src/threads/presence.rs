@@ -1,9 +1,9 @@
-//! `presence/<service>`: beside a leader lock in Redis, shows this instance to the others by a
-//! session in Postgres, and while it stands by looks whether the holder of the lock shows itself.
-//! Redis keeps the lock of a process that was killed for the rest of its term; Postgres lets go of
-//! its sessions at once.
+//! `presence/<service>`: with a leader lock in Redis, shows this instance to the others by a
+//! session in Postgres, and while it stands by checks whether the holder of the lock shows itself.
+//! Redis keeps the lock of a killed process for the rest of its TTL; Postgres drops its sessions at
+//! once.
 //!
-//! Nothing here holds up the lock: the lock keeper reads what was found, and asks for nothing.
+//! It never delays the lock: the lock keeper reads the findings without waiting.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -58,7 +58,7 @@ struct State {
     tried: bool,
     stopped: bool,
     mark: Option<String>,
-    /// What the lock holds that we wait for.
+    /// The value of the lock that we wait for.
     value: Option<String>,
     /// Such a value, whose holder is gone.
     gone: Option<String>,
@@ -91,13 +91,13 @@ impl Presence {
             state.value = value.map(str::to_owned);
             state.gone = None;
             if let (Some(wake), Some(_)) = (&self.wake, value) {
-                // Full: it is about to look.
+                // Full: it is about to check.
                 let _ = wake.try_send(());
             }
         }
     }
 
-    /// Whether, by the last look, the holder of exactly this value is gone.
+    /// Whether, by the last check, the holder of exactly this value is gone.
     pub fn is_gone(&self, value: &str) -> bool {
         self.shared.state.lock().gone.as_deref() == Some(value)
     }
@@ -115,7 +115,7 @@ impl Drop for Presence {
     }
 }
 
-/// What the thread works with.
+/// The state of the thread.
 struct Watch {
     config: Arc<ServiceConfig>,
     params: postgres::PostgresParams,
@@ -171,7 +171,7 @@ impl Watch {
         }
     }
 
-    /// One look; how long to wait for the next.
+    /// Checks once; returns how long to wait for the next check.
     fn turn(&mut self, wakes: &Receiver<()>) -> Result<Duration> {
         let go_on = || match wakes.try_recv() {
             Err(TryRecvError::Disconnected) => Err(stopped()),

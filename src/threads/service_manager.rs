@@ -1,8 +1,8 @@
-//! What systemd is told, where it has started the process: ready, a line of status, stopping, and
-//! signs of life for its watchdog.
+//! Notifies systemd, if it has started the process: ready, a status line, stopping, and signs of
+//! life for its watchdog.
 //!
-//! Without systemd nothing happens. Errors are not worth a line: it is told again, and its watchdog
-//! judges by itself.
+//! Without systemd nothing happens. Errors are not logged: it notifies again, and systemd's
+//! watchdog judges by itself.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use sd_notify::NotifyState;
 use crate::health::Health;
 use crate::machines::pulse::Pulse;
 
-/// Without a watchdog the status is still told this often.
+/// Without a watchdog the status is still sent this often.
 const STATUS_EVERY: Duration = Duration::from_secs(2);
 /// A sign of life that comes late must not end the process.
 const SIGNS_PER_PATIENCE: u32 = 4;

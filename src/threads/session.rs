@@ -68,8 +68,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// Receive no more, make what is complete durable and confirmed, end. The deadline is kept by
-    /// the lifecycle, which then abandons.
+    /// Receive no more, make what is complete durable and confirmed, end. The lifecycle keeps the
+    /// deadline, and abandons the session then.
     pub fn drain(&self) {
         self.shared.drain();
     }
@@ -94,7 +94,7 @@ pub fn spawn(
     first: bool,
     memory: Arc<AcrossSessions>,
 ) -> Session {
-    // What is reserved is known once the state was read; until then no flush runs.
+    // The reserve is known once the state was read; until then no flush runs.
     let shared = Arc::new(SessionState::new(lease));
     let of_thread = Arc::clone(&shared);
     let name = format!("session/{}", config.name.as_str());
@@ -139,7 +139,7 @@ impl Drop for EndGuard<'_> {
     }
 }
 
-/// What a session stands on.
+/// The context of a session.
 #[derive(Clone, Copy)]
 struct With<'a> {
     config: &'a ServiceConfig,
@@ -154,7 +154,7 @@ fn run(with: With<'_>, first: bool, end: EndGuard<'_>) {
     let With { config, metrics, events, shared, memory, .. } = with;
     let begun_at = Instant::now();
     let prepared = prepare::prepare(config, metrics, shared, first, memory);
-    // What a stop has cut short is no failure.
+    // Work that a stop interrupted is not a failure.
     let prepared = prepared.or_else(|error| shared.go_on().and(Err(error)));
     let result = prepared.and_then(|prepared| {
         if events.send(Event::Lifecycle(LifecycleInput::StreamStarted)).is_err() {
@@ -176,7 +176,7 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
     let Prepared { tables, state, repair, client, .. } = prepared;
     let Prepared { status_every, resume, .. } = prepared;
     let primary = prepared.primary;
-    // Whoever only looks has nothing to finish.
+    // Watches have nothing to finish.
     let mut looked_at = primary.clone();
     looked_at.set_halt(&shared.halt(StopLevel::Draining));
     health.publish_notes(service, &prepared.notes);
@@ -214,7 +214,7 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
         shared,
         metrics,
     };
-    // Whoever waits for ClickHouse hears that the work in hand is given up.
+    // Interrupts calls to ClickHouse when the work in hand is given up.
     let abandoned = shared.halt(StopLevel::Abandoned);
     let mut client = client;
     client.set_halt(&abandoned);
@@ -347,7 +347,7 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
         drop(settled_sender);
         part.join(reader);
     });
-    // What a session was in the middle of ends with it, however it ended.
+    // Unfinished work ends with its session, however it ended.
     metrics.insert_outage.lower();
     metrics.unflushed_bytes.set(0);
     metrics.set_oldest_unflushed(None);
@@ -405,7 +405,7 @@ impl<'scope> Part<'scope, '_> {
     }
 
     fn join(&self, handle: Option<ScopedJoinHandle<'scope, ()>>) {
-        // A panic was told by the guard.
+        // The guard has reported the panic.
         let _ = handle.map(ScopedJoinHandle::join);
     }
 }

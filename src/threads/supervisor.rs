@@ -18,11 +18,11 @@ use crate::machines::supervisor::{
 };
 use crate::metrics::Metrics;
 
-/// How long past their deadline services are waited for; more than a lifecycle's own grace.
+/// How long to wait for services past their deadline; more than a lifecycle's own grace.
 const BACKSTOP: Duration = Duration::from_secs(5);
-/// What is left of the time for a shutdown when the work in hand is given up.
+/// The time left for a shutdown when the work in hand is given up.
 const SHUTDOWN_RESERVE: Duration = Duration::from_secs(4);
-/// More than anyone sends before being told that it is heard.
+/// More than any sender sends before it gets an answer.
 const SIGNALS_MAX: usize = 4;
 
 /// Signals on their way to the main thread.
@@ -94,7 +94,7 @@ pub fn run(
         let now = Instant::now();
         if manager.due_at() <= now && manager.turn(health) {
             for handle in handles.iter().flatten() {
-                // Full: it will answer what it has been asked before, or it is stuck.
+                // Full: it will answer the earlier question, or it is stuck.
                 let _ = handle.events.try_send(Event::Pulse(answer.clone()));
             }
         }

@@ -7,7 +7,7 @@ use crate::clickhouse::client::quote_bytes;
 use crate::clickhouse::slices::BoundValue;
 use crate::machines::repair::Count;
 
-/// What is done.
+/// The finished work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RepairCursor {
     Read(Vec<PartDone>),
@@ -89,7 +89,7 @@ fn write_place(f: &mut fmt::Formatter<'_>, done: Option<&Pruned>) -> fmt::Result
     })
 }
 
-/// The text is none of ours.
+/// The text is not one of ours.
 #[derive(Debug, PartialEq, Eq)]
 pub struct PositionError;
 
@@ -169,7 +169,7 @@ fn named_values(text: &str) -> Option<Vec<(String, BoundValue)>> {
     }
 }
 
-/// The bytes up to the closing quote, and what is behind it.
+/// The bytes up to the closing quote, and the rest.
 fn unquoted(text: &str) -> Option<(Vec<u8>, &str)> {
     let (mut value, mut at) = (Vec::new(), 0);
     loop {

@@ -29,7 +29,7 @@ pub struct PrunePass {
     slicers: Vec<Slicer<'static>>,
     /// Each with its target table.
     pieces: Vec<(usize, Slice)>,
-    /// What an earlier run did.
+    /// The work of an earlier run.
     done: Option<Pruned>,
     base_version: u64,
     /// Rows of the pieces before these, and about how many there are behind them.
@@ -39,7 +39,7 @@ pub struct PrunePass {
     counted: Option<Mutex<Counted>>,
 }
 
-/// What was counted, by target table.
+/// The counts, by target table.
 struct Counted {
     /// Of an unbroken run of pieces, and of earlier runs.
     counts: Vec<Count>,
@@ -86,7 +86,7 @@ impl PrunePass {
         Some(counted.lock().up_to(done, |piece| self.pieces[piece].0))
     }
 
-    /// The next pieces behind what is done; `before` says how many rows that were.
+    /// The next pieces after the finished ones; `before` is the number of their rows.
     pub fn plan(
         with: &MendingContext<'_>,
         base_version: u64,
@@ -114,7 +114,8 @@ impl PrunePass {
                 let up_to = done.and_then(|done| done.up_to.as_ref());
                 let after = match (order, up_to) {
                     (Ordering::Greater, _) => None,
-                    // Of a table that is sorted anew other keys are left, so all of them are.
+                    // If the table has a new sorting key, other keys are left, so the pass does all
+                    // of them.
                     (Ordering::Equal, Some(up_to)) => slicer.recall(up_to),
                     (Ordering::Equal, None) | (Ordering::Less, _) => continue,
                 };
@@ -175,8 +176,8 @@ impl Pass for PrunePass {
         let is_own = |live: &LiveKey| live.version == self.base_version;
         let others = live.iter().filter(|live| !is_own(live));
         let mut count = Count { alive: others.count() as u64, gone: 0 };
-        // What the stream has written since is for the stream to delete. This repair's own rows are
-        // looked up too: the delete of one may have come before it landed.
+        // The stream deletes rows that it has written since. This repair's own rows are looked up
+        // too: the delete of one may have come before the row was written.
         live.retain(|key| key.version <= self.base_version);
         let mut block = with.member.block_of(*index);
         let mut last_as_of = None;

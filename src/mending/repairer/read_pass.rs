@@ -1,4 +1,4 @@
-//! The pass over the table: every row that ClickHouse has not, or has otherwise, is written.
+//! The pass over the table: writes every row that is missing in ClickHouse or differs.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -22,7 +22,7 @@ const PAGE_ROWS_MAX: usize = 2_000;
 
 pub struct ReadPass {
     parts: Vec<HeapPart>,
-    /// What an earlier run did.
+    /// The work of an earlier run.
     done: Vec<PartDone>,
     pieces: Vec<Piece>,
     columns: Columns,
@@ -71,7 +71,7 @@ impl ReadPass {
         })
     }
 
-    /// All that there is was read; otherwise it has to be planned again.
+    /// The whole table was read; otherwise it has to be planned again.
     pub fn is_complete(&self) -> bool {
         !self.was_changed.load(Ordering::Relaxed)
     }
@@ -142,8 +142,8 @@ impl Pass for ReadPass {
             match rows.next {
                 Some(next) => after = next,
                 None => {
-                    // Also of what wrote nothing: that a row is not here may be of a commit that
-                    // another server never had, and what is done is not read again.
+                    // Also for a page that wrote nothing: a row may be absent because of a commit
+                    // that another server never had, and finished pages are not read again.
                     worker.cover(rows.as_of)?;
                     return Ok(());
                 }

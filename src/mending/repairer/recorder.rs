@@ -87,7 +87,7 @@ impl<'a> Recorder<'a> {
         }
     }
 
-    /// Filling tables is no sign of anything wrong.
+    /// Filling tables does not indicate a problem.
     pub fn level(&self) -> log::Level {
         self.level_of(&self.state.lock().row)
     }
@@ -100,7 +100,7 @@ impl<'a> Recorder<'a> {
         self.state.lock().row.slot.clone()
     }
 
-    /// Whoever adopts a source wants what it does not have to go.
+    /// An operator who adopts a source wants rows that it lacks to be deleted.
     pub fn may_delete_all(&self) -> bool {
         self.state.lock().row.is_of_adopted()
     }
@@ -113,7 +113,7 @@ impl<'a> Recorder<'a> {
         self.state.lock().row.base_version
     }
 
-    /// What is read from now on is written at this fence's version.
+    /// Rows read from now on are written at this fence's version.
     pub fn pass_fence(&self, fence: Lsn) -> Result<()> {
         let mut state = self.state.lock();
         state.row.base_version = fence_version(state.row.version_shift, fence);
@@ -225,7 +225,7 @@ impl<'a> Recorder<'a> {
         }
     }
 
-    /// Transactions are waited for.
+    /// The repair waits for transactions.
     pub fn show_waiting(&self) {
         let mut state = self.state.lock();
         state.shown.pass = "wait for transactions".to_owned();
@@ -234,7 +234,7 @@ impl<'a> Recorder<'a> {
             .publish_repair(self.with.context.delivery.service, Some(state.shown.clone()));
     }
 
-    /// The passes are done; the stream is waited for.
+    /// The passes are done; the repair waits for the stream.
     pub fn show_catching_up(&self) {
         let mut state = self.state.lock();
         state.shown.pass = "catch up".to_owned();
@@ -260,7 +260,7 @@ impl<'a> Recorder<'a> {
             .publish_repair(self.with.context.delivery.service, Some(state.shown.clone()));
     }
 
-    /// It does not go on before somebody has decided.
+    /// It does not go on before an operator decides.
     pub fn on_question(&self, question: &Error) {
         let (service, name) = (self.with.context.delivery.service, self.name());
         let line = format_args!("{name}: {question}; it waits, the stream goes on");

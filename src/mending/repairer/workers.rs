@@ -15,7 +15,7 @@ use crate::mending::worker::Worker;
 
 /// One of the two passes.
 pub trait Pass: Sync {
-    /// What each piece weighs.
+    /// The weight of each piece.
     fn weights(&self) -> Vec<u64>;
 
     fn do_piece(
@@ -25,7 +25,7 @@ pub trait Pass: Sync {
         piece: usize,
     ) -> Result<()>;
 
-    /// What was done before these pieces, and what comes after them, where they are not all.
+    /// The work before these pieces, and the work after them, if they are not all.
     fn others(&self) -> (u64, u64) {
         (0, 0)
     }
@@ -34,7 +34,7 @@ pub trait Pass: Sync {
     fn position(&self, done: usize) -> RepairCursor;
 }
 
-/// What the workers of a pass share.
+/// Shared by the workers of a pass.
 struct Bench<'a> {
     pieces: Mutex<Pieces>,
     failure: Mutex<Option<Error>>,

@@ -1,4 +1,4 @@
-//! One look at suspects: Postgres in a snapshot, then the stream is waited for, then ClickHouse.
+//! One check of suspects: Postgres in a snapshot, then a wait for the stream, then ClickHouse.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -20,7 +20,7 @@ use crate::wal::Lsn;
 /// Rows of Postgres are held until the stream has passed them.
 const HELD_BYTES_MAX: usize = 64 << 20;
 
-/// What a look saw of one suspect.
+/// The result of a check of one suspect.
 pub(super) struct SeenPair {
     pub pair: Pair,
     /// The highest version that the snapshot can have seen.
@@ -47,7 +47,7 @@ impl Verifier<'_, '_> {
     ) -> Result<Vec<SeenPair>> {
         let mut seen: Vec<Option<SeenPair>> = suspects.iter().map(|_| None).collect();
         let mut left: BTreeSet<usize> = (0..suspects.len()).collect();
-        // What is streamed may wait for a standby before a snapshot sees it.
+        // A streamed commit may wait for a standby before a snapshot sees it.
         commits(worker.with)?;
         while !left.is_empty() {
             let held = self.hold(worker, suspects, &mut left)?;
@@ -73,7 +73,7 @@ impl Verifier<'_, '_> {
         let (mut held, mut bytes) = (Vec::new(), 0);
         while !left.is_empty() && bytes < HELD_BYTES_MAX {
             let chunk: Vec<usize> = left.iter().copied().take(LOOKUP_KEYS).collect();
-            // What is no text cannot be in Postgres, and cannot be asked for either.
+            // A key that is not text cannot be in Postgres, and cannot be queried either.
             let ids: BTreeSet<&[u8]> = chunk.iter().map(|&at| id_of(at)).collect();
             let ids = worker.sql.held(ids.into_iter(), SQL_TIMEOUT)?;
             let request = reread::RereadRequest {

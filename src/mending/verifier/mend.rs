@@ -1,5 +1,5 @@
-//! Makes equal what was found to differ, below every change that is still to be streamed, and looks
-//! again: that proves it.
+//! Repairs the differences, below every change that is still to be streamed, and checks again to
+//! prove it.
 
 use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
@@ -24,15 +24,15 @@ use crate::rows::tombstone;
 /// server notes every 15 s where that may be, and the next confirmation brings it about.
 const OUTRANKED_WITHIN: Duration = Duration::from_secs(90);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// What is mended may be changed in between, and differ in another way.
+/// A repaired row may change in between, and differ in another way.
 const ATTEMPTS: u32 = 3;
 
 impl Verifier<'_, '_> {
     /// Those that differ in the end.
     ///
-    /// Every row that was written is judged again, of whatever table: a suspect brings along what
-    /// else its id lacks by then, and a delete that came between the reading and the writing has
-    /// not found it. Whoever dies in between leaves such a row to the next `verify --full`.
+    /// Every row that was written is judged again, in all tables: a suspect brings along whatever
+    /// else its id lacks by then, and a delete between reading and writing did not find the row. A
+    /// process killed in between leaves such a row to the next `verify --full`.
     pub(super) fn mend(&mut self, worker: &mut Worker<'_>, found: &[Found]) -> Result<Vec<Found>> {
         let mut found = found.to_vec();
         for _ in 0..ATTEMPTS {
@@ -69,13 +69,13 @@ impl Verifier<'_, '_> {
             };
             let (now, later): (Vec<&Found>, Vec<&Found>) = left.into_iter().partition(outranks);
             if !now.is_empty() {
-                // What the slot has moved past was streamed; it must be visible, too.
+                // Changes that the slot has moved past were streamed; they must be visible, too.
                 commits(worker.with)?;
             }
             for found in now.chunks(LOOKUP_KEYS) {
                 written.extend(self.write(worker, found, base)?);
             }
-            // What no WAL has come to yet is numbered by nobody who knows it.
+            // No known writer uses versions that the WAL has not reached yet.
             let end = self.by.version_at(self.by.now(&mut worker.sql)?);
             left = later.into_iter().filter(|found| found.version <= Some(end)).collect();
             if left.is_empty() || until <= Instant::now() {

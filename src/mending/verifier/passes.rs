@@ -1,4 +1,5 @@
-//! The first look: rows of the table against ClickHouse, and keys of ClickHouse against the table.
+//! The first comparison: rows of the table against ClickHouse, and keys of ClickHouse against the
+//! table.
 
 use super::{Extent, Verifier};
 use crate::clickhouse::slices::Slicer;

@@ -77,7 +77,7 @@ pub(super) fn add_service(
     out.push_str("</div></section>");
 }
 
-/// Why it is not healthy, and what mends it.
+/// Why it is not healthy, and the hint.
 fn add_why_not(out: &mut String, service: &ServiceOverview) {
     let reason = service.reason.as_deref().filter(|_| !service.healthy);
     let hint = service.hint.as_deref().map(|hint| format!("Hint: {hint}"));

@@ -1,4 +1,5 @@
-//! What comes before the first row: is all there that the stream needs, and where does it go on?
+//! What precedes the first row: does everything that the stream needs exist, and where does it
+//! continue?
 
 pub mod old_rows;
 pub mod prepare;

@@ -23,13 +23,13 @@ use crate::wal::Datum;
 /// Of each end.
 const ROWS: usize = 100;
 
-/// What is missing, for people.
+/// Describes what is missing.
 pub struct Lacking {
     pub text: String,
     pub hint: String,
 }
 
-/// `has_slot`: what was written last may still come by it.
+/// `has_slot`: the last rows may still arrive by it.
 pub fn look(
     service: ServiceName,
     mapping: &'static dyn Mapping,

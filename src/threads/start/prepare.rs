@@ -1,6 +1,5 @@
-//! What a session does before rows may come: the tables, the publication, the slot, and whether
-//! going on would pass over a gap or a fork. Runs on the session's own thread; nothing is confirmed
-//! here.
+//! What a session does before rows arrive: the tables, the publication, the slot, and whether going
+//! on would skip a gap or a fork. Runs on the session's own thread; nothing is confirmed here.
 
 use std::time::{Duration, Instant};
 
@@ -37,20 +36,20 @@ use crate::services::mapping::Mapping;
 use crate::threads::AcrossSessions;
 use crate::wal::Lsn;
 
-/// A stream that is running, and all that the threads must know to take it on.
+/// A running stream, and everything that the threads must know to take it over.
 pub struct Prepared {
     pub stream: Stream,
     pub member: Member,
-    /// What the source looks like, as it is recorded.
+    /// The snapshot of the source, as it is recorded.
     pub source_row: SourceRow,
-    /// The table was looked at when the WAL ended here: what it was called before, and which
-    /// columns it had, is past.
+    /// The end of the WAL when the table was checked: earlier names and columns of it no longer
+    /// matter.
     pub source_checked_at: Lsn,
     /// Target tables and ours, as they were found.
     pub tables: TablesLook,
     /// As it is recorded in ClickHouse.
     pub state: StateRow,
-    /// What is to be made equal while the stream runs.
+    /// The repair to run during the stream.
     pub repair: Option<RepairRow>,
     pub client: Client,
     /// How often the walsender must hear from us.
@@ -59,16 +58,16 @@ pub struct Prepared {
     pub resume: Lsn,
     /// No standby can have a copy of it yet.
     pub slot_is_new: bool,
-    /// The server that streams, for whatever else is asked of Postgres in this session.
+    /// The server that streams, for all other queries to Postgres in this session.
     pub primary: Primary,
-    /// What an operator should know, though it stops nothing.
+    /// Notes for an operator that stop nothing.
     pub notes: Vec<String>,
 }
 
-/// How long a walsender that was told to go may take.
+/// How long a walsender that was asked to end may take.
 const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// `first` says that nothing of the process's start has been told yet.
+/// `first` says that nothing about the process's start has been logged yet.
 pub fn prepare(
     config: &ServiceConfig,
     metrics: &ServiceMetrics,
@@ -84,7 +83,7 @@ pub fn prepare(
     let (mut client, version) = connect_clickhouse(config, draining.clone())?;
     go_on()?;
 
-    // Who does not answer at all is waited for no longer than who falls silent later.
+    // Waits for a server that does not answer no longer than for one that falls silent later.
     let connect_timeout = config.postgres.connect_timeout.min(config.receive_timeout);
     let connect_deadline = || Instant::now() + connect_timeout;
     let application_name = application_name(config);
@@ -98,21 +97,22 @@ pub fn prepare(
             memory.last_seen.set_away();
         }
     })?;
-    // Whoever drains may still have to ask.
+    // A draining session may still have to query.
     primary.set_halt(&abandoned);
     primary.set_patience(config.receive_timeout);
     sql.set_patience(config.receive_timeout);
     log::debug!("{}: the primary is `{}`", config.name.as_str(), primary.name());
     let server = Server::inspect(&mut sql, step())?;
     server.check_wal_level()?;
-    // Of another cluster nothing is owed here; whether it is to be followed is judged later.
+    // Another cluster creates no debt here; the lineage judges later whether to follow it.
     let here = primary.identity().system_identifier;
     let is_known = known.is_some_and(|known| known.system_identifier == here);
     if is_known {
         owe_for_source(&mut client, &mut sql, (config, mapping), &primary)?;
     }
-    // Before anything is made on either side: a database without the table is not yet, or not at
-    // all, the one to replicate, and whoever fills it may want to make the tables in ClickHouse.
+    // Before creating anything on either side: a database without the table is not yet, or never,
+    // the one to replicate, and trigger.dev's migrations may want to create the tables in
+    // ClickHouse.
     let table = look_at_source(config, mapping, &mut sql, first)?;
     go_on()?;
     let (taken, tables) = prepare_tables(config, mapping, &mut client, &version, memory)?;
@@ -130,9 +130,9 @@ pub fn prepare(
     let options = startup_options(config, &application_name, sql.texts());
     let (mut connection, system) = primary.replication(&options, connect_deadline())?;
     connection.set_halt(&draining);
-    // After the look at the table. What changed just then is found when values are read again.
+    // After the check of the table. Reading values again detects a change made just then.
     let source_checked_at = system.xlogpos;
-    // First, so that nobody moves the slot between being judged and being streamed from.
+    // First, so that nobody moves the slot between the verdict and the start of the stream.
     let freed = slot::terminate_stale_walsender(
         &mut sql,
         &config.slot,
@@ -174,8 +174,8 @@ pub fn prepare(
     sql.set_halt(&draining);
     connection.set_halt(&draining);
     let resumed = resumed?;
-    // Once more: what was altered since the first time is recorded by now as what there is, so that
-    // no later look would find it.
+    // Once more: a change since the first check is now recorded as the normal state, so no later
+    // check would find it.
     ensure_publication(config, mapping, &mut sql, &table, is_known.then_some(&mut client))?;
     let Resumed { state, repair, slot_is_new, source } = resumed;
     memory.tables.on_recorded();
@@ -206,8 +206,8 @@ pub fn prepare(
     })
 }
 
-/// Between being judged and being held by our stream the slot was free, and somebody may have moved
-/// it. Now nobody can; and nothing that came by the stream has been looked at yet.
+/// Between the verdict and our stream the slot was free, and somebody may have moved it. We hold
+/// the slot now, so nobody can move it; nothing streamed has been decoded yet.
 fn check_not_moved(sql: &mut Sql, name: &str, judged: Lsn) -> Result<()> {
     let found = slot::inspect(sql, name, step())?.and_then(|slot| slot.confirmed_flush_lsn);
     if found == Some(judged) {
@@ -237,7 +237,8 @@ fn connect_clickhouse(config: &ServiceConfig, halt: Halt) -> Result<(Client, Str
     Ok((client, version))
 }
 
-/// What each target table takes. What is missing of them and of ours is made, where that may be.
+/// The columns of each target table. Creates missing ones, and missing tables of our own, if
+/// allowed.
 fn prepare_tables(
     config: &ServiceConfig,
     mapping: &'static dyn Mapping,
@@ -262,8 +263,8 @@ fn prepare_tables(
     Ok((taken, look))
 }
 
-/// Before the first start: what tables lack that were there. Where that is wanted it is recorded as
-/// owed, and the session begins with it.
+/// Before the first start: rows that existing tables lack. If configured, the backfill is recorded
+/// as owed, and the session begins with it.
 fn look_for_old_rows(
     config: &ServiceConfig,
     mapping: &'static dyn Mapping,
@@ -274,7 +275,7 @@ fn look_for_old_rows(
     let deadline = || Instant::now() + timeout;
     // A repair that is recorded, for tables that were just made among others, compares all of them.
     if config.initial_backfill == InitialBackfill::Off {
-        // Somebody has said so.
+        // An operator has said so.
         return Ok(None);
     }
     let is_first = state::read(client, service, &config.slot, deadline())?.is_none()
@@ -292,9 +293,9 @@ fn look_for_old_rows(
     Ok(Some(format!("{}. {}", lacking.text, lacking.hint)))
 }
 
-/// Records that a repair is owed where the source no longer looks as it was recorded and rows may
-/// have been hidden. Before all that may be refused: what it is refused for may be undone, and then
-/// nothing shows any more.
+/// Records a pending repair if the source differs from the recorded snapshot and rows may have been
+/// hidden. Before anything that may refuse the start: its cause may be undone, and then nothing
+/// shows the change any more.
 fn owe_for_source(
     client: &mut Client,
     sql: &mut Sql,
@@ -303,7 +304,7 @@ fn owe_for_source(
 ) -> Result<()> {
     let (config, service) = (of.0, of.0.name.as_str());
     let (of_debt, timeout) = ((service, config.slot.as_str()), config.clickhouse.request_timeout);
-    // What is missing of these is made later on, and then nothing is left to compare.
+    // Missing ones are created later, and then there is nothing left to compare.
     let own = [sources::TABLE.name, repairs::TABLE.name];
     if !tables::missing(client, &own, Instant::now() + timeout)?.is_empty() {
         return Ok(());
@@ -314,7 +315,7 @@ fn owe_for_source(
     for told in &look.judgement.told {
         log::warn!("{service}: {told}");
     }
-    // What is to be skipped is judged once more when it is.
+    // A skip is judged once more when it happens.
     if !look.judgement.may_hide_rows() || config.gap_strategy == GapStrategy::Skip {
         return Ok(());
     }
@@ -336,7 +337,7 @@ fn look_at_source(
     Ok(table)
 }
 
-/// `known` is for what is owed where there is a recorded state.
+/// `known` is the pending repair if there is a recorded state.
 fn ensure_publication(
     config: &ServiceConfig,
     mapping: &'static dyn Mapping,

@@ -1,12 +1,12 @@
-//! Where a session goes on: compares what was recorded with the server and its slot, and has the
-//! course taken that follows. Runs on the session's own thread.
+//! Where a session continues: compares the record with the server and its slot, and takes the
+//! course that follows. Runs on the session's own thread.
 //!
-//! The order of the writes is what makes a death between any two of them harmless: first the debt,
-//! a repair that goes with no state; then the slot, the repair, the state. What made a repair
-//! necessary may not be seen a second time, so whatever repair is recorded and does not go with the
-//! state is owed, and is begun anew ([`recovery::course_in_debt`]). What is found out before comes
-//! as a debt, too ([`debt`](crate::mending::debt)), and so does the filling of tables that
-//! are about to be made.
+//! The order of the writes makes a kill between any two of them harmless: first the debt, a repair
+//! that matches no state; then the slot, the repair, the state. The cause of a repair may not be
+//! visible a second time, so a recorded repair that does not match the state is owed, and starts
+//! again ([`recovery::course_in_debt`]). Earlier findings come as a debt, too
+//! ([`debt`](crate::mending::debt)), and so does the initial backfill of tables that are about to
+//! be created.
 
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,7 @@ use crate::wal::Lsn;
 /// Creating a slot waits for the transactions that are running.
 const CREATE_SLOT_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// A look at what a slot has may come to much that is not ours.
+/// A look into a slot may have to pass much WAL that is not ours.
 const PEEK_TIMEOUT: Duration = Duration::from_secs(10);
 /// The first version that decodes WAL from before its publication, without what that has.
 const WARNS_ONLY_SINCE: u32 = 180_000;
@@ -53,7 +53,7 @@ pub struct Parties<'a> {
     pub client: &'a mut Client,
     pub sql: &'a mut Sql,
     pub connection: &'a mut Connection,
-    /// What lies in the slot and is not to be tried again.
+    /// The WAL in the slot that is not to be tried again.
     pub given_up: Option<Given>,
     /// Whether the session may still write.
     pub may_write: &'a dyn Fn() -> Result<()>,
@@ -62,10 +62,10 @@ pub struct Parties<'a> {
 /// Recorded in ClickHouse; rows may come.
 pub struct Resumed {
     pub state: StateRow,
-    /// To be done beside the stream.
+    /// To be done alongside the stream.
     pub repair: Option<RepairRow>,
     pub slot_is_new: bool,
-    /// What the source looks like, as it is recorded.
+    /// The snapshot of the source, as it is recorded.
     pub source: SourceRow,
 }
 
@@ -98,7 +98,7 @@ pub fn resume(mut with: Parties<'_>) -> Result<Resumed> {
                 Some(Debt::InitialBackfill) => with.begin_filling(&reason, &slot, &server)?,
                 _ => with.start_over(&reason, before.as_ref(), &slot, &server)?,
             };
-            // What is owed may be of any time, and the slot may still bring what is older.
+            // The debt may date from any time, and the slot may still bring older changes.
             let at_fence = debt == Some(Debt::Repair) || source.judgement.may_hide_rows();
             let base_version =
                 if at_fence { AT_FENCE } else { recovery::base_version(&state, &slot) };
@@ -147,9 +147,9 @@ pub fn resume(mut with: Parties<'_>) -> Result<Resumed> {
     Ok(Resumed { state: row, repair, slot_is_new: !is_usable, source: source.row })
 }
 
-/// What a session would find if it began now. Nothing is written.
+/// What a session would find if it began now. It writes nothing.
 pub enum Foreseen {
-    /// It streams; this is what was found, and whether nothing was recorded before.
+    /// It streams; the finding, and whether nothing was recorded before.
     GoesOn {
         reason: String,
         is_first: bool,
@@ -181,11 +181,11 @@ fn stopped(service: &str, slot: &str, verdict: LineageVerdict, reason: String) -
         Error::new(ErrorKind::Lineage, format!("resume service `{service}` from slot `{slot}`"))
             .hint("REPLICATION_GAP_STRATEGY is `halt`. Set it to `repair` and start again.")
     });
-    // With the names, and with what was met.
+    // With the names, and the finding.
     error.because(reason)
 }
 
-/// What was found, and what follows from it.
+/// The finding, and what follows from it.
 struct Outlook {
     recorded: Option<StateRow>,
     database: Database,
@@ -205,8 +205,8 @@ impl Parties<'_> {
     /// Reads only.
     fn look_ahead(&mut self, absent: &[&str]) -> Result<Outlook> {
         let (service, slot_name) = (self.service(), self.config.slot.as_str());
-        // Before the state, which is written first: `check` looks beside a stream that goes on, and
-        // a slot that moved between the two looks would seem to be ahead of its state.
+        // Before the state, which is written first: `check` runs alongside a stream, and a slot
+        // that moved between the two reads would seem to be ahead of its state.
         let slot = self.look_at_slot()?;
         let (mut recorded, mut repair, mut recorded_database) = (None, None, None);
         if !absent.contains(&state::TABLE.name) {
@@ -228,7 +228,7 @@ impl Parties<'_> {
         if let (Some(row), Some(state)) = (&recorded, &mut before)
             && !absent.contains(&backfills::TABLE.name)
         {
-            // Commands may have written beside the stream.
+            // Commands may have written alongside the stream.
             let upper = backfills::upper(self.client, row, self.deadline())?;
             state.upper_lsn = state.upper_lsn.max(upper);
         }
@@ -239,7 +239,7 @@ impl Parties<'_> {
             verdict = lineage::judge_landed(verdict, state, &server, self.highest_version()?);
         }
         if before.is_some() {
-            // The look at the source knows it as well: one of the two may be lost.
+            // The snapshot of the source has it as well: one of the two may be lost.
             let of_source = || recorded_source.as_ref()?.catalog.as_ref().map(|of| of.database);
             let of = recorded_database.as_ref().map(|row| row.oid).or_else(of_source);
             verdict = lineage::judge_database(verdict, of, database.oid);
@@ -252,7 +252,7 @@ impl Parties<'_> {
         if is_older {
             verdict = LineageVerdict::Gap { confirmed: None, why: Gap::OlderThanPublication };
         }
-        // Nobody streams from it again, whatever else is wrong.
+        // No session will stream from it again, whatever else is wrong.
         let is_dead = is_older || self.given_up.is_some();
         let slot =
             slot.map(|slot| lineage::Slot { invalidated: slot.invalidated || is_dead, ..slot });
@@ -348,7 +348,7 @@ impl Parties<'_> {
         slot::lacks_publication(self.sql, slot, publication, Instant::now() + PEEK_TIMEOUT)
     }
 
-    /// Where it is not what is recorded.
+    /// If it differs from the record.
     fn record_database(&mut self, found: &Database, recorded: Option<DatabaseRow>) -> Result<()> {
         let is_known = |row: &DatabaseRow| (row.oid, &row.name) == (found.oid, &found.name);
         if recorded.as_ref().is_some_and(is_known) {
@@ -381,7 +381,7 @@ impl Parties<'_> {
         })?;
         let timeline = identity.timeline;
         let history = self.connection.timeline_history(timeline, step()).or_else(|error| {
-            // Somebody has removed the file. What is not known is no descent.
+            // Somebody has removed the file. Unknown history does not prove descent.
             match error.kind() {
                 ErrorKind::Setup => log::warn!("{}: {error}", self.service()),
                 _ => return Err(error),
@@ -404,7 +404,7 @@ impl Parties<'_> {
         self.first_state(server, &slot)
     }
 
-    /// ClickHouse may hold rows of a time that no state tells of.
+    /// ClickHouse may hold rows from a time that no state covers.
     fn first_state(
         &mut self,
         server: &lineage::ServerTimeline,
@@ -504,7 +504,7 @@ impl Parties<'_> {
         Ok(state)
     }
 
-    /// A first start, for tables that hold nothing, or nothing that a state tells of.
+    /// A first start, for tables that are empty, or whose rows no state covers.
     fn begin_filling(
         &mut self,
         reason: &str,

@@ -1,6 +1,6 @@
-//! `slot_watch/<service>`: while the slot is made, which waits for other transactions and hears
-//! nothing meanwhile, asks on connections of its own whether the server is still there, and for
-//! whom the slot waits. A server that does not answer ends the wait, and so does a stop.
+//! `slot_watch/<service>`: while the slot is created, which waits for other transactions and reacts
+//! to nothing meanwhile, checks on its own connections whether the server is still there, and what
+//! the slot waits for. A server that does not answer ends the wait, and so does a stop.
 
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ pub struct SlotWatch<'a> {
     pub slot: &'a str,
     pub primary: &'a Primary,
     pub application_name: &'a str,
-    /// Who waits.
+    /// The waiting process.
     pub backend_pid: i32,
     pub interrupt: Interrupt,
     pub receive_timeout: Duration,
@@ -28,7 +28,7 @@ pub struct SlotWatch<'a> {
 
 /// How soon a stop is noticed.
 const NOTICE_EVERY: Duration = Duration::from_millis(100);
-/// Telling the server that nobody waits for the slot any more.
+/// Cancels the creation on the server.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The watch is over when this is dropped.
@@ -81,7 +81,7 @@ impl<'a> SlotWatch<'a> {
         }
     }
 
-    /// By the server, so that no slot is left that nobody knows of; or else by our end alone.
+    /// By the server, so that no unknown slot is left behind; or else by closing our end.
     fn cancel(&self) {
         let deadline = Instant::now() + CANCEL_TIMEOUT;
         let sql = self.primary.sql(self.application_name, deadline);

@@ -1,5 +1,5 @@
-//! What a service saw of its tables in ClickHouse, from one session to the next: what was dropped
-//! or replaced there while it lived is owed a repair, since the rows and notes in it are gone.
+//! The tables in ClickHouse as a service saw them, kept across sessions: one dropped or replaced
+//! meanwhile needs a repair, since its rows are gone.
 
 use std::collections::BTreeSet;
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! What travels from the batcher to a flusher: changes as they came, not yet looked into.
+//! Passed from the batcher to a flusher: changes as they came, not yet decoded.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ pub struct Ask {
     pub below: Lsn,
 }
 
-/// Where a change lies: kept small, since a batch may hold a million.
+/// The position of a change: kept small, since a batch may hold a million.
 #[derive(Debug, Clone, Copy)]
 pub struct ChangeAt {
     /// Of its record, or above where an earlier removal of its key lies above.

@@ -1,10 +1,11 @@
-//! `batcher/<service>`: cuts the stream into batches and keeps account of what is durable.
+//! `batcher/<service>`: cuts the stream into batches and tracks what is durable.
 //!
-//! It reads only what decides about order: transactions, relations, keepalives. Rows stay the
-//! bytes they came as until a flusher takes them, so that this one thread keeps up with Postgres.
+//! It decodes only what decides about order: transactions, relations, keepalives. Rows stay raw
+//! bytes until a flusher takes them, so that this one thread keeps up with Postgres.
 //!
-//! Batcher and flushers form a cycle of channels, in which nobody may block on a send: a batch is
-//! cut only when a flusher is free to take it, and while too much is held nothing is received.
+//! Batcher and flushers form a cycle of channels, in which no thread may block on a send: a batch
+//! is cut only when a flusher is free to take it, and while too much is held the batcher receives
+//! nothing.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,16 +33,16 @@ use crate::wal::{Lsn, Oid, PgTime, Relation};
 const NOTICE_EVERY: std::time::Duration = std::time::Duration::from_millis(50);
 /// The same where there is nothing to give up.
 const NOTICE_EVERY_IDLE: std::time::Duration = std::time::Duration::from_millis(250);
-/// For the removals of some 170,000 keys such as those of runs; beyond that ClickHouse is asked.
+/// For the removals of some 170,000 keys such as those of runs; beyond that it asks ClickHouse.
 const REMOVALS: removals::RemovalLimits =
     removals::RemovalLimits { generations: 8, generation_bytes: 2 * 1024 * 1024 };
 
 pub struct Batcher<'a> {
     pub service: &'static str,
     pub source: &'static Source,
-    /// What the types of the table's columns are underneath.
+    /// The underlying types of the table's columns.
     pub types: Types,
-    /// The table's oid in the catalog, to tell a renamed table from another one.
+    /// The table's oid in the catalog, to distinguish a renamed table from another one.
     pub table_oid: Oid,
     /// Up to here the WAL was written when the catalog had the table as it should be.
     pub table_checked_at: Lsn,
@@ -61,10 +62,10 @@ pub struct Channels {
     pub flushed: Receiver<BatchId>,
 }
 
-/// What a relation's changes are to us.
+/// How to handle a relation's changes.
 enum Known {
     Ours(u32),
-    /// With its name, until it was told of. Each partition is described, too, and sends nothing.
+    /// With its name, until it was logged. Each partition is described, too, and sends nothing.
     Other(Option<String>),
 }
 
@@ -80,8 +81,8 @@ struct State<'a> {
     xid: u32,
     commit_lsn: Lsn,
     commit_time: PgTime,
-    /// The open transaction has changed rows of ours. Before Postgres 15 every transaction of the
-    /// database is told of; what is kept for each must be bounded by what is counted.
+    /// The open transaction has changed rows of ours. Before Postgres 15 the stream has every
+    /// transaction of the database; the counted bytes must bound what is kept for each.
     has_rows: bool,
     in_flight: Vec<InFlight>,
     next_batch: BatchId,
@@ -104,7 +105,7 @@ struct Open {
     changes: Vec<ChangeAt>,
     asks: Vec<Ask>,
     commit_times: Vec<PgTime>,
-    /// What its changes come to, beside the bytes that they came as.
+    /// The memory of its changes, in addition to their bytes.
     weight: usize,
     /// Memory held, once they have.
     bytes: usize,
@@ -259,7 +260,7 @@ impl State<'_> {
     fn place(&mut self, lsn: Lsn, payload: &[u8], plan: u32) -> Result<Lsn> {
         let concerns_keys = match *payload {
             [b'I', ..] => !self.removals.is_above_all(lsn),
-            // Without an old tuple the key is what it was.
+            // Without an old tuple the key is unchanged.
             [b'U', _, _, _, _, kind, ..] => kind != b'N',
             _ => true,
         };
@@ -289,7 +290,7 @@ impl State<'_> {
 
     fn on_relation(&mut self, relation: Relation) -> Result<()> {
         let source = self.with.source;
-        // What was undone before this session began does not hinder it for ever.
+        // A DDL change that was undone before this session began must not block it for ever.
         let is_past = self.commit_lsn < self.with.table_checked_at;
         let named = relation.namespace == source.schema && relation.name == source.table;
         let is_table = relation.oid == self.with.table_oid;
@@ -390,7 +391,7 @@ impl State<'_> {
         self.with.metrics.set_oldest_unflushed(in_flight.chain(self.open.oldest).min());
     }
 
-    /// A message that changes nothing, such as the description of a table, has no LSN of its own.
+    /// A message that changes nothing, such as the description of a table, has no LSN.
     fn place_of(&self, lsn: Lsn) -> Lsn {
         if lsn == Lsn(0) { self.commit_lsn } else { lsn }
     }

@@ -1,6 +1,7 @@
-//! `confirmer/<service>`: writes the state row to ClickHouse, and only then lets Postgres be told.
+//! `confirmer/<service>`: writes the state row to ClickHouse, and only then lets the wal_reader
+//! confirm.
 //!
-//! A thread of its own, so that neither the batcher nor the reader waits for ClickHouse.
+//! It is a separate thread, so that neither the batcher nor the reader waits for ClickHouse.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use crate::metrics::ServiceMetrics;
 use crate::telling::tell_attempt;
 use crate::threads::event::Event;
 
-/// It is poked when something has happened, the end of the session included.
+/// It is woken by every event, the end of the session included.
 const NOTICE_EVERY: Duration = Duration::from_secs(5);
 /// The last row of a session that was given up gets one short try: without it `upper` is only
 /// looser than it could be.
@@ -66,7 +67,7 @@ pub fn run(mut with: Confirmer<'_>) -> Result<()> {
         let Some(marks) = with.machine.next_write(now) else {
             let confirmed = with.machine.recorded().confirmed;
             if with.shared.marks().received() <= confirmed {
-                // A server that writes no WAL leaves nothing to confirm: that is no delay.
+                // A server that writes no WAL leaves nothing to confirm: that is not a delay.
                 with.metrics.on_confirmed(confirmed);
             }
             let soon = now + NOTICE_EVERY;
@@ -139,8 +140,8 @@ impl Confirmer<'_> {
         }
     }
 
-    /// Another session has begun since, which cannot know of what this one has flushed. Where both
-    /// stream the same history that is the same rows; where not, a repair is owed.
+    /// Another session has begun since, which cannot know what this one has flushed. If both stream
+    /// the same history those are the same rows; if not, a repair is owed.
     fn overtaken(&mut self, by: &StateRow) -> Error {
         let history = |row: &StateRow| {
             (row.system_identifier.clone(), row.timeline, row.began, row.version_shift)

@@ -4,8 +4,9 @@
 //!   fold -> ask Postgres or ClickHouse for what the batch lacks -> assemble -> insert -> told
 //! ```
 //!
-//! All tables of a batch are durable, and every refused row kept, before the batch counts. Dying on
-//! any line here is harmless: what was not told is streamed again, under the same versions.
+//! All tables of a batch are durable, and every refused row kept, before the batch counts. A kill
+//! at any line here is harmless: batches not reported as durable are streamed again, under the same
+//! versions.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant, SystemTime};
@@ -124,7 +125,8 @@ impl OpenFlusher<'_> {
         }
         let mut begin = 0;
         let (upper, last) = loop {
-            // What is read again may be many times what was streamed, so it lands in parts.
+            // Values read again may be many times the size of the stream, so they are inserted in
+            // parts.
             let (values, end) = self.rereading.reread(&folded, &wanted, begin)?;
             let upper = cut.upper_lsn.max(values.as_of);
             found.values = values.by_entry;
@@ -158,8 +160,8 @@ impl OpenFlusher<'_> {
         Ok(())
     }
 
-    /// Makes the rows durable, and keeps what was not taken. `upper` bounds the commits that they
-    /// come from.
+    /// Makes the rows durable, and keeps refused ones. `upper` bounds the commits that they come
+    /// from.
     fn land(&mut self, upper: Lsn, mut part: Assembled) -> Result<()> {
         let with = self.with;
         with.delivery.metrics.rows_without_owner.inc_by(part.notes.rows_without_owner);

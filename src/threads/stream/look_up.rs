@@ -1,8 +1,8 @@
-//! Finds what ClickHouse has of the rows that a batch deletes and whose key alone was streamed.
+//! Finds the rows in ClickHouse that a batch deletes by their key alone.
 //!
-//! One scan of the table serves all of a batch. Where that takes too long, or is turned down, it
-//! is cut as [`portions`](crate::machines::portions) says: each statement has a deadline of its
-//! own, and what one has found is kept while the next is tried again.
+//! One scan of the table serves the whole batch. If that takes too long, or is refused, it is split
+//! by [`portions`](crate::machines::portions): each statement has its own deadline, and its result
+//! is kept while the next is retried.
 
 use std::cell::Cell;
 use std::time::Instant;
@@ -23,7 +23,7 @@ use crate::services::fold::Folded;
 
 /// More than a statement holds, so that its length is what counts.
 const IDS_MAX: usize = 1 << 20;
-/// What a flusher knows, from batch to batch, of how much a table can be asked at once.
+/// What a flusher knows, across batches, about how large a query a table can answer.
 pub struct LookUps {
     keys: Sizes,
     orphans: Sizes,
@@ -58,7 +58,7 @@ impl LookUps {
         })?;
         delivery.metrics.deletes_looked_up.inc_by(ids.len() as u64);
         found.keys = by_entry(keys, &wanted.lookups, folded);
-        // A row may be missing in the first table and stand in another one: it was refused there,
+        // A row may be missing in the first table and exist in another one: it was refused there,
         // or a session died between two parts of a batch. Its tombstone must not be forgotten.
         let missing = wanted.lookups.iter().filter(|entry| !found.keys.contains_key(*entry));
         let missing: Vec<usize> = missing.copied().collect();
@@ -120,7 +120,7 @@ enum Cut {
     Anywhere,
 }
 
-/// Asks about all of the ids, in as many statements as it takes.
+/// Queries all of the ids, in as many statements as needed.
 fn search<T>(
     delivery: &DeliveryContext<'_>,
     client: &mut Client,

@@ -18,14 +18,14 @@ use crate::services::row::TextValues;
 use crate::telling::tell;
 use crate::wal::Lsn;
 
-/// How soon values are asked for again when their transaction is not yet visible.
+/// How soon to query values again when their transaction is not yet visible.
 const VISIBLE_EVERY: Duration = Duration::from_millis(20);
-/// So many such waits are told of, about five seconds' worth, then twice as many.
+/// A warning after this many such waits, about five seconds, then after twice as many.
 const INVISIBLE_TOLD_AFTER: u32 = 250;
 /// One statement against Postgres.
 const SQL_TIMEOUT: Duration = Duration::from_secs(30);
-/// Then the session ends. A Postgres that shuts down lets nobody in any more and waits for its
-/// walsenders to be told that all is flushed; to wait for it in turn would last for ever.
+/// Then the session ends. A Postgres that shuts down accepts no new connections and waits until its
+/// walsenders hear that everything is flushed; waiting for it in turn would last for ever.
 const REREAD_ATTEMPTS_MAX: u32 = 3;
 
 /// What a flusher asks with.
@@ -33,7 +33,7 @@ const REREAD_ATTEMPTS_MAX: u32 = 3;
 pub struct RereadContext<'a> {
     pub delivery: DeliveryContext<'a>,
     pub member: &'a Member,
-    /// Where the stream comes from: no other server has exactly what it speaks of.
+    /// The server of the stream: no other one has exactly the same rows.
     pub primary: &'a Primary,
     pub application_name: &'a str,
     /// What one answer may take of memory.
@@ -45,7 +45,8 @@ pub struct RereadContext<'a> {
 pub struct RereadValues {
     /// In the order of [`Missing::places`].
     pub by_entry: hashbrown::HashMap<usize, TextValues>,
-    /// The commits that they may come from, beside those of the batch, end here at the latest.
+    /// The commits that they may come from, in addition to those of the batch, end here at the
+    /// latest.
     pub as_of: Lsn,
 }
 
@@ -60,7 +61,7 @@ impl<'a> Rereading<'a> {
         Rereading { with, sql: None }
     }
 
-    /// Reads values that the stream left out, for the entries from `begin` on, until they take
+    /// Reads values that the stream left out, for the entries from `begin` on, until they fill
     /// their share of memory. Returns them by entry, and the first entry that still lacks its own.
     ///
     /// They may be newer than the change; then the change that made them so is still to come.

@@ -1,6 +1,6 @@
 //! Rows whose key may have been removed above them by a transaction that this session has not seen:
-//! asks ClickHouse for the tombstones, and Postgres whether the rows are there. What that means is
-//! for [`outranking`] to say.
+//! asks ClickHouse for the tombstones, and Postgres whether the rows are there. [`outranking`]
+//! decides what follows.
 
 use std::time::Instant;
 
@@ -17,12 +17,12 @@ use crate::services::assemble::Assembled;
 use crate::services::fold::Folded;
 use crate::wal::Lsn;
 
-/// A row, as an index into [`Assembled::asked`], and the version that would outrank what is there.
+/// A row, as an index into [`Assembled::asked`], and the version that would outrank ClickHouse's.
 type Outranking = (usize, u64);
 
 impl OpenFlusher<'_> {
     /// Raises rows above a tombstone of their key that lies above them, where Postgres has the row.
-    /// Returns how far the commits reach that this tells of.
+    /// Returns the LSN up to which this may reflect commits.
     pub(super) fn outrank_tombstones(
         &mut self,
         folded: &Folded<'_>,

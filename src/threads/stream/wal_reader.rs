@@ -1,8 +1,7 @@
 //! `wal_reader/<service>`: owns the replication socket.
 //!
-//! It reads large blocks and hands them on whole; it looks into them only for keepalives that ask
-//! for a reply. While the batcher is full it reads nothing, and goes on telling the walsender that
-//! we live.
+//! It reads large blocks and hands them on whole; it decodes only keepalives that ask for a reply.
+//! While the batcher is full it reads nothing, and keeps sending status updates.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -111,12 +110,12 @@ impl WalReader<'_> {
         }
     }
 
-    /// Nothing more is read; the walsender is kept content until the last confirmation is told.
+    /// Reads nothing more; keeps the walsender alive until the last confirmation is sent.
     fn drain(mut self, mut status: StandbyStatus, settled: &Receiver<()>) -> Result<()> {
         status.on_paused();
         loop {
             if self.shared.stop_level() == StopLevel::Abandoned {
-                // Nothing is owed to a stream that is given up; closing it frees the slot.
+                // A stream that is given up needs no ending; closing it frees the slot.
                 break;
             }
             self.report(&mut status)?;
@@ -126,14 +125,14 @@ impl WalReader<'_> {
             }
         }
         self.report(&mut status)?;
-        // The slot remembers what was told; an end out of order is made good by the next start.
+        // The slot remembers what was reported; the next start makes up for an abrupt end.
         if let Err(error) = self.stream.finish(Instant::now() + FINISH_TIMEOUT) {
             log::debug!("end of the stream from slot `{}`: {error}", self.slot);
         }
         Ok(())
     }
 
-    /// Sends what is due. Returns the moment it looked.
+    /// Sends updates that are due. Returns the moment of the check.
     fn report(&mut self, status: &mut StandbyStatus) -> Result<Instant> {
         let now = Instant::now();
         status.on_published(self.shared.marks().confirmed());
@@ -165,8 +164,7 @@ impl WalReader<'_> {
     }
 }
 
-/// What the server says while it decodes is met again where this stream began, unless it says
-/// where.
+/// A decoding error of the server will recur from where this stream began, unless it names its LSN.
 fn placed(error: Error, resume: Lsn) -> Error {
     if server_error(&error).is_some() { error.at(resume) } else { error }
 }

@@ -1,9 +1,9 @@
-//! `failover_readiness/<service>`: looks, while the stream runs, at what a failover would make of
-//! its slot, and reports what is missing once, and again when it changes. The stream does not
-//! depend on it: not even an error here ends the session.
+//! `failover_readiness/<service>`: checks, while the stream runs, whether a failover would keep its
+//! slot, and reports what is missing once, and again when it changes. The stream does not depend on
+//! it: not even an error here ends the session.
 //!
-//! Only what two looks in a row have found is told: a standby that restarts is no news, and one
-//! that has just connected tells of itself every 10 s (`wal_receiver_status_interval`).
+//! It reports only what two checks in a row have found: a restarting standby is not worth a line,
+//! and one that has just connected reports itself every 10 s (`wal_receiver_status_interval`).
 
 use std::time::{Duration, Instant};
 
@@ -18,16 +18,16 @@ use crate::postgres::failover_slot::{
 use crate::postgres::primary::Primary;
 use crate::telling::tell;
 
-/// A standby that goes away, or a setting that stalls the stream, is told within this.
+/// A standby that goes away, or a setting that stalls the stream, is reported within this time.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
-/// The second look at what was found.
+/// The second check of a finding.
 const LOOK_AGAIN: Duration = Duration::from_secs(12);
 /// The worker on a standby that copies slots rests up to 30 s.
 const COPIED_AFTER: Duration = Duration::from_secs(60);
 /// Connecting and asking. A session that ends waits for it.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What has been told already, across the sessions of a service.
+/// What has been reported already, across the sessions of a service.
 #[derive(Debug, Default)]
 pub struct Reported(Mutex<Memory>);
 
@@ -35,7 +35,7 @@ pub struct Reported(Mutex<Memory>);
 struct Memory {
     too_old: bool,
     refused: bool,
-    /// By the last look.
+    /// By the last check.
     found: Vec<FailoverFinding>,
     /// `None` before the first time.
     told: Option<Vec<FailoverFinding>>,
@@ -48,7 +48,7 @@ enum News {
     Missing(Vec<FailoverFinding>),
 }
 
-/// Whether another look would tell more.
+/// Whether another check could show more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sure {
     Yes,
@@ -89,7 +89,7 @@ pub fn run(with: &FailoverReadiness<'_>) {
 }
 
 impl FailoverReadiness<'_> {
-    /// `None` when there is nothing to look at.
+    /// `None` if there is nothing to check.
     fn look(&self, is_new: bool) -> Result<Option<Vec<FailoverFinding>>> {
         let deadline = Instant::now() + LOOK_TIMEOUT;
         let mut sql = self.primary.sql(self.application_name, deadline)?;
@@ -99,7 +99,7 @@ impl FailoverReadiness<'_> {
 }
 
 impl Reported {
-    /// What became of the mark, before the stream begins.
+    /// Reports the result of marking the slot, before the stream begins.
     pub fn mark(&self, service: &str, slot: &str, wanted: Failover, mark: &Mark) {
         let mut memory = self.0.lock();
         match mark {
@@ -159,7 +159,7 @@ impl Memory {
         if found.is_empty() && told.as_ref().is_none_or(|told| !told.is_empty()) {
             return (News::Complete, Sure::Yes);
         }
-        // What goes on is no news.
+        // A lasting state is not reported again.
         let told = told.unwrap_or_default();
         let new: Vec<FailoverFinding> = found.into_iter().filter(|f| !told.contains(f)).collect();
         let news = if new.is_empty() { News::Nothing } else { News::Missing(new) };

@@ -1,6 +1,6 @@
-//! They only look: at the server, the slot, the source, the other hosts, the tables. Nothing that
-//! they find or fail at touches the stream, but for a server that was promoted beside ours, tables
-//! that are not those of the session any more, and a source that can have hidden rows.
+//! They only watch: the server, the slot, the source, the other hosts, the tables. Nothing that
+//! they find or fail at touches the stream, except another server that was promoted, tables that
+//! have changed since the session began, and a source that may have hidden rows.
 
 pub mod failover_readiness;
 pub mod primary_probe;

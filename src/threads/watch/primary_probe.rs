@@ -1,11 +1,11 @@
-//! `primary_probe/<service>`: while a service waits to reconnect, looks whether Postgres has come
-//! back, so that a failover that took long does not cost the whole of a long wait on top.
+//! `primary_probe/<service>`: while a service waits to reconnect, checks whether Postgres has come
+//! back, so that a long failover does not cost a long wait on top.
 //!
-//! It cuts a wait short only for news: no primary was to be found, and now one is; or another
-//! server is the primary now. A server that is there all the while, and that the attempts fail on,
-//! is left to the backoff.
+//! It cuts a wait short only for news: there was no primary, and now there is; or another server is
+//! the primary now. If the attempts fail on a server that is there all the time, the backoff
+//! applies.
 //!
-//! The slot keeps WAL meanwhile: how much, it sees on the way.
+//! The slot retains WAL meanwhile: it records how much.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -25,14 +25,14 @@ use crate::threads::event::Event;
 use crate::threads::spawn_named;
 
 const APPLICATION_NAME: &str = "walhouse-probe";
-/// Each look is a short session on every host.
+/// Each check is a short session on every host.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A primary is there; it is something else that the attempts fail on.
 const LOOK_RARELY: Duration = Duration::from_secs(5);
-/// Servers that hang are given up after this, and asked again with the next look.
+/// It gives up on hanging servers after this time, and asks them again with the next check.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What the last attempt knew of the server, for those who look out for it.
+/// What the last attempt knew of the server, for the probe.
 #[derive(Debug, Default)]
 pub struct LastSeen(Mutex<Sighting>);
 

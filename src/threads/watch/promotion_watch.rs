@@ -1,8 +1,9 @@
 //! `promotion_watch/<service>`: while the stream runs, asks the hosts whether another server was
 //! promoted.
 //!
-//! An old primary that nobody has stopped goes on streaming, and its connection never breaks; what
-//! the applications write meanwhile is on the new one. The session ends, and the next one finds it.
+//! An old primary that nobody has stopped goes on streaming, and its connection never breaks; the
+//! applications' writes meanwhile go to the new one. The session ends, and the next one finds the
+//! new primary.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use crate::postgres::PostgresParams;
 use crate::postgres::primary::{KnownServer, Primary};
 
 const APPLICATION_NAME: &str = "walhouse-probe";
-/// Each look is a short session on every host.
+/// Each check is a short session on every host.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// Hosts that hang are given up after this. A session that ends waits for it.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
@@ -67,7 +68,7 @@ impl PromotionWatch<'_> {
     }
 }
 
-/// Of the same cluster only: another one is no successor.
+/// Only of the same cluster: another cluster is not a successor.
 fn is_ahead(there: KnownServer, here: KnownServer) -> bool {
     there.system_identifier == here.system_identifier && here.timeline < there.timeline
 }

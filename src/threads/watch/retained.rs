@@ -1,5 +1,5 @@
-//! How far the server is and how much WAL the slot keeps there, for whoever watches: looked at by
-//! the watch beside the stream, and while a service waits to reconnect by its probe of the primary.
+//! The end of the server's WAL and how much of it the slot retains, for the metrics: read by the
+//! watch during the stream, and by the probe of the primary while a service waits to reconnect.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use crate::postgres::slot;
 use crate::postgres::sql::Sql;
 use crate::wal::Lsn;
 
-/// By whoever has a session at hand. Returns the slot's `restart_lsn`.
+/// Called by any thread that has a session open. Returns the slot's `restart_lsn`.
 pub fn look(
     sql: &mut Sql,
     slot: &str,
@@ -24,7 +24,7 @@ pub fn look(
     Ok(retained.and_then(|retained| retained.restart_lsn))
 }
 
-/// As a person sees it, but for what takes more than one look.
+/// As shown to people, except for what needs more than one reading.
 pub fn shown(retained: &slot::Retained) -> RetainedWal {
     RetainedWal {
         bytes: retained.bytes(),

@@ -1,14 +1,14 @@
-//! `source_watch/<service>`: looks, while the stream runs, whether the source still looks as it did
-//! when the session began, and how much WAL the slot keeps there. What the stream does not say of
-//! the source is seen here within [`LOOK_EVERY`].
+//! `source_watch/<service>`: checks, while the stream runs, whether the source is still as it was
+//! when the session began, and how much WAL the slot retains. It notices changes that the stream
+//! does not show within [`LOOK_EVERY`].
 //!
-//! Each look is a short session: one that stays would hold up a smart shutdown of Postgres.
+//! Each check is a short session: a lasting one would hold up a smart shutdown of Postgres.
 //!
-//! What can have hidden rows is a debt, recorded before anything else is done about it; then the
-//! session ends in order and begins again, and its start pays. Until the start has recorded what it
-//! saw, whoever comes next sees the difference once more, so a death in between costs nothing. What
-//! a start would refuse is not recorded as what there is, but ends the session likewise: its start
-//! says what is wrong with it.
+//! A change that may have hidden rows is a debt, recorded before anything else is done about it;
+//! then the session ends in order and starts again, and repairs. Until that start has recorded its
+//! snapshot, any later one sees the difference again, so a kill in between costs nothing. A source
+//! that a start would refuse is not recorded as the normal state, but ends the session likewise:
+//! the start reports the error.
 
 use std::time::{Duration, Instant};
 
@@ -54,7 +54,7 @@ enum Seen {
     Other,
 }
 
-/// Whether there is anything to be said of looks that fail: one now and then is no news.
+/// Whether failing checks are worth a line: one now and then is not.
 #[derive(Debug, Default)]
 struct Sight {
     /// In a row.
@@ -69,7 +69,7 @@ enum News {
 }
 
 impl Sight {
-    /// That many in a row are told, once.
+    /// This many in a row are logged, once.
     const FAILURES_TOLD: u32 = 4;
 
     fn on_look(&mut self, is_good: bool) -> News {
@@ -99,7 +99,7 @@ pub fn run(mut with: SourceWatch<'_>) {
             Ok(Seen::Same) => {}
             Ok(Seen::Other) => {
                 let again = Event::Lifecycle(LifecycleInput::BeginAgain);
-                // The coordinator reads its inbox, whatever it is at.
+                // The coordinator always reads its inbox.
                 if with.events.send_timeout(again, LOOK_TIMEOUT).is_ok() {
                     return;
                 }
@@ -112,7 +112,7 @@ pub fn run(mut with: SourceWatch<'_>) {
                 );
                 tell(log::Level::Warn, service, line, error.hint_text());
             }
-            // Seen again at the next look, or the next start.
+            // The next check, or the next start, sees it again.
             Err(error) => log::debug!("{service}: {error}"),
         }
         if with.shared.rest(Instant::now() + LOOK_EVERY) != StopLevel::Running {

@@ -1,7 +1,7 @@
-//! `table_watch/<service>`: looks whether the tables in ClickHouse are still those that the session
-//! began with. One that was dropped, replaced or altered ends the session: the next one makes it
-//! again, takes the columns that are there, and owes a repair for what is gone. A service without
-//! traffic would not notice otherwise.
+//! `table_watch/<service>`: checks whether the tables in ClickHouse are still those that the
+//! session began with. If one was dropped, replaced or altered, the session ends: the next one
+//! creates it again, uses the columns that exist, and owes a repair for what is gone. A service
+//! without traffic would not notice otherwise.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ pub struct TableWatch<'a> {
 /// Runs until the session ends, or has to.
 pub fn run(with: &TableWatch<'_>) -> Result<()> {
     let mut client = Client::connect(with.clickhouse)?;
-    // The second look in a row: the first may have come between a DROP and its CREATE.
+    // The second check in a row: the first may have come between a DROP and its CREATE.
     let mut other_before: Option<TablesLook> = None;
     while with.shared.rest(Instant::now() + LOOK_EVERY) == StopLevel::Running {
         let names: Vec<&str> = with.look.iter().map(|(name, _)| name.as_str()).collect();
