@@ -69,7 +69,7 @@ impl DeliveryContext<'_> {
         for (kind, rows) in kinds {
             if let Some(unsaid) = self.learned.note(kind.clone(), rows) {
                 log::warn!(
-                    "{}: {} {kind} that ClickHouse does not take as they are were kept in \
+                    "{}: {} {kind} that ClickHouse does not accept as they are were kept in \
                      `walhouse_refused_rows`{unsaid}",
                     self.service,
                     unsaid.amount
@@ -307,11 +307,11 @@ impl Landing {
             }
             Step::Probe(KnownGood::CopyOfTable) => {
                 let is_there = client.insert_again(table, "true", &ALONE, deadline)?;
-                let of = || format!("`{table}` takes a copy");
+                let of = || format!("`{table}` accepts a copy");
                 if let Some(unsaid) = is_there.then(|| with.learned.note(of(), 1)).flatten() {
                     log::warn!(
-                        "{}: `{table}` takes a copy of a row that it has: what it refuses is about \
-                         the rows that are refused{unsaid}",
+                        "{}: `{table}` accepts a copy of a row that it has: the refused rows \
+                         themselves are the cause{unsaid}",
                         with.service
                     );
                 }
@@ -396,7 +396,7 @@ impl Landing {
         let of_table = format!(".{table}");
         let view = refusal.view.as_deref().filter(|view| !view.ends_with(&of_table));
         let (view, way) = match view.filter(|view| !view.is_empty()) {
-            Some(view) => (format!("view `{view}`"), format!("Mend it, or DROP VIEW {view};")),
+            Some(view) => (format!("view `{view}`"), format!("Fix it, or DROP VIEW {view};")),
             None => {
                 ("a view".to_owned(), "Find it with `dependencies_table` of system.tables;".into())
             }
@@ -431,7 +431,7 @@ impl Landing {
             let Some(column) = block.null_without_place(row) else { return true };
             self.metrics.refused_rows.inc();
             let name = block.spec(column).name;
-            let error = format!("a NULL for column `{name}`, which takes none");
+            let error = format!("a NULL for column `{name}`, which accepts none");
             kept.push(self.kept(with, block, row, error));
             false
         });

@@ -130,7 +130,7 @@ fn recorded_request(open: &BackfillRow, of_list: bool) -> Result<BackfillRequest
     let doing = format!("resume the backfill of service `{}`", open.service);
     let request: BackfillRequest = open.request.parse().map_err(|_| {
         Error::new(ErrorKind::Protocol, &*doing)
-            .because("what it was asked for is recorded in words that are not known")
+            .because("its request is recorded in a form that this version does not know")
     })?;
     if request.of_list != of_list {
         let hint = match of_list {
@@ -138,7 +138,7 @@ fn recorded_request(open: &BackfillRow, of_list: bool) -> Result<BackfillRequest
             false => "Give it the same --ids again.",
         };
         return Err(Error::new(ErrorKind::Setup, doing)
-            .because("it was begun otherwise")
+            .because("it was started with other options")
             .hint(hint));
     }
     Ok(request)

@@ -239,7 +239,7 @@ impl<'c> CommandContext<'c> {
         match now {
             Some(now) if history(&now) == history(&self.state) => Ok(now),
             other => {
-                let doing = format!("go on beside service `{}`", self.service());
+                let doing = format!("continue alongside service `{}`", self.service());
                 Err(Error::new(ErrorKind::Lineage, doing)
                     .because(match other {
                         Some(_) => "it has started over, or follows another server, meanwhile",
@@ -339,12 +339,10 @@ impl Alongside for CommandContext<'_> {
             if until <= Instant::now() {
                 let doing = format!("wait for the stream of service `{}`", self.service());
                 return Err(Error::new(ErrorKind::Unreachable, doing)
-                    .because(format!(
-                        "it has come to {confirmed}, and not to {lsn} within {patience:?}"
-                    ))
+                    .because(format!("it has reached {confirmed}, not {lsn}, within {patience:?}"))
                     .hint(
-                        "What differs may still be on its way. Run this while the service \
-                         streams, and has caught up.",
+                        "The differences may still be in the stream. Run this while the service \
+                         streams and has caught up.",
                     ));
             }
             self.pause(Instant::now() + LOOK_EVERY)?;

@@ -42,8 +42,8 @@ fn question(with: &MendingContext<'_>, table: &str, count: Count, others: &[Stri
         .because(format!("{gone} of {alive} are not in Postgres, {cause}: none was marked"))
         .hint(
             "If another source writes into this table, they are its rows: give each a ClickHouse \
-             of its own. If they are to go (a TRUNCATE, rows deleted while nobody streamed), set \
-             REPLICATION_REPAIR_DELETES_MAX_PERCENT=100 until both sides are equal.",
+             of its own. If they should be deleted (a TRUNCATE, rows deleted while nobody \
+             streamed), set REPLICATION_REPAIR_DELETES_MAX_PERCENT=100 until both sides are equal.",
         )
 }
 

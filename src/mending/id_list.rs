@@ -39,7 +39,7 @@ impl<R: BufRead> IdList<R> {
                     true => "it is UTF-16".to_owned(),
                     false => format!("line {} is not UTF-8 text", self.count),
                 })
-                .hint("Save it as UTF-8, an id a line: `iconv -f UTF-16 -t UTF-8`.")),
+                .hint("Save it as UTF-8, one id per line: `iconv -f UTF-16 -t UTF-8`.")),
         }
     }
 }

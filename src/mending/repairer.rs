@@ -91,7 +91,7 @@ pub fn run(with: &Repairer<'_>, row: RepairRow) -> Result<()> {
     } else {
         // To the rest of this session the repair counts as running: an update of the last batches
         // may have moved its row to where the next session does not read.
-        log::info!("{service}: {name}: put off; the next session goes on with it");
+        log::info!("{service}: {name}: postponed; the next session continues it");
     }
     with.health.publish_repair(service, None);
     Ok(())

@@ -54,7 +54,7 @@ fn inserts_of_others(with: &MendingContext<'_>) -> Result<()> {
         if count == 0 && (unseen.is_empty() || has_waited) {
             if !unseen.is_empty() {
                 log::warn!(
-                    "clickhouse: what still runs on `{}` is not known; the repair goes on",
+                    "clickhouse: it is unknown what still runs on `{}`; the repair goes on",
                     unseen.join("`, `")
                 );
             }

@@ -185,7 +185,7 @@ fn a_row_that_cannot_be_converted_stops_neither_a_repair_nor_a_comparison() {
     database.execute(r#"UPDATE "TaskRun" SET queue = E'q\x81' WHERE id IN ('r3', 'r5')"#);
     database.execute(r#"UPDATE "TaskRun" SET queue = E'caf\xe9' WHERE id IN ('r4', 'r8')"#);
     let mut program = Program::start(&settings);
-    program.wait_for_log("1 rows have a character that UTF-8 has no place for");
+    program.wait_for_log("1 rows contain a character that UTF-8 cannot represent");
     let done = program.wait_for_log("runs: repair: done");
     assert!(done.contains("both sides are equal but for 2 rows that cannot be read"), "{done}");
     assert_eq!(run_of(&stage, "caf\u{e9}").len(), 2);

@@ -375,7 +375,7 @@ fn a_null_for_a_column_that_takes_none_is_kept_and_named() {
     let kept = stage
         .clickhouse
         .rows(&format!("SELECT key, column, error FROM {DATABASE}.walhouse_refused_rows FINAL"));
-    let error = "a NULL for column `max_duration_in_seconds`, which takes none";
+    let error = "a NULL for column `max_duration_in_seconds`, which accepts none";
     assert_eq!(kept, [[json!("r004"), json!(""), json!(error)]]);
     program.stop();
 }
@@ -434,7 +434,7 @@ fn what_comes_with_every_batch_takes_few_lines() {
         // A batch may end amid a transaction, and have what the view throws for alone.
         ("landing the rest", 2),
         ("and the view lacks them", 1),
-        ("hint: Mend it, or DROP VIEW", 1),
+        ("hint: Fix it, or DROP VIEW", 1),
     ] {
         let lines = program.log_lines(said);
         // The 1st, 2nd, 4th, 8th and 16th batch.

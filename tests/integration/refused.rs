@@ -253,7 +253,7 @@ fn a_table_without_versions_is_held_and_is_not_held_for_ever() {
     stage.settle(&mut program, &["runs"]);
     let kept = kept(&stage);
     assert_eq!((kept.len(), &kept[0][0], &kept[0][1]), (1, &json!("s00"), &json!("")));
-    program.wait_for_log("takes a copy of a row that it has");
+    program.wait_for_log("accepts a copy of a row that it has");
     insert_runs(&stage, "t", 2, |_| json!({}));
     stage.settle(&mut program, &["runs"]);
     assert_eq!(rows("t"), "2");

@@ -151,7 +151,7 @@ impl<'a> Recorder<'a> {
         let mut state = self.state.lock();
         if state.left_out.on_repeat() {
             log::warn!(
-                "{}: {}: {} rows have a character that UTF-8 has no place for, the last one at \
+                "{}: {}: {} rows contain a character that UTF-8 cannot represent, the last one at \
                  {at} of `{table}`: they are left as ClickHouse has them",
                 self.with.context.delivery.service,
                 state.row.name(),
