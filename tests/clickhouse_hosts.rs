@@ -30,6 +30,7 @@ use walhouse::rows::Shape;
 use walhouse::rows::target::Target;
 use walhouse::services::mapping::Mapping;
 use walhouse::services::sessions::Sessions;
+use walhouse::services::{runs, sessions};
 
 const ENGINE: &str = "ReplicatedReplacingMergeTree\n";
 /// What is asked of it where there are several hosts.
@@ -381,7 +382,7 @@ fn tables_on_a_cluster_tell_of_hosts_that_did_not_answer() {
     let params = ClickHouseParams { cluster: Some("c".into()), ..params_of(&[&a.endpoint]) };
     let mut client = Client::connect(&params).unwrap();
     // It ends where the table is looked for after that.
-    tables::ensure(&mut client, &tables::SESSIONS, true, soon()).unwrap_err();
+    tables::ensure(&mut client, &sessions::TARGETS[0], true, soon()).unwrap_err();
     let asked = a.asked.lock().unwrap();
     assert!(asked[2].contains("ON CLUSTER 'c' ("), "{}", asked[2]);
     assert!(asked[2].contains("ENGINE = ReplicatedReplacingMergeTree(_version, _is_deleted)"));
@@ -390,7 +391,7 @@ fn tables_on_a_cluster_tell_of_hosts_that_did_not_answer() {
     // Several hosts without a cluster: it would be on one of them alone.
     let b = Host::start(&[(200, ""), (200, "1\n")]);
     let mut client = Client::connect(&params_of(&[&b.endpoint, &a.endpoint])).unwrap();
-    let error = tables::ensure(&mut client, &tables::SESSIONS, true, soon()).unwrap_err();
+    let error = tables::ensure(&mut client, &sessions::TARGETS[0], true, soon()).unwrap_err();
     assert!(error.to_string().contains("several hosts are named"), "{error}");
 }
 
@@ -404,9 +405,9 @@ fn the_engine_takes_our_replicated_tables_and_its_refusals_are_read_right() {
     let mut client = Client::connect(&params).unwrap();
     let ours = own::tables::absences(&client, &own::tables::names());
     let ours = ours.iter().map(|e| e.hint_text().unwrap().trim_start_matches("Run: ").to_owned());
-    let targets = [tables::TASK_RUNS, tables::PAYLOADS, tables::SESSIONS];
+    let targets: Vec<&Target> = runs::TARGETS.iter().chain(&sessions::TARGETS).collect();
     let ddls: Vec<String> =
-        ours.chain(targets.iter().map(|definition| definition.ddl(&client))).collect();
+        ours.chain(targets.iter().map(|target| tables::ddl(&client, target))).collect();
     let tables = ddls.len();
     assert_eq!(tables, own::tables::names().len() + targets.len());
     for ddl in ddls {
@@ -416,9 +417,9 @@ fn the_engine_takes_our_replicated_tables_and_its_refusals_are_read_right() {
     }
     let replicated = "SELECT count() FROM system.replicas WHERE database = 'trigger_dev'";
     assert_eq!(engine.value(replicated), tables.to_string());
-    for definition in targets {
-        let shape = tables::read_shape(&mut client, definition.name, soon()).unwrap().unwrap();
-        assert_eq!(shape.warnings, [] as [String; 0], "{}", definition.name);
+    for target in targets {
+        let shape = tables::read_shape(&mut client, target.table, soon()).unwrap().unwrap();
+        assert_eq!(shape.warnings, [] as [String; 0], "{}", target.table);
     }
 
     engine.execute(

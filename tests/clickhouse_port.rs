@@ -29,6 +29,7 @@ use walhouse::halt::Halt;
 use walhouse::machines::portions::TooMuch;
 use walhouse::secret::Secret;
 use walhouse::services::bare_key::BareKey;
+use walhouse::services::{runs, sessions};
 use walhouse::wal::Lsn;
 
 /// A front of ours, ended with the last test that uses it.
@@ -304,15 +305,18 @@ fn codes_carry_the_names_that_the_engine_gives_them() {
 fn missing_tables_are_made_once_and_described() {
     let mut place = place();
     let client = &mut place.client;
-    for table in [tables::TASK_RUNS, tables::PAYLOADS, tables::SESSIONS] {
-        let error = tables::ensure(client, &table, false, soon()).unwrap_err();
+    for target in runs::TARGETS.iter().chain(&sessions::TARGETS) {
+        let error = tables::ensure(client, target, false, soon()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Setup);
-        let ddl = table.ddl(client);
+        let ddl = tables::ddl(client, target);
         assert!(error.hint_text().is_some_and(|hint| hint.contains(&ddl)), "{error:?}");
 
-        let made = tables::ensure(client, &table, true, soon()).unwrap();
+        let made = tables::ensure(client, target, true, soon()).unwrap();
         assert_eq!(made.warnings, [] as [String; 0]);
-        assert_eq!(made, tables::ensure(client, &table, false, soon()).unwrap());
+        assert_eq!(made, tables::ensure(client, target, false, soon()).unwrap());
+        let written = made.columns.iter().filter(|column| column.is_insertable());
+        let written: Vec<&str> = written.map(|column| column.name.as_str()).collect();
+        assert_eq!(written, target.columns.iter().map(|c| c.name).collect::<Vec<_>>());
         assert_eq!(made.engine, "ReplacingMergeTree");
     }
     let runs = tables::read_shape(client, "task_runs_v2", soon()).unwrap().unwrap();
@@ -342,7 +346,7 @@ fn a_table_that_is_there_is_used_as_it_is() {
         "raw_task_runs_payload_v1",
         "(run_id String, created_at DateTime, payload JSON) ENGINE = MergeTree ORDER BY run_id",
     );
-    let shape = tables::ensure(&mut place.client, &tables::PAYLOADS, true, soon()).unwrap();
+    let shape = tables::ensure(&mut place.client, &runs::TARGETS[1], true, soon()).unwrap();
     assert_eq!((shape.engine.as_str(), shape.columns.len()), ("MergeTree", 3));
     assert_eq!(shape.warnings.len(), 2, "{:?}", shape.warnings);
 }
@@ -352,7 +356,7 @@ fn a_missing_database_is_made_with_the_table() {
     let mut place = place();
     let database = quote_name(&place.params.database);
     place.client.execute(&format!("DROP DATABASE {database}"), soon()).unwrap();
-    tables::ensure(&mut place.client, &tables::SESSIONS, true, soon()).unwrap();
+    tables::ensure(&mut place.client, &sessions::TARGETS[0], true, soon()).unwrap();
     assert_eq!(place.read("count()", "sessions_v1", ""), "0");
 }
 
@@ -361,7 +365,7 @@ fn a_missing_database_is_made_with_the_table() {
 #[test]
 fn a_run_arrives_as_it_was_sent() {
     let mut place = place();
-    tables::ensure(&mut place.client, &tables::TASK_RUNS, true, soon()).unwrap();
+    tables::ensure(&mut place.client, &runs::TARGETS[0], true, soon()).unwrap();
     let document =
         r#"{"data":{"at":"2024-01-01T10:00:00Z","day":"2024-01-01","mixed":[1,"a",true],"n":-5}}"#;
     let block = Block::of(1)
@@ -625,7 +629,7 @@ fn refused_rows_are_kept_in_full_and_once() {
 #[test]
 fn sorting_keys_are_found_by_id_alone_dead_or_alive() {
     let mut place = place();
-    tables::ensure(&mut place.client, &tables::SESSIONS, true, soon()).unwrap();
+    tables::ensure(&mut place.client, &sessions::TARGETS[0], true, soon()).unwrap();
     let odd: &[u8] = b"it's \\ `odd`\n\t\xff\0";
     let mut insert = |id: &[u8], project: &str, at: i64, version: i64, deleted: u8| {
         let block = Block::of(1)
@@ -678,7 +682,7 @@ fn sorting_keys_are_found_by_id_alone_dead_or_alive() {
 #[test]
 fn as_many_ids_as_a_mass_delete_has_are_found() {
     let mut place = place();
-    tables::ensure(&mut place.client, &tables::TASK_RUNS, true, soon()).unwrap();
+    tables::ensure(&mut place.client, &runs::TARGETS[0], true, soon()).unwrap();
     let rows = 60_000;
     let ids: Vec<String> = (0..rows).map(|n| format!("run_{n:021}")).collect();
     let at: Vec<i64> = (0..rows).collect();

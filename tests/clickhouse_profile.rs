@@ -25,7 +25,7 @@ use walhouse::clickhouse::own::{self, adoptions, refused, state};
 use walhouse::clickhouse::params::{ClickHouseParams, InsertStrategy};
 use walhouse::clickhouse::partitions::partitions;
 use walhouse::clickhouse::slices::Slicer;
-use walhouse::clickhouse::tables::{self, Definition};
+use walhouse::clickhouse::tables;
 use walhouse::clickhouse::{Client, InsertError, cluster, running, stored, survey};
 use walhouse::halt::Halt;
 use walhouse::machines::recovery::Adopted;
@@ -145,12 +145,8 @@ fn say_everything(params: &ClickHouseParams, answers: &mut Answers) {
     answers.note("own tables are missing", tables::missing(client, &own::tables::names(), soon()));
     answers.note("own tables", own::tables::ensure(client, true, soon()));
     answers.note("own tables again", own::tables::ensure(client, false, soon()));
-    for (target, definition) in RUNS.targets().iter().chain(Sessions.targets()).zip([
-        tables::TASK_RUNS,
-        tables::PAYLOADS,
-        tables::SESSIONS,
-    ]) {
-        target_table(client, target, &definition, answers);
+    for target in RUNS.targets().iter().chain(Sessions.targets()) {
+        target_table(client, target, answers);
     }
     state_of(client, answers);
     let look = survey::look(client, soon())
@@ -166,16 +162,13 @@ fn say_everything(params: &ClickHouseParams, answers: &mut Answers) {
     answers.note("running", running);
 }
 
-fn target_table(client: &mut Client, target: &Target, made: &Definition, answers: &mut Answers) {
+fn target_table(client: &mut Client, target: &Target, answers: &mut Answers) {
     let table = target.table;
-    let as_made = tables::ensure(client, made, true, soon());
+    let as_made = tables::ensure(client, target, true, soon());
     let as_made = answers.note(&format!("make {table}"), as_made);
     let version = answers.note("version", client.ping(soon())).unwrap_or_default();
     // A limit that came later has been no matter to the start.
-    let of_definition = |&at: &usize| {
-        let own = made.column(target.columns[at].name).unwrap();
-        (at, own.to_owned())
-    };
+    let of_definition = |&at: &usize| (at, target.columns[at].ddl.to_owned());
     let documents = match &as_made {
         Some(made) => document_types(made, target.columns, &version),
         None => target.documents.iter().map(of_definition).collect(),
@@ -192,7 +185,7 @@ fn target_table(client: &mut Client, target: &Target, made: &Definition, answers
     let mut bytes = Vec::new();
     let order: Vec<usize> = (0..block.rows()).collect();
     native::encode(&block, &order, &[], &mut bytes);
-    let trial = survey::try_block(client, &name, (made, true), &names, &bytes, soon());
+    let trial = survey::try_block(client, &name, (target, true), &names, &bytes, soon());
     answers.note::<_, ()>("try rows", Ok(trial));
     answers.note("try none", survey::try_insert(client, table, &names, soon()));
     let inserted = client.insert(table, &names, &[], &bytes, soon());

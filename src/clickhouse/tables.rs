@@ -9,14 +9,7 @@ use super::client::{Client, quote_bytes};
 use super::cluster::{self, create_database, create_table, replacing};
 use super::text::of_ours;
 use crate::error::{Error, ErrorKind, Result};
-
-/// A target table we know how to make.
-#[derive(Debug, Clone, Copy)]
-pub struct Definition {
-    pub name: &'static str,
-    /// Between `CREATE TABLE IF NOT EXISTS db.name (` and the end.
-    body: &'static str,
-}
+use crate::rows::Target;
 
 /// A table as ClickHouse describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,146 +32,20 @@ pub struct ColumnShape {
     pub default_kind: String,
 }
 
-pub const TASK_RUNS: Definition = Definition {
-    name: "task_runs_v2",
-    body: "
-    environment_id String,
-    organization_id String,
-    project_id String,
-    run_id String,
-    environment_type LowCardinality(String),
-    friendly_id String,
-    attempt UInt8 DEFAULT 1,
-    engine LowCardinality(String),
-    status LowCardinality(String),
-    task_identifier String,
-    queue String,
-    schedule_id String,
-    batch_id String,
-    root_run_id String,
-    parent_run_id String,
-    depth UInt8 DEFAULT 0,
-    span_id String,
-    trace_id String,
-    idempotency_key String,
-    created_at DateTime64(3),
-    queue_timestamp Nullable(DateTime64(3)),
-    updated_at DateTime64(3),
-    started_at Nullable(DateTime64(3)),
-    executed_at Nullable(DateTime64(3)),
-    completed_at Nullable(DateTime64(3)),
-    delay_until Nullable(DateTime64(3)),
-    queued_at Nullable(DateTime64(3)),
-    expired_at Nullable(DateTime64(3)),
-    expiration_ttl String,
-    usage_duration_ms UInt32 DEFAULT 0,
-    cost_in_cents Float64 DEFAULT 0,
-    base_cost_in_cents Float64 DEFAULT 0,
-    output JSON(max_dynamic_paths=1024),
-    error JSON(max_dynamic_paths=64),
-    tags Array(String) CODEC(ZSTD(1)),
-    task_version String CODEC(LZ4),
-    sdk_version String CODEC(LZ4),
-    cli_version String CODEC(LZ4),
-    machine_preset LowCardinality(String) CODEC(LZ4),
-    is_test UInt8 DEFAULT 0,
-    _version UInt64,
-    _is_deleted UInt8 DEFAULT 0,
-    concurrency_key String DEFAULT '',
-    bulk_action_group_ids Array(String) DEFAULT [],
-    worker_queue String DEFAULT '',
-    max_duration_in_seconds Nullable(UInt32) DEFAULT NULL,
-    idempotency_key_user String DEFAULT '',
-    idempotency_key_scope String DEFAULT '',
-    output_text String MATERIALIZED multiIf(toJSONString(output) = '{}', '', \
-        JSONExtractRaw(toJSONString(output), 'data') != '', \
-        JSONExtractRaw(toJSONString(output), 'data'), toJSONString(output)),
-    error_text String MATERIALIZED multiIf(toJSONString(error) = '{}', '', \
-        JSONExtractRaw(toJSONString(error), 'data') != '', \
-        JSONExtractRaw(toJSONString(error), 'data'), toJSONString(error)),
-    error_fingerprint String DEFAULT '',
-    trigger_source LowCardinality(String) DEFAULT '',
-    root_trigger_source LowCardinality(String) DEFAULT '',
-    is_warm_start Nullable(UInt8) DEFAULT NULL,
-    task_kind LowCardinality(String) DEFAULT '',
-    region String DEFAULT '',
-    plan_type LowCardinality(String) DEFAULT '',
-    external_deployment_id String DEFAULT '',
-    INDEX idx_tags tags TYPE tokenbf_v1(32768, 3, 0) GRANULARITY 4,
-    INDEX idx_output_text output_text TYPE ngrambf_v1(3, 131072, 3, 0) GRANULARITY 4,
-    INDEX idx_error_text error_text TYPE ngrambf_v1(3, 131072, 3, 0) GRANULARITY 4,
-    INDEX idx_error_fingerprint error_fingerprint TYPE bloom_filter GRANULARITY 4
-) ENGINE = ReplacingMergeTree(_version, _is_deleted)
-PARTITION BY toYYYYMM(created_at)
-ORDER BY (organization_id, project_id, environment_id, created_at, run_id)",
-};
-
-/// Payloads have a version here, so that a redelivered row is not stored twice and a deleted run
-/// also deletes its payload. Upstream's plain MergeTree is used as it is, without either.
-pub const PAYLOADS: Definition = Definition {
-    name: "raw_task_runs_payload_v1",
-    body: "
-    run_id String,
-    created_at DateTime64(3),
-    payload JSON(max_dynamic_paths=1024),
-    _version UInt64,
-    _is_deleted UInt8 DEFAULT 0
-) ENGINE = ReplacingMergeTree(_version, _is_deleted)
-PARTITION BY toYYYYMM(created_at)
-ORDER BY (run_id)",
-};
-
-pub const SESSIONS: Definition = Definition {
-    name: "sessions_v1",
-    body: "
-    environment_id String,
-    organization_id String,
-    project_id String,
-    session_id String,
-    environment_type LowCardinality(String),
-    friendly_id String,
-    external_id String DEFAULT '',
-    type LowCardinality(String),
-    task_identifier String DEFAULT '',
-    tags Array(String) CODEC(ZSTD(1)),
-    metadata JSON(max_dynamic_paths=256),
-    closed_at Nullable(DateTime64(3)),
-    closed_reason String DEFAULT '',
-    expires_at Nullable(DateTime64(3)),
-    created_at DateTime64(3),
-    updated_at DateTime64(3),
-    _version UInt64,
-    _is_deleted UInt8 DEFAULT 0,
-    is_test UInt8 DEFAULT 0
-) ENGINE = ReplacingMergeTree(_version, _is_deleted)
-PARTITION BY toYYYYMM(created_at)
-ORDER BY (organization_id, project_id, environment_id, created_at, session_id)",
-};
-
-impl Definition {
-    /// The whole statement. `JSON` needs the setting `enable_json_type` before ClickHouse 25.3; the
-    /// client sends it along.
-    pub fn ddl(&self, client: &Client) -> String {
-        const ENGINE: &str = "\n) ENGINE = ReplacingMergeTree(_version, _is_deleted)";
-        let engine = format!("\n) ENGINE = {}", replacing(client, "_version, _is_deleted"));
-        let body = self.body.replacen(ENGINE, &engine, 1);
-        assert!(body.contains(&engine), "`{}` is replicated where it is to be", self.name);
-        format!("{} ({body}", create_table(client, self.name))
-    }
-
-    /// The same columns under another name, for a table that is not there yet.
-    pub(super) fn columns_ddl(&self) -> &'static str {
-        self.body.split_once("\n) ENGINE").map_or(self.body, |(columns, _)| columns)
-    }
-
-    /// The text after the name of a column in [`Definition::ddl`].
-    pub fn column(&self, name: &str) -> Option<&'static str> {
-        let lines = self.body.lines().map(str::trim_start);
-        lines
-            .filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
-            .next()
-            .map(|rest| rest.trim_end_matches(','))
-    }
+/// The statement that makes a target table. `JSON` needs the setting `enable_json_type` before
+/// ClickHouse 25.3; the client sends it along.
+pub fn ddl(client: &Client, target: &Target) -> String {
+    let names = |places: &[usize]| target.names(places).join(", ");
+    let mut lines = target.columns_ddl();
+    lines.extend(target.indexes.iter().map(|index| format!("INDEX {index}")));
+    format!(
+        "{} (\n    {}\n) ENGINE = {}\nPARTITION BY toYYYYMM({})\nORDER BY ({})",
+        create_table(client, target.table),
+        lines.join(",\n    "),
+        replacing(client, &names(&[target.version, target.is_deleted])),
+        names(target.partition_by),
+        names(target.order_by)
+    )
 }
 
 impl TableShape {
@@ -197,16 +64,16 @@ impl ColumnShape {
 /// The table's shape. A missing table is made when `create` says so, and its database with it.
 pub fn ensure(
     client: &mut Client,
-    table: &Definition,
+    target: &Target,
     create: bool,
     deadline: Instant,
 ) -> Result<TableShape> {
-    if let Some(shape) = read_shape(client, table.name, deadline)? {
+    if let Some(shape) = read_shape(client, target.table, deadline)? {
         return Ok(shape);
     }
-    let ddl = table.ddl(client);
+    let ddl = ddl(client, target);
     if !create {
-        let doing = format!("find table {}", client.qualified(table.name));
+        let doing = format!("find table {}", client.qualified(target.table));
         return Err(Error::new(ErrorKind::Setup, doing)
             .because("it does not exist, and REPLICATION_CREATE_TABLES=0 forbids creating it")
             .hint(format!("Run: {ddl}")));
@@ -220,16 +87,16 @@ pub fn ensure(
         (ErrorKind::Setup, None) => e.hint(format!("Run: {ddl}")),
         _ => e,
     })?;
-    log::info!("table {} created", client.qualified(table.name));
-    let shape = read_shape(client, table.name, deadline)?;
+    log::info!("table {} created", client.qualified(target.table));
+    let shape = read_shape(client, target.table, deadline)?;
     if shape.is_none() && client.params().cluster.is_some() {
-        let doing = format!("find table {}", client.qualified(table.name));
+        let doing = format!("find table {}", client.qualified(target.table));
         return Err(Error::new(ErrorKind::Unreachable, doing)
             .because(format!("`{}` has not created it yet", client.endpoint()))
             .hint("See system.distributed_ddl_queue of ClickHouse."));
     }
     shape.ok_or_else(|| {
-        Error::new(ErrorKind::Setup, format!("find table {}", client.qualified(table.name)))
+        Error::new(ErrorKind::Setup, format!("find table {}", client.qualified(target.table)))
             .because("it was created, but `system.columns` does not show it to this user")
             .hint("Run as an administrator: GRANT SHOW ON <database>.*")
     })
@@ -435,15 +302,6 @@ mod tests {
         assert_eq!(count("ReplacingMergeTree", "ReplacingMergeTree ORDER BY run_id"), 1);
         assert_eq!(count("ReplacingMergeTree", "ReplacingMergeTree(_version) ORDER BY a"), 1);
         assert_eq!(count("Distributed", "Distributed('c', 'd', 't')"), 1);
-    }
-
-    #[test]
-    fn the_type_of_each_column_is_in_the_definition() {
-        assert_eq!(TASK_RUNS.column("run_id"), Some("String"));
-        assert_eq!(TASK_RUNS.column("output"), Some("JSON(max_dynamic_paths=1024)"));
-        assert_eq!(PAYLOADS.column("_is_deleted"), Some("UInt8 DEFAULT 0"));
-        assert_eq!(SESSIONS.column("run_id"), None);
-        assert!(SESSIONS.columns_ddl().ends_with("is_test UInt8 DEFAULT 0"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::unfilled;
 use crate::clickhouse::Client;
 use crate::clickhouse::document_types::document_types;
-use crate::clickhouse::tables::{self, Definition, TableShape};
+use crate::clickhouse::tables::{self, TableShape};
 use crate::config::{ServiceConfig, ServiceName};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rows::{Shape, Target};
@@ -41,9 +41,8 @@ pub fn shapes(
 ) -> Result<Taken> {
     let (mut shapes, mut unfilled) = (Vec::new(), Vec::new());
     for target in mapping.targets() {
-        let definition = definition(target)?;
         let deadline = Instant::now() + config.clickhouse.request_timeout;
-        let shape = tables::ensure(client, definition, create, deadline)?;
+        let shape = tables::ensure(client, target, create, deadline)?;
         for warning in &shape.warnings {
             log::warn!("{}: {warning}", config.name.as_str());
         }
@@ -64,15 +63,6 @@ pub fn shapes(
         shapes.push(Shape { present, without_null, documents });
     }
     Ok(Taken { shapes, unfilled })
-}
-
-pub fn definition(target: &Target) -> Result<&'static Definition> {
-    [&tables::TASK_RUNS, &tables::PAYLOADS, &tables::SESSIONS]
-        .into_iter()
-        .find(|definition| definition.name == target.table)
-        .ok_or_else(|| {
-            Error::new(ErrorKind::Bug, format!("find the definition of `{}`", target.table))
-        })
 }
 
 /// Which of the mapping's columns the table has. A column of the table's first form must exist;
@@ -103,17 +93,15 @@ pub fn columns_of(client: &Client, target: &Target, shape: &TableShape) -> (Vec<
     let takes = |name: &str| shape.column(name).is_some_and(|column| column.is_insertable());
     let present: Vec<bool> = target.columns.iter().map(|column| takes(column.name)).collect();
     let is_missing = |at: &usize| !present[*at] && !target.optional.contains(at);
-    let made = definition(target).ok();
     let problem = |at: usize| {
         let column = target.columns[at];
-        let ours = made.and_then(|made| made.column(column.name));
         Error::new(ErrorKind::Setup, format!("check table `{}`", target.table))
             .because(format!("it has no column `{}` that accepts values", column.name))
             .hint(format!(
                 "Run on ClickHouse: ALTER TABLE {} ADD COLUMN `{}` {}",
                 client.qualified(target.table),
                 column.name,
-                ours.unwrap_or(column.kind.native_type())
+                column.ddl
             ))
     };
     let problems = (0..present.len()).filter(is_missing).map(problem).collect();

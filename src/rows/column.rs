@@ -28,7 +28,7 @@ impl ColumnKind {
     }
 
     /// The type name in a Native block.
-    pub fn native_type(self) -> &'static str {
+    pub const fn native_type(self) -> &'static str {
         match self {
             ColumnKind::String => "String",
             ColumnKind::Json => "JSON",

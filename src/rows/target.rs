@@ -7,19 +7,39 @@ use super::column::ColumnKind;
 pub struct ColumnSpec {
     pub name: &'static str,
     pub kind: ColumnKind,
+    /// Its type in a table that we make, with what follows that.
+    pub ddl: &'static str,
 }
 
 impl ColumnSpec {
     pub const fn new(name: &'static str, kind: ColumnKind) -> ColumnSpec {
-        ColumnSpec { name, kind }
+        ColumnSpec { name, kind, ddl: kind.native_type() }
     }
 }
+
+/// Columns of a target: name, kind, and the text after the name in the DDL where that is not
+/// the kind alone.
+macro_rules! columns {
+    ($($name:literal $kind:ident $($ddl:literal)?,)*) => {
+        &[$({
+            let column = $crate::rows::ColumnSpec::new($name, $crate::rows::ColumnKind::$kind);
+            $(let column = $crate::rows::ColumnSpec { ddl: $ddl, ..column };)?
+            column
+        },)*]
+    };
+}
+pub(crate) use columns;
 
 /// A table of ClickHouse that a service writes.
 #[derive(Debug)]
 pub struct Target {
     pub table: &'static str,
+    /// In the order of the table that we make.
     pub columns: &'static [ColumnSpec],
+    /// Columns that ClickHouse fills by itself, as in the DDL.
+    pub computed: &'static [&'static str],
+    /// Likewise, without the word INDEX.
+    pub indexes: &'static [&'static str],
     /// The sorting key, as indexes into `columns`.
     pub order_by: &'static [usize],
     /// What the partition is computed from, likewise.
@@ -36,5 +56,15 @@ pub struct Target {
 impl Target {
     pub fn id_name(&self) -> &'static str {
         self.columns[self.id].name
+    }
+
+    pub fn names(&self, places: &[usize]) -> Vec<&'static str> {
+        places.iter().map(|&at| self.columns[at].name).collect()
+    }
+
+    /// The columns of a table that we make, each as in the DDL.
+    pub fn columns_ddl(&self) -> Vec<String> {
+        let written = self.columns.iter().map(|column| format!("{} {}", column.name, column.ddl));
+        written.chain(self.computed.iter().map(|&column| column.to_owned())).collect()
     }
 }

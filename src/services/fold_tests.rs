@@ -84,7 +84,9 @@ fn rows(assembled: &Assembled) -> Vec<String> {
         Values::Strings(strings) => String::from_utf8_lossy(strings.at(row)).into_owned(),
         other => panic!("{other:?}"),
     };
-    let (Values::U64(versions), Values::U8(deleted)) = (block.values(17), block.values(18)) else {
+    let target = &Sessions.targets()[0];
+    let special = (block.values(target.version), block.values(target.is_deleted));
+    let (Values::U64(versions), Values::U8(deleted)) = special else {
         panic!("version columns have their types");
     };
     let mut rows: Vec<_> = (0..block.rows())

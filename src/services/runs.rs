@@ -9,8 +9,8 @@ use super::row::Row;
 use super::source::{KeyColumns, Source, source_columns};
 use super::{annotations, fingerprint};
 use crate::documents::convert;
-use crate::rows::target::Target;
-use crate::rows::{Block, ColumnKind, ColumnSpec};
+use crate::rows::Block;
+use crate::rows::target::{Target, columns};
 
 #[derive(Debug)]
 pub struct Runs {
@@ -124,84 +124,102 @@ static SOURCE: Source = Source {
 const TASK_RUNS_V2: &str = "task_runs_v2";
 const PAYLOADS_V1: &str = "raw_task_runs_payload_v1";
 
-static TARGETS: [Target; 2] = [
+/// Payloads have a version here, so that a redelivered row is not stored twice and a deleted run
+/// also deletes its payload. Upstream's plain MergeTree is used as it is, without either.
+pub static TARGETS: [Target; 2] = [
     Target {
         table: TASK_RUNS_V2,
-        columns: &[
-            ColumnSpec::new("environment_id", ColumnKind::String),
-            ColumnSpec::new("organization_id", ColumnKind::String),
-            ColumnSpec::new("project_id", ColumnKind::String),
-            ColumnSpec::new("run_id", ColumnKind::String),
-            ColumnSpec::new("updated_at", ColumnKind::Millis),
-            ColumnSpec::new("created_at", ColumnKind::Millis),
-            ColumnSpec::new("queue_timestamp", ColumnKind::NullableMillis),
-            ColumnSpec::new("status", ColumnKind::String),
-            ColumnSpec::new("environment_type", ColumnKind::String),
-            ColumnSpec::new("friendly_id", ColumnKind::String),
-            ColumnSpec::new("attempt", ColumnKind::UInt8),
-            ColumnSpec::new("engine", ColumnKind::String),
-            ColumnSpec::new("task_identifier", ColumnKind::String),
-            ColumnSpec::new("queue", ColumnKind::String),
-            ColumnSpec::new("schedule_id", ColumnKind::String),
-            ColumnSpec::new("batch_id", ColumnKind::String),
-            ColumnSpec::new("completed_at", ColumnKind::NullableMillis),
-            ColumnSpec::new("started_at", ColumnKind::NullableMillis),
-            ColumnSpec::new("executed_at", ColumnKind::NullableMillis),
-            ColumnSpec::new("delay_until", ColumnKind::NullableMillis),
-            ColumnSpec::new("queued_at", ColumnKind::NullableMillis),
-            ColumnSpec::new("expired_at", ColumnKind::NullableMillis),
-            ColumnSpec::new("usage_duration_ms", ColumnKind::UInt32),
-            ColumnSpec::new("cost_in_cents", ColumnKind::Float64),
-            ColumnSpec::new("base_cost_in_cents", ColumnKind::Float64),
-            ColumnSpec::new("output", ColumnKind::Json),
-            ColumnSpec::new("error", ColumnKind::Json),
-            ColumnSpec::new("error_fingerprint", ColumnKind::String),
-            ColumnSpec::new("tags", ColumnKind::StringArray),
-            ColumnSpec::new("task_version", ColumnKind::String),
-            ColumnSpec::new("sdk_version", ColumnKind::String),
-            ColumnSpec::new("cli_version", ColumnKind::String),
-            ColumnSpec::new("machine_preset", ColumnKind::String),
-            ColumnSpec::new("root_run_id", ColumnKind::String),
-            ColumnSpec::new("parent_run_id", ColumnKind::String),
-            ColumnSpec::new("depth", ColumnKind::UInt8),
-            ColumnSpec::new("span_id", ColumnKind::String),
-            ColumnSpec::new("trace_id", ColumnKind::String),
-            ColumnSpec::new("idempotency_key", ColumnKind::String),
-            ColumnSpec::new("idempotency_key_user", ColumnKind::String),
-            ColumnSpec::new("idempotency_key_scope", ColumnKind::String),
-            ColumnSpec::new("expiration_ttl", ColumnKind::String),
-            ColumnSpec::new("is_test", ColumnKind::UInt8),
-            ColumnSpec::new("_version", ColumnKind::UInt64),
-            ColumnSpec::new("_is_deleted", ColumnKind::UInt8),
-            ColumnSpec::new("concurrency_key", ColumnKind::String),
-            ColumnSpec::new("bulk_action_group_ids", ColumnKind::StringArray),
-            ColumnSpec::new("worker_queue", ColumnKind::String),
-            ColumnSpec::new("region", ColumnKind::String),
-            ColumnSpec::new("plan_type", ColumnKind::String),
-            ColumnSpec::new("max_duration_in_seconds", ColumnKind::NullableUInt32),
-            ColumnSpec::new("trigger_source", ColumnKind::String),
-            ColumnSpec::new("root_trigger_source", ColumnKind::String),
-            ColumnSpec::new("task_kind", ColumnKind::String),
-            ColumnSpec::new("is_warm_start", ColumnKind::NullableUInt8),
-            ColumnSpec::new("external_deployment_id", ColumnKind::String),
+        columns: columns! {
+            "environment_id" String,
+            "organization_id" String,
+            "project_id" String,
+            "run_id" String,
+            "environment_type" String "LowCardinality(String)",
+            "friendly_id" String,
+            "attempt" UInt8 "UInt8 DEFAULT 1",
+            "engine" String "LowCardinality(String)",
+            "status" String "LowCardinality(String)",
+            "task_identifier" String,
+            "queue" String,
+            "schedule_id" String,
+            "batch_id" String,
+            "root_run_id" String,
+            "parent_run_id" String,
+            "depth" UInt8 "UInt8 DEFAULT 0",
+            "span_id" String,
+            "trace_id" String,
+            "idempotency_key" String,
+            "created_at" Millis,
+            "queue_timestamp" NullableMillis,
+            "updated_at" Millis,
+            "started_at" NullableMillis,
+            "executed_at" NullableMillis,
+            "completed_at" NullableMillis,
+            "delay_until" NullableMillis,
+            "queued_at" NullableMillis,
+            "expired_at" NullableMillis,
+            "expiration_ttl" String,
+            "usage_duration_ms" UInt32 "UInt32 DEFAULT 0",
+            "cost_in_cents" Float64 "Float64 DEFAULT 0",
+            "base_cost_in_cents" Float64 "Float64 DEFAULT 0",
+            "output" Json "JSON(max_dynamic_paths=1024)",
+            "error" Json "JSON(max_dynamic_paths=64)",
+            "tags" StringArray "Array(String) CODEC(ZSTD(1))",
+            "task_version" String "String CODEC(LZ4)",
+            "sdk_version" String "String CODEC(LZ4)",
+            "cli_version" String "String CODEC(LZ4)",
+            "machine_preset" String "LowCardinality(String) CODEC(LZ4)",
+            "is_test" UInt8 "UInt8 DEFAULT 0",
+            "_version" UInt64,
+            "_is_deleted" UInt8 "UInt8 DEFAULT 0",
+            "concurrency_key" String "String DEFAULT ''",
+            "bulk_action_group_ids" StringArray "Array(String) DEFAULT []",
+            "worker_queue" String "String DEFAULT ''",
+            "max_duration_in_seconds" NullableUInt32 "Nullable(UInt32) DEFAULT NULL",
+            "idempotency_key_user" String "String DEFAULT ''",
+            "idempotency_key_scope" String "String DEFAULT ''",
+            "error_fingerprint" String "String DEFAULT ''",
+            "trigger_source" String "LowCardinality(String) DEFAULT ''",
+            "root_trigger_source" String "LowCardinality(String) DEFAULT ''",
+            "is_warm_start" NullableUInt8 "Nullable(UInt8) DEFAULT NULL",
+            "task_kind" String "LowCardinality(String) DEFAULT ''",
+            "region" String "String DEFAULT ''",
+            "plan_type" String "LowCardinality(String) DEFAULT ''",
+            "external_deployment_id" String "String DEFAULT ''",
+        },
+        computed: &[
+            "output_text String MATERIALIZED multiIf(toJSONString(output) = '{}', '', \
+             JSONExtractRaw(toJSONString(output), 'data') != '', \
+             JSONExtractRaw(toJSONString(output), 'data'), toJSONString(output))",
+            "error_text String MATERIALIZED multiIf(toJSONString(error) = '{}', '', \
+             JSONExtractRaw(toJSONString(error), 'data') != '', \
+             JSONExtractRaw(toJSONString(error), 'data'), toJSONString(error))",
         ],
-        order_by: &[1, 2, 0, 5, 3],
-        partition_by: &[5],
-        documents: &[25, 26],
-        optional: &[6, 48, 49, 55],
+        indexes: &[
+            "idx_tags tags TYPE tokenbf_v1(32768, 3, 0) GRANULARITY 4",
+            "idx_output_text output_text TYPE ngrambf_v1(3, 131072, 3, 0) GRANULARITY 4",
+            "idx_error_text error_text TYPE ngrambf_v1(3, 131072, 3, 0) GRANULARITY 4",
+            "idx_error_fingerprint error_fingerprint TYPE bloom_filter GRANULARITY 4",
+        ],
+        order_by: &[1, 2, 0, 19, 3],
+        partition_by: &[19],
+        documents: &[32, 33],
+        optional: &[20, 53, 54, 55],
         id: 3,
-        version: 43,
-        is_deleted: 44,
+        version: 40,
+        is_deleted: 41,
     },
     Target {
         table: PAYLOADS_V1,
-        columns: &[
-            ColumnSpec::new("run_id", ColumnKind::String),
-            ColumnSpec::new("created_at", ColumnKind::Millis),
-            ColumnSpec::new("payload", ColumnKind::Json),
-            ColumnSpec::new("_version", ColumnKind::UInt64),
-            ColumnSpec::new("_is_deleted", ColumnKind::UInt8),
-        ],
+        columns: columns! {
+            "run_id" String,
+            "created_at" Millis,
+            "payload" Json "JSON(max_dynamic_paths=1024)",
+            "_version" UInt64,
+            "_is_deleted" UInt8 "UInt8 DEFAULT 0",
+        },
+        computed: &[],
+        indexes: &[],
         order_by: &[0],
         partition_by: &[1],
         documents: &[2],
@@ -288,24 +306,31 @@ impl Runs {
         to.put_str(from.text(place::ORGANIZATION));
         to.put_str(from.text(place::PROJECT));
         to.put_str(from.text(place::ID));
-        to.put_millis(from.millis(place::UPDATED_AT)?);
-        to.put_millis(from.millis(place::CREATED_AT)?);
-        to.put_nullable_millis(from.millis_or_null(place::QUEUE_TIMESTAMP)?);
-        to.put_str(from.text(place::STATUS));
         to.put_str(from.text(place::ENVIRONMENT_TYPE));
         to.put_str(from.text(place::FRIENDLY_ID));
         to.put_u8(from.unsigned(place::ATTEMPT_NUMBER, 1)?);
         to.put_str(from.text(place::ENGINE));
+        to.put_str(from.text(place::STATUS));
         to.put_str(from.text(place::TASK_IDENTIFIER));
         to.put_str(from.text(place::QUEUE));
         to.put_str(from.text(place::SCHEDULE_ID));
         to.put_str(from.text(place::BATCH_ID));
-        to.put_nullable_millis(from.millis_or_null(place::COMPLETED_AT)?);
+        to.put_str(from.text(place::ROOT_RUN_ID));
+        to.put_str(from.text(place::PARENT_RUN_ID));
+        to.put_u8(from.unsigned(place::DEPTH, 0)?);
+        to.put_str(from.text(place::SPAN_ID));
+        to.put_str(from.text(place::TRACE_ID));
+        to.put_str(from.text(place::IDEMPOTENCY_KEY));
+        to.put_millis(from.millis(place::CREATED_AT)?);
+        to.put_nullable_millis(from.millis_or_null(place::QUEUE_TIMESTAMP)?);
+        to.put_millis(from.millis(place::UPDATED_AT)?);
         to.put_nullable_millis(from.millis_or_null(place::STARTED_AT)?);
         to.put_nullable_millis(from.millis_or_null(place::EXECUTED_AT)?);
+        to.put_nullable_millis(from.millis_or_null(place::COMPLETED_AT)?);
         to.put_nullable_millis(from.millis_or_null(place::DELAY_UNTIL)?);
         to.put_nullable_millis(from.millis_or_null(place::QUEUED_AT)?);
         to.put_nullable_millis(from.millis_or_null(place::EXPIRED_AT)?);
+        to.put_str(from.text(place::TTL));
         to.put_u32(from.unsigned(place::USAGE_DURATION, 0)?);
         to.put_f64(from.float(place::COST)?);
         to.put_f64(from.float(place::BASE_COST)?);
@@ -313,27 +338,11 @@ impl Runs {
         let error = from.json(place::ERROR)?;
         let outcome = to.put_json(|out| convert::append_jsonb(error, out));
         from.keep_lost(place::ERROR, outcome, error);
-        let fingerprint = if self.fingerprints {
-            fingerprint::error_fingerprint(error, from.text(place::STATUS))
-        } else {
-            String::new()
-        };
-        to.put_str(fingerprint.as_bytes());
         to.put_str_array(|items| from.each_text(place::TAGS, |tag| items.push(tag)))?;
         to.put_str(from.text(place::TASK_VERSION));
         to.put_str(from.text(place::SDK_VERSION));
         to.put_str(from.text(place::CLI_VERSION));
         to.put_str(from.text(place::MACHINE_PRESET));
-        to.put_str(from.text(place::ROOT_RUN_ID));
-        to.put_str(from.text(place::PARENT_RUN_ID));
-        to.put_u8(from.unsigned(place::DEPTH, 0)?);
-        to.put_str(from.text(place::SPAN_ID));
-        to.put_str(from.text(place::TRACE_ID));
-        to.put_str(from.text(place::IDEMPOTENCY_KEY));
-        let options = IdempotencyOptions::read(from.json(place::IDEMPOTENCY_KEY_OPTIONS)?);
-        to.put_str(options.key.as_bytes());
-        to.put_str(options.scope.as_bytes());
-        to.put_str(from.text(place::TTL));
         to.put_u8(u8::from(from.boolean(place::IS_TEST)?.unwrap_or(false)));
         to.put_u64(stamp.version);
         to.put_u8(u8::from(stamp.deleted));
@@ -342,15 +351,24 @@ impl Runs {
             from.each_text(place::BULK_ACTION_GROUP_IDS, |id| items.push(id))
         })?;
         to.put_str(annotations::worker_queue(from.text(place::MASTER_QUEUE)));
-        to.put_str(from.text(place::REGION));
-        to.put_str(from.text(place::PLAN_TYPE));
         to.put_nullable_u32(from.unsigned_or_null(place::MAX_DURATION)?);
+        let options = IdempotencyOptions::read(from.json(place::IDEMPOTENCY_KEY_OPTIONS)?);
+        to.put_str(options.key.as_bytes());
+        to.put_str(options.scope.as_bytes());
+        let fingerprint = if self.fingerprints {
+            fingerprint::error_fingerprint(error, from.text(place::STATUS))
+        } else {
+            String::new()
+        };
+        to.put_str(fingerprint.as_bytes());
         let notes = from.json(place::ANNOTATIONS)?;
         let annotations = Annotations::read(notes);
         to.put_str(annotations.trigger_source.as_bytes());
         to.put_str(annotations.root_trigger_source.as_bytes());
-        to.put_str(annotations.task_kind.as_bytes());
         to.put_nullable_u8(from.boolean(place::IS_WARM_START)?.map(u8::from));
+        to.put_str(annotations.task_kind.as_bytes());
+        to.put_str(from.text(place::REGION));
+        to.put_str(from.text(place::PLAN_TYPE));
         let status_reason = from.text_or_null(place::STATUS_REASON);
         to.put_str(annotations::external_deployment_id(notes, status_reason).as_bytes());
         to.end_row();
@@ -389,11 +407,8 @@ mod tests {
 
     #[test]
     fn special_columns_are_where_the_tables_say() {
-        let name = |target: &Target, at: usize| target.columns[at].name;
         let [runs, payloads] = &TARGETS;
-        let names = |target, places: &[usize]| {
-            places.iter().map(|&at| name(target, at)).collect::<Vec<_>>()
-        };
+        let names = Target::names;
         assert_eq!(runs.columns.len(), 56);
         assert_eq!(
             names(runs, runs.order_by),
@@ -409,8 +424,8 @@ mod tests {
         for target in &TARGETS {
             assert_eq!(names(target, target.partition_by), ["created_at"]);
             assert_eq!(target.id_name(), "run_id");
-            assert_eq!(name(target, target.version), "_version");
-            assert_eq!(name(target, target.is_deleted), "_is_deleted");
+            let special = [target.version, target.is_deleted];
+            assert_eq!(names(target, &special), ["_version", "_is_deleted"]);
         }
         assert_eq!(SOURCE.columns[place::ANNOTATIONS].name, "annotations");
         assert_eq!(SOURCE.columns[place::IS_WARM_START].name, "isWarmStart");

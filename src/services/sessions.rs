@@ -7,8 +7,8 @@ use super::reader::RowReader;
 use super::row::Row;
 use super::source::{KeyColumns, Source, source_columns};
 use crate::documents::convert;
-use crate::rows::target::Target;
-use crate::rows::{Block, ColumnKind, ColumnSpec};
+use crate::rows::Block;
+use crate::rows::target::{Target, columns};
 
 #[derive(Debug)]
 pub struct Sessions;
@@ -55,36 +55,38 @@ static SOURCE: Source = Source {
 
 const SESSIONS_V1: &str = "sessions_v1";
 
-static TARGETS: [Target; 1] = [Target {
+pub static TARGETS: [Target; 1] = [Target {
     table: SESSIONS_V1,
-    columns: &[
-        ColumnSpec::new("environment_id", ColumnKind::String),
-        ColumnSpec::new("organization_id", ColumnKind::String),
-        ColumnSpec::new("project_id", ColumnKind::String),
-        ColumnSpec::new("session_id", ColumnKind::String),
-        ColumnSpec::new("environment_type", ColumnKind::String),
-        ColumnSpec::new("friendly_id", ColumnKind::String),
-        ColumnSpec::new("external_id", ColumnKind::String),
-        ColumnSpec::new("type", ColumnKind::String),
-        ColumnSpec::new("task_identifier", ColumnKind::String),
-        ColumnSpec::new("tags", ColumnKind::StringArray),
-        ColumnSpec::new("metadata", ColumnKind::Json),
-        ColumnSpec::new("closed_at", ColumnKind::NullableMillis),
-        ColumnSpec::new("closed_reason", ColumnKind::String),
-        ColumnSpec::new("expires_at", ColumnKind::NullableMillis),
-        ColumnSpec::new("created_at", ColumnKind::Millis),
-        ColumnSpec::new("updated_at", ColumnKind::Millis),
-        ColumnSpec::new("is_test", ColumnKind::UInt8),
-        ColumnSpec::new("_version", ColumnKind::UInt64),
-        ColumnSpec::new("_is_deleted", ColumnKind::UInt8),
-    ],
+    columns: columns! {
+        "environment_id" String,
+        "organization_id" String,
+        "project_id" String,
+        "session_id" String,
+        "environment_type" String "LowCardinality(String)",
+        "friendly_id" String,
+        "external_id" String "String DEFAULT ''",
+        "type" String "LowCardinality(String)",
+        "task_identifier" String "String DEFAULT ''",
+        "tags" StringArray "Array(String) CODEC(ZSTD(1))",
+        "metadata" Json "JSON(max_dynamic_paths=256)",
+        "closed_at" NullableMillis,
+        "closed_reason" String "String DEFAULT ''",
+        "expires_at" NullableMillis,
+        "created_at" Millis,
+        "updated_at" Millis,
+        "_version" UInt64,
+        "_is_deleted" UInt8 "UInt8 DEFAULT 0",
+        "is_test" UInt8 "UInt8 DEFAULT 0",
+    },
+    computed: &[],
+    indexes: &[],
     order_by: &[1, 2, 0, 14, 3],
     partition_by: &[14],
     documents: &[10],
-    optional: &[16],
+    optional: &[18],
     id: 3,
-    version: 17,
-    is_deleted: 18,
+    version: 16,
+    is_deleted: 17,
 }];
 
 impl Mapping for Sessions {
@@ -139,9 +141,9 @@ impl Mapping for Sessions {
         to.put_nullable_millis(from.millis_or_null(place::EXPIRES_AT)?);
         to.put_millis(from.millis(place::CREATED_AT)?);
         to.put_millis(from.millis(place::UPDATED_AT)?);
-        to.put_u8(u8::from(from.boolean(place::IS_TEST)?.unwrap_or(false)));
         to.put_u64(stamp.version);
         to.put_u8(u8::from(stamp.deleted));
+        to.put_u8(u8::from(from.boolean(place::IS_TEST)?.unwrap_or(false)));
         to.end_row();
         Ok(())
     }
@@ -154,8 +156,7 @@ mod tests {
     #[test]
     fn special_columns_are_where_the_table_says() {
         let target = &TARGETS[0];
-        let names =
-            |places: &[usize]| places.iter().map(|&at| target.columns[at].name).collect::<Vec<_>>();
+        let names = |places: &[usize]| target.names(places);
         assert_eq!(
             names(target.order_by),
             ["organization_id", "project_id", "environment_id", "created_at", "session_id"]

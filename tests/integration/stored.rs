@@ -10,7 +10,7 @@ mod slices;
 
 use walhouse::clickhouse::slices::Slicer;
 use walhouse::clickhouse::stored::{StoredRow, highest_version, key_of, rows_of};
-use walhouse::clickhouse::tables::{self, Definition};
+use walhouse::clickhouse::tables;
 use walhouse::clickhouse::{ClickHouseParams, Client};
 use walhouse::rows::key::LiveKey;
 use walhouse::rows::target::Target;
@@ -25,9 +25,7 @@ use walhouse::wal::Datum;
 
 const RUNS: Runs = Runs { payloads: true, fingerprints: true };
 
-/// Each with the definitions of its targets.
-const MAPPINGS: [(&dyn Mapping, &[&Definition]); 2] =
-    [(&RUNS, &[&tables::TASK_RUNS, &tables::PAYLOADS]), (&Sessions, &[&tables::SESSIONS])];
+const MAPPINGS: [&dyn Mapping; 2] = [&RUNS, &Sessions];
 
 fn connect(stage: &Stage) -> Client {
     let (params, _) = ClickHouseParams::parse(&stage.clickhouse.url()).unwrap();
@@ -123,11 +121,10 @@ fn differing(target: &Target, block: &Block, row: usize, found: &StoredRow) -> V
 fn what_was_written_is_the_same_and_every_other_value_another() {
     let stage = Stage::take();
     let mut client = connect(&stage);
-    for (mapping, definitions) in MAPPINGS {
+    for mapping in MAPPINGS {
         let blocks = fill(mapping, 15, 5);
-        for ((target, block), definition) in mapping.targets().iter().zip(&blocks).zip(definitions)
-        {
-            tables::ensure(&mut client, definition, true, soon()).unwrap();
+        for (target, block) in mapping.targets().iter().zip(&blocks) {
+            tables::ensure(&mut client, target, true, soon()).unwrap();
             assert!(rows_of(&mut client, target, block, soon).unwrap().is_empty());
             write(&mut client, target, block, block.rows());
             let found = rows_of(&mut client, target, block, soon).unwrap();
@@ -252,7 +249,7 @@ fn documents_are_compared_as_they_are_kept() {
     let mut documents: Vec<String> = DOCUMENTS.iter().map(|text| (*text).to_owned()).collect();
     documents.extend((0..500).map(|_| random_document(&mut random, 3)));
     let target = &RUNS.targets()[0];
-    tables::ensure(&mut client, &tables::TASK_RUNS, true, soon()).unwrap();
+    tables::ensure(&mut client, target, true, soon()).unwrap();
     let new = |target: &Target| Block::new(target.columns, shape(target));
     let mut blocks: Vec<Block> = RUNS.targets().iter().map(new).collect();
     let stamp = Stamp { version: 5, deleted: false, row: true, first: true };
@@ -283,9 +280,7 @@ fn documents_are_compared_as_they_are_kept() {
 
 /// Of the table as it is made.
 fn shape(target: &Target) -> &'static Shape {
-    let definitions = MAPPINGS.iter().flat_map(|(_, definitions)| *definitions);
-    let made = definitions.into_iter().find(|made| made.name == target.table).unwrap();
-    let own = |&at: &usize| (at, made.column(target.columns[at].name).unwrap().to_owned());
+    let own = |&at: &usize| (at, target.columns[at].ddl.to_owned());
     let documents = target.documents.iter().map(own).collect();
     let whole = Shape::of(vec![true; target.columns.len()]);
     Box::leak(Box::new(Shape { documents, ..whole }))
@@ -307,8 +302,8 @@ fn all_live(client: &mut Client, target: &Target) -> Vec<LiveKey> {
 const ROWS: u64 = 400_000;
 
 fn fill_two_months(stage: &Stage, client: &mut Client) -> &'static Target {
-    let [runs, _] = MAPPINGS[0].0.targets() else { panic!("two tables") };
-    tables::ensure(client, &tables::TASK_RUNS, true, soon()).unwrap();
+    let [runs, _] = MAPPINGS[0].targets() else { panic!("two tables") };
+    tables::ensure(client, runs, true, soon()).unwrap();
     stage.clickhouse.execute(&format!(
         "INSERT INTO trigger_dev.task_runs_v2 (organization_id, project_id, environment_id, run_id, \
          created_at, _version) SELECT 'o' || number % 7, 'p', 'e', toString(number), \

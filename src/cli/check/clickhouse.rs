@@ -11,9 +11,9 @@ use crate::clickhouse::own::{self, state};
 use crate::clickhouse::refusal::Refusal;
 use crate::clickhouse::survey::judge::{self, ColumnFit, Order};
 use crate::clickhouse::survey::{self, ClickHouseFacts, Grant, TrialRow};
-use crate::clickhouse::tables::{self, Definition, TableShape};
+use crate::clickhouse::tables::{self, TableShape};
 use crate::config::ServiceConfig;
-use crate::delivery::target_tables::{columns_of, definition, mapping};
+use crate::delivery::target_tables::{columns_of, mapping};
 use crate::delivery::unfilled;
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Finding;
@@ -138,15 +138,14 @@ impl Looking<'_> {
         }
         let mut shapes = Vec::new();
         for target in self.mapping.targets() {
-            let made = definition(target)?;
             if creates && missing.contains(&target.table) {
                 // As it would be made.
-                self.trial(target, made, &Shape::of(vec![true; target.columns.len()]), false)?;
+                self.trial(target, &Shape::of(vec![true; target.columns.len()]), false)?;
                 continue;
             }
             let deadline = self.deadline();
-            match tables::ensure(&mut self.client, made, false, deadline) {
-                Ok(shape) => shapes.extend(self.table(target, made, &shape)?),
+            match tables::ensure(&mut self.client, target, false, deadline) {
+                Ok(shape) => shapes.extend(self.table(target, &shape)?),
                 Err(error) if error.kind() == ErrorKind::Setup => {
                     self.found.push(Finding::of_error("table", &error, AGAIN));
                 }
@@ -204,25 +203,20 @@ impl Looking<'_> {
     }
 
     /// `None` if rows would not fit.
-    fn table(
-        &mut self,
-        target: &Target,
-        made: &Definition,
-        shape: &TableShape,
-    ) -> Result<Option<Shape>> {
+    fn table(&mut self, target: &Target, shape: &TableShape) -> Result<Option<Shape>> {
         let name = target.table;
         let before = self.found.len();
-        let aside = survey::set_aside(&self.client, made);
+        let aside = survey::set_aside(&self.client, target.table);
         let again = match self.service.create_tables {
             true => {
                 format!("Run on ClickHouse: {aside}; walhouse creates the table when it starts.")
             }
-            false => format!("Run on ClickHouse: {aside}; {};", made.ddl(&self.client)),
+            false => format!("Run on ClickHouse: {aside}; {};", tables::ddl(&self.client, target)),
         };
         for warning in &shape.warnings {
             self.found.push(Finding::warning("table", warning, &again));
         }
-        let ours: Vec<&str> = target.order_by.iter().map(|&at| target.columns[at].name).collect();
+        let ours = target.names(target.order_by);
         match judge::order(&shape.engine, &shape.sorting_key, &ours, target.id_name()) {
             Some(Order::WithoutKey) => self.found.push(Finding::problem(
                 "table",
@@ -248,7 +242,7 @@ impl Looking<'_> {
         for error in &problems {
             self.found.push(Finding::of_error("table", error, AGAIN));
         }
-        let is_narrowed = self.types(target, made, shape, &again);
+        let is_narrowed = self.types(target, shape, &again);
         if !problems.is_empty() || is_narrowed {
             return Ok(None);
         }
@@ -270,18 +264,12 @@ impl Looking<'_> {
         }
         let documents = document_types(shape, target.columns, &self.facts.version);
         let taken = Shape { documents, ..Shape::of(present) };
-        self.trial(target, made, &taken, true)?;
+        self.trial(target, &taken, true)?;
         Ok(Some(taken))
     }
 
     /// True if a column does not accept what is sent.
-    fn types(
-        &mut self,
-        target: &Target,
-        made: &Definition,
-        shape: &TableShape,
-        again: &str,
-    ) -> bool {
+    fn types(&mut self, target: &Target, shape: &TableShape, again: &str) -> bool {
         let table = self.client.qualified(target.table);
         let mut is_refused = false;
         for (at, column) in target.columns.iter().enumerate() {
@@ -290,7 +278,7 @@ impl Looking<'_> {
             if fit == ColumnFit::Whole {
                 continue;
             }
-            let ours = made.column(column.name).unwrap_or(column.kind.native_type());
+            let ours = column.ddl;
             let text = format!(
                 "column `{}` of `{}` is {}, expected {ours}",
                 column.name, target.table, found.type_text
@@ -334,13 +322,7 @@ impl Looking<'_> {
     }
 
     /// Inserts a row by the real mapping into a separate table.
-    fn trial(
-        &mut self,
-        target: &Target,
-        made: &Definition,
-        shape: &Shape,
-        is_there: bool,
-    ) -> Result<()> {
+    fn trial(&mut self, target: &Target, shape: &Shape, is_there: bool) -> Result<()> {
         let name = survey::trial_name();
         for privilege in ["CREATE TABLE", "DROP TABLE", "INSERT"] {
             let deadline = self.deadline();
@@ -379,7 +361,7 @@ impl Looking<'_> {
         native::encode(block, &[0], &[], &mut bytes);
         let columns = native::column_names(block);
         let deadline = self.deadline();
-        let like = (made, is_there);
+        let like = (target, is_there);
         let trial = interrupt::TrialGuard::begin();
         let tried = survey::try_block(&mut self.client, &name, like, &columns, &bytes, deadline);
         drop(trial);
@@ -397,7 +379,7 @@ impl Looking<'_> {
                 &error,
                 &format!(
                     "Run on ClickHouse: {}; walhouse creates the table when it starts.",
-                    survey::set_aside(&self.client, made)
+                    survey::set_aside(&self.client, target.table)
                 ),
             ),
             TrialRow::Left(table, error) => Finding::problem(

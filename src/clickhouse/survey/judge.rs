@@ -256,16 +256,12 @@ mod tests {
 
     #[test]
     fn our_own_tables_fit() {
-        use super::super::super::tables::{PAYLOADS, SESSIONS, TASK_RUNS};
-        for (made, name, kind) in [
-            (&TASK_RUNS, "status", ColumnKind::String),
-            (&TASK_RUNS, "output", ColumnKind::Json),
-            (&PAYLOADS, "created_at", ColumnKind::Millis),
-            (&SESSIONS, "closed_at", ColumnKind::NullableMillis),
-        ] {
-            let text = made.column(name).expect("it has the column");
-            let type_text = text.split(" DEFAULT ").next().expect("split gives one piece");
-            assert_eq!(fit(kind, type_text), ColumnFit::Whole, "{name}");
+        use crate::services::{runs, sessions};
+        for target in runs::TARGETS.iter().chain(&sessions::TARGETS) {
+            for column in target.columns {
+                let type_text = column.ddl.split([' ']).next().expect("split gives one piece");
+                assert_eq!(fit(column.kind, type_text), ColumnFit::Whole, "{}", column.name);
+            }
         }
     }
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::client::{Client, quote_bytes, quote_name};
 use super::insert_error::InsertError;
-use super::tables::Definition;
 use crate::error::{Error, ErrorKind, Result};
+use crate::rows::Target;
 
 pub mod cluster;
 pub mod judge;
@@ -145,11 +145,11 @@ pub fn trial_name() -> String {
 }
 
 /// Inserts `block` into a table called `name` that has the columns of the one that is there, or
-/// that `made` would make; and drops it again. The right to drop it has to be known before.
+/// that `like` would have; and drops it again. The right to drop it has to be known before.
 pub fn try_block(
     client: &mut Client,
     name: &str,
-    (made, is_there): (&Definition, bool),
+    (like, is_there): (&Target, bool),
     columns: &[&str],
     block: &[u8],
     deadline: Instant,
@@ -157,17 +157,10 @@ pub fn try_block(
     let table = client.qualified(name);
     // In memory, so that neither a path in ZooKeeper nor a disk of the real table is touched.
     let ddl = match is_there {
-        true => format!("CREATE TABLE {table} AS {} ENGINE = Memory", client.qualified(made.name)),
+        true => format!("CREATE TABLE {table} AS {} ENGINE = Memory", client.qualified(like.table)),
+        // Indices are the business of engines that keep rows.
         false => {
-            // Indices are the business of engines that keep rows.
-            let columns: Vec<&str> = (made.columns_ddl().lines())
-                .filter(|line| !line.trim_start().starts_with("INDEX "))
-                .collect();
-            let columns = columns.join("\n");
-            format!(
-                "CREATE TABLE {table} ({}) ENGINE = Memory",
-                columns.trim_end().trim_end_matches(',')
-            )
+            format!("CREATE TABLE {table} ({}) ENGINE = Memory", like.columns_ddl().join(", "))
         }
     };
     let outcome = match client.execute(&ddl, deadline) {
@@ -199,7 +192,7 @@ fn drop_trial(client: &mut Client, name: &str) -> Result<()> {
 }
 
 /// The statement that makes room for a table as we make it, and keeps the one that is there.
-pub fn set_aside(client: &Client, made: &Definition) -> String {
-    let old = client.qualified(&format!("{}_old", made.name));
-    format!("RENAME TABLE {} TO {old}", client.qualified(made.name))
+pub fn set_aside(client: &Client, table: &str) -> String {
+    let old = client.qualified(&format!("{table}_old"));
+    format!("RENAME TABLE {} TO {old}", client.qualified(table))
 }
