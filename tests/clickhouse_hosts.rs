@@ -286,7 +286,7 @@ fn where_others_may_have_written_the_replica_catches_up_again() {
 #[test]
 fn whatever_walhouse_reads_of_tables_of_ours_comes_after_the_replica_has_caught_up() {
     let looks: [fn(&mut Client, &Target); 9] = [
-        |client, _| drop(state::read(client, "runs", "s", soon())),
+        |client, _| drop(state::TABLE.read(client, "runs", "s", soon())),
         |client, _| drop(state::others(client, "runs", "s", soon())),
         |client, _| drop(backfills::upper(client, &StateRow::default(), soon())),
         |client, _| drop(refused::counts(client, "runs", soon())),

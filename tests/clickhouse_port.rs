@@ -559,7 +559,7 @@ fn the_last_revision_of_the_state_counts() {
     own::tables::ensure(client, true, soon()).unwrap();
     own::tables::ensure(client, false, soon()).unwrap();
     let slot = "it's \\ a `slot`";
-    assert_eq!(state::read(client, "runs", slot, soon()).unwrap(), None);
+    assert_eq!(state::TABLE.read(client, "runs", slot, soon()).unwrap(), None);
     let mut row = StateRow {
         service: "runs".to_owned(),
         slot: slot.to_owned(),
@@ -575,7 +575,7 @@ fn the_last_revision_of_the_state_counts() {
     for confirmed in [u64::MAX, 5, 9] {
         row.confirmed = Lsn(confirmed);
         state::write(client, &mut row, soon()).unwrap();
-        assert_eq!(state::read(client, "runs", slot, soon()).unwrap().as_ref(), Some(&row));
+        assert_eq!(state::TABLE.read(client, "runs", slot, soon()).unwrap().as_ref(), Some(&row));
     }
     assert_eq!(row.revision, 3);
     // Who has not heard of a newer row does not outrank it.
@@ -584,10 +584,10 @@ fn the_last_revision_of_the_state_counts() {
     assert_eq!(state::write_unless_overtaken(client, &mut newer, soon()).unwrap(), None);
     let by = state::write_unless_overtaken(client, &mut row, soon()).unwrap();
     assert_eq!((by.as_ref(), row.revision), (Some(&newer), 3));
-    assert_eq!(state::read(client, "runs", slot, soon()).unwrap().as_ref(), Some(&newer));
+    assert_eq!(state::TABLE.read(client, "runs", slot, soon()).unwrap().as_ref(), Some(&newer));
     // Another slot and another service have states of their own.
-    assert_eq!(state::read(client, "sessions", slot, soon()).unwrap(), None);
-    assert_eq!(state::read(client, "runs", "slot", soon()).unwrap(), None);
+    assert_eq!(state::TABLE.read(client, "sessions", slot, soon()).unwrap(), None);
+    assert_eq!(state::TABLE.read(client, "runs", "slot", soon()).unwrap(), None);
     assert_eq!(place.read("count()", "walhouse_state", "FINAL"), "1");
 }
 

@@ -252,10 +252,10 @@ fn state_of(client: &mut Client, answers: &mut Answers) {
         revision: 0,
     };
     let slot = row.slot.clone();
-    answers.note("no state", state::read(client, "runs", &slot, soon()));
+    answers.note("no state", state::TABLE.read(client, "runs", &slot, soon()));
     answers.note("state", state::write(client, &mut row, soon()));
     answers.note("state again", state::write_unless_overtaken(client, &mut row, soon()));
-    answers.note("read state", state::read(client, "runs", &slot, soon()));
+    answers.note("read state", state::TABLE.read(client, "runs", &slot, soon()));
     let adopted = Adopted { system_identifier: 7, timeline: 2, database: Some(5) };
     answers.note("nothing adopted", adoptions::read(client, &row, soon()));
     answers.note("adopt", adoptions::write(client, &row, &adopted, soon()));
@@ -275,9 +275,9 @@ fn state_of(client: &mut Client, answers: &mut Answers) {
         tombstones_written: 3,
         revision: 0,
     };
-    answers.note("no repair", repairs::read(client, "runs", &slot, soon()));
+    answers.note("no repair", repairs::TABLE.read(client, "runs", &slot, soon()));
     answers.note("repair", repairs::write(client, &mut repair, soon()));
-    answers.note("read repair", repairs::read(client, "runs", &slot, soon()));
+    answers.note("read repair", repairs::TABLE.read(client, "runs", &slot, soon()));
     let mut backfill = BackfillRow {
         service: "runs".to_owned(),
         slot: slot.clone(),

@@ -27,7 +27,7 @@ pub fn adopt(config: &ServiceConfig) -> Result<String> {
     let is_new = !tables::missing(&mut client, &[state::TABLE.name], deadline())?.is_empty();
     let state = match is_new {
         true => None,
-        false => state::read(&mut client, service, &config.slot, deadline())?,
+        false => state::TABLE.read(&mut client, service, &config.slot, deadline())?,
     };
     let Some(state) = state else {
         return Ok(format!(
@@ -44,7 +44,7 @@ pub fn adopt(config: &ServiceConfig) -> Result<String> {
     let (system_identifier, timeline) = (server.system_identifier, server.timeline);
     let found = Adopted { system_identifier, timeline, database: Some(database.oid) };
     own::tables::ensure(&mut client, config.create_tables, deadline())?;
-    let of = databases::read(&mut client, service, &config.slot, deadline())?;
+    let of = databases::TABLE.read(&mut client, service, &config.slot, deadline())?;
     let is_same_database = of.as_ref().is_none_or(|of| of.oid == database.oid);
     if (system_identifier.to_string().as_str(), timeline)
         == (state.system_identifier.as_str(), state.timeline)

@@ -62,7 +62,7 @@ pub fn known(config: &ServiceConfig, client: &mut Client) -> Result<Option<Known
     if missing.contains(&state::TABLE.name) {
         return Ok(None);
     }
-    let row = state::read(client, config.name.as_str(), &config.slot, deadline())?;
+    let row = state::TABLE.read(client, config.name.as_str(), &config.slot, deadline())?;
     let Some(row) = row else { return Ok(None) };
     // An operator may have named another one since, on whatever timeline.
     if missing.is_empty()

@@ -87,7 +87,7 @@ impl<'c> CommandContext<'c> {
         let is_new = !tables::missing(&mut client, &[state::TABLE.name], deadline())?.is_empty();
         let state = match is_new {
             true => None,
-            false => state::read(&mut client, service, &config.slot, deadline())?,
+            false => state::TABLE.read(&mut client, service, &config.slot, deadline())?,
         };
         let state = state.ok_or_else(|| no_stream(config, command))?;
         if writes {
@@ -232,7 +232,7 @@ impl<'c> CommandContext<'c> {
 
     /// The state of the stream, unless it has started over, or follows another server.
     pub fn check(&self, client: &mut Client) -> Result<StateRow> {
-        let now = state::read(client, self.service(), &self.config.slot, self.deadline())?;
+        let now = state::TABLE.read(client, self.service(), &self.config.slot, self.deadline())?;
         let history = |state: &StateRow| {
             (state.system_identifier.clone(), state.timeline, state.version_shift)
         };
@@ -293,7 +293,8 @@ impl<'c> CommandContext<'c> {
     /// Why a repair of the service is under way, if one is.
     pub fn repair_under_way(&self) -> Result<Option<String>> {
         let client = &mut self.record.lock().client;
-        let row = repairs::read(client, self.service(), &self.config.slot, self.deadline())?;
+        let row =
+            repairs::TABLE.read(client, self.service(), &self.config.slot, self.deadline())?;
         Ok(row.filter(|row| row.status == RepairStatus::Running).map(|row| row.reason))
     }
 }
@@ -362,7 +363,7 @@ fn check_database(
     if !tables::missing(client, &[databases::TABLE.name], deadline())?.is_empty() {
         return Ok(());
     }
-    let recorded = databases::read(client, service, &config.slot, deadline())?;
+    let recorded = databases::TABLE.read(client, service, &config.slot, deadline())?;
     let found = server::database(sql, sql_deadline())?;
     match recorded.filter(|recorded| recorded.oid != found.oid) {
         None => Ok(()),

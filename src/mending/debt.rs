@@ -68,11 +68,11 @@ pub fn owe(
 ) -> Result<()> {
     let (service, slot) = of;
     let deadline = || Instant::now() + request_timeout;
-    if state::read(client, service, slot, deadline())?.is_none() {
+    if state::TABLE.read(client, service, slot, deadline())?.is_none() {
         return Ok(());
     }
     // A start that is refused again and again finds the same each time.
-    let last = repairs::read(client, service, slot, deadline())?;
+    let last = repairs::TABLE.read(client, service, slot, deadline())?;
     if last.is_some_and(|last| is_only_owed(&last) && last.reason.contains(reason)) {
         return Ok(());
     }
@@ -91,7 +91,7 @@ pub fn owe_for_tables(
     let (of, timeout) =
         ((config.name.as_str(), config.slot.as_str()), config.clickhouse.request_timeout);
     let tables = tables.join("`, `");
-    if state::read(client, of.0, of.1, Instant::now() + timeout)?.is_some() {
+    if state::TABLE.read(client, of.0, of.1, Instant::now() + timeout)?.is_some() {
         let reason = format!("missing in ClickHouse, and created again: `{tables}`");
         return owe(client, of, &reason, timeout);
     }
@@ -129,7 +129,7 @@ fn write_debt(
     request_timeout: Duration,
 ) -> Result<()> {
     let deadline = || Instant::now() + request_timeout;
-    let last = repairs::read(client, service, slot, deadline())?;
+    let last = repairs::TABLE.read(client, service, slot, deadline())?;
     let reason = reason_over(last.as_ref(), reason);
     let revision = last.map_or(0, |row| row.revision);
     let mut row = repair_row((service, slot), RepairStatus::Running, DEBT, &reason, revision);

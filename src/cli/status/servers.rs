@@ -174,13 +174,13 @@ impl Look {
         }
         let (name, slot) = (config.name.as_str(), &config.slot);
         let service = &mut self.service;
-        if let Some(row) = state::read(&mut client, name, slot, deadline)? {
+        if let Some(row) = state::TABLE.read(&mut client, name, slot, deadline)? {
             if service.leader.who == Who::Somebody && service.leader.name.is_none() {
                 service.leader.name = Some(format!("{}, or its successor", row.instance));
             }
             service.wal.flushed_lsn = Some(row.confirmed.to_string());
         }
-        let repair = repairs::read(&mut client, name, slot, deadline)?;
+        let repair = repairs::TABLE.read(&mut client, name, slot, deadline)?;
         service.repair =
             repair.filter(|row| row.status == RepairStatus::Running).map(|row| Repair {
                 reason: row.reason,

@@ -40,16 +40,6 @@ pub const TABLE: Table<DatabaseRow> = Table {
     version: "revision",
 };
 
-/// The last row written for this service and slot; `None` if there is none.
-pub fn read(
-    client: &mut Client,
-    service: &str,
-    slot: &str,
-    deadline: Instant,
-) -> Result<Option<DatabaseRow>> {
-    TABLE.latest(client, &[service, slot], deadline)
-}
-
 /// Other slots of this service, each with the oid of the database that its rows come from.
 pub fn others(
     client: &mut Client,

@@ -100,6 +100,20 @@ impl<R> Table<R> {
             .ok_or_else(|| self.malformed(client, &format!("{} of slot `{}`", self.what, key[1])))
     }
 
+    /// The row that was written last for this service and slot; `None` if there is none.
+    pub fn read(
+        &self,
+        client: &mut Client,
+        service: &str,
+        slot: &str,
+        deadline: Instant,
+    ) -> Result<Option<R>>
+    where
+        R: Default,
+    {
+        self.latest(client, &[service, slot], deadline)
+    }
+
     /// The value in the column for each other slot of the service.
     pub(super) fn of_other_slots(
         &self,

@@ -113,16 +113,6 @@ pub const TABLE: Table<RepairRow> = Table {
     version: "revision",
 };
 
-/// The last row written for this service and slot; `None` if there is none.
-pub fn read(
-    client: &mut Client,
-    service: &str,
-    slot: &str,
-    deadline: Instant,
-) -> Result<Option<RepairRow>> {
-    TABLE.latest(client, &[service, slot], deadline)
-}
-
 /// Writes the row and waits until ClickHouse has it. `revision` grows even when the outcome is
 /// unknown, as that of a state row does.
 pub fn write(client: &mut Client, row: &mut RepairRow, deadline: Instant) -> Result<()> {

@@ -56,16 +56,6 @@ pub const TABLE: Table<StateRow> = Table {
     version: "revision",
 };
 
-/// The last row written for this service and slot; `None` if there is none.
-pub fn read(
-    client: &mut Client,
-    service: &str,
-    slot: &str,
-    deadline: Instant,
-) -> Result<Option<StateRow>> {
-    TABLE.latest(client, &[service, slot], deadline)
-}
-
 /// Other slots of this service, each with the cluster that its rows come from.
 pub fn others(
     client: &mut Client,
@@ -89,7 +79,7 @@ pub fn write_unless_overtaken(
     row: &mut StateRow,
     deadline: Instant,
 ) -> Result<Option<StateRow>> {
-    let latest = read(client, &row.service, &row.slot, deadline)?;
+    let latest = TABLE.read(client, &row.service, &row.slot, deadline)?;
     if let Some(latest) = latest.filter(|latest| row.revision < latest.revision) {
         return Ok(Some(latest));
     }

@@ -278,8 +278,8 @@ fn look_for_old_rows(
         // An operator has said so.
         return Ok(None);
     }
-    let is_first = state::read(client, service, &config.slot, deadline())?.is_none()
-        && repairs::read(client, service, &config.slot, deadline())?.is_none();
+    let is_first = state::TABLE.read(client, service, &config.slot, deadline())?.is_none()
+        && repairs::TABLE.read(client, service, &config.slot, deadline())?.is_none();
     if !is_first {
         return Ok(None);
     }

@@ -210,13 +210,14 @@ impl Parties<'_> {
         let slot = self.look_at_slot()?;
         let (mut recorded, mut repair, mut recorded_database) = (None, None, None);
         if !absent.contains(&state::TABLE.name) {
-            recorded = state::read(self.client, service, slot_name, self.deadline())?;
+            recorded = state::TABLE.read(self.client, service, slot_name, self.deadline())?;
         }
         if !absent.contains(&repairs::TABLE.name) {
-            repair = repairs::read(self.client, service, slot_name, self.deadline())?;
+            repair = repairs::TABLE.read(self.client, service, slot_name, self.deadline())?;
         }
         if !absent.contains(&databases::TABLE.name) {
-            recorded_database = databases::read(self.client, service, slot_name, self.deadline())?;
+            recorded_database =
+                databases::TABLE.read(self.client, service, slot_name, self.deadline())?;
         }
         let recorded_source = match absent.contains(&sources::TABLE.name) {
             false => source_look::recorded(self.client, self.config)?,
