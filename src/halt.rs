@@ -30,8 +30,8 @@ impl Halt {
         self.0.is_some()
     }
 
-    /// Does what can be neither interrupted nor asked, and ends by itself at `until`, on a thread
-    /// that is left to it when the halt is due.
+    /// Runs a call that can be neither interrupted nor polled, and that ends by itself at `until`,
+    /// on a thread that is abandoned when the halt is due.
     pub fn outlast<T: Send + 'static>(
         &self,
         until: Instant,

@@ -61,7 +61,7 @@ pub struct Metrics {
 pub struct ServiceMetrics {
     name: String,
 
-    /// Of the stream, as it came.
+    /// Bytes of the stream, as received.
     pub received_bytes: Counter,
     /// Transactions read whole.
     pub transactions: Counter,

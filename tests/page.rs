@@ -112,7 +112,7 @@ fn ground(browser: &mut Browser) -> Value {
 }
 
 /// Goal: a page of a running walhouse says the essentials in every look, and refreshes itself: the
-/// positions move, without being loaded anew, and it says so when nobody answers any more.
+/// positions move, without being loaded again, and it says so when nobody answers any more.
 #[test]
 fn the_page_of_a_running_walhouse_is_alive() {
     let stage = Stage::take();
@@ -163,7 +163,7 @@ fn the_page_of_a_running_walhouse_is_alive() {
     until("the page shows the new position", PATIENCE, || {
         (browser.eval(position) != before).then_some(())
     });
-    assert_eq!(browser.eval("window.sameDocument"), json!(true), "it was not loaded anew");
+    assert_eq!(browser.eval("window.sameDocument"), json!(true), "it was not loaded again");
     assert_eq!(browser.eval("document.querySelectorAll('main').length"), json!(1));
     assert_eq!(browser.complaints(), Vec::<String>::new());
 

@@ -193,7 +193,7 @@ run_walhouse() {
     env -i "PATH=$PATH" "HOME=${HOME:-/}" "${settings[@]}" "$WALHOUSE" "$@"
 }
 
-# Another start of the same name has the same port and log; its settings are made anew.
+# A restart under the same name has the same port and log; its settings are written again.
 instance() {
     local name=$1 dir=$STAGE/instance-$1 settings
     shift

@@ -99,7 +99,7 @@ fn name(rest: &mut Peekable<Chars>) -> Option<String> {
     None
 }
 
-/// Of a variable, and not empty: the process cannot be started with another.
+/// Whether this is a valid name of a variable: a process cannot be started with another.
 fn is_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')

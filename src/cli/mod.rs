@@ -33,7 +33,7 @@ use crate::mending::request::BackfillRequest;
 
 /// The arguments or the configuration are wrong: `EX_USAGE` of sysexits(3).
 pub const EXIT_USAGE: u8 = 64;
-/// Of `verify`, where some keys could not be compared and nothing is known to differ.
+/// The exit code of `verify` if some keys could not be compared and none is known to differ.
 const EXIT_UNKNOWN: u8 = 2;
 
 /// `arguments` with the name of the program.
@@ -204,7 +204,7 @@ fn fail(error: &Error) -> ExitCode {
 }
 
 fn refuse(text: &str) -> ExitCode {
-    // Nobody is left to be told when stderr is closed; the exit code still says it.
+    // If stderr is closed there is nobody to report it to; the exit code still shows it.
     let _ = writeln!(std::io::stderr(), "{text}");
     ExitCode::from(EXIT_USAGE)
 }

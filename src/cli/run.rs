@@ -26,7 +26,7 @@ pub fn run(config: Config) -> ExitCode {
     }
     let (signal, signals) = supervisor::signals();
     let handler = move || {
-        // Full: the signals before this one are not even heard yet.
+        // Full: earlier signals are not even processed yet.
         let _ = signal.try_send(());
     };
     if let Err(error) = ctrlc::set_handler(handler) {

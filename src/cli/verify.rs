@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::machines::verify::Difference;
 use crate::mending::verifier::{self, Extent, VerifyFinding, VerifyReport, VerifyRequest};
 
-/// Of each side, where nothing else was asked for.
+/// Rows of each side, by default.
 const SAMPLE_ROWS: u64 = 1_000;
 
 /// The result of a comparison.

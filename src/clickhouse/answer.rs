@@ -123,7 +123,7 @@ impl Foreign {
         matches!(self.status, 408 | 504)
     }
 
-    /// Nothing of the text: it may hold rows.
+    /// It shows nothing of the text, which may hold rows.
     pub fn cause(self) -> String {
         let status = self.status;
         match self.what {

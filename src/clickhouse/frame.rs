@@ -1,7 +1,7 @@
 //! ClickHouse's own frames around compressed bytes, as its native protocol and `decompress=1` of
 //! its HTTP interface expect them: checksum, method, both sizes, LZ4.
 
-/// Of a frame's head, behind the checksum: method and two sizes.
+/// The length of a frame's header, after the checksum: method and two sizes.
 const HEAD_BYTES: usize = 9;
 const CHECKSUM_BYTES: usize = 16;
 const METHOD_LZ4: u8 = 0x82;

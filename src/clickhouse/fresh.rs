@@ -3,10 +3,10 @@
 //! A replica that we just switched to may not yet have fetched what another one accepted. So before
 //! a SELECT its tables are brought up to date, once after each change of host, once per session,
 //! and when another process may have written meanwhile (`Client::expect_others`): `SYSTEM SYNC
-//! REPLICA` returns when the replica has fetched all that stood in the replication log when it was
-//! asked. If it cannot, the SELECT fails: a read never sees less than was acknowledged. Between two
-//! sessions another process may have written through another host, and a load balancer may lead to
-//! another replica.
+//! REPLICA` returns when the replica has fetched everything that was in the replication log at that
+//! moment. If it cannot, the SELECT fails: a read never sees less than was acknowledged. Between
+//! two sessions another process may have written through another host, and a load balancer may lead
+//! to another replica.
 //!
 //! Where there are several hosts, each must have the same table: replicas of a table share one path
 //! in ZooKeeper, and a table that is not replicated is on a single server, whose addresses show the

@@ -113,7 +113,7 @@ impl Hosts {
         Ticket { generation, epoch: self.lock().epoch }
     }
 
-    /// Of the host of this generation, on which another client may still be.
+    /// For the host of this generation, which another client may still use.
     pub fn is_fresh(&self, table: &str, generation: u64) -> bool {
         let shared = self.lock();
         shared.generation == generation && shared.fresh.contains(table)

@@ -38,7 +38,7 @@ impl InsertError {
         }
     }
 
-    /// What an operator is told, where nothing depends on the kind.
+    /// The error for an operator, where its kind does not matter.
     pub fn into_error(self, table: &str) -> Error {
         match self {
             InsertError::Retry(error) | InsertError::Lost(error) | InsertError::Large(error) => {

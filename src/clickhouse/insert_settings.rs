@@ -102,7 +102,7 @@ impl Unknown {
         true
     }
 
-    /// Of every statement, as far as the server knows them.
+    /// For every statement, as far as the server knows them.
     pub fn of_statement(&self) -> impl Iterator<Item = (&'static str, &'static str)> + '_ {
         STATEMENT_SETTINGS.iter().copied().filter(|(name, _)| !self.contains(name))
     }
@@ -153,9 +153,9 @@ pub fn of_insert(
 /// A block that is sent again must not be answered as a duplicate. ClickHouse then waits until the
 /// quorum of the part that it has is no longer pending, and treats its end as success; but if the
 /// replica that wrote the part is gone meanwhile, the quorum is marked as failed, which ends it as
-/// well, and the part is thrown away. Without deduplication each attempt has a quorum of its own,
-/// and rows that are there twice are one by their version. So we cannot use a quorum of the
-/// profile, which would come with deduplication.
+/// well, and the part is thrown away. Without deduplication each attempt has its own quorum, and
+/// rows that are there twice are one by their version. So we cannot use a quorum of the profile,
+/// which would come with deduplication.
 fn of_quorum(params: &ClickHouseParams) -> Vec<(String, String)> {
     let Some(quorum) = params.quorum else {
         let none = [("insert_quorum", "0"), ("async_insert_deduplicate", "0")];

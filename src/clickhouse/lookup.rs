@@ -3,8 +3,8 @@
 //! A DELETE under REPLICA IDENTITY DEFAULT brings only the primary key, but a tombstone must carry
 //! the whole sorting key of the row it covers. The table itself knows it.
 //!
-//! The primary key stands last in the sorting key, so ClickHouse reads that column of the whole
-//! table for each statement, for any number of ids: so all ids of a batch go into one.
+//! The primary key is last in the sorting key, so ClickHouse reads that column of the whole table
+//! for each statement, for any number of ids: so all ids of a batch go into one.
 //! [`portions`](crate::machines::portions) decides how much of the table a statement reads.
 
 use std::time::Instant;
@@ -17,8 +17,9 @@ use crate::rows::key::LiveKey;
 use crate::rows::target::Target;
 use crate::services::bare_key::BareKey;
 
-/// Of the ids in one statement: 250,000 of the usual length. An array of constants is read at once;
-/// a list of as many takes three times as long, and [`Client`] has the server admit the length.
+/// The size of the ids in one statement: 250,000 of the usual length. An array of constants is read
+/// at once; a list of as many takes three times as long, and [`Client`] makes the server allow the
+/// length.
 const LITERAL_BYTES_MAX: usize = 8 << 20;
 
 /// Appends every sorting key under which one of `ids` has a row in one of these partitions (none

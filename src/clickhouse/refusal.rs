@@ -43,7 +43,7 @@ pub struct Refusal {
     pub unknown_setting: Option<String>,
     /// It came of computing something from the rows: a constraint, an index, a column of the table.
     pub is_of_expression: bool,
-    /// Told under the code of bad values, but true of every row.
+    /// Reported under the code for bad values, but true of every row.
     of_every_row: Option<OfEveryRow>,
 }
 
@@ -249,7 +249,7 @@ impl Refusal {
             Data | Setup | Unknown if self.view.is_some() => View,
             // The row decides the type of a path in a document.
             Setup if self.is_of_value() => Unknown,
-            // Of one INSERT, and not of the table.
+            // A limit of one INSERT, not of the table.
             Busy if self.code == 252 && self.text.starts_with(PARTITIONS_OF_INSERT) => Size,
             verdict => verdict,
         }
@@ -323,7 +323,7 @@ impl Refusal {
         })
     }
 
-    /// What an operator is told.
+    /// The text for an operator.
     pub fn into_error(self, doing: impl Into<String>) -> Error {
         let kind = match self.verdict() {
             Data => ErrorKind::DataRefused,

@@ -22,7 +22,7 @@ pub const STATEMENT_SETTINGS: &[(&str, &str)] = &[
     // What was deleted or changed by a lightweight statement is.
     ("apply_deleted_mask", "1"),
     ("apply_patch_parts", "1"),
-    // Of this host alone: which rows it has is waited for.
+    // Only this host counts: the client waits until it has the rows.
     ("allow_experimental_parallel_reading_from_replicas", "0"),
     ("skip_unavailable_shards", "0"),
     ("result_overflow_mode", "throw"),

@@ -183,8 +183,8 @@ pub fn highest_version(
     }
 }
 
-/// Of the keys whose latest row in a partition is alive, about one in so many; which ones,
-/// `residue` says. In another partition a later one may not be.
+/// A sample of the keys whose latest row in a partition is alive, selected by `residue`. A later
+/// row in another partition may be deleted.
 pub fn sample_of_live_keys(
     client: &mut Client,
     target: &Target,

@@ -245,8 +245,8 @@ async fn answer(response: ResponseFuture, has_rows: bool) -> std::result::Result
     Ok(answer)
 }
 
-/// Of a text that is too long its begin and its end: ClickHouse may quote the whole document that
-/// it refuses, and says behind it whether a view did.
+/// Keeps the beginning and the end of a text that is too long: ClickHouse may quote the whole
+/// document that it refuses, and only then says whether a view did.
 async fn both_ends(mut body: Incoming) -> std::result::Result<Bytes, hyper::Error> {
     const END_BYTES: usize = TEXT_BYTES_MAX / 4;
     let mut text = BytesMut::new();

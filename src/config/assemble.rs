@@ -188,7 +188,7 @@ fn service(
     })
 }
 
-/// Two sources of one table: a repair of the one would delete what the other has brought.
+/// Two sources of one table: a repair of one would delete the rows of the other.
 fn refuse_split(reader: &mut VariableReader) {
     const SPLIT: &str = "RUN_OPS_SPLIT_ENABLED";
     if reader.flag(SPLIT) {

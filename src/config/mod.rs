@@ -85,7 +85,7 @@ pub enum InitialBackfill {
     Off,
     /// Those that walhouse creates.
     Created,
-    /// Also those that were there.
+    /// Also tables that already existed.
     Existing,
 }
 

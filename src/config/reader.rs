@@ -186,7 +186,7 @@ impl<'a> VariableReader<'a> {
                 about = variable.about;
             }
             for name in variable.names() {
-                // Of a service that is off nothing is missed.
+                // A service that is off lacks nothing.
                 let belongs = |service: &ServiceName| name.starts_with(service.prefix());
                 let is_off = ServiceName::ALL.iter().any(belongs) && !services.iter().any(belongs);
                 let Some(value) = self.raw(&name).filter(|_| !is_off) else {

@@ -11,7 +11,7 @@ use crate::postgres::server::{flush_lsn, flush_wal};
 use crate::postgres::sql::Sql;
 use crate::postgres::table_reader::AsOf;
 
-/// On a busy server the next commit brings it about.
+/// On a busy server the next commit does that.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 const LOOKS_BEFORE_FLUSH: u32 = 4;
 
@@ -30,7 +30,7 @@ pub fn wait_until_flushed(
         }
         looks += 1;
         if looks == LOOKS_BEFORE_FLUSH {
-            // Where we may not, the server does it by itself, within some 15 s.
+            // Without the privilege, the server does it by itself within about 15 s.
             if let Err(error) = flush_wal(sql, deadline) {
                 log::debug!("{error}");
             }

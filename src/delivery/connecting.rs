@@ -35,7 +35,7 @@ pub fn application_name_of(slot: &str) -> String {
     name
 }
 
-/// Of the replication connection.
+/// Parameters of the replication connection.
 pub fn startup_options(
     config: &ServiceConfig,
     application_name: &str,

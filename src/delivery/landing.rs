@@ -392,7 +392,7 @@ impl Landing {
             ..self.kept_row(with, tried, row)
         }));
         let (service, table) = (with.service, self.target.table);
-        // Of a view whose own table is gone, some servers (26) name the table that it reads.
+        // If a view's own table is gone, some servers (26) name the table that it reads.
         let of_table = format!(".{table}");
         let view = refusal.view.as_deref().filter(|view| !view.ends_with(&of_table));
         let (view, way) = match view.filter(|view| !view.is_empty()) {

@@ -24,7 +24,7 @@ impl Learned {
             .unwrap_or_default()
     }
 
-    /// The latest one counts: it is worth no more than the INSERT that it came from.
+    /// Only the latest one counts, for the INSERT that it came from.
     pub fn set_fit(&self, table: &'static str, fit: InsertFit) {
         let mut fits = self.fits.lock();
         match fits.iter_mut().find(|(known, _)| *known == table) {
@@ -33,7 +33,7 @@ impl Learned {
         }
     }
 
-    /// So much of this came once more. `Some`: the log is to say it.
+    /// Counts one more occurrence of this amount. `Some`: log it.
     pub fn note(&self, of: String, amount: usize) -> Option<Unsaid> {
         self.notes.lock().on_note(of, amount, Instant::now())
     }

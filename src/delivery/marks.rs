@@ -111,7 +111,7 @@ impl StreamMarks {
     }
 
     pub fn wake(&self) {
-        // Full means that it is to wake already.
+        // Full: it is already going to wake.
         let _ = self.wake.try_send(());
     }
 

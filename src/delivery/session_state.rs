@@ -143,7 +143,7 @@ impl SessionState {
         self.0.moved.notify_all();
     }
 
-    /// From now on the stream brings whole what a page may miss.
+    /// From now on the stream carries whole rows, which a page may miss.
     pub fn begin_repair(&self) {
         self.0.state.lock().repairing = true;
     }

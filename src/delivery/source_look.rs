@@ -19,7 +19,7 @@ use crate::services::source::Source;
 pub struct SourceLook {
     pub row: SourceRow,
     pub judgement: CatalogJudgement,
-    /// Nothing was recorded that it could be compared with.
+    /// There was no record to compare it with.
     is_first: bool,
 }
 

@@ -24,7 +24,7 @@ pub fn of_source(table: &SourceTable, source: &Source) -> Vec<String> {
         .collect()
 }
 
-/// Of ClickHouse: those that are not known here, and those that an older table does not have.
+/// Columns of ClickHouse: unknown ones, and those that an older table lacks.
 pub fn of_target(client: &Client, target: &Target, shape: &TableShape) -> Vec<String> {
     let is_known = |name: &str| target.columns.iter().any(|column| column.name == name);
     let unknown = shape.columns.iter().filter(|column| column.is_insertable());

@@ -222,9 +222,9 @@ impl From<JsonFault> for Refusal {
     }
 }
 
-/// Of the objects that are open.
+/// The open objects.
 struct Keys {
-    /// Of every key of every open object.
+    /// For every key of every open object.
     key_hashes: Vec<u64>,
     /// For every open object, where its hashes begin.
     objects: Vec<usize>,

@@ -12,7 +12,7 @@ use super::tokens::JsonFault;
 pub enum DocumentOutcome {
     /// Written as it was.
     Written,
-    /// Nothing was to be written.
+    /// There was nothing to write.
     Empty(Absent),
     /// Written, with changes.
     Repaired(Repairs),
@@ -55,8 +55,8 @@ pub enum Reason {
 }
 
 impl DocumentOutcome {
-    /// Does the document say something that ClickHouse now does not? Then the original is to be
-    /// kept elsewhere. A number that became a string is not lost.
+    /// Does the document say something that ClickHouse now does not? Then the original must be kept
+    /// elsewhere. A number that became a string is not lost.
     pub fn lost_content(self) -> bool {
         match self {
             DocumentOutcome::Written | DocumentOutcome::Empty(_) => false,

@@ -5,8 +5,8 @@
 //! To ClickHouse `{"a.b":1}` and `{"a":{"b":1}}` are one path, and a path may have one value. Two
 //! rules, applied one after the other: of members of one name the last is kept, as `JSON.parse`
 //! does; of paths that meet the first is kept, as ClickHouse does with the setting to skip the
-//! others. Objects in arrays have paths of their own. Null takes no path, but a null behind a value
-//! is dropped all the same, because ClickHouse 24.8 refuses it there; nothing is lost with it.
+//! others. Objects in arrays have paths of their own. Null takes no path, but a null after a value
+//! is still dropped, because ClickHouse 24.8 refuses it there; nothing is lost with it.
 
 use std::borrow::Cow;
 

@@ -21,7 +21,7 @@ const MANTISSA_LEN_MAX: usize = 40;
 pub struct Scanner {
     /// The containers around the one that is being read.
     outer: Vec<Container>,
-    /// Of every key of every open object.
+    /// For every key of every open object.
     key_hashes: Vec<u64>,
 }
 
@@ -29,9 +29,9 @@ pub struct Scanner {
 #[derive(Clone, Copy)]
 struct Container {
     is_object: bool,
-    /// Of an object: where its hashes begin.
+    /// For an object: where its hashes begin.
     first_hash: usize,
-    /// Of an object: 64 small buckets, and whether one has a key in it.
+    /// For an object: 64 small buckets, and whether one has a key in it.
     buckets: u64,
 }
 

@@ -61,7 +61,7 @@ fn node(raw: &RawValue, depth_left: usize) -> Option<Node> {
     })
 }
 
-/// Of an object, in the order of its text.
+/// The members of an object, in the order of its text.
 struct Members<'t>(Vec<(String, &'t RawValue)>);
 
 impl<'t> Deserialize<'t> for Members<'t> {
@@ -174,7 +174,7 @@ fn equal_numbers(ours: &str, stored: &str, in_array: bool) -> bool {
         return a == b;
     }
     let (Ok(a), Ok(b)) = (ours.parse::<f64>(), stored.parse::<f64>()) else { return false };
-    // Of integers this large only the one is meant that the float is printed as.
+    // Of integers this large, only the one that the float prints as is equal.
     let is_printed = || a.to_string() == stored;
     a == b
         && match are_integers {

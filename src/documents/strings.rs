@@ -65,7 +65,7 @@ pub fn mixed(hash: u64, [low, high]: [u64; 2]) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
-/// Of a key: a hash, and whether it has a dot. The hash only raises a suspicion: `json_paths`
+/// The hash of a key, and whether it has a dot. The hash only raises a suspicion: `json_paths`
 /// compares keys with the same hash in full.
 pub fn hash_and_dot(name: &[u8]) -> (u64, bool) {
     let (mut hash, mut has_dot) = (name.len() as u64, false);

@@ -10,7 +10,7 @@ use super::after;
 #[derive(Debug, Clone, Copy)]
 pub struct BatchLimits {
     pub rows_max: usize,
-    /// Of one batch. Memory is this times the flushers and one more for the open batch.
+    /// The limit of one batch. Memory is this times the flushers plus one for the open batch.
     pub bytes_max: usize,
     pub age_max: Duration,
 }
@@ -69,8 +69,8 @@ impl Batches {
         self.open.as_ref().is_some_and(|open| self.limits.bytes_max <= open.bytes)
     }
 
-    /// When `ready` is next worth asking; it may be in the past. `None` while there is nothing to
-    /// cut, and while no flusher is free: then it is a flush's end that wakes the caller, not time.
+    /// When to call `ready` next; it may be in the past. `None` while there is nothing to cut, and
+    /// while no flusher is free: then it is a flush's end that wakes the caller, not time.
     pub fn deadline(&self, flushers_free: usize) -> Option<Instant> {
         let open = self.open.as_ref().filter(|_| 0 < flushers_free)?;
         Some(self.due_at(open))

@@ -1,11 +1,11 @@
 //! What the source looks like in Postgres's catalog, and whether a difference between two snapshots
 //! of it can hide rows: rows that changed without the stream showing it.
 //!
-//! The stream brings what is published while it is published, of the table that is published. It
-//! does not show what was written while a table was out of its publication, rows that came or went
-//! with a partition, values that a statement rewrote, or a table that took the name of another. All
-//! of these leave a trace in the catalog, which stays: each entry is another version of its row
-//! (`xmin`) from then on, even if it reads as it did before.
+//! The stream carries changes of the published table while it is published. It does not show what
+//! was written while a table was out of its publication, rows that came or went with a partition,
+//! values that a statement rewrote, or a table that took the name of another. All of these leave a
+//! trace in the catalog, which stays: each entry is another version of its row (`xmin`) from then
+//! on, even if it reads as it did before.
 //!
 //! The last snapshot is recorded, and a later one is compared with it, for each publication and
 //! table separately; doubt counts as a difference. What changes no value and withholds no change
@@ -30,7 +30,7 @@ pub struct Catalog {
 pub struct Publication {
     pub name: String,
     pub oid: u32,
-    /// Of its own entry.
+    /// The version of its own entry.
     pub version: u32,
     pub owner: u32,
     /// Everything else in its entry, as it reads.
@@ -56,7 +56,7 @@ pub struct Table {
     pub oid: u32,
     /// Only what a logged table is written reaches the WAL.
     pub is_logged: bool,
-    /// Of the entry that puts it into its schema, of which all tables may be published.
+    /// The version of the entry that puts it into its schema, all tables of which may be published.
     #[serde(default)]
     pub in_schema: Option<u32>,
     /// The highest number that a column has, or had.

@@ -166,7 +166,7 @@ impl Confirm {
         self.retry_at = Some(after(now, self.params.retry_every));
     }
 
-    /// When `next_write` is next worth asking. `None` while a write is under way.
+    /// When to call `next_write` next. `None` while a write is under way.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         if self.writing.is_some() { None } else { self.write_due_at(now) }
     }

@@ -1,9 +1,9 @@
 //! How long to let the kernel gather before the next read of a busy stream.
 //!
-//! The walsender sends each message by itself, and each one wakes a reader that waits: both pay for
-//! a switch of threads for a hundred bytes. A reader that lets a fraction of a millisecond pass
-//! first finds hundreds of messages, and the walsender, which is one core's worth of decoding, is
-//! not disturbed. A stream that is not busy is read at once: a single row must not wait.
+//! The walsender sends each message separately, and each one wakes a waiting reader: both pay for a
+//! context switch for a hundred bytes. A reader that lets a fraction of a millisecond pass first
+//! finds hundreds of messages, and the walsender, which is one core's worth of decoding, is not
+//! disturbed. A stream that is not busy is read at once: a single row must not wait.
 
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 const PAUSE: Duration = Duration::from_micros(500);
 /// Blocks that follow each other within this make a stream busy.
 const BUSY_WITHIN: Duration = Duration::from_millis(2);
-/// A block of this size was worth its read, and there may be more behind it: it is most of what a
-/// read can bring.
+/// A block of this size justified its read, and more may follow: it is most of what a read can
+/// return.
 const LARGE_BYTES: usize = 96 * 1024;
 
 #[derive(Debug, Default)]

@@ -20,8 +20,8 @@
 //!               +--- session ended (after a stop), wedged ---^
 //! ```
 //!
-//! Starting and Streaming leave by the same doors, and a session that is failing by way of
-//! Draining, until its threads have ended. A stop ends Waiting and Down at once.
+//! Starting and Streaming have the same exits; a failing session goes through Draining, until its
+//! threads have ended. A stop ends Waiting and Down at once.
 //!
 //! The rules:
 //!
@@ -29,7 +29,7 @@
 //! - A session whose source or target has changed starts again: it drains, and another one begins
 //!   under the same lock. That is not an error under any strategy.
 //! - A wait before another attempt ends early when a primary is there again: `delay_max` may be a
-//!   minute, and a failover over in seconds. The count of attempts goes on all the same.
+//!   minute, and a failover over in seconds. The count of attempts continues.
 //! - Not getting the lock, losing it, or not reaching Redis is never an error: the service stands
 //!   by, under every strategy.
 //! - `Remedy::Halt` (gap, fork, foreign cluster) stops the service for good whatever the strategy,
@@ -37,7 +37,7 @@
 //!   other services go on, and [`super::supervisor`] keeps the process, to report it.
 //! - Every `LockAcquired` is followed by exactly one `ReleaseLock`, after the session has ended; a
 //!   lock that was lost is released too, because for a margin it is still ours in Redis, and a
-//!   release only ever deletes our own. Only a wedged session keeps it: then the term frees it.
+//!   release only ever deletes our own. Only a wedged session keeps it: then its TTL frees it.
 //! - A drain ends twice: at its deadline the session gives up the work in hand, and if it has not
 //!   ended a grace period later the process must exit: a thread cannot be killed. It is the same
 //!   with a session that fails by itself, which has given up by then: a stuck thread must not keep
@@ -141,7 +141,7 @@ pub enum LifecycleInput {
     PrimaryBack,
     StreamStarted,
     /// Rows of this session became durable *and* were confirmed, so that no later session meets
-    /// them again. A keepalive's confirmation is not progress: it comes with the first bytes.
+    /// them again. A keepalive's confirmation is not progress: the first bytes already lead to one.
     Progressed,
     /// The session's source or target has changed.
     BeginAgain,
@@ -207,7 +207,7 @@ impl Lifecycle {
         self.state
     }
 
-    /// When `DeadlineReached` is next worth sending. Sending it early is harmless.
+    /// When to send `DeadlineReached` next. Sending it early is harmless.
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
             LifecycleState::Waiting { until, .. } => Some(until),

@@ -269,8 +269,8 @@ pub fn judge_landed(
     }
 }
 
-/// [`judge`] once more, where the stream from this slot has ended in vain at `at` too often to be
-/// tried again ([`super::undecodable`]).
+/// [`judge`] once more, if the stream from this slot has failed at `at` too often to be tried again
+/// ([`super::undecodable`]).
 pub fn judge_undecodable(
     verdict: LineageVerdict,
     state: Option<&LineageState>,
@@ -318,7 +318,7 @@ pub const DIVERGED: &str = "diverged: ";
 pub const GAP: &str = "gap: ";
 
 impl LineageVerdict {
-    /// The error of a service that may not go on by itself.
+    /// The error of a service that must not go on without an operator.
     pub fn into_error(self, service: &str, slot: &str) -> Option<Error> {
         let (kind, hint) = match self {
             LineageVerdict::FirstStart

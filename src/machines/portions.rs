@@ -20,9 +20,9 @@ use std::ops::Range;
 pub struct Sizes {
     ids_limit: usize,
     ids_max: usize,
-    /// Of the partitions that are read.
+    /// The number of partitions that are read.
     rows_max: u64,
-    /// So many times the usual time is given.
+    /// How many times the usual timeout is allowed.
     patience: u32,
     /// Statements that were answered since anything was too much.
     answered: u32,
@@ -85,7 +85,7 @@ pub struct PortionSearch<'s> {
     pending: VecDeque<Portion>,
     /// Rows of each, once they are known.
     partitions: Option<Vec<u64>>,
-    /// The answer of a partition stands by itself.
+    /// The answer of a partition is complete in itself.
     may_cut_table: bool,
     wants_partitions: bool,
     /// One statement for all of it has just failed.

@@ -43,7 +43,7 @@ pub struct Progress {
     received: Lsn,
     flushed: Lsn,
     last_commit: Option<Lsn>,
-    /// Of the open transaction: where its commit record begins.
+    /// The commit record's LSN of the open transaction.
     open_commit: Option<Lsn>,
     /// The contents of the batch that is being gathered.
     gathering: Gathered,
@@ -417,9 +417,9 @@ mod tests {
     /// The truth, kept plainly: every row and where it is.
     #[derive(Default)]
     struct Shadow {
-        /// Of each commit seen: its end, and the rows it needs durable.
+        /// For each commit seen: its end, and the rows it needs durable.
         commits: Vec<(u64, usize)>,
-        /// Of each row, in order of the wire: the batch it left with, and whether it is durable.
+        /// For each row, in order of the wire: its batch, and whether it is durable.
         rows: Vec<(Option<BatchId>, bool)>,
     }
 

@@ -26,7 +26,7 @@ impl Pulse {
         }
     }
 
-    /// Nothing is to be heard of it any more.
+    /// It no longer has to answer.
     pub fn on_end(&mut self, service: usize) {
         if let Some(answered) = self.answered.get_mut(service) {
             *answered = None;

@@ -1,11 +1,11 @@
 //! What follows from a verdict of [`super::lineage`]: go on, start over and repair, or stop.
 //!
-//! Starting over means a slot that works (the old one where it can be used), a version shift with
-//! which everything that comes outranks everything that ClickHouse has, and, unless the operator
-//! prefers to skip, a repair: the table is read and compared, and what differs is written at
-//! [`base_version`], below every change that is still to be streamed. If the source itself was
-//! changed, that is not enough: rows that the slot still brings have values from before the change.
-//! In that case the repair writes at the version of a fence ([`fence_version`]).
+//! Starting over means a slot that works (the old one if it can be used), a version shift with
+//! which every later change outranks everything in ClickHouse, and, unless the operator prefers to
+//! skip, a repair: the table is read and compared, and what differs is written at [`base_version`],
+//! below every change that is still to be streamed. If the source itself was changed, that is not
+//! enough: rows that the slot still brings have values from before the change. In that case the
+//! repair writes at the version of a fence ([`fence_version`]).
 //!
 //! ```text
 //!   versions ->  old and dead rows | base: repaired rows | base + 1: repaired deletes | stream

@@ -71,7 +71,7 @@ impl Count {
     }
 }
 
-/// So few are deleted without a question, of however small a table.
+/// This many are deleted without a question, even from a small table.
 const FEW: u64 = 3;
 
 /// Whether rows that a comparison found to be gone may be deleted, or an operator has to agree: if
@@ -96,7 +96,7 @@ pub struct Pieces {
     done_later: BTreeSet<usize>,
     begun_at: Instant,
     done_weight: u64,
-    /// Of pieces that were done before this began.
+    /// The work of pieces that were done before this began.
     skipped_weight: u64,
     /// Rows outside of these pieces: done before them, or not cut into pieces yet.
     others_weight: u64,

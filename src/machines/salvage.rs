@@ -13,10 +13,10 @@
 //!   too much for a view -> less at a time; a row alone: after a few waits, refused by the view
 //! ```
 //!
-//! So a refusal is about a row only where a row known to be good was taken right before and right
+//! So a refusal is about a row only if a row known to be good was accepted right before and right
 //! after. Nothing of that is remembered from block to block: a table that refuses everything is
-//! held as in an outage by each session alike. There is no budget of inserts, because giving up
-//! would lose rows or stop the stream for ever; the plan is bounded by itself: see the tests.
+//! held as in an outage by every session. There is no budget of inserts, because giving up would
+//! lose rows or stop the stream for ever; the plan is bounded by itself: see the tests.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ pub enum InsertFault {
 /// The cause that a refusal names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Blame {
-    /// Of the rows that were sent.
+    /// The index of the row among those sent.
     pub row: Option<usize>,
     pub column: BlamedColumn,
 }
@@ -172,7 +172,7 @@ pub struct Salvage {
     pending: Vec<Piece>,
     suspects: Vec<Suspect>,
     refused: Vec<usize>,
-    /// A row known to be good is to be tried.
+    /// Try a row known to be good.
     is_probing: bool,
     /// A row that has landed in this plan.
     landed: Option<usize>,
@@ -554,7 +554,8 @@ impl Salvage {
                 _ => self.push(rows, Views::Heard, false),
             }
         }
-        // From time to time all that can be done for a row is, as it is to be asked for by a copy.
+        // From time to time do everything that can be done for a row, since a copy will probe the
+        // table.
         if !self.can_repeat && !holds.is_multiple_of(HOLDS_BEFORE_COPY) {
             let rows: usize = self.pending.iter().map(|piece| piece.rows.len()).sum();
             let mut all = self.pending.iter().rev().flat_map(|piece| piece.rows.clone());

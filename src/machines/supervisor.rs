@@ -84,7 +84,7 @@ impl Supervisor {
         self.state
     }
 
-    /// When `DeadlineReached` is next worth sending. Sending it early is harmless.
+    /// When to send `DeadlineReached` next. Sending it early is harmless.
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
             SupervisorState::Stopping { deadline, .. } => {

@@ -12,7 +12,7 @@ pub struct Thinning {
 }
 
 impl Thinning {
-    /// Once more. True: that is to be said.
+    /// Counts one more occurrence. True: log it.
     pub fn on_repeat(&mut self) -> bool {
         self.times = self.times.saturating_add(1);
         self.times.is_power_of_two()
@@ -31,7 +31,7 @@ impl Thinning {
 /// An event that has not occurred for this long is logged at once when it occurs again.
 const RESTED: Duration = Duration::from_secs(60 * 60);
 
-/// Notes on work that goes on all the same, by what they are of. No success ends them, only rest.
+/// Notes on work that continues anyway, by subject. No success ends them, only a pause.
 #[derive(Debug, Default)]
 pub struct Notes(HashMap<String, Note>);
 
@@ -50,7 +50,7 @@ pub struct Unsaid {
 }
 
 impl Notes {
-    /// It came once more, with `amount`. `Some`: that is to be said.
+    /// Counts one more occurrence, of `amount`. `Some`: log it.
     pub fn on_note(&mut self, of: String, amount: usize, now: Instant) -> Option<Unsaid> {
         let (thinning, unsaid) = Default::default();
         let note = self.0.entry(of).or_insert(Note { thinning, unsaid, came_at: now });

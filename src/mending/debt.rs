@@ -201,14 +201,14 @@ pub fn makes_debt(verdict: &LineageVerdict, course: Course) -> bool {
             LineageVerdict::ForeignCluster { .. }
                 | LineageVerdict::ForeignDatabase { .. }
                 | LineageVerdict::Diverged { why: Fork::Older, .. }
-                // Nothing was streamed yet, and it is seen until that slot is gone.
+                // Nothing was streamed yet, and the reason stays visible until that slot is gone.
                 | LineageVerdict::Gap { why: Gap::OlderThanPublication, .. }
         ),
         Course::Begin | Course::Continue { .. } => false,
     }
 }
 
-/// Nothing was done about it yet.
+/// No repair has started yet.
 pub fn is_only_owed(repair: &RepairRow) -> bool {
     let Numbers { state, .. } = DEBT;
     repair.status == RepairStatus::Running

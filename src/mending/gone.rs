@@ -16,7 +16,7 @@ use crate::wal::Datum;
 
 /// The keys of a slice are held at once: some MB.
 pub const SLICE_ROWS_MAX: u64 = 20_000;
-/// Of so many rows, and so many of them, where they are read one after the other.
+/// Rows per slice, and the number of slices, if they are read one after the other.
 pub const SLICES_AT_ONCE: (u64, usize) = (SLICE_ROWS_MAX, 100);
 /// Looked up in Postgres under one snapshot.
 pub const LOOKUP_KEYS: usize = 500;
@@ -87,7 +87,7 @@ fn key_in_postgres(
     for (place, value) in places.iter().zip(values) {
         row.values[*place] = value.as_deref().map_or(Datum::Null, Datum::Text);
     }
-    // Of an id that has come back without an owner, the stream writes nothing.
+    // The stream writes nothing for an id that has come back without an owner.
     if !is_owned(with.member.mapping, &row) {
         return Ok(None);
     }

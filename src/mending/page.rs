@@ -46,7 +46,7 @@ pub fn land<V: AsRef<[u8]>>(
     Ok(written)
 }
 
-/// By row of the block: its key, if it is to be written by what ClickHouse has now.
+/// By row of the block: its key, if ClickHouse's current row shows that it must be written.
 fn keys_to_write(
     worker: &mut Worker<'_>,
     target: &Target,

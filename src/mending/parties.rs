@@ -17,7 +17,7 @@ pub struct MendingContext<'a> {
     /// Where the stream comes from.
     pub primary: &'a Primary,
     pub application_name: &'a str,
-    /// Of a table: what may be marked as deleted without a question.
+    /// How much of a table may be marked as deleted without a question.
     pub deletes_max_percent: u64,
     /// How much of the table one worker holds at a time, as it comes from Postgres.
     pub page_bytes_max: usize,

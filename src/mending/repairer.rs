@@ -98,8 +98,8 @@ pub fn run(with: &Repairer<'_>, row: RepairRow) -> Result<()> {
 }
 
 /// Waits until the stream has reached the snapshots that the table was read in. A row that an
-/// update had moved out of the reader's way comes with that update, which has to bring all that a
-/// repair would ([`Updates::AsFirst`](crate::services::assemble::Updates)): so the repair is not
+/// update moved out of the reader's way arrives with that update, which must carry everything that
+/// a repair would ([`Updates::AsFirst`](crate::services::assemble::Updates)): so the repair is not
 /// over before.
 fn catch_up(with: &MendingContext<'_>, recorder: &Recorder<'_>) -> Result<()> {
     let alongside = with.delivery.alongside;
@@ -123,7 +123,7 @@ fn repair(repairer: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<()> {
         with.delivery.alongside.wait_for_stream(fence)?;
         recorder.pass_fence(fence)?;
     }
-    // Of a pass over ClickHouse's keys that is in the middle: rows of the portions that are done.
+    // For an unfinished pass over ClickHouse's keys: the rows of the finished portions.
     let mut rows_before = None;
     let mut gone_before = None;
     loop {

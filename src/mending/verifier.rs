@@ -34,7 +34,7 @@ use crate::rows::target::Target;
 const SUSPECTS_MAX: usize = 10_000;
 /// Keys that only ClickHouse has, held until it is known how many there are; more stay as they are.
 const EXTRAS_MAX: usize = 100_000;
-/// Told in full; the others are counted.
+/// Listed in full; the others are only counted.
 const FINDINGS_MAX: usize = 1_000;
 
 /// How much is compared.
@@ -108,7 +108,7 @@ struct Found {
     suspect: Suspect,
     difference: Difference,
     columns: Vec<&'static str>,
-    /// Of what ClickHouse has; `None`: it has nothing.
+    /// The version in ClickHouse; `None`: it has no row.
     version: Option<u64>,
     /// The columns of ClickHouse that decide about the partition.
     partition: Vec<Vec<u8>>,

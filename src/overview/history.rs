@@ -67,7 +67,7 @@ impl History {
         })
     }
 
-    /// Of the WAL that is kept; below zero when it shrinks.
+    /// The growth of the retained WAL; below zero when it shrinks.
     pub fn retained_growth(&self) -> Option<f64> {
         let known = |(at, sample): &(Instant, Sample)| Some((*at, sample.retained_bytes?));
         let (last_at, last) = self.samples.iter().rev().find_map(known)?;

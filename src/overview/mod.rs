@@ -159,7 +159,7 @@ pub struct Repair {
     pub reason: String,
     /// `read`, `count`, `delete`, or `catch up`: it only waits for the stream.
     pub pass: String,
-    /// Of the pass, from 0 to 1.
+    /// Progress of the pass, from 0 to 1.
     pub fraction: Option<f64>,
     pub seconds_left: Option<u64>,
     /// Pieces are of `/healthz` alone.

@@ -169,7 +169,7 @@ fn add_trouble(out: &mut String, now: u64, heading: &str, trouble: &Trouble) {
     }
 }
 
-/// Nothing in a text of others can steer the terminal.
+/// No text from elsewhere can control the terminal.
 fn plain(text: &str) -> String {
     text.chars().map(|c| if words::is_unseen(c) { ' ' } else { c }).collect()
 }

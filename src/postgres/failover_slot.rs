@@ -24,7 +24,7 @@ pub const UNSEEN: &str = "on each standby that may be promoted: wal_level = logi
                           slot_name FROM pg_replication_slots WHERE synced AND NOT temporary has \
                           the slot";
 
-/// Whether slots are to be marked for a failover.
+/// Whether slots should be marked for failover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failover {
     On,
@@ -38,7 +38,7 @@ pub enum Mark {
     Altered,
     /// The server is too old for failover slots.
     Unknown,
-    /// The server does not let us; streaming works all the same.
+    /// The server does not allow it; streaming still works.
     Refused {
         cause: String,
     },
@@ -118,7 +118,7 @@ pub struct FailoverFinding {
 pub enum FindingWeight {
     /// A promotion would lose the slot, or leave rows in ClickHouse that the new primary never had.
     Missing,
-    /// Nothing is streamed until it is mended.
+    /// Nothing is streamed until it is fixed.
     Stalls,
 }
 

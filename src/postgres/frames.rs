@@ -10,11 +10,11 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use postgres_protocol::message::backend::{COPY_DATA_TAG, Header};
 
-/// What one read can bring at most, unless a single frame is longer.
+/// The most that one read can return, unless a single frame is longer.
 const INBOX_BYTES: usize = 128 * 1024;
 /// A block of this length keeps the buffer that it was read into; a shorter one is copied.
 const MOVED_BYTES_MIN: usize = INBOX_BYTES / 2;
-/// So many buffers wait to be read into again: as much memory as a batch mostly is.
+/// How many empty buffers to keep for later reads: about the memory of a usual batch.
 const SPARE_MAX: usize = 128;
 
 /// Postgres's own limit of one message is 1 GiB less one byte, plus its length field and tag.
@@ -174,7 +174,7 @@ impl Inbox {
         Inbox { buffer: spare.take(), start: 0, end: 0, spare }
     }
 
-    /// Nothing comes for now: what waits to be read into is given back.
+    /// The stream is idle: free the empty buffers.
     pub(super) fn rest(&mut self) {
         *self.spare.0.lock() = Vec::new();
     }

@@ -224,7 +224,7 @@ impl Link {
                 return Ok(filled);
             }
             if tls.ciphertext.is_empty() {
-                // A record can come in many pieces, and each must not have the whole wait.
+                // A record can arrive in many pieces, and each must not get the whole timeout.
                 self.set_read_wait(self.slice(remaining(deadline)?)?)?;
             }
             let below = &mut Below { socket: &self.socket, inbox: &mut tls.ciphertext };

@@ -95,7 +95,7 @@ impl Host {
         Host { name: name.into(), port, address: None }
     }
 
-    /// The address, where no resolver is to be asked for it.
+    /// The address, if no resolver is needed.
     pub fn fixed_address(&self) -> Option<IpAddr> {
         self.address.or_else(|| self.name.parse().ok())
     }
@@ -398,7 +398,7 @@ fn pair_settings(text: &str) -> Result<Settings, PostgresParamsError> {
         settings.push((key.into(), out));
         rest = chars.as_str().trim_start();
     }
-    // Nothing said is nothing meant.
+    // An empty text is an error.
     if settings.is_empty() { Err(PostgresParamsError::Pairs) } else { Ok(settings) }
 }
 

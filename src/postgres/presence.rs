@@ -52,13 +52,13 @@ impl PresenceSession {
         Ok(PresenceSession { sql, backend_pid, identity, database })
     }
 
-    /// Where the session is to be seen. Advisory locks are of one database.
+    /// Where to find the session. Advisory locks belong to one database.
     pub fn mark(&self) -> String {
         let KnownServer { system_identifier, timeline } = self.identity;
         format!("{system_identifier}.{timeline}.{}", self.database)
     }
 
-    /// Proves that the session is still there. After an error it is to be dropped.
+    /// Proves that the session still exists. After an error drop it.
     pub fn prove(&mut self, deadline: Instant) -> Result<()> {
         let rows = self.sql.rows(DOING, "SELECT pg_backend_pid()", deadline)?;
         self.check(rows.first())

@@ -159,7 +159,7 @@ impl SourceTable {
         self.columns.iter().find(|column| column.name == name)
     }
 
-    /// Its rows in a statement: what the stream brings. Tables that inherit from it are tables
+    /// Its rows in a statement: the same as in the stream. Tables that inherit from it are tables
     /// of their own to a publication, and to a SELECT only with ONLY. A partitioned table has no
     /// rows but those of its partitions.
     pub fn rows(&self) -> String {

@@ -252,7 +252,7 @@ impl Sql {
             .map(|(name, value)| format!("SET {name} = {}", literal(value)))
             .collect();
         settings.extend([
-            // Nothing that a user has created is called by accident.
+            // So that no object created by a user is called by accident.
             "SET search_path = pg_catalog".to_owned(),
             // A policy that hides rows has to be an error: hidden would look deleted.
             "SET row_security = off".to_owned(),

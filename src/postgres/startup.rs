@@ -340,8 +340,8 @@ fn endpoints(host: &Host, deadline: Instant) -> io::Result<Vec<Endpoint>> {
     if let Some(address) = host.fixed_address() {
         return Ok(vec![Endpoint::Tcp(SocketAddr::new(address, host.port))]);
     }
-    // The resolver takes no deadline, so it has its own thread, which may run past the deadline: it
-    // ends by itself when the resolver gives up.
+    // The resolver accepts no deadline, so it has its own thread, which may run past the deadline:
+    // it ends by itself when the resolver gives up.
     let (sender, receiver) = crossbeam_channel::bounded(1);
     let name = (host.name.clone(), host.port);
     std::thread::Builder::new().name("resolve".to_owned()).spawn(move || {

@@ -30,7 +30,7 @@ pub enum ReadOutcome {
     Frames(Frames),
     /// Bytes came, but not a whole message yet: the server is alive.
     Partial,
-    /// Nothing came within the wait.
+    /// Nothing arrived within the wait.
     Nothing,
     /// The server ended the stream in order, as it does when it shuts down.
     Ended,

@@ -239,7 +239,7 @@ pub fn page(sql: &mut Sql, request: &PageRequest, deadline: Instant) -> Result<P
     }
 }
 
-/// Nothing is known of the size of rows at first.
+/// At first the size of rows is unknown.
 const ROWS_OF_FIRST_FETCH: usize = 1;
 /// However small the rows before were: an answer is held whole, and those that come may be large.
 const ROWS_PER_FETCH: usize = 100;

@@ -53,7 +53,7 @@ if ours then return redis.call('del', KEYS[1]) end
 return 0"
 );
 
-/// Of exactly this value.
+/// Deletes the key if it has exactly this value.
 const CLEAR: &str = "\
 if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end
 return 0";

@@ -8,7 +8,7 @@ const PREFIX: &str = "walhouse";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shown<'a> {
     pub token: &'a str,
-    /// The database in which its session is to be seen.
+    /// The database in which to find its session.
     pub mark: &'a str,
 }
 

@@ -9,7 +9,7 @@ pub type Key = Vec<Vec<u8>>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LiveKey {
     pub key: Key,
-    /// Of the columns of [`Target::partition_by`], which are not all in the key.
+    /// The values of the columns of [`Target::partition_by`], which are not all in the key.
     pub partition: Vec<Vec<u8>>,
     pub version: u64,
 }

@@ -27,10 +27,10 @@ pub struct Encoder<'b> {
     blanked: &'b [usize],
     /// The column to go on with; `None` before the head of the block.
     column: Option<usize>,
-    /// Of its lists the one to go on with, and in it the row.
+    /// The current list, and the row in it.
     list: usize,
     row: usize,
-    /// Of arrays: the elements of the rows so far.
+    /// For arrays: the elements of the rows so far.
     elements: u64,
 }
 

@@ -106,7 +106,7 @@ mod tests {
         let mut block = Block::new(SPECS, &shape);
         for (a, b, at, n, id) in rows {
             block.put_str(&[*a]);
-            // Also texts of which one begins with the other.
+            // Also texts of which one is a prefix of the other.
             block.put_str(&vec![b'x'; usize::from(*b)]);
             block.put_millis(*at);
             block.put_u64(*n);

@@ -184,7 +184,7 @@ pub fn assemble_into(
             EntryKind::Insert => stamp(!entry.superseded, true),
             EntryKind::Update if entry.superseded => continue,
             EntryKind::Update => stamp(true, wanted.updates == Updates::AsFirst),
-            // What the first version brought belongs to the key, which stays.
+            // The values of the first version belong to the key, which stays.
             EntryKind::Moved => Stamp { version, deleted: true, row: true, first: false },
             EntryKind::Tombstone | EntryKind::LookUp => {
                 Stamp { version, deleted: true, row: true, first: deletes }

@@ -20,7 +20,7 @@ use crate::documents::tokens::{self, Token, TokenKind, Tokens};
 const STATUSES: [&str; 5] =
     ["SYSTEM_FAILURE", "CRASHED", "INTERRUPTED", "COMPLETED_WITH_ERRORS", "TIMED_OUT"];
 
-/// Of the stack as many lines count.
+/// How many lines of the stack count.
 const STACK_LINES: usize = 5;
 
 /// 16 hex digits, or nothing if the run did not fail or its error is not a JSON object. `error` is

@@ -40,7 +40,8 @@ pub struct Entry<'a> {
     pub kind: EntryKind,
     /// A later change of the same key took its place.
     pub superseded: bool,
-    /// Of an `Insert`, see [`Change::ask_below`]. Not where the batch itself removes the row later.
+    /// For an `Insert`, see [`Change::ask_below`]. Not set if the batch itself removes the row
+    /// later.
     pub ask_below: Option<Lsn>,
     plan: &'a RelationPlan,
     /// The new row; for a tombstone the old one; for a look-up only the key.
@@ -244,7 +245,7 @@ impl<'a> Fold<'a, '_> {
         }
     }
 
-    /// Of a row whose image the batch holds.
+    /// A row whose image the batch holds.
     fn add_gone(&mut self, change: FoldedChange<'a>, id: &'a [u8], kind: EntryKind, entry: usize) {
         let Entry { plan, image, older, .. } = self.folded.entries[entry];
         self.add(FoldedChange { plan, ..change }, id, kind, image, older);

@@ -61,7 +61,7 @@ pub struct Stamp {
 pub struct ValueError {
     pub column: &'static str,
     pub cause: DecodeError,
-    /// Of the change that it came with; 0 of a row that was read from the table.
+    /// The LSN of its change; 0 for a row that was read from the table.
     pub lsn: Lsn,
 }
 

@@ -261,7 +261,7 @@ impl Mapping for Runs {
         &[place::ORGANIZATION, place::ENVIRONMENT_TYPE]
     }
 
-    /// Of the others nothing is known that will not change.
+    /// Only these statuses are final: a run in any other may still change.
     fn final_values(&self) -> Option<(usize, &'static [&'static str])> {
         Some((place::STATUS, FINAL_STATUSES))
     }

@@ -76,7 +76,7 @@ impl SourceKind {
         }
     }
 
-    /// Of a type that reads as this built-in one, see [`Types`].
+    /// For a type that reads as this built-in one, see [`Types`].
     pub fn accepts(self, reads_as: Oid) -> bool {
         let is = |oids: &[Oid]| oids.contains(&reads_as);
         match self {

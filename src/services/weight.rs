@@ -31,7 +31,7 @@ const KEY_TEXT: usize = 4 * 28;
 const ALLOCATED: usize = 16;
 
 impl ChangeWeight {
-    /// Of each change in a batch, `place` is what is kept of where it lies.
+    /// The overhead of each change in a batch; `place` is the size of its position.
     pub fn new(mapping: &dyn Mapping, place: usize) -> ChangeWeight {
         let folded = place + size_of::<Entry<'_>>() + SLOT;
         let rows: Vec<usize> = mapping.targets().iter().map(row).collect();
@@ -44,7 +44,7 @@ impl ChangeWeight {
         }
     }
 
-    /// Of a message that is a change.
+    /// The weight of a message that is a change.
     pub fn of(&self, message: &[u8]) -> usize {
         match message {
             // The old row's key alone.

@@ -19,7 +19,7 @@ const FRESH_FOR: Duration = Duration::from_millis(250);
 pub struct Board {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
-    /// Of each service of the metrics, in their order.
+    /// One for each service of the metrics, in their order.
     slots: Vec<String>,
     instance: String,
     started_at: SystemTime,

@@ -187,7 +187,7 @@ struct Running {
     has_started: bool,
     leader: Who,
     memory: Arc<AcrossSessions>,
-    /// There while the service waits to reconnect.
+    /// Present while the service waits to reconnect.
     primary_probe: Option<PrimaryProbe>,
     has_streamed: bool,
     /// When the last stream ended, or the first was tried for.

@@ -45,7 +45,7 @@ const ACCEPT_RETRY_EVERY: Duration = Duration::from_millis(100);
 const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 const HTML: &str = "text/html; charset=utf-8";
-/// Nothing but the page itself is there to be shown, run or framed.
+/// Nothing may be loaded, run or framed but the page itself.
 const NOTHING_ALLOWED: &str = "default-src 'none'; frame-ancestors 'none'";
 
 /// Dropping it stops it.
@@ -83,7 +83,7 @@ impl HttpServer {
         self.local_addr
     }
 
-    /// Cuts open connections and waits for the threads, which takes no time worth counting.
+    /// Cuts open connections and waits for the threads, which takes almost no time.
     pub fn stop(mut self) {
         self.halt();
     }

@@ -60,7 +60,7 @@ struct State {
     mark: Option<String>,
     /// The value of the lock that we wait for.
     value: Option<String>,
-    /// Such a value, whose holder is gone.
+    /// Such a value whose holder is gone.
     gone: Option<String>,
 }
 
@@ -74,7 +74,7 @@ impl Presence {
         Presence { shared, wake: Some(wake), thread: Some(thread) }
     }
 
-    /// Where our session is to be seen, if there is one.
+    /// Where to find our session, if there is one.
     pub fn mark(&self) -> Option<String> {
         let mut state = self.shared.state.lock();
         let until = Instant::now() + FIRST_TIMEOUT;

@@ -54,7 +54,7 @@ impl ServiceManager {
         }
     }
 
-    /// True if the services are to be asked whether they hear.
+    /// True if it is time to ask the services for a sign of life.
     pub fn turn(&mut self, health: &Health) -> bool {
         let now = Instant::now();
         self.due_at = now + self.every;

@@ -125,7 +125,7 @@ fn stop_of(event: &Event) -> Event {
     }
 }
 
-/// A coordinator reads its inbox at all times; the thread keeps the main one free all the same.
+/// A coordinator reads its inbox at all times; the separate thread still keeps the main one free.
 fn tell(handle: &Handle, event: Event) {
     let events = handle.events.clone();
     if let Err(full) = events.try_send(event) {

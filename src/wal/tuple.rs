@@ -80,7 +80,7 @@ impl<'a> Tuple<'a> {
 fn walk(columns: u16, bytes: &[u8]) -> Option<(usize, bool)> {
     let (mut at, mut has_unchanged) = (0_usize, false);
     for _ in 0..columns {
-        // Beyond the end it is `None` as well, so a length is looked at together with what follows.
+        // Beyond the end it is `None` as well, so check a length together with what follows.
         at = match bytes.get(at)? {
             b'n' => at + 1,
             b'u' => {
@@ -112,7 +112,7 @@ fn split_datum(bytes: &[u8]) -> Option<(Datum<'_>, &[u8])> {
     }
 }
 
-/// Of columns that cannot be walked: where that ends, and why.
+/// For columns that cannot be decoded: where that ends, and why.
 #[cold]
 fn what_is_wrong(columns: u16, wire: &mut Wire<'_>) -> DecodeError {
     let mut walk = || {

@@ -150,7 +150,7 @@ impl Bench {
             let set = statement.strip_prefix("ALTER SYSTEM SET ");
             if let Some((name, value)) = set.and_then(|set| set.split_once(" = ")) {
                 let value = value.trim_matches('\'').replace("''", "'");
-                // The file that the statement has written is written anew with a restart.
+                // The file that the statement has written is rewritten with a restart.
                 self.stage.postgres.set(name, &value);
                 restarts |= hint.ends_with("; and restart Postgres.");
             }

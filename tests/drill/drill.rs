@@ -48,7 +48,7 @@ proxy     pass everything on until it is killed, as a network that may be told t
           server sends from then on: `pass`; `tear` (all but the last byte passes, then the
           connection is reset); `lose` (nothing passes, the connection is reset)
 
-HOSTS is HOST:PORT[,HOST:PORT...]; the primary among them is found anew for each connection.
+HOSTS is HOST:PORT[,HOST:PORT...]; the primary among them is found again for each connection.
 ";
 
 fn main() -> ExitCode {

@@ -110,7 +110,7 @@ fn another_database_of_the_cluster_is_followed_only_after_it_was_adopted() {
     assert!(output.status.success() && said.contains("nothing to adopt"), "{output:?}");
 }
 
-/// Goal: one that was made anew under the old name is another one: it has no row of the old.
+/// Goal: one that was created again under the old name is another one: it has no row of the old.
 #[test]
 fn a_database_that_was_made_anew_under_its_name_is_another_one() {
     let stage = Stage::own();

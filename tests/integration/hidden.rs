@@ -236,7 +236,7 @@ const REWRITES: [Case; 7] = [
              USING \"costInCents\" * 100 + 1",
         );
     }),
-    ("a column was dropped and made anew", |stage| {
+    ("a column was dropped and made again", |stage| {
         sql(
             stage,
             "BEGIN; ALTER TABLE \"TaskRun\" DROP COLUMN \"ttl\";

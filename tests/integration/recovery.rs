@@ -49,7 +49,7 @@ fn exit_ends_the_process_with_its_code() {
     assert_eq!(stage.redis.keys(), [] as [String; 0], "the locks are released");
     load.stop();
 
-    // A supervisor starts it anew, and nothing is missing.
+    // A supervisor starts it again, and nothing is missing.
     let mut program = stage.start();
     stage.settle(&mut program, &SERVICES);
     assert_same(&stage.postgres, &stage.clickhouse, Scope::ALL);

@@ -316,7 +316,7 @@ fn rows_deleted_under_a_repair_stay_deleted() {
     program.stop();
 }
 
-/// A table that was rewritten in the middle of it is read anew.
+/// A table that was rewritten in the middle of it is read again.
 #[test]
 fn a_table_rewritten_under_a_repair_is_read_anew() {
     let (stage, settings) = sessions_in_a_gap(30_000);
@@ -334,7 +334,7 @@ fn a_table_rewritten_under_a_repair_is_read_anew() {
     program.stop();
 }
 
-/// Goal: a repair that was recorded and belongs to no state is owed: it is begun anew although
+/// Goal: a repair that was recorded and belongs to no state is owed: it is begun again although
 /// nothing else looks wrong any more, and `halt` does not pass it over either.
 #[test]
 fn a_repair_that_is_owed_is_begun_although_all_looks_well() {

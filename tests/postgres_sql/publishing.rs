@@ -37,7 +37,7 @@ fn try_ensure(sql: &mut Sql) -> walhouse::error::Result<Ensured> {
     ensure(sql, &wanted, soon())
 }
 
-/// Makes the publication anew as `definition` says and expects its refusal; then the hint's SQL has
+/// Creates the publication again by `definition` and expects its refusal; then the hint's SQL has
 /// to mend it.
 #[track_caller]
 fn check_mended(sql: &mut Sql, definition: &str, part: &str) {

@@ -214,7 +214,7 @@ fn a_refused_read_leaves_the_session_fit_for_the_next() {
 }
 
 /// Goal: a row that is there never looks deleted.
-/// Method: the read has to wait for an ALTER TABLE that writes the table anew; a snapshot from before
+/// Method: the read has to wait for an ALTER TABLE that rewrites the table; a snapshot from before
 /// its commit would see an empty table.
 #[test]
 fn a_table_that_is_rewritten_meanwhile_keeps_its_rows() {

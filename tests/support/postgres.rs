@@ -97,7 +97,7 @@ impl Postgres {
         &self.settings
     }
 
-    /// Drops whatever a test left: sessions, slots, publications, tables, and makes them anew.
+    /// Drops whatever a test left: sessions, slots, publications, tables, and makes them again.
     pub fn reset(&self) {
         let mut client = self.client();
         client

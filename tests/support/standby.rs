@@ -18,7 +18,7 @@ use super::{free_port, reaper};
 /// The worker on a standby that copies slots rests up to 30 s, and needs two rounds for a new one.
 pub const SYNC_PATIENCE: Duration = Duration::from_secs(150);
 
-/// What a copy must not have, or need not have: the server makes these folders' contents anew, and
+/// What a copy must not have, or need not have: the server makes these folders' contents again, and
 /// slots belong to the server that has them.
 const WITHOUT_CONTENTS: [&str; 8] = [
     "pg_wal",

@@ -31,7 +31,7 @@ const AGAIN: &str = "Run `walhouse check` again; if the problem persists, see Cl
 pub(super) struct ReachedClickHouse {
     pub client: Client,
     pub shapes: Vec<Shape>,
-    /// Of walhouse's own.
+    /// Missing tables of walhouse's own.
     pub absent: Vec<&'static str>,
 }
 

@@ -77,7 +77,7 @@ fn hosts(params: &PostgresParams) -> Vec<Finding> {
             .collect();
         let told = asked.into_iter().map(|(host, answer)| match answer.join() {
             Ok(Ok(what)) => Finding::ok("host", format!("`{host}` is {what}")),
-            // Without it there may be a primary all the same.
+            // There may be a primary without it.
             Ok(Err(error)) => Finding::warning(
                 "host",
                 error.to_string(),

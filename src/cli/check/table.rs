@@ -11,7 +11,7 @@ use crate::postgres::source_table::{OldRow, SourceTable, TableKind, TableName};
 use crate::postgres::sql::Sql;
 use crate::postgres::survey::{self, PostgresFacts, judge};
 
-/// Of a column that this version does not know.
+/// The hint for a column that this version does not know.
 pub(super) const UNFILLED: &str = "Nothing is lost in Postgres. Install a version of walhouse that \
                                    knows the column, if trigger.dev's own replication fills it.";
 

@@ -80,7 +80,7 @@ pub fn explain(text: &str) -> (String, bool) {
     (out.trim_end().to_owned() + "\n", all_known)
 }
 
-/// Of a message, in the code or on the page: what stands between the parts that vary, without
+/// The fixed text of a message, in the code or on the page, between the variable parts, without
 /// backticks, and without punctuation at its edges.
 pub fn fixed_parts(text: &str) -> Vec<String> {
     const EDGES: &[char] = &[' ', ':', ';', ',', '(', ')', '"', '.'];

@@ -44,7 +44,7 @@ topics! {
     monitoring: "monitoring", "metrics, alerts, health, status, the page";
     troubleshooting: "troubleshooting", "every warning and error, its cause and remedy";
     variables: "variables", "every variable of the configuration";
-    trigger_dev: "trigger-dev", "beside or instead of its own replication";
+    trigger_dev: "trigger-dev", "next to or instead of its own replication";
     speed: "speed", "what was measured, and how to repeat it";
     how_it_works: "how-it-works", "threads, positions, versions, repairs";
 }

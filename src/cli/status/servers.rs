@@ -184,7 +184,7 @@ impl Look {
         service.repair =
             repair.filter(|row| row.status == RepairStatus::Running).map(|row| Repair {
                 reason: row.reason,
-                // Such as `read ...`: how far it has come is for the process to say.
+                // Such as `read ...`: only the process knows its progress.
                 pass: row.position.split(' ').next().unwrap_or_default().to_owned(),
                 rows_read: row.rows_read,
                 rows_written: row.rows_written,

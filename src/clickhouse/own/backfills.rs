@@ -21,7 +21,7 @@ pub struct BackfillRow {
     pub command: String,
     /// Nothing is left to be done.
     pub is_done: bool,
-    /// Of the Postgres cluster that is read.
+    /// The system identifier of the Postgres cluster that is read.
     pub system_identifier: String,
     pub timeline: u32,
     pub version_shift: u64,

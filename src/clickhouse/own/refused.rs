@@ -96,7 +96,7 @@ pub fn counts(
     counts.ok_or_else(|| TABLE.malformed(client, "how many rows are kept"))
 }
 
-/// So many of the first rows as go into one INSERT: one at least.
+/// How many of the first rows fit into one INSERT: at least one.
 pub fn first_part(rows: &[RefusedRow]) -> usize {
     let bytes = rows.iter().scan(0, |sum, row| {
         *sum += row.document.len() + row.key.len() + row.error.len();

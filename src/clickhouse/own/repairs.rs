@@ -20,7 +20,7 @@ pub struct RepairRow {
     pub service: String,
     pub slot: String,
     pub status: RepairStatus,
-    /// Of the Postgres cluster that is read.
+    /// The system identifier of the Postgres cluster that is read.
     pub system_identifier: String,
     pub timeline: u32,
     pub version_shift: u64,

@@ -18,7 +18,7 @@ use crate::machines::catalog::Catalog;
 pub struct SourceRow {
     pub service: String,
     pub slot: String,
-    /// Of the Postgres cluster.
+    /// The system identifier of the Postgres cluster.
     pub system_identifier: String,
     pub catalog: Catalog,
     /// 0 before the first write; [`write()`] moves it.

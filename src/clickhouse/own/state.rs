@@ -20,7 +20,7 @@ const REVISION_LEAP: u64 = 1 << 20;
 pub struct StateRow {
     pub service: String,
     pub slot: String,
-    /// Of the Postgres cluster, as IDENTIFY_SYSTEM prints it.
+    /// The system identifier of the Postgres cluster, as IDENTIFY_SYSTEM prints it.
     pub system_identifier: String,
     pub timeline: u32,
     /// Where that timeline began; 0 of the first.

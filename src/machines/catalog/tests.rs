@@ -207,7 +207,7 @@ fn values_that_were_only_filled_in_hide_nothing() {
         judge(&filled, &now, &COLUMNS).may_hide_rows()
     };
     assert!(!after(|_| ()));
-    // A change of the type makes the default anew.
+    // A change of the type creates the default again.
     assert!(after(|column| column.default = Some(8)));
     assert!(after(|column| column.type_oid = 701));
 }

@@ -101,7 +101,7 @@ impl FromStr for RepairCursor {
         let renamed = text.strip_prefix("bury").map(|rest| format!("delete{rest}"));
         let text = renamed.as_deref().unwrap_or(text);
         let position = parse(text).ok_or(PositionError)?;
-        // There is one text for each, so what reads like another one's was damaged.
+        // Each cursor has exactly one text form, so one that does not print the same was damaged.
         (position.to_string() == text).then_some(position).ok_or(PositionError)
     }
 }
@@ -259,7 +259,7 @@ mod tests {
             "read  1:2:3",
             "read +1:2:3",
             "delete ",
-            // Of a version that did not count before.
+            // Written by a version without a count pass.
             "prune",
             "prune 1:202611",
             "count ",

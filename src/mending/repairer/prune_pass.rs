@@ -41,15 +41,15 @@ pub struct PrunePass {
 
 /// The counts, by target table.
 struct Counted {
-    /// Of an unbroken run of pieces, and of earlier runs.
+    /// The counts of an unbroken run of pieces, and of earlier runs.
     counts: Vec<Count>,
-    /// So many pieces from the first are in it.
+    /// The number of pieces, from the first, that it covers.
     done: usize,
     later: BTreeMap<usize, Count>,
 }
 
 impl Counted {
-    /// Of so many pieces, each of which was counted.
+    /// A run of this many counted pieces.
     fn up_to(&mut self, done: usize, target_of: impl Fn(usize) -> usize) -> Vec<Count> {
         while self.done < done {
             if let Some(count) = self.later.remove(&self.done) {
@@ -62,7 +62,7 @@ impl Counted {
 }
 
 impl PrunePass {
-    /// Of a pass that counts, from what was counted before.
+    /// The state of a counting pass, from the earlier counts.
     pub fn plan_count(
         with: &MendingContext<'_>,
         base_version: u64,
@@ -76,7 +76,7 @@ impl PrunePass {
         Ok(PrunePass { counted: Some(counted), ..pass })
     }
 
-    /// Of the passes so far and this one, by target table.
+    /// The counts of the passes so far and this one, by target table.
     pub fn counts(&self) -> Vec<Count> {
         self.counts_up_to(self.pieces.len()).unwrap_or_default()
     }
@@ -195,7 +195,7 @@ impl Pass for PrunePass {
             }
             last_as_of = looked_up.as_of.or(last_as_of);
         }
-        // Also where all are there: that may be of a commit that another server never had.
+        // Also if all exist: that may be due to a commit that another server never had.
         if let Some(as_of) = last_as_of {
             worker.cover(as_of)?;
         }

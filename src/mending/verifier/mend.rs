@@ -21,7 +21,7 @@ use crate::rows::key::{Key, LiveKey, id};
 use crate::rows::tombstone;
 
 /// A row that was streamed a moment ago can only be outranked once the slot has moved past it: a
-/// server notes every 15 s where that may be, and the next confirmation brings it about.
+/// server records every 15 s how far that may be, and the next confirmation moves it.
 const OUTRANKED_WITHIN: Duration = Duration::from_secs(90);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A repaired row may change in between, and differ in another way.

@@ -17,7 +17,7 @@ use crate::rows::key::LiveKey;
 /// 8 MiB of the table without what lies in TOAST.
 const PIECE_BLOCKS: u32 = 1024;
 const PAGE_ROWS_MAX: usize = 2_000;
-/// Of one block of a sample: so that a sample of many rows is not of few places.
+/// Rows of one block of a sample, so that a sample of many rows covers many blocks.
 const SAMPLED_ROWS_PER_BLOCK: usize = 20;
 
 /// Blocks of a part.

@@ -82,7 +82,7 @@ impl HostSearch {
         }
     }
 
-    /// Until when more is worth hearing; `None` when the search is over.
+    /// Until when to wait for more answers; `None` when the search is over.
     pub fn deadline(&self) -> Option<Instant> {
         if self.over || self.pending == 0 {
             return None;

@@ -123,7 +123,7 @@ impl SqlError {
     }
 }
 
-/// The short list is what passes by itself; everything else waits for an operator.
+/// The short list has the errors that resolve themselves; all others wait for an operator.
 fn kind_of(sqlstate: &str) -> ErrorKind {
     match sqlstate {
         // Too many slots or walsenders is a setting, unlike the rest of its class.

@@ -18,7 +18,7 @@ const IDLE_SECONDS: u32 = 5;
 /// One that works may work for this long.
 const BUSY_SECONDS: u32 = 60;
 
-/// Of the server as our role sees it.
+/// Facts about the server as our role sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PostgresFacts {
     pub provider: Provider,
@@ -47,7 +47,7 @@ pub struct PostgresFacts {
     pub waits_for: Vec<(String, String)>,
 }
 
-/// Of the table and our role.
+/// Facts about the table and our role.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
     pub may_use_schema: bool,

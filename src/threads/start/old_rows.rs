@@ -1,8 +1,9 @@
-//! Whether tables that were there before the first start lack rows that Postgres has: then nothing
-//! would ever bring them.
+//! Whether tables that existed before the first start lack rows that Postgres has: nothing would
+//! ever copy them.
 //!
-//! The ends of the primary key are looked at: a table that is empty lacks the first rows, one that
-//! another replicator has left behind the last. With a slot of that one the last are on their way.
+//! It checks both ends of the primary key: an empty table lacks the first rows, one that another
+//! replicator left behind lacks the last. With that replicator's slot the last rows are still to
+//! come.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ use crate::services::row::Row;
 use crate::services::source::Source;
 use crate::wal::Datum;
 
-/// Of each end.
+/// Rows of each end.
 const ROWS: usize = 100;
 
 /// Describes what is missing.

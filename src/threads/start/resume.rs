@@ -456,8 +456,8 @@ impl Parties<'_> {
         }
     }
 
-    /// The slot that is there if it can be streamed from, else a new one. Before Postgres 18 one
-    /// that is older than its publication cannot, and later it brings nothing of that time.
+    /// The existing slot if it can be streamed from, else a new one. Before Postgres 18 one that is
+    /// older than its publication cannot, and later it streams nothing from that time.
     fn usable_slot(
         &mut self,
         slot: Option<lineage::Slot>,

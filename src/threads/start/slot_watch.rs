@@ -51,7 +51,7 @@ impl<'a> SlotWatch<'a> {
 
     fn run(self, stops: &Receiver<()>) {
         let mut told = None;
-        // Half of the time passes before the question, half may pass until the answer.
+        // Half of the time passes before the query, half may pass until the answer.
         let half = self.receive_timeout / 2;
         let mut look_at = Instant::now() + half;
         while let Err(RecvTimeoutError::Timeout) = stops.recv_timeout(NOTICE_EVERY) {

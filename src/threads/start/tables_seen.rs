@@ -54,7 +54,7 @@ impl TablesSeen {
     ) -> Result<T> {
         let mut seen = self.0.lock();
         if error.kind() == ErrorKind::Setup && !seen.has_gone {
-            // Also by a process that streams for the first time: somebody has before it.
+            // Also for a process that streams for the first time: another one has before it.
             let reason = format!("a table in ClickHouse had lost what it needs: {error}");
             let of = (config.name.as_str(), config.slot.as_str());
             debt::owe(client, of, &reason, config.clickhouse.request_timeout)?;
@@ -84,7 +84,7 @@ impl TablesSeen {
         for (name, identity) in identities(&seen.look) {
             let now = identities(look).find(|(found, _)| *found == name);
             let is_other = now.is_some_and(|(_, now)| now != identity);
-            // Of those that were made it is known already.
+            // For created tables it is known already.
             if is_other && !made.contains(&name) && (is_target(name) || is_ours(name)) {
                 lost.push(format!("`{name}` was replaced in ClickHouse"));
             }

@@ -24,8 +24,7 @@ pub struct Batch {
     pub bytes: usize,
 }
 
-/// A change brings a row of a key that may have been removed above it, where this session has not
-/// seen it.
+/// A change has a row whose key may have been removed above it, unseen by this session.
 #[derive(Debug, Clone, Copy)]
 pub struct Ask {
     /// Index into `Batch::changes`.
@@ -37,7 +36,7 @@ pub struct Ask {
 /// The position of a change: kept small, since a batch may hold a million.
 #[derive(Debug, Clone, Copy)]
 pub struct ChangeAt {
-    /// Of its record, or above where an earlier removal of its key lies above.
+    /// The LSN of its record, or one above it if an earlier removal of its key lies above.
     pub lsn: Lsn,
     pub xid: u32,
     /// Index into `Batch::frames`.

@@ -100,7 +100,7 @@ pub fn run(mut with: Confirmer<'_>) -> Result<()> {
             Err(error) if error.kind() == ErrorKind::SlotBusy => return Err(error),
             // The next session makes the table again.
             Err(error) if is_of_tables(&error) => return Err(error),
-            // Told to give it up: the end of the session comes next.
+            // Asked to give up: the end of the session comes next.
             Err(error) if error.kind() == ErrorKind::Stopped => {
                 with.machine.on_write_failed(Instant::now());
             }

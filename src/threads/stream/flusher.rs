@@ -1,7 +1,7 @@
 //! `flusher-<n>/<service>`: makes a batch durable in ClickHouse, however long that takes.
 //!
 //! ```text
-//!   fold -> ask Postgres or ClickHouse for what the batch lacks -> assemble -> insert -> told
+//!   fold -> ask Postgres or ClickHouse for what the batch lacks -> assemble -> insert -> report
 //! ```
 //!
 //! All tables of a batch are durable, and every refused row kept, before the batch counts. A kill
@@ -87,7 +87,7 @@ impl OpenFlusher<'_> {
         let (with, started_at) = (self.with, Instant::now());
         let Batch { cut, frames, changes, asks, plans, commit_times, .. } = batch;
         let doing = || format!("map the changes of service `{}`", with.delivery.service);
-        // Of the change that was looked at last.
+        // The LSN of the change decoded last.
         let place = Cell::new(Lsn(0));
         let folded = {
             let mut asks = asks.iter().peekable();

@@ -116,7 +116,7 @@ fn by_entry(
 enum Cut {
     /// Into fewer ids.
     Ids,
-    /// Also into partitions: each answers for itself.
+    /// Also split into partitions: each has its own answer.
     Anywhere,
 }
 

@@ -20,7 +20,7 @@ use crate::wal::copy_both::{FromServer, StandbyStatusUpdate};
 
 /// How often a stop, and a confirmation, is noticed while the stream is silent.
 const NOTICE_EVERY: Duration = Duration::from_millis(25);
-/// The same when it has been silent for a while, and no confirmation is to be expected.
+/// The same when it has been silent for a while and no confirmation is expected.
 const NOTICE_EVERY_QUIET: Duration = Duration::from_millis(250);
 const QUIET_AFTER: Duration = Duration::from_secs(1);
 /// How long the server may take to acknowledge the end of the stream.

@@ -132,7 +132,7 @@ impl Drop for PrimaryProbe {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Look {
-    /// Nothing is known of how it was before.
+    /// The earlier state is unknown.
     First,
     Nobody,
     Primary(KnownServer),
