@@ -364,7 +364,7 @@ fn a_null_for_a_column_that_takes_none_is_kept_and_named() {
     ));
     let mut program = Program::start(&stage.settings_runs());
     program.wait_streaming(&["runs"]);
-    program.wait_for_log("takes no NULL in column `max_duration_in_seconds`");
+    program.wait_for_log("accepts no NULL in column `max_duration_in_seconds`");
     insert_runs_with(&stage, "r", 9, |n| match n {
         4 => json!({"maxDurationInSeconds": null}),
         _ => json!({"maxDurationInSeconds": 5}),
