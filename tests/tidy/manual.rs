@@ -252,14 +252,27 @@ fn errands() -> Vec<(String, Vec<String>)> {
 fn every_error_can_be_explained() {
     let mut unexplained = BTreeSet::new();
     for (path, parts) in errands() {
-        // The cause follows, and where it was.
-        let line = format!("runs: {} ... at x: y", parts.join(" ... "));
+        // The cause follows.
+        let line = format!("runs: {} ... x: y", parts.join(" ... "));
         if !explain(&line).1 && !CAUSES.contains(&parts.join(" ... ").as_str()) {
             unexplained.insert(format!("{path}: {}", parts.join(" ... ")));
         }
     }
     let unexplained: Vec<String> = unexplained.into_iter().collect();
     assert_none("the topic of troubleshooting does not have these", &unexplained);
+}
+
+/// `walhouse explain` prints one without the others.
+#[test]
+fn every_explanation_stands_by_itself() {
+    let refers = |text: &&str| {
+        let text = text.to_lowercase();
+        text.starts_with("the same") || text.starts_with("as above") || text.contains("see above")
+    };
+    let entries = entries();
+    let texts = entries.iter().flat_map(|entry| [entry.cause.as_str(), &entry.remedy]);
+    let referring: Vec<String> = texts.filter(refers).map(str::to_owned).collect();
+    assert_none("these refer to another entry", &referring);
 }
 
 /// Only ever the cause or a piece of an error that is explained.
