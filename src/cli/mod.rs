@@ -18,7 +18,7 @@ mod teardown;
 mod verify;
 
 use std::ffi::OsString;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -148,13 +148,15 @@ fn refuse_topic(name: &str) -> ExitCode {
 /// A line, or a log from stdin.
 fn explain(line: &str) -> ExitCode {
     let text = match line {
-        "-" => match std::io::read_to_string(std::io::stdin()) {
-            Ok(text) => text,
-            Err(cause) => {
+        "-" => {
+            let mut log = Vec::new();
+            if let Err(cause) = std::io::stdin().read_to_end(&mut log) {
                 let error = Error::new(crate::error::ErrorKind::Setup, "read the log from stdin");
                 return fail(&error.because(cause));
             }
-        },
+            // Other programs may write into the same log.
+            String::from_utf8_lossy(&log).into_owned()
+        }
         line => line.to_owned(),
     };
     let (answer, all_known) = manual::explain::explain(&text);

@@ -14,7 +14,8 @@ pub fn columns() -> Option<usize> {
 }
 
 /// `less` ends by itself if all fits on the screen, passes the styles on and leaves the text there.
-const COMMAND: &str = "LESS=${LESS-FRX} exec ${PAGER:-less}";
+/// A `$PAGER` that is set to nothing is none.
+const COMMAND: &str = "PAGER=${PAGER-less}; LESS=${LESS-FRX} exec ${PAGER:-cat}";
 
 /// False if there is no pager: the caller prints the text.
 pub fn show(text: &str) -> bool {
