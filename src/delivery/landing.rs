@@ -1,13 +1,13 @@
 //! Inserts one block into one table, by [`Salvage`]'s plan: it retries for ever, and if the table
 //! accepts only a part of the block, it inserts that part.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::time::Instant;
 
-use super::alongside::{Alongside, StopLevel, stopped};
-use super::learned::Learned;
-use super::outage::{Delays, Episode, retry};
-use crate::clickhouse::own::refused::{self, RefusedPart, RefusedRow};
+use super::alongside::{StopLevel, stopped};
+use super::context::DeliveryContext;
+use super::outage::Episode;
+use crate::clickhouse::own::refused::{RefusedPart, RefusedRow};
 use crate::clickhouse::refusal::{Refusal, RefusalVerdict};
 use crate::clickhouse::{self, Client, InsertError};
 use crate::error::{Error, ErrorKind, Result};
@@ -15,89 +15,16 @@ use crate::machines::salvage::{
     Blame, BlamedColumn, InsertFault, InsertFit, KnownGood, NextStep, Salvage, Step, Views,
 };
 use crate::metrics::{ServiceMetrics, TableMetrics};
-use crate::rows::column::Values;
 use crate::rows::order::sorted_by;
 use crate::rows::target::Target;
-use crate::rows::{Block, as_json, native};
-use crate::services::notes::Kept;
+use crate::rows::{Block, native};
 use crate::services::trial;
 use crate::telling::tell;
-
-/// What any writer of rows needs, a flusher or a repair.
-#[derive(Clone, Copy)]
-pub struct DeliveryContext<'a> {
-    pub service: &'static str,
-    pub clickhouse: &'a clickhouse::ClickHouseParams,
-    pub delays: Delays,
-    pub alongside: &'a dyn Alongside,
-    pub learned: &'a Learned,
-    pub metrics: &'a ServiceMetrics,
-}
 
 impl DeliveryContext<'_> {
     /// What one thread keeps for each table.
     pub fn landings(&self, targets: &'static [Target]) -> Vec<Landing> {
         targets.iter().map(|target| Landing::new(target, self.metrics)).collect()
-    }
-
-    /// [`retry`] with the waits of a flush, while ClickHouse or Postgres is away.
-    pub fn retry<T>(
-        &self,
-        attempt: impl FnMut() -> Result<T>,
-        hopeless: impl Fn(&Error) -> bool,
-    ) -> Result<T> {
-        let outage = &self.metrics.insert_outage;
-        retry(self.alongside, self.delays, self.service, outage, attempt, hopeless)
-    }
-
-    /// Keeps in full what ClickHouse refused, before its batch counts as durable.
-    pub fn keep(&self, client: &mut Client, rows: &[RefusedRow]) -> Result<()> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let timeout = self.clickhouse.request_timeout;
-        let mut left = rows;
-        while !left.is_empty() {
-            let (part, rest) = left.split_at(refused::first_part(left));
-            self.retry(|| refused::write(client, part, Instant::now() + timeout), |_| false)?;
-            left = rest;
-        }
-        let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
-        for row in rows {
-            *kinds.entry(kind_of(row)).or_default() += 1;
-        }
-        for (kind, rows) in kinds {
-            if let Some(unsaid) = self.learned.note(kind.clone(), rows) {
-                log::warn!(
-                    "{}: {} {kind} that ClickHouse does not accept as they are were kept in \
-                     `walhouse_refused_rows`{unsaid}",
-                    self.service,
-                    unsaid.amount
-                );
-            }
-        }
-        Ok(())
-    }
-
-    pub fn kept_rows(&self, kept: Vec<Kept>) -> Vec<RefusedRow> {
-        let row = |kept: Kept| RefusedRow {
-            service: self.service.to_owned(),
-            table: kept.table.to_owned(),
-            key: kept.key,
-            version: kept.version,
-            what: RefusedPart::Column(kept.column.to_owned()),
-            error: kept.reason,
-            document: kept.document,
-        };
-        kept.into_iter().map(row).collect()
-    }
-}
-
-fn kind_of(RefusedRow { table, what, .. }: &RefusedRow) -> String {
-    match what {
-        RefusedPart::Row => format!("rows for `{table}`"),
-        RefusedPart::Column(column) => format!("values of `{column}` for `{table}`"),
-        RefusedPart::View => format!("rows for views of `{table}`"),
     }
 }
 
@@ -432,7 +359,7 @@ impl Landing {
             self.metrics.refused_rows.inc();
             let name = block.spec(column).name;
             let error = format!("a NULL for column `{name}`, which accepts none");
-            kept.push(self.kept(with, block, row, error));
+            kept.push(with.refused_row(self.target, block, row, error));
             false
         });
     }
@@ -477,29 +404,7 @@ impl Landing {
 
     fn kept_row(&self, with: &DeliveryContext<'_>, tried: &Tried<'_>, row: usize) -> RefusedRow {
         let error = tried.refusals.get(&row).map(Refusal::to_string).unwrap_or_default();
-        self.kept(with, tried.block, tried.order[row], error)
-    }
-
-    fn kept(
-        &self,
-        with: &DeliveryContext<'_>,
-        block: &Block,
-        row: usize,
-        error: String,
-    ) -> RefusedRow {
-        let version = match block.values(self.target.version) {
-            Values::U64(versions) => versions[row],
-            other => unreachable!("{other:?}"),
-        };
-        RefusedRow {
-            service: with.service.to_owned(),
-            table: self.target.table.to_owned(),
-            key: block.text(self.target.id, row).to_vec(),
-            version,
-            what: RefusedPart::Row,
-            error,
-            document: as_json::row_as_json(block, row),
-        }
+        with.refused_row(self.target, tried.block, tried.order[row], error)
     }
 }
 

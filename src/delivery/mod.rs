@@ -5,6 +5,7 @@
 pub mod alongside;
 pub mod as_of;
 pub mod connecting;
+pub mod context;
 pub mod landing;
 pub mod learned;
 pub mod lease_watch;
@@ -12,6 +13,7 @@ pub mod limits;
 pub mod marks;
 pub mod member;
 pub mod outage;
+mod refused_rows;
 pub mod session_state;
 pub mod source_check;
 pub mod source_look;

@@ -20,7 +20,7 @@ use crate::clickhouse::own::{self, databases};
 use crate::clickhouse::{Client, tables};
 use crate::config::ServiceConfig;
 use crate::delivery::alongside::{Alongside, StopLevel};
-use crate::delivery::landing::DeliveryContext;
+use crate::delivery::context::DeliveryContext;
 use crate::delivery::learned::Learned;
 use crate::delivery::limits::page_bytes_max;
 use crate::delivery::member::Member;

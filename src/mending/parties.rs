@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::delivery::landing::DeliveryContext;
+use crate::delivery::context::DeliveryContext;
 use crate::delivery::member::Member;
 use crate::error::Result;
 use crate::postgres::primary::Primary;

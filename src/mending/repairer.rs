@@ -35,7 +35,7 @@ use crate::clickhouse::Client;
 use crate::clickhouse::own::repairs::{AT_FENCE, RepairRow, RepairStatus};
 use crate::delivery::alongside::StopLevel;
 use crate::delivery::as_of::wait_until_flushed;
-use crate::delivery::landing::DeliveryContext;
+use crate::delivery::context::DeliveryContext;
 use crate::delivery::outage::Delays;
 use crate::delivery::session_state::SessionState;
 use crate::error::{ErrorKind, Result};

@@ -35,7 +35,7 @@ use crate::clickhouse;
 use crate::config::ServiceConfig;
 use crate::delivery::alongside::{Alongside, StopLevel, stopped};
 use crate::delivery::connecting::application_name;
-use crate::delivery::landing::DeliveryContext;
+use crate::delivery::context::DeliveryContext;
 use crate::delivery::learned::Learned;
 use crate::delivery::lease_watch::LeaseWatch;
 use crate::delivery::limits::{limits, page_bytes_max};

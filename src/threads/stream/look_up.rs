@@ -12,7 +12,7 @@ use hashbrown::HashMap;
 use crate::clickhouse::Client;
 use crate::clickhouse::lookup::{find_live, find_sort_keys};
 use crate::clickhouse::partitions::{partitions, too_much};
-use crate::delivery::landing::DeliveryContext;
+use crate::delivery::context::DeliveryContext;
 use crate::delivery::member::Member;
 use crate::error::Result;
 use crate::machines::portions::{Next, PortionSearch, Sizes};

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use crate::delivery::as_of::wait_until_flushed;
-use crate::delivery::landing::DeliveryContext;
+use crate::delivery::context::DeliveryContext;
 use crate::delivery::member::Member;
 use crate::error::{ErrorKind, Result};
 use crate::machines::thinning::Thinning;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::flusher::OpenFlusher;
 use crate::clickhouse::Client;
 use crate::clickhouse::stored::{has_versions, key_of, versions_of};
-use crate::delivery::landing::DeliveryContext;
+use crate::delivery::context::DeliveryContext;
 use crate::error::Result;
 use crate::machines::removals::outranking;
 use crate::postgres::reread::RereadRequest;

@@ -1,0 +1,89 @@
+//! Rows and values that ClickHouse does not accept as they are: kept in `walhouse_refused_rows`, and
+//! logged by kind.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::context::DeliveryContext;
+use crate::clickhouse::Client;
+use crate::clickhouse::own::refused::{self, RefusedPart, RefusedRow};
+use crate::error::Result;
+use crate::rows::column::Values;
+use crate::rows::target::Target;
+use crate::rows::{Block, as_json};
+use crate::services::notes::Kept;
+
+impl DeliveryContext<'_> {
+    /// Keeps in full what ClickHouse refused, before its batch counts as durable.
+    pub fn keep(&self, client: &mut Client, rows: &[RefusedRow]) -> Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let timeout = self.clickhouse.request_timeout;
+        let mut left = rows;
+        while !left.is_empty() {
+            let (part, rest) = left.split_at(refused::first_part(left));
+            self.retry(|| refused::write(client, part, Instant::now() + timeout), |_| false)?;
+            left = rest;
+        }
+        let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+        for row in rows {
+            *kinds.entry(kind_of(row)).or_default() += 1;
+        }
+        for (kind, rows) in kinds {
+            if let Some(unsaid) = self.learned.note(kind.clone(), rows) {
+                log::warn!(
+                    "{}: {} {kind} that ClickHouse does not accept as they are were kept in \
+                     `walhouse_refused_rows`{unsaid}",
+                    self.service,
+                    unsaid.amount
+                );
+            }
+        }
+        Ok(())
+    }
+
+    pub fn kept_rows(&self, kept: Vec<Kept>) -> Vec<RefusedRow> {
+        let row = |kept: Kept| RefusedRow {
+            service: self.service.to_owned(),
+            table: kept.table.to_owned(),
+            key: kept.key,
+            version: kept.version,
+            what: RefusedPart::Column(kept.column.to_owned()),
+            error: kept.reason,
+            document: kept.document,
+        };
+        kept.into_iter().map(row).collect()
+    }
+
+    /// A row as it was sent, or would have been.
+    pub fn refused_row(
+        &self,
+        target: &Target,
+        block: &Block,
+        row: usize,
+        error: String,
+    ) -> RefusedRow {
+        let version = match block.values(target.version) {
+            Values::U64(versions) => versions[row],
+            other => unreachable!("{other:?}"),
+        };
+        RefusedRow {
+            service: self.service.to_owned(),
+            table: target.table.to_owned(),
+            key: block.text(target.id, row).to_vec(),
+            version,
+            what: RefusedPart::Row,
+            error,
+            document: as_json::row_as_json(block, row),
+        }
+    }
+}
+
+fn kind_of(RefusedRow { table, what, .. }: &RefusedRow) -> String {
+    match what {
+        RefusedPart::Row => format!("rows for `{table}`"),
+        RefusedPart::Column(column) => format!("values of `{column}` for `{table}`"),
+        RefusedPart::View => format!("rows for views of `{table}`"),
+    }
+}
