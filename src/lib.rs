@@ -25,6 +25,10 @@
 //!
 //! A [`session`](threads::session) is one attempt, from the leader lock to the end of the stream.
 //! It makes the channels and the threads of the picture and joins them in the order of the data.
+//! Its threads share a [`SessionState`](delivery::session_state::SessionState), and what they have
+//! [`Learned`](delivery::learned::Learned) of the tables while inserting. A command inserts in the
+//! same way without a session: what it needs of the stream is [`Alongside`](delivery::alongside).
+//!
 //! The [`lifecycle`](machines::lifecycle) decides what to do about its end; its table of states
 //! maps everything that a service can be doing.
 //!
@@ -56,7 +60,8 @@
 //! - Nothing is confirmed before it is durable: [`progress`](machines::progress) knows which rows
 //!   are durable, [`confirm`](machines::confirm) when to report that to Postgres.
 //! - Nothing is dropped: [`outage`](delivery::outage) retries for ever,
-//!   [`landing`](delivery::landing) and [`salvage`](machines::salvage) keep what is refused.
+//!   [`landing`](delivery::landing) and [`salvage`](machines::salvage) insert what is accepted, and
+//!   the rest is kept in a table of its own ([`refused`](clickhouse::own::refused)).
 //! - Replays are harmless, and versions follow commits: `_version` is the position of the change in
 //!   the WAL ([`assemble`](services::assemble)), but for a row whose key was removed above it while
 //!   it waited for that key: [`removals`](machines::removals) puts it just above.
@@ -72,13 +77,15 @@
 //!
 //! # Rooms
 //!
-//! From the top to the bottom; a file uses only rooms below its own (`tests/tidy` checks it).
+//! From the top to the bottom; a file uses only rooms below its own, and the files of a room do not
+//! use each other in circles (`tests/tidy` checks both). The `mod.rs` of a room says what it holds
+//! and where something new goes.
 //!
 //! | room | what lives there |
 //! |---|---|
 //! | [`cli`] | commands, log lines, exit codes |
 //! | [`threads`] | one file for each thread: wait, step a machine, act; in `start`, `stream` and `watch` what a session runs |
-//! | [`mending`] | makes both sides equal: repair, verify, backfill, and the debts that lead to them |
+//! | [`mending`] | makes both sides equal alongside the stream: repair, verify, backfill, and the debts that lead to them |
 //! | [`delivery`] | inserting rows into ClickHouse, outages, the state of servers and tables, what a session shares |
 //! | [`overview`] | what a person sees: the facts of `/status`, the page, the table |
 //! | [`config`] | the only reader of the environment |
@@ -89,9 +96,9 @@
 //! | [`documents`] | JSON: read as Postgres prints it, written as ClickHouse accepts it |
 //! | [`wal`] | LSNs, times, relations, tuples and their codecs |
 //!
-//! [`error`], [`finding`], [`halt`] and [`secret`] are for all rooms; [`metrics`] and [`health`]
-//! are for the rooms that act, `delivery` and above, and keep what people see in the types of
-//! `overview`.
+//! [`error`], [`finding`], [`halt`], [`secret`] and [`telling`] are for all rooms; [`metrics`] and
+//! [`health`] are for the rooms that act, `delivery` and above, and keep what people see in the
+//! types of `overview`.
 //!
 //! # Invariants: what is absent
 //!

@@ -1,4 +1,9 @@
 //! Everything about ClickHouse: inserts, target tables, walhouse's own tables.
+//!
+//! A [`client`] sends statements to whichever of the hosts can take part, a `connection` to one of
+//! them, and `fresh` sees to it that this one has all rows before it is read. The other files are
+//! questions and inserts through a client. An exception that is taken for the wrong kind is mended
+//! in the table of [`refusal`]; a table of walhouse's own is declared in [`own`].
 
 mod answer;
 pub mod client;

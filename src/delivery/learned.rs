@@ -1,4 +1,4 @@
-//! What one thread has learned while inserting rows, separately from the others.
+//! What the threads of a session, or of a command, have learned while inserting rows.
 
 use std::time::Instant;
 

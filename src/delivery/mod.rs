@@ -1,6 +1,10 @@
 //! What everything that writes rows to ClickHouse needs, a session's threads and commands alike:
 //! inserting them, waiting out an outage, the state of the servers and tables, and what a session
 //! shares.
+//!
+//! [`landing`] inserts a block, for everybody, with a [`context`]. The threads of a session meet in
+//! [`session_state`], and what they learn of the tables is in [`learned`]. What inserts rows knows
+//! the stream only as an [`alongside::Alongside`], so a command needs no session.
 
 pub mod alongside;
 pub mod as_of;

@@ -6,7 +6,7 @@
 //! ones; what 24.8 and 25.5 still refuse is due to how they guess the type of mixed arrays
 //! (`[true,1.5]`), and refused rows are for salvage.
 //!
-//! Nearly every document needs no change, and `json_plain` finds that in half the time that the
+//! Nearly every document needs no change, and `plain` finds that in half the time that the
 //! pass over its tokens takes, which handles the rest. Where both can answer, they give the same
 //! bytes.
 //!

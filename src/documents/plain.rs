@@ -4,7 +4,7 @@
 //! ClickHouse: nearly every one. So there are two answers only, where it ends and `None`, and the
 //! latter says nothing: it is also given for what is merely unusual, such as a key with an escape
 //! or a dot, keys that may be alike, a number of many digits, deep nesting. The pass over the
-//! tokens then finds out. The members of small objects are found likewise. Total, like `json_text`.
+//! tokens then finds out. The members of small objects are found likewise. Total, like `tokens`.
 
 use super::strings::{self, WINDOW};
 

@@ -1,6 +1,6 @@
 //! The contents of a JSON string: escapes and their meaning.
 //!
-//! Total, like `json_text`: on text that is not a JSON string it does something harmless.
+//! Total, like `tokens`: on text that is not a JSON string it does something harmless.
 
 use std::borrow::Cow;
 

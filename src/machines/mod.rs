@@ -3,6 +3,9 @@
 //! Nothing here reads a clock, a channel, a random source or the environment: `now` is an argument
 //! and jitter comes from a [`prng::Prng`] that the caller seeds. So tests play hours of failures in
 //! milliseconds, and repeat a failing run from its seed.
+//!
+//! A new decision is a machine, or an input of one, and begins with a test that plays its events.
+//! `tests/model` plays random histories of a simulated cluster against several at once.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,9 @@
 //! walhouse's status for people: the facts of `/status`, and the same as a page and as a table.
 //!
 //! Nothing here queries or waits for anything, and only the words around the facts come from here.
+//!
+//! A new fact is a field of a type in this file, filled in by `health` or by a thread, and shown by
+//! [`page`] and [`table`].
 
 pub mod graph;
 pub mod history;

@@ -1,4 +1,7 @@
 //! Everything said to Redis: the leader lock.
+//!
+//! Its form is that of trigger.dev's own replication, so that the two exclude each other: the
+//! key and its value are not ours to change.
 
 mod connection;
 pub mod lock;

@@ -1,5 +1,8 @@
 //! Rows on their way to ClickHouse: target tables, keys, column buffers, order, and the Native
 //! encoding.
+//!
+//! A [`target`] describes a table once, a [`block`] holds its rows by column, [`native`] is their
+//! form on the wire.
 
 pub mod as_json;
 pub mod block;

@@ -2,6 +2,9 @@
 //!
 //! [`fold`] reads a batch's changes, [`assemble`] turns them into blocks; [`runs`] and [`sessions`]
 //! are the two mappings, the other files the rules for single values.
+//!
+//! A new column of a table goes into its mapping, and a new rule for values into a file of its own.
+//! What a mapping cannot keep as it was, it reports in [`notes`].
 
 pub mod annotations;
 pub mod assemble;

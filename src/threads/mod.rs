@@ -3,6 +3,10 @@
 //!
 //! [`supervisor`] starts the [`coordinator`]s, each of which runs one [`session`] after another.
 //! What a session runs is in the folders: [`start`], then [`stream`], with [`watch`] next to it.
+//!
+//! A thread is a loop without decisions of its own: where a new `if` is about what to do next, it
+//! belongs in a machine, with a test that needs no thread. Every wait has a deadline and sees the
+//! end of the session.
 
 pub mod board;
 pub mod coordinator;
