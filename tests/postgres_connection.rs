@@ -868,22 +868,10 @@ fn lost_stream_is_unreachable_whoever_cut_it() {
     assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
     assert_eq!(server_error(&error).unwrap().sqlstate, "57P01");
 
-    let free = |admin: &mut postgres::Client| {
-        eventually("the slot to be free", || {
-            let sql = "SELECT NOT active FROM pg_replication_slots";
-            admin.query_one(sql, &[]).unwrap().get::<_, bool>(0).then_some(())
-        })
-    };
-    free(&mut admin);
-    let woken = stream(&server, "p");
-    let handle = woken.shutdown_handle().unwrap();
-    let reader = std::thread::spawn(move || until_lost(woken));
-    handle.shutdown();
-    let error = reader.join().unwrap();
-    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
-    // The handle is still held: the server must see the end all the same.
-    free(&mut admin);
-
+    eventually("the slot to be free", || {
+        let sql = "SELECT NOT active FROM pg_replication_slots";
+        admin.query_one(sql, &[]).unwrap().get::<_, bool>(0).then_some(())
+    });
     let killed = stream(&server, "p");
     server.signal("-QUIT");
     let error = until_lost(killed);
@@ -891,17 +879,15 @@ fn lost_stream_is_unreachable_whoever_cut_it() {
 }
 
 #[test]
-fn dropped_stream_frees_its_slot_even_while_a_handle_is_held() {
+fn dropped_stream_frees_its_slot() {
     let server = Server::start();
     let mut admin = slot_and_publication(&server, "p");
     let stream = stream(&server, "p");
-    let handle = stream.shutdown_handle().unwrap();
     drop(stream);
     eventually("the slot to be free", || {
         let sql = "SELECT NOT active FROM pg_replication_slots";
         admin.query_one(sql, &[]).unwrap().get::<_, bool>(0).then_some(())
     });
-    handle.shutdown();
 }
 
 #[test]
@@ -953,7 +939,7 @@ fn slot_that_cannot_be_streamed_says_why() {
     let mut admin = slot_and_publication(&server, "p");
     let holder = stream(&server, "p");
     let error = not_started(&server, "s", ErrorKind::SlotBusy, "55006");
-    assert_eq!(server_error(&error).unwrap().active_pid(), Some(holder.backend_pid()));
+    assert!(error.to_string().contains(&format!("PID {}", holder.backend_pid())), "{error}");
     assert!(error.to_string().starts_with("start replication of slot `s` on `127.0.0.1:"));
     drop(holder);
 

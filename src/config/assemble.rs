@@ -22,7 +22,6 @@ struct Shared {
     repair_concurrency: usize,
     repair_deletes_max_percent: u64,
     receive_timeout: Duration,
-    shutdown_timeout: Duration,
     cluster: Option<String>,
     quorum: Option<Quorum>,
 }
@@ -47,7 +46,7 @@ pub(super) fn config(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Config, 
 
     let http_listen = reader.address("REPLICATION_HTTP_LISTEN");
     let shutdown_timeout = reader.millis("REPLICATION_SHUTDOWN_TIMEOUT_MS");
-    let shared = shared(&mut reader, shutdown_timeout, !on.is_empty());
+    let shared = shared(&mut reader, !on.is_empty());
     let services: Vec<ServiceConfig> =
         on.iter().filter_map(|name| service(&mut reader, *name, &shared)).collect();
     check_slots(&mut reader, &services);
@@ -70,7 +69,7 @@ fn why_off(reader: &mut VariableReader, name: ServiceName) -> Option<String> {
     }
 }
 
-fn shared(reader: &mut VariableReader, shutdown_timeout: Duration, lock_is_needed: bool) -> Shared {
+fn shared(reader: &mut VariableReader, lock_is_needed: bool) -> Shared {
     reader.check_order(
         "REPLICATION_RECONNECT_INITIAL_DELAY_MS",
         "REPLICATION_RECONNECT_MAX_DELAY_MS",
@@ -92,7 +91,6 @@ fn shared(reader: &mut VariableReader, shutdown_timeout: Duration, lock_is_neede
         repair_concurrency: reader.size("REPLICATION_REPAIR_CONCURRENCY"),
         repair_deletes_max_percent: reader.integer("REPLICATION_REPAIR_DELETES_MAX_PERCENT"),
         receive_timeout: reader.millis("REPLICATION_RECEIVE_TIMEOUT_MS"),
-        shutdown_timeout,
         cluster: reader.text("REPLICATION_CLICKHOUSE_CLUSTER"),
         quorum: reader.quorum("REPLICATION_CLICKHOUSE_INSERT_QUORUM"),
     }
@@ -180,7 +178,6 @@ fn service(
         repair_deletes_max_percent: shared.repair_deletes_max_percent,
         ack_interval,
         receive_timeout: shared.receive_timeout,
-        shutdown_timeout: shared.shutdown_timeout,
         payload_insert,
         error_fingerprint,
         log_level,

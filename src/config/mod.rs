@@ -1,6 +1,8 @@
 //! The only reader of the environment. Every problem is reported at once, each naming its variable.
 //!
 //! Whether the servers are there and let us in is not asked here.
+//!
+//! A new variable is a row of [`variables`], is read in `assemble`, and has its row in the manual.
 
 mod assemble;
 pub mod effective;
@@ -70,7 +72,6 @@ pub struct ServiceConfig {
     pub ack_interval: Duration,
     /// Silence of the walsender for this long ends the session.
     pub receive_timeout: Duration,
-    pub shutdown_timeout: Duration,
     /// `runs` only.
     pub payload_insert: bool,
     /// `runs` only.

@@ -92,7 +92,6 @@ fn defaults_of_runs() {
     assert_eq!(service.reconnect, reconnect);
     assert_eq!(service.ack_interval, ms(10_000));
     assert_eq!(service.receive_timeout, ms(30_000));
-    assert_eq!(service.shutdown_timeout, ms(30_000));
     assert!(service.payload_insert && service.error_fingerprint);
     assert_eq!(service.log_level, log::LevelFilter::Info);
     assert_eq!(service.clickhouse_log_level, log::LevelFilter::Info);
@@ -161,7 +160,6 @@ fn every_setting_has_its_effect() {
         ("REPLICATION_RECONNECT_INITIAL_DELAY_MS", "5"),
         ("REPLICATION_RECONNECT_MAX_DELAY_MS", "6"),
         ("REPLICATION_RECONNECT_MAX_ATTEMPTS", "7"),
-        ("REPLICATION_SHUTDOWN_TIMEOUT_MS", "8"),
         ("REPLICATION_RECEIVE_TIMEOUT_MS", "900"),
         ("REPLICATION_CREATE_TABLES", "0"),
         ("REPLICATION_BINARY", "false"),
@@ -186,7 +184,9 @@ fn every_setting_has_its_effect() {
     assert_eq!(service.strategy, Strategy::Exit { delay: ms(0), code: 255 });
     let reconnect = ReconnectConfig { delay_min: ms(5), delay_max: ms(6), attempts_max: 7 };
     assert_eq!(service.reconnect, reconnect);
-    assert_eq!((service.shutdown_timeout, service.receive_timeout), (ms(8), ms(900)));
+    assert_eq!(service.receive_timeout, ms(900));
+    let config = good(&RUNS, &[("REPLICATION_SHUTDOWN_TIMEOUT_MS", "8")]);
+    assert_eq!(config.shutdown_timeout, ms(8));
     assert!(!service.create_tables && !service.binary);
     assert_eq!(service.initial_backfill, InitialBackfill::Off);
 

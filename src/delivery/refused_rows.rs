@@ -1,5 +1,5 @@
-//! Rows and values that ClickHouse does not accept as they are: kept in `walhouse_refused_rows`, and
-//! logged by kind.
+//! Rows and values that ClickHouse does not accept as they are: kept in `walhouse_refused_rows`,
+//! and logged by kind.
 
 use std::collections::BTreeMap;
 use std::time::Instant;

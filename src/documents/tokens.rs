@@ -105,10 +105,6 @@ impl<'a> Tokens<'a> {
         self.depth
     }
 
-    pub fn text(&self) -> &'a [u8] {
-        self.text
-    }
-
     /// The raw text between two places; empty where there is none.
     pub fn raw(&self, start: usize, end: usize) -> &'a [u8] {
         self.text.get(start..end).unwrap_or_default()

@@ -89,10 +89,6 @@ impl Batches {
         self.draining = true;
     }
 
-    pub fn open(&self) -> Option<OpenBatch> {
-        self.open
-    }
-
     /// An interval after the last cut; after silence that has passed, so at once. Never later than
     /// `age_max` after the first row, because the last cut came before that row.
     ///

@@ -80,10 +80,6 @@ impl Supervisor {
         }
     }
 
-    pub fn state(&self) -> SupervisorState {
-        self.state
-    }
-
     /// When to send `DeadlineReached` next. Sending it early is harmless.
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {

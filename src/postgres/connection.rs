@@ -12,7 +12,7 @@ use postgres_protocol::message::{backend, frontend};
 use rustls::pki_types::CertificateDer;
 
 use super::frames::{FRAME_BYTES_MAX, Front, Inbox};
-use super::link::{Link, ShutdownHandle, remaining};
+use super::link::{Link, remaining};
 use super::server_error::{ServerError, server_error};
 use super::tls;
 use crate::error::{Error, ErrorKind, Result};
@@ -209,13 +209,6 @@ impl Connection {
 
     pub fn is_encrypted(&self) -> bool {
         self.link.is_tls()
-    }
-
-    pub fn shutdown_handle(&self) -> Result<ShutdownHandle> {
-        let doing = format!("duplicate the socket to `{}`", self.server);
-        self.link
-            .shutdown_handle()
-            .map_err(|error| Error::new(ErrorKind::Unreachable, doing).because(error))
     }
 
     /// A connection on which nothing was said yet.

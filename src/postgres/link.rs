@@ -54,17 +54,6 @@ struct Ciphertext {
     end: usize,
 }
 
-/// Ends the reads and writes of a connection from another thread.
-#[derive(Debug)]
-pub struct ShutdownHandle(Socket);
-
-impl ShutdownHandle {
-    /// Harmless when the connection is gone already.
-    pub fn shutdown(&self) {
-        let _ = self.0.shutdown(Shutdown::Both);
-    }
-}
-
 /// The time left until `deadline`; an error if there is none.
 pub(super) fn remaining(deadline: Instant) -> io::Result<Duration> {
     match deadline.checked_duration_since(Instant::now()) {
@@ -273,17 +262,13 @@ impl Link {
         Ok(())
     }
 
-    /// Ends TLS in order and closes, even if somebody still holds a [`ShutdownHandle`].
+    /// Ends TLS in order and closes.
     pub(super) fn close(&mut self, deadline: Instant) {
         if let Some(mut tls) = self.tls.take() {
             tls.session.send_close_notify();
             let _ = self.write_ciphertext(&mut tls, deadline);
         }
         let _ = self.socket.shutdown(Shutdown::Both);
-    }
-
-    pub(super) fn shutdown_handle(&self) -> io::Result<ShutdownHandle> {
-        Ok(ShutdownHandle(self.socket.try_clone()?))
     }
 
     fn set_read_wait(&mut self, wait: Duration) -> io::Result<()> {

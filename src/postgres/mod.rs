@@ -1,4 +1,8 @@
 //! Everything said to Postgres: the replication connection, ordinary SQL, publication and slot.
+//!
+//! [`sql`] and [`stream`] are the two kinds of connection; the other files are questions asked over
+//! them. A question takes a deadline and returns what is there. What follows from it is decided by
+//! a machine.
 
 pub mod advisory_lock;
 mod auth;
@@ -27,7 +31,6 @@ pub mod tls;
 
 pub use connection::{Connection, StartupOptions};
 pub use frames::Frames;
-pub use link::ShutdownHandle;
 pub use params::PostgresParams;
 pub use server_error::{ServerError, server_error};
 pub use stream::{ReadOutcome, Stream};

@@ -69,17 +69,6 @@ impl ServerError {
         }
     }
 
-    /// The process that holds what we asked for, from "... is active for PID 4711".
-    pub fn active_pid(&self) -> Option<u32> {
-        if self.sqlstate != "55006" {
-            return None;
-        }
-        // The words around it are translated, but the number comes last in most of them.
-        let digits =
-            self.message.split(|c: char| !c.is_ascii_digit()).rfind(|digits| !digits.is_empty())?;
-        digits.parse().ok()
-    }
-
     /// As our own error: the kind by SQLSTATE, the server's hint as the hint.
     pub fn into_error(self, doing: impl Into<String>) -> Error {
         let mut error = Error::new(self.kind(), doing);
@@ -179,19 +168,6 @@ mod tests {
         ] {
             assert_eq!(error(sqlstate, "x").kind(), kind, "{sqlstate}");
         }
-    }
-
-    #[test]
-    fn pid_of_the_holder_is_found_in_any_language() {
-        for message in [
-            "replication slot \"s_9\" is active for PID 4711",
-            "Replikations-Slot »s_9« ist aktiv für PID 4711",
-            "スロット\"s_9\"はPID4711で使用中です",
-        ] {
-            assert_eq!(error("55006", message).active_pid(), Some(4711), "{message}");
-        }
-        assert_eq!(error("55006", "busy").active_pid(), None);
-        assert_eq!(error("42704", "slot 1").active_pid(), None);
     }
 
     #[test]

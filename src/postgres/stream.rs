@@ -2,7 +2,7 @@
 //! out.
 //!
 //! Does not look into the messages and decides nothing about what may be confirmed. One thread uses
-//! it; a `ShutdownHandle` taken before wakes that thread.
+//! it; a `Halt` wakes that thread.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,7 +12,7 @@ use postgres_protocol::message::{backend, frontend};
 
 use super::connection::{Connection, lost, protocol, unexpected};
 use super::frames::{FRAME_BYTES_MAX, Frames, Front};
-use super::link::{ShutdownHandle, remaining};
+use super::link::remaining;
 use super::server_error::ServerError;
 use crate::error::Result;
 use crate::halt::Halt;
@@ -146,10 +146,6 @@ impl Stream {
     /// Ends later calls before their deadlines.
     pub fn set_halt(&mut self, halt: &Halt) {
         self.connection.set_halt(halt);
-    }
-
-    pub fn shutdown_handle(&self) -> Result<ShutdownHandle> {
-        self.connection.shutdown_handle()
     }
 
     /// The walsender.

@@ -20,8 +20,6 @@ pub struct Batch {
     pub plans: Vec<Arc<RelationPlan>>,
     /// When the transactions that end in this batch were committed.
     pub commit_times: Vec<PgTime>,
-    /// Memory held.
-    pub bytes: usize,
 }
 
 /// A change has a row whose key may have been removed above it, unseen by this session.

@@ -363,7 +363,7 @@ impl State<'_> {
         self.in_flight.push(InFlight { id: cut.id, bytes, oldest });
         self.next_batch = BatchId(cut.id.0 + 1);
         self.with.shared.marks().set_upper(cut.upper_lsn);
-        Batch { cut, frames, changes, asks, plans: self.plans.clone(), commit_times, bytes }
+        Batch { cut, frames, changes, asks, plans: self.plans.clone(), commit_times }
     }
 
     fn on_flushed(&mut self, id: BatchId) -> Result<()> {

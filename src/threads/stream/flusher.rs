@@ -246,7 +246,6 @@ mod tests {
         };
         Batch {
             cut: Progress::resume(Lsn(0)).on_batch_cut(),
-            bytes: message.len(),
             frames: vec![Arc::new(Frames::from_bytes(message))],
             changes: vec![change],
             asks: vec![],
