@@ -58,7 +58,9 @@ pub fn explain(text: &str) -> (String, bool) {
     let (mut out, mut all_known) = (String::new(), true);
     let mut told = BTreeSet::new();
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
-        let level = line.split_whitespace().nth(1).unwrap_or_default();
+        // journald and Compose write something of their own before the time.
+        let mut words = line.split_whitespace().skip_while(|word| !is_time(word));
+        let level = words.nth(1).unwrap_or_default();
         let is_hint = line.contains("  hint: ");
         if matches!(level, "INFO" | "DEBUG" | "TRACE") || is_hint {
             continue;
@@ -78,6 +80,11 @@ pub fn explain(text: &str) -> (String, bool) {
         }
     }
     (out.trim_end().to_owned() + "\n", all_known)
+}
+
+/// Such as `2026-11-30T17:27:46.511Z`.
+fn is_time(word: &str) -> bool {
+    word.ends_with('Z') && word.get(10..11) == Some("T")
 }
 
 /// The fixed text of a message, in the code or on the page, between the variable parts, without
@@ -141,6 +148,17 @@ mod tests {
         assert!(text.contains("reconnecting in ... s") && text.contains("TRUNCATE of"), "{text}");
         let (text, all_known) = explain("something that walhouse never says");
         assert!(!all_known && text.contains("is not known"), "{text}");
+    }
+
+    #[test]
+    fn a_level_is_found_behind_what_a_collector_of_logs_writes() {
+        for before in ["Nov 30 17:27:46 vm walhouse[123]: ", "walhouse-1  | "] {
+            let line = |rest: &str| format!("{before}2026-11-30T17:27:46.511Z {rest}\n");
+            let quiet = line("INFO  main: metrics and health on http://127.0.0.1:9465");
+            let (text, all_known) =
+                explain(&(quiet + &line("WARN  x: runs: reconnecting in 0.1 s (attempt 1)")));
+            assert!(all_known && text.starts_with("reconnecting in"), "{text}");
+        }
     }
 
     #[test]
