@@ -290,7 +290,7 @@ fn whatever_walhouse_reads_of_tables_of_ours_comes_after_the_replica_has_caught_
         |client, _| drop(state::others(client, "runs", "s", soon())),
         |client, _| drop(backfills::upper(client, &StateRow::default(), soon())),
         |client, _| drop(refused::counts(client, "runs", soon())),
-        |client, target| drop(partitions(client, target.table, soon())),
+        |client, target| drop(partitions(client, &target.table, soon())),
         |client, target| {
             let ids: [&[u8]; 1] = [b"x"];
             drop(find_live(client, target, &ids, soon, &mut Vec::new()));
@@ -300,7 +300,7 @@ fn whatever_walhouse_reads_of_tables_of_ours_comes_after_the_replica_has_caught_
             let shape = Shape::of(vec![true; target.columns.len()]);
             drop(stored::highest_version(client, target, &shape, PATIENCE, || Ok(())));
         },
-        |client, target| drop(client.insert_again(target.table, "1", &[], soon())),
+        |client, target| drop(client.insert_again(&target.table, "1", &[], soon())),
     ];
     for (at, look) in looks.iter().enumerate() {
         let a = Host::start(&[(200, ENGINE), (200, ""), (200, "")]);
@@ -405,7 +405,7 @@ fn the_engine_takes_our_replicated_tables_and_its_refusals_are_read_right() {
     let mut client = Client::connect(&params).unwrap();
     let ours = own::tables::absences(&client, &own::tables::names());
     let ours = ours.iter().map(|e| e.hint_text().unwrap().trim_start_matches("Run: ").to_owned());
-    let targets: Vec<&Target> = runs::TARGETS.iter().chain(&sessions::TARGETS).collect();
+    let targets: Vec<&Target> = runs::TARGETS.iter().chain(sessions::TARGETS.iter()).collect();
     let ddls: Vec<String> =
         ours.chain(targets.iter().map(|target| tables::ddl(&client, target))).collect();
     let tables = ddls.len();
@@ -418,7 +418,7 @@ fn the_engine_takes_our_replicated_tables_and_its_refusals_are_read_right() {
     let replicated = "SELECT count() FROM system.replicas WHERE database = 'trigger_dev'";
     assert_eq!(engine.value(replicated), tables.to_string());
     for target in targets {
-        let shape = tables::read_shape(&mut client, target.table, soon()).unwrap().unwrap();
+        let shape = tables::read_shape(&mut client, &target.table, soon()).unwrap().unwrap();
         assert_eq!(shape.warnings, [] as [String; 0], "{}", target.table);
     }
 

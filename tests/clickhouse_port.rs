@@ -305,7 +305,7 @@ fn codes_carry_the_names_that_the_engine_gives_them() {
 fn missing_tables_are_made_once_and_described() {
     let mut place = place();
     let client = &mut place.client;
-    for target in runs::TARGETS.iter().chain(&sessions::TARGETS) {
+    for target in runs::TARGETS.iter().chain(sessions::TARGETS.iter()) {
         let error = tables::ensure(client, target, false, soon()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Setup);
         let ddl = tables::ddl(client, target);
@@ -316,7 +316,7 @@ fn missing_tables_are_made_once_and_described() {
         assert_eq!(made, tables::ensure(client, target, false, soon()).unwrap());
         let written = made.columns.iter().filter(|column| column.is_insertable());
         let written: Vec<&str> = written.map(|column| column.name.as_str()).collect();
-        assert_eq!(written, target.columns.iter().map(|c| c.name).collect::<Vec<_>>());
+        assert_eq!(written, target.columns.iter().map(|c| &*c.name).collect::<Vec<_>>());
         assert_eq!(made.engine, "ReplacingMergeTree");
     }
     let runs = tables::read_shape(client, "task_runs_v2", soon()).unwrap().unwrap();

@@ -163,18 +163,18 @@ fn say_everything(params: &ClickHouseParams, answers: &mut Answers) {
 }
 
 fn target_table(client: &mut Client, target: &Target, answers: &mut Answers) {
-    let table = target.table;
+    let table = &target.table;
     let as_made = tables::ensure(client, target, true, soon());
     let as_made = answers.note(&format!("make {table}"), as_made);
     let version = answers.note("version", client.ping(soon())).unwrap_or_default();
     // A limit that came later has been no matter to the start.
-    let of_definition = |&at: &usize| (at, target.columns[at].ddl.to_owned());
+    let of_definition = |&at: &usize| (at, target.columns[at].ddl.to_string());
     let documents = match &as_made {
-        Some(made) => document_types(made, target.columns, &version),
+        Some(made) => document_types(made, &target.columns, &version),
         None => target.documents.iter().map(of_definition).collect(),
     };
     let shape = Shape { documents, ..Shape::of(vec![true; target.columns.len()]) };
-    let mut block = Block::new(target.columns, &shape);
+    let mut block = Block::new(&target.columns, &shape);
     for (n, document) in DOCUMENTS.iter().enumerate() {
         append(&mut block, target, n, document, 5, false);
     }

@@ -118,13 +118,13 @@ fn json(service: &str, report: &VerifyReport) -> String {
     let count = |difference| report.counts.get(&difference).copied().unwrap_or(0);
     let finding = |finding: &VerifyFinding| {
         let key: serde_json::Map<_, _> =
-            finding.key.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+            finding.key.iter().map(|(name, value)| (name.to_string(), json!(value))).collect();
         json!({
-            "table": finding.table,
+            "table": &*finding.table,
             "id": finding.id,
             "key": key,
             "difference": finding.difference.as_str(),
-            "columns": finding.columns,
+            "columns": finding.columns.iter().map(|name| &**name).collect::<Vec<_>>(),
             "mended": finding.is_mended,
         })
     };
@@ -153,8 +153,11 @@ mod tests {
 
     fn report() -> VerifyReport {
         let finding = |difference, columns, is_mended| VerifyFinding {
-            table: "sessions_v1",
-            key: vec![("organization_id", "o".to_owned()), ("session_id", "s1".to_owned())],
+            table: "sessions_v1".into(),
+            key: vec![
+                ("organization_id".into(), "o".to_owned()),
+                ("session_id".into(), "s1".to_owned()),
+            ],
             id: "s1".to_owned(),
             difference,
             columns,
@@ -167,7 +170,7 @@ mod tests {
             mended: 1,
             findings: vec![
                 finding(Difference::Missing, vec![], true),
-                finding(Difference::Different, vec!["tags", "metadata"], false),
+                finding(Difference::Different, vec!["tags".into(), "metadata".into()], false),
             ],
             ..VerifyReport::default()
         }

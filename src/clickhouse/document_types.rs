@@ -25,7 +25,7 @@ pub fn document_types(
         .filter_map(|(at, column)| {
             let own = match is_old {
                 true => "String",
-                false => json_type(&shape.column(column.name)?.type_text)?,
+                false => json_type(&shape.column(&column.name)?.type_text)?,
             };
             Some((at, own.to_owned()))
         })
@@ -43,10 +43,16 @@ fn json_type(type_text: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::super::tables::ColumnShape;
+    use std::sync::Arc;
+
     use super::*;
 
-    const COLUMNS: &[ColumnSpec] =
-        &[ColumnSpec::new("id", ColumnKind::String), ColumnSpec::new("doc", ColumnKind::Json)];
+    fn columns() -> Arc<[ColumnSpec]> {
+        Arc::from([
+            ColumnSpec::new("id", ColumnKind::String),
+            ColumnSpec::new("doc", ColumnKind::Json),
+        ])
+    }
 
     fn of(type_text: &str, version: &str) -> Option<String> {
         let column = |(name, type_text): (&str, &str)| ColumnShape {
@@ -61,7 +67,7 @@ mod tests {
             sorting_key: String::new(),
             warnings: Vec::new(),
         };
-        let mut types = document_types(&shape, COLUMNS, version);
+        let mut types = document_types(&shape, &columns(), version);
         let own = types.remove(&1);
         assert!(types.is_empty(), "other columns have the type of their kind");
         own

@@ -73,7 +73,7 @@ pub fn find_live(
     deadline: impl Fn() -> Instant,
     live: &mut Vec<LiveKey>,
 ) -> Result<()> {
-    client.expect_others(target.table);
+    client.expect_others(&target.table);
     let id_name = quote_name(target.id_name());
     for list in literal_lists(ids) {
         let condition = format!("{id_name} IN ({list})");

@@ -68,16 +68,16 @@ const BOUND_BYTES_MAX: usize = 2048;
 impl<'a> Slicer<'a> {
     /// By the table's own sorting key, which may be another than ours.
     pub fn new(client: &mut Client, target: &'a Target, deadline: Instant) -> Result<Slicer<'a>> {
-        let shape = read_shape(client, target.table, deadline)?;
+        let shape = read_shape(client, &target.table, deadline)?;
         let sorting_key = shape.map(|shape| shape.sorting_key).unwrap_or_default();
         let columns = columns_by(target, &sorting_key);
-        let names: Vec<&str> = columns.iter().map(|&at| target.columns[at].name).collect();
+        let names: Vec<&str> = columns.iter().map(|&at| &*target.columns[at].name).collect();
         let is_sorted = sorting_key == names.join(", ");
         Ok(Slicer { target, columns, is_sorted })
     }
 
     pub fn partitions(&self, client: &mut Client, deadline: Instant) -> Result<Vec<Partition>> {
-        partitions(client, self.target.table, deadline)
+        partitions(client, &self.target.table, deadline)
     }
 
     /// The partition's keys, or those after a bound, cut so that each slice has about `rows_max`
@@ -137,21 +137,21 @@ impl<'a> Slicer<'a> {
         rows: u64,
         deadline: Instant,
     ) -> Result<Option<Bound>> {
-        let name = |&at: &usize| quote_name(self.target.columns[at].name);
+        let name = |&at: &usize| quote_name(&self.target.columns[at].name);
         let order: Vec<String> = self.columns.iter().map(name).collect();
         let values: Vec<String> = self.columns.iter().map(|&at| self.value(at)).collect();
         let texts: Vec<String> = values.iter().map(|value| format!("toString({value})")).collect();
         let sql = format!(
             "SELECT {} FROM {} WHERE {} ORDER BY {} LIMIT 1 OFFSET {}",
             texts.join(", "),
-            client.qualified(self.target.table),
+            client.qualified(&self.target.table),
             self.is_in(partition_id, after),
             order.join(", "),
             rows.saturating_sub(1),
         );
         let settings = [("optimize_read_in_order", "1")];
         let mut found = None;
-        client.query_each(&sql, &[self.target.table], &settings, deadline, |row| {
+        client.query_each(&sql, &[&self.target.table], &settings, deadline, |row| {
             found = Some(self.bound(row)?);
             Some(())
         })?;
@@ -160,7 +160,7 @@ impl<'a> Slicer<'a> {
 
     /// The part of a bound for one column.
     fn value(&self, at: usize) -> String {
-        let name = quote_name(self.target.columns[at].name);
+        let name = quote_name(&self.target.columns[at].name);
         match self.target.columns[at].kind {
             ColumnKind::Millis => format!("toUnixTimestamp64Milli({name})"),
             _ => format!("substring(toString({name}), 1, {BOUND_BYTES_MAX})"),
@@ -187,7 +187,7 @@ impl<'a> Slicer<'a> {
         version_max: u64,
         deadline: Instant,
     ) -> Result<Vec<LiveKey>> {
-        let version = quote_name(self.target.columns[self.target.version].name);
+        let version = quote_name(&self.target.columns[self.target.version].name);
         let condition = format!(
             "{} AND {version} >= {version_min} AND {version} <= {version_max}",
             self.condition(slice)
@@ -216,7 +216,7 @@ impl<'a> Slicer<'a> {
     fn is_after(&self, bound: &Bound) -> String {
         let mut condition = String::new();
         for (&at, value) in self.columns.iter().zip(bound).rev() {
-            let (name, value) = (quote_name(self.target.columns[at].name), literal(value));
+            let (name, value) = (quote_name(&self.target.columns[at].name), literal(value));
             let later = match condition.is_empty() {
                 true => String::new(),
                 false => format!(" OR {name} = {value} AND ({condition})"),
@@ -246,10 +246,10 @@ impl<'a> Slicer<'a> {
             "SELECT {texts} FROM (SELECT *, row_number() OVER (ORDER BY {order}) AS place FROM \
              (SELECT {values} FROM {} WHERE {} AND rand64() % {one_in} = 0)) \
              WHERE place % {per_slice} = 0 ORDER BY place",
-            client.qualified(self.target.table),
+            client.qualified(&self.target.table),
             self.is_in(partition_id, after),
         );
-        let rows = client.query_bytes(&sql, &[self.target.table], deadline)?.into_iter();
+        let rows = client.query_bytes(&sql, &[&self.target.table], deadline)?.into_iter();
         rows.map(|row| self.bound(row)).collect::<Option<_>>().ok_or_else(|| malformed(self.target))
     }
 
@@ -264,15 +264,15 @@ impl<'a> Slicer<'a> {
 
     /// A bound for people to read, and for another session to go on from.
     pub fn name(&self, bound: &Bound) -> Vec<(String, BoundValue)> {
-        let name = |&at: &usize| self.target.columns[at].name.to_owned();
+        let name = |&at: &usize| self.target.columns[at].name.to_string();
         self.columns.iter().map(name).zip(bound.iter().cloned()).collect()
     }
 
     /// `None` when it is of a table with another sorting key, in which other keys are after it.
     pub fn recall(&self, named: &[(String, BoundValue)]) -> Option<Bound> {
         let fits = |(&at, (name, value)): (&usize, &(String, BoundValue))| {
-            let spec = self.target.columns[at];
-            spec.name == name
+            let spec = &self.target.columns[at];
+            *spec.name == **name
                 && matches!(value, BoundValue::Ticks(_)) == matches!(spec.kind, ColumnKind::Millis)
         };
         let fits = named.len() == self.columns.len() && self.columns.iter().zip(named).all(fits);
@@ -284,11 +284,11 @@ impl<'a> Slicer<'a> {
 /// the key, which is as far as the primary index can be used.
 fn columns_by(target: &Target, sorting_key: &str) -> Vec<usize> {
     let place =
-        |name: &str| target.order_by.iter().copied().find(|&at| target.columns[at].name == name);
+        |name: &str| target.order_by.iter().copied().find(|&at| *target.columns[at].name == *name);
     // A single column may stand in parentheses.
     let names = sorting_key.split(", ").map(|name| name.trim_matches(['(', ')']));
     let mut columns: Vec<usize> = names.map_while(place).collect();
-    for &at in target.order_by {
+    for &at in &target.order_by {
         if !columns.contains(&at) {
             columns.push(at);
         }
@@ -370,7 +370,7 @@ mod tests {
         let target = &Sessions.targets()[0];
         let names = |sorting_key: &str| {
             let columns = columns_by(target, sorting_key);
-            columns.iter().map(|&at| target.columns[at].name).collect::<Vec<_>>().join(" ")
+            columns.iter().map(|&at| &*target.columns[at].name).collect::<Vec<_>>().join(" ")
         };
         let ours = "organization_id project_id environment_id created_at session_id";
         for (sorting_key, expected) in [

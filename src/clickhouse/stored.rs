@@ -41,9 +41,13 @@ pub fn rows_of(
     let mut found = HashMap::new();
     let has_versions = has_versions(target, |column| block.is_present(column));
     let names = |columns: &[usize]| {
-        columns.iter().map(|&at| quote_name(target.columns[at].name)).collect::<Vec<_>>().join(", ")
+        columns
+            .iter()
+            .map(|&at| quote_name(&target.columns[at].name))
+            .collect::<Vec<_>>()
+            .join(", ")
     };
-    let key = names(target.order_by);
+    let key = names(&target.order_by);
     let mut select: Vec<String> = target.order_by.iter().map(|&at| text_of(target, at)).collect();
     let (version, order) = match has_versions {
         true => ([text_of(target, target.version), text_of(target, target.is_deleted)], "DESC"),
@@ -52,16 +56,16 @@ pub fn rows_of(
     select.extend(version);
     select.extend(block.sent().map(|at| text_of(target, at)));
     let by_version = match has_versions {
-        true => format!("{key}, {} {order}", quote_name(target.columns[target.version].name)),
+        true => format!("{key}, {} {order}", quote_name(&target.columns[target.version].name)),
         false => key.clone(),
     };
     for set in key_sets(target, block, 0..block.rows()) {
         let sql = format!(
             "SELECT {} FROM {} WHERE ({key}) IN ({set}) ORDER BY {by_version} LIMIT 1 BY {key}",
             select.join(", "),
-            client.qualified(target.table),
+            client.qualified(&target.table),
         );
-        for row in client.query_bytes(&sql, &[target.table], deadline())? {
+        for row in client.query_bytes(&sql, &[&target.table], deadline())? {
             let (key, row) = read_row(target, row).ok_or_else(|| malformed(target))?;
             found.insert(key, row);
         }
@@ -80,8 +84,8 @@ pub fn versions_of(
     deadline: impl Fn() -> Instant,
 ) -> Result<HashMap<Key, Vec<StoredVersion>>> {
     let mut found: HashMap<Key, Vec<StoredVersion>> = HashMap::new();
-    client.expect_others(target.table);
-    let name = |&at: &usize| quote_name(target.columns[at].name);
+    client.expect_others(&target.table);
+    let name = |&at: &usize| quote_name(&target.columns[at].name);
     let key = target.order_by.iter().map(name).collect::<Vec<_>>().join(", ");
     let mut select: Vec<String> = target.order_by.iter().map(|&at| text_of(target, at)).collect();
     select.extend([target.version, target.is_deleted].map(|at| text_of(target, at)));
@@ -89,10 +93,10 @@ pub fn versions_of(
         let sql = format!(
             "SELECT {} FROM {} WHERE ({key}) IN ({set}) AND {low} < {}",
             select.join(", "),
-            client.qualified(target.table),
+            client.qualified(&target.table),
             name(&target.version),
         );
-        for row in client.query_bytes(&sql, &[target.table], deadline())? {
+        for row in client.query_bytes(&sql, &[&target.table], deadline())? {
             let (key, row) = read_row(target, row).ok_or_else(|| malformed(target))?;
             let StoredRow { version, is_deleted, .. } = row;
             found.entry(key).or_default().push(StoredVersion { version, is_deleted });
@@ -144,7 +148,7 @@ pub fn highest_version(
     if !shape.present[target.version] {
         return Ok(0);
     }
-    let name = quote_name(target.columns[target.version].name);
+    let name = quote_name(&target.columns[target.version].name);
     let (mut sizes, mut highest, mut names) = (Sizes::new(1), 0, Vec::new());
     let mut search = PortionSearch::new(&mut sizes, 1, true);
     loop {
@@ -152,7 +156,7 @@ pub fn highest_version(
         let portion = match search.step() {
             Next::Done => return Ok(highest),
             Next::ListPartitions => {
-                let listed = partitions(client, target.table, Instant::now() + timeout)?;
+                let listed = partitions(client, &target.table, Instant::now() + timeout)?;
                 search.on_partitions(listed.iter().map(|partition| partition.rows).collect());
                 names = listed.into_iter().map(|partition| partition.id).collect();
                 continue;
@@ -162,11 +166,11 @@ pub fn highest_version(
         let among: &[String] = portion.partitions.map_or(&[], |range| &names[range]);
         let sql = format!(
             "SELECT toString(max({name})) FROM {} WHERE {}",
-            client.qualified(target.table),
+            client.qualified(&target.table),
             partitions::is_in(among.iter().map(String::as_str)),
         );
         let deadline = Instant::now() + timeout.saturating_mul(search.patience());
-        match client.query(&sql, &[target.table], deadline) {
+        match client.query(&sql, &[&target.table], deadline) {
             Ok(rows) => {
                 let [row] = rows.as_slice() else { return Err(malformed(target)) };
                 let [Some(version)] = row.as_slice() else { return Err(malformed(target)) };
@@ -206,12 +210,12 @@ pub(super) fn live_keys_where(
     condition: &str,
     deadline: Instant,
 ) -> Result<Vec<LiveKey>> {
-    let name = |at: usize| quote_name(target.columns[at].name);
+    let name = |at: usize| quote_name(&target.columns[at].name);
     let (version, is_deleted) = (name(target.version), name(target.is_deleted));
     let key: Vec<String> = target.order_by.iter().map(|&at| name(at)).collect();
     let key = key.join(", ");
     let mut select: Vec<String> = target.order_by.iter().map(|&at| text_of(target, at)).collect();
-    for &at in target.partition_by {
+    for &at in &target.partition_by {
         let value = match target.order_by.contains(&at) {
             true => text_of(target, at),
             false => {
@@ -226,9 +230,9 @@ pub(super) fn live_keys_where(
         "SELECT {} FROM {} WHERE {condition} GROUP BY {key} \
          HAVING argMax({is_deleted}, {version}) = 0",
         select.join(", "),
-        client.qualified(target.table),
+        client.qualified(&target.table),
     );
-    let rows = client.query_bytes(&sql, &[target.table], deadline)?;
+    let rows = client.query_bytes(&sql, &[&target.table], deadline)?;
     rows.into_iter()
         .map(|row| {
             let mut values = row.into_iter().collect::<Option<Vec<_>>>()?.into_iter();
@@ -242,8 +246,8 @@ pub(super) fn live_keys_where(
 }
 
 fn text_of(target: &Target, column: usize) -> String {
-    let spec = target.columns[column];
-    stored::expression(spec.kind, &quote_name(spec.name))
+    let spec = &target.columns[column];
+    stored::expression(spec.kind, &quote_name(&spec.name))
 }
 
 fn read_row(target: &Target, row: Vec<Option<Vec<u8>>>) -> Option<(Key, StoredRow)> {
@@ -336,7 +340,7 @@ mod tests {
 
     fn block(target: &Target, count: usize, id: &str) -> Block {
         let present = vec![true; target.columns.len()];
-        let mut block = Block::new(target.columns, &Shape::of(present));
+        let mut block = Block::new(&target.columns, &Shape::of(present));
         for n in 0..count {
             let text = |text: &str| text.as_bytes().to_vec();
             let key: Vec<String> = match target.order_by.len() {

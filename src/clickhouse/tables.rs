@@ -40,11 +40,11 @@ pub fn ddl(client: &Client, target: &Target) -> String {
     lines.extend(target.indexes.iter().map(|index| format!("INDEX {index}")));
     format!(
         "{} (\n    {}\n) ENGINE = {}\nPARTITION BY toYYYYMM({})\nORDER BY ({})",
-        create_table(client, target.table),
+        create_table(client, &target.table),
         lines.join(",\n    "),
         replacing(client, &names(&[target.version, target.is_deleted])),
-        names(target.partition_by),
-        names(target.order_by)
+        names(&target.partition_by),
+        names(&target.order_by)
     )
 }
 
@@ -68,12 +68,12 @@ pub fn ensure(
     create: bool,
     deadline: Instant,
 ) -> Result<TableShape> {
-    if let Some(shape) = read_shape(client, target.table, deadline)? {
+    if let Some(shape) = read_shape(client, &target.table, deadline)? {
         return Ok(shape);
     }
     let ddl = ddl(client, target);
     if !create {
-        let doing = format!("find table {}", client.qualified(target.table));
+        let doing = format!("find table {}", client.qualified(&target.table));
         return Err(Error::new(ErrorKind::Setup, doing)
             .because("it does not exist, and REPLICATION_CREATE_TABLES=0 forbids creating it")
             .hint(format!("Run: {ddl}")));
@@ -87,16 +87,16 @@ pub fn ensure(
         (ErrorKind::Setup, None) => e.hint(format!("Run: {ddl}")),
         _ => e,
     })?;
-    log::info!("table {} created", client.qualified(target.table));
-    let shape = read_shape(client, target.table, deadline)?;
+    log::info!("table {} created", client.qualified(&target.table));
+    let shape = read_shape(client, &target.table, deadline)?;
     if shape.is_none() && client.params().cluster.is_some() {
-        let doing = format!("find table {}", client.qualified(target.table));
+        let doing = format!("find table {}", client.qualified(&target.table));
         return Err(Error::new(ErrorKind::Unreachable, doing)
             .because(format!("`{}` has not created it yet", client.endpoint()))
             .hint("See system.distributed_ddl_queue of ClickHouse."));
     }
     shape.ok_or_else(|| {
-        Error::new(ErrorKind::Setup, format!("find table {}", client.qualified(target.table)))
+        Error::new(ErrorKind::Setup, format!("find table {}", client.qualified(&target.table)))
             .because("it was created, but `system.columns` does not show it to this user")
             .hint("Run as an administrator: GRANT SHOW ON <database>.*")
     })

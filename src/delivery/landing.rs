@@ -23,14 +23,14 @@ use crate::telling::tell;
 
 impl DeliveryContext<'_> {
     /// What one thread keeps for each table.
-    pub fn landings(&self, targets: &'static [Target]) -> Vec<Landing> {
+    pub fn landings<'t>(&self, targets: &'t [Target]) -> Vec<Landing<'t>> {
         targets.iter().map(|target| Landing::new(target, self.metrics)).collect()
     }
 }
 
 /// What a flusher keeps for one table from block to block.
-pub struct Landing {
-    target: &'static Target,
+pub struct Landing<'t> {
+    target: &'t Target,
     metrics: TableMetrics,
 }
 
@@ -50,9 +50,9 @@ struct Tried<'b> {
     last: Option<Refusal>,
 }
 
-impl Landing {
-    pub fn new(target: &'static Target, metrics: &ServiceMetrics) -> Landing {
-        Landing { target, metrics: metrics.table(target.table) }
+impl<'t> Landing<'t> {
+    pub fn new(target: &'t Target, metrics: &ServiceMetrics) -> Landing<'t> {
+        Landing { target, metrics: metrics.table(&target.table) }
     }
 
     /// Returns when every row of the block is durable or in `kept`.
@@ -75,7 +75,7 @@ impl Landing {
         is_wanted: impl Fn(usize) -> bool,
         kept: &mut Vec<RefusedRow>,
     ) -> Result<()> {
-        let mut order = sorted_by(block, self.target.order_by);
+        let mut order = sorted_by(block, &self.target.order_by);
         order.retain(|row| is_wanted(*row));
         self.keep_nulls(with, block, &mut order, kept);
         let documents: Vec<usize> =
@@ -96,7 +96,7 @@ impl Landing {
         let mut episode = Episode::new(with.alongside, with.delays, with.service, outage);
         let (mut is_told, mut is_size_told) = (false, false);
         loop {
-            let mut fit = with.learned.fit(self.target.table);
+            let mut fit = with.learned.fit(&self.target.table);
             let before = fit.clone();
             let step = plan.step(&fit);
             if let Step::Done { refused } = &step {
@@ -123,10 +123,10 @@ impl Landing {
                     let fault = tried.fault_of(&step, &failure);
                     let error = match &step {
                         Step::Probe(_) if matches!(fault, InsertFault::Rows(_)) => {
-                            let cause = failure.into_error(self.target.table);
+                            let cause = failure.into_error(&self.target.table);
                             self.refuses_all(cause)
                         }
-                        _ => failure.into_error(self.target.table),
+                        _ => failure.into_error(&self.target.table),
                     };
                     if matches!(fault, InsertFault::Rows(_) | InsertFault::View) && !is_told {
                         is_told = true;
@@ -166,7 +166,7 @@ impl Landing {
         fault: &InsertFault,
         error: &Error,
     ) {
-        let table = self.target.table;
+        let table = &self.target.table;
         let by = if matches!(fault, InsertFault::View) { &tried.by_view } else { &tried.last };
         let by = by.as_ref().map(|by| (by.code, &by.column, &by.view));
         let of = format!("`{table}` refused by {by:?}");
@@ -181,7 +181,7 @@ impl Landing {
 
     fn set_fit(&self, with: &DeliveryContext<'_>, before: InsertFit, fit: InsertFit) {
         if fit != before {
-            with.learned.set_fit(self.target.table, fit);
+            with.learned.set_fit(&self.target.table, fit);
         }
     }
 
@@ -195,7 +195,7 @@ impl Landing {
         settings: &[(&str, &str)],
     ) -> std::result::Result<bool, InsertError> {
         let deadline = Instant::now() + with.clickhouse.request_timeout;
-        let table = self.target.table;
+        let table = &self.target.table;
         let mut settings = settings.to_vec();
         let insert = |client: &mut Client,
                       block: &Block,
@@ -256,7 +256,7 @@ impl Landing {
                 }
                 // A made-up row may violate a constraint that every real row meets: so try one that
                 // exists.
-                let is_deleted = self.target.columns[self.target.is_deleted].name;
+                let is_deleted = &self.target.columns[self.target.is_deleted].name;
                 let is_live = format!("{} = 0", clickhouse::client::quote_name(is_deleted));
                 match client.insert_again(table, &is_live, &ALONE, deadline)? {
                     true => Ok(true),
@@ -318,7 +318,7 @@ impl Landing {
             error: refusal.to_string(),
             ..self.kept_row(with, tried, row)
         }));
-        let (service, table) = (with.service, self.target.table);
+        let (service, table) = (with.service, &self.target.table);
         // If a view's own table is gone, some servers (26) name the table that it reads.
         let of_table = format!(".{table}");
         let view = refusal.view.as_deref().filter(|view| !view.ends_with(&of_table));
@@ -357,7 +357,7 @@ impl Landing {
         order.retain(|&row| {
             let Some(column) = block.null_without_place(row) else { return true };
             self.metrics.refused_rows.inc();
-            let name = block.spec(column).name;
+            let name = &block.spec(column).name;
             let error = format!("a NULL for column `{name}`, which accepts none");
             kept.push(with.refused_row(self.target, block, row, error));
             false
@@ -373,7 +373,7 @@ impl Landing {
 
     /// Not even a row known to be good is taken: its rows stay in Postgres until it is mended.
     fn refuses_all(&self, cause: Error) -> Error {
-        let table = self.target.table;
+        let table = &self.target.table;
         let hint = cause.hint_text().map_or_else(
             || {
                 "Compare the table's columns and constraints with those of `walhouse help tables`: \
@@ -396,7 +396,7 @@ impl Landing {
     ) -> RefusedRow {
         let block = tried.block;
         RefusedRow {
-            what: RefusedPart::Column(block.spec(column).name.to_owned()),
+            what: RefusedPart::Column(block.spec(column).name.to_string()),
             document: block.text(column, tried.order[row]).to_vec(),
             ..self.kept_row(with, tried, row)
         }
@@ -457,8 +457,9 @@ impl Tried<'_> {
         if let Some(row) = row {
             self.refusals.insert(row, (**refusal).clone());
         }
-        let place =
-            |name: &String| self.documents.iter().position(|&at| self.block.spec(at).name == name);
+        let place = |name: &String| {
+            self.documents.iter().position(|&at| *self.block.spec(at).name == **name)
+        };
         let column = match &refusal.column {
             None => BlamedColumn::Unnamed,
             Some(name) => place(name).map_or(BlamedColumn::Other, BlamedColumn::Document),

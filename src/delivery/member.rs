@@ -1,5 +1,7 @@
 //! A table in use: its mapping, and its form on both sides.
 
+use std::sync::Arc;
+
 use crate::postgres::source_table::SourceTable;
 use crate::rows::{Block, Shape, Target};
 use crate::services::assemble::new_blocks;
@@ -7,7 +9,7 @@ use crate::services::mapping::Mapping;
 use crate::services::source::Source;
 
 pub struct Member {
-    pub mapping: &'static dyn Mapping,
+    pub mapping: Arc<dyn Mapping>,
     /// By target table.
     pub shapes: Vec<Shape>,
     /// As Postgres had it when the session began.
@@ -15,20 +17,20 @@ pub struct Member {
 }
 
 impl Member {
-    pub fn source(&self) -> &'static Source {
+    pub fn source(&self) -> &Source {
         self.mapping.source()
     }
 
-    pub fn targets(&self) -> &'static [Target] {
+    pub fn targets(&self) -> &[Target] {
         self.mapping.targets()
     }
 
     /// One for each target table.
     pub fn blocks(&self) -> Vec<Block> {
-        new_blocks(self.mapping, &self.shapes)
+        new_blocks(&*self.mapping, &self.shapes)
     }
 
     pub fn block_of(&self, target: usize) -> Block {
-        Block::new(self.targets()[target].columns, &self.shapes[target])
+        Block::new(&self.targets()[target].columns, &self.shapes[target])
     }
 }

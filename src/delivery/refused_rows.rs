@@ -46,10 +46,10 @@ impl DeliveryContext<'_> {
     pub fn kept_rows(&self, kept: Vec<Kept>) -> Vec<RefusedRow> {
         let row = |kept: Kept| RefusedRow {
             service: self.service.to_owned(),
-            table: kept.table.to_owned(),
+            table: kept.table.to_string(),
             key: kept.key,
             version: kept.version,
-            what: RefusedPart::Column(kept.column.to_owned()),
+            what: RefusedPart::Column(kept.column.to_string()),
             error: kept.reason,
             document: kept.document,
         };
@@ -70,7 +70,7 @@ impl DeliveryContext<'_> {
         };
         RefusedRow {
             service: self.service.to_owned(),
-            table: target.table.to_owned(),
+            table: target.table.to_string(),
             key: block.text(target.id, row).to_vec(),
             version,
             what: RefusedPart::Row,

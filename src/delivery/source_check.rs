@@ -13,9 +13,9 @@ use crate::wal::Oid;
 
 /// The table, if it can be streamed, and its replica identity.
 pub fn table(sql: &mut Sql, source: &Source, deadline: Instant) -> Result<(SourceTable, OldRow)> {
-    let name = TableName::new(source.schema, source.table);
+    let name = TableName::new(&*source.schema, &*source.table);
     let table = SourceTable::inspect(sql, &name, deadline)?;
-    let old_row = table.old_row(source.columns[source.key.id].name)?;
+    let old_row = table.old_row(&source.columns[source.key.id].name)?;
     columns(&table, source)?;
     Ok((table, old_row))
 }
@@ -46,10 +46,10 @@ pub fn refusal(
 }
 
 /// The columns that the publication has to have.
-pub fn published_columns(table: &SourceTable, source: &Source) -> Vec<&'static str> {
+pub fn published_columns<'s>(table: &SourceTable, source: &'s Source) -> Vec<&'s str> {
     (source.columns.iter())
-        .filter(|column| !column.optional || table.column(column.name).is_some())
-        .map(|column| column.name)
+        .filter(|column| !column.optional || table.column(&column.name).is_some())
+        .map(|column| &*column.name)
         .collect()
 }
 
@@ -67,9 +67,9 @@ pub fn column_problems(table: &SourceTable, source: &Source) -> Vec<Error> {
             table.name.quoted()
         )
     };
-    for column in source.columns {
-        let (name, type_name) = (ident(column.name), column.kind.sql());
-        let Some(found) = table.column(column.name) else {
+    for column in &source.columns {
+        let (name, type_name) = (ident(&column.name), column.kind.sql());
+        let Some(found) = table.column(&column.name) else {
             if column.optional {
                 continue;
             }
@@ -111,9 +111,9 @@ pub fn still_is(table: &SourceTable, before: &SourceTable, source: &Source) -> R
         return refuse("another table has taken its name".to_owned());
     }
     let same = |a: &TableColumn, b: &TableColumn| (a.number, a.type_oid) == (b.number, b.type_oid);
-    for column in source.columns {
-        let Some(had) = before.column(column.name) else { continue };
-        if !table.column(column.name).is_some_and(|has| same(has, had)) {
+    for column in &source.columns {
+        let Some(had) = before.column(&column.name) else { continue };
+        if !table.column(&column.name).is_some_and(|has| same(has, had)) {
             return refuse(format!("its column `{}` has changed", column.name));
         }
     }
@@ -136,7 +136,7 @@ mod tests {
         let columns = Sessions.source().columns.iter().enumerate().map(|(at, column)| {
             let oid = (1..10_000).find(|oid| column.kind.accepts(Oid(*oid))).unwrap_or(25);
             TableColumn {
-                name: column.name.to_owned(),
+                name: column.name.to_string(),
                 number: i16::try_from(at).unwrap() + 1,
                 type_oid: oid,
                 reads_as: oid,

@@ -34,7 +34,7 @@ pub fn recorded(client: &mut Client, config: &ServiceConfig) -> Result<Option<Re
 pub fn look(
     recorded: Option<Recorded>,
     sql: &mut Sql,
-    (config, mapping): (&ServiceConfig, &'static dyn Mapping),
+    (config, mapping): (&ServiceConfig, &dyn Mapping),
     (system_identifier, is_known): (&str, bool),
     deadline: Instant,
 ) -> Result<SourceLook> {
@@ -60,7 +60,7 @@ pub fn ask(
     source: &Source,
     deadline: Instant,
 ) -> Result<Catalog> {
-    let table = TableName::new(source.schema, source.table);
+    let table = TableName::new(&*source.schema, &*source.table);
     look_at(sql, &config.publication, &table, deadline)
 }
 
@@ -91,7 +91,7 @@ fn compare(
 pub fn judge(before: &Catalog, now: &Catalog, source: &Source) -> CatalogJudgement {
     let columns = source.columns.iter();
     let columns: Vec<WantedColumn<'_>> = columns
-        .map(|column| WantedColumn { name: column.name, is_optional: column.optional })
+        .map(|column| WantedColumn { name: &column.name, is_optional: column.optional })
         .collect();
     catalog::judge(before, now, &columns)
 }

@@ -1,5 +1,6 @@
 //! The mapping of a service, and the columns of it that its target tables have.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::unfilled;
@@ -13,15 +14,13 @@ use crate::services::mapping::Mapping;
 use crate::services::runs::Runs;
 use crate::services::sessions::Sessions;
 
-pub fn mapping(config: &ServiceConfig) -> &'static dyn Mapping {
+pub fn mapping(config: &ServiceConfig) -> Arc<dyn Mapping> {
     match config.name {
-        ServiceName::Sessions => &Sessions,
-        ServiceName::Runs => match (config.payload_insert, config.error_fingerprint) {
-            (true, true) => &Runs { payloads: true, fingerprints: true },
-            (true, false) => &Runs { payloads: true, fingerprints: false },
-            (false, true) => &Runs { payloads: false, fingerprints: true },
-            (false, false) => &Runs { payloads: false, fingerprints: false },
-        },
+        ServiceName::Sessions => Arc::new(Sessions),
+        ServiceName::Runs => Arc::new(Runs {
+            payloads: config.payload_insert,
+            fingerprints: config.error_fingerprint,
+        }),
     }
 }
 
@@ -35,7 +34,7 @@ pub struct Taken {
 pub fn shapes(
     client: &mut Client,
     config: &ServiceConfig,
-    mapping: &'static dyn Mapping,
+    mapping: &dyn Mapping,
     version: &str,
     create: bool,
 ) -> Result<Taken> {
@@ -59,7 +58,7 @@ pub fn shapes(
             );
         }
         unfilled.extend(unfilled::of_target(client, target, &shape));
-        let documents = document_types(&shape, target.columns, version);
+        let documents = document_types(&shape, &target.columns, version);
         shapes.push(Shape { present, without_null, documents });
     }
     Ok(Taken { shapes, unfilled })
@@ -79,10 +78,10 @@ pub fn without_null(target: &Target, shape: &TableShape) -> Vec<usize> {
         ["Nullable(", "Dynamic", "Variant("].iter().any(|kind| text.starts_with(kind))
     };
     let is_without = |at: &usize| {
-        let column = target.columns[*at];
+        let column = &target.columns[*at];
         column.kind.is_nullable()
             && shape
-                .column(column.name)
+                .column(&column.name)
                 .is_some_and(|found| found.is_insertable() && !takes(&found.type_text))
     };
     (0..target.columns.len()).filter(is_without).collect()
@@ -91,15 +90,15 @@ pub fn without_null(target: &Target, shape: &TableShape) -> Vec<usize> {
 /// The same, with each column that must be there and is not.
 pub fn columns_of(client: &Client, target: &Target, shape: &TableShape) -> (Vec<bool>, Vec<Error>) {
     let takes = |name: &str| shape.column(name).is_some_and(|column| column.is_insertable());
-    let present: Vec<bool> = target.columns.iter().map(|column| takes(column.name)).collect();
+    let present: Vec<bool> = target.columns.iter().map(|column| takes(&column.name)).collect();
     let is_missing = |at: &usize| !present[*at] && !target.optional.contains(at);
     let problem = |at: usize| {
-        let column = target.columns[at];
+        let column = &target.columns[at];
         Error::new(ErrorKind::Setup, format!("check table `{}`", target.table))
             .because(format!("it has no column `{}` that accepts values", column.name))
             .hint(format!(
                 "Run on ClickHouse: ALTER TABLE {} ADD COLUMN `{}` {}",
-                client.qualified(target.table),
+                client.qualified(&target.table),
                 column.name,
                 column.ddl
             ))

@@ -9,7 +9,8 @@ use crate::services::source::Source;
 /// Columns of Postgres that trigger.dev, or somebody else, has added since.
 pub fn of_source(table: &SourceTable, source: &Source) -> Vec<String> {
     let is_known = |name: &str| {
-        source.columns.iter().any(|column| column.name == name) || source.unread.contains(&name)
+        let known = source.columns.iter().map(|column| &column.name).chain(&source.unread);
+        known.into_iter().any(|known| **known == *name)
     };
     let unknown = table.columns.iter().map(|column| column.name.as_str());
     unknown
@@ -26,17 +27,17 @@ pub fn of_source(table: &SourceTable, source: &Source) -> Vec<String> {
 
 /// Columns of ClickHouse: unknown ones, and those that an older table lacks.
 pub fn of_target(client: &Client, target: &Target, shape: &TableShape) -> Vec<String> {
-    let is_known = |name: &str| target.columns.iter().any(|column| column.name == name);
+    let is_known = |name: &str| target.columns.iter().any(|column| *column.name == *name);
     let unknown = shape.columns.iter().filter(|column| column.is_insertable());
     let unknown = unknown.filter(|column| !is_known(&column.name)).map(|column| {
-        let (name, table) = (&column.name, target.table);
+        let (name, table) = (&column.name, &target.table);
         format!("column `{name}` of `{table}` is not known to this version: it is not filled")
     });
     let own = [target.version, target.is_deleted];
     let left_out =
-        target.optional.iter().filter(|at| !own.contains(at)).map(|at| target.columns[*at]);
-    let left_out = left_out.filter(|column| shape.column(column.name).is_none()).map(|column| {
-        let (name, table) = (column.name, client.qualified(target.table));
+        target.optional.iter().filter(|at| !own.contains(at)).map(|at| &target.columns[*at]);
+    let left_out = left_out.filter(|column| shape.column(&column.name).is_none()).map(|column| {
+        let (name, table) = (&column.name, client.qualified(&target.table));
         let kind = column.kind.native_type();
         format!(
             "`{}` has no column `{name}`: it is left out. ALTER TABLE {table} ADD COLUMN `{name}` \

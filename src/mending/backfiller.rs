@@ -149,10 +149,13 @@ fn refuse(config: &ServiceConfig, cause: &'static str, hint: &str) -> Error {
     Error::new(ErrorKind::Setup, doing).because(cause).hint(hint)
 }
 
-impl Backfiller<'_, '_> {
-    fn wanted<'w>(&self, keys: Option<&'w [String]>) -> WantedKeys<'w> {
+impl<'b> Backfiller<'b, '_> {
+    fn wanted<'w>(&self, keys: Option<&'w [String]>) -> WantedKeys<'w>
+    where
+        'b: 'w,
+    {
         let source = self.by.member.source();
-        let created_at = source.columns[source.key.created_at].name;
+        let created_at = &*source.columns[source.key.created_at].name;
         let moment = |moment: &Option<crate::mending::request::Moment>| {
             moment.as_ref().map(|moment| (created_at, moment.to_string()))
         };
@@ -161,7 +164,7 @@ impl Backfiller<'_, '_> {
         WantedKeys {
             from: moment(&self.request.from),
             to: moment(&self.request.to),
-            one_of: final_values.map(|(place, values)| (source.columns[place].name, values)),
+            one_of: final_values.map(|(place, values)| (&*source.columns[place].name, values)),
             keys,
         }
     }
@@ -344,9 +347,9 @@ impl Backfiller<'_, '_> {
         Ok(())
     }
 
-    fn key_column(&self) -> &'static str {
+    fn key_column(&self) -> &'b str {
         let source = self.by.member.source();
-        source.columns[source.key.id].name
+        &source.columns[source.key.id].name
     }
 
     /// The planner's estimate may be wrong.

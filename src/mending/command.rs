@@ -93,7 +93,7 @@ impl<'c> CommandContext<'c> {
         if writes {
             own::tables::ensure(&mut client, config.create_tables, deadline())?;
         }
-        let shapes = target_tables::shapes(&mut client, config, mapping, &version, false)?.shapes;
+        let shapes = target_tables::shapes(&mut client, config, &*mapping, &version, false)?.shapes;
         let application_name = format!("walhouse/{command}");
         let known = connecting::known(config, &mut client)?;
         let deadline = Instant::now() + config.postgres.connect_timeout.min(SQL_TIMEOUT);
@@ -118,7 +118,7 @@ impl<'c> CommandContext<'c> {
         }
         check_database(config, command, &mut client, &mut sql)?;
         let source = mapping.source();
-        let name = TableName::new(source.schema, source.table);
+        let name = TableName::new(&*source.schema, &*source.table);
         let table = SourceTable::inspect(&mut sql, &name, sql_deadline())?;
         table.check_readable(&sql.about().role)?;
         source_check::columns(&table, source)?;

@@ -83,11 +83,7 @@ pub fn owe(
 
 /// The same for target tables that are about to be created. It must be recorded first: afterwards
 /// nothing shows that they were missing. If nothing has been streamed before, they are filled.
-pub fn owe_for_tables(
-    client: &mut Client,
-    config: &ServiceConfig,
-    tables: &[&'static str],
-) -> Result<()> {
+pub fn owe_for_tables(client: &mut Client, config: &ServiceConfig, tables: &[&str]) -> Result<()> {
     let (of, timeout) =
         ((config.name.as_str(), config.slot.as_str()), config.clickhouse.request_timeout);
     let tables = tables.join("`, `");

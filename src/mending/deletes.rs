@@ -25,7 +25,7 @@ pub fn ask(
     let targets = with.member.targets().iter().zip(counts);
     let asked = |(target, count): (&crate::rows::target::Target, &Count)| {
         let is_left = may_delete(*count, with.deletes_max_percent, !others.is_empty(), of_fork);
-        (!is_left).then(|| question(with, target.table, *count, &others))
+        (!is_left).then(|| question(with, &target.table, *count, &others))
     };
     Ok(targets.map(asked).collect())
 }

@@ -40,7 +40,7 @@ pub fn are_in_postgres(
     places.extend(source.key.sorting());
     let owners = with.member.mapping.owners().iter();
     places.extend(owners.filter(|place| !source.key.sorting().contains(place)));
-    let columns: Vec<&str> = places.iter().map(|&place| source.columns[place].name).collect();
+    let columns: Vec<&str> = places.iter().map(|&place| &*source.columns[place].name).collect();
     // A key that is not text cannot be in Postgres, and cannot be queried either.
     let ids: BTreeSet<&[u8]> =
         (keys.iter()).map(|live| live.id(&with.member.targets()[target])).collect();
@@ -88,7 +88,7 @@ fn key_in_postgres(
         row.values[*place] = value.as_deref().map_or(Datum::Null, Datum::Text);
     }
     // The stream writes nothing for an id that has come back without an owner.
-    if !is_owned(with.member.mapping, &row) {
+    if !is_owned(&*with.member.mapping, &row) {
         return Ok(None);
     }
     let (mut blocks, mut notes) = (with.member.blocks(), Notes::default());

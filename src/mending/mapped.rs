@@ -1,5 +1,7 @@
 //! Maps rows read from the source table to rows of the target tables.
 
+use std::sync::Arc;
+
 use crate::delivery::member::Member;
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::source_table::SourceTable;
@@ -12,13 +14,13 @@ use crate::services::utf8;
 use crate::wal::Datum;
 
 /// The places of the source's columns that the table has, with their names.
-pub type Columns = Vec<(usize, &'static str)>;
+pub type Columns = Vec<(usize, Arc<str>)>;
 
-pub fn columns_of(table: &SourceTable, source: &'static Source) -> Columns {
+pub fn columns_of(table: &SourceTable, source: &Source) -> Columns {
     let columns = source.columns.iter().enumerate();
     columns
-        .filter(|(_, column)| table.column(column.name).is_some())
-        .map(|(place, column)| (place, column.name))
+        .filter(|(_, column)| table.column(&column.name).is_some())
+        .map(|(place, column)| (place, Arc::clone(&column.name)))
         .collect()
 }
 
@@ -28,13 +30,13 @@ pub struct Mapped<'a> {
     pub service: &'static str,
     pub member: &'a Member,
     /// As they were asked for.
-    pub columns: &'a [(usize, &'static str)],
+    pub columns: &'a [(usize, Arc<str>)],
 }
 
 impl Mapped<'_> {
     /// The columns to query from Postgres.
-    pub fn names(&self) -> Vec<&'static str> {
-        self.columns.iter().map(|(_, name)| *name).collect()
+    pub fn names(&self) -> Vec<&str> {
+        self.columns.iter().map(|(_, name)| &**name).collect()
     }
 
     /// By target table, with all that only a row's first version has.
@@ -52,7 +54,7 @@ impl Mapped<'_> {
                 let value = value.as_ref().map(AsRef::as_ref);
                 row.values[*place] = value.map_or(Datum::Null, Datum::Text);
             }
-            utf8::append(self.member.mapping, &row, stamp, &mut blocks, &mut notes).map_err(
+            utf8::append(&*self.member.mapping, &row, stamp, &mut blocks, &mut notes).map_err(
                 |e| {
                     let doing = format!("map a row of service `{}`", self.service);
                     Error::new(ErrorKind::Protocol, doing).because(e)

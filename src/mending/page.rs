@@ -37,10 +37,10 @@ pub fn land<V: AsRef<[u8]>>(
     }
     // The original of a row that ClickHouse already has was kept when it was written.
     let ids: HashSet<(&str, &[u8])> = (written.iter())
-        .map(|(index, key)| (targets[*index].table, id(&targets[*index], key)))
+        .map(|(index, key)| (&*targets[*index].table, id(&targets[*index], key)))
         .collect();
     let kept = notes.kept.into_iter();
-    let kept = kept.filter(|kept| ids.contains(&(kept.table, kept.key.as_slice()))).collect();
+    let kept = kept.filter(|kept| ids.contains(&(&*kept.table, kept.key.as_slice()))).collect();
     refused.extend(delivery.kept_rows(kept));
     delivery.keep(&mut worker.client, &refused)?;
     Ok(written)

@@ -42,7 +42,7 @@ pub fn stand_still(with: &MendingContext<'_>) -> Result<()> {
 fn inserts_of_others(with: &MendingContext<'_>) -> Result<()> {
     let (delivery, begun_at) = (with.delivery, Instant::now());
     let mut client = Client::connect(delivery.clickhouse)?;
-    let tables: Vec<&str> = with.member.targets().iter().map(|target| target.table).collect();
+    let tables: Vec<&str> = with.member.targets().iter().map(|target| &*target.table).collect();
     if delivery.clickhouse.insert_strategy == InsertStrategy::InsertAsync {
         delivery.alongside.rest(begun_at + ASYNC_INSERTS_END_WITHIN).go_on()?;
     }

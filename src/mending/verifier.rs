@@ -12,6 +12,7 @@
 //! differs.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 mod look;
@@ -54,13 +55,13 @@ pub struct VerifyRequest {
 /// A key that differs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifyFinding {
-    pub table: &'static str,
+    pub table: Arc<str>,
     /// The columns of the sorting key.
-    pub key: Vec<(&'static str, String)>,
+    pub key: Vec<(Arc<str>, String)>,
     pub id: String,
     pub difference: Difference,
     /// The columns that differ.
-    pub columns: Vec<&'static str>,
+    pub columns: Vec<Arc<str>>,
     pub is_mended: bool,
 }
 
@@ -107,7 +108,7 @@ struct Suspect {
 struct Found {
     suspect: Suspect,
     difference: Difference,
-    columns: Vec<&'static str>,
+    columns: Vec<Arc<str>>,
     /// The version in ClickHouse; `None`: it has no row.
     version: Option<u64>,
     /// The columns of ClickHouse that decide about the partition.
@@ -160,8 +161,8 @@ pub fn verify(
     Ok(verifier.report)
 }
 
-impl Verifier<'_, '_> {
-    fn targets(&self) -> &'static [Target] {
+impl<'v> Verifier<'v, '_> {
+    fn targets(&self) -> &'v [Target] {
         self.by.member.targets()
     }
 
@@ -272,15 +273,15 @@ impl Verifier<'_, '_> {
     }
 }
 
-fn finding(targets: &'static [Target], found: Found, is_mended: bool) -> VerifyFinding {
+fn finding(targets: &[Target], found: Found, is_mended: bool) -> VerifyFinding {
     let target = &targets[found.suspect.target];
     let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
     let key: Vec<_> = (target.order_by.iter().zip(&found.suspect.key))
-        .map(|(&at, value)| (target.columns[at].name, text(value)))
+        .map(|(&at, value)| (Arc::clone(&target.columns[at].name), text(value)))
         .collect();
-    let id = key.iter().find(|(name, _)| *name == target.id_name());
+    let id = key.iter().find(|(name, _)| **name == *target.id_name());
     VerifyFinding {
-        table: target.table,
+        table: Arc::clone(&target.table),
         id: id.map_or_else(String::new, |(_, id)| id.clone()),
         key,
         difference: found.difference,
@@ -295,7 +296,7 @@ fn block_of_keys<'k>(
     shape: &crate::rows::Shape,
     keys: impl Iterator<Item = &'k Key>,
 ) -> Block {
-    let mut block = Block::new(target.columns, shape);
+    let mut block = Block::new(&target.columns, shape);
     for key in keys {
         let partition = vec![Vec::new(); target.partition_by.len()];
         let live = crate::rows::key::LiveKey { key: key.clone(), partition, version: 0 };

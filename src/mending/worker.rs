@@ -16,7 +16,7 @@ pub struct Worker<'a> {
     pub sql: Sql,
     pub client: Client,
     /// By target table.
-    pub landings: Vec<Landing>,
+    pub landings: Vec<Landing<'a>>,
 }
 
 impl<'a> Worker<'a> {

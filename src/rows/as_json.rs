@@ -10,7 +10,7 @@ use super::column::Values;
 pub fn row_as_json(block: &Block, row: usize) -> Vec<u8> {
     let columns = block
         .sent()
-        .map(|column| (block.spec(column).name.to_owned(), value(block.values(column), row)));
+        .map(|column| (block.spec(column).name.to_string(), value(block.values(column), row)));
     Value::Object(columns.collect::<Map<_, _>>()).to_string().into_bytes()
 }
 
@@ -38,6 +38,8 @@ fn value(values: &Values, row: usize) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::rows::ColumnKind;
     use crate::rows::ColumnSpec;
@@ -45,15 +47,17 @@ mod tests {
 
     #[test]
     fn every_sent_column_is_in_the_document() {
-        const SPECS: &[ColumnSpec] = &[
-            ColumnSpec::new("id", ColumnKind::String),
-            ColumnSpec::new("tags", ColumnKind::StringArray),
-            ColumnSpec::new("cost", ColumnKind::Float64),
-            ColumnSpec::new("at", ColumnKind::NullableMillis),
-            ColumnSpec::new("absent", ColumnKind::UInt8),
-        ];
+        fn specs() -> Arc<[ColumnSpec]> {
+            Arc::from([
+                ColumnSpec::new("id", ColumnKind::String),
+                ColumnSpec::new("tags", ColumnKind::StringArray),
+                ColumnSpec::new("cost", ColumnKind::Float64),
+                ColumnSpec::new("at", ColumnKind::NullableMillis),
+                ColumnSpec::new("absent", ColumnKind::UInt8),
+            ])
+        }
         let present = vec![true, true, true, true, false];
-        let mut block = Block::new(SPECS, &Shape::of(present));
+        let mut block = Block::new(&specs(), &Shape::of(present));
         for at in [None, Some(5)] {
             block.put_str(b"a\xff");
             block.put_str_array(|items| items.push(b"t"));

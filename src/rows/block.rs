@@ -1,6 +1,7 @@
 //! The rows on their way to one target table.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use super::column::{ColumnKind, Strings, Values};
 use super::shape::Shape;
@@ -10,7 +11,7 @@ use super::target::ColumnSpec;
 /// [`Block::end_row`].
 #[derive(Debug)]
 pub struct Block {
-    specs: &'static [ColumnSpec],
+    specs: Arc<[ColumnSpec]>,
     shape: Shape,
     values: Vec<Values>,
     rows: usize,
@@ -19,10 +20,10 @@ pub struct Block {
 }
 
 impl Block {
-    pub fn new(specs: &'static [ColumnSpec], shape: &Shape) -> Block {
+    pub fn new(specs: &Arc<[ColumnSpec]>, shape: &Shape) -> Block {
         assert_eq!(specs.len(), shape.present.len());
         let values = specs.iter().map(|spec| Values::new(spec.kind)).collect();
-        Block { specs, shape: shape.clone(), values, rows: 0, next: 0 }
+        Block { specs: Arc::clone(specs), shape: shape.clone(), values, rows: 0, next: 0 }
     }
 
     /// Forgets the rows, and keeps the memory for as many others.
@@ -79,8 +80,8 @@ impl Block {
         }
     }
 
-    pub fn spec(&self, column: usize) -> ColumnSpec {
-        self.specs[column]
+    pub fn spec(&self, column: usize) -> &ColumnSpec {
+        &self.specs[column]
     }
 
     pub fn values(&self, column: usize) -> &Values {
@@ -96,7 +97,7 @@ impl Block {
     }
 
     fn take_next(&mut self, kind: ColumnKind) -> &mut Values {
-        let spec = self.specs[self.next];
+        let spec = &self.specs[self.next];
         assert_eq!(spec.kind, kind, "column `{}` is filled with its own kind", spec.name);
         self.next += 1;
         &mut self.values[self.next - 1]

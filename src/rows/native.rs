@@ -134,8 +134,8 @@ impl<'b> Encoder<'b> {
 }
 
 /// The column names of an INSERT, in the order of [`encode`].
-pub fn column_names(block: &Block) -> Vec<&'static str> {
-    block.sent().map(|column| block.spec(column).name).collect()
+pub fn column_names(block: &Block) -> Vec<&str> {
+    block.sent().map(|column| &*block.spec(column).name).collect()
 }
 
 /// A column is one list after another, each with an entry for every row.
@@ -207,23 +207,27 @@ fn put_varint(out: &mut Vec<u8>, mut n: u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::rows::column::ColumnKind;
     use crate::rows::order::sorted_by;
     use crate::rows::{ColumnSpec, Shape};
 
-    const SPECS: &[ColumnSpec] = &[
-        ColumnSpec::new("id", ColumnKind::String),
-        ColumnSpec::new("n", ColumnKind::UInt32),
-        ColumnSpec::new("tags", ColumnKind::StringArray),
-        ColumnSpec::new("at", ColumnKind::NullableMillis),
-        ColumnSpec::new("doc", ColumnKind::Json),
-    ];
+    fn specs() -> Arc<[ColumnSpec]> {
+        Arc::from([
+            ColumnSpec::new("id", ColumnKind::String),
+            ColumnSpec::new("n", ColumnKind::UInt32),
+            ColumnSpec::new("tags", ColumnKind::StringArray),
+            ColumnSpec::new("at", ColumnKind::NullableMillis),
+            ColumnSpec::new("doc", ColumnKind::Json),
+        ])
+    }
 
     fn block(present: &[bool], sent_as: Option<&str>) -> Block {
         let documents = sent_as.map(|own| (4, own.to_owned())).into_iter().collect();
         let shape = Shape { documents, ..Shape::of(present.to_vec()) };
-        let mut block = Block::new(SPECS, &shape);
+        let mut block = Block::new(&specs(), &shape);
         for (id, n, tags, at) in [("b", 2, &["x", "y"][..], None), ("a", 1, &[], Some(-1))] {
             block.put_str(id.as_bytes());
             block.put_u32(n);

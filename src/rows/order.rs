@@ -86,24 +86,28 @@ fn numbers_of(block: &Block, column: usize) -> Option<Vec<u64>> {
 mod tests {
     use proptest::prelude::*;
 
+    use std::sync::Arc;
+
     use super::*;
     use crate::rows::ColumnKind;
     use crate::rows::ColumnSpec;
     use crate::rows::Shape;
 
-    const SPECS: &[ColumnSpec] = &[
-        ColumnSpec::new("a", ColumnKind::String),
-        ColumnSpec::new("b", ColumnKind::String),
-        ColumnSpec::new("at", ColumnKind::Millis),
-        ColumnSpec::new("n", ColumnKind::UInt64),
-        ColumnSpec::new("id", ColumnKind::String),
-    ];
+    fn specs() -> Arc<[ColumnSpec]> {
+        Arc::from([
+            ColumnSpec::new("a", ColumnKind::String),
+            ColumnSpec::new("b", ColumnKind::String),
+            ColumnSpec::new("at", ColumnKind::Millis),
+            ColumnSpec::new("n", ColumnKind::UInt64),
+            ColumnSpec::new("id", ColumnKind::String),
+        ])
+    }
 
     type Values = (u8, u8, i64, u64, u8);
 
     fn block(rows: &[Values]) -> Block {
-        let shape = Shape::of(vec![true; SPECS.len()]);
-        let mut block = Block::new(SPECS, &shape);
+        let shape = Shape::of(vec![true; specs().len()]);
+        let mut block = Block::new(&specs(), &shape);
         for (a, b, at, n, id) in rows {
             block.put_str(&[*a]);
             // Also texts of which one is a prefix of the other.

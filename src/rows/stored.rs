@@ -69,22 +69,26 @@ pub fn text(values: &Values, row: usize) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::rows::ColumnSpec;
     use crate::rows::Shape;
 
-    const SPECS: &[ColumnSpec] = &[
-        ColumnSpec::new("id", ColumnKind::String),
-        ColumnSpec::new("tags", ColumnKind::StringArray),
-        ColumnSpec::new("cost", ColumnKind::Float64),
-        ColumnSpec::new("at", ColumnKind::NullableMillis),
-        ColumnSpec::new("doc", ColumnKind::Json),
-    ];
+    fn specs() -> Arc<[ColumnSpec]> {
+        Arc::from([
+            ColumnSpec::new("id", ColumnKind::String),
+            ColumnSpec::new("tags", ColumnKind::StringArray),
+            ColumnSpec::new("cost", ColumnKind::Float64),
+            ColumnSpec::new("at", ColumnKind::NullableMillis),
+            ColumnSpec::new("doc", ColumnKind::Json),
+        ])
+    }
 
     #[test]
     fn each_kind_has_one_text_for_one_value() {
         let shape = Shape::of(vec![true; 5]);
-        let mut block = Block::new(SPECS, &shape);
+        let mut block = Block::new(&specs(), &shape);
         for (tags, at) in [(&["a", "b:1"][..], Some(-1)), (&["a2:b:1"], None)] {
             block.put_str(b"i\xff");
             block.put_str_array(|items| tags.iter().for_each(|tag| items.push(tag.as_bytes())));

@@ -1,19 +1,21 @@
 //! A table of ClickHouse that is written.
 
+use std::sync::Arc;
+
 use super::column::ColumnKind;
 
 /// A column of a target table, as the mapping writes it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ColumnSpec {
-    pub name: &'static str,
+    pub name: Arc<str>,
     pub kind: ColumnKind,
     /// Its type in a table that we make, with what follows that.
-    pub ddl: &'static str,
+    pub ddl: Arc<str>,
 }
 
 impl ColumnSpec {
-    pub const fn new(name: &'static str, kind: ColumnKind) -> ColumnSpec {
-        ColumnSpec { name, kind, ddl: kind.native_type() }
+    pub fn new(name: &str, kind: ColumnKind) -> ColumnSpec {
+        ColumnSpec { name: name.into(), kind, ddl: kind.native_type().into() }
     }
 }
 
@@ -21,11 +23,11 @@ impl ColumnSpec {
 /// the kind alone.
 macro_rules! columns {
     ($($name:literal $kind:ident $($ddl:literal)?,)*) => {
-        &[$({
+        ::std::sync::Arc::from([$({
             let column = $crate::rows::ColumnSpec::new($name, $crate::rows::ColumnKind::$kind);
-            $(let column = $crate::rows::ColumnSpec { ddl: $ddl, ..column };)?
+            $(let column = $crate::rows::ColumnSpec { ddl: $ddl.into(), ..column };)?
             column
-        },)*]
+        },)*])
     };
 }
 pub(crate) use columns;
@@ -33,38 +35,38 @@ pub(crate) use columns;
 /// A table of ClickHouse that a service writes.
 #[derive(Debug)]
 pub struct Target {
-    pub table: &'static str,
+    pub table: Arc<str>,
     /// In the order of the table that we make.
-    pub columns: &'static [ColumnSpec],
+    pub columns: Arc<[ColumnSpec]>,
     /// Columns that ClickHouse fills by itself, as in the DDL.
-    pub computed: &'static [&'static str],
+    pub computed: Vec<String>,
     /// Likewise, without the word INDEX.
-    pub indexes: &'static [&'static str],
+    pub indexes: Vec<String>,
     /// The sorting key, as indexes into `columns`.
-    pub order_by: &'static [usize],
+    pub order_by: Vec<usize>,
     /// What the partition is computed from, likewise.
-    pub partition_by: &'static [usize],
+    pub partition_by: Vec<usize>,
     /// JSON columns, in the order in which a refused row is tried with one of them blanked.
-    pub documents: &'static [usize],
+    pub documents: Vec<usize>,
     /// Columns that older tables do not have.
-    pub optional: &'static [usize],
+    pub optional: Vec<usize>,
     pub id: usize,
     pub version: usize,
     pub is_deleted: usize,
 }
 
 impl Target {
-    pub fn id_name(&self) -> &'static str {
-        self.columns[self.id].name
+    pub fn id_name(&self) -> &str {
+        &self.columns[self.id].name
     }
 
-    pub fn names(&self, places: &[usize]) -> Vec<&'static str> {
-        places.iter().map(|&at| self.columns[at].name).collect()
+    pub fn names(&self, places: &[usize]) -> Vec<&str> {
+        places.iter().map(|&at| &*self.columns[at].name).collect()
     }
 
     /// The columns of a table that we make, each as in the DDL.
     pub fn columns_ddl(&self) -> Vec<String> {
         let written = self.columns.iter().map(|column| format!("{} {}", column.name, column.ddl));
-        written.chain(self.computed.iter().map(|&column| column.to_owned())).collect()
+        written.chain(self.computed.iter().cloned()).collect()
     }
 }

@@ -9,8 +9,8 @@ pub fn append(target: &Target, block: &mut Block, live: &LiveKey, version: u64) 
         let known = |columns: &[usize], values: &[Vec<u8>]| {
             columns.iter().position(|&column| column == at).map(|place| values[place].clone())
         };
-        let text = known(target.order_by, &live.key)
-            .or_else(|| known(target.partition_by, &live.partition));
+        let text = known(&target.order_by, &live.key)
+            .or_else(|| known(&target.partition_by, &live.partition));
         match spec.kind {
             ColumnKind::String => block.put_str(&text.unwrap_or_default()),
             ColumnKind::Json => block.put_json(|out| out.extend_from_slice(b"{}")),

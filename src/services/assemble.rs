@@ -4,6 +4,7 @@
 //! [`assemble`] builds the blocks from the answers. Neither queries a server itself.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 
@@ -132,7 +133,7 @@ pub fn wanted(mapping: &dyn Mapping, folded: &Folded<'_>, updates: Updates) -> M
 /// For each target an empty block. `shapes` says which columns each target table has.
 pub fn new_blocks(mapping: &dyn Mapping, shapes: &[Shape]) -> Vec<Block> {
     let targets = mapping.targets().iter().zip(shapes);
-    targets.map(|(target, shape)| Block::new(target.columns, shape)).collect()
+    targets.map(|(target, shape)| Block::new(&target.columns, shape)).collect()
 }
 
 /// Writes the blocks of the entries in `part`; the parts may land in any order.
@@ -232,7 +233,8 @@ pub fn assemble_into(
 }
 
 fn version_error(targets: &[Target], lsn: Lsn) -> ValueError {
-    let column = targets.first().map_or("", |target| target.columns[target.version].name);
+    let column = targets.first().map(|target| Arc::clone(&target.columns[target.version].name));
+    let column = column.unwrap_or_else(|| "".into());
     let cause = DecodeError::BadValue { context: "LSN of a change plus the version shift" };
     ValueError { column, cause, lsn }
 }

@@ -30,8 +30,8 @@ fn plan() -> RelationPlan {
 fn plan_of(mapping: &dyn Mapping) -> RelationPlan {
     let source = mapping.source();
     let columns: Vec<_> =
-        source.columns.iter().map(|column| (column.name, column.kind.a_type())).collect();
-    let relation = testing::relation_of(TABLE.0, source.table, &columns);
+        source.columns.iter().map(|column| (&*column.name, column.kind.a_type())).collect();
+    let relation = testing::relation_of(TABLE.0, &source.table, &columns);
     RelationPlan::new(source, &relation, &Types::default()).unwrap()
 }
 
@@ -415,12 +415,12 @@ fn a_relation_without_a_mapped_column_or_with_another_type_is_refused_by_name() 
 fn what_a_past_version_of_the_relation_lacks_is_read_again() {
     let source = Sessions.source();
     let columns = |missing: &str, retyped: &str| -> Vec<_> {
-        let columns = source.columns.iter().filter(|column| column.name != missing);
-        let kind = |column: &crate::services::source::SourceColumn| match column.name == retyped {
+        let columns = source.columns.iter().filter(|column| *column.name != *missing);
+        let kind = |column: &crate::services::source::SourceColumn| match *column.name == *retyped {
             true => oid::BOOL,
             false => column.kind.a_type(),
         };
-        columns.map(|column| (column.name, kind(column))).collect()
+        columns.map(|column| (&*column.name, kind(column))).collect()
     };
     let relation = testing::relation_of(TABLE.0, "Session", &columns("closedReason", "metadata"));
     assert!(RelationPlan::new(source, &relation, &Types::default()).is_err());
@@ -438,7 +438,7 @@ fn what_a_past_version_of_the_relation_lacks_is_read_again() {
     let folded = folded(&plan, &messages);
     let wanted = wanted(&Sessions, &folded, Updates::AsUpdates);
     assert!(wanted.rereads.contains(&1) && wanted.lookups.is_empty(), "{wanted:?}");
-    let names: Vec<_> = wanted.places.iter().map(|place| source.columns[place].name).collect();
+    let names: Vec<_> = wanted.places.iter().map(|place| &*source.columns[place].name).collect();
     assert_eq!(names, ["metadata", "closedReason"]);
     let found = Answers {
         values: HashMap::from([(1, [Some(b"5".to_vec()), Some(b"done".to_vec())].into())]),
@@ -468,13 +468,13 @@ fn what_a_past_version_of_the_relation_lacks_is_read_again() {
         let folded = fold(source, changes).unwrap();
         let wanted = crate::services::assemble::wanted(&Sessions, &folded, Updates::AsUpdates);
         assert_eq!(wanted.rereads, [count - 1], "{wanted:?}");
-        assert!(wanted.places.iter().any(|place| source.columns[place].name == "metadata"));
+        assert!(wanted.places.iter().any(|place| *source.columns[place].name == *"metadata"));
     }
 }
 
 /// A run's tuple: only what a row cannot be written without.
 fn run<'a>(organization: &'a str, payload: V<'a>) -> Vec<V<'a>> {
-    let value = |column: &crate::services::source::SourceColumn| match column.name {
+    let value = |column: &crate::services::source::SourceColumn| match &*column.name {
         "id" => V::Text("a"),
         "organizationId" => V::Text(organization),
         "payload" => payload,

@@ -2,6 +2,7 @@
 //! that could not be kept as it was.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::column_set::ColumnSet;
 use super::notes::Notes;
@@ -12,9 +13,9 @@ use crate::wal::{DecodeError, Lsn, value};
 
 /// A service's knowledge of its tables. Nothing outside `services` knows a column by name.
 pub trait Mapping: fmt::Debug + Send + Sync {
-    fn source(&self) -> &'static Source;
+    fn source(&self) -> &Source;
 
-    fn targets(&self) -> &'static [Target];
+    fn targets(&self) -> &[Target];
 
     /// The places that must be known before a row can be written; a `first` row may need more.
     fn needs(&self, first: bool) -> ColumnSet;
@@ -59,7 +60,7 @@ pub struct Stamp {
 /// A value that is not what its type promises.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ValueError {
-    pub column: &'static str,
+    pub column: Arc<str>,
     pub cause: DecodeError,
     /// The LSN of its change; 0 for a row that was read from the table.
     pub lsn: Lsn,

@@ -1,5 +1,7 @@
 //! What happened to rows on their way, for metrics and the table of refused rows.
 
+use std::sync::Arc;
+
 /// What happened to rows on their way, for metrics and the table of refused rows.
 #[derive(Debug, Default)]
 pub struct Notes {
@@ -10,8 +12,8 @@ pub struct Notes {
 /// An original value that the target could not hold as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {
-    pub table: &'static str,
-    pub column: &'static str,
+    pub table: Arc<str>,
+    pub column: Arc<str>,
     pub key: Vec<u8>,
     pub version: u64,
     pub reason: String,

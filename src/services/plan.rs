@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
 use super::column_set::ColumnSet;
 use super::source::{Source, SourceKind};
@@ -49,8 +50,8 @@ pub struct RelationPlan {
 /// The relation does not have what the mapping needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PlanError {
-    MissingColumn { relation: String, column: &'static str },
-    WrongType { relation: String, column: &'static str, expected: SourceKind, got: Oid },
+    MissingColumn { relation: String, column: Arc<str> },
+    WrongType { relation: String, column: Arc<str>, expected: SourceKind, got: Oid },
 }
 
 impl fmt::Display for PlanError {
@@ -108,7 +109,7 @@ impl RelationPlan {
         let mut types = vec![None; source.columns.len()];
         let mut places = Vec::with_capacity(relation.columns.len());
         for column in &relation.columns {
-            let mut place = source.columns.iter().position(|wanted| wanted.name == column.name);
+            let mut place = source.columns.iter().position(|wanted| *wanted.name == *column.name);
             if let Some(at) = place {
                 let wanted = &source.columns[at];
                 let reads_as = user.reads_as(column.type_oid);
@@ -117,7 +118,7 @@ impl RelationPlan {
                 } else {
                     refusal.get_or_insert_with(|| PlanError::WrongType {
                         relation: named(),
-                        column: wanted.name,
+                        column: Arc::clone(&wanted.name),
                         expected: wanted.kind,
                         got: column.type_oid,
                     });
@@ -131,7 +132,7 @@ impl RelationPlan {
             if found.is_none() && !wanted.optional && !unknown.has(at) {
                 refusal.get_or_insert_with(|| PlanError::MissingColumn {
                     relation: named(),
-                    column: wanted.name,
+                    column: Arc::clone(&wanted.name),
                 });
                 unknown.add(at);
             }

@@ -1,6 +1,7 @@
 //! Reads the values of one source row for one target table, and notes what does not fit.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::mapping::ValueError;
 use super::notes::{Kept, Notes};
@@ -16,18 +17,18 @@ const MILLIS_MAX: i64 = 253_402_300_799_999;
 
 /// Reads one row for one target table, noting what does not fit.
 pub struct RowReader<'r, 'a> {
-    source: &'static Source,
+    source: &'r Source,
     row: &'r Row<'a>,
-    table: &'static str,
+    table: &'r str,
     version: u64,
     notes: &'r mut Notes,
 }
 
 impl<'r, 'a> RowReader<'r, 'a> {
     pub fn new(
-        source: &'static Source,
+        source: &'r Source,
         row: &'r Row<'a>,
-        table: &'static str,
+        table: &'r str,
         version: u64,
         notes: &'r mut Notes,
     ) -> RowReader<'r, 'a> {
@@ -35,7 +36,7 @@ impl<'r, 'a> RowReader<'r, 'a> {
     }
 
     fn fail(&self, place: usize) -> impl FnOnce(DecodeError) -> ValueError + use<> {
-        let column = self.source.columns[place].name;
+        let column = Arc::clone(&self.source.columns[place].name);
         move |cause| ValueError { column, cause, lsn: Lsn(0) }
     }
 
@@ -134,8 +135,8 @@ impl<'r, 'a> RowReader<'r, 'a> {
     /// Keeps a document whose content did not go through in full.
     pub fn keep(&mut self, place: usize, reason: impl Into<String>, document: &[u8]) {
         self.notes.kept.push(Kept {
-            table: self.table,
-            column: self.source.columns[place].name,
+            table: self.table.into(),
+            column: Arc::clone(&self.source.columns[place].name),
             key: self.text(self.source.key.id).to_vec(),
             version: self.version,
             reason: reason.into(),

@@ -1,5 +1,7 @@
 //! `public."TaskRun"` -> `task_runs_v2` and, for its payload, `raw_task_runs_payload_v1`.
 
+use std::sync::{Arc, LazyLock};
+
 use super::annotations::{Annotations, IdempotencyOptions};
 use super::column_set::ColumnSet;
 use super::mapping::{Mapping, Stamp, ValueError};
@@ -20,7 +22,7 @@ pub struct Runs {
     pub fingerprints: bool,
 }
 
-source_columns! { COLUMNS,
+source_columns! { columns_of_source,
     new ID "id" Text,
     new ORGANIZATION "organizationId" Text,
     new PROJECT "projectId" Text,
@@ -76,11 +78,11 @@ source_columns! { COLUMNS,
     new IS_WARM_START "isWarmStart" Bool,
 }
 
-static SOURCE: Source = Source {
-    schema: "public",
-    table: "TaskRun",
-    columns: COLUMNS,
-    unread: &[
+static SOURCE: LazyLock<Source> = LazyLock::new(|| Source {
+    schema: "public".into(),
+    table: "TaskRun".into(),
+    columns: columns_of_source(),
+    unread: [
         "context",
         "lockedAt",
         "lockedById",
@@ -111,7 +113,9 @@ static SOURCE: Source = Source {
         "realtimeStreams",
         "debounce",
         "streamBasinName",
-    ],
+    ]
+    .map(Arc::from)
+    .to_vec(),
     key: KeyColumns {
         id: place::ID,
         organization: place::ORGANIZATION,
@@ -119,116 +123,122 @@ static SOURCE: Source = Source {
         environment: place::ENVIRONMENT,
         created_at: place::CREATED_AT,
     },
-};
+});
 
 const TASK_RUNS_V2: &str = "task_runs_v2";
 const PAYLOADS_V1: &str = "raw_task_runs_payload_v1";
 
 /// Payloads have a version here, so that a redelivered row is not stored twice and a deleted run
 /// also deletes its payload. Upstream's plain MergeTree is used as it is, without either.
-pub static TARGETS: [Target; 2] = [
-    Target {
-        table: TASK_RUNS_V2,
-        columns: columns! {
-            "environment_id" String,
-            "organization_id" String,
-            "project_id" String,
-            "run_id" String,
-            "environment_type" String "LowCardinality(String)",
-            "friendly_id" String,
-            "attempt" UInt8 "UInt8 DEFAULT 1",
-            "engine" String "LowCardinality(String)",
-            "status" String "LowCardinality(String)",
-            "task_identifier" String,
-            "queue" String,
-            "schedule_id" String,
-            "batch_id" String,
-            "root_run_id" String,
-            "parent_run_id" String,
-            "depth" UInt8 "UInt8 DEFAULT 0",
-            "span_id" String,
-            "trace_id" String,
-            "idempotency_key" String,
-            "created_at" Millis,
-            "queue_timestamp" NullableMillis,
-            "updated_at" Millis,
-            "started_at" NullableMillis,
-            "executed_at" NullableMillis,
-            "completed_at" NullableMillis,
-            "delay_until" NullableMillis,
-            "queued_at" NullableMillis,
-            "expired_at" NullableMillis,
-            "expiration_ttl" String,
-            "usage_duration_ms" UInt32 "UInt32 DEFAULT 0",
-            "cost_in_cents" Float64 "Float64 DEFAULT 0",
-            "base_cost_in_cents" Float64 "Float64 DEFAULT 0",
-            "output" Json "JSON(max_dynamic_paths=1024)",
-            "error" Json "JSON(max_dynamic_paths=64)",
-            "tags" StringArray "Array(String) CODEC(ZSTD(1))",
-            "task_version" String "String CODEC(LZ4)",
-            "sdk_version" String "String CODEC(LZ4)",
-            "cli_version" String "String CODEC(LZ4)",
-            "machine_preset" String "LowCardinality(String) CODEC(LZ4)",
-            "is_test" UInt8 "UInt8 DEFAULT 0",
-            "_version" UInt64,
-            "_is_deleted" UInt8 "UInt8 DEFAULT 0",
-            "concurrency_key" String "String DEFAULT ''",
-            "bulk_action_group_ids" StringArray "Array(String) DEFAULT []",
-            "worker_queue" String "String DEFAULT ''",
-            "max_duration_in_seconds" NullableUInt32 "Nullable(UInt32) DEFAULT NULL",
-            "idempotency_key_user" String "String DEFAULT ''",
-            "idempotency_key_scope" String "String DEFAULT ''",
-            "error_fingerprint" String "String DEFAULT ''",
-            "trigger_source" String "LowCardinality(String) DEFAULT ''",
-            "root_trigger_source" String "LowCardinality(String) DEFAULT ''",
-            "is_warm_start" NullableUInt8 "Nullable(UInt8) DEFAULT NULL",
-            "task_kind" String "LowCardinality(String) DEFAULT ''",
-            "region" String "String DEFAULT ''",
-            "plan_type" String "LowCardinality(String) DEFAULT ''",
-            "external_deployment_id" String "String DEFAULT ''",
-        },
-        computed: &[
-            "output_text String MATERIALIZED multiIf(toJSONString(output) = '{}', '', \
+pub static TARGETS: LazyLock<[Target; 2]> = LazyLock::new(|| {
+    [
+        Target {
+            table: TASK_RUNS_V2.into(),
+            columns: columns! {
+                "environment_id" String,
+                "organization_id" String,
+                "project_id" String,
+                "run_id" String,
+                "environment_type" String "LowCardinality(String)",
+                "friendly_id" String,
+                "attempt" UInt8 "UInt8 DEFAULT 1",
+                "engine" String "LowCardinality(String)",
+                "status" String "LowCardinality(String)",
+                "task_identifier" String,
+                "queue" String,
+                "schedule_id" String,
+                "batch_id" String,
+                "root_run_id" String,
+                "parent_run_id" String,
+                "depth" UInt8 "UInt8 DEFAULT 0",
+                "span_id" String,
+                "trace_id" String,
+                "idempotency_key" String,
+                "created_at" Millis,
+                "queue_timestamp" NullableMillis,
+                "updated_at" Millis,
+                "started_at" NullableMillis,
+                "executed_at" NullableMillis,
+                "completed_at" NullableMillis,
+                "delay_until" NullableMillis,
+                "queued_at" NullableMillis,
+                "expired_at" NullableMillis,
+                "expiration_ttl" String,
+                "usage_duration_ms" UInt32 "UInt32 DEFAULT 0",
+                "cost_in_cents" Float64 "Float64 DEFAULT 0",
+                "base_cost_in_cents" Float64 "Float64 DEFAULT 0",
+                "output" Json "JSON(max_dynamic_paths=1024)",
+                "error" Json "JSON(max_dynamic_paths=64)",
+                "tags" StringArray "Array(String) CODEC(ZSTD(1))",
+                "task_version" String "String CODEC(LZ4)",
+                "sdk_version" String "String CODEC(LZ4)",
+                "cli_version" String "String CODEC(LZ4)",
+                "machine_preset" String "LowCardinality(String) CODEC(LZ4)",
+                "is_test" UInt8 "UInt8 DEFAULT 0",
+                "_version" UInt64,
+                "_is_deleted" UInt8 "UInt8 DEFAULT 0",
+                "concurrency_key" String "String DEFAULT ''",
+                "bulk_action_group_ids" StringArray "Array(String) DEFAULT []",
+                "worker_queue" String "String DEFAULT ''",
+                "max_duration_in_seconds" NullableUInt32 "Nullable(UInt32) DEFAULT NULL",
+                "idempotency_key_user" String "String DEFAULT ''",
+                "idempotency_key_scope" String "String DEFAULT ''",
+                "error_fingerprint" String "String DEFAULT ''",
+                "trigger_source" String "LowCardinality(String) DEFAULT ''",
+                "root_trigger_source" String "LowCardinality(String) DEFAULT ''",
+                "is_warm_start" NullableUInt8 "Nullable(UInt8) DEFAULT NULL",
+                "task_kind" String "LowCardinality(String) DEFAULT ''",
+                "region" String "String DEFAULT ''",
+                "plan_type" String "LowCardinality(String) DEFAULT ''",
+                "external_deployment_id" String "String DEFAULT ''",
+            },
+            computed: [
+                "output_text String MATERIALIZED multiIf(toJSONString(output) = '{}', '', \
              JSONExtractRaw(toJSONString(output), 'data') != '', \
              JSONExtractRaw(toJSONString(output), 'data'), toJSONString(output))",
-            "error_text String MATERIALIZED multiIf(toJSONString(error) = '{}', '', \
+                "error_text String MATERIALIZED multiIf(toJSONString(error) = '{}', '', \
              JSONExtractRaw(toJSONString(error), 'data') != '', \
              JSONExtractRaw(toJSONString(error), 'data'), toJSONString(error))",
-        ],
-        indexes: &[
-            "idx_tags tags TYPE tokenbf_v1(32768, 3, 0) GRANULARITY 4",
-            "idx_output_text output_text TYPE ngrambf_v1(3, 131072, 3, 0) GRANULARITY 4",
-            "idx_error_text error_text TYPE ngrambf_v1(3, 131072, 3, 0) GRANULARITY 4",
-            "idx_error_fingerprint error_fingerprint TYPE bloom_filter GRANULARITY 4",
-        ],
-        order_by: &[1, 2, 0, 19, 3],
-        partition_by: &[19],
-        documents: &[32, 33],
-        optional: &[20, 53, 54, 55],
-        id: 3,
-        version: 40,
-        is_deleted: 41,
-    },
-    Target {
-        table: PAYLOADS_V1,
-        columns: columns! {
-            "run_id" String,
-            "created_at" Millis,
-            "payload" Json "JSON(max_dynamic_paths=1024)",
-            "_version" UInt64,
-            "_is_deleted" UInt8 "UInt8 DEFAULT 0",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
+            indexes: [
+                "idx_tags tags TYPE tokenbf_v1(32768, 3, 0) GRANULARITY 4",
+                "idx_output_text output_text TYPE ngrambf_v1(3, 131072, 3, 0) GRANULARITY 4",
+                "idx_error_text error_text TYPE ngrambf_v1(3, 131072, 3, 0) GRANULARITY 4",
+                "idx_error_fingerprint error_fingerprint TYPE bloom_filter GRANULARITY 4",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
+            order_by: vec![1, 2, 0, 19, 3],
+            partition_by: vec![19],
+            documents: vec![32, 33],
+            optional: vec![20, 53, 54, 55],
+            id: 3,
+            version: 40,
+            is_deleted: 41,
         },
-        computed: &[],
-        indexes: &[],
-        order_by: &[0],
-        partition_by: &[1],
-        documents: &[2],
-        optional: &[3, 4],
-        id: 0,
-        version: 3,
-        is_deleted: 4,
-    },
-];
+        Target {
+            table: PAYLOADS_V1.into(),
+            columns: columns! {
+                "run_id" String,
+                "created_at" Millis,
+                "payload" Json "JSON(max_dynamic_paths=1024)",
+                "_version" UInt64,
+                "_is_deleted" UInt8 "UInt8 DEFAULT 0",
+            },
+            computed: vec![],
+            indexes: vec![],
+            order_by: vec![0],
+            partition_by: vec![1],
+            documents: vec![2],
+            optional: vec![3, 4],
+            id: 0,
+            version: 3,
+            is_deleted: 4,
+        },
+    ]
+});
 
 /// A run that has one of these goes no further.
 const FINAL_STATUSES: &[&str] = &[
@@ -243,12 +253,12 @@ const FINAL_STATUSES: &[&str] = &[
 ];
 
 impl Mapping for Runs {
-    fn source(&self) -> &'static Source {
+    fn source(&self) -> &Source {
         &SOURCE
     }
 
-    fn targets(&self) -> &'static [Target] {
-        if self.payloads { &TARGETS } else { &TARGETS[..1] }
+    fn targets(&self) -> &[Target] {
+        if self.payloads { &*TARGETS } else { &TARGETS[..1] }
     }
 
     fn needs(&self, first: bool) -> ColumnSet {
@@ -407,27 +417,27 @@ mod tests {
 
     #[test]
     fn special_columns_are_where_the_tables_say() {
-        let [runs, payloads] = &TARGETS;
+        let [runs, payloads] = &*TARGETS;
         let names = Target::names;
         assert_eq!(runs.columns.len(), 56);
         assert_eq!(
-            names(runs, runs.order_by),
+            names(runs, &runs.order_by),
             ["organization_id", "project_id", "environment_id", "created_at", "run_id"]
         );
-        assert_eq!(names(runs, runs.documents), ["output", "error"]);
+        assert_eq!(names(runs, &runs.documents), ["output", "error"]);
         assert_eq!(
-            names(runs, runs.optional),
+            names(runs, &runs.optional),
             ["queue_timestamp", "region", "plan_type", "external_deployment_id"]
         );
-        assert_eq!(names(payloads, payloads.optional), ["_version", "_is_deleted"]);
-        assert_eq!(names(payloads, payloads.documents), ["payload"]);
-        for target in &TARGETS {
-            assert_eq!(names(target, target.partition_by), ["created_at"]);
+        assert_eq!(names(payloads, &payloads.optional), ["_version", "_is_deleted"]);
+        assert_eq!(names(payloads, &payloads.documents), ["payload"]);
+        for target in TARGETS.iter() {
+            assert_eq!(names(target, &target.partition_by), ["created_at"]);
             assert_eq!(target.id_name(), "run_id");
             let special = [target.version, target.is_deleted];
             assert_eq!(names(target, &special), ["_version", "_is_deleted"]);
         }
-        assert_eq!(SOURCE.columns[place::ANNOTATIONS].name, "annotations");
-        assert_eq!(SOURCE.columns[place::IS_WARM_START].name, "isWarmStart");
+        assert_eq!(*SOURCE.columns[place::ANNOTATIONS].name, *"annotations");
+        assert_eq!(*SOURCE.columns[place::IS_WARM_START].name, *"isWarmStart");
     }
 }

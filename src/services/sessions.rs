@@ -1,5 +1,7 @@
 //! `public."Session"` -> `sessions_v1`.
 
+use std::sync::{Arc, LazyLock};
+
 use super::column_set::ColumnSet;
 use super::mapping::{Mapping, Stamp, ValueError};
 use super::notes::Notes;
@@ -13,7 +15,7 @@ use crate::rows::target::{Target, columns};
 #[derive(Debug)]
 pub struct Sessions;
 
-source_columns! { COLUMNS,
+source_columns! { columns_of_source,
     new ID "id" Text,
     new FRIENDLY_ID "friendlyId" Text,
     new EXTERNAL_ID "externalId" Text,
@@ -33,17 +35,19 @@ source_columns! { COLUMNS,
     optional IS_TEST "isTest" Bool,
 }
 
-static SOURCE: Source = Source {
-    schema: "public",
-    table: "Session",
-    columns: COLUMNS,
-    unread: &[
+static SOURCE: LazyLock<Source> = LazyLock::new(|| Source {
+    schema: "public".into(),
+    table: "Session".into(),
+    columns: columns_of_source(),
+    unread: [
         "currentRunId",
         "currentRunVersion",
         "triggerConfig",
         "streamBasinName",
         "chatSnapshotStoragePath",
-    ],
+    ]
+    .map(Arc::from)
+    .to_vec(),
     key: KeyColumns {
         id: place::ID,
         organization: place::ORGANIZATION,
@@ -51,51 +55,53 @@ static SOURCE: Source = Source {
         environment: place::ENVIRONMENT,
         created_at: place::CREATED_AT,
     },
-};
+});
 
 const SESSIONS_V1: &str = "sessions_v1";
 
-pub static TARGETS: [Target; 1] = [Target {
-    table: SESSIONS_V1,
-    columns: columns! {
-        "environment_id" String,
-        "organization_id" String,
-        "project_id" String,
-        "session_id" String,
-        "environment_type" String "LowCardinality(String)",
-        "friendly_id" String,
-        "external_id" String "String DEFAULT ''",
-        "type" String "LowCardinality(String)",
-        "task_identifier" String "String DEFAULT ''",
-        "tags" StringArray "Array(String) CODEC(ZSTD(1))",
-        "metadata" Json "JSON(max_dynamic_paths=256)",
-        "closed_at" NullableMillis,
-        "closed_reason" String "String DEFAULT ''",
-        "expires_at" NullableMillis,
-        "created_at" Millis,
-        "updated_at" Millis,
-        "_version" UInt64,
-        "_is_deleted" UInt8 "UInt8 DEFAULT 0",
-        "is_test" UInt8 "UInt8 DEFAULT 0",
-    },
-    computed: &[],
-    indexes: &[],
-    order_by: &[1, 2, 0, 14, 3],
-    partition_by: &[14],
-    documents: &[10],
-    optional: &[18],
-    id: 3,
-    version: 16,
-    is_deleted: 17,
-}];
+pub static TARGETS: LazyLock<[Target; 1]> = LazyLock::new(|| {
+    [Target {
+        table: SESSIONS_V1.into(),
+        columns: columns! {
+            "environment_id" String,
+            "organization_id" String,
+            "project_id" String,
+            "session_id" String,
+            "environment_type" String "LowCardinality(String)",
+            "friendly_id" String,
+            "external_id" String "String DEFAULT ''",
+            "type" String "LowCardinality(String)",
+            "task_identifier" String "String DEFAULT ''",
+            "tags" StringArray "Array(String) CODEC(ZSTD(1))",
+            "metadata" Json "JSON(max_dynamic_paths=256)",
+            "closed_at" NullableMillis,
+            "closed_reason" String "String DEFAULT ''",
+            "expires_at" NullableMillis,
+            "created_at" Millis,
+            "updated_at" Millis,
+            "_version" UInt64,
+            "_is_deleted" UInt8 "UInt8 DEFAULT 0",
+            "is_test" UInt8 "UInt8 DEFAULT 0",
+        },
+        computed: vec![],
+        indexes: vec![],
+        order_by: vec![1, 2, 0, 14, 3],
+        partition_by: vec![14],
+        documents: vec![10],
+        optional: vec![18],
+        id: 3,
+        version: 16,
+        is_deleted: 17,
+    }]
+});
 
 impl Mapping for Sessions {
-    fn source(&self) -> &'static Source {
+    fn source(&self) -> &Source {
         &SOURCE
     }
 
-    fn targets(&self) -> &'static [Target] {
-        &TARGETS
+    fn targets(&self) -> &[Target] {
+        &*TARGETS
     }
 
     fn needs(&self, _first: bool) -> ColumnSet {
@@ -158,14 +164,14 @@ mod tests {
         let target = &TARGETS[0];
         let names = |places: &[usize]| target.names(places);
         assert_eq!(
-            names(target.order_by),
+            names(&target.order_by),
             ["organization_id", "project_id", "environment_id", "created_at", "session_id"]
         );
-        assert_eq!(names(target.partition_by), ["created_at"]);
-        assert_eq!(names(target.documents), ["metadata"]);
-        assert_eq!(names(target.optional), ["is_test"]);
+        assert_eq!(names(&target.partition_by), ["created_at"]);
+        assert_eq!(names(&target.documents), ["metadata"]);
+        assert_eq!(names(&target.optional), ["is_test"]);
         assert_eq!(names(&[target.version, target.is_deleted]), ["_version", "_is_deleted"]);
         assert_eq!(target.id_name(), "session_id");
-        assert_eq!(SOURCE.columns[place::IS_TEST].name, "isTest");
+        assert_eq!(*SOURCE.columns[place::IS_TEST].name, *"isTest");
     }
 }

@@ -1,6 +1,7 @@
 //! The source table of a service, and the columns of it that a mapping reads.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::wal::Oid;
 use crate::wal::value::oid;
@@ -8,17 +9,17 @@ use crate::wal::value::oid;
 /// A table of Postgres and the columns of it that a mapping reads.
 #[derive(Debug)]
 pub struct Source {
-    pub schema: &'static str,
-    pub table: &'static str,
-    pub columns: &'static [SourceColumn],
+    pub schema: Arc<str>,
+    pub table: Arc<str>,
+    pub columns: Vec<SourceColumn>,
     /// Columns that trigger.dev has and no target table uses.
-    pub unread: &'static [&'static str],
+    pub unread: Vec<Arc<str>>,
     pub key: KeyColumns,
 }
 
 #[derive(Debug)]
 pub struct SourceColumn {
-    pub name: &'static str,
+    pub name: Arc<str>,
     pub kind: SourceKind,
     /// Older databases do not have it; it then reads as null.
     pub optional: bool,
@@ -53,12 +54,12 @@ impl KeyColumns {
 }
 
 impl SourceColumn {
-    pub const fn new(name: &'static str, kind: SourceKind) -> SourceColumn {
-        SourceColumn { name, kind, optional: false }
+    pub fn new(name: &str, kind: SourceKind) -> SourceColumn {
+        SourceColumn { name: name.into(), kind, optional: false }
     }
 
-    pub const fn optional(name: &'static str, kind: SourceKind) -> SourceColumn {
-        SourceColumn { name, kind, optional: true }
+    pub fn optional(name: &str, kind: SourceKind) -> SourceColumn {
+        SourceColumn { name: name.into(), kind, optional: true }
     }
 }
 
@@ -129,12 +130,12 @@ macro_rules! source_columns {
         mod place {
             $(pub(super) const $place: usize = super::Place::$place as usize;)*
         }
-        static $columns: &[$crate::services::source::SourceColumn] = &[
-            $($crate::services::source::SourceColumn::$make(
+        fn $columns() -> Vec<$crate::services::source::SourceColumn> {
+            vec![$($crate::services::source::SourceColumn::$make(
                 $name,
                 $crate::services::source::SourceKind::$kind,
-            ),)*
-        ];
+            ),)*]
+        }
     };
 }
 pub(super) use source_columns;

@@ -13,7 +13,7 @@ use crate::wal::Datum;
 pub fn blocks(mapping: &dyn Mapping, shapes: &[Shape]) -> Result<Vec<Block>, ValueError> {
     let source = mapping.source();
     let mut row = Row::of(source);
-    for (value, column) in row.values.iter_mut().zip(source.columns) {
+    for (value, column) in row.values.iter_mut().zip(&source.columns) {
         *value = Datum::Text(match column.kind {
             SourceKind::Text => b"walhouse check",
             SourceKind::Int => b"1",
@@ -26,7 +26,7 @@ pub fn blocks(mapping: &dyn Mapping, shapes: &[Shape]) -> Result<Vec<Block>, Val
     }
     let targets = mapping.targets().iter().zip(shapes);
     let mut blocks: Vec<Block> =
-        targets.map(|(target, shape)| Block::new(target.columns, shape)).collect();
+        targets.map(|(target, shape)| Block::new(&target.columns, shape)).collect();
     let stamp = Stamp { version: 1, deleted: false, row: true, first: true };
     mapping.append(&row, stamp, &mut blocks, &mut Notes::default())?;
     Ok(blocks)
@@ -35,7 +35,7 @@ pub fn blocks(mapping: &dyn Mapping, shapes: &[Shape]) -> Result<Vec<Block>, Val
 /// A tombstone of a row that never existed, for an empty table: `FINAL` hides it, and any later row
 /// of its key outranks it.
 pub fn tombstone(target: &Target, shape: &Shape) -> Block {
-    let mut block = Block::new(target.columns, shape);
+    let mut block = Block::new(&target.columns, shape);
     for (at, column) in target.columns.iter().enumerate() {
         match column.kind {
             ColumnKind::String => block.put_str(b"walhouse trial"),
@@ -100,7 +100,7 @@ mod tests {
         ];
         for (target, live) in mapping.targets().iter().zip(&lives) {
             let present = vec![true; target.columns.len()];
-            let mut block = Block::new(target.columns, &Shape::of(present));
+            let mut block = Block::new(&target.columns, &Shape::of(present));
             tombstone::append(target, &mut block, live, 9);
             let of = |at: usize| stored::text(block.values(at), 0).unwrap();
             assert_eq!(target.order_by.iter().map(|&at| of(at)).collect::<Key>(), live.key);

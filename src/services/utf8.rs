@@ -11,6 +11,7 @@ use super::row::Row;
 use super::source::{Source, SourceKind};
 use crate::rows::Block;
 use crate::wal::{Datum, value};
+use std::sync::Arc;
 
 const REASON: &str = "not valid UTF-8, replaced by U+FFFD";
 
@@ -38,8 +39,8 @@ pub fn append(
         let source = mapping.source();
         let key = value::text(row.values[source.key.id]).unwrap_or_default();
         notes.kept.extend(mended.iter().map(|mended| Kept {
-            table: mapping.targets()[0].table,
-            column: source.columns[mended.place].name,
+            table: Arc::clone(&mapping.targets()[0].table),
+            column: Arc::clone(&source.columns[mended.place].name),
             key: key.to_vec(),
             version: stamp.version,
             reason: REASON.to_owned(),
@@ -113,16 +114,16 @@ mod tests {
     use crate::services::sessions::Sessions;
 
     /// Of a session with these values, in the order of the source's columns.
-    fn mended_of(values: &[(&str, Datum<'_>)]) -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
+    fn mended_of(values: &[(&str, Datum<'_>)]) -> Vec<(String, Vec<u8>, Vec<u8>)> {
         let source = Sessions.source();
         let mut row = Row::of(source);
         for (name, datum) in values {
-            let place = source.columns.iter().position(|column| column.name == *name).unwrap();
+            let place = source.columns.iter().position(|column| *column.name == **name).unwrap();
             row.values[place] = *datum;
             row.types[place] =
                 (source.columns[place].kind == SourceKind::Json).then_some(value::oid::JSONB);
         }
-        let name = |place: usize| source.columns[place].name;
+        let name = |place: usize| source.columns[place].name.to_string();
         let all = mended(source, &row).into_iter();
         all.map(|mended| (name(mended.place), mended.bytes, mended.original)).collect()
     }
@@ -146,7 +147,7 @@ mod tests {
         let x = "x".repeat(200);
         let texts: Vec<_> = mended
             .iter()
-            .map(|(name, bytes, _)| (*name, String::from_utf8(bytes.clone()).unwrap()))
+            .map(|(name, bytes, _)| (&**name, String::from_utf8(bytes.clone()).unwrap()))
             .collect();
         assert_eq!(
             texts,

@@ -208,7 +208,7 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
         table_oid: Oid(member.found.oid),
         table_checked_at: source_checked_at,
         limits: limits(config),
-        weight: ChangeWeight::new(member.mapping, size_of::<ChangeAt>()),
+        weight: ChangeWeight::new(&*member.mapping, size_of::<ChangeAt>()),
         flushers: config.flush.concurrency,
         resume,
         shared,

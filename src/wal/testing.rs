@@ -79,9 +79,9 @@ pub fn relation(relation: &Relation) -> Vec<u8> {
 }
 
 /// A relation with the given columns, the first of which is the key.
-pub fn relation_of(oid: u32, name: &str, columns: &[(&str, Oid)]) -> Relation {
-    let column = |(at, (name, type_oid)): (usize, &(&str, Oid))| RelationColumn {
-        name: (*name).to_owned(),
+pub fn relation_of<N: AsRef<str>>(oid: u32, name: &str, columns: &[(N, Oid)]) -> Relation {
+    let column = |(at, (name, type_oid)): (usize, &(N, Oid))| RelationColumn {
+        name: name.as_ref().to_owned(),
         type_oid: *type_oid,
         type_modifier: -1,
         key: at == 0,

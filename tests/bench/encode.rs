@@ -108,7 +108,7 @@ impl Batch {
         let all = blocks.iter().zip(self.mapping.targets());
         all.map(|(block, target)| {
             let mut body = Vec::new();
-            native::encode(block, &sorted_by(block, target.order_by), &[], &mut body);
+            native::encode(block, &sorted_by(block, &target.order_by), &[], &mut body);
             body
         })
         .collect()
@@ -151,7 +151,7 @@ fn d_order(bencher: Bencher, service: Service) {
     let blocks = batch.blocks();
     bencher.counter(ItemsCount::new(ROWS)).bench(|| {
         let all = blocks.iter().zip(batch.mapping.targets());
-        all.map(|(block, target)| sorted_by(block, target.order_by).len()).sum::<usize>()
+        all.map(|(block, target)| sorted_by(block, &target.order_by).len()).sum::<usize>()
     });
 }
 
@@ -161,7 +161,7 @@ fn e_native(bencher: Bencher, service: Service) {
     let batch = Batch::of(service);
     let blocks = batch.blocks();
     let sorted = blocks.iter().zip(batch.mapping.targets());
-    let orders: Vec<_> = sorted.map(|(block, target)| sorted_by(block, target.order_by)).collect();
+    let orders: Vec<_> = sorted.map(|(block, target)| sorted_by(block, &target.order_by)).collect();
     let mut body = Vec::new();
     bencher.counter(ItemsCount::new(ROWS)).bench_local(|| {
         for (block, order) in blocks.iter().zip(&orders) {

@@ -72,7 +72,7 @@ impl<'a> Changes<'a> {
                 Ok(Message::Relation(relation)) => {
                     relations.remove(&relation.oid);
                     if (relation.namespace.as_str(), relation.name.as_str())
-                        == (source.schema, source.table)
+                        == (&source.schema, &source.table)
                         && let Ok(plan) = RelationPlan::new(source, &relation, &enums(&relation))
                     {
                         relations.insert(relation.oid, changes.plans.len());
@@ -164,8 +164,8 @@ pub fn shapes(mapping: &dyn Mapping) -> Vec<Shape> {
 pub fn encode(mapping: &dyn Mapping, blocks: &[Block], blanked: bool) -> Vec<u8> {
     let mut out = Vec::new();
     for (target, block) in mapping.targets().iter().zip(blocks) {
-        let order = sorted_by(block, target.order_by);
-        let blanked = if blanked { target.documents } else { &[] };
+        let order = sorted_by(block, &target.order_by);
+        let blanked = if blanked { &target.documents[..] } else { &[] };
         native::encode(block, &order, blanked, &mut out);
     }
     out

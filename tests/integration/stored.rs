@@ -78,7 +78,7 @@ fn values(kind: SourceKind) -> &'static [&'static str] {
 /// Rows that differ from each other in as many columns as can be.
 fn fill(mapping: &dyn Mapping, rows: usize, version: u64) -> Vec<Block> {
     let source = mapping.source();
-    let new = |target: &Target| Block::new(target.columns, shape(target));
+    let new = |target: &Target| Block::new(&target.columns, shape(target));
     let mut blocks: Vec<Block> = mapping.targets().iter().map(new).collect();
     let stamp = Stamp { version, deleted: false, row: true, first: true };
     for n in 0..rows {
@@ -86,7 +86,7 @@ fn fill(mapping: &dyn Mapping, rows: usize, version: u64) -> Vec<Block> {
         let mut row = Row::of(source);
         for (place, column) in source.columns.iter().enumerate() {
             let all = values(column.kind);
-            row.values[place] = match column.name {
+            row.values[place] = match &*column.name {
                 "id" => Datum::Text(id.as_bytes()),
                 "payloadType" | "outputType" => Datum::Text(b"application/json"),
                 // Some are null, but none that makes the row belong to nobody.
@@ -106,13 +106,13 @@ fn write(client: &mut Client, target: &Target, block: &Block, rows: usize) {
     let mut body = Vec::new();
     native::encode(block, &order, &[], &mut body);
     let names = native::column_names(block);
-    client.insert(target.table, &names, &[], &body, soon()).unwrap();
+    client.insert(&target.table, &names, &[], &body, soon()).unwrap();
 }
 
-fn differing(target: &Target, block: &Block, row: usize, found: &StoredRow) -> Vec<&'static str> {
+fn differing(target: &Target, block: &Block, row: usize, found: &StoredRow) -> Vec<String> {
     let same = |(column, value): (usize, &Option<Vec<u8>>)| {
         let is_same = stored::is_same(block, column, row, value.as_deref());
-        (!is_same).then_some(target.columns[column].name)
+        (!is_same).then(|| target.columns[column].name.to_string())
     };
     block.sent().zip(&found.values).filter_map(same).collect()
 }
@@ -132,14 +132,14 @@ fn what_was_written_is_the_same_and_every_other_value_another() {
             for row in 0..block.rows() {
                 let stored = &found[&key_of(target, block, row)];
                 assert_eq!((stored.version, stored.is_deleted), (5, false));
-                let table = target.table;
+                let table = &target.table;
                 assert_eq!(differing(target, block, row, stored), [""; 0], "{table} {row}");
                 // Against the row of another key all is another that is not equal by chance.
                 let next = (row + 1) % block.rows();
                 let other = differing(target, block, next, stored);
                 let equal = |column: &usize| {
-                    let spec = target.columns[*column];
-                    !other.contains(&spec.name)
+                    let spec = &target.columns[*column];
+                    !other.iter().any(|name| **name == *spec.name)
                 };
                 for column in block.sent().filter(equal) {
                     let (a, b) = (
@@ -160,7 +160,7 @@ fn what_was_written_is_the_same_and_every_other_value_another() {
             let live = all_live(&mut client, target);
             assert_eq!(live.len(), block.rows());
             assert_eq!(live.iter().filter(|key| 5 < key.version).count(), 3);
-            let mut graves = Block::new(target.columns, shape(target));
+            let mut graves = Block::new(&target.columns, shape(target));
             for live in &live {
                 tombstone::append(target, &mut graves, live, 10);
             }
@@ -168,7 +168,7 @@ fn what_was_written_is_the_same_and_every_other_value_another() {
             assert!(all_live(&mut client, target).is_empty());
             let found = rows_of(&mut client, target, block, soon).unwrap();
             assert!(found.values().all(|row| row.is_deleted && row.version == 10));
-            assert_eq!(stage.clickhouse.count(target.table, "1"), 0, "{}", target.table);
+            assert_eq!(stage.clickhouse.count(&target.table, "1"), 0, "{}", target.table);
         }
     }
 }
@@ -250,14 +250,14 @@ fn documents_are_compared_as_they_are_kept() {
     documents.extend((0..500).map(|_| random_document(&mut random, 3)));
     let target = &RUNS.targets()[0];
     tables::ensure(&mut client, target, true, soon()).unwrap();
-    let new = |target: &Target| Block::new(target.columns, shape(target));
+    let new = |target: &Target| Block::new(&target.columns, shape(target));
     let mut blocks: Vec<Block> = RUNS.targets().iter().map(new).collect();
     let stamp = Stamp { version: 5, deleted: false, row: true, first: true };
     for (n, document) in documents.iter().enumerate() {
         let id = format!("r{n}");
         let mut row = Row::of(RUNS.source());
         for (place, column) in RUNS.source().columns.iter().enumerate() {
-            row.values[place] = match column.name {
+            row.values[place] = match &*column.name {
                 "id" => Datum::Text(id.as_bytes()),
                 "outputType" => Datum::Text(b"application/json"),
                 "output" => Datum::Text(document.as_bytes()),
@@ -280,7 +280,7 @@ fn documents_are_compared_as_they_are_kept() {
 
 /// Of the table as it is made.
 fn shape(target: &Target) -> &'static Shape {
-    let own = |&at: &usize| (at, target.columns[at].ddl.to_owned());
+    let own = |&at: &usize| (at, target.columns[at].ddl.to_string());
     let documents = target.documents.iter().map(own).collect();
     let whole = Shape::of(vec![true; target.columns.len()]);
     Box::leak(Box::new(Shape { documents, ..whole }))

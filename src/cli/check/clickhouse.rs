@@ -57,14 +57,14 @@ pub(super) fn look(service: &ServiceConfig) -> (Vec<Finding>, Option<ReachedClic
     found.extend(judge::server(&facts));
     let mapping = mapping(service);
     let mut client = client;
-    let targets: Vec<&str> = mapping.targets().iter().map(|target| target.table).collect();
+    let targets: Vec<&str> = mapping.targets().iter().map(|target| &*target.table).collect();
     let (user, creates) = (facts.user.as_str(), service.create_tables);
     let replication = cluster::look(&mut client, user, &targets, creates, || deadline(service));
     match replication {
         Ok(findings) => found.extend(findings),
         Err(error) => found.push(Finding::of_error("cluster", &error, AGAIN)),
     }
-    let mut looking = Looking { service, mapping, facts, client, found };
+    let mut looking = Looking { service, mapping: &*mapping, facts, client, found };
     let tables = looking.tables();
     let Looking { mut found, client, .. } = looking;
     match tables {
@@ -97,7 +97,7 @@ fn encryption(endpoint: &str) -> Finding {
 
 struct Looking<'a> {
     service: &'a ServiceConfig,
-    mapping: &'static dyn Mapping,
+    mapping: &'a dyn Mapping,
     facts: ClickHouseFacts,
     client: Client,
     found: Vec<Finding>,
@@ -114,7 +114,7 @@ impl Looking<'_> {
         let creates = self.service.create_tables;
         let deadline = self.deadline();
         let own = own::tables::absent_names(&mut self.client, deadline)?;
-        let names: Vec<&str> = self.mapping.targets().iter().map(|target| target.table).collect();
+        let names: Vec<&str> = self.mapping.targets().iter().map(|target| &*target.table).collect();
         let deadline = self.deadline();
         let missing = tables::missing(&mut self.client, &names, deadline)?;
         if creates && !(own.is_empty() && missing.is_empty()) {
@@ -138,7 +138,7 @@ impl Looking<'_> {
         }
         let mut shapes = Vec::new();
         for target in self.mapping.targets() {
-            if creates && missing.contains(&target.table) {
+            if creates && missing.contains(&&*target.table) {
                 // As it would be made.
                 self.trial(target, &Shape::of(vec![true; target.columns.len()]), false)?;
                 continue;
@@ -204,9 +204,9 @@ impl Looking<'_> {
 
     /// `None` if rows would not fit.
     fn table(&mut self, target: &Target, shape: &TableShape) -> Result<Option<Shape>> {
-        let name = target.table;
+        let name = &target.table;
         let before = self.found.len();
-        let aside = survey::set_aside(&self.client, target.table);
+        let aside = survey::set_aside(&self.client, &target.table);
         let again = match self.service.create_tables {
             true => {
                 format!("Run on ClickHouse: {aside}; walhouse creates the table when it starts.")
@@ -216,7 +216,7 @@ impl Looking<'_> {
         for warning in &shape.warnings {
             self.found.push(Finding::warning("table", warning, &again));
         }
-        let ours = target.names(target.order_by);
+        let ours = target.names(&target.order_by);
         match judge::order(&shape.engine, &shape.sorting_key, &ours, target.id_name()) {
             Some(Order::WithoutKey) => self.found.push(Finding::problem(
                 "table",
@@ -248,7 +248,7 @@ impl Looking<'_> {
         }
         let columns: Vec<&str> = (target.columns.iter().zip(&present))
             .filter(|(_, is_present)| **is_present)
-            .map(|(column, _)| column.name)
+            .map(|(column, _)| &*column.name)
             .collect();
         let deadline = self.deadline();
         if let Err(error) = survey::try_insert(&mut self.client, name, &columns, deadline) {
@@ -262,7 +262,7 @@ impl Looking<'_> {
             let text = format!("`{name}` ({}) has every column", shape.engine);
             self.found.push(Finding::ok("table", text));
         }
-        let documents = document_types(shape, target.columns, &self.facts.version);
+        let documents = document_types(shape, &target.columns, &self.facts.version);
         let taken = Shape { documents, ..Shape::of(present) };
         self.trial(target, &taken, true)?;
         Ok(Some(taken))
@@ -270,15 +270,15 @@ impl Looking<'_> {
 
     /// True if a column does not accept what is sent.
     fn types(&mut self, target: &Target, shape: &TableShape, again: &str) -> bool {
-        let table = self.client.qualified(target.table);
+        let table = self.client.qualified(&target.table);
         let mut is_refused = false;
         for (at, column) in target.columns.iter().enumerate() {
-            let Some(found) = shape.column(column.name) else { continue };
+            let Some(found) = shape.column(&column.name) else { continue };
             let fit = judge::fit(column.kind, &found.type_text);
             if fit == ColumnFit::Whole {
                 continue;
             }
-            let ours = column.ddl;
+            let ours = &column.ddl;
             let text = format!(
                 "column `{}` of `{}` is {}, expected {ours}",
                 column.name, target.table, found.type_text
@@ -293,7 +293,7 @@ impl Looking<'_> {
             };
             is_refused |= fit == ColumnFit::Not;
             // The survey has already reported a coarser DateTime that deletes may miss.
-            let is_told = shape.warnings.iter().any(|told| told.contains(column.name));
+            let is_told = shape.warnings.iter().any(|told| told.contains(&*column.name));
             match fit {
                 ColumnFit::Not => self.found.push(Finding::problem("table", text, hint)),
                 _ if is_told => {}
@@ -379,7 +379,7 @@ impl Looking<'_> {
                 &error,
                 &format!(
                     "Run on ClickHouse: {}; walhouse creates the table when it starts.",
-                    survey::set_aside(&self.client, target.table)
+                    survey::set_aside(&self.client, &target.table)
                 ),
             ),
             TrialRow::Left(table, error) => Finding::problem(

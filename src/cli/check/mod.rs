@@ -116,7 +116,7 @@ fn outlook(
     let parties = Parties {
         config: service,
         metrics: &metrics.service(name),
-        mapping: mapping(service),
+        mapping: &*mapping(service),
         shapes: &target.shapes,
         client: &mut target.client,
         sql: &mut source.sql,
@@ -165,7 +165,7 @@ fn old_rows(
     let looked = has_slot.and_then(|slot| {
         old_rows::look(
             service.name,
-            mapping(service),
+            &*mapping(service),
             &mut source.sql,
             &mut target.client,
             slot.is_some(),

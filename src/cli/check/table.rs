@@ -23,8 +23,9 @@ pub(super) fn look(
     facts: &PostgresFacts,
     found: &mut Vec<Finding>,
 ) {
-    let source = mapping(service).source();
-    let name = TableName::new(source.schema, source.table);
+    let mapping = mapping(service);
+    let source = mapping.source();
+    let name = TableName::new(&*source.schema, &*source.table);
     let table = match SourceTable::inspect(sql, &name, step()) {
         Ok(table) => table,
         Err(error) => {
@@ -34,9 +35,9 @@ pub(super) fn look(
         }
     };
     let before = found.len();
-    match survey::access(sql, table.oid, source.schema, step()) {
+    match survey::access(sql, table.oid, &source.schema, step()) {
         Ok(access) => {
-            found.extend(judge::access(facts, &access, source.schema, &name.quoted()));
+            found.extend(judge::access(facts, &access, &source.schema, &name.quoted()));
         }
         Err(error) => found.push(Finding::of_error("table", &error, AGAIN)),
     }
@@ -57,7 +58,7 @@ pub(super) fn look(
         let text = format!("{} has every column with its type{kind}", name.quoted());
         found.push(Finding::ok("table", text));
     }
-    identity(&table, source.columns[source.key.id].name, found);
+    identity(&table, &source.columns[source.key.id].name, found);
     publication(sql, service, &table, &published_columns(&table, source), found);
 }
 

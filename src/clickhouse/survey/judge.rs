@@ -257,8 +257,8 @@ mod tests {
     #[test]
     fn our_own_tables_fit() {
         use crate::services::{runs, sessions};
-        for target in runs::TARGETS.iter().chain(&sessions::TARGETS) {
-            for column in target.columns {
+        for target in runs::TARGETS.iter().chain(sessions::TARGETS.iter()) {
+            for column in target.columns.iter() {
                 let type_text = column.ddl.split([' ']).next().expect("split gives one piece");
                 assert_eq!(fit(column.kind, type_text), ColumnFit::Whole, "{}", column.name);
             }

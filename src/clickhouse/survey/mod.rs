@@ -157,7 +157,9 @@ pub fn try_block(
     let table = client.qualified(name);
     // In memory, so that neither a path in ZooKeeper nor a disk of the real table is touched.
     let ddl = match is_there {
-        true => format!("CREATE TABLE {table} AS {} ENGINE = Memory", client.qualified(like.table)),
+        true => {
+            format!("CREATE TABLE {table} AS {} ENGINE = Memory", client.qualified(&like.table))
+        }
         // Indices are the business of engines that keep rows.
         false => {
             format!("CREATE TABLE {table} ({}) ENGINE = Memory", like.columns_ddl().join(", "))

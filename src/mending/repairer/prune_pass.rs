@@ -24,9 +24,9 @@ use crate::rows::tombstone;
 
 /// Planned at a time: a plan takes a statement for each, and is held in memory.
 const PIECES_PLANNED: usize = 1_000;
-pub struct PrunePass {
+pub struct PrunePass<'t> {
     /// By target table.
-    slicers: Vec<Slicer<'static>>,
+    slicers: Vec<Slicer<'t>>,
     /// Each with its target table.
     pieces: Vec<(usize, Slice)>,
     /// The work of an earlier run.
@@ -61,15 +61,15 @@ impl Counted {
     }
 }
 
-impl PrunePass {
+impl<'t> PrunePass<'t> {
     /// The state of a counting pass, from the earlier counts.
     pub fn plan_count(
-        with: &MendingContext<'_>,
+        with: &MendingContext<'t>,
         base_version: u64,
         mut counts: Vec<Count>,
         done: Option<&Pruned>,
         before: u64,
-    ) -> Result<PrunePass> {
+    ) -> Result<PrunePass<'t>> {
         counts.resize(with.member.targets().len(), Count::default());
         let counted = Mutex::new(Counted { counts, done: 0, later: BTreeMap::new() });
         let pass = PrunePass::plan(with, base_version, done, before)?;
@@ -88,11 +88,11 @@ impl PrunePass {
 
     /// The next pieces after the finished ones; `before` is the number of their rows.
     pub fn plan(
-        with: &MendingContext<'_>,
+        with: &MendingContext<'t>,
         base_version: u64,
         done: Option<&Pruned>,
         before: u64,
-    ) -> Result<PrunePass> {
+    ) -> Result<PrunePass<'t>> {
         let delivery = with.delivery;
         let mut client = Client::connect(delivery.clickhouse)?;
         let deadline = || Instant::now() + delivery.clickhouse.request_timeout;
@@ -153,7 +153,7 @@ impl PrunePass {
     }
 }
 
-impl Pass for PrunePass {
+impl Pass for PrunePass<'_> {
     fn weights(&self) -> Vec<u64> {
         self.pieces.iter().map(|(_, slice)| slice.rows.max(1)).collect()
     }

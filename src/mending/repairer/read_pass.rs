@@ -44,7 +44,7 @@ impl ReadPass {
         done: &[PartDone],
     ) -> Result<ReadPass> {
         let source = with.member.source();
-        let name = TableName::new(source.schema, source.table);
+        let name = TableName::new(&*source.schema, &*source.table);
         let mut sql = connect(with)?;
         let parts = table_reader::parts(&mut sql, &name, sql_deadline())?;
         // After the parts, which know what they looked like: what changes from then on is seen by
@@ -114,7 +114,8 @@ impl Pass for ReadPass {
         piece: usize,
     ) -> Result<()> {
         let Piece { part, begin, end } = self.pieces[piece];
-        let columns = self.mapped(worker.with).names();
+        let mapped = self.mapped(worker.with);
+        let columns = mapped.names();
         let mut after = Tid::before(begin);
         loop {
             worker.go_on()?;

@@ -1,6 +1,7 @@
 //! One check of suspects: Postgres in a snapshot, then a wait for the stream, then ClickHouse.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use super::{Suspect, Verifier, block_of_keys};
 use crate::clickhouse::stored::{self, StoredRow};
@@ -26,7 +27,7 @@ pub(super) struct SeenPair {
     /// The highest version that the snapshot can have seen.
     pub newest: u64,
     /// Columns that differ, where both sides have the row.
-    pub columns: Vec<&'static str>,
+    pub columns: Vec<Arc<str>>,
     pub partition: Vec<Vec<u8>>,
 }
 
@@ -68,7 +69,9 @@ impl Verifier<'_, '_> {
         left: &mut BTreeSet<usize>,
     ) -> Result<Vec<Held>> {
         let source = self.by.member.source();
-        let columns = self.by.mapped().names();
+        let by = self.by;
+        let mapped = by.mapped();
+        let columns = mapped.names();
         let id_of = |at: usize| id(&self.targets()[suspects[at].target], &suspects[at].key);
         let (mut held, mut bytes) = (Vec::new(), 0);
         while !left.is_empty() && bytes < HELD_BYTES_MAX {
@@ -78,7 +81,7 @@ impl Verifier<'_, '_> {
             let ids = worker.sql.held(ids.into_iter(), SQL_TIMEOUT)?;
             let request = reread::RereadRequest {
                 table: &self.by.member.found,
-                key_column: source.columns[source.key.id].name,
+                key_column: &source.columns[source.key.id].name,
                 columns: &columns,
                 keys: &ids,
                 xids: &[],
@@ -150,10 +153,10 @@ impl Verifier<'_, '_> {
         let target = &self.targets()[index];
         // A table without versions cannot forget: what Postgres has not any more stays there.
         let found = found.filter(|_| row.is_some() || self.has_versions(index));
-        let columns: Vec<&'static str> = match (row, found) {
+        let columns: Vec<Arc<str>> = match (row, found) {
             (Some((block, row)), Some(found)) if self.has_versions(index) => {
                 let columns = stored::differing_columns(target, block, row, found);
-                columns.map(|column| target.columns[column].name).collect()
+                columns.map(|column| Arc::clone(&target.columns[column].name)).collect()
             }
             _ => Vec::new(),
         };

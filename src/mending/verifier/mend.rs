@@ -154,12 +154,14 @@ impl Verifier<'_, '_> {
         base: u64,
     ) -> Result<Vec<(usize, Key)>> {
         let source = self.by.member.source();
-        let columns = self.by.mapped().names();
+        let by = self.by;
+        let mapped = by.mapped();
+        let columns = mapped.names();
         let (mut rest, mut written) = (ids, Vec::new());
         while !rest.is_empty() {
             let request = reread::RereadRequest {
                 table: &self.by.member.found,
-                key_column: source.columns[source.key.id].name,
+                key_column: &source.columns[source.key.id].name,
                 columns: &columns,
                 keys: rest,
                 xids: &[],

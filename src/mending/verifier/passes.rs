@@ -32,7 +32,7 @@ impl Verifier<'_, '_> {
     /// Every row, or some, of the table.
     pub(super) fn read(&mut self, worker: &mut Worker<'_>) -> Result<()> {
         let source = self.by.member.source();
-        let name = TableName::new(source.schema, source.table);
+        let name = TableName::new(&*source.schema, &*source.table);
         let parts = table_reader::parts(&mut worker.sql, &name, sql_deadline())?;
         let pieces = match self.request.extent {
             Extent::Full => pieces_of_all(&parts),
@@ -40,7 +40,9 @@ impl Verifier<'_, '_> {
                 pieces_of_sample(&parts, rows, &mut Prng::from_seed(fastrand::u64(..)))
             }
         };
-        let columns = self.by.mapped().names();
+        let by = self.by;
+        let mapped = by.mapped();
+        let columns = mapped.names();
         for (done, piece) in pieces.iter().enumerate() {
             self.tell("rows", done, pieces.len(), self.report.rows_compared);
             if let Extent::Sample(rows) = self.request.extent

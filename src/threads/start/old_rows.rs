@@ -33,7 +33,7 @@ pub struct Lacking {
 /// `has_slot`: the last rows may still arrive by it.
 pub fn look(
     service: ServiceName,
-    mapping: &'static dyn Mapping,
+    mapping: &dyn Mapping,
     sql: &mut Sql,
     client: &mut Client,
     has_slot: bool,
@@ -72,14 +72,14 @@ pub fn look(
 }
 
 /// The keys that the first or last rows of the table have in the first target.
-fn keys_of_end(mapping: &'static dyn Mapping, sql: &mut Sql, order: &str) -> Result<Block> {
+fn keys_of_end(mapping: &dyn Mapping, sql: &mut Sql, order: &str) -> Result<Block> {
     let source = mapping.source();
-    let table = TableName::new(source.schema, source.table);
+    let table = TableName::new(&*source.schema, &*source.table);
     let doing = || format!("look at the ends of table `{table}`");
     let places = places(mapping, source);
     let columns: Vec<String> =
-        places.iter().map(|&place| ident(source.columns[place].name)).collect();
-    let id = ident(source.columns[source.key.id].name);
+        places.iter().map(|&place| ident(&source.columns[place].name)).collect();
+    let id = ident(&source.columns[source.key.id].name);
     let query = format!(
         "SELECT {} FROM {} ORDER BY {id} {order} LIMIT {ROWS}",
         columns.join(", "),
@@ -88,7 +88,7 @@ fn keys_of_end(mapping: &'static dyn Mapping, sql: &mut Sql, order: &str) -> Res
     let rows = sql.rows(&doing(), &query, step())?;
     let targets = mapping.targets();
     let mut blocks: Vec<Block> =
-        targets.iter().map(|target| Block::new(target.columns, &keys_only(target))).collect();
+        targets.iter().map(|target| Block::new(&target.columns, &keys_only(target))).collect();
     let stamp = Stamp { version: 0, deleted: true, row: true, first: false };
     for values in &rows {
         let mut row = Row::of(source);
@@ -106,7 +106,7 @@ fn keys_of_end(mapping: &'static dyn Mapping, sql: &mut Sql, order: &str) -> Res
     Ok(blocks.swap_remove(0))
 }
 
-fn places(mapping: &'static dyn Mapping, source: &'static Source) -> Vec<usize> {
+fn places(mapping: &dyn Mapping, source: &Source) -> Vec<usize> {
     let mut places = vec![source.key.id];
     places.extend(source.key.sorting());
     let owners = mapping.owners().iter();

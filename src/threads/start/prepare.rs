@@ -77,7 +77,8 @@ pub fn prepare(
 ) -> Result<Prepared> {
     memory.last_seen.begin();
     let go_on = || shared.go_on();
-    let mapping = mapping(config);
+    let owned = mapping(config);
+    let mapping = &*owned;
     let (draining, abandoned) =
         (shared.halt(StopLevel::Draining), shared.halt(StopLevel::Abandoned));
     let (mut client, version) = connect_clickhouse(config, draining.clone())?;
@@ -191,7 +192,7 @@ pub fn prepare(
     check_not_moved(&mut sql, &config.slot, resume)?;
     Ok(Prepared {
         stream,
-        member: Member { mapping, shapes, found: table },
+        member: Member { mapping: owned, shapes, found: table },
         source_row: source,
         source_checked_at,
         tables,
@@ -241,7 +242,7 @@ fn connect_clickhouse(config: &ServiceConfig, halt: Halt) -> Result<(Client, Str
 /// allowed.
 fn prepare_tables(
     config: &ServiceConfig,
-    mapping: &'static dyn Mapping,
+    mapping: &dyn Mapping,
     client: &mut Client,
     version: &str,
     memory: &AcrossSessions,
@@ -249,14 +250,14 @@ fn prepare_tables(
     let deadline = || Instant::now() + config.clickhouse.request_timeout;
     memory.tables.begin(client, config)?;
     own::tables::ensure(client, config.create_tables, deadline())?;
-    let names: Vec<&str> = mapping.targets().iter().map(|target| target.table).collect();
+    let names: Vec<&str> = mapping.targets().iter().map(|target| &*target.table).collect();
     let missing = tables::missing(client, &names, deadline())?;
     if !missing.is_empty() && config.create_tables {
         debt::owe_for_tables(client, config, &missing)?;
     }
     let taken = shapes(client, config, mapping, version, config.create_tables);
     let taken = taken.or_else(|error| memory.tables.refuse(client, config, error))?;
-    let all: Vec<&str> = names.into_iter().chain(own::tables::names()).collect();
+    let all: Vec<&str> = names.iter().copied().chain(own::tables::names()).collect();
     cluster::check_quorum(client, &all, deadline())?;
     let look = tables::look(client, &all, deadline())?;
     memory.tables.compare(client, config, mapping, &taken.shapes, &missing, &look)?;
@@ -267,7 +268,7 @@ fn prepare_tables(
 /// as owed, and the session begins with it.
 fn look_for_old_rows(
     config: &ServiceConfig,
-    mapping: &'static dyn Mapping,
+    mapping: &dyn Mapping,
     sql: &mut Sql,
     client: &mut Client,
 ) -> Result<Option<String>> {
@@ -287,7 +288,7 @@ fn look_for_old_rows(
     let lacking = old_rows::look(config.name, mapping, sql, client, has_slot, timeout)?;
     let Some(lacking) = lacking else { return Ok(None) };
     if config.initial_backfill == InitialBackfill::Existing {
-        debt::owe_existing(client, config, mapping.targets()[0].table)?;
+        debt::owe_existing(client, config, &mapping.targets()[0].table)?;
         return Ok(None);
     }
     Ok(Some(format!("{}. {}", lacking.text, lacking.hint)))
@@ -299,7 +300,7 @@ fn look_for_old_rows(
 fn owe_for_source(
     client: &mut Client,
     sql: &mut Sql,
-    of: (&ServiceConfig, &'static dyn Mapping),
+    of: (&ServiceConfig, &dyn Mapping),
     primary: &Primary,
 ) -> Result<()> {
     let (config, service) = (of.0, of.0.name.as_str());
@@ -324,7 +325,7 @@ fn owe_for_source(
 
 fn look_at_source(
     config: &ServiceConfig,
-    mapping: &'static dyn Mapping,
+    mapping: &dyn Mapping,
     sql: &mut Sql,
     first: bool,
 ) -> Result<SourceTable> {
@@ -340,7 +341,7 @@ fn look_at_source(
 /// `known` is the pending repair if there is a recorded state.
 fn ensure_publication(
     config: &ServiceConfig,
-    mapping: &'static dyn Mapping,
+    mapping: &dyn Mapping,
     sql: &mut Sql,
     table: &SourceTable,
     known: Option<&mut Client>,

@@ -47,7 +47,7 @@ const WARNS_ONLY_SINCE: u32 = 180_000;
 pub struct Parties<'a> {
     pub config: &'a ServiceConfig,
     pub metrics: &'a ServiceMetrics,
-    pub mapping: &'static dyn Mapping,
+    pub mapping: &'a dyn Mapping,
     /// By target table.
     pub shapes: &'a [Shape],
     pub client: &'a mut Client,
@@ -341,7 +341,7 @@ impl Parties<'_> {
     fn slot_is_older(&mut self) -> Result<bool> {
         let (slot, publication) = (&self.config.slot, &self.config.publication);
         let source = self.mapping.source();
-        let table = TableName::new(source.schema, source.table);
+        let table = TableName::new(&*source.schema, &*source.table);
         let may_be = publication::may_be_younger(self.sql, publication, &table, slot, step())?;
         if !may_be || WARNS_ONLY_SINCE <= self.sql.about().version_num {
             return Ok(may_be);

@@ -80,7 +80,7 @@ impl TablesSeen {
             columns.extend(present.map(|(column, _)| format!("{}.{}", target.table, column.name)));
         }
         let mut lost = Vec::new();
-        let is_target = |name: &str| mapping.targets().iter().any(|t| t.table == name);
+        let is_target = |name: &str| mapping.targets().iter().any(|t| *t.table == *name);
         for (name, identity) in identities(&seen.look) {
             let now = identities(look).find(|(found, _)| *found == name);
             let is_other = now.is_some_and(|(_, now)| now != identity);

@@ -39,7 +39,7 @@ const REMOVALS: removals::RemovalLimits =
 
 pub struct Batcher<'a> {
     pub service: &'static str,
-    pub source: &'static Source,
+    pub source: &'a Source,
     /// The underlying types of the table's columns.
     pub types: Types,
     /// The table's oid in the catalog, to distinguish a renamed table from another one.
@@ -292,7 +292,7 @@ impl State<'_> {
         let source = self.with.source;
         // A DDL change that was undone before this session began must not block it for ever.
         let is_past = self.commit_lsn < self.with.table_checked_at;
-        let named = relation.namespace == source.schema && relation.name == source.table;
+        let named = *relation.namespace == *source.schema && *relation.name == *source.table;
         let is_table = relation.oid == self.with.table_oid;
         if named && !is_table && !is_past {
             return Err(Error::new(ErrorKind::Protocol, self.doing())
@@ -428,8 +428,8 @@ mod tests {
     fn relation() -> Vec<u8> {
         let source = Sessions.source();
         let columns: Vec<_> =
-            source.columns.iter().map(|column| (column.name, column.kind.a_type())).collect();
-        testing::relation(&testing::relation_of(TABLE.0, source.table, &columns))
+            source.columns.iter().map(|column| (&*column.name, column.kind.a_type())).collect();
+        testing::relation(&testing::relation_of(TABLE.0, &source.table, &columns))
     }
 
     fn insert() -> Vec<u8> {

@@ -76,7 +76,7 @@ pub(super) struct OpenFlusher<'a> {
     pub(super) with: &'a Flusher<'a>,
     pub(super) client: Client,
     pub(super) rereading: Rereading<'a>,
-    landings: Vec<Landing>,
+    landings: Vec<Landing<'a>>,
     look_ups: LookUps,
     /// Those of the batch before, emptied: their memory is the next one's, so that a busy stream
     /// does not have it given and taken away by the kernel all the time.
@@ -108,7 +108,7 @@ impl OpenFlusher<'_> {
                 .map_err(|e| Error::new(ErrorKind::Protocol, doing()).because(e).at(place.get()))?
         };
         let updates = with.shared.updates();
-        let wanted = wanted(with.member.mapping, &folded, updates);
+        let wanted = wanted(&*with.member.mapping, &folded, updates);
         self.count(&folded, &wanted);
         let mut found = Answers::default();
         if !wanted.lookups.is_empty() {
@@ -131,7 +131,7 @@ impl OpenFlusher<'_> {
             let (values, end) = self.rereading.reread(&folded, &wanted, begin)?;
             let upper = cut.upper_lsn.max(values.as_of);
             found.values = values.by_entry;
-            let (mapping, shift) = (with.member.mapping, with.version_shift);
+            let (mapping, shift) = (&*with.member.mapping, with.version_shift);
             let blocks = self.blocks.take().unwrap_or_else(|| with.member.blocks());
             let part = begin..end;
             let mut part = assemble_into(blocks, mapping, &folded, &wanted, &found, shift, part)
@@ -169,7 +169,7 @@ impl OpenFlusher<'_> {
         with.delivery.metrics.toast_rows_gone.inc_by(part.rows_gone);
         with.delivery.metrics.deletes_unresolved.inc_by(part.tombstones_of_nothing);
         for kept in &part.notes.kept {
-            with.delivery.metrics.adjusted_values(kept.column).inc();
+            with.delivery.metrics.adjusted_values(&kept.column).inc();
         }
         with.delivery.alongside.admit(upper)?;
         let mut refused = with.delivery.kept_rows(part.notes.kept);
@@ -230,8 +230,8 @@ mod tests {
     fn batch() -> Batch {
         let source = Sessions.source();
         let columns: Vec<_> =
-            source.columns.iter().map(|column| (column.name, column.kind.a_type())).collect();
-        let relation = testing::relation_of(1, source.table, &columns);
+            source.columns.iter().map(|column| (&*column.name, column.kind.a_type())).collect();
+        let relation = testing::relation_of(1, &source.table, &columns);
         let plan = RelationPlan::new(source, &relation, &Types::default()).unwrap();
         let mut values = vec![V::Unchanged; columns.len()];
         values[source.key.id] = V::Text("a");
@@ -268,7 +268,7 @@ mod tests {
         let metrics = Metrics::new(&["sessions"]);
         let shapes = vec![Shape::of(vec![true; 19])];
         let table = source_table::testing::table(TableName::new("public", "Session"));
-        let member = Member { mapping: &Sessions, shapes, found: table };
+        let member = Member { mapping: Arc::new(Sessions), shapes, found: table };
         let (learned, of_service) = (Learned::default(), metrics.service("sessions"));
         let delivery = DeliveryContext {
             service: "sessions",

@@ -50,8 +50,8 @@ impl LookUps {
         let target = &member.targets()[0];
         let id_of = |entry: &usize| folded.entries[*entry].id;
         let ids: Vec<&[u8]> = wanted.lookups.iter().map(id_of).collect();
-        let of_target = (target.table, target.id_name());
-        let keys = search(delivery, client, &mut self.keys, target.table, &ids, Cut::Anywhere, {
+        let of_target = (&target.table, target.id_name());
+        let keys = search(delivery, client, &mut self.keys, &target.table, &ids, Cut::Anywhere, {
             |client, ids, partitions, deadline, keys| {
                 find_sort_keys(client, of_target.0, of_target.1, ids, partitions, deadline, keys)
             }
@@ -67,7 +67,7 @@ impl LookUps {
         for (index, (target, _)) in targets.filter(|(_, (t, shape))| takes_deletes(t, shape)) {
             // A key whose partition has changed is alive or not by all of them together.
             let sizes = &mut self.orphans;
-            let live = search(delivery, client, sizes, target.table, &ids, Cut::Ids, {
+            let live = search(delivery, client, sizes, &target.table, &ids, Cut::Ids, {
                 |client, ids, _, deadline, live| find_live(client, target, ids, deadline, live)
             })?;
             let by_id: HashMap<&[u8], &LiveKey> =

@@ -77,7 +77,7 @@ impl<'a> Rereading<'a> {
         }
         let source = self.with.member.source();
         let columns: Vec<&str> =
-            wanted.places.iter().map(|place| source.columns[place].name).collect();
+            wanted.places.iter().map(|place| &*source.columns[place].name).collect();
         let mut xids: Vec<u32> = folded.entries.iter().map(|entry| entry.xid).collect();
         xids.sort_unstable();
         xids.dedup();
@@ -88,7 +88,7 @@ impl<'a> Rereading<'a> {
             .collect();
         let request = RereadRequest {
             table: &self.with.member.found,
-            key_column: source.columns[source.key.id].name,
+            key_column: &source.columns[source.key.id].name,
             columns: &columns,
             keys: &keys,
             xids: &xids,

@@ -46,7 +46,7 @@ impl OpenFlusher<'_> {
             found.iter().map(|(asked, _)| entry(*asked).id).collect();
         let request = RereadRequest {
             table: &with.member.found,
-            key_column: source.columns[source.key.id].name,
+            key_column: &source.columns[source.key.id].name,
             columns: &[],
             keys: &Vec::from_iter(ids),
             xids: &xids,

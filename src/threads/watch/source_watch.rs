@@ -37,7 +37,7 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub struct SourceWatch<'a> {
     pub config: &'a ServiceConfig,
-    pub source: &'static Source,
+    pub source: &'a Source,
     pub primary: &'a Primary,
     pub application_name: &'a str,
     pub shared: &'a SessionState,

@@ -56,8 +56,8 @@ impl Table {
         let targets = self.mapping.targets();
         let at = targets.iter().position(|target| target.table == self.target.table).unwrap();
         let mut blocks: Vec<Block> =
-            targets.iter().map(|target| Block::new(target.columns, shape(target))).collect();
-        blocks[at] = Block::new(self.target.columns, &self.shape);
+            targets.iter().map(|target| Block::new(&target.columns, shape(target))).collect();
+        blocks[at] = Block::new(&self.target.columns, &self.shape);
         for n in which {
             let text = |step: usize| TEXTS[(n / step) % TEXTS.len()];
             let mut id = text(1).to_vec();
@@ -95,7 +95,7 @@ impl Table {
         let names = native::column_names(block);
         // Rows of one key in one block stay several.
         let settings = [("optimize_on_insert", "0")];
-        client.insert(self.target.table, &names, &settings, &body, soon()).unwrap();
+        client.insert(&self.target.table, &names, &settings, &body, soon()).unwrap();
         for row in order {
             expected.insert(key_of(self.target, block, row), (!deleted).then_some(version));
         }
@@ -130,7 +130,7 @@ impl Table {
             found.extend(keys.into_iter().flatten());
         }
         found.sort();
-        let table = self.target.table;
+        let table = &self.target.table;
         assert_eq!(found.len(), expected.len(), "{table}");
         assert!(found == expected, "{table}: every key is in one slice");
     }
@@ -191,7 +191,7 @@ impl Table {
             });
             read += of_slice.unwrap_or_else(|| panic!("{lines:?}"));
         }
-        let table = self.target.table;
+        let table = &self.target.table;
         let count = slices.len();
         let told = format!("{table}: {count} slices read {read} granules of {granules}");
         assert!(read <= granules + 2 * parts * count, "{told}");
@@ -229,7 +229,7 @@ fn tables_of_somebody_else_are_cut_by_their_own_key() {
     let columns = "organization_id LowCardinality(String), project_id String,
         environment_id LowCardinality(String), session_id String, created_at DateTime64(6),
         _version UInt64, _is_deleted UInt8";
-    let is_there = |spec: &walhouse::rows::ColumnSpec| columns.contains(spec.name);
+    let is_there = |spec: &walhouse::rows::ColumnSpec| columns.contains(&*spec.name);
     let present: Vec<bool> = target.columns.iter().map(is_there).collect();
     for (is_indexed, order) in [
         (true, "ORDER BY (created_at, session_id, organization_id)"),
@@ -245,7 +245,7 @@ fn tables_of_somebody_else_are_cut_by_their_own_key() {
         let shape = Shape::of(present.clone());
         let table = Table { target, mapping: &Sessions, shape, is_indexed };
         let engine = "ReplacingMergeTree(_version, _is_deleted)";
-        let name = target.table;
+        let name = &target.table;
         let sql = format!("CREATE TABLE {DATABASE}.{name} ({columns}) ENGINE = {engine} {order}");
         table.create(&mut client, &sql);
         table.check(&mut client);
