@@ -1,6 +1,6 @@
 //! Runs what the arguments ask for, and returns the exit code.
 //!
-//! One file or folder for each command. [`args`] describes the command line once, for parsing, help
+//! One file or folder for each command. `args` describes the command line once, for parsing, help
 //! and completions. A command asks other rooms and prints what they return: what is to be done is
 //! decided further down.
 

@@ -2,7 +2,7 @@
 //!
 //! Each call as a whole has a deadline. An INSERT is not tried again here once it may have reached
 //! the server: an answer that did not come is an unknown outcome, and the caller decides. Every
-//! other statement may run twice: where a [`Connection`] has left its host for another, it goes
+//! other statement may run twice: where a connection has left its host for another, it goes
 //! there at once. What the bytes of a block mean is not known here.
 
 use std::time::Instant;

@@ -41,7 +41,7 @@ pub enum TooMuch {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Portion {
     pub ids: Range<usize>,
-    /// Indexes into the argument of [`Search::on_partitions`]; `None`: the table as a whole.
+    /// Indexes into the argument of [`PortionSearch::on_partitions`]; `None`: the table as a whole.
     pub partitions: Option<Range<usize>>,
 }
 

@@ -17,7 +17,7 @@
 //! to come can have written below them, which is what the slot's `restart_lsn` bounds. What is not
 //! remembered (removals that an earlier session confirmed, and the oldest when there are too many)
 //! lies below the *horizon*, and all of it is in ClickHouse: an insert below the horizon is
-//! [`Place::Ask`], and [`outranking`] says what follows from the answer.
+//! [`WalPlace::Ask`], and [`outranking`] says what follows from the answer.
 
 use std::collections::VecDeque;
 

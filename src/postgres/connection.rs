@@ -30,9 +30,9 @@ pub(super) const POOLER_HINT: &str = "Connect to Postgres itself: this looks lik
 #[derive(Debug, Clone)]
 pub struct StartupOptions {
     pub application_name: String,
-    /// Logical replication in the database of [`Params`]; ordinary SQL works as well.
+    /// Logical replication in the database of the URL; ordinary SQL works as well.
     pub replication: bool,
-    /// Settings of the session, such as `("TimeZone", "UTC")`. They win over [`Params::options`].
+    /// Settings of the session, such as `("TimeZone", "UTC")`. They win over `options` of the URL.
     pub options: Vec<(String, String)>,
     /// Bytes that the peer's kernel has not acknowledged for this long end the connection, so calls
     /// without a deadline end within it.

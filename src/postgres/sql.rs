@@ -4,10 +4,10 @@
 //! logical decoding uses; everything put into a statement is quoted by [`literal`] and [`ident`].
 //!
 //! How long a call can take, whatever the server does: on TCP until the deadline, or until the halt
-//! of [`Params`] is due; then the connection is given up. On a Unix socket the server has to answer
-//! just before each statement and then ends the statement itself at the deadline; only a server
-//! that is stopped (SIGSTOP) within a statement can hold us longer, and a halt does not take effect
-//! there. Name resolution is cut off at the deadline.
+//! of [`PostgresParams`] is due; then the connection is given up. On a Unix socket the server has
+//! to answer just before each statement and then ends the statement itself at the deadline; only a
+//! server that is stopped (SIGSTOP) within a statement can hold us longer, and a halt does not take
+//! effect there. Name resolution is cut off at the deadline.
 //!
 //! The `postgres` crate logs whole statements, keys included, at level debug: a logger must keep
 //! the targets `tokio_postgres` and `postgres` at info or above.

@@ -49,7 +49,7 @@ impl Missing {
     }
 }
 
-/// The answers for [`Wanted`].
+/// The answers for [`Missing`].
 #[derive(Debug, Default)]
 pub struct Answers {
     /// By entry: the values of `Wanted::places`, in order, in text format. An entry that is not

@@ -40,8 +40,8 @@ pub struct Entry<'a> {
     pub kind: EntryKind,
     /// A later change of the same key took its place.
     pub superseded: bool,
-    /// For an `Insert`, see [`Change::ask_below`]. Not set if the batch itself removes the row
-    /// later.
+    /// For an `Insert`, see [`FoldedChange::ask_below`]. Not set if the batch itself removes the
+    /// row later.
     pub ask_below: Option<Lsn>,
     plan: &'a RelationPlan,
     /// The new row; for a tombstone the old one; for a look-up only the key.

@@ -77,7 +77,7 @@ impl SourceKind {
         }
     }
 
-    /// For a type that reads as this built-in one, see [`Types`].
+    /// For a type that reads as this built-in one, see [`Types`](super::plan::Types).
     pub fn accepts(self, reads_as: Oid) -> bool {
         let is = |oids: &[Oid]| oids.contains(&reads_as);
         match self {

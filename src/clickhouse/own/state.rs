@@ -1,10 +1,10 @@
 //! `walhouse_state`: the progress of each slot, recorded in ClickHouse itself.
 //!
 //! One row per service and slot counts: the one with the highest revision. Revisions grow by one
-//! with each attempt to write, from above what was read at the start ([`leap`]). Only the holder of
-//! the leader lock, with the slot active, should write; two may believe that they are if each sees
-//! a different primary, so a writer checks first ([`write_unless_overtaken`]). What the numbers
-//! mean for a start or a confirmation is decided elsewhere.
+//! with each attempt to write, from above what was read at the start ([`next_revision_base`]). Only
+//! the holder of the leader lock, with the slot active, should write; two may believe that they are
+//! if each sees a different primary, so a writer checks first ([`write_unless_overtaken`]). What
+//! the numbers mean for a start or a confirmation is decided elsewhere.
 
 use std::time::Instant;
 
