@@ -6,7 +6,6 @@ use super::parties::{MendingContext, SQL_TIMEOUT};
 use super::worker::Worker;
 use crate::clickhouse::stored;
 use crate::error::{Error, ErrorKind, Result};
-use crate::postgres::reread::{self, Reread, reread};
 use crate::postgres::table_reader::AsOf;
 use crate::rows::key::{Key, LiveKey};
 use crate::services::mapping::{Stamp, is_owned};
@@ -49,21 +48,7 @@ pub fn are_in_postgres(
     let mut rest = ids.as_slice();
     while !rest.is_empty() {
         worker.go_on()?;
-        let request = reread::RereadRequest {
-            table: &with.member.found,
-            key_column: columns[0],
-            columns: &columns,
-            keys: rest,
-            // All waits are over before this pass.
-            xids: &[],
-            bytes_max: with.page_bytes_max,
-        };
-        let rows = match reread(&mut worker.sql, &request, SQL_TIMEOUT)? {
-            Reread::Rows(rows) => rows,
-            Reread::NotYetVisible { .. } => {
-                unreachable!("no transaction was named")
-            }
-        };
+        let rows = worker.rows_of_keys(&columns, rest)?;
         looked_up.as_of = Some(rows.as_of);
         for (live, there) in keys.iter().zip(&mut looked_up.there) {
             if let Some(values) = rows.found.get(live.id(&with.member.targets()[target])) {

@@ -2,11 +2,12 @@
 
 use std::time::Instant;
 
-use super::parties::{MendingContext, connect, sql_deadline};
+use super::parties::{MendingContext, SQL_TIMEOUT, connect, sql_deadline};
 use crate::clickhouse::Client;
 use crate::delivery::as_of::wait_until_flushed;
 use crate::delivery::landing::Landing;
 use crate::error::{Error, ErrorKind, Result};
+use crate::postgres::reread::{Reread, RereadRequest, RereadRows, reread};
 use crate::postgres::sql::Sql;
 use crate::postgres::table_reader::AsOf;
 
@@ -39,6 +40,25 @@ impl<'a> Worker<'a> {
         let deadline = || Instant::now() + delivery.clickhouse.request_timeout;
         let hopeless = |error: &Error| error.kind() != ErrorKind::Unreachable;
         delivery.retry(|| question(client, &deadline), hopeless)
+    }
+
+    /// The rows of Postgres with these keys, in text form, as [`reread`] reads them.
+    pub fn rows_of_keys(&mut self, columns: &[&str], keys: &[&[u8]]) -> Result<RereadRows> {
+        let MendingContext { member, page_bytes_max, .. } = self.with;
+        let source = member.source();
+        let request = RereadRequest {
+            table: &member.found,
+            key_column: &source.columns[source.key.id].name,
+            columns,
+            keys,
+            // Every wait for a transaction is over before.
+            xids: &[],
+            bytes_max: *page_bytes_max,
+        };
+        match reread(&mut self.sql, &request, SQL_TIMEOUT)? {
+            Reread::Rows(rows) => Ok(rows),
+            Reread::NotYetVisible { .. } => unreachable!("no transaction was named"),
+        }
     }
 
     /// To be done before any row read is written, and before it counts as done: see

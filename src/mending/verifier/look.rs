@@ -13,7 +13,6 @@ use crate::mending::gone::LOOKUP_KEYS;
 use crate::mending::parties::SQL_TIMEOUT;
 use crate::mending::standstill::commits;
 use crate::mending::worker::Worker;
-use crate::postgres::reread::{self, Reread, reread};
 use crate::rows::Block;
 use crate::rows::key::{Key, id};
 use crate::wal::Lsn;
@@ -68,7 +67,6 @@ impl Verifier<'_, '_> {
         suspects: &[Suspect],
         left: &mut BTreeSet<usize>,
     ) -> Result<Vec<Held>> {
-        let source = self.by.member.source();
         let by = self.by;
         let mapped = by.mapped();
         let columns = mapped.names();
@@ -79,18 +77,7 @@ impl Verifier<'_, '_> {
             // A key that is not text cannot be in Postgres, and cannot be queried either.
             let ids: BTreeSet<&[u8]> = chunk.iter().map(|&at| id_of(at)).collect();
             let ids = worker.sql.held(ids.into_iter(), SQL_TIMEOUT)?;
-            let request = reread::RereadRequest {
-                table: &self.by.member.found,
-                key_column: &source.columns[source.key.id].name,
-                columns: &columns,
-                keys: &ids,
-                xids: &[],
-                bytes_max: worker.with.page_bytes_max,
-            };
-            let rows = match reread(&mut worker.sql, &request, SQL_TIMEOUT)? {
-                Reread::Rows(rows) => rows,
-                Reread::NotYetVisible { .. } => unreachable!("no transaction was named"),
-            };
+            let rows = worker.rows_of_keys(&columns, &ids)?;
             bytes += rows
                 .found
                 .values()

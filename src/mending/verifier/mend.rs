@@ -15,7 +15,6 @@ use crate::mending::page;
 use crate::mending::parties::{SQL_TIMEOUT, sql_deadline};
 use crate::mending::standstill::commits;
 use crate::mending::worker::Worker;
-use crate::postgres::reread::{self, Reread, reread};
 use crate::postgres::server::flush_wal;
 use crate::rows::key::{Key, LiveKey, id};
 use crate::rows::tombstone;
@@ -153,24 +152,12 @@ impl Verifier<'_, '_> {
         ids: &[&[u8]],
         base: u64,
     ) -> Result<Vec<(usize, Key)>> {
-        let source = self.by.member.source();
         let by = self.by;
         let mapped = by.mapped();
         let columns = mapped.names();
         let (mut rest, mut written) = (ids, Vec::new());
         while !rest.is_empty() {
-            let request = reread::RereadRequest {
-                table: &self.by.member.found,
-                key_column: &source.columns[source.key.id].name,
-                columns: &columns,
-                keys: rest,
-                xids: &[],
-                bytes_max: worker.with.page_bytes_max,
-            };
-            let rows = match reread(&mut worker.sql, &request, SQL_TIMEOUT)? {
-                Reread::Rows(rows) => rows,
-                Reread::NotYetVisible { .. } => unreachable!("no transaction was named"),
-            };
+            let rows = worker.rows_of_keys(&columns, rest)?;
             let values = rows.found.values();
             let values = values.map(|row| Ok(row.iter().map(Option::as_deref).collect()));
             written.extend(page::land(worker, self.by.mapped(), values, rows.as_of, base)?);
