@@ -30,7 +30,7 @@ use walhouse::clickhouse::{Client, InsertError, cluster, running, stored, survey
 use walhouse::halt::Halt;
 use walhouse::machines::recovery::Adopted;
 use walhouse::rows::target::Target;
-use walhouse::rows::{Block, ColumnKind, Shape, native};
+use walhouse::rows::{Block, ColumnType, Scalar, Shape, native};
 use walhouse::secret::Secret;
 use walhouse::services::mapping::Mapping;
 use walhouse::services::runs::Runs;
@@ -328,24 +328,39 @@ const DOCUMENTS: &[&str] = &[
 fn append(block: &mut Block, target: &Target, n: usize, document: &str, version: u64, dead: bool) {
     for (at, spec) in target.columns.iter().enumerate() {
         match spec.kind {
-            ColumnKind::String if at == target.id => block.put_str(format!("id_{n}").as_bytes()),
-            ColumnKind::String if target.order_by.contains(&at) => block.put_str(b"o'1 \\ x"),
-            ColumnKind::String => block.put_str(["", "12", "true", "2024-01-01"][n % 4].as_bytes()),
-            ColumnKind::Json => block.put_json(|text| text.extend_from_slice(document.as_bytes())),
-            ColumnKind::StringArray => block.put_str_array(|items| {
+            ColumnType::Of(Scalar::String) if at == target.id => {
+                block.put_str(format!("id_{n}").as_bytes())
+            }
+            ColumnType::Of(Scalar::String) if target.order_by.contains(&at) => {
+                block.put_str(b"o'1 \\ x")
+            }
+            ColumnType::Of(Scalar::String) => {
+                block.put_str(["", "12", "true", "2024-01-01"][n % 4].as_bytes())
+            }
+            ColumnType::Of(Scalar::Json) => {
+                block.put_json(|text| text.extend_from_slice(document.as_bytes()))
+            }
+            ColumnType::Array(_) => block.put_str_array(|items| {
                 items.push(b"1");
                 items.push(b"a, 'b'");
             }),
-            ColumnKind::UInt8 => block.put_u8(u8::from(at == target.is_deleted && dead)),
-            ColumnKind::UInt32 => block.put_u32(0),
-            ColumnKind::UInt64 => block.put_u64(version),
-            ColumnKind::Float64 => block.put_f64(if n == 0 { 0.1 } else { -0.0 }),
-            ColumnKind::Millis => block.put_millis(n as i64 * 5 * 86_400_000 + 7),
-            ColumnKind::NullableUInt8 => block.put_nullable_u8(n.is_multiple_of(2).then_some(1)),
-            ColumnKind::NullableUInt32 => block.put_nullable_u32(n.is_multiple_of(2).then_some(7)),
-            ColumnKind::NullableMillis => {
+            ColumnType::Of(Scalar::UInt8) => {
+                block.put_u8(u8::from(at == target.is_deleted && dead))
+            }
+            ColumnType::Of(Scalar::UInt32) => block.put_u32(0),
+            ColumnType::Of(Scalar::UInt64) => block.put_u64(version),
+            ColumnType::Of(Scalar::Float64) => block.put_f64(if n == 0 { 0.1 } else { -0.0 }),
+            ColumnType::Of(Scalar::MILLIS) => block.put_millis(n as i64 * 5 * 86_400_000 + 7),
+            ColumnType::Nullable(Scalar::UInt8) => {
+                block.put_nullable_u8(n.is_multiple_of(2).then_some(1))
+            }
+            ColumnType::Nullable(Scalar::UInt32) => {
+                block.put_nullable_u32(n.is_multiple_of(2).then_some(7))
+            }
+            ColumnType::Nullable(Scalar::MILLIS) => {
                 block.put_nullable_millis(n.is_multiple_of(2).then_some(-1))
             }
+            ref other => panic!("no table has {other}"),
         }
     }
     block.end_row();

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::tables::TableShape;
-use crate::rows::{ColumnKind, ColumnSpec};
+use crate::rows::{ColumnSpec, ColumnType, Scalar};
 
 /// By column, where it is not `JSON` as such. 24.8 knows documents in a Native block only as
 /// strings to be cast.
@@ -19,8 +19,10 @@ pub fn document_types(
 ) -> BTreeMap<usize, String> {
     let year = version.split('.').next().and_then(|year| year.parse::<u32>().ok());
     let is_old = year.is_some_and(|year| year < 25);
-    let documents =
-        columns.iter().enumerate().filter(|(_, column)| column.kind == ColumnKind::Json);
+    let documents = columns
+        .iter()
+        .enumerate()
+        .filter(|(_, column)| column.kind == ColumnType::Of(Scalar::Json));
     documents
         .filter_map(|(at, column)| {
             let own = match is_old {
@@ -48,10 +50,10 @@ mod tests {
     use super::*;
 
     fn columns() -> Arc<[ColumnSpec]> {
-        Arc::from([
-            ColumnSpec::new("id", ColumnKind::String),
-            ColumnSpec::new("doc", ColumnKind::Json),
-        ])
+        crate::rows::columns! {
+            "id" String,
+            "doc" Json,
+        }
     }
 
     fn of(type_text: &str, version: &str) -> Option<String> {

@@ -14,28 +14,29 @@
 //! The primary index knows nothing of a comparison of tuples and would read the whole partition
 //! (measured with 24.8 and 26.9), so it is written out column by column.
 
+use std::cmp::Ordering;
 use std::time::Instant;
 
 use super::client::{Client, quote_bytes, quote_name};
 use super::partitions::{self, Partition, partitions};
-use super::stored::{live_keys_where, malformed, number};
+use super::stored::{live_keys_where, malformed};
 use super::tables::read_shape;
 use crate::error::Result;
-use crate::rows::ColumnKind;
+use crate::rows::Scalar;
 use crate::rows::key::LiveKey;
 use crate::rows::target::Target;
 
-/// A value of a bound; ordered as ClickHouse orders them.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+/// The last key of a slice, or what would stand there: a value for each column of the key, in the
+/// order of its [`Slicer`], with its bytes in a Native block.
+pub type Bound = Vec<Vec<u8>>;
+
+/// A value of a bound for people to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BoundValue {
     Text(Vec<u8>),
-    /// Milliseconds since 1970, as the column's ticks are.
-    Ticks(i64),
+    /// Of a number or a time, the digits of [`Scalar::write_text`].
+    Digits(String),
 }
-
-/// The last key of a slice, or what would stand there: a value for each column of the key, in the
-/// order of its [`Slicer`].
-pub type Bound = Vec<BoundValue>;
 
 /// The keys of one partition that are after one bound and not after another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,7 +102,7 @@ impl<'a> Slicer<'a> {
             while rows_max < partition.rows && slices.len() < count_max {
                 let place = (partition.id.as_str(), after.as_ref());
                 let Some(bound) = self.read_on(client, place, wanted, deadline())? else { break };
-                if after.as_ref().is_none_or(|after| *after < bound) {
+                if after.as_ref().is_none_or(|after| self.compare(after, &bound).is_lt()) {
                     push(&mut slices, after.replace(bound.clone()), Some(bound));
                     wanted = rows_max.max(1);
                 } else {
@@ -120,7 +121,7 @@ impl<'a> Slicer<'a> {
         };
         for bound in bounds {
             // One key of many versions may have filled several slices.
-            if after.as_ref().is_none_or(|after| *after < bound) {
+            if after.as_ref().is_none_or(|after| self.compare(after, &bound).is_lt()) {
                 push(&mut slices, after.replace(bound.clone()), Some(bound));
             }
         }
@@ -139,8 +140,8 @@ impl<'a> Slicer<'a> {
     ) -> Result<Option<Bound>> {
         let name = |&at: &usize| quote_name(&self.target.columns[at].name);
         let order: Vec<String> = self.columns.iter().map(name).collect();
-        let values: Vec<String> = self.columns.iter().map(|&at| self.value(at)).collect();
-        let texts: Vec<String> = values.iter().map(|value| format!("toString({value})")).collect();
+        let texts: Vec<String> =
+            self.columns.iter().map(|&at| self.text(at, &self.value(at))).collect();
         let sql = format!(
             "SELECT {} FROM {} WHERE {} ORDER BY {} LIMIT 1 OFFSET {}",
             texts.join(", "),
@@ -158,12 +159,30 @@ impl<'a> Slicer<'a> {
         Ok(found)
     }
 
+    fn scalar(&self, at: usize) -> Scalar {
+        self.target.scalar(at)
+    }
+
+    fn compare(&self, a: &Bound, b: &Bound) -> Ordering {
+        let pairs = self.columns.iter().zip(a.iter().zip(b));
+        let mut orders = pairs.map(|(&at, (a, b))| self.scalar(at).compare(a, b));
+        orders.find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
+    }
+
     /// The part of a bound for one column.
     fn value(&self, at: usize) -> String {
         let name = quote_name(&self.target.columns[at].name);
-        match self.target.columns[at].kind {
-            ColumnKind::Millis => format!("toUnixTimestamp64Milli({name})"),
-            _ => format!("substring(toString({name}), 1, {BOUND_BYTES_MAX})"),
+        match self.scalar(at) {
+            Scalar::String => format!("substring(toString({name}), 1, {BOUND_BYTES_MAX})"),
+            _ => name,
+        }
+    }
+
+    /// Its text.
+    fn text(&self, at: usize, value: &str) -> String {
+        match self.scalar(at) {
+            Scalar::String => value.to_owned(),
+            scalar => scalar.text_expression(value),
         }
     }
 
@@ -216,7 +235,8 @@ impl<'a> Slicer<'a> {
     fn is_after(&self, bound: &Bound) -> String {
         let mut condition = String::new();
         for (&at, value) in self.columns.iter().zip(bound).rev() {
-            let (name, value) = (quote_name(&self.target.columns[at].name), literal(value));
+            let name = quote_name(&self.target.columns[at].name);
+            let value = self.scalar(at).value_expression(value, quote_bytes);
             let later = match condition.is_empty() {
                 true => String::new(),
                 false => format!(" OR {name} = {value} AND ({condition})"),
@@ -240,7 +260,8 @@ impl<'a> Slicer<'a> {
         let value = |(n, &at): (usize, &usize)| format!("{} AS k{n}", self.value(at));
         let list = |texts: Vec<String>| texts.join(", ");
         let values = list(self.columns.iter().enumerate().map(value).collect());
-        let texts = list((0..self.columns.len()).map(|n| format!("toString(k{n})")).collect());
+        let text = |(n, &at): (usize, &usize)| self.text(at, &format!("k{n}"));
+        let texts = list(self.columns.iter().enumerate().map(text).collect());
         let order = list((0..self.columns.len()).map(|n| format!("k{n}")).collect());
         let sql = format!(
             "SELECT {texts} FROM (SELECT *, row_number() OVER (ORDER BY {order}) AS place FROM \
@@ -254,29 +275,38 @@ impl<'a> Slicer<'a> {
     }
 
     fn bound(&self, row: Vec<Option<Vec<u8>>>) -> Option<Bound> {
-        let value = |(&at, text): (&usize, Option<Vec<u8>>)| match self.target.columns[at].kind {
-            ColumnKind::Millis => number(&text?).map(BoundValue::Ticks),
-            _ => text.map(BoundValue::Text),
-        };
+        let value = |(&at, text): (&usize, Option<Vec<u8>>)| self.scalar(at).parse_text(&text?);
         let is_whole = row.len() == self.columns.len();
         is_whole.then(|| self.columns.iter().zip(row).map(value).collect())?
     }
 
     /// A bound for people to read, and for another session to go on from.
     pub fn name(&self, bound: &Bound) -> Vec<(String, BoundValue)> {
-        let name = |&at: &usize| self.target.columns[at].name.to_string();
-        self.columns.iter().map(name).zip(bound.iter().cloned()).collect()
+        let named = |(&at, value): (&usize, &Vec<u8>)| {
+            let mut text = Vec::new();
+            self.scalar(at).write_text(value, &mut text);
+            let value = match (is_text(self.scalar(at)), String::from_utf8(text)) {
+                (false, Ok(digits)) => BoundValue::Digits(digits),
+                (_, text) => BoundValue::Text(text.map_or_else(|e| e.into_bytes(), Into::into)),
+            };
+            (self.target.columns[at].name.to_string(), value)
+        };
+        self.columns.iter().zip(bound).map(named).collect()
     }
 
     /// `None` when it is of a table with another sorting key, in which other keys are after it.
     pub fn recall(&self, named: &[(String, BoundValue)]) -> Option<Bound> {
-        let fits = |(&at, (name, value)): (&usize, &(String, BoundValue))| {
-            let spec = &self.target.columns[at];
-            *spec.name == **name
-                && matches!(value, BoundValue::Ticks(_)) == matches!(spec.kind, ColumnKind::Millis)
+        let value = |(&at, (name, value)): (&usize, &(String, BoundValue))| {
+            let scalar = self.scalar(at);
+            let text = match value {
+                BoundValue::Text(text) if is_text(scalar) => text.as_slice(),
+                BoundValue::Digits(digits) if !is_text(scalar) => digits.as_bytes(),
+                BoundValue::Text(_) | BoundValue::Digits(_) => return None,
+            };
+            (*self.target.columns[at].name == **name).then(|| scalar.parse_text(text))?
         };
-        let fits = named.len() == self.columns.len() && self.columns.iter().zip(named).all(fits);
-        fits.then(|| named.iter().map(|(_, value)| value.clone()).collect())
+        let is_whole = named.len() == self.columns.len();
+        is_whole.then(|| self.columns.iter().zip(named).map(value).collect())?
     }
 }
 
@@ -296,12 +326,8 @@ fn columns_by(target: &Target, sorting_key: &str) -> Vec<usize> {
     columns
 }
 
-fn literal(value: &BoundValue) -> String {
-    match value {
-        BoundValue::Text(text) => quote_bytes(text),
-        // The ticks themselves: no text of a time, no time zone.
-        BoundValue::Ticks(ticks) => format!("reinterpret(toInt64({ticks}), 'DateTime64(3)')"),
-    }
+fn is_text(scalar: Scalar) -> bool {
+    matches!(scalar, Scalar::String | Scalar::Json | Scalar::Uuid)
 }
 
 #[cfg(test)]
@@ -310,7 +336,7 @@ mod tests {
     use crate::services::mapping::Mapping;
     use crate::services::runs::Runs;
     use crate::services::sessions::Sessions;
-    use BoundValue::{Text, Ticks};
+    use BoundValue::{Digits, Text};
 
     const RUNS: Runs = Runs { payloads: true, fingerprints: true };
 
@@ -319,9 +345,9 @@ mod tests {
     }
 
     fn bound(slicer: &Slicer<'_>, text: &[u8]) -> Bound {
-        let value = |&at: &usize| match slicer.target.columns[at].kind {
-            ColumnKind::Millis => Ticks(-5),
-            _ => Text(text.to_vec()),
+        let value = |&at: &usize| match slicer.scalar(at) {
+            Scalar::String => text.to_vec(),
+            _ => (-5_i64).to_le_bytes().to_vec(),
         };
         slicer.columns.iter().map(value).collect()
     }
@@ -349,8 +375,8 @@ mod tests {
             "`organization_id` > 'x' OR `organization_id` = 'x' AND (\
              `project_id` > 'x' OR `project_id` = 'x' AND (\
              `environment_id` > 'x' OR `environment_id` = 'x' AND (\
-             `created_at` > reinterpret(toInt64(-5), 'DateTime64(3)') OR \
-             `created_at` = reinterpret(toInt64(-5), 'DateTime64(3)') AND (`run_id` > 'x'))))"
+             `created_at` > reinterpret(CAST(-5, 'Int64'), 'DateTime64(3)') OR \
+             `created_at` = reinterpret(CAST(-5, 'Int64'), 'DateTime64(3)') AND (`run_id` > 'x'))))"
         );
     }
 
@@ -400,11 +426,14 @@ mod tests {
         let named = runs.name(&at);
         assert_eq!(
             named[3..],
-            [("created_at".to_owned(), Ticks(-5)), ("run_id".to_owned(), Text(b"x".to_vec()))]
+            [
+                ("created_at".to_owned(), Digits("-5".to_owned())),
+                ("run_id".to_owned(), Text(b"x".to_vec()))
+            ]
         );
         assert_eq!(runs.recall(&named), Some(at));
         assert_eq!((by_time.recall(&named), payloads.recall(&named)), (None, None));
-        assert_eq!(payloads.recall(&[("run_id".to_owned(), Ticks(1))]), None);
+        assert_eq!(payloads.recall(&[("run_id".to_owned(), Digits("1".to_owned()))]), None);
         assert_eq!(payloads.recall(&[]), None);
     }
 
@@ -415,7 +444,7 @@ mod tests {
         let row = |ticks: &str| {
             ["o", "p", "e", ticks, "r"].map(|text| Some(text.as_bytes().to_vec())).to_vec()
         };
-        assert_eq!(slicer.bound(row("-7")).expect("each column fits")[3], Ticks(-7));
+        assert_eq!(slicer.bound(row("-7")).expect("each column fits")[3], (-7_i64).to_le_bytes());
         assert_eq!(slicer.bound(row("1970-01-01")), None);
         assert_eq!(slicer.bound(row("1")[..4].to_vec()), None);
         assert_eq!(slicer.bound(vec![None; 5]), None);

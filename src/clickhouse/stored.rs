@@ -12,7 +12,6 @@ use super::partitions::{self, partitions, too_much};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::portions::{Next, PortionSearch, Sizes};
 use crate::machines::removals::StoredVersion;
-use crate::rows::column::Values;
 use crate::rows::key::{Key, LiveKey};
 use crate::rows::target::Target;
 use crate::rows::{Block, Shape, stored};
@@ -124,8 +123,8 @@ pub fn differing_columns<'a>(
 
 /// The key of a row, to find it in what [`rows_of`] found.
 pub fn key_of(target: &Target, block: &Block, row: usize) -> Key {
-    let text = |&at: &usize| stored::text(block.values(at), row).expect("no key column is null");
-    target.order_by.iter().map(text).collect()
+    let value = |&at: &usize| block.value(at, row).unwrap_or_default().to_vec();
+    target.order_by.iter().map(value).collect()
 }
 
 /// Whether the table has versions and tombstones.
@@ -220,7 +219,7 @@ pub(super) fn live_keys_where(
             true => text_of(target, at),
             false => {
                 let latest = format!("argMax({}, {version})", name(at));
-                stored::expression(target.columns[at].kind, &latest)
+                stored::expression(&target.columns[at].kind, &latest)
             }
         };
         select.push(value);
@@ -236,8 +235,15 @@ pub(super) fn live_keys_where(
     rows.into_iter()
         .map(|row| {
             let mut values = row.into_iter().collect::<Option<Vec<_>>>()?.into_iter();
-            let key = values.by_ref().take(target.order_by.len()).collect();
-            let partition = values.by_ref().take(target.partition_by.len()).collect();
+            let parse = |(&at, text): (&usize, Vec<u8>)| target.scalar(at).parse_text(&text);
+            let key =
+                target.order_by.iter().zip(values.by_ref()).map(parse).collect::<Option<_>>()?;
+            let partition = target
+                .partition_by
+                .iter()
+                .zip(values.by_ref())
+                .map(parse)
+                .collect::<Option<_>>()?;
             let version = number(&values.next()?)?;
             Some(LiveKey { key, partition, version })
         })
@@ -247,12 +253,13 @@ pub(super) fn live_keys_where(
 
 fn text_of(target: &Target, column: usize) -> String {
     let spec = &target.columns[column];
-    stored::expression(spec.kind, &quote_name(&spec.name))
+    stored::expression(&spec.kind, &quote_name(&spec.name))
 }
 
 fn read_row(target: &Target, row: Vec<Option<Vec<u8>>>) -> Option<(Key, StoredRow)> {
     let mut values = row.into_iter();
-    let key = values.by_ref().take(target.order_by.len()).collect::<Option<Key>>()?;
+    let parse = |&at: &usize| target.scalar(at).parse_text(&values.next()??);
+    let key = target.order_by.iter().map(parse).collect::<Option<Key>>()?;
     let (version, is_deleted) = (values.next()??, values.next()??);
     let row = StoredRow {
         version: number(&version)?,
@@ -279,7 +286,7 @@ fn key_sets(target: &Target, block: &Block, rows: impl IntoIterator<Item = usize
             .order_by
             .iter()
             .zip(columns.iter_mut())
-            .map(|(&at, list)| array(block.values(at), &std::mem::take(list)))
+            .map(|(&at, list)| target.scalar(at).array_expression(&std::mem::take(list)))
             .collect();
         let set = match arrays.as_slice() {
             [only] => only.clone(),
@@ -293,7 +300,8 @@ fn key_sets(target: &Target, block: &Block, rows: impl IntoIterator<Item = usize
             (bytes, keys) = (0, 0);
         }
         for (&at, list) in target.order_by.iter().zip(&mut columns) {
-            let literal = literal(block.values(at), row);
+            let value = block.value(at, row).unwrap_or_default();
+            let literal = target.scalar(at).literal(value, quote_bytes);
             bytes += literal.len() + 1;
             if !list.is_empty() {
                 list.push(',');
@@ -306,24 +314,6 @@ fn key_sets(target: &Target, block: &Block, rows: impl IntoIterator<Item = usize
         close(&mut columns);
     }
     sets
-}
-
-fn array(values: &Values, list: &str) -> String {
-    match values {
-        // The ticks themselves: no text of a time, no time zone.
-        Values::I64(_) => {
-            format!("arrayMap(ticks -> reinterpret(toInt64(ticks), 'DateTime64(3)'), [{list}])")
-        }
-        _ => format!("[{list}]"),
-    }
-}
-
-fn literal(values: &Values, row: usize) -> String {
-    match values {
-        Values::Strings(strings) => quote_bytes(strings.at(row)),
-        Values::I64(ticks) => ticks[row].to_string(),
-        other => unreachable!("no table is ordered by {other:?}"),
-    }
 }
 
 pub(super) fn malformed(target: &Target) -> Error {
@@ -351,8 +341,10 @@ mod tests {
                     .chain([format!("{id}{n}")])
                     .collect(),
             };
-            let key = key.iter().map(|value| text(value)).collect();
-            let live = LiveKey { key, partition: vec![text("-5")], version: 0 };
+            let ticks = (-5_i64).to_le_bytes().to_vec();
+            let value = |value: &String| if value == "-5" { ticks.clone() } else { text(value) };
+            let key = key.iter().map(value).collect();
+            let live = LiveKey { key, partition: vec![ticks.clone()], version: 0 };
             tombstone::append(target, &mut block, &live, 1);
         }
         block
@@ -369,7 +361,7 @@ mod tests {
         assert_eq!(
             all_key_sets(runs, &block(runs, 2, "r")),
             ["SELECT arrayJoin(arrayZip(['o\\'1','o\\'1'], ['p','p'], ['e','e'], \
-              arrayMap(ticks -> reinterpret(toInt64(ticks), 'DateTime64(3)'), [-5,-5]), \
+              arrayMap(x -> reinterpret(CAST(x, 'Int64'), 'DateTime64(3)'), [-5,-5]), \
               ['r0','r1']))"]
         );
         assert_eq!(all_key_sets(payloads, &block(payloads, 1, "r")), ["SELECT arrayJoin(['r0'])"]);

@@ -5,11 +5,11 @@
 
 use std::time::Instant;
 
-use super::client::{Client, quote_bytes};
+use super::client::{Client, quote_bytes, quote_name};
 use super::cluster::{self, create_database, create_table, replacing};
 use super::text::of_ours;
 use crate::error::{Error, ErrorKind, Result};
-use crate::rows::Target;
+use crate::rows::{ColumnSpec, Target};
 
 /// A table as ClickHouse describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,17 +35,29 @@ pub struct ColumnShape {
 /// The statement that makes a target table. `JSON` needs the setting `enable_json_type` before
 /// ClickHouse 25.3; the client sends it along.
 pub fn ddl(client: &Client, target: &Target) -> String {
-    let names = |places: &[usize]| target.names(places).join(", ");
-    let mut lines = target.columns_ddl();
+    let names = |places: &[usize]| {
+        let names: Vec<String> = target.names(places).into_iter().map(quote_name).collect();
+        names.join(", ")
+    };
+    let mut lines = columns_ddl(target);
     lines.extend(target.indexes.iter().map(|index| format!("INDEX {index}")));
+    let partition = match target.partition_by.as_slice() {
+        [] => String::new(),
+        columns => format!("\nPARTITION BY toYYYYMM({})", names(columns)),
+    };
     format!(
-        "{} (\n    {}\n) ENGINE = {}\nPARTITION BY toYYYYMM({})\nORDER BY ({})",
+        "{} (\n    {}\n) ENGINE = {}{partition}\nORDER BY ({})",
         create_table(client, &target.table),
         lines.join(",\n    "),
         replacing(client, &names(&[target.version, target.is_deleted])),
-        names(&target.partition_by),
         names(&target.order_by)
     )
+}
+
+/// The columns of a table that we make, each as in the DDL.
+pub fn columns_ddl(target: &Target) -> Vec<String> {
+    let column = |column: &ColumnSpec| format!("{} {}", quote_name(&column.name), column.ddl);
+    target.columns.iter().map(column).chain(target.computed.iter().cloned()).collect()
 }
 
 impl TableShape {

@@ -8,7 +8,6 @@ use super::context::DeliveryContext;
 use crate::clickhouse::Client;
 use crate::clickhouse::own::refused::{self, RefusedPart, RefusedRow};
 use crate::error::Result;
-use crate::rows::column::Values;
 use crate::rows::target::Target;
 use crate::rows::{Block, as_json};
 use crate::services::notes::Kept;
@@ -64,15 +63,11 @@ impl DeliveryContext<'_> {
         row: usize,
         error: String,
     ) -> RefusedRow {
-        let version = match block.values(target.version) {
-            Values::U64(versions) => versions[row],
-            other => unreachable!("{other:?}"),
-        };
         RefusedRow {
             service: self.service.to_owned(),
             table: target.table.to_string(),
             key: block.text(target.id, row).to_vec(),
-            version,
+            version: block.u64(target.version, row),
             what: RefusedPart::Row,
             error,
             document: as_json::row_as_json(block, row),

@@ -38,7 +38,7 @@ pub fn of_target(client: &Client, target: &Target, shape: &TableShape) -> Vec<St
         target.optional.iter().filter(|at| !own.contains(at)).map(|at| &target.columns[*at]);
     let left_out = left_out.filter(|column| shape.column(&column.name).is_none()).map(|column| {
         let (name, table) = (&column.name, client.qualified(&target.table));
-        let kind = column.kind.native_type();
+        let kind = &column.kind;
         format!(
             "`{}` has no column `{name}`: it is left out. ALTER TABLE {table} ADD COLUMN `{name}` \
              {kind} makes it",

@@ -1,63 +1,106 @@
 //! A row as one JSON object: how a refused row is kept.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 
 use super::block::Block;
-use super::column::Values;
+use super::column::List;
+use super::column_type::ColumnType;
+use super::scalar::Scalar;
 
 /// Every column of the row by name. Bytes that are not UTF-8 are replaced; a JSON column is kept
 /// as the text it is.
 pub fn row_as_json(block: &Block, row: usize) -> Vec<u8> {
-    let columns = block
-        .sent()
-        .map(|column| (block.spec(column).name.to_string(), value(block.values(column), row)));
+    let columns = block.sent().map(|column| {
+        let spec = block.spec(column);
+        (spec.name.to_string(), value(&spec.kind, block.lists(column), row))
+    });
     Value::Object(columns.collect::<Map<_, _>>()).to_string().into_bytes()
 }
 
-fn value(values: &Values, row: usize) -> Value {
-    let text = |bytes: &[u8]| Value::from(String::from_utf8_lossy(bytes).into_owned());
-    let nullable = |nulls: &[u8], value: Value| if nulls[row] == 1 { Value::Null } else { value };
-    match values {
-        Values::Strings(strings) => text(strings.at(row)),
-        Values::StringArrays { items, ends } => {
-            let start = if row == 0 { 0 } else { ends[row - 1] };
-            (start..ends[row]).map(|item| text(items.at(item))).collect()
+fn value(of: &ColumnType, lists: &[List], entry: usize) -> Value {
+    match of {
+        ColumnType::Of(scalar) => single(*scalar, lists[0].at(entry)),
+        ColumnType::Nullable(_) if lists[0].at(entry) == [1] => Value::Null,
+        ColumnType::Nullable(scalar) => single(*scalar, lists[1].at(entry)),
+        ColumnType::Array(of) => {
+            lists[0].elements(entry).map(|item| value(of, &lists[1..], item)).collect()
         }
-        Values::U8(values) => values[row].into(),
-        Values::U32(values) => values[row].into(),
-        Values::U64(values) => values[row].into(),
-        // JSON has no NaN.
-        Values::F64(values) if values[row].is_finite() => values[row].into(),
-        Values::F64(values) => values[row].to_string().into(),
-        Values::I64(values) => values[row].into(),
-        Values::NullableU8 { nulls, values } => nullable(nulls, values[row].into()),
-        Values::NullableU32 { nulls, values } => nullable(nulls, values[row].into()),
-        Values::NullableI64 { nulls, values } => nullable(nulls, values[row].into()),
+        // Pairs: two keys may be the same once bytes are replaced.
+        ColumnType::Map(of) => {
+            let (keys, values) = lists[1..].split_at(of.0.lists());
+            let pair =
+                |item| Value::from(vec![value(&of.0, keys, item), value(&of.1, values, item)]);
+            lists[0].elements(entry).map(pair).collect()
+        }
+        ColumnType::Tuple(elements) => {
+            let mut rest = lists;
+            let element = |(name, of): &(Arc<str>, ColumnType)| {
+                let (own, others) = rest.split_at(of.lists());
+                rest = others;
+                (name.to_string(), value(of, own, entry))
+            };
+            Value::Object(elements.iter().map(element).collect())
+        }
     }
+}
+
+fn single(scalar: Scalar, bytes: &[u8]) -> Value {
+    // JSON has no NaN.
+    let float = |number: f64| match number.is_finite() {
+        true => Value::from(number),
+        false => number.to_string().into(),
+    };
+    match (scalar, bytes) {
+        (Scalar::Float32, &[a, b, c, d]) => float(f32::from_le_bytes([a, b, c, d]).into()),
+        (Scalar::Float64, &[a, b, c, d, e, f, g, h]) => {
+            float(f64::from_le_bytes([a, b, c, d, e, f, g, h]))
+        }
+        (Scalar::Bool, [byte]) => (*byte != 0).into(),
+        _ => {
+            let mut text = Vec::new();
+            scalar.write_text(bytes, &mut text);
+            let text = String::from_utf8_lossy(&text).into_owned();
+            match scalar {
+                Scalar::Decimal { scale, .. } => with_point(&text, scale.into()).into(),
+                _ if scalar.width().is_none_or(|width| 8 < width) => text.into(),
+                _ => text
+                    .parse::<i64>()
+                    .map(Value::from)
+                    .unwrap_or_else(|_| text.parse::<u64>().map_or(Value::from(text), Value::from)),
+            }
+        }
+    }
+}
+
+/// The digits of a decimal, with its point.
+fn with_point(digits: &str, scale: usize) -> String {
+    let (sign, digits) = digits.strip_prefix('-').map_or(("", digits), |digits| ("-", digits));
+    if scale == 0 {
+        return format!("{sign}{digits}");
+    }
+    let digits = format!("{digits:0>width$}", width = scale + 1);
+    let (whole, part) = digits.split_at(digits.len() - scale);
+    format!("{sign}{whole}.{part}")
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::rows::ColumnKind;
-    use crate::rows::ColumnSpec;
-    use crate::rows::Shape;
+    use crate::rows::{ColumnSpec, Shape, columns};
 
     #[test]
     fn every_sent_column_is_in_the_document() {
-        fn specs() -> Arc<[ColumnSpec]> {
-            Arc::from([
-                ColumnSpec::new("id", ColumnKind::String),
-                ColumnSpec::new("tags", ColumnKind::StringArray),
-                ColumnSpec::new("cost", ColumnKind::Float64),
-                ColumnSpec::new("at", ColumnKind::NullableMillis),
-                ColumnSpec::new("absent", ColumnKind::UInt8),
-            ])
-        }
+        let specs: Arc<[ColumnSpec]> = columns! {
+            "id" String,
+            "tags" StringArray,
+            "cost" Float64,
+            "at" NullableMillis,
+            "absent" UInt8,
+        };
         let present = vec![true, true, true, true, false];
-        let mut block = Block::new(&specs(), &Shape::of(present));
+        let mut block = Block::new(&specs, &Shape::of(present));
         for at in [None, Some(5)] {
             block.put_str(b"a\xff");
             block.put_str_array(|items| items.push(b"t"));

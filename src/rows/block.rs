@@ -1,9 +1,10 @@
 //! The rows on their way to one target table.
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 
-use super::column::{ColumnKind, Strings, Values};
+use super::column::{List, Strings, lists_of};
+use super::column_type::ColumnType;
+use super::scalar::Scalar;
 use super::shape::Shape;
 use super::target::ColumnSpec;
 
@@ -13,7 +14,10 @@ use super::target::ColumnSpec;
 pub struct Block {
     specs: Arc<[ColumnSpec]>,
     shape: Shape,
-    values: Vec<Values>,
+    /// Those of all columns, one column after the other.
+    lists: Vec<List>,
+    /// Where the lists of each column begin, and after them the end.
+    starts: Vec<usize>,
     rows: usize,
     /// The column that the next `put_*` fills.
     next: usize,
@@ -22,13 +26,18 @@ pub struct Block {
 impl Block {
     pub fn new(specs: &Arc<[ColumnSpec]>, shape: &Shape) -> Block {
         assert_eq!(specs.len(), shape.present.len());
-        let values = specs.iter().map(|spec| Values::new(spec.kind)).collect();
-        Block { specs: Arc::clone(specs), shape: shape.clone(), values, rows: 0, next: 0 }
+        let (mut lists, mut starts) = (Vec::new(), vec![0]);
+        for spec in specs.iter() {
+            lists.extend(lists_of(&spec.kind));
+            starts.push(lists.len());
+        }
+        let (specs, shape) = (Arc::clone(specs), shape.clone());
+        Block { specs, shape, lists, starts, rows: 0, next: 0 }
     }
 
     /// Forgets the rows, and keeps the memory for as many others.
     pub fn clear(&mut self) {
-        self.values.iter_mut().for_each(Values::clear);
+        self.lists.iter_mut().for_each(List::clear);
         (self.rows, self.next) = (0, 0);
     }
 
@@ -53,136 +62,140 @@ impl Block {
         self.shape.present[column]
     }
 
-    /// A column for which the row has a NULL, and the table has none.
-    pub fn null_without_place(&self, row: usize) -> Option<usize> {
-        let is_null = |column: &usize| match &self.values[*column] {
-            Values::NullableU8 { nulls, .. }
-            | Values::NullableU32 { nulls, .. }
-            | Values::NullableI64 { nulls, .. } => nulls[row] == 1,
-            _ => false,
-        };
-        self.shape.without_null.iter().copied().find(is_null)
+    pub fn spec(&self, column: usize) -> &ColumnSpec {
+        &self.specs[column]
     }
 
-    /// The type by which a column is sent.
-    pub fn sent_as(&self, column: usize) -> &str {
-        match (self.specs[column].kind, self.shape.documents.get(&column)) {
-            (ColumnKind::Json, Some(own)) => own,
-            (kind, _) => kind.native_type(),
+    /// The lists of a column.
+    #[inline]
+    pub fn lists(&self, column: usize) -> &[List] {
+        &self.lists[self.starts[column]..self.starts[column + 1]]
+    }
+
+    /// The bytes of a single value, or `None` for NULL.
+    pub fn value(&self, column: usize, row: usize) -> Option<&[u8]> {
+        match (&self.specs[column].kind, self.lists(column)) {
+            (ColumnType::Of(_), [values]) => Some(values.at(row)),
+            (ColumnType::Nullable(_), [nulls, values]) => {
+                (nulls.at(row) == [0]).then(|| values.at(row))
+            }
+            (kind, _) => unreachable!("{kind} holds no single values"),
         }
     }
 
     /// A value of a text or JSON column.
     pub fn text(&self, column: usize, row: usize) -> &[u8] {
-        match &self.values[column] {
-            Values::Strings(strings) => strings.at(row),
-            other => unreachable!("{other:?} holds no text"),
-        }
+        self.value(column, row).unwrap_or_default()
     }
 
-    pub fn spec(&self, column: usize) -> &ColumnSpec {
-        &self.specs[column]
-    }
-
-    pub fn values(&self, column: usize) -> &Values {
-        &self.values[column]
+    /// A value of a `UInt64` column.
+    pub fn u64(&self, column: usize, row: usize) -> u64 {
+        let value = self.value(column, row).and_then(|value| value.try_into().ok());
+        value.map_or(0, u64::from_le_bytes)
     }
 
     /// Another value for a row that is there.
     pub fn set_u64(&mut self, column: usize, row: usize, value: u64) {
-        match &mut self.values[column] {
-            Values::U64(values) => values[row] = value,
-            other => unreachable!("{other:?} holds no such number"),
+        self.lists[self.starts[column]].set(row, &value.to_le_bytes());
+    }
+
+    /// A column for which the row has a NULL, and the table has none.
+    pub fn null_without_place(&self, row: usize) -> Option<usize> {
+        let is_null = |column: &usize| self.value(*column, row).is_none();
+        self.shape.without_null.iter().copied().find(is_null)
+    }
+
+    /// The type by which a column is sent.
+    pub fn sent_as(&self, column: usize) -> String {
+        match (&self.specs[column].kind, self.shape.documents.get(&column)) {
+            (ColumnType::Of(Scalar::Json), Some(own)) => own.clone(),
+            (kind, _) => kind.to_string(),
         }
     }
 
-    fn take_next(&mut self, kind: ColumnKind) -> &mut Values {
-        let spec = &self.specs[self.next];
-        assert_eq!(spec.kind, kind, "column `{}` is filled with its own kind", spec.name);
+    /// The type of the next column and its lists, to be filled for one row.
+    #[inline]
+    pub fn next_column(&mut self) -> (&ColumnType, &mut [List]) {
+        let column = self.next;
         self.next += 1;
-        &mut self.values[self.next - 1]
+        let lists = &mut self.lists[self.starts[column]..self.starts[column + 1]];
+        (&self.specs[column].kind, lists)
+    }
+
+    /// The list of the next column, which has single values of this type.
+    #[inline]
+    fn next_of(&mut self, scalar: Scalar) -> &mut List {
+        let column = self.next;
+        let spec = &self.specs[column];
+        assert!(
+            matches!(spec.kind, ColumnType::Of(own) if own == scalar),
+            "column `{}` is filled with its own type",
+            spec.name
+        );
+        self.next += 1;
+        &mut self.lists[self.starts[column]]
     }
 
     pub fn put_str(&mut self, value: &[u8]) {
-        match self.take_next(ColumnKind::String) {
-            Values::Strings(strings) => strings.push(value),
-            other => unreachable!("{other:?}"),
-        }
+        self.next_of(Scalar::String).strings().push(value);
     }
 
     /// What `fill` appends is the document.
     pub fn put_json<T>(&mut self, fill: impl FnOnce(&mut Vec<u8>) -> T) -> T {
-        match self.take_next(ColumnKind::Json) {
-            Values::Strings(strings) => strings.push_with(fill),
-            other => unreachable!("{other:?}"),
-        }
+        self.next_of(Scalar::Json).strings().push_with(fill)
     }
 
     /// What `fill` pushes are the elements of this row's array.
     pub fn put_str_array<T>(&mut self, fill: impl FnOnce(&mut Strings) -> T) -> T {
-        match self.take_next(ColumnKind::StringArray) {
-            Values::StringArrays { items, ends } => {
-                let result = fill(items);
-                ends.push(items.len());
+        match self.next_column() {
+            (ColumnType::Array(_), [ends, items]) => {
+                let result = fill(items.strings());
+                ends.put_end(items.len());
                 result
             }
-            other => unreachable!("{other:?}"),
+            (kind, _) => unreachable!("{kind} is no array of texts"),
         }
     }
 
     pub fn put_u8(&mut self, value: u8) {
-        match self.take_next(ColumnKind::UInt8) {
-            Values::U8(values) => values.push(value),
-            other => unreachable!("{other:?}"),
-        }
+        self.next_of(Scalar::UInt8).put([value]);
     }
 
     pub fn put_u32(&mut self, value: u32) {
-        match self.take_next(ColumnKind::UInt32) {
-            Values::U32(values) => values.push(value),
-            other => unreachable!("{other:?}"),
-        }
+        self.next_of(Scalar::UInt32).put(value.to_le_bytes());
     }
 
     pub fn put_u64(&mut self, value: u64) {
-        match self.take_next(ColumnKind::UInt64) {
-            Values::U64(values) => values.push(value),
-            other => unreachable!("{other:?}"),
-        }
+        self.next_of(Scalar::UInt64).put(value.to_le_bytes());
     }
 
     pub fn put_f64(&mut self, value: f64) {
-        match self.take_next(ColumnKind::Float64) {
-            Values::F64(values) => values.push(value),
-            other => unreachable!("{other:?}"),
-        }
+        self.next_of(Scalar::Float64).put(value.to_le_bytes());
     }
 
     pub fn put_millis(&mut self, value: i64) {
-        match self.take_next(ColumnKind::Millis) {
-            Values::I64(values) => values.push(value),
-            other => unreachable!("{other:?}"),
-        }
+        self.next_of(Scalar::MILLIS).put(value.to_le_bytes());
     }
 
     pub fn put_nullable_u8(&mut self, value: Option<u8>) {
-        match self.take_next(ColumnKind::NullableUInt8) {
-            Values::NullableU8 { nulls, values } => put_nullable(nulls, values, value),
-            other => unreachable!("{other:?}"),
-        }
+        self.put_nullable(Scalar::UInt8, value.map(u8::to_le_bytes));
     }
 
     pub fn put_nullable_u32(&mut self, value: Option<u32>) {
-        match self.take_next(ColumnKind::NullableUInt32) {
-            Values::NullableU32 { nulls, values } => put_nullable(nulls, values, value),
-            other => unreachable!("{other:?}"),
-        }
+        self.put_nullable(Scalar::UInt32, value.map(u32::to_le_bytes));
     }
 
     pub fn put_nullable_millis(&mut self, value: Option<i64>) {
-        match self.take_next(ColumnKind::NullableMillis) {
-            Values::NullableI64 { nulls, values } => put_nullable(nulls, values, value),
-            other => unreachable!("{other:?}"),
+        self.put_nullable(Scalar::MILLIS, value.map(i64::to_le_bytes));
+    }
+
+    fn put_nullable<const N: usize>(&mut self, scalar: Scalar, value: Option<[u8; N]>) {
+        match self.next_column() {
+            (ColumnType::Nullable(own), [nulls, values]) if *own == scalar => {
+                nulls.put([u8::from(value.is_none())]);
+                values.put(value.unwrap_or([0; N]));
+            }
+            (kind, _) => unreachable!("{kind} is filled with its own type"),
         }
     }
 
@@ -191,18 +204,4 @@ impl Block {
         self.next = 0;
         self.rows += 1;
     }
-
-    pub(super) fn compare(&self, column: usize, a: usize, b: usize) -> Ordering {
-        match &self.values[column] {
-            Values::Strings(strings) => strings.at(a).cmp(strings.at(b)),
-            Values::I64(values) => values[a].cmp(&values[b]),
-            Values::U64(values) => values[a].cmp(&values[b]),
-            other => unreachable!("no table is ordered by {other:?}"),
-        }
-    }
-}
-
-fn put_nullable<T: Default>(nulls: &mut Vec<u8>, values: &mut Vec<T>, value: Option<T>) {
-    nulls.push(u8::from(value.is_none()));
-    values.push(value.unwrap_or_default());
 }

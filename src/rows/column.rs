@@ -1,49 +1,13 @@
 //! Column buffers: the values of one target column, row after row, without an object per value.
+//!
+//! A column is the lists that ClickHouse's Native format has for it, one after the other: for
+//! `Nullable(T)` the NULLs and the values, for an array the ends of the rows and then the lists of
+//! its elements, for a tuple those of each element.
 
-/// The type a column is sent as. ClickHouse casts it to the type of its table where that differs
-/// (`String` to `LowCardinality(String)` or `JSON`, say).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ColumnKind {
-    String,
-    /// A JSON document, sent as text. The type may be another one: see `Shape::documents`.
-    Json,
-    StringArray,
-    UInt8,
-    UInt32,
-    UInt64,
-    Float64,
-    /// `DateTime64(3)`: milliseconds since 1970.
-    Millis,
-    NullableUInt8,
-    NullableUInt32,
-    NullableMillis,
-}
+use std::ops::Range;
 
-impl ColumnKind {
-    pub fn is_nullable(self) -> bool {
-        matches!(
-            self,
-            ColumnKind::NullableUInt8 | ColumnKind::NullableUInt32 | ColumnKind::NullableMillis
-        )
-    }
-
-    /// The type name in a Native block.
-    pub const fn native_type(self) -> &'static str {
-        match self {
-            ColumnKind::String => "String",
-            ColumnKind::Json => "JSON",
-            ColumnKind::StringArray => "Array(String)",
-            ColumnKind::UInt8 => "UInt8",
-            ColumnKind::UInt32 => "UInt32",
-            ColumnKind::UInt64 => "UInt64",
-            ColumnKind::Float64 => "Float64",
-            ColumnKind::Millis => "DateTime64(3)",
-            ColumnKind::NullableUInt8 => "Nullable(UInt8)",
-            ColumnKind::NullableUInt32 => "Nullable(UInt32)",
-            ColumnKind::NullableMillis => "Nullable(DateTime64(3))",
-        }
-    }
-}
+use super::column_type::ColumnType;
+use super::scalar::Scalar;
 
 /// Strings laid end to end.
 #[derive(Debug, Clone, Default)]
@@ -88,6 +52,11 @@ impl Strings {
         self.ends.is_empty()
     }
 
+    fn truncate(&mut self, len: usize) {
+        self.ends.truncate(len);
+        self.bytes.truncate(self.ends.last().copied().unwrap_or_default());
+    }
+
     #[inline]
     pub fn at(&self, row: usize) -> &[u8] {
         let start = if row == 0 { 0 } else { self.ends[row - 1] };
@@ -95,86 +64,202 @@ impl Strings {
     }
 }
 
-/// One column's values.
+/// One list of a column.
 #[derive(Debug, Clone)]
-pub enum Values {
-    Strings(Strings),
-    StringArrays { items: Strings, ends: Vec<usize> },
-    U8(Vec<u8>),
-    U32(Vec<u32>),
-    U64(Vec<u64>),
-    F64(Vec<f64>),
-    I64(Vec<i64>),
-    NullableU8 { nulls: Vec<u8>, values: Vec<u8> },
-    NullableU32 { nulls: Vec<u8>, values: Vec<u32> },
-    NullableI64 { nulls: Vec<u8>, values: Vec<i64> },
+pub struct List {
+    /// The list of array ends, within the column, that says which of its entries are of a row.
+    /// `None`: one for each row.
+    pub(super) parent: Option<usize>,
+    pub(super) data: Data,
 }
 
-impl Values {
-    pub fn new(kind: ColumnKind) -> Values {
-        match kind {
-            ColumnKind::String | ColumnKind::Json => Values::Strings(Strings::default()),
-            ColumnKind::StringArray => {
-                Values::StringArrays { items: Strings::default(), ends: Vec::new() }
-            }
-            ColumnKind::UInt8 => Values::U8(Vec::new()),
-            ColumnKind::UInt32 => Values::U32(Vec::new()),
-            ColumnKind::UInt64 => Values::U64(Vec::new()),
-            ColumnKind::Float64 => Values::F64(Vec::new()),
-            ColumnKind::Millis => Values::I64(Vec::new()),
-            ColumnKind::NullableUInt8 => {
-                Values::NullableU8 { nulls: Vec::new(), values: Vec::new() }
-            }
-            ColumnKind::NullableUInt32 => {
-                Values::NullableU32 { nulls: Vec::new(), values: Vec::new() }
-            }
-            ColumnKind::NullableMillis => {
-                Values::NullableI64 { nulls: Vec::new(), values: Vec::new() }
-            }
-        }
+#[derive(Debug, Clone)]
+pub(super) enum Data {
+    /// Values of so many bytes each. The NULLs of a column are such: 1 is NULL.
+    Fixed {
+        width: usize,
+        bytes: Vec<u8>,
+    },
+    Strings(Strings),
+    /// Of each array the end of its elements in the lists that follow.
+    Ends(Vec<usize>),
+}
+
+use Data::{Ends, Fixed};
+
+impl List {
+    fn of(scalar: Scalar, parent: Option<usize>) -> List {
+        let data = match scalar.width() {
+            Some(width) => Fixed { width, bytes: Vec::new() },
+            None => Data::Strings(Strings::default()),
+        };
+        List { parent, data }
     }
 
     /// Forgets the values, and keeps the memory for as many others unless that is a lot.
     pub fn clear(&mut self) {
-        match self {
-            Values::Strings(strings) => strings.clear(),
-            Values::StringArrays { items, ends } => {
-                items.clear();
-                empty(ends);
-            }
-            Values::U8(values) => empty(values),
-            Values::U32(values) => empty(values),
-            Values::U64(values) => empty(values),
-            Values::F64(values) => empty(values),
-            Values::I64(values) => empty(values),
-            Values::NullableU8 { nulls, values } => {
-                empty(nulls);
-                empty(values);
-            }
-            Values::NullableU32 { nulls, values } => {
-                empty(nulls);
-                empty(values);
-            }
-            Values::NullableI64 { nulls, values } => {
-                empty(nulls);
-                empty(values);
-            }
+        match &mut self.data {
+            Fixed { bytes, .. } => empty(bytes),
+            Data::Strings(strings) => strings.clear(),
+            Ends(ends) => empty(ends),
         }
     }
 
     pub fn len(&self) -> usize {
-        match self {
-            Values::Strings(strings) => strings.len(),
-            Values::StringArrays { ends, .. } => ends.len(),
-            Values::U8(values) | Values::NullableU8 { values, .. } => values.len(),
-            Values::U32(values) | Values::NullableU32 { values, .. } => values.len(),
-            Values::U64(values) => values.len(),
-            Values::F64(values) => values.len(),
-            Values::I64(values) | Values::NullableI64 { values, .. } => values.len(),
+        match &self.data {
+            Fixed { width, bytes } => bytes.len() / width,
+            Data::Strings(strings) => strings.len(),
+            Ends(ends) => ends.len(),
         }
     }
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Takes back what was put since the list had this length.
+    pub fn truncate(&mut self, len: usize) {
+        match &mut self.data {
+            Fixed { width, bytes } => bytes.truncate(len * *width),
+            Data::Strings(strings) => strings.truncate(len),
+            Ends(ends) => ends.truncate(len),
+        }
+    }
+
+    /// The bytes of a value.
+    #[inline]
+    pub fn at(&self, entry: usize) -> &[u8] {
+        match &self.data {
+            Fixed { width, bytes } => &bytes[entry * width..(entry + 1) * width],
+            Data::Strings(strings) => strings.at(entry),
+            Ends(_) => &[],
+        }
+    }
+
+    /// Appends a value of the list's width.
+    #[inline]
+    pub fn put<const N: usize>(&mut self, value: [u8; N]) {
+        match &mut self.data {
+            Fixed { width, bytes } if *width == N => bytes.extend_from_slice(&value),
+            other => unreachable!("{N} bytes for {other:?}"),
+        }
+    }
+
+    pub(super) fn set(&mut self, entry: usize, value: &[u8]) {
+        match &mut self.data {
+            Fixed { width, bytes } => {
+                bytes[entry * *width..(entry + 1) * *width].copy_from_slice(value);
+            }
+            other => unreachable!("{other:?} holds no numbers"),
+        }
+    }
+
+    /// Appends a text, or a value of the list's width.
+    #[inline]
+    pub fn put_bytes(&mut self, value: &[u8]) {
+        match &mut self.data {
+            Data::Strings(strings) => strings.push(value),
+            Fixed { width, bytes } if *width == value.len() => bytes.extend_from_slice(value),
+            other => unreachable!("{} bytes for {other:?}", value.len()),
+        }
+    }
+
+    /// The texts to append to.
+    pub fn strings(&mut self) -> &mut Strings {
+        match &mut self.data {
+            Data::Strings(strings) => strings,
+            other => unreachable!("{other:?} holds no text"),
+        }
+    }
+
+    /// Closes an array: its elements end where the list behind this one has its end now.
+    pub fn put_end(&mut self, end: usize) {
+        match &mut self.data {
+            Ends(ends) => ends.push(end),
+            other => unreachable!("{other:?} holds no arrays"),
+        }
+    }
+
+    /// Appends what stands where there is no value: zero, an empty text, an empty array.
+    pub fn put_default(&mut self) {
+        match &mut self.data {
+            Fixed { width, bytes } => bytes.resize(bytes.len() + *width, 0),
+            Data::Strings(strings) => strings.push(b""),
+            Ends(ends) => ends.push(ends.last().copied().unwrap_or_default()),
+        }
+    }
+
+    pub(super) fn elements(&self, row: usize) -> Range<usize> {
+        match &self.data {
+            Ends(ends) => (if row == 0 { 0 } else { ends[row - 1] })..ends[row],
+            _ => 0..0,
+        }
+    }
+}
+
+/// The lists of a column of this type, empty.
+pub fn lists_of(of: &ColumnType) -> Vec<List> {
+    let mut lists = Vec::with_capacity(of.lists());
+    add_lists(of, None, &mut lists);
+    lists
+}
+
+fn add_lists(of: &ColumnType, parent: Option<usize>, lists: &mut Vec<List>) {
+    let ends = |lists: &mut Vec<List>| {
+        lists.push(List { parent, data: Ends(Vec::new()) });
+        Some(lists.len() - 1)
+    };
+    match of {
+        ColumnType::Of(scalar) => lists.push(List::of(*scalar, parent)),
+        ColumnType::Nullable(scalar) => {
+            lists.push(List { parent, data: Fixed { width: 1, bytes: Vec::new() } });
+            lists.push(List::of(*scalar, parent));
+        }
+        ColumnType::Array(of) => {
+            let parent = ends(lists);
+            add_lists(of, parent, lists);
+        }
+        ColumnType::Map(of) => {
+            let parent = ends(lists);
+            add_lists(&of.0, parent, lists);
+            add_lists(&of.1, parent, lists);
+        }
+        ColumnType::Tuple(elements) => {
+            elements.iter().for_each(|(_, of)| add_lists(of, parent, lists));
+        }
+    }
+}
+
+/// Appends to a column of type `of` what stands where there is no value: NULL if it takes one.
+pub fn put_nothing(of: &ColumnType, lists: &mut [List]) {
+    match of {
+        ColumnType::Of(Scalar::Json) => lists[0].put_bytes(b"{}"),
+        ColumnType::Of(_) | ColumnType::Array(_) | ColumnType::Map(_) => lists[0].put_default(),
+        ColumnType::Nullable(_) => {
+            lists[0].put([1]);
+            lists[1].put_default();
+        }
+        ColumnType::Tuple(elements) => {
+            let mut rest = lists;
+            for (_, of) in elements.iter() {
+                let (own, others) = rest.split_at_mut(of.lists());
+                put_nothing(of, own);
+                rest = others;
+            }
+        }
+    }
+}
+
+/// The entries of a list that are of this row.
+pub fn entries(lists: &[List], list: usize, row: usize) -> Range<usize> {
+    match lists[list].parent {
+        None => row..row + 1,
+        Some(parent) => {
+            let arrays = entries(lists, parent, row);
+            let start =
+                arrays.clone().next().map_or(0, |first| lists[parent].elements(first).start);
+            let end = arrays.last().map_or(start, |last| lists[parent].elements(last).end);
+            start..end
+        }
     }
 }

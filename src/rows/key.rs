@@ -2,7 +2,8 @@
 
 use super::target::Target;
 
-/// A key as text, column by column, as [`super::stored::text`] prints it.
+/// The values of [`Target::order_by`], column by column, each with its bytes in a Native block: one
+/// value has one form, wherever it was read.
 pub type Key = Vec<Vec<u8>>;
 
 /// A live key, and what a tombstone for it must carry.

@@ -7,7 +7,7 @@
 //! always sent in the very type named, since the server narrows silently.
 
 use super::block::Block;
-use super::column::Values;
+use super::column::{Data, entries};
 
 /// The serialization of a `JSON` column in which each value is the text of its document.
 const JSON_AS_TEXT: u64 = 1;
@@ -65,8 +65,8 @@ impl<'b> Encoder<'b> {
             if self.row < self.order.len() {
                 continue;
             }
-            (self.row, self.list) = (0, self.list + 1);
-            if self.list == lists(self.block.values(column)) {
+            (self.row, self.list, self.elements) = (0, self.list + 1, 0);
+            if self.list == self.block.lists(column).len() {
                 column = self.begin_column(column + 1, out);
             }
         }
@@ -96,38 +96,35 @@ impl<'b> Encoder<'b> {
             self.row += put_while(rows, bytes, out, |_, out| put_string(out, b"{}"));
             return;
         }
-        self.row += match (self.block.values(column), self.list) {
-            (Values::Strings(strings), _) => {
+        let lists = self.block.lists(column);
+        let list = &lists[self.list];
+        let elements = &mut self.elements;
+        self.row += match (&list.data, list.parent) {
+            (Data::Strings(strings), None) => {
                 put_while(rows, bytes, out, |row, out| put_string(out, strings.at(row)))
             }
-            (Values::StringArrays { ends, .. }, 0) => {
-                let elements = &mut self.elements;
-                put_while(rows, bytes, out, |row, out| {
-                    *elements += elements_of(ends, row).len() as u64;
+            (Data::Fixed { width, bytes: values }, None) => match width {
+                1 => put_fixed::<1>(rows, bytes, out, values),
+                2 => put_fixed::<2>(rows, bytes, out, values),
+                4 => put_fixed::<4>(rows, bytes, out, values),
+                8 => put_fixed::<8>(rows, bytes, out, values),
+                16 => put_fixed::<16>(rows, bytes, out, values),
+                _ => put_fixed::<32>(rows, bytes, out, values),
+            },
+            (Data::Ends(_), _) => put_while(rows, bytes, out, |row, out| {
+                for array in entries(lists, self.list, row) {
+                    *elements += list.elements(array).len() as u64;
                     out.extend_from_slice(&elements.to_le_bytes());
-                })
-            }
-            (Values::StringArrays { items, ends }, _) => put_while(rows, bytes, out, |row, out| {
-                elements_of(ends, row).for_each(|item| put_string(out, items.at(item)));
+                }
             }),
-            (Values::U8(values), _)
-            | (Values::NullableU8 { nulls: values, .. }, 0)
-            | (Values::NullableU32 { nulls: values, .. }, 0)
-            | (Values::NullableI64 { nulls: values, .. }, 0)
-            | (Values::NullableU8 { values, .. }, _) => {
-                put_fixed(rows, bytes, out, |row| [values[row]])
-            }
-            (Values::U32(values) | Values::NullableU32 { values, .. }, _) => {
-                put_fixed(rows, bytes, out, |row| values[row].to_le_bytes())
-            }
-            (Values::U64(values), _) => {
-                put_fixed(rows, bytes, out, |row| values[row].to_le_bytes())
-            }
-            (Values::F64(values), _) => {
-                put_fixed(rows, bytes, out, |row| values[row].to_le_bytes())
-            }
-            (Values::I64(values) | Values::NullableI64 { values, .. }, _) => {
-                put_fixed(rows, bytes, out, |row| values[row].to_le_bytes())
+            (Data::Strings(strings), Some(_)) => put_while(rows, bytes, out, |row, out| {
+                entries(lists, self.list, row).for_each(|item| put_string(out, strings.at(item)));
+            }),
+            (Data::Fixed { width, bytes: values }, Some(_)) => {
+                put_while(rows, bytes, out, |row, out| {
+                    let items = entries(lists, self.list, row);
+                    out.extend_from_slice(&values[items.start * width..items.end * width]);
+                })
             }
         };
     }
@@ -136,26 +133,6 @@ impl<'b> Encoder<'b> {
 /// The column names of an INSERT, in the order of [`encode`].
 pub fn column_names(block: &Block) -> Vec<&str> {
     block.sent().map(|column| &*block.spec(column).name).collect()
-}
-
-/// A column is one list after another, each with an entry for every row.
-fn lists(values: &Values) -> usize {
-    match values {
-        Values::StringArrays { .. }
-        | Values::NullableU8 { .. }
-        | Values::NullableU32 { .. }
-        | Values::NullableI64 { .. } => 2,
-        Values::Strings(_)
-        | Values::U8(_)
-        | Values::U32(_)
-        | Values::U64(_)
-        | Values::F64(_)
-        | Values::I64(_) => 1,
-    }
-}
-
-fn elements_of(ends: &[usize], row: usize) -> std::ops::Range<usize> {
-    (if row == 0 { 0 } else { ends[row - 1] })..ends[row]
 }
 
 /// Puts row after row while `out` is shorter than that; returns how many.
@@ -175,18 +152,19 @@ fn put_while(
     rows.len()
 }
 
-/// The same for numbers.
+/// The same for values of so many bytes each.
 #[inline]
 fn put_fixed<const N: usize>(
     rows: &[usize],
     bytes: usize,
     out: &mut Vec<u8>,
-    bytes_of: impl Fn(usize) -> [u8; N],
+    values: &[u8],
 ) -> usize {
+    let (values, _) = values.as_chunks::<N>();
     let room = bytes.saturating_sub(out.len()).div_ceil(N);
     let rows = rows.get(..room).unwrap_or(rows);
     out.reserve(rows.len() * N);
-    rows.iter().for_each(|&row| out.extend_from_slice(&bytes_of(row)));
+    rows.iter().for_each(|&row| out.extend_from_slice(&values[row]));
     rows.len()
 }
 
@@ -210,18 +188,17 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::rows::column::ColumnKind;
     use crate::rows::order::sorted_by;
-    use crate::rows::{ColumnSpec, Shape};
+    use crate::rows::{ColumnSpec, Shape, columns};
 
     fn specs() -> Arc<[ColumnSpec]> {
-        Arc::from([
-            ColumnSpec::new("id", ColumnKind::String),
-            ColumnSpec::new("n", ColumnKind::UInt32),
-            ColumnSpec::new("tags", ColumnKind::StringArray),
-            ColumnSpec::new("at", ColumnKind::NullableMillis),
-            ColumnSpec::new("doc", ColumnKind::Json),
-        ])
+        columns! {
+            "id" String,
+            "n" UInt32,
+            "tags" StringArray,
+            "at" NullableMillis,
+            "doc" Json,
+        }
     }
 
     fn block(present: &[bool], sent_as: Option<&str>) -> Block {

@@ -9,15 +9,16 @@ use std::cmp::Ordering;
 use hashbrown::HashMap;
 
 use super::block::Block;
-use super::column::{Strings, Values};
+use super::column_type::ColumnType;
+use super::scalar::Scalar;
 
 /// All rows, ordered by the given columns; equal rows keep the order they came in.
 pub fn sorted_by(block: &Block, columns: &[usize]) -> Vec<usize> {
     // The last column is the id: every row has its own.
     let few = columns.len().saturating_sub(1);
-    let texts = columns.iter().take(few).map_while(|&at| texts_of(block, at));
-    let texts: Vec<&Strings> = texts.collect();
-    let ranks = ranks(block.rows(), &texts);
+    let is_text = |&&at: &&usize| scalar_of(block, at) == Scalar::String;
+    let texts: Vec<usize> = columns.iter().take(few).take_while(is_text).copied().collect();
+    let ranks = ranks(block, &texts);
     let rest = columns.get(texts.len()..).unwrap_or_default();
     let numbers = rest.first().and_then(|&at| numbers_of(block, at));
     let rest = rest.get(usize::from(numbers.is_some())..).unwrap_or_default();
@@ -32,20 +33,28 @@ pub fn sorted_by(block: &Block, columns: &[usize]) -> Vec<usize> {
 }
 
 fn compare(block: &Block, columns: &[usize], a: usize, b: usize) -> Ordering {
-    let differ = |&column: &usize| Some(block.compare(column, a, b)).filter(|o| o.is_ne());
+    let differ = |&column: &usize| {
+        let (a, b) = (block.value(column, a), block.value(column, b));
+        let order = match (a, b) {
+            (Some(a), Some(b)) => scalar_of(block, column).compare(a, b),
+            // NULL comes last in ClickHouse.
+            (a, b) => a.is_none().cmp(&b.is_none()),
+        };
+        Some(order).filter(|order| order.is_ne())
+    };
     columns.iter().find_map(differ).unwrap_or(Ordering::Equal)
 }
 
 /// By row: the place of its texts among all that there are, in their order.
-fn ranks(rows: usize, columns: &[&Strings]) -> Vec<u32> {
-    let mut ranks = vec![0; rows];
-    for column in columns {
+fn ranks(block: &Block, columns: &[usize]) -> Vec<u32> {
+    let mut ranks = vec![0; block.rows()];
+    for &column in columns {
         let mut places: HashMap<(u32, &[u8]), usize> = HashMap::new();
         let mut found: Vec<(u32, &[u8])> = Vec::new();
         // The index in `found` for each row.
-        let mut indexes = Vec::with_capacity(rows);
+        let mut indexes = Vec::with_capacity(ranks.len());
         for (row, &rank) in ranks.iter().enumerate() {
-            let key = (rank, column.at(row));
+            let key = (rank, block.text(column, row));
             indexes.push(*places.entry(key).or_insert_with(|| {
                 found.push(key);
                 found.len() - 1
@@ -64,22 +73,17 @@ fn ranks(rows: usize, columns: &[&Strings]) -> Vec<u32> {
     ranks
 }
 
-fn texts_of(block: &Block, column: usize) -> Option<&Strings> {
-    match block.values(column) {
-        Values::Strings(strings) => Some(strings),
-        _ => None,
-    }
+fn scalar_of(block: &Block, column: usize) -> Scalar {
+    // Nothing else can be in a sorting key that we make.
+    block.spec(column).kind.scalar().unwrap_or(Scalar::String)
 }
 
 /// As unsigned numbers of the same order.
 fn numbers_of(block: &Block, column: usize) -> Option<Vec<u64>> {
-    match block.values(column) {
-        Values::U64(values) => Some(values.clone()),
-        Values::I64(values) => {
-            Some(values.iter().map(|value| value.cast_unsigned() ^ (1 << 63)).collect())
-        }
-        _ => None,
-    }
+    let (ColumnType::Of(scalar), [values]) = (&block.spec(column).kind, block.lists(column)) else {
+        return None;
+    };
+    (0..values.len()).map(|row| scalar.rank(values.at(row))).collect()
 }
 
 #[cfg(test)]
@@ -89,18 +93,16 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::rows::ColumnKind;
-    use crate::rows::ColumnSpec;
-    use crate::rows::Shape;
+    use crate::rows::{ColumnSpec, Shape, columns};
 
     fn specs() -> Arc<[ColumnSpec]> {
-        Arc::from([
-            ColumnSpec::new("a", ColumnKind::String),
-            ColumnSpec::new("b", ColumnKind::String),
-            ColumnSpec::new("at", ColumnKind::Millis),
-            ColumnSpec::new("n", ColumnKind::UInt64),
-            ColumnSpec::new("id", ColumnKind::String),
-        ])
+        columns! {
+            "a" String,
+            "b" String,
+            "at" Millis,
+            "n" UInt64,
+            "id" String,
+        }
     }
 
     type Values = (u8, u8, i64, u64, u8);

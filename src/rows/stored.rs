@@ -5,66 +5,110 @@
 //! texts may mean the same and it is not certain, they are not the same.
 
 use super::block::Block;
-use super::column::{ColumnKind, Values};
+use super::column::List;
+use super::column_type::ColumnType;
+use super::scalar::Scalar;
 use crate::documents::stored::is_same as is_same_document;
 
-/// The SQL expression that gives the column, already quoted, as text in the form of [`is_same`].
-pub fn expression(kind: ColumnKind, name: &str) -> String {
-    match kind {
-        ColumnKind::String => format!("toString({name})"),
-        ColumnKind::Json => format!("toJSONString({name})"),
-        // `["a","b"]` of any bytes: each with its length.
-        ColumnKind::StringArray => {
-            format!("arrayStringConcat(arrayMap(x -> concat(toString(length(x)), ':', x), {name}))")
+/// The SQL expression that gives a column, already quoted, as text in the form of [`is_same`].
+pub fn expression(of: &ColumnType, name: &str) -> String {
+    nested_expression(of, name, 0)
+}
+
+/// Parts of a value one after the other, each of any bytes: each with its length.
+fn framed_expression(of: &ColumnType, value: &str, depth: usize) -> String {
+    let text = nested_expression(of, value, depth);
+    let framed = format!("concat(toString(length({text})), ':', {text})");
+    if of.is_nullable() { format!("ifNull({framed}, '-')") } else { framed }
+}
+
+fn nested_expression(of: &ColumnType, value: &str, depth: usize) -> String {
+    let joined = |parts: Vec<String>| match parts.as_slice() {
+        [only] => only.clone(),
+        several => format!("concat({})", several.join(", ")),
+    };
+    match of {
+        ColumnType::Of(scalar) | ColumnType::Nullable(scalar) => scalar.text_expression(value),
+        ColumnType::Array(of) => {
+            let item = format!("x{depth}");
+            let framed = framed_expression(of, &item, depth + 1);
+            format!("arrayStringConcat(arrayMap({item} -> {framed}, {value}))")
         }
-        ColumnKind::UInt8
-        | ColumnKind::UInt32
-        | ColumnKind::UInt64
-        | ColumnKind::NullableUInt8
-        | ColumnKind::NullableUInt32 => {
-            format!("toString({name})")
+        ColumnType::Map(of) => {
+            let (key, item) = (format!("k{depth}"), format!("x{depth}"));
+            let framed = joined(vec![
+                framed_expression(&of.0, &key, depth + 1),
+                framed_expression(&of.1, &item, depth + 1),
+            ]);
+            format!(
+                "arrayStringConcat(arrayMap(({key}, {item}) -> {framed}, mapKeys({value}), \
+                 mapValues({value})))"
+            )
         }
-        // Exactly, and a NaN equals itself.
-        ColumnKind::Float64 => format!("toString(reinterpretAsUInt64({name}))"),
-        ColumnKind::Millis | ColumnKind::NullableMillis => {
-            format!("toString(toUnixTimestamp64Milli({name}))")
+        ColumnType::Tuple(elements) => {
+            let element = |(at, (_, of)): (usize, &(_, ColumnType))| {
+                framed_expression(of, &format!("tupleElement({value}, {})", at + 1), depth)
+            };
+            joined(elements.iter().enumerate().map(element).collect())
         }
     }
 }
 
 /// Whether `stored`, as [`expression`] gives it, is what `block` holds.
 pub fn is_same(block: &Block, column: usize, row: usize, stored: Option<&[u8]>) -> bool {
-    if block.spec(column).kind == ColumnKind::Json {
+    if block.spec(column).kind == ColumnType::Of(Scalar::Json) {
         return stored.is_some_and(|stored| is_same_document(block.text(column, row), stored));
     }
-    text(block.values(column), row).as_deref() == stored
+    text(block, column, row).as_deref() == stored
 }
 
 /// A value in the form of [`expression`]; `None` is NULL.
-pub fn text(values: &Values, row: usize) -> Option<Vec<u8>> {
-    let number = |n: String| Some(n.into_bytes());
-    let nullable = |nulls: &[u8], n: String| if nulls[row] == 1 { None } else { number(n) };
-    match values {
-        Values::Strings(strings) => Some(strings.at(row).to_vec()),
-        Values::StringArrays { items, ends } => {
-            let start = if row == 0 { 0 } else { ends[row - 1] };
-            let mut text = Vec::new();
-            for item in (start..ends[row]).map(|at| items.at(at)) {
-                text.extend_from_slice(item.len().to_string().as_bytes());
-                text.push(b':');
-                text.extend_from_slice(item);
+pub fn text(block: &Block, column: usize, row: usize) -> Option<Vec<u8>> {
+    let mut text = Vec::new();
+    write(&block.spec(column).kind, block.lists(column), row, &mut text).then_some(text)
+}
+
+/// Appends an entry of a column, or of what it is built of; false if it is NULL.
+fn write(of: &ColumnType, lists: &[List], entry: usize, out: &mut Vec<u8>) -> bool {
+    match of {
+        ColumnType::Of(scalar) => scalar.write_text(lists[0].at(entry), out),
+        ColumnType::Nullable(scalar) => {
+            if lists[0].at(entry) == [1] {
+                return false;
             }
-            Some(text)
+            scalar.write_text(lists[1].at(entry), out);
         }
-        Values::U8(values) => number(values[row].to_string()),
-        Values::U32(values) => number(values[row].to_string()),
-        Values::U64(values) => number(values[row].to_string()),
-        Values::F64(values) => number(values[row].to_bits().to_string()),
-        Values::I64(values) => number(values[row].to_string()),
-        Values::NullableU8 { nulls, values } => nullable(nulls, values[row].to_string()),
-        Values::NullableU32 { nulls, values } => nullable(nulls, values[row].to_string()),
-        Values::NullableI64 { nulls, values } => nullable(nulls, values[row].to_string()),
+        ColumnType::Array(of) => {
+            lists[0].elements(entry).for_each(|item| write_framed(of, &lists[1..], item, out));
+        }
+        ColumnType::Map(of) => {
+            let (keys, values) = lists[1..].split_at(of.0.lists());
+            for item in lists[0].elements(entry) {
+                write_framed(&of.0, keys, item, out);
+                write_framed(&of.1, values, item, out);
+            }
+        }
+        ColumnType::Tuple(elements) => {
+            let mut rest = lists;
+            for (_, of) in elements.iter() {
+                let (own, others) = rest.split_at(of.lists());
+                write_framed(of, own, entry, out);
+                rest = others;
+            }
+        }
     }
+    true
+}
+
+fn write_framed(of: &ColumnType, lists: &[List], entry: usize, out: &mut Vec<u8>) {
+    let mut text = Vec::new();
+    if !write(of, lists, entry, &mut text) {
+        out.push(b'-');
+        return;
+    }
+    out.extend_from_slice(text.len().to_string().as_bytes());
+    out.push(b':');
+    out.extend_from_slice(&text);
 }
 
 #[cfg(test)]
@@ -72,17 +116,16 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::rows::ColumnSpec;
-    use crate::rows::Shape;
+    use crate::rows::{ColumnSpec, Shape, columns};
 
     fn specs() -> Arc<[ColumnSpec]> {
-        Arc::from([
-            ColumnSpec::new("id", ColumnKind::String),
-            ColumnSpec::new("tags", ColumnKind::StringArray),
-            ColumnSpec::new("cost", ColumnKind::Float64),
-            ColumnSpec::new("at", ColumnKind::NullableMillis),
-            ColumnSpec::new("doc", ColumnKind::Json),
-        ])
+        columns! {
+            "id" String,
+            "tags" StringArray,
+            "cost" Float64,
+            "at" NullableMillis,
+            "doc" Json,
+        }
     }
 
     #[test]

@@ -2,35 +2,58 @@
 
 use std::sync::Arc;
 
-use super::column::ColumnKind;
+use super::column_type::ColumnType;
+use super::scalar::Scalar;
 
 /// A column of a target table, as the mapping writes it.
 #[derive(Debug, Clone)]
 pub struct ColumnSpec {
     pub name: Arc<str>,
-    pub kind: ColumnKind,
+    pub kind: ColumnType,
     /// Its type in a table that we make, with what follows that.
     pub ddl: Arc<str>,
 }
 
 impl ColumnSpec {
-    pub fn new(name: &str, kind: ColumnKind) -> ColumnSpec {
-        ColumnSpec { name: name.into(), kind, ddl: kind.native_type().into() }
+    pub fn new(name: &str, kind: ColumnType) -> ColumnSpec {
+        ColumnSpec { name: name.into(), ddl: kind.to_string().into(), kind }
     }
 }
 
-/// Columns of a target: name, kind, and the text after the name in the DDL where that is not
-/// the kind alone.
+/// Columns of a target: name, type, and the text after the name in the DDL where that is not the
+/// type alone.
 macro_rules! columns {
     ($($name:literal $kind:ident $($ddl:literal)?,)*) => {
         ::std::sync::Arc::from([$({
-            let column = $crate::rows::ColumnSpec::new($name, $crate::rows::ColumnKind::$kind);
+            let column = $crate::rows::ColumnSpec::new($name, $crate::rows::target::kind!($kind));
             $(let column = $crate::rows::ColumnSpec { ddl: $ddl.into(), ..column };)?
             column
         },)*])
     };
 }
 pub(crate) use columns;
+
+macro_rules! kind {
+    (Millis) => {
+        $crate::rows::ColumnType::Of($crate::rows::Scalar::MILLIS)
+    };
+    (NullableMillis) => {
+        $crate::rows::ColumnType::Nullable($crate::rows::Scalar::MILLIS)
+    };
+    (NullableUInt8) => {
+        $crate::rows::ColumnType::Nullable($crate::rows::Scalar::UInt8)
+    };
+    (NullableUInt32) => {
+        $crate::rows::ColumnType::Nullable($crate::rows::Scalar::UInt32)
+    };
+    (StringArray) => {
+        $crate::rows::ColumnType::array($crate::rows::target::kind!(String))
+    };
+    ($scalar:ident) => {
+        $crate::rows::ColumnType::Of($crate::rows::Scalar::$scalar)
+    };
+}
+pub(crate) use kind;
 
 /// A table of ClickHouse that a service writes.
 #[derive(Debug)]
@@ -60,13 +83,12 @@ impl Target {
         &self.columns[self.id].name
     }
 
-    pub fn names(&self, places: &[usize]) -> Vec<&str> {
-        places.iter().map(|&at| &*self.columns[at].name).collect()
+    /// The type of a column of the sorting key, or of what the partition is computed from.
+    pub fn scalar(&self, column: usize) -> Scalar {
+        self.columns[column].kind.scalar().unwrap_or(Scalar::String)
     }
 
-    /// The columns of a table that we make, each as in the DDL.
-    pub fn columns_ddl(&self) -> Vec<String> {
-        let written = self.columns.iter().map(|column| format!("{} {}", column.name, column.ddl));
-        written.chain(self.computed.iter().cloned()).collect()
+    pub fn names(&self, places: &[usize]) -> Vec<&str> {
+        places.iter().map(|&at| &*self.columns[at].name).collect()
     }
 }

@@ -10,7 +10,6 @@ use super::plan::{RelationPlan, Types};
 use super::row::Row;
 use super::runs::Runs;
 use super::sessions::Sessions;
-use crate::rows::column::Values;
 use crate::rows::key::LiveKey;
 use crate::rows::{Shape, stored};
 use crate::wal::testing::{self, V};
@@ -80,20 +79,15 @@ fn folded<'a>(plan: &'a RelationPlan, messages: &'a [Vec<u8>]) -> Folded<'a> {
 /// The rows as `id/organization@version metadata`, with `-` in front of a tombstone.
 fn rows(assembled: &Assembled) -> Vec<String> {
     let block = &assembled.blocks[0];
-    let text = |column: usize, row: usize| match block.values(column) {
-        Values::Strings(strings) => String::from_utf8_lossy(strings.at(row)).into_owned(),
-        other => panic!("{other:?}"),
-    };
+    let text =
+        |column: usize, row: usize| String::from_utf8_lossy(block.text(column, row)).into_owned();
     let target = &Sessions.targets()[0];
-    let special = (block.values(target.version), block.values(target.is_deleted));
-    let (Values::U64(versions), Values::U8(deleted)) = special else {
-        panic!("version columns have their types");
-    };
     let mut rows: Vec<_> = (0..block.rows())
         .map(|row| {
-            let sign = if deleted[row] == 1 { "-" } else { "" };
+            let sign = if block.value(target.is_deleted, row) == Some(&[1]) { "-" } else { "" };
             let (id, organization) = (text(3, row), text(1, row));
-            format!("{sign}{id}/{organization}@{} {}", versions[row], text(10, row))
+            let version = block.u64(target.version, row);
+            format!("{sign}{id}/{organization}@{version} {}", text(10, row))
         })
         .collect();
     rows.sort();
@@ -299,8 +293,7 @@ fn a_tombstone_of_an_unknown_row_is_looked_up() {
         rows(&assembled),
         [r#"-a/org1@1 {"data":null}"#, r#"-a/org2@1 {"data":null}"#, r#"a/org@2 {"data":1}"#]
     );
-    let Values::I64(created) = assembled.blocks[0].values(14) else { panic!() };
-    assert_eq!(created[0], 1_704_067_200_123);
+    assert_eq!(assembled.blocks[0].u64(14, 0), 1_704_067_200_123);
 
     let assembled =
         assemble(&Sessions, &folded, &wanted, &Answers::default(), &shapes(), 0, ALL).unwrap();
@@ -317,7 +310,7 @@ fn a_payload_without_its_run_is_deleted_with_what_is_known_of_it() {
     let folded = folded(&plan, &messages);
     let wanted = wanted(&mapping, &folded, Updates::AsUpdates);
     assert_eq!(wanted.lookups, [0]);
-    let [key, partition] = [b"a", b"7"].map(|text| vec![text.to_vec()]);
+    let (key, partition) = (vec![b"a".to_vec()], vec![7_i64.to_le_bytes().to_vec()]);
     let orphan = LiveKey { key, partition, version: 1 };
     let found = Answers { orphans: HashMap::from([(0, vec![(1, orphan)])]), ..Answers::default() };
     let shapes: Vec<Shape> = (mapping.targets().iter())
@@ -327,7 +320,7 @@ fn a_payload_without_its_run_is_deleted_with_what_is_known_of_it() {
     let [runs, payloads] = &assembled.blocks[..] else { panic!("two tables") };
     assert_eq!((runs.rows(), payloads.rows(), assembled.tombstones_of_nothing), (0, 1, 0));
     let target = &mapping.targets()[1];
-    let text = |column| String::from_utf8(stored::text(payloads.values(column), 0).unwrap());
+    let text = |column| String::from_utf8(stored::text(payloads, column, 0).unwrap());
     assert_eq!(
         [target.id, 1, target.version, target.is_deleted].map(|at| text(at).unwrap()),
         ["a", "7", "1", "1"]
@@ -515,11 +508,10 @@ fn a_run_that_moves_to_another_sorting_key_keeps_its_payload() {
         assert!(wanted.is_empty(), "{wanted:?}");
         let assembled =
             assemble(&RUNS, &folded, &wanted, &Answers::default(), &shapes, 0, ALL).unwrap();
-        let deleted =
-            |table: usize| match assembled.blocks[table].values(RUNS.targets()[table].is_deleted) {
-                Values::U8(deleted) => deleted.iter().filter(|deleted| **deleted == 1).count(),
-                other => panic!("{other:?}"),
-            };
+        let deleted = |table: usize| {
+            let (block, at) = (&assembled.blocks[table], RUNS.targets()[table].is_deleted);
+            (0..block.rows()).filter(|row| block.value(at, *row) == Some(&[1])).count()
+        };
         assert_eq!([deleted(0), deleted(1)], tombstones, "a deleted run has no payload");
     }
 }
@@ -591,7 +583,7 @@ fn what_an_asked_entry_came_to_takes_another_version() {
     assert_eq!(assembled.asked[0].rows, [(0, 0), (1, 0)]);
     assembled.set_version(RUNS.targets(), 0, 25);
     for (target, block) in RUNS.targets().iter().zip(&assembled.blocks) {
-        assert_eq!(stored::text(block.values(target.version), 0).unwrap(), b"25");
+        assert_eq!(block.u64(target.version, 0), 25);
     }
     assert!(assembled.notes.kept.iter().all(|kept| kept.version == 25), "{:?}", assembled.notes);
 }

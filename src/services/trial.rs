@@ -4,9 +4,9 @@ use super::mapping::{Mapping, Stamp, ValueError};
 use super::notes::Notes;
 use super::row::Row;
 use super::source::SourceKind;
-use crate::rows::column::ColumnKind;
+use crate::rows::column::{List, put_nothing};
 use crate::rows::target::Target;
-use crate::rows::{Block, Shape};
+use crate::rows::{Block, ColumnType, Scalar, Shape};
 use crate::wal::Datum;
 
 /// One row for each target table, with a value in every column.
@@ -36,25 +36,50 @@ pub fn blocks(mapping: &dyn Mapping, shapes: &[Shape]) -> Result<Vec<Block>, Val
 /// of its key outranks it.
 pub fn tombstone(target: &Target, shape: &Shape) -> Block {
     let mut block = Block::new(&target.columns, shape);
-    for (at, column) in target.columns.iter().enumerate() {
-        match column.kind {
-            ColumnKind::String => block.put_str(b"walhouse trial"),
-            ColumnKind::Json => {
-                block.put_json(|out| out.extend_from_slice(br#"{"data":{"walhouse":"trial"}}"#));
-            }
-            ColumnKind::StringArray => block.put_str_array(|items| items.push(b"walhouse trial")),
-            ColumnKind::UInt8 => block.put_u8(u8::from(at == target.is_deleted)),
-            ColumnKind::UInt32 => block.put_u32(1),
-            ColumnKind::UInt64 => block.put_u64(1),
-            ColumnKind::Float64 => block.put_f64(0.5),
-            ColumnKind::Millis => block.put_millis(TRIAL_MILLIS),
-            ColumnKind::NullableUInt8 => block.put_nullable_u8(Some(1)),
-            ColumnKind::NullableUInt32 => block.put_nullable_u32(Some(1)),
-            ColumnKind::NullableMillis => block.put_nullable_millis(Some(TRIAL_MILLIS)),
-        }
+    for at in 0..target.columns.len() {
+        let is_deleted = at == target.is_deleted;
+        let (kind, lists) = block.next_column();
+        put_trial(kind, is_deleted, lists);
     }
     block.end_row();
     block
+}
+
+/// A value that every type has, and that is not the one of an empty row.
+fn put_trial(of: &ColumnType, is_deleted: bool, lists: &mut [List]) {
+    match of {
+        ColumnType::Of(Scalar::Json) => lists[0].put_bytes(br#"{"data":{"walhouse":"trial"}}"#),
+        ColumnType::Of(Scalar::DateTime64 { precision: 3, .. }) => {
+            lists[0].put(TRIAL_MILLIS.to_le_bytes());
+        }
+        ColumnType::Of(Scalar::UInt8) => lists[0].put([u8::from(is_deleted)]),
+        ColumnType::Of(scalar) => match scalar.width() {
+            None => lists[0].put_bytes(b"walhouse trial"),
+            Some(width) => {
+                let mut one = vec![0; width];
+                one[0] = 1;
+                lists[0].put_bytes(&one);
+            }
+        },
+        ColumnType::Nullable(scalar) => {
+            lists[0].put([0]);
+            put_trial(&ColumnType::Of(*scalar), true, &mut lists[1..]);
+        }
+        ColumnType::Array(of) => {
+            put_trial(of, true, &mut lists[1..]);
+            let end = lists[1].len();
+            lists[0].put_end(end);
+        }
+        ColumnType::Map(_) => put_nothing(of, lists),
+        ColumnType::Tuple(elements) => {
+            let mut rest = lists;
+            for (_, of) in elements.iter() {
+                let (own, others) = rest.split_at_mut(of.lists());
+                put_trial(of, true, own);
+                rest = others;
+            }
+        }
+    }
 }
 
 /// 2026-01-02 03:04:05.678
@@ -64,7 +89,7 @@ const TRIAL_MILLIS: i64 = 1_767_323_045_678;
 mod tests {
     use super::*;
     use crate::rows::key::{Key, LiveKey};
-    use crate::rows::{stored, tombstone};
+    use crate::rows::tombstone;
     use crate::services::runs::Runs;
     use crate::services::sessions::Sessions;
 
@@ -79,7 +104,7 @@ mod tests {
             for (target, shape) in mapping.targets().iter().zip(&shapes) {
                 let block = tombstone(target, shape);
                 assert_eq!(block.rows(), 1);
-                assert_eq!(format!("{:?}", block.values(target.is_deleted)), "U8([1])");
+                assert_eq!(block.value(target.is_deleted, 0), Some(&[1][..]));
             }
             assert_eq!(blocks.len(), mapping.targets().len());
             assert!(blocks.iter().all(|block| block.rows() == 1), "{mapping:?}");
@@ -90,25 +115,26 @@ mod tests {
     fn a_tombstone_has_the_key_its_partition_and_its_version() {
         let mapping = Runs { payloads: true, fingerprints: true };
         let text = |text: &str| text.as_bytes().to_vec();
+        let ticks = |ticks: i64| ticks.to_le_bytes().to_vec();
         let lives = [
             LiveKey {
-                key: ["o", "p", "e", "-5", "run"].map(text).to_vec(),
-                partition: vec![text("-5")],
+                key: vec![text("o"), text("p"), text("e"), ticks(-5), text("run")],
+                partition: vec![ticks(-5)],
                 version: 3,
             },
-            LiveKey { key: vec![text("run")], partition: vec![text("7")], version: 3 },
+            LiveKey { key: vec![text("run")], partition: vec![ticks(7)], version: 3 },
         ];
         for (target, live) in mapping.targets().iter().zip(&lives) {
             let present = vec![true; target.columns.len()];
             let mut block = Block::new(&target.columns, &Shape::of(present));
             tombstone::append(target, &mut block, live, 9);
-            let of = |at: usize| stored::text(block.values(at), 0).unwrap();
+            let of = |at: usize| block.value(at, 0).unwrap().to_vec();
             assert_eq!(target.order_by.iter().map(|&at| of(at)).collect::<Key>(), live.key);
             assert_eq!(
                 target.partition_by.iter().map(|&at| of(at)).collect::<Key>(),
                 live.partition
             );
-            assert_eq!((of(target.version), of(target.is_deleted)), (text("9"), text("1")));
+            assert_eq!((of(target.version), of(target.is_deleted)), (ticks(9), vec![1]));
         }
     }
 }

@@ -8,7 +8,7 @@
 use super::bare_key::BareKey;
 use super::fold::Entry;
 use super::mapping::Mapping;
-use crate::rows::ColumnKind;
+use crate::rows::ColumnType;
 use crate::rows::target::Target;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,16 +57,13 @@ impl ChangeWeight {
 
 /// A row whose texts are empty; lists grow to twice what they hold.
 fn row(target: &Target) -> usize {
-    let width = |kind| match kind {
-        ColumnKind::String | ColumnKind::Json | ColumnKind::StringArray => size_of::<usize>(),
-        ColumnKind::UInt8 => 1,
-        ColumnKind::NullableUInt8 => 2,
-        ColumnKind::UInt32 => 4,
-        ColumnKind::NullableUInt32 => 5,
-        ColumnKind::UInt64 | ColumnKind::Float64 | ColumnKind::Millis => 8,
-        ColumnKind::NullableMillis => 9,
+    // A text and an array are their end and their bytes.
+    let width = |kind: &ColumnType| match kind {
+        ColumnType::Of(scalar) => scalar.width().unwrap_or(size_of::<usize>()),
+        ColumnType::Nullable(scalar) => 1 + scalar.width().unwrap_or(size_of::<usize>()),
+        nested => nested.lists() * size_of::<usize>(),
     };
-    target.columns.iter().map(|spec| width(spec.kind)).sum::<usize>() * 3 / 2
+    target.columns.iter().map(|spec| width(&spec.kind)).sum::<usize>() * 3 / 2
 }
 
 #[cfg(test)]

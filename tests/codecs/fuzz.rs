@@ -248,7 +248,7 @@ fn check_batch(rng: &mut Rng, mapping: &'static dyn Mapping, changes: &Changes<'
     let rows: Vec<usize> = whole.blocks.iter().map(Block::rows).collect();
     for (block, target) in whole.blocks.iter().zip(mapping.targets()) {
         for column in 0..target.columns.len() {
-            assert_eq!(block.values(column).len(), block.rows(), "every column is as long");
+            assert_eq!(block.lists(column)[0].len(), block.rows(), "every column is as long");
         }
     }
     let bytes = encode(mapping, &whole.blocks, rng.bool());

@@ -152,7 +152,7 @@ fn number(number: &Number) -> String {
     let in_words = || format!("{digits:?}");
     if digits.bytes().all(|b| b.is_ascii_digit() || b == b'-') {
         return match digits.parse::<i128>() {
-            Ok(integer) if (i64::MIN.into()..=u64::MAX.into()).contains(&integer) => {
+            Ok(integer) if (i128::from(i64::MIN)..=i128::from(u64::MAX)).contains(&integer) => {
                 integer.to_string()
             }
             _ => in_words(),

@@ -274,7 +274,7 @@ impl Looking<'_> {
         let mut is_refused = false;
         for (at, column) in target.columns.iter().enumerate() {
             let Some(found) = shape.column(&column.name) else { continue };
-            let fit = judge::fit(column.kind, &found.type_text);
+            let fit = judge::fit(&column.kind, &found.type_text);
             if fit == ColumnFit::Whole {
                 continue;
             }

@@ -4,7 +4,7 @@ use super::super::client::quote_name;
 use super::super::params::DATABASE;
 use super::ClickHouseFacts;
 use crate::finding::Finding;
-use crate::rows::ColumnKind;
+use crate::rows::{ColumnType, Scalar};
 
 /// The JSON type works as a column from here on.
 const VERSION_MIN: (u32, u32) = (24, 8);
@@ -77,7 +77,7 @@ pub enum ColumnFit {
 }
 
 /// `type_text` as ClickHouse prints it.
-pub fn fit(kind: ColumnKind, type_text: &str) -> ColumnFit {
+pub fn fit(kind: &ColumnType, type_text: &str) -> ColumnFit {
     let (bare, is_nullable) = bare(type_text);
     let takes_null = is_nullable || bare.starts_with("Variant") || bare == "Dynamic";
     let of = |whole: &[&str], narrow: &[&str]| {
@@ -88,35 +88,67 @@ pub fn fit(kind: ColumnKind, type_text: &str) -> ColumnFit {
             (false, false) => ColumnFit::Not,
         }
     };
-    let number = match kind {
-        ColumnKind::String => return of(&["String"], &["FixedString", "Enum8", "Enum16"]),
-        ColumnKind::Json => return of(&["JSON", "String", "Object"], &["Map", "Tuple"]),
-        ColumnKind::StringArray => {
-            return inside(bare, "Array(").map_or(ColumnFit::Not, |of| fit(ColumnKind::String, of));
+    let scalar = match kind {
+        ColumnType::Of(scalar) | ColumnType::Nullable(scalar) => *scalar,
+        ColumnType::Array(of) => {
+            return inside(bare, "Array(").map_or(ColumnFit::Not, |inner| fit(of, inner));
         }
-        ColumnKind::UInt8 | ColumnKind::NullableUInt8 => of(
+        // As we make it, or not at all.
+        ColumnType::Tuple(_) | ColumnType::Map(_) => {
+            let is_same = bare == kind.to_string();
+            return if is_same { ColumnFit::Whole } else { ColumnFit::Not };
+        }
+    };
+    let single = match scalar {
+        Scalar::String => of(&["String"], &["FixedString", "Enum8", "Enum16"]),
+        Scalar::Json => of(&["JSON", "String", "Object"], &["Map", "Tuple"]),
+        Scalar::UInt8 => of(
             &["UInt8", "UInt16", "UInt32", "UInt64", "Int16", "Int32", "Int64", "Bool"],
             &["Int8"],
         ),
-        ColumnKind::UInt32 | ColumnKind::NullableUInt32 => {
+        Scalar::UInt32 => {
             of(&["UInt32", "UInt64", "Int64"], &["UInt8", "UInt16", "Int8", "Int16", "Int32"])
         }
-        ColumnKind::UInt64 => of(&["UInt64", "UInt128", "UInt256", "Int128", "Int256"], &[]),
-        ColumnKind::Float64 => of(&["Float64"], &["Float32", "Decimal"]),
-        ColumnKind::Millis | ColumnKind::NullableMillis => millis(bare),
+        Scalar::UInt64 => of(&["UInt64", "UInt128", "UInt256", "Int128", "Int256"], &[]),
+        Scalar::UInt128 => of(&["UInt128", "UInt256", "Int256"], &[]),
+        Scalar::Bool => of(&["Bool", "UInt8"], &[]),
+        Scalar::Int8 => of(&["Int8", "Int16", "Int32", "Int64", "Int128", "Int256"], &[]),
+        Scalar::Int16 => of(&["Int16", "Int32", "Int64", "Int128", "Int256"], &["Int8"]),
+        Scalar::Int32 => of(&["Int32", "Int64", "Int128", "Int256"], &["Int8", "Int16"]),
+        Scalar::Int64 => of(&["Int64", "Int128", "Int256"], &["Int8", "Int16", "Int32"]),
+        Scalar::Float32 => of(&["Float32", "Float64"], &["Decimal"]),
+        Scalar::Float64 => of(&["Float64"], &["Float32", "Decimal"]),
+        Scalar::Date32 => of(&["Date32"], &["Date"]),
+        Scalar::Uuid => of(&["UUID"], &[]),
+        Scalar::DateTime64 { precision, .. } => moments(bare, precision),
+        Scalar::Time64 { .. } => exactly(bare, scalar),
+        Scalar::Decimal { precision, scale } => decimal(bare, precision, scale),
     };
-    let may_be_null = matches!(
-        kind,
-        ColumnKind::NullableUInt8 | ColumnKind::NullableUInt32 | ColumnKind::NullableMillis
-    );
-    if may_be_null && !takes_null { ColumnFit::Not } else { number }
+    if kind.is_nullable() && !takes_null { ColumnFit::Not } else { single }
 }
 
-fn millis(bare: &str) -> ColumnFit {
+fn exactly(bare: &str, scalar: Scalar) -> ColumnFit {
+    if bare == scalar.name() { ColumnFit::Whole } else { ColumnFit::Not }
+}
+
+/// One with fewer digits on either side of the point is filled beyond its range without a word.
+fn decimal(bare: &str, precision: u8, scale: u8) -> ColumnFit {
+    let parts = inside(bare, "Decimal(").and_then(|parts| parts.split_once(", "));
+    let Some((there, there_scale)) = parts
+        .and_then(|(precision, scale)| Some((precision.parse::<u8>().ok()?, scale.parse().ok()?)))
+    else {
+        return ColumnFit::Not;
+    };
+    let is_wider = scale <= there_scale
+        && precision.saturating_sub(scale) <= there.saturating_sub(there_scale);
+    if is_wider { ColumnFit::Whole } else { ColumnFit::Not }
+}
+
+fn moments(bare: &str, precision: u8) -> ColumnFit {
     match bare.strip_prefix("DateTime64(") {
         Some(rest) => {
             let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-            if digits.parse::<u32>().is_ok_and(|scale| 3 <= scale) {
+            if digits.parse::<u8>().is_ok_and(|scale| precision <= scale) {
                 ColumnFit::Whole
             } else {
                 ColumnFit::Narrow
@@ -172,6 +204,7 @@ pub fn order(engine: &str, sorting_key: &str, ours: &[&str], id: &str) -> Option
 mod tests {
     use super::*;
     use crate::finding::Level;
+    use crate::rows::target::kind;
 
     fn facts(version: &str, readonly: &str) -> ClickHouseFacts {
         ClickHouseFacts {
@@ -215,30 +248,30 @@ mod tests {
     #[test]
     fn types_take_all_some_or_nothing() {
         for (kind, type_text, expected) in [
-            (ColumnKind::String, "String", ColumnFit::Whole),
-            (ColumnKind::String, "LowCardinality(Nullable(String))", ColumnFit::Whole),
-            (ColumnKind::String, "FixedString(3)", ColumnFit::Narrow),
-            (ColumnKind::String, "UUID", ColumnFit::Not),
-            (ColumnKind::Json, "JSON(max_dynamic_paths=1024)", ColumnFit::Whole),
-            (ColumnKind::Json, "String", ColumnFit::Whole),
-            (ColumnKind::Json, "UInt8", ColumnFit::Not),
-            (ColumnKind::StringArray, "Array(LowCardinality(String))", ColumnFit::Whole),
-            (ColumnKind::StringArray, "String", ColumnFit::Not),
-            (ColumnKind::UInt8, "Bool", ColumnFit::Whole),
-            (ColumnKind::UInt32, "UInt16", ColumnFit::Narrow),
-            (ColumnKind::UInt32, "UInt64", ColumnFit::Whole),
-            (ColumnKind::UInt64, "UInt32", ColumnFit::Not),
-            (ColumnKind::Float64, "Decimal(9, 2)", ColumnFit::Narrow),
-            (ColumnKind::Millis, "DateTime64(3)", ColumnFit::Whole),
-            (ColumnKind::Millis, "DateTime64(6, 'UTC')", ColumnFit::Whole),
-            (ColumnKind::Millis, "DateTime64(0)", ColumnFit::Narrow),
-            (ColumnKind::Millis, "DateTime", ColumnFit::Narrow),
-            (ColumnKind::Millis, "Date", ColumnFit::Not),
-            (ColumnKind::NullableMillis, "Nullable(DateTime64(3))", ColumnFit::Whole),
-            (ColumnKind::NullableMillis, "DateTime64(3)", ColumnFit::Not),
-            (ColumnKind::NullableUInt8, "Nullable(UInt8)", ColumnFit::Whole),
+            (kind!(String), "String", ColumnFit::Whole),
+            (kind!(String), "LowCardinality(Nullable(String))", ColumnFit::Whole),
+            (kind!(String), "FixedString(3)", ColumnFit::Narrow),
+            (kind!(String), "UUID", ColumnFit::Not),
+            (kind!(Json), "JSON(max_dynamic_paths=1024)", ColumnFit::Whole),
+            (kind!(Json), "String", ColumnFit::Whole),
+            (kind!(Json), "UInt8", ColumnFit::Not),
+            (kind!(StringArray), "Array(LowCardinality(String))", ColumnFit::Whole),
+            (kind!(StringArray), "String", ColumnFit::Not),
+            (kind!(UInt8), "Bool", ColumnFit::Whole),
+            (kind!(UInt32), "UInt16", ColumnFit::Narrow),
+            (kind!(UInt32), "UInt64", ColumnFit::Whole),
+            (kind!(UInt64), "UInt32", ColumnFit::Not),
+            (kind!(Float64), "Decimal(9, 2)", ColumnFit::Narrow),
+            (kind!(Millis), "DateTime64(3)", ColumnFit::Whole),
+            (kind!(Millis), "DateTime64(6, 'UTC')", ColumnFit::Whole),
+            (kind!(Millis), "DateTime64(0)", ColumnFit::Narrow),
+            (kind!(Millis), "DateTime", ColumnFit::Narrow),
+            (kind!(Millis), "Date", ColumnFit::Not),
+            (kind!(NullableMillis), "Nullable(DateTime64(3))", ColumnFit::Whole),
+            (kind!(NullableMillis), "DateTime64(3)", ColumnFit::Not),
+            (kind!(NullableUInt8), "Nullable(UInt8)", ColumnFit::Whole),
         ] {
-            assert_eq!(fit(kind, type_text), expected, "{kind:?} {type_text}");
+            assert_eq!(fit(&kind, type_text), expected, "{kind} {type_text}");
         }
     }
 
@@ -260,7 +293,7 @@ mod tests {
         for target in runs::TARGETS.iter().chain(sessions::TARGETS.iter()) {
             for column in target.columns.iter() {
                 let type_text = column.ddl.split([' ']).next().expect("split gives one piece");
-                assert_eq!(fit(column.kind, type_text), ColumnFit::Whole, "{}", column.name);
+                assert_eq!(fit(&column.kind, type_text), ColumnFit::Whole, "{}", column.name);
             }
         }
     }

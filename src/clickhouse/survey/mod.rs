@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::client::{Client, quote_bytes, quote_name};
 use super::insert_error::InsertError;
+use super::tables::columns_ddl;
 use crate::error::{Error, ErrorKind, Result};
 use crate::rows::Target;
 
@@ -162,7 +163,7 @@ pub fn try_block(
         }
         // Indices are the business of engines that keep rows.
         false => {
-            format!("CREATE TABLE {table} ({}) ENGINE = Memory", like.columns_ddl().join(", "))
+            format!("CREATE TABLE {table} ({}) ENGINE = Memory", columns_ddl(like).join(", "))
         }
     };
     let outcome = match client.execute(&ddl, deadline) {

@@ -85,7 +85,7 @@ fn write_place(f: &mut fmt::Formatter<'_>, done: Option<&Pruned>) -> fmt::Result
     write!(f, " {target}:{partition_id}")?;
     up_to.iter().flatten().try_for_each(|(name, value)| match value {
         BoundValue::Text(text) => write!(f, " {name}={}", quote_bytes(text)),
-        BoundValue::Ticks(ticks) => write!(f, " {name}={ticks}"),
+        BoundValue::Digits(digits) => write!(f, " {name}={digits}"),
     })
 }
 
@@ -157,8 +157,11 @@ fn named_values(text: &str) -> Option<Vec<(String, BoundValue)>> {
         let (value, behind) = match value.strip_prefix('\'') {
             Some(quoted) => unquoted(quoted).map(|(text, rest)| (BoundValue::Text(text), rest))?,
             None => {
-                let (ticks, rest) = value.split_at(value.find(' ').unwrap_or(value.len()));
-                (BoundValue::Ticks(ticks.parse().ok()?), rest)
+                let (digits, rest) = value.split_at(value.find(' ').unwrap_or(value.len()));
+                let unsigned = digits.strip_prefix('-').unwrap_or(digits);
+                let is_number =
+                    !unsigned.is_empty() && unsigned.bytes().all(|b| b.is_ascii_digit());
+                is_number.then(|| (BoundValue::Digits(digits.to_owned()), rest))?
             }
         };
         values.push((name.to_owned(), value));
@@ -243,7 +246,7 @@ mod tests {
             else {
                 panic!("it has a key")
             };
-            values.insert(1, ("created_at".to_owned(), BoundValue::Ticks(ticks)));
+            values.insert(1, ("created_at".to_owned(), BoundValue::Digits(ticks.to_string())));
             assert_eq!(position.to_string().parse(), Ok(position));
         }
     }

@@ -11,7 +11,6 @@ use crate::delivery::context::DeliveryContext;
 use crate::error::Result;
 use crate::machines::removals::outranking;
 use crate::postgres::reread::RereadRequest;
-use crate::rows::column::Values;
 use crate::rows::target::Target;
 use crate::services::assemble::Assembled;
 use crate::services::fold::Folded;
@@ -87,10 +86,8 @@ fn find_tombstones(
             .flat_map(|(asked, of)| of.rows.iter().map(move |row| (asked, *row)))
             .filter_map(|(asked, (target, row))| (target == at).then_some((asked, row)))
             .collect();
-        let Values::U64(own) = block.values(target.version) else {
-            unreachable!("versions are numbers");
-        };
-        let Some(low) = asked.iter().map(|(_, row)| own[*row]).min() else { continue };
+        let own = |row: usize| block.u64(target.version, row);
+        let Some(low) = asked.iter().map(|(_, row)| own(*row)).min() else { continue };
         let rows: Vec<usize> = asked.iter().map(|(_, row)| *row).collect();
         let timeout = delivery.clickhouse.request_timeout;
         let deadline = || Instant::now() + timeout;
@@ -98,7 +95,7 @@ fn find_tombstones(
             .retry(|| versions_of(client, target, block, &rows, low, deadline), |_| false)?;
         for (asked, row) in asked {
             if let Some(there) = versions.get(&key_of(target, block, row)) {
-                found[asked] = found[asked].max(outranking(own[row], below(asked), there));
+                found[asked] = found[asked].max(outranking(own(row), below(asked), there));
             }
         }
     }
