@@ -47,7 +47,8 @@ fn soon() -> Instant {
 }
 
 fn params_of(endpoints: &[&str]) -> ClickHouseParams {
-    let (params, _) = ClickHouseParams::parse("http://127.0.0.1:1?compress=0").unwrap();
+    let (params, _) =
+        ClickHouseParams::parse("http://127.0.0.1:1?compress=0", "trigger_dev").unwrap();
     let endpoints = endpoints.iter().map(|endpoint| (*endpoint).to_owned()).collect();
     ClickHouseParams { hosts: Hosts::new(endpoints).unwrap(), ..params }
 }
@@ -400,7 +401,7 @@ fn the_engine_takes_our_replicated_tables_and_its_refusals_are_read_right() {
     let zookeeper = Zookeeper::start();
     let engine = Clickhouse::start_front_with(Some(zookeeper.engine_config()));
     engine.execute("CREATE DATABASE trigger_dev");
-    let (alone, _) = ClickHouseParams::parse(&engine.url()).unwrap();
+    let (alone, _) = ClickHouseParams::parse(&engine.url(), "trigger_dev").unwrap();
     let params = ClickHouseParams { cluster: Some("one".into()), ..alone.clone() };
     let mut client = Client::connect(&params).unwrap();
     let ours = own::tables::absences(&client, &own::tables::names());

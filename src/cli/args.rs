@@ -5,12 +5,13 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
 use super::{help, manual};
-use crate::config::ServiceName;
+use crate::config::{BuiltIn, SERVICES, ServiceName};
 use crate::mending::request::Moment;
 
 const ABOUT: &str =
@@ -38,7 +39,8 @@ pub enum Command {
     /// ClickHouse equal to it.
     Adopt {
         /// The service that is to follow it
-        service: ServiceArg,
+        #[arg(value_parser = service())]
+        service: ServiceName,
     },
     /// Drop a service's slot, and with it the WAL that Postgres keeps for it
     ///
@@ -46,7 +48,8 @@ pub enum Command {
     /// Tables in ClickHouse stay as they are.
     Teardown {
         /// The service that owns the slot
-        service: ServiceArg,
+        #[arg(value_parser = service())]
+        service: ServiceName,
         /// Also drop the publication
         #[arg(long)]
         publication: bool,
@@ -85,7 +88,8 @@ pub enum Command {
     /// interrupted at any time; continue with --resume, or run it again.
     Backfill {
         /// The service to copy
-        service: ServiceArg,
+        #[arg(value_parser = service())]
+        service: ServiceName,
         /// Rows created at this moment of UTC or later: 2026-01-31, 2026-01-31T10:00:00
         #[arg(long, value_name = "T", conflicts_with = "resume")]
         from: Option<Moment>,
@@ -109,7 +113,8 @@ pub enum Command {
     /// equal, 1: something differs.
     Verify {
         /// The service to compare
-        service: ServiceArg,
+        #[arg(value_parser = service())]
+        service: ServiceName,
         /// About so many rows of each side, chosen at random (default 1000)
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         sample: Option<u64>,
@@ -158,22 +163,13 @@ pub enum Command {
     },
 }
 
-/// A service, by its name on the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ServiceArg {
-    /// Table TaskRun
-    Runs,
-    /// Table Session
-    Sessions,
-}
-
-impl From<ServiceArg> for ServiceName {
-    fn from(service: ServiceArg) -> ServiceName {
-        match service {
-            ServiceArg::Runs => ServiceName::Runs,
-            ServiceArg::Sessions => ServiceName::Sessions,
-        }
-    }
+/// The name of a service on the command line.
+fn service() -> impl TypedValueParser<Value = ServiceName> {
+    let value = |service: &BuiltIn| {
+        PossibleValue::new(service.name).help(format!("Table {}", service.source))
+    };
+    PossibleValuesParser::new(SERVICES.iter().map(value))
+        .map(|name| ServiceName::find(&name).expect("only these are accepted"))
 }
 
 pub fn completions(shell: Shell) -> Vec<u8> {
@@ -256,9 +252,10 @@ mod tests {
     fn commands_are_told_apart() {
         assert_eq!(parse(&[]), Ok(None));
         assert_eq!(parse(&["run"]), Ok(Some(Command::Run)));
-        let adopt = Command::Adopt { service: ServiceArg::Runs };
+        let named = |name| ServiceName::find(name).expect("it is one");
+        let adopt = Command::Adopt { service: named("runs") };
         assert_eq!(parse(&["adopt", "runs"]), Ok(Some(adopt)));
-        let (service, repair, json) = (ServiceArg::Sessions, true, false);
+        let (service, repair, json) = (named("sessions"), true, false);
         let verify = Command::Verify { service, sample: Some(5), full: false, repair, json };
         assert_eq!(parse(&["verify", "sessions", "--sample", "5", "--repair"]), Ok(Some(verify)));
     }

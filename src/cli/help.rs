@@ -5,8 +5,10 @@ use std::io::Write as _;
 
 use super::manual;
 use crate::config::variables::{Preset, SECTIONS, Variable};
+use crate::config::{BuiltIn, SERVICES};
 
 const WIDTH: usize = 80;
+const INDENT: &str = "      ";
 
 /// After the short help.
 pub(super) fn more() -> String {
@@ -16,24 +18,35 @@ pub(super) fn more() -> String {
 
 const EXIT_CODES: &str = "Exit codes:
   0   stopped on request, done, or nothing is wrong
-  1   \
-                          failed, or something is wrong; strategy exit may have another code
-  2   \
-                          verify: nothing differs, but some keys changed too fast to be compared
-  \
-                          64  the arguments or the configuration are wrong
-
-The configuration is \
-                          in the environment. `*_` stands for `RUN_` (service runs,
-table TaskRun) \
-                          or `SESSION_` (service sessions, table Session). An empty
-variable \
-                          counts as unset.
+  1   failed, or something is wrong; strategy exit may have another code
+  2   verify: nothing differs, but some keys changed too fast to be compared
+  64  the arguments or the configuration are wrong
 ";
+
+/// Exit codes, and how variables are called.
+fn exit_codes() -> String {
+    let mut out = format!("{EXIT_CODES}\n");
+    let prefix = |service: &BuiltIn| {
+        let BuiltIn { prefix, name, source, .. } = service;
+        format!("`{prefix}_` (service {name}, table {source})")
+    };
+    let prefixes: Vec<String> = SERVICES.iter().map(prefix).collect();
+    let (last, others) = prefixes.split_last().expect("there are services");
+    wrap(
+        &mut out,
+        "",
+        &format!(
+            "The configuration is in the environment. `*_` stands for {} or {last}. An empty \
+             variable counts as unset.",
+            others.join(", ")
+        ),
+    );
+    out
+}
 
 /// After the long help: exit codes and every variable.
 pub(super) fn after() -> String {
-    let mut out = String::from(EXIT_CODES);
+    let mut out = exit_codes();
     for section in SECTIONS {
         let _ = writeln!(out, "\n{}:", section.title);
         for variable in section.variables {
@@ -45,7 +58,7 @@ pub(super) fn after() -> String {
 
 /// The same for the man page.
 pub(super) fn roff_variables(out: &mut Vec<u8>) -> std::io::Result<()> {
-    writeln!(out, ".SH EXIT STATUS\n.nf\n{}.fi", roff_escaped(EXIT_CODES))?;
+    writeln!(out, ".SH EXIT STATUS\n.nf\n{}.fi", roff_escaped(&exit_codes()))?;
     writeln!(out, ".SH ENVIRONMENT")?;
     for section in SECTIONS {
         writeln!(out, ".SS {}", roff_escaped(section.title))?;
@@ -70,8 +83,8 @@ pub(super) fn roff_escaped(text: &str) -> String {
 
 fn add(out: &mut String, variable: &Variable) {
     let _ = writeln!(out, "  {}", variable.name);
-    wrap(out, variable.about);
-    wrap(out, &values_of(variable));
+    wrap(out, INDENT, variable.about);
+    wrap(out, INDENT, &values_of(variable));
 }
 
 fn values_of(variable: &Variable) -> String {
@@ -82,12 +95,11 @@ fn values_of(variable: &Variable) -> String {
     }
 }
 
-fn wrap(out: &mut String, text: &str) {
-    const INDENT: &str = "      ";
+fn wrap(out: &mut String, indent: &str, text: &str) {
     let mut line = String::new();
     for word in text.split_whitespace() {
-        if !line.is_empty() && INDENT.len() + line.len() + 1 + word.len() > WIDTH {
-            let _ = writeln!(out, "{INDENT}{line}");
+        if !line.is_empty() && indent.len() + line.len() + 1 + word.len() > WIDTH {
+            let _ = writeln!(out, "{indent}{line}");
             line.clear();
         }
         if !line.is_empty() {
@@ -95,7 +107,7 @@ fn wrap(out: &mut String, text: &str) {
         }
         line.push_str(word);
     }
-    let _ = writeln!(out, "{INDENT}{line}");
+    let _ = writeln!(out, "{indent}{line}");
 }
 
 #[cfg(test)]

@@ -111,7 +111,9 @@ impl Levels {
     fn new(services: &[ServiceConfig]) -> Levels {
         let services: Vec<(ServiceName, Pair)> = services
             .iter()
-            .map(|s| (s.name, Pair { own: s.log_level, clickhouse: s.clickhouse_log_level }))
+            .map(|s| {
+                (s.name.clone(), Pair { own: s.log_level, clickhouse: s.clickhouse_log_level })
+            })
             .collect();
         let most = |of: fn(&Pair) -> LevelFilter| {
             services.iter().map(|(_, pair)| of(pair)).max().unwrap_or(LevelFilter::Info)
@@ -160,10 +162,11 @@ mod tests {
     #[test]
     fn a_line_has_the_level_of_its_service() {
         let pair = |own, clickhouse| Pair { own, clickhouse };
+        let named = |name| ServiceName::find(name).expect("it is one");
         let levels = Levels {
             services: vec![
-                (ServiceName::Runs, pair(LevelFilter::Debug, LevelFilter::Error)),
-                (ServiceName::Sessions, pair(LevelFilter::Error, LevelFilter::Info)),
+                (named("runs"), pair(LevelFilter::Debug, LevelFilter::Error)),
+                (named("sessions"), pair(LevelFilter::Error, LevelFilter::Info)),
             ],
             others: pair(LevelFilter::Debug, LevelFilter::Info),
         };

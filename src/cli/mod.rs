@@ -64,27 +64,25 @@ fn run_command(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
     match command {
         Command::Run => with_config(run),
-        Command::Adopt { service } => with_service(service.into(), |service| {
+        Command::Adopt { service } => with_service(&service, |service| {
             let text = adopt::adopt(service)?;
             Ok(print(format!("{text}\n")))
         }),
-        Command::Teardown { service, publication, yes } => {
-            with_service(service.into(), |service| {
-                Ok(print(teardown::run(service, teardown::Wish { publication, yes })?))
-            })
-        }
+        Command::Teardown { service, publication, yes } => with_service(&service, |service| {
+            Ok(print(teardown::run(service, teardown::Wish { publication, yes })?))
+        }),
         Command::Status { json, watch, url } => {
             status::status(&status::Options { json, watch, url })
         }
         Command::Check { json } => run_check(json),
         Command::Backfill { service, from, to, ids, all_statuses, resume } => {
             let request = BackfillRequest { from, to, all_statuses, of_list: ids.is_some() };
-            with_service(service.into(), |service| {
+            with_service(&service, |service| {
                 backfill::backfill(service, request, ids.as_deref(), resume).map(print)
             })
         }
         Command::Verify { service, sample, full, repair, json } => {
-            with_service(service.into(), |service| {
+            with_service(&service, |service| {
                 let (text, outcome) = verify::verify(service, sample, full, repair, json)?;
                 let printed = print(text);
                 Ok(match outcome {
@@ -188,7 +186,7 @@ fn with_config(act: impl FnOnce(Config) -> ExitCode) -> ExitCode {
 /// For the service of that name, as it would be if it was the one that is on: commands are for
 /// services that are turned off, too.
 fn with_service(
-    name: ServiceName,
+    name: &ServiceName,
     act: impl FnOnce(&ServiceConfig) -> crate::error::Result<ExitCode>,
 ) -> ExitCode {
     match Config::of_service(name) {

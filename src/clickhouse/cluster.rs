@@ -122,7 +122,8 @@ mod tests {
     use super::*;
 
     fn client(cluster: Option<&str>) -> Client {
-        let (params, _) = ClickHouseParams::parse("http://127.0.0.1:1").expect("it is a URL");
+        let (params, _) =
+            ClickHouseParams::parse("http://127.0.0.1:1", "trigger_dev").expect("it is a URL");
         Client::connect(&ClickHouseParams { cluster: cluster.map(str::to_owned), ..params })
             .expect("a client")
     }

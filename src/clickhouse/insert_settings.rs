@@ -187,8 +187,8 @@ mod tests {
 
     #[test]
     fn a_quorum_is_answered_before_the_request_is_given_up() {
-        let (params, _) =
-            ClickHouseParams::parse("http://h:1?request_timeout=5000").expect("it is a URL");
+        let (params, _) = ClickHouseParams::parse("http://h:1?request_timeout=5000", "trigger_dev")
+            .expect("it is a URL");
         // One of the profile's would come with deduplication.
         assert_eq!(value(&params, "insert_quorum").as_deref(), Some("0"));
         assert_eq!(value(&params, "insert_deduplicate").as_deref(), Some("1"));
@@ -209,7 +209,8 @@ mod tests {
     /// Goal: an old server, which refuses both together, takes inserts that are asynchronous.
     #[test]
     fn views_are_pushed_to_again_where_blocks_may_be_dropped_as_known() {
-        let (params, _) = ClickHouseParams::parse("http://h:1").expect("it is a URL");
+        let (params, _) =
+            ClickHouseParams::parse("http://h:1", "trigger_dev").expect("it is a URL");
         let insert_strategy = InsertStrategy::InsertAsync;
         let of_async = ClickHouseParams { insert_strategy, ..params.clone() };
         for (params, unknown, expected) in [

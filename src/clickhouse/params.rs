@@ -2,7 +2,7 @@
 //! insert.
 //!
 //! The URL is that of the HTTP interface, as ClickHouse's own clients accept it. Its database is
-//! not used: the tables have their own.
+//! not used: the tables of a service have their own.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,9 +13,6 @@ use url::{Host, Url};
 use super::hosts::Hosts;
 use crate::halt::Halt;
 use crate::secret::Secret;
-
-/// The database of the tables; fixed, because their readers expect them there.
-pub const DATABASE: &str = "trigger_dev";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClickHouseParams {
@@ -111,7 +108,11 @@ impl ClickHouseParams {
 
     /// The parameters and the warnings about them. What the URL does not set (keep-alive,
     /// connections, strategy) has its default.
-    pub fn parse(text: &str) -> Result<(ClickHouseParams, Vec<String>), ClickHouseParamsError> {
+    /// The tables live in `database`, whatever the URL says.
+    pub fn parse(
+        text: &str,
+        database: &str,
+    ) -> Result<(ClickHouseParams, Vec<String>), ClickHouseParamsError> {
         let mut warnings = Vec::new();
         let texts = one_for_each_host(text)?;
         let urls = texts.iter().map(|text| parse_url(text)).collect::<Result<Vec<_>, _>>()?;
@@ -122,7 +123,7 @@ impl ClickHouseParams {
         let mut request_timeout = Duration::from_secs(30);
         let mut compress = !urls.iter().all(is_loopback);
 
-        note_database(&mut warnings, &decode(url.path().trim_matches('/'))?);
+        note_database(&mut warnings, database, &decode(url.path().trim_matches('/'))?);
         for (key, value) in url.query_pairs() {
             match key.as_ref() {
                 "secure" => match value.as_ref() {
@@ -136,7 +137,7 @@ impl ClickHouseParams {
                     "0" | "false" => compress = false,
                     _ => return Err(ClickHouseParamsError::Compress),
                 },
-                "database" => note_database(&mut warnings, &value),
+                "database" => note_database(&mut warnings, database, &value),
                 "user" | "username" if user.is_empty() => user = value.into_owned(),
                 "password" if password.is_empty() => password = value.into_owned(),
                 "user" | "username" | "password" => {
@@ -172,7 +173,7 @@ impl ClickHouseParams {
             hosts: Hosts::new(endpoints).ok_or(ClickHouseParamsError::NoHost)?,
             user: if user.is_empty() { "default".into() } else { user },
             password: Secret::new(password),
-            database: DATABASE.into(),
+            database: database.into(),
             request_timeout,
             compress,
             keep_alive: false,
@@ -309,10 +310,10 @@ fn decode(text: &str) -> Result<String, ClickHouseParamsError> {
     }
 }
 
-fn note_database(warnings: &mut Vec<String>, database: &str) {
-    if !["", "default", DATABASE].contains(&database) {
-        let shown = database.escape_debug();
-        warnings.push(format!("database `{shown}` is ignored: tables live in `{DATABASE}`"));
+fn note_database(warnings: &mut Vec<String>, database: &str, named: &str) {
+    if !["", "default", database].contains(&named) {
+        let shown = named.escape_debug();
+        warnings.push(format!("database `{shown}` is ignored: tables live in `{database}`"));
     }
 }
 
@@ -324,9 +325,13 @@ fn unknown(key: &str) -> String {
 mod tests {
     use super::*;
 
+    fn parse(text: &str) -> Result<(ClickHouseParams, Vec<String>), ClickHouseParamsError> {
+        ClickHouseParams::parse(text, "trigger_dev")
+    }
+
     #[track_caller]
     fn check(text: &str, expected: &str, warnings: &[&str]) {
-        let (params, said) = ClickHouseParams::parse(text).expect("the URL is good");
+        let (params, said) = parse(text).expect("the URL is good");
         let found = format!(
             "{} {} {} {}s",
             params.hosts,
@@ -357,13 +362,13 @@ mod tests {
         );
         let warning = "no port is given: using 8443";
         check("https://a,b", "https://a:8443,b:8443 default  30s", &[warning]);
-        let (params, _) = ClickHouseParams::parse("http://127.0.0.1:1,h:1").expect("it is good");
+        let (params, _) = parse("http://127.0.0.1:1,h:1").expect("it is good");
         assert!(params.compress, "one of them is elsewhere");
         assert_eq!(params.hosts.all(), ["http://127.0.0.1:1", "http://h:1"]);
         for text in ["http://a:1,", "http://,a:1", "http://u@a:1,,b:1"] {
-            assert_eq!(ClickHouseParams::parse(text), Err(ClickHouseParamsError::NoHost), "{text}");
+            assert_eq!(parse(text), Err(ClickHouseParamsError::NoHost), "{text}");
         }
-        assert_eq!(ClickHouseParams::parse("http://a:1,b:x"), Err(ClickHouseParamsError::Port));
+        assert_eq!(parse("http://a:1,b:x"), Err(ClickHouseParamsError::Port));
     }
 
     #[test]
@@ -395,9 +400,9 @@ mod tests {
             ("http://localhost:1?compress=1", true),
             ("http://h:1?compress=0", false),
         ] {
-            assert_eq!(ClickHouseParams::parse(text).expect(text).0.compress, expected, "{text}");
+            assert_eq!(parse(text).expect(text).0.compress, expected, "{text}");
         }
-        let refused = ClickHouseParams::parse("http://h:1?compress=lz4").map(|_| ());
+        let refused = parse("http://h:1?compress=lz4").map(|_| ());
         assert_eq!(refused, Err(ClickHouseParamsError::Compress));
     }
 
@@ -448,13 +453,13 @@ mod tests {
             ("http://h?request_timeout=30s", ClickHouseParamsError::RequestTimeout),
             ("http://h?access_token=t", ClickHouseParamsError::AccessToken),
         ] {
-            assert_eq!(ClickHouseParams::parse(text), Err(expected), "{text}");
+            assert_eq!(parse(text), Err(expected), "{text}");
         }
     }
 
     #[test]
     fn display_and_debug_hide_the_password() {
-        let (params, _) = ClickHouseParams::parse("http://u:hunter2@h:1").unwrap();
+        let (params, _) = parse("http://u:hunter2@h:1").unwrap();
         assert_eq!(params.to_string(), "http://h:1 as u");
         assert!(!format!("{params:?}").contains("hunter2"));
     }

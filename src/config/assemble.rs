@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::reader::VariableReader;
 use super::{
-    Config, FlushConfig, GapStrategy, InitialBackfill, LockConfig, LockKind, Problems,
-    ReconnectConfig, ServiceConfig, ServiceName, Strategy, clickhouse, redis,
+    BuiltIn, Config, FlushConfig, GapStrategy, InitialBackfill, LockConfig, LockKind, Problems,
+    ReconnectConfig, SERVICES, ServiceConfig, ServiceKind, ServiceName, Strategy, clickhouse,
+    redis,
 };
 use crate::clickhouse::params::{InsertStrategy, Quorum};
 use crate::postgres::failover_slot::Failover;
@@ -30,10 +31,10 @@ pub(super) fn config(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Config, 
     let mut reader = VariableReader::new(lookup);
     let mut on = Vec::new();
     let mut off = Vec::new();
-    for name in ServiceName::ALL {
-        match why_off(&mut reader, name) {
-            None => on.push(name),
-            Some(reason) => off.push((name, reason)),
+    for service in &SERVICES {
+        match why_off(&mut reader, &service.name()) {
+            None => on.push(service),
+            Some(reason) => off.push((service.name(), reason)),
         }
     }
     if on.is_empty() && !reader.has_problems() {
@@ -41,14 +42,15 @@ pub(super) fn config(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Config, 
         let reasons: Vec<String> =
             off.iter().map(|(name, reason)| format!("`{}`: {reason}", name.as_str())).collect();
         let text = format!("expected at least one service, got none ({})", reasons.join("; "));
-        reader.problem("RUN_REPLICATION_ENABLED, SESSION_REPLICATION_ENABLED", text);
+        let flags: Vec<String> = off.iter().map(|(name, _)| name.variable("ENABLED")).collect();
+        reader.problem(flags.join(", "), text);
     }
 
     let http_listen = reader.address("REPLICATION_HTTP_LISTEN");
     let shutdown_timeout = reader.millis("REPLICATION_SHUTDOWN_TIMEOUT_MS");
     let shared = shared(&mut reader, !on.is_empty());
     let services: Vec<ServiceConfig> =
-        on.iter().filter_map(|name| service(&mut reader, *name, &shared)).collect();
+        on.iter().filter_map(|of| service(&mut reader, of, &shared)).collect();
     check_slots(&mut reader, &services);
     reader.note_unsupported(&on);
 
@@ -58,8 +60,8 @@ pub(super) fn config(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Config, 
     })
 }
 
-fn why_off(reader: &mut VariableReader, name: ServiceName) -> Option<String> {
-    let (enabled, url) = (of(name, "ENABLED"), of(name, "CLICKHOUSE_URL"));
+fn why_off(reader: &mut VariableReader, name: &ServiceName) -> Option<String> {
+    let (enabled, url) = (name.variable("ENABLED"), name.variable("CLICKHOUSE_URL"));
     if !reader.flag(&enabled) {
         Some(format!("`{enabled}` is not 1"))
     } else if !reader.is_set(&url) {
@@ -122,45 +124,37 @@ fn lock_kind(reader: &mut VariableReader) -> LockKind {
 
 fn service(
     reader: &mut VariableReader,
-    name: ServiceName,
+    built_in: &BuiltIn,
     shared: &Shared,
 ) -> Option<ServiceConfig> {
-    let database_url = of(name, "DATABASE_URL");
+    let name = &built_in.name();
+    let database_url = name.variable("DATABASE_URL");
     let postgres = reader.postgres_url(&database_url);
     if reader.is_unset(&database_url) {
         reader.problem("DATABASE_URL", "not set: expected the URL of Postgres");
     }
-    let clickhouse = clickhouse(reader, name, shared);
+    let clickhouse = clickhouse(reader, (name, built_in.database), shared);
     let lock = lock(reader, name, &shared.lock);
     let flush = flush(reader, name);
     let strategy = strategy(reader, name);
-    let ack_interval = Duration::from_secs(reader.integer(&of(name, "ACK_INTERVAL_SECONDS")));
-    let (payload_insert, error_fingerprint) = match name {
-        ServiceName::Runs => {
-            reader.choice("RUN_REPLICATION_LEGACY_ORIGIN_GENERATION");
-            refuse_split(reader);
-            (
-                !reader.flag("RUN_REPLICATION_DISABLE_PAYLOAD_INSERT"),
-                !reader.flag("RUN_REPLICATION_DISABLE_ERROR_FINGERPRINTING"),
-            )
-        }
-        ServiceName::Sessions => (false, false),
-    };
-    let slot = reader.slot(&of(name, "SLOT_NAME"));
-    let failover = match reader.flag(&of(name, "SLOT_FAILOVER")) {
+    let ack_interval = Duration::from_secs(reader.integer(&name.variable("ACK_INTERVAL_SECONDS")));
+    let kind = kind(reader, built_in.kind);
+    let slot = reader.slot(&name.variable("SLOT_NAME"));
+    let failover = match reader.flag(&name.variable("SLOT_FAILOVER")) {
         true => Failover::On,
         false => Failover::Off,
     };
-    let publication = reader.publication(&of(name, "PUBLICATION_NAME"));
-    let initial_backfill = match reader.choice(&of(name, "INITIAL_BACKFILL")) {
+    let publication = reader.publication(&name.variable("PUBLICATION_NAME"));
+    let initial_backfill = match reader.choice(&name.variable("INITIAL_BACKFILL")) {
         Some("0" | "false") => InitialBackfill::Off,
         Some("existing") => InitialBackfill::Existing,
         Some(_) | None => InitialBackfill::Created,
     };
-    let log_level = reader.log_level(&of(name, "LOG_LEVEL"));
-    let clickhouse_log_level = reader.log_level(&of(name, "CLICKHOUSE_LOG_LEVEL"));
+    let log_level = reader.log_level(&name.variable("LOG_LEVEL"));
+    let clickhouse_log_level = reader.log_level(&name.variable("CLICKHOUSE_LOG_LEVEL"));
     Some(ServiceConfig {
-        name,
+        name: name.clone(),
+        kind,
         postgres: postgres?,
         clickhouse: clickhouse?,
         slot,
@@ -178,11 +172,24 @@ fn service(
         repair_deletes_max_percent: shared.repair_deletes_max_percent,
         ack_interval,
         receive_timeout: shared.receive_timeout,
-        payload_insert,
-        error_fingerprint,
         log_level,
         clickhouse_log_level,
     })
+}
+
+/// The settings that only services of this kind have.
+fn kind(reader: &mut VariableReader, kind: ServiceKind) -> ServiceKind {
+    match kind {
+        ServiceKind::Runs { .. } => {
+            reader.choice("RUN_REPLICATION_LEGACY_ORIGIN_GENERATION");
+            refuse_split(reader);
+            ServiceKind::Runs {
+                payloads: !reader.flag("RUN_REPLICATION_DISABLE_PAYLOAD_INSERT"),
+                fingerprints: !reader.flag("RUN_REPLICATION_DISABLE_ERROR_FINGERPRINTING"),
+            }
+        }
+        ServiceKind::Sessions => kind,
+    }
 }
 
 /// Two sources of one table: a repair of one would delete the rows of the other.
@@ -200,18 +207,18 @@ fn refuse_split(reader: &mut VariableReader) {
 
 fn clickhouse(
     reader: &mut VariableReader,
-    name: ServiceName,
+    (name, database): (&ServiceName, &str),
     shared: &Shared,
 ) -> Option<clickhouse::ClickHouseParams> {
-    let params = reader.clickhouse_url(&of(name, "CLICKHOUSE_URL"));
-    let keep_alive = reader.flag(&of(name, "KEEP_ALIVE_ENABLED"));
-    let keep_alive_idle = reader.optional_integer(&of(name, "KEEP_ALIVE_IDLE_SOCKET_TTL_MS"));
-    let connections_max = reader.size(&of(name, "MAX_OPEN_CONNECTIONS"));
-    let insert_strategy = match reader.choice(&of(name, "INSERT_STRATEGY")) {
+    let params = reader.clickhouse_url(&name.variable("CLICKHOUSE_URL"), database);
+    let keep_alive = reader.flag(&name.variable("KEEP_ALIVE_ENABLED"));
+    let keep_alive_idle = reader.optional_integer(&name.variable("KEEP_ALIVE_IDLE_SOCKET_TTL_MS"));
+    let connections_max = reader.size(&name.variable("MAX_OPEN_CONNECTIONS"));
+    let insert_strategy = match reader.choice(&name.variable("INSERT_STRATEGY")) {
         Some("insert_async") => InsertStrategy::InsertAsync,
         Some(_) | None => InsertStrategy::Insert,
     };
-    let awaiting = of(name, "WAIT_FOR_ASYNC_INSERT");
+    let awaiting = name.variable("WAIT_FOR_ASYNC_INSERT");
     let is_off = reader.raw(&awaiting).is_some_and(|v| ["0", "false"].contains(&v.trim()));
     if insert_strategy == InsertStrategy::InsertAsync && is_off {
         reader.warn(format!("`{awaiting}` has no effect: walhouse always waits for an insert."));
@@ -227,15 +234,15 @@ fn clickhouse(
     })
 }
 
-fn lock(reader: &mut VariableReader, name: ServiceName, kind: &LockKind) -> LockConfig {
+fn lock(reader: &mut VariableReader, name: &ServiceName, kind: &LockKind) -> LockConfig {
     let (term, extend) =
-        (of(name, "LEADER_LOCK_TIMEOUT_MS"), of(name, "LEADER_LOCK_EXTEND_INTERVAL_MS"));
+        (name.variable("LEADER_LOCK_TIMEOUT_MS"), name.variable("LEADER_LOCK_EXTEND_INTERVAL_MS"));
     let lock = LockConfig {
         kind: kind.clone(),
         term: reader.millis(&term),
         extend_every: reader.millis(&extend),
-        additional: reader.millis(&of(name, "LEADER_LOCK_ADDITIONAL_TIME_MS")),
-        retry_every: reader.millis(&of(name, "LEADER_LOCK_RETRY_INTERVAL_MS")),
+        additional: reader.millis(&name.variable("LEADER_LOCK_ADDITIONAL_TIME_MS")),
+        retry_every: reader.millis(&name.variable("LEADER_LOCK_RETRY_INTERVAL_MS")),
     };
     // One extension may be lost, and work still stops a margin before another instance may start.
     let fits = lock.extend_every * 2 < lock.term;
@@ -249,25 +256,25 @@ fn lock(reader: &mut VariableReader, name: ServiceName, kind: &LockKind) -> Lock
     lock
 }
 
-fn flush(reader: &mut VariableReader, name: ServiceName) -> FlushConfig {
+fn flush(reader: &mut VariableReader, name: &ServiceName) -> FlushConfig {
     let (delay_min, delay_max) =
-        (of(name, "INSERT_BASE_DELAY_MS"), of(name, "INSERT_MAX_DELAY_MS"));
+        (name.variable("INSERT_BASE_DELAY_MS"), name.variable("INSERT_MAX_DELAY_MS"));
     reader.check_order(&delay_min, &delay_max);
     FlushConfig {
-        rows_max: reader.size(&of(name, "FLUSH_BATCH_SIZE")),
-        age_max: reader.millis(&of(name, "FLUSH_INTERVAL_MS")),
-        concurrency: reader.size(&of(name, "MAX_FLUSH_CONCURRENCY")),
-        buffer_bytes_max: reader.size(&of(name, "MAX_BUFFER_BYTES")),
-        retries_before_outage: reader.narrow(&of(name, "INSERT_MAX_RETRIES")),
+        rows_max: reader.size(&name.variable("FLUSH_BATCH_SIZE")),
+        age_max: reader.millis(&name.variable("FLUSH_INTERVAL_MS")),
+        concurrency: reader.size(&name.variable("MAX_FLUSH_CONCURRENCY")),
+        buffer_bytes_max: reader.size(&name.variable("MAX_BUFFER_BYTES")),
+        retries_before_outage: reader.narrow(&name.variable("INSERT_MAX_RETRIES")),
         delay_min: reader.millis(&delay_min),
         delay_max: reader.millis(&delay_max),
     }
 }
 
-fn strategy(reader: &mut VariableReader, name: ServiceName) -> Strategy {
-    let delay = reader.millis(&of(name, "EXIT_DELAY_MS"));
-    let code = reader.narrow(&of(name, "EXIT_CODE"));
-    match reader.choice(&of(name, "ERROR_STRATEGY")) {
+fn strategy(reader: &mut VariableReader, name: &ServiceName) -> Strategy {
+    let delay = reader.millis(&name.variable("EXIT_DELAY_MS"));
+    let code = reader.narrow(&name.variable("EXIT_CODE"));
+    match reader.choice(&name.variable("ERROR_STRATEGY")) {
         Some("exit") => Strategy::Exit { delay, code },
         Some("log") => Strategy::Log,
         Some(_) | None => Strategy::Reconnect,
@@ -276,17 +283,14 @@ fn strategy(reader: &mut VariableReader, name: ServiceName) -> Strategy {
 
 /// Slot names are one space for the whole of a Postgres cluster.
 fn check_slots(reader: &mut VariableReader, services: &[ServiceConfig]) {
-    if let [runs, sessions] = services
-        && runs.slot == sessions.slot
-        && runs.postgres.hosts == sessions.postgres.hosts
-    {
-        let variable = of(sessions.name, "SLOT_NAME");
-        let other = of(runs.name, "SLOT_NAME");
-        let text = format!("expected another slot than `{other}`, got `{}`", sessions.slot);
-        reader.problem(variable, text);
+    for (at, service) in services.iter().enumerate() {
+        let is_same = |other: &&ServiceConfig| {
+            other.slot == service.slot && other.postgres.hosts == service.postgres.hosts
+        };
+        if let Some(other) = services[..at].iter().find(is_same) {
+            let other = other.name.variable("SLOT_NAME");
+            let text = format!("expected another slot than `{other}`, got `{}`", service.slot);
+            reader.problem(service.name.variable("SLOT_NAME"), text);
+        }
     }
-}
-
-fn of(name: ServiceName, rest: &str) -> String {
-    format!("{}_REPLICATION_{rest}", name.prefix())
 }

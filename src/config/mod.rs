@@ -5,6 +5,7 @@
 //! A new variable is a row of [`variables`], is read in `assemble`, and has its row in the manual.
 
 mod assemble;
+mod built_in;
 pub mod effective;
 mod problems;
 mod reader;
@@ -18,6 +19,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::time::Duration;
 
+pub use built_in::{BuiltIn, SERVICES, ServiceKind, ServiceName};
 pub use problems::{Problem, Problems};
 
 pub use crate::machines::recovery::GapStrategy;
@@ -28,7 +30,7 @@ use crate::{clickhouse, postgres, redis};
 /// The checked configuration of the environment.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The enabled services, `runs` before `sessions`.
+    /// The enabled services, in the order of [`SERVICES`].
     pub services: Vec<ServiceConfig>,
     /// Services that are off, with the reason, for one log line each.
     pub off: Vec<(ServiceName, String)>,
@@ -39,16 +41,11 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ServiceName {
-    Runs,
-    Sessions,
-}
-
 /// One service: one slot, one publication, one source table.
 #[derive(Debug, Clone)]
 pub struct ServiceConfig {
     pub name: ServiceName,
+    pub kind: ServiceKind,
     pub postgres: postgres::PostgresParams,
     pub clickhouse: clickhouse::ClickHouseParams,
     pub slot: String,
@@ -72,10 +69,6 @@ pub struct ServiceConfig {
     pub ack_interval: Duration,
     /// Silence of the walsender for this long ends the session.
     pub receive_timeout: Duration,
-    /// `runs` only.
-    pub payload_insert: bool,
-    /// `runs` only.
-    pub error_fingerprint: bool,
     pub log_level: log::LevelFilter,
     pub clickhouse_log_level: log::LevelFilter,
 }
@@ -152,13 +145,12 @@ impl Config {
     }
 
     /// One service, as if it alone was turned on: what a command acts upon.
-    pub fn of_service(name: ServiceName) -> Result<ServiceConfig, Problems> {
+    pub fn of_service(name: &ServiceName) -> Result<ServiceConfig, Problems> {
         let lookup = |asked: &str| {
-            let enabled = asked.strip_suffix("_REPLICATION_ENABLED");
-            match enabled {
-                Some(prefix) => Some(if prefix == name.prefix() { "1" } else { "0" }.to_owned()),
-                None => std::env::var_os(asked).map(|value| value.to_string_lossy().into_owned()),
+            if asked.ends_with("_REPLICATION_ENABLED") {
+                return Some(if name.owns(asked) { "1" } else { "0" }.to_owned());
             }
+            std::env::var_os(asked).map(|value| value.to_string_lossy().into_owned())
         };
         let services = Config::from_lookup(lookup)?.services;
         Ok(services.into_iter().next().expect("a configuration without services is refused"))
@@ -180,25 +172,6 @@ impl Config {
     /// An empty value counts as unset, but for `REPLICATION_HTTP_LISTEN`.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Config, Problems> {
         assemble::config(&lookup)
-    }
-}
-
-impl ServiceName {
-    pub const ALL: [ServiceName; 2] = [ServiceName::Runs, ServiceName::Sessions];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            ServiceName::Runs => "runs",
-            ServiceName::Sessions => "sessions",
-        }
-    }
-
-    /// How the service's variables begin.
-    pub fn prefix(self) -> &'static str {
-        match self {
-            ServiceName::Runs => "RUN",
-            ServiceName::Sessions => "SESSION",
-        }
     }
 }
 

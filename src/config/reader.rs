@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::problems::{Problem, Problems, shown, shown_url};
 use super::variables::{self, Variable, VariableKind};
-use super::{ServiceName, clickhouse, postgres, redis};
+use super::{BuiltIn, SERVICES, clickhouse, postgres, redis};
 use crate::clickhouse::params::Quorum;
 use crate::secret::Secret;
 
@@ -153,8 +153,13 @@ impl<'a> VariableReader<'a> {
         self.checked(name, postgres::PostgresParams::parse)
     }
 
-    pub fn clickhouse_url(&mut self, name: &str) -> Option<clickhouse::ClickHouseParams> {
-        self.checked(name, clickhouse::ClickHouseParams::parse)
+    /// The tables live in `database`, whatever the URL says.
+    pub fn clickhouse_url(
+        &mut self,
+        name: &str,
+        database: &str,
+    ) -> Option<clickhouse::ClickHouseParams> {
+        self.checked(name, |text| clickhouse::ClickHouseParams::parse(text, database))
     }
 
     pub fn quorum(&mut self, name: &str) -> Option<Quorum> {
@@ -178,7 +183,7 @@ impl<'a> VariableReader<'a> {
     }
 
     /// Warns of what an operator of trigger.dev may expect and will not get.
-    pub fn note_unsupported(&mut self, services: &[ServiceName]) {
+    pub fn note_unsupported(&mut self, services: &[&BuiltIn]) {
         let mut about = "";
         for variable in variables::all() {
             let VariableKind::Unsupported { harmless } = variable.kind else { continue };
@@ -187,8 +192,8 @@ impl<'a> VariableReader<'a> {
             }
             for name in variable.names() {
                 // A service that is off lacks nothing.
-                let belongs = |service: &ServiceName| name.starts_with(service.prefix());
-                let is_off = ServiceName::ALL.iter().any(belongs) && !services.iter().any(belongs);
+                let belongs = |service: &BuiltIn| service.name().owns(&name);
+                let is_off = SERVICES.iter().any(belongs) && !services.iter().any(|s| belongs(s));
                 let Some(value) = self.raw(&name).filter(|_| !is_off) else {
                     continue;
                 };
@@ -336,7 +341,9 @@ mod tests {
                     VariableKind::Publication => drop(reader.publication(&name)),
                     VariableKind::Address => assert!(reader.address(&name).is_some()),
                     VariableKind::PostgresUrl => assert!(reader.postgres_url(&name).is_none()),
-                    VariableKind::ClickhouseUrl => assert!(reader.clickhouse_url(&name).is_none()),
+                    VariableKind::ClickhouseUrl => {
+                        assert!(reader.clickhouse_url(&name, "d").is_none())
+                    }
                     VariableKind::Quorum => assert!(reader.quorum(&name).is_none()),
                     VariableKind::Host => assert!(reader.redis_host(&name).is_none()),
                     VariableKind::Text => assert!(reader.text(&name).is_none()),

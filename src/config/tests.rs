@@ -58,6 +58,10 @@ fn check_warnings(vars: &[(&str, &str)], expected: &[&str]) {
     assert_eq!(good(&RUNS, vars).warnings, expected);
 }
 
+fn named(name: &str) -> ServiceName {
+    ServiceName::find(name).expect("it is a service")
+}
+
 fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
@@ -69,9 +73,9 @@ fn defaults_of_runs() {
     assert_eq!(config.shutdown_timeout, ms(30_000));
     assert_eq!(config.warnings, [""; 0]);
     let reason = "`SESSION_REPLICATION_ENABLED` is not 1".to_string();
-    assert_eq!(config.off, [(ServiceName::Sessions, reason)]);
+    assert_eq!(config.off, [(named("sessions"), reason)]);
     let [service] = config.services.as_slice() else { panic!("one service is on") };
-    assert_eq!(service.name, ServiceName::Runs);
+    assert_eq!(service.name, named("runs"));
     assert_eq!(service.postgres.to_string(), "u@pg:5432/db");
     assert_eq!(service.slot, "task_runs_to_clickhouse_v1");
     assert_eq!(service.publication, "task_runs_to_clickhouse_v1_publication");
@@ -92,7 +96,7 @@ fn defaults_of_runs() {
     assert_eq!(service.reconnect, reconnect);
     assert_eq!(service.ack_interval, ms(10_000));
     assert_eq!(service.receive_timeout, ms(30_000));
-    assert!(service.payload_insert && service.error_fingerprint);
+    assert_eq!(service.kind, ServiceKind::Runs { payloads: true, fingerprints: true });
     assert_eq!(service.log_level, log::LevelFilter::Info);
     assert_eq!(service.clickhouse_log_level, log::LevelFilter::Info);
     let clickhouse = &service.clickhouse;
@@ -106,12 +110,12 @@ fn defaults_of_runs() {
 fn defaults_of_sessions() {
     let config = good(&SESSIONS, &[]);
     let [service] = config.services.as_slice() else { panic!("one service is on") };
-    assert_eq!(service.name, ServiceName::Sessions);
+    assert_eq!(service.name, named("sessions"));
     assert_eq!(service.slot, "sessions_to_clickhouse_v1");
     assert_eq!(service.publication, "sessions_to_clickhouse_v1_publication");
     assert_eq!(service.flush.concurrency, 1);
-    assert!(!service.payload_insert && !service.error_fingerprint);
-    assert_eq!(config.off.first().map(|(name, _)| *name), Some(ServiceName::Runs));
+    assert_eq!(service.kind, ServiceKind::Sessions);
+    assert_eq!(config.off.first().map(|(name, _)| name), Some(&named("runs")));
     assert_eq!(
         service.to_string(),
         "`sessions`: slot `sessions_to_clickhouse_v1`, publication \
@@ -123,8 +127,8 @@ fn defaults_of_sessions() {
 #[test]
 fn both_services_stand_runs_first() {
     let config = good(&RUNS, &SESSIONS);
-    let names: Vec<ServiceName> = config.services.iter().map(|service| service.name).collect();
-    assert_eq!(names, ServiceName::ALL);
+    let names: Vec<&str> = config.services.iter().map(|service| service.name.as_str()).collect();
+    assert_eq!(names, SERVICES.each_ref().map(|service| service.name));
     assert!(config.off.is_empty());
 }
 
@@ -180,7 +184,7 @@ fn every_setting_has_its_effect() {
     assert_eq!(service.clickhouse.insert_strategy, InsertStrategy::InsertAsync);
     assert_eq!(service.flush.retries_before_outage, 5);
     assert_eq!((service.flush.delay_min, service.flush.delay_max), (ms(10), ms(10)));
-    assert!(!service.payload_insert && !service.error_fingerprint);
+    assert_eq!(service.kind, ServiceKind::Runs { payloads: false, fingerprints: false });
     assert_eq!(service.strategy, Strategy::Exit { delay: ms(0), code: 255 });
     let reconnect = ReconnectConfig { delay_min: ms(5), delay_max: ms(6), attempts_max: 7 };
     assert_eq!(service.reconnect, reconnect);
@@ -439,7 +443,7 @@ fn a_service_that_is_off_has_no_problems() {
     assert_eq!(config.services.len(), 1);
     let config = good(&RUNS, &[("SESSION_REPLICATION_ENABLED", "1")]);
     let reason = "`SESSION_REPLICATION_CLICKHOUSE_URL` is not set".to_string();
-    assert_eq!(config.off, [(ServiceName::Sessions, reason)]);
+    assert_eq!(config.off, [(named("sessions"), reason)]);
 }
 
 /// Goal: a table that runs of two databases come to is left to whoever reads both.

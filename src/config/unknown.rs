@@ -1,9 +1,13 @@
 //! Finds variables that look like walhouse's but are not: a typo must not go unnoticed.
 
-use super::variables;
+use super::{SERVICES, variables};
 
-const PREFIXES: [&str; 4] =
-    ["RUN_REPLICATION_", "SESSION_REPLICATION_", "WEBHOOK_DELIVERIES_REPLICATION_", "REPLICATION_"];
+/// Whether a name looks like a variable of a service, or of all of them.
+fn looks_like_ours(name: &str) -> bool {
+    let shared = ["REPLICATION_", "WEBHOOK_DELIVERIES_REPLICATION_"];
+    SERVICES.iter().any(|service| service.name().owns(name))
+        || shared.iter().any(|prefix| name.starts_with(prefix))
+}
 
 /// One warning for each unknown name, in the order of the alphabet, with the name that was likely
 /// meant. Values play no part.
@@ -11,7 +15,7 @@ pub(super) fn warnings(names: impl IntoIterator<Item = String>) -> Vec<String> {
     let known: Vec<String> = variables::all().flat_map(|variable| variable.names()).collect();
     let mut unknown: Vec<String> = names
         .into_iter()
-        .filter(|name| PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
+        .filter(|name| looks_like_ours(name))
         .filter(|name| variables::find(name).is_none())
         .collect();
     unknown.sort();

@@ -1,11 +1,11 @@
 //! Every variable that walhouse reads: the one list behind parsing, help and manual.
 //!
 //! Only words and presets live here; nothing reads the environment. A name that begins with `*`
-//! stands for two variables, `RUN_REPLICATION_...` and `SESSION_REPLICATION_...`.
+//! stands for one variable of each service: `RUN_REPLICATION_...`, `SESSION_REPLICATION_...`.
 
 use std::fmt::Write;
 
-use super::ServiceName;
+use super::{BuiltIn, SERVICES};
 use crate::clickhouse::params::Quorum;
 
 /// Variables that belong together, for readers of the help.
@@ -51,11 +51,11 @@ pub enum VariableKind {
 }
 
 /// The default of a variable that is unset or empty.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub enum Preset {
     Unset,
     Value(&'static str),
-    PerService(&'static [(ServiceName, &'static str)]),
+    PerService(fn(&BuiltIn) -> &'static str),
     /// The value of another variable.
     Variable(&'static str),
     /// Decided in code, described in words.
@@ -96,11 +96,11 @@ impl VariableKind {
 }
 
 impl Variable {
-    /// The real names, runs first.
+    /// The real names, in the order of the services.
     pub fn names(&self) -> Vec<String> {
         match self.name.strip_prefix('*') {
             Some(rest) => {
-                ServiceName::ALL.iter().map(|s| format!("{}{rest}", s.prefix())).collect()
+                SERVICES.iter().map(|service| format!("{}{rest}", service.prefix)).collect()
             }
             None => vec![self.name.into()],
         }
@@ -111,21 +111,16 @@ impl Variable {
     }
 
     /// Whose variable it is under this name.
-    fn service(&self, name: &str) -> Option<ServiceName> {
+    fn service(&self, name: &str) -> Option<&'static BuiltIn> {
         let rest = self.name.strip_prefix('*')?;
-        ServiceName::ALL
-            .into_iter()
-            .find(|service| name.strip_prefix(service.prefix()) == Some(rest))
+        SERVICES.iter().find(|service| name.strip_prefix(service.prefix) == Some(rest))
     }
 
     /// The text that holds under this name when nothing is set.
     pub(super) fn preset_of(&self, name: &str) -> Option<&'static str> {
         match self.preset {
             Preset::Value(value) => Some(value),
-            Preset::PerService(values) => {
-                let service = self.service(name)?;
-                values.iter().find(|(of, _)| *of == service).map(|(_, value)| *value)
-            }
+            Preset::PerService(of) => self.service(name).map(of),
             Preset::Unset | Preset::Variable(_) | Preset::Rule(_) => None,
         }
     }
@@ -135,9 +130,9 @@ impl Variable {
         match self.preset {
             Preset::Unset => "unset".into(),
             Preset::Value(value) => value.into(),
-            Preset::PerService(values) => {
-                let each = |(of, value): &(ServiceName, &str)| format!("{value} ({})", of.as_str());
-                values.iter().map(each).collect::<Vec<_>>().join(", ")
+            Preset::PerService(of) => {
+                let each = |service: &BuiltIn| format!("{} ({})", of(service), service.name);
+                SERVICES.iter().map(each).collect::<Vec<_>>().join(", ")
             }
             Preset::Variable(name) => format!("what {name} says"),
             Preset::Rule(text) => text.into(),
@@ -255,19 +250,13 @@ pub const SECTIONS: &[Section] = &[
             Preset::Variable("DATABASE_URL"),
             "Postgres for sessions alone."),
         variable("*_REPLICATION_SLOT_NAME", VariableKind::Slot,
-            Preset::PerService(&[
-                (ServiceName::Runs, "task_runs_to_clickhouse_v1"),
-                (ServiceName::Sessions, "sessions_to_clickhouse_v1"),
-            ]),
+            Preset::PerService(|service| service.slot),
             "The replication slot; created when it is missing on a first start."),
         flag("*_REPLICATION_SLOT_FAILOVER", "1",
             "Marks the slot as a failover slot if the server supports that (Postgres 17 and \
              newer), so that standbys can keep a copy; 0 removes the mark."),
         variable("*_REPLICATION_PUBLICATION_NAME", VariableKind::Publication,
-            Preset::PerService(&[
-                (ServiceName::Runs, "task_runs_to_clickhouse_v1_publication"),
-                (ServiceName::Sessions, "sessions_to_clickhouse_v1_publication"),
-            ]),
+            Preset::PerService(|service| service.publication),
             "The publication; created when it is missing."),
         flag("REPLICATION_CREATE_TABLES", "1",
             "Creates missing tables in ClickHouse; 0 expects them to exist."),
@@ -302,7 +291,7 @@ pub const SECTIONS: &[Section] = &[
         integer("*_REPLICATION_FLUSH_INTERVAL_MS", (1, HOUR_MS), "1000",
             "A batch is flushed at the latest when its first row is this old."),
         variable("*_REPLICATION_MAX_FLUSH_CONCURRENCY", VariableKind::Integer { min: 1, max: 256 },
-            Preset::PerService(&[(ServiceName::Runs, "2"), (ServiceName::Sessions, "1")]),
+            Preset::PerService(|service| service.flush_concurrency),
             "Batches in flight to ClickHouse at the same time, each on its own thread."),
         integer("*_REPLICATION_MAX_BUFFER_BYTES", (65_536, 1 << 40), "67108864",
             "Rows held in memory; when full, reading waits and nothing is dropped."),

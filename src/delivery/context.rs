@@ -10,7 +10,7 @@ use crate::metrics::ServiceMetrics;
 /// What any writer of rows needs, a flusher or a repair.
 #[derive(Clone, Copy)]
 pub struct DeliveryContext<'a> {
-    pub service: &'static str,
+    pub service: &'a str,
     pub clickhouse: &'a ClickHouseParams,
     pub delays: Delays,
     pub alongside: &'a dyn Alongside,

@@ -7,7 +7,7 @@ use super::unfilled;
 use crate::clickhouse::Client;
 use crate::clickhouse::document_types::document_types;
 use crate::clickhouse::tables::{self, TableShape};
-use crate::config::{ServiceConfig, ServiceName};
+use crate::config::{ServiceConfig, ServiceKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rows::{Shape, Target};
 use crate::services::mapping::Mapping;
@@ -15,12 +15,9 @@ use crate::services::runs::Runs;
 use crate::services::sessions::Sessions;
 
 pub fn mapping(config: &ServiceConfig) -> Arc<dyn Mapping> {
-    match config.name {
-        ServiceName::Sessions => Arc::new(Sessions),
-        ServiceName::Runs => Arc::new(Runs {
-            payloads: config.payload_insert,
-            fingerprints: config.error_fingerprint,
-        }),
+    match config.kind {
+        ServiceKind::Runs { payloads, fingerprints } => Arc::new(Runs { payloads, fingerprints }),
+        ServiceKind::Sessions => Arc::new(Sessions),
     }
 }
 

@@ -163,7 +163,7 @@ impl<'c> CommandContext<'c> {
         act(&with)
     }
 
-    pub fn service(&self) -> &'static str {
+    pub fn service(&self) -> &str {
         self.config.name.as_str()
     }
 

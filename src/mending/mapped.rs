@@ -27,7 +27,7 @@ pub fn columns_of(table: &SourceTable, source: &Source) -> Columns {
 /// Maps rows of a service.
 #[derive(Clone, Copy)]
 pub struct Mapped<'a> {
-    pub service: &'static str,
+    pub service: &'a str,
     pub member: &'a Member,
     /// As they were asked for.
     pub columns: &'a [(usize, Arc<str>)],

@@ -69,14 +69,14 @@ impl Coordinator {
             finished: self.finished.clone(),
             said: Finished { service: self.index, outcome: ServiceOutcome::DrainTimedOut },
         };
-        let service = self.config.name.as_str();
+        let config = Arc::clone(&self.config);
+        let service = config.name.as_str();
         let now = Instant::now();
         let machine = Lifecycle::new(now, self.params(), Prng::from_seed(fastrand::u64(..)));
         let lease = Arc::new(LeaseWatch::default());
         let (requests, keeper, keeper_ended) =
             self.spawn_lock_keeper(to_self.clone(), Arc::clone(&lease));
         let mut running = Running {
-            service,
             machine,
             requests,
             to_self: to_self.clone(),
@@ -177,7 +177,6 @@ impl Drop for EndGuard {
 
 struct Running {
     with: Coordinator,
-    service: &'static str,
     machine: Lifecycle,
     requests: Sender<LockRequest>,
     to_self: Sender<Event>,
@@ -195,6 +194,10 @@ struct Running {
 }
 
 impl Running {
+    fn service(&self) -> &str {
+        self.with.config.name.as_str()
+    }
+
     fn drive(&mut self, inbox: &Receiver<Event>) -> ServiceOutcome {
         loop {
             let event = match self.machine.deadline() {
@@ -235,7 +238,7 @@ impl Running {
             LifecycleAction::AcquireLock => self.request(LockRequest::Acquire),
             LifecycleAction::ReleaseLock => {
                 self.with.metrics.is_leader.lower();
-                self.with.health.publish_leader(self.service, Who::Unknown);
+                self.with.health.publish_leader(self.service(), Who::Unknown);
                 self.request(LockRequest::Release);
             }
             LifecycleAction::StartSession => {
@@ -253,7 +256,7 @@ impl Running {
             LifecycleAction::DrainSession { deadline } => {
                 log::debug!(
                     "{}: draining for at most {:.1} s",
-                    self.service,
+                    self.service(),
                     deadline.saturating_duration_since(Instant::now()).as_secs_f64()
                 );
                 if let Some(session) = &self.session {
@@ -273,7 +276,7 @@ impl Running {
     fn request(&self, request: LockRequest) {
         // The keeper ends only when this channel closes, and takes requests in bounded time.
         if self.requests.send(request).is_err() {
-            log::error!("{}: the lock keeper has ended", self.service);
+            log::error!("{}: the lock keeper has ended", self.service());
         }
     }
 
@@ -296,8 +299,8 @@ impl Running {
         let Some(error) = error else {
             return LifecycleInput::SessionEnded { remedy: Remedy::Strategy };
         };
-        tell(log::Level::Error, self.service, format_args!("{error}"), error.hint_text());
-        self.with.health.report_error(self.service, &error.to_string(), error.hint_text());
+        tell(log::Level::Error, self.service(), format_args!("{error}"), error.hint_text());
+        self.with.health.report_error(self.service(), &error.to_string(), error.hint_text());
         self.last_error = Some((error.to_string(), error.hint_text().map(str::to_owned)));
         // An error that may be fixed on the other side by the next attempt is not one of the WAL.
         if let (Some(place), ErrorKind::Protocol | ErrorKind::Setup) = (error.place(), error.kind())
@@ -305,14 +308,14 @@ impl Running {
             self.memory.undecodable.lock().on_error(place, &error.to_string());
         }
         if error.kind() == ErrorKind::Bug {
-            log::error!("{}: this is a bug of walhouse; please report it", self.service);
+            log::error!("{}: this is a bug of walhouse; please report it", self.service());
         }
         LifecycleInput::SessionEnded { remedy: error.remedy() }
     }
 
     /// One line for each change of state that an operator would want to know of.
     fn report(&self, before: LifecycleState) {
-        let service = self.service;
+        let service = self.service();
         match self.machine.state() {
             LifecycleState::Waiting { until, why: Why::Backoff { attempt } } => {
                 let wait = until.saturating_duration_since(Instant::now());
@@ -375,7 +378,7 @@ impl Running {
         } else if self.primary_probe.is_none() {
             let config = &self.with.config;
             self.primary_probe = Some(PrimaryProbe::spawn(
-                self.service,
+                self.service(),
                 &config.postgres,
                 &config.slot,
                 &self.memory.last_seen,
@@ -437,7 +440,9 @@ impl Running {
         };
         let hint = hint.flatten().filter(|_| shown == ServiceState::Failed);
         let reason = reason.map(str::to_owned).or(error);
-        self.with.health.publish(self.service, Condition { state: shown, reason, hint, attempts });
+        self.with
+            .health
+            .publish(self.service(), Condition { state: shown, reason, hint, attempts });
     }
 
     /// The leader, by the answers about the lock.
@@ -448,6 +453,6 @@ impl Running {
             LifecycleInput::LockFailed | LifecycleInput::LockLost => Who::Unknown,
             _ => return,
         };
-        self.with.health.publish_leader(self.service, self.leader);
+        self.with.health.publish_leader(self.service(), self.leader);
     }
 }

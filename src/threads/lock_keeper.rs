@@ -218,7 +218,7 @@ pub fn run(
 }
 
 struct Keeper<'a> {
-    service: &'static str,
+    service: &'a str,
     params: lease::LeaseParams,
     /// Longer than a dead leader's lock can live.
     patience: Duration,

@@ -356,7 +356,7 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
 /// Spawns and joins the threads of a session; what goes wrong in one ends them all.
 struct Part<'scope, 'env> {
     scope: &'scope Scope<'scope, 'env>,
-    service: &'static str,
+    service: &'env str,
     shared: &'env SessionState,
     events: &'env Sender<Event>,
 }

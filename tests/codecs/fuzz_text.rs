@@ -412,7 +412,7 @@ fn fuzz_settings_for_a_bounded_time() {
         if let Err(error) = PostgresParams::parse(&text) {
             assert!(!error.to_string().is_empty());
         }
-        if let Err(error) = ClickhouseParams::parse(&text) {
+        if let Err(error) = ClickhouseParams::parse(&text, "d") {
             assert!(!error.to_string().is_empty());
         }
         if let Ok(host) = RedisParams::parse_host(&text) {

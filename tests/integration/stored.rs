@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::support::clickhouse::DATABASE;
 use crate::support::stage::Stage;
 
 /// Keys are cut into slices.
@@ -31,7 +32,7 @@ const RUNS: Runs = Runs { payloads: true, fingerprints: true };
 const MAPPINGS: [&dyn Mapping; 2] = [&RUNS, &Sessions];
 
 fn connect(stage: &Stage) -> Client {
-    let (params, _) = ClickHouseParams::parse(&stage.clickhouse.url()).unwrap();
+    let (params, _) = ClickHouseParams::parse(&stage.clickhouse.url(), DATABASE).unwrap();
     Client::connect(&params).unwrap()
 }
 

@@ -54,7 +54,7 @@ pub(super) fn look(service: &ServiceConfig) -> (Vec<Finding>, Option<ReachedClic
     found.push(Finding::ok("ClickHouse", format!("{endpoint} answers to user `{}`", facts.user)));
     found.push(encryption(endpoint));
     found.push(clock("ClickHouse", (before_ms, after_ms), facts.now_ms));
-    found.extend(judge::server(&facts));
+    found.extend(judge::server(&facts, &service.clickhouse.database));
     let mapping = mapping(service);
     let mut client = client;
     let targets: Vec<&str> = mapping.targets().iter().map(|target| &*target.table).collect();

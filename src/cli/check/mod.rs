@@ -59,7 +59,7 @@ pub fn check(config: &Config) -> CheckReport {
     });
     for (service, findings) in found {
         for finding in findings {
-            report.add(Some(service.name), finding);
+            report.add(Some(&service.name), finding);
         }
     }
     report
@@ -164,7 +164,7 @@ fn old_rows(
     let has_slot = slot::inspect(&mut source.sql, &service.slot, step());
     let looked = has_slot.and_then(|slot| {
         old_rows::look(
-            service.name,
+            &service.name,
             &*mapping(service),
             &mut source.sql,
             &mut target.client,

@@ -21,18 +21,18 @@ struct Told {
 
 impl CheckReport {
     /// `None` is of the process as a whole.
-    pub fn add(&mut self, service: Option<ServiceName>, mut finding: Finding) {
+    pub fn add(&mut self, service: Option<&ServiceName>, mut finding: Finding) {
         if let (Some(service), Some(hint)) = (service, &mut finding.hint) {
-            *hint = hint.replace("*_REPLICATION", &format!("{}_REPLICATION", service.prefix()));
+            *hint = service.with_own_variables(hint);
         }
         let same = self.found.iter_mut().find(|told| told.finding == finding);
         match (same, service) {
-            (Some(told), Some(service)) if !told.services.contains(&service) => {
-                told.services.push(service);
+            (Some(told), Some(service)) if !told.services.contains(service) => {
+                told.services.push(service.clone());
             }
             (Some(_), _) => {}
             (None, service) => {
-                self.found.push(Told { services: service.into_iter().collect(), finding });
+                self.found.push(Told { services: service.into_iter().cloned().collect(), finding });
             }
         }
     }
@@ -105,18 +105,22 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::config::{BuiltIn, SERVICES};
 
     fn report() -> CheckReport {
         let mut report = CheckReport::default();
         report.add(None, Finding::ok("configuration", "all set"));
-        for service in ServiceName::ALL {
+        for service in &SERVICES.each_ref().map(BuiltIn::name) {
             report.add(Some(service), Finding::ok("wal_level", "logical"));
             report.add(
                 Some(service),
                 Finding::problem("slot", "it is\nphysical", "Set *_REPLICATION_SLOT_NAME."),
             );
         }
-        report.add(Some(ServiceName::Runs), Finding::warning("clock", "late", "Run: x\n    y;"));
+        report.add(
+            ServiceName::find("runs").as_ref(),
+            Finding::warning("clock", "late", "Run: x\n    y;"),
+        );
         report
     }
 

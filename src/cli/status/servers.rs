@@ -31,7 +31,7 @@ pub(super) fn overview(config: &Config) -> Overview {
             .collect();
         let joined =
             |(service, look): (&ServiceConfig, std::thread::ScopedJoinHandle<'_, Look>)| {
-                let name = service.name.as_str();
+                let name = service.name.as_str().to_owned();
                 (name, look.join().unwrap_or_else(|_| Look::new(service)))
             };
         looks.into_iter().map(joined).collect::<Vec<_>>()
@@ -41,7 +41,7 @@ pub(super) fn overview(config: &Config) -> Overview {
     for (name, look) in looks {
         let said = look.problems.iter().map(|problem| format!("`{name}`: {}", mask.hide(problem)));
         reasons.extend(said);
-        services.insert(name.to_owned(), look.service);
+        services.insert(name, look.service);
     }
     Overview {
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -1,7 +1,6 @@
 //! Judges the facts about ClickHouse for future rows. No I/O.
 
 use super::super::client::quote_name;
-use super::super::params::DATABASE;
 use super::ClickHouseFacts;
 use crate::finding::Finding;
 use crate::rows::{ColumnType, Scalar};
@@ -15,7 +14,8 @@ const VERSION_TYPED: (u32, u32) = (25, 1);
 /// random documents 125 were other ones with 25.5, by a plain INSERT as well, and 8 with 25.8.
 const VERSION_GOOD: (u32, u32) = (25, 8);
 
-pub fn server(facts: &ClickHouseFacts) -> Vec<Finding> {
+/// `database` has our tables.
+pub fn server(facts: &ClickHouseFacts, database: &str) -> Vec<Finding> {
     let mut found = Vec::new();
     let version = &facts.version;
     found.push(match number(version) {
@@ -54,7 +54,7 @@ pub fn server(facts: &ClickHouseFacts) -> Vec<Finding> {
         found.push(Finding::warning(
             "trial table",
             format!("a killed check left table `{table}` behind"),
-            format!("Run on ClickHouse: DROP TABLE {}.{}", quote_name(DATABASE), quote_name(table)),
+            format!("Run on ClickHouse: DROP TABLE {}.{}", quote_name(database), quote_name(table)),
         ));
     }
     found
@@ -228,12 +228,12 @@ mod tests {
             ("26.9.2.1", Level::Ok),
             ("head", Level::Ok),
         ] {
-            assert_eq!(server(&facts(version, "0"))[0].level, level, "{version}");
+            assert_eq!(server(&facts(version, "0"), "trigger_dev")[0].level, level, "{version}");
         }
-        let told = |version: &str| server(&facts(version, "0"))[0].text.clone();
+        let told = |version: &str| server(&facts(version, "0"), "trigger_dev")[0].text.clone();
         assert!(told("24.12.1.1").contains("as text only"));
         assert!(told("25.1.1.1").contains("arrays") && told("25.7.9.9").contains("arrays"));
-        let found = server(&facts("26.9.2.1", "2"));
+        let found = server(&facts("26.9.2.1", "2"), "trigger_dev");
         assert!(found.iter().any(|finding| finding.text.contains("readonly")));
     }
 
@@ -241,8 +241,8 @@ mod tests {
     fn a_table_that_was_left_is_told_with_its_drop() {
         let mut facts = facts("26.9.2.1", "0");
         facts.leftovers.push("walhouse_check_1".into());
-        let hint = server(&facts)[1].hint.clone().expect("it has one");
-        assert_eq!(hint, "Run on ClickHouse: DROP TABLE `trigger_dev`.`walhouse_check_1`");
+        let hint = server(&facts, "mine")[1].hint.clone().expect("it has one");
+        assert_eq!(hint, "Run on ClickHouse: DROP TABLE `mine`.`walhouse_check_1`");
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub struct Lacking {
 
 /// `has_slot`: the last rows may still arrive by it.
 pub fn look(
-    service: ServiceName,
+    service: &ServiceName,
     mapping: &dyn Mapping,
     sql: &mut Sql,
     client: &mut Client,
@@ -54,10 +54,8 @@ pub fn look(
         return Ok(None);
     }
     let name = service.as_str();
-    let (all, variable) = match service {
-        ServiceName::Runs => (" --all-statuses", "RUN_REPLICATION_INITIAL_BACKFILL"),
-        ServiceName::Sessions => ("", "SESSION_REPLICATION_INITIAL_BACKFILL"),
-    };
+    let all = if mapping.final_values().is_some() { " --all-statuses" } else { "" };
+    let variable = service.variable("INITIAL_BACKFILL");
     Ok(Some(Lacking {
         text: format!(
             "`{}` existed before the first start and lacks rows that Postgres has: {missing} of \

@@ -285,7 +285,7 @@ fn look_for_old_rows(
         return Ok(None);
     }
     let has_slot = slot::inspect(sql, &config.slot, step())?.is_some();
-    let lacking = old_rows::look(config.name, mapping, sql, client, has_slot, timeout)?;
+    let lacking = old_rows::look(&config.name, mapping, sql, client, has_slot, timeout)?;
     let Some(lacking) = lacking else { return Ok(None) };
     if config.initial_backfill == InitialBackfill::Existing {
         debt::owe_existing(client, config, &mapping.targets()[0].table)?;

@@ -201,7 +201,7 @@ struct Outlook {
     source: SourceLook,
 }
 
-impl Parties<'_> {
+impl<'a> Parties<'a> {
     /// Reads only.
     fn look_ahead(&mut self, absent: &[&str]) -> Result<Outlook> {
         let (service, slot_name) = (self.service(), self.config.slot.as_str());
@@ -365,7 +365,7 @@ impl Parties<'_> {
         databases::write(self.client, &mut row, self.deadline())
     }
 
-    fn service(&self) -> &'static str {
+    fn service(&self) -> &'a str {
         self.config.name.as_str()
     }
 

@@ -15,7 +15,7 @@ use crate::postgres::slot;
 use crate::postgres::sql::Interrupt;
 
 pub struct SlotWatch<'a> {
-    pub service: &'static str,
+    pub service: &'a str,
     pub slot: &'a str,
     pub primary: &'a Primary,
     pub application_name: &'a str,

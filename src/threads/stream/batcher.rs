@@ -38,7 +38,7 @@ const REMOVALS: removals::RemovalLimits =
     removals::RemovalLimits { generations: 8, generation_bytes: 2 * 1024 * 1024 };
 
 pub struct Batcher<'a> {
-    pub service: &'static str,
+    pub service: &'a str,
     pub source: &'a Source,
     /// The underlying types of the table's columns.
     pub types: Types,

@@ -29,7 +29,7 @@ const NOTICE_EVERY: Duration = Duration::from_secs(5);
 const LAST_TRY: Duration = Duration::from_secs(1);
 
 pub struct Confirmer<'a> {
-    pub service: &'static str,
+    pub service: &'a str,
     pub client: Client,
     pub row: StateRow,
     pub machine: Confirm,

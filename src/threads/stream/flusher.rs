@@ -261,7 +261,8 @@ mod tests {
         let url = format!("postgres://u@127.0.0.1:{port}/d?sslmode=disable");
         let (postgres, _) = PostgresParams::parse(&url).unwrap();
         let (clickhouse, _) =
-            clickhouse::ClickHouseParams::parse(&format!("http://127.0.0.1:{port}")).unwrap();
+            clickhouse::ClickHouseParams::parse(&format!("http://127.0.0.1:{port}"), "trigger_dev")
+                .unwrap();
         let lease = LeaseWatch::default();
         lease.set(Instant::now() + Duration::from_secs(3600), Duration::ZERO);
         let shared = SessionState::new(Arc::new(lease));

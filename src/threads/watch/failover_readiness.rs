@@ -56,7 +56,7 @@ enum Sure {
 }
 
 pub struct FailoverReadiness<'a> {
-    pub service: &'static str,
+    pub service: &'a str,
     pub slot: &'a str,
     pub primary: &'a Primary,
     pub application_name: &'a str,

@@ -66,7 +66,7 @@ pub struct PrimaryProbe {
 
 impl PrimaryProbe {
     pub fn spawn(
-        service: &'static str,
+        service: &str,
         params: &PostgresParams,
         slot: &str,
         last_seen: &LastSeen,
@@ -79,6 +79,7 @@ impl PrimaryProbe {
         let halt = Halt::when(move || asked.try_recv() == Err(TryRecvError::Disconnected));
         let params = PostgresParams { halt, ..params.clone() };
         let Sighting { known, away } = *last_seen.0.lock();
+        let service = service.to_owned();
         let thread = spawn_named(format!("primary_probe/{service}"), move || {
             let mut before = if away { Look::Nobody } else { Look::First };
             let mut look_at_wal = Instant::now();

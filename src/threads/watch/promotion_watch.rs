@@ -20,7 +20,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(15);
 const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub struct PromotionWatch<'a> {
-    pub service: &'static str,
+    pub service: &'a str,
     /// As configured: all that may be the primary.
     pub params: &'a PostgresParams,
     pub primary: &'a Primary,

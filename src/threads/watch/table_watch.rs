@@ -16,7 +16,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(15);
 const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub struct TableWatch<'a> {
-    pub service: &'static str,
+    pub service: &'a str,
     pub clickhouse: &'a clickhouse::ClickHouseParams,
     /// As the session found them.
     pub look: &'a TablesLook,
