@@ -3,6 +3,7 @@
 
 pub mod copy_both;
 pub mod lsn;
+pub mod pg_type;
 pub mod pgoutput;
 #[cfg(test)]
 mod pgoutput_tests;
