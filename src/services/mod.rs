@@ -23,5 +23,7 @@ pub mod runs;
 pub mod sessions;
 pub mod source;
 pub mod trial;
+pub mod types;
 pub mod utf8;
+pub mod values;
 pub mod weight;

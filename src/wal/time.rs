@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Microseconds between 1970-01-01 and 2000-01-01.
-const EPOCH_MICROS: i64 = 946_684_800_000_000;
-const EPOCH_DAYS: i64 = 10_957;
+pub const MICROS_TO_2000: i64 = 946_684_800_000_000;
+pub const DAYS_TO_2000: i32 = 10_957;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PgTime(pub i64);
@@ -15,17 +15,17 @@ impl PgTime {
             Ok(after) => i64::try_from(after.as_micros()).unwrap_or(i64::MAX),
             Err(before) => -i64::try_from(before.duration().as_micros()).unwrap_or(i64::MAX),
         };
-        PgTime(micros.saturating_sub(EPOCH_MICROS))
+        PgTime(micros.saturating_sub(MICROS_TO_2000))
     }
 
     /// Milliseconds since 1970, rounded down. Every `timestamp` of Postgres fits.
     pub fn unix_millis(self) -> i64 {
-        self.0.div_euclid(1_000) + EPOCH_MICROS / 1_000
+        self.0.div_euclid(1_000) + MICROS_TO_2000 / 1_000
     }
 
     /// The inverse of [`PgTime::unix_millis`]; saturates far outside of Postgres's own range.
     pub fn from_unix_millis(millis: i64) -> PgTime {
-        PgTime(millis.saturating_sub(EPOCH_MICROS / 1_000).saturating_mul(1_000))
+        PgTime(millis.saturating_sub(MICROS_TO_2000 / 1_000).saturating_mul(1_000))
     }
 
     /// How long ago this was, by the clock given; zero if that clock is behind.
@@ -65,31 +65,65 @@ impl Timestamp {
             None => (text, false),
         };
         let (date, time) = text.split_at_checked(memchr::memchr(b' ', text)?)?;
-        let mut parts = date.split(|&b| b == b'-');
-        let (year, month, day) = (digits(parts.next()?)?, parts.next()?, parts.next()?);
-        if parts.next().is_some() {
-            return None;
-        }
-        let (month, day) = (digits(month)?, digits(day)?);
-        if !(1..=12).contains(&month) || !(1..=31).contains(&day) {
-            return None;
-        }
-        // Year 1 BC is year 0 of the proleptic calendar.
-        let year = if bc { 1 - year } else { year };
-        let micros_of_day = time_of_day(time.get(1..)?)?;
-        let days = days_from_civil(year, month, day) - EPOCH_DAYS;
-        let micros = days.checked_mul(86_400_000_000)?.checked_add(micros_of_day)?;
-        Some(Timestamp::At(PgTime(micros)))
+        let time = time.get(1..)?;
+        // The session's time zone is UTC, so a `timestamptz` says +00 or nothing we understand.
+        let time = time.strip_suffix(b"+00").unwrap_or(time);
+        let micros = day_of(date, bc)?.checked_mul(86_400_000_000)?;
+        Some(Timestamp::At(PgTime(micros.checked_add(micros_of_day(time)?)?)))
     }
 }
 
-fn time_of_day(text: &[u8]) -> Option<i64> {
-    let text = match text.iter().position(|&b| b == b'+' || b == b'-') {
-        // The session's time zone is UTC, so a `timestamptz` says +00 or nothing we understand.
-        Some(at) if text.get(at..)? == b"+00" => text.get(..at)?,
-        Some(_) => return None,
-        None => text,
-    };
+/// A `date` value of a column: days since 2000.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Date {
+    At(i32),
+    Infinity,
+    NegativeInfinity,
+}
+
+impl Date {
+    /// The binary form, with the ends of the range for the infinities.
+    pub fn from_binary(value: i32) -> Date {
+        match value {
+            i32::MAX => Date::Infinity,
+            i32::MIN => Date::NegativeInfinity,
+            days => Date::At(days),
+        }
+    }
+
+    /// The text form under `DateStyle=ISO`: `2024-01-02[ BC]`, `infinity`, `-infinity`.
+    pub fn from_text(text: &[u8]) -> Option<Date> {
+        match text {
+            b"infinity" => return Some(Date::Infinity),
+            b"-infinity" => return Some(Date::NegativeInfinity),
+            _ => {}
+        }
+        let (text, bc) = match text.strip_suffix(b" BC") {
+            Some(text) => (text, true),
+            None => (text, false),
+        };
+        day_of(text, bc).and_then(|days| i32::try_from(days).ok()).map(Date::At)
+    }
+}
+
+/// Days since 2000 of `2024-01-02`.
+fn day_of(date: &[u8], bc: bool) -> Option<i64> {
+    let mut parts = date.split(|&b| b == b'-');
+    let (year, month, day) = (digits(parts.next()?)?, parts.next()?, parts.next()?);
+    if parts.next().is_some() {
+        return None;
+    }
+    let (month, day) = (digits(month)?, digits(day)?);
+    if !(1..=12).contains(&month) || !(1..=31).contains(&day) {
+        return None;
+    }
+    // Year 1 BC is year 0 of the proleptic calendar.
+    let year = if bc { 1 - year } else { year };
+    Some(days_from_civil(year, month, day) - i64::from(DAYS_TO_2000))
+}
+
+/// Of `12:34:56.789`.
+pub fn micros_of_day(text: &[u8]) -> Option<i64> {
     let (clock, fraction) = match memchr::memchr(b'.', text) {
         Some(at) => (text.get(..at)?, text.get(at + 1..)?),
         None => (text, &b""[..]),
@@ -130,6 +164,19 @@ fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     era * 146_097 + day_of_era - 719_468
 }
 
+/// The inverse: year, month and day.
+pub fn civil_from_days(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468;
+    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,7 +192,7 @@ mod tests {
     #[test]
     fn text_is_read_to_the_millisecond() {
         check("1970-01-01 00:00:00", 0);
-        check("2000-01-01 00:00:00", EPOCH_MICROS / 1_000);
+        check("2000-01-01 00:00:00", MICROS_TO_2000 / 1_000);
         check("2024-01-01 00:00:00.12", 1_704_067_200_120);
         check("2024-02-29 23:59:59.999999", 1_709_251_199_999);
         check("2024-02-29 23:59:59.999+00", 1_709_251_199_999);
@@ -194,7 +241,7 @@ mod tests {
 
     #[test]
     fn status_times_count_from_2000() {
-        let time = UNIX_EPOCH + Duration::from_micros(EPOCH_MICROS as u64 + 5);
+        let time = UNIX_EPOCH + Duration::from_micros(MICROS_TO_2000 as u64 + 5);
         assert_eq!(PgTime::of(time), PgTime(5));
         assert_eq!(PgTime(5).age(PgTime(3)), Duration::ZERO);
     }
