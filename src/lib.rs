@@ -1,8 +1,8 @@
 //! walhouse replicates Postgres tables into ClickHouse through logical replication, and loses no
 //! row when anything on the way fails.
 //!
-//! A *service* is one slot, one publication and one source table; `runs` and `sessions` are built
-//! in. Each has these threads of its own:
+//! A *service* is one slot, one publication and one source table; `runs`, `sessions` and `webhooks`
+//! are built in. Each has these threads of its own:
 //!
 //! ```text
 //!  Postgres ==> wal_reader --Frames--> batcher --Batch--> flusher x N ==> ClickHouse

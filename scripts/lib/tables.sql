@@ -1,4 +1,4 @@
--- The two source tables as the applications' migrations leave them, for tests and trials.
+-- The source tables as the applications' migrations leave them, for tests and trials.
 
 CREATE TYPE "TaskRunStatus" AS ENUM (
     'DELAYED', 'PENDING', 'PENDING_VERSION', 'WAITING_FOR_DEPLOY', 'DEQUEUED', 'EXECUTING',
@@ -120,3 +120,34 @@ CREATE TABLE public."Session" (
     "isTest" boolean NOT NULL DEFAULT false,
     UNIQUE ("runtimeEnvironmentId", "externalId")
 );
+
+CREATE TYPE "WebhookDeliveryStatus" AS ENUM (
+    'PENDING', 'PROCESSING', 'SUCCEEDED', 'FAILED', 'FILTERED');
+
+CREATE TABLE public."WebhookDelivery" (
+    "id" text NOT NULL,
+    "friendlyId" text NOT NULL,
+    "webhookEndpointId" text NOT NULL,
+    "organizationId" text NOT NULL,
+    "projectId" text NOT NULL,
+    "runtimeEnvironmentId" text NOT NULL,
+    "environmentType" "RuntimeEnvironmentType" NOT NULL,
+    "externalDeliveryId" text,
+    "idempotencyKey" text,
+    "parsedEvent" jsonb,
+    "headers" jsonb,
+    "rawBodyHash" text,
+    "errorMessage" text,
+    "filterReason" text,
+    "runId" text,
+    "status" "WebhookDeliveryStatus" NOT NULL DEFAULT 'PENDING',
+    "isTest" boolean NOT NULL DEFAULT false,
+    "processedAt" timestamp(3),
+    "createdAt" timestamp(3) NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    "updatedAt" timestamp(3) NOT NULL,
+    PRIMARY KEY ("id", "createdAt")
+) PARTITION BY RANGE ("createdAt");
+CREATE TABLE public."WebhookDelivery_2025" PARTITION OF public."WebhookDelivery"
+    FOR VALUES FROM (MINVALUE) TO ('2026-01-01');
+CREATE TABLE public."WebhookDelivery_2026" PARTITION OF public."WebhookDelivery"
+    FOR VALUES FROM ('2026-01-01') TO (MAXVALUE);

@@ -27,14 +27,21 @@ ALTER ROLE :"role" LOGIN PASSWORD :'password';
 GRANT CONNECT ON DATABASE :"DBNAME" TO :"role";
 GRANT USAGE ON SCHEMA public TO :"role";
 -- For large values that an update left alone, for backfills, repairs and comparisons.
-GRANT SELECT ON public."TaskRun", public."Session" TO :"role";
+SELECT format('GRANT SELECT ON public.%I TO %I', relname, :'role')
+FROM pg_class WHERE relnamespace = 'public'::regnamespace
+  AND relname IN ('TaskRun', 'Session', 'WebhookDelivery') \gexec
 \if :read_stats
     GRANT pg_read_all_stats TO :"role";
 \endif
 
 -- Made here, the role needs neither CREATE on the database nor to own the tables.
-SELECT format('CREATE PUBLICATION %I FOR TABLE public.%I WITH (publish = %L)',
-              name, of, 'insert, update, delete, truncate')
+-- Partitions are streamed under the name of their root.
+SELECT format('CREATE PUBLICATION %I FOR TABLE public.%I WITH (publish = %L%s)',
+              name, of, 'insert, update, delete, truncate',
+              CASE relkind WHEN 'p' THEN ', publish_via_partition_root = true' ELSE '' END)
 FROM (VALUES ('task_runs_to_clickhouse_v1_publication', 'TaskRun'),
-             ('sessions_to_clickhouse_v1_publication', 'Session')) AS wanted (name, of)
+             ('sessions_to_clickhouse_v1_publication', 'Session'),
+             ('webhook_deliveries_to_clickhouse_v1_publication', 'WebhookDelivery'))
+     AS wanted (name, of)
+JOIN pg_class ON relname = of AND relnamespace = 'public'::regnamespace
 WHERE NOT EXISTS (SELECT 1 FROM pg_publication WHERE pubname = name) \gexec

@@ -99,7 +99,7 @@ pub enum Command {
         /// Rows whose ids are in this file, one per line; `-` is stdin
         #[arg(long, value_name = "FILE")]
         ids: Option<PathBuf>,
-        /// Also runs that are not in a final status; sessions are all copied anyway
+        /// Also runs that are not in a final status; of other services all rows are copied
         #[arg(long, conflicts_with = "resume")]
         all_statuses: bool,
         /// Continue the last backfill that was not finished

@@ -81,6 +81,13 @@ fn text(service: &str, extent: Extent, report: &VerifyReport) -> String {
         let _ =
             writeln!(out, "{service}: {} keys changed too fast to be compared", report.unsettled);
     }
+    if 0 < report.dropped {
+        let _ = writeln!(
+            out,
+            "{service}: {} of them left out: ClickHouse drops rows of their age (TTL)",
+            report.dropped
+        );
+    }
     if 0 < report.unreadable {
         let _ = writeln!(
             out,
@@ -138,6 +145,7 @@ fn json(service: &str, report: &VerifyReport) -> String {
         "extra": count(Difference::Extra),
         "mended": report.mended,
         "unsettled": report.unsettled,
+        "dropped_by_ttl": report.dropped,
         "unreadable": report.unreadable,
         "questions": report.questions.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "repair_under_way": report.repair_under_way,

@@ -28,6 +28,7 @@ pub mod survey;
 pub mod tables;
 pub mod text;
 mod transport;
+pub mod ttl;
 
 pub use client::Client;
 pub use insert_error::InsertError;

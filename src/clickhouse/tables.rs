@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::client::{Client, quote_bytes, quote_name};
 use super::cluster::{self, create_database, create_table, replacing};
 use super::text::of_ours;
+use super::ttl;
 use crate::error::{Error, ErrorKind, Result};
 use crate::rows::{ColumnSpec, Target};
 
@@ -46,11 +47,12 @@ pub fn ddl(client: &Client, target: &Target) -> String {
         columns => format!("\nPARTITION BY toYYYYMM({})", names(columns)),
     };
     format!(
-        "{} (\n    {}\n) ENGINE = {}{partition}\nORDER BY ({})",
+        "{} (\n    {}\n) ENGINE = {}{partition}\nORDER BY ({}){}",
         create_table(client, &target.table),
         lines.join(",\n    "),
         replacing(client, &names(&[target.version, target.is_deleted])),
-        names(&target.order_by)
+        names(&target.order_by),
+        ttl::ddl(target)
     )
 }
 
@@ -244,6 +246,12 @@ fn warnings(table: &str, shape: &TableShape) -> Vec<String> {
                 "`{table}` does not know `_is_deleted`: FINAL shows deleted rows, filter them out"
             ));
         }
+    }
+    if let Some(rule) = ttl::unknown_rule(&shape.engine_full) {
+        warnings.push(format!(
+            "`{table}` drops rows by the TTL `{rule}`, which is not understood: to a comparison \
+             they are missing, and a repair writes them again"
+        ));
     }
     for name in ["created_at"] {
         if let Some(column) = shape.column(name)

@@ -134,7 +134,7 @@ fn service(
         reader.problem("DATABASE_URL", "not set: expected the URL of Postgres");
     }
     let clickhouse = clickhouse(reader, (name, built_in.database), shared);
-    let lock = lock(reader, name, &shared.lock);
+    let lock = lock(reader, (name, built_in.lock), &shared.lock);
     let flush = flush(reader, name);
     let strategy = strategy(reader, name);
     let ack_interval = Duration::from_secs(reader.integer(&name.variable("ACK_INTERVAL_SECONDS")));
@@ -188,7 +188,7 @@ fn kind(reader: &mut VariableReader, kind: ServiceKind) -> ServiceKind {
                 fingerprints: !reader.flag("RUN_REPLICATION_DISABLE_ERROR_FINGERPRINTING"),
             }
         }
-        ServiceKind::Sessions => kind,
+        ServiceKind::Sessions | ServiceKind::Webhooks => kind,
     }
 }
 
@@ -234,11 +234,16 @@ fn clickhouse(
     })
 }
 
-fn lock(reader: &mut VariableReader, name: &ServiceName, kind: &LockKind) -> LockConfig {
+fn lock(
+    reader: &mut VariableReader,
+    (name, key_prefix): (&ServiceName, &str),
+    kind: &LockKind,
+) -> LockConfig {
     let (term, extend) =
         (name.variable("LEADER_LOCK_TIMEOUT_MS"), name.variable("LEADER_LOCK_EXTEND_INTERVAL_MS"));
     let lock = LockConfig {
         kind: kind.clone(),
+        key_prefix: key_prefix.to_owned(),
         term: reader.millis(&term),
         extend_every: reader.millis(&extend),
         additional: reader.millis(&name.variable("LEADER_LOCK_ADDITIONAL_TIME_MS")),

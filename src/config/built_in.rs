@@ -15,13 +15,15 @@ pub struct BuiltIn {
     pub database: &'static str,
     pub slot: &'static str,
     pub publication: &'static str,
+    /// How the key of its lock in Redis begins.
+    pub lock: &'static str,
     pub flush_concurrency: &'static str,
     /// Its kind; the settings that no other service has are read on top of it.
     pub kind: ServiceKind,
 }
 
 /// Every service, in the order of help, log and report.
-pub static SERVICES: [BuiltIn; 2] = [
+pub static SERVICES: [BuiltIn; 3] = [
     BuiltIn {
         name: "runs",
         prefix: "RUN",
@@ -29,6 +31,7 @@ pub static SERVICES: [BuiltIn; 2] = [
         database: "trigger_dev",
         slot: "task_runs_to_clickhouse_v1",
         publication: "task_runs_to_clickhouse_v1_publication",
+        lock: "runs-replication:",
         flush_concurrency: "2",
         kind: ServiceKind::Runs { payloads: true, fingerprints: true },
     },
@@ -39,8 +42,20 @@ pub static SERVICES: [BuiltIn; 2] = [
         database: "trigger_dev",
         slot: "sessions_to_clickhouse_v1",
         publication: "sessions_to_clickhouse_v1_publication",
+        lock: "sessions-replication:",
         flush_concurrency: "1",
         kind: ServiceKind::Sessions,
+    },
+    BuiltIn {
+        name: "webhooks",
+        prefix: "WEBHOOK_DELIVERIES",
+        source: "WebhookDelivery",
+        database: "trigger_dev",
+        slot: "webhook_deliveries_to_clickhouse_v1",
+        publication: "webhook_deliveries_to_clickhouse_v1_publication",
+        lock: "webhook-deliveries-replication:",
+        flush_concurrency: "1",
+        kind: ServiceKind::Webhooks,
     },
 ];
 
@@ -54,6 +69,7 @@ pub enum ServiceKind {
         fingerprints: bool,
     },
     Sessions,
+    Webhooks,
 }
 
 /// How a service is called, and how its variables begin.

@@ -86,6 +86,8 @@ pub enum InitialBackfill {
 #[derive(Debug, Clone)]
 pub struct LockConfig {
     pub kind: LockKind,
+    /// How its key in Redis begins.
+    pub key_prefix: String,
     /// Life of the lock without an extension.
     pub term: Duration,
     pub extend_every: Duration,

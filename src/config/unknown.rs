@@ -4,9 +4,7 @@ use super::{SERVICES, variables};
 
 /// Whether a name looks like a variable of a service, or of all of them.
 fn looks_like_ours(name: &str) -> bool {
-    let shared = ["REPLICATION_", "WEBHOOK_DELIVERIES_REPLICATION_"];
-    SERVICES.iter().any(|service| service.name().owns(name))
-        || shared.iter().any(|prefix| name.starts_with(prefix))
+    name.starts_with("REPLICATION_") || SERVICES.iter().any(|service| service.name().owns(name))
 }
 
 /// One warning for each unknown name, in the order of the alphabet, with the name that was likely

@@ -224,7 +224,6 @@ const fn unsupported(
 }
 
 const HOUR_MS: u64 = 3_600_000;
-const WEBHOOKS: &str = "walhouse does not replicate webhook deliveries; leave them to trigger.dev.";
 const READERS: &str = "walhouse reads the lock from the server that it writes it to.";
 const LOG_LEVELS: VariableKind = VariableKind::Choice(&["log", "error", "warn", "info", "debug"]);
 
@@ -249,6 +248,12 @@ pub const SECTIONS: &[Section] = &[
         variable("SESSION_REPLICATION_DATABASE_URL", VariableKind::PostgresUrl,
             Preset::Variable("DATABASE_URL"),
             "Postgres for sessions alone."),
+        variable("WEBHOOK_DELIVERIES_REPLICATION_DATABASE_URL", VariableKind::PostgresUrl,
+            Preset::Variable("WEBHOOK_DATABASE_URL"),
+            "Postgres for webhooks alone."),
+        variable("WEBHOOK_DATABASE_URL", VariableKind::PostgresUrl,
+            Preset::Variable("DATABASE_URL"),
+            "The same, under trigger.dev's name for it."),
         variable("*_REPLICATION_SLOT_NAME", VariableKind::Slot,
             Preset::PerService(|service| service.slot),
             "The replication slot; created when it is missing on a first start."),
@@ -327,7 +332,7 @@ pub const SECTIONS: &[Section] = &[
         integer("*_REPLICATION_LEADER_LOCK_RETRY_INTERVAL_MS", (1, HOUR_MS), "500",
             "Wait between two attempts to take the lock."),
         variable("RUN_REPLICATION_REDIS_HOST", VariableKind::Host, Preset::Variable("REDIS_HOST"),
-            "Redis, for both services."),
+            "Redis, for every service."),
         variable("RUN_REPLICATION_REDIS_PORT", VariableKind::Integer { min: 1, max: 65_535 },
             Preset::Variable("REDIS_PORT"),
             "Its port."),
@@ -411,28 +416,6 @@ pub const SECTIONS: &[Section] = &[
         variable("RUN_REPLICATION_LEGACY_ORIGIN_GENERATION", VariableKind::Choice(&["0"]),
             Preset::Value("0"),
             "Only 0: versions are WAL positions, which rows of a higher generation would outrank."),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_ENABLED", &["0", "false"],
-            WEBHOOKS),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_CLICKHOUSE_URL", &[], WEBHOOKS),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_SLOT_NAME", &[], WEBHOOKS),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_PUBLICATION_NAME", &[], WEBHOOKS),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_MAX_FLUSH_CONCURRENCY", &[], WEBHOOKS),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_FLUSH_INTERVAL_MS", &[], WEBHOOKS),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_FLUSH_BATCH_SIZE", &[], WEBHOOKS),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_LEADER_LOCK_TIMEOUT_MS", &[], WEBHOOKS),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_LEADER_LOCK_EXTEND_INTERVAL_MS", &[],
-            WEBHOOKS),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_LEADER_LOCK_ADDITIONAL_TIME_MS", &[],
-            WEBHOOKS),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_LEADER_LOCK_RETRY_INTERVAL_MS", &[],
-            WEBHOOKS),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_ACK_INTERVAL_SECONDS", &[], WEBHOOKS),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_LOG_LEVEL", &[], WEBHOOKS),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_WAIT_FOR_ASYNC_INSERT", &[], WEBHOOKS),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_INSERT_STRATEGY", &[], WEBHOOKS),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_INSERT_MAX_RETRIES", &[], WEBHOOKS),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_INSERT_BASE_DELAY_MS", &[], WEBHOOKS),
-        unsupported("WEBHOOK_DELIVERIES_REPLICATION_INSERT_MAX_DELAY_MS", &[], WEBHOOKS),
         ignored("RUN_REPLICATION_REDIS_READER_HOST", READERS),
         ignored("RUN_REPLICATION_REDIS_READER_PORT", READERS),
         ignored("REDIS_READER_HOST", READERS),

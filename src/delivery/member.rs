@@ -1,8 +1,11 @@
 //! A table in use: its mapping, and its form on both sides.
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::postgres::source_table::SourceTable;
+use crate::rows::key::Key;
+use crate::rows::ttl::Ttl;
 use crate::rows::{Block, Shape, Target};
 use crate::services::assemble::new_blocks;
 use crate::services::mapping::Mapping;
@@ -30,7 +33,29 @@ impl Member {
         new_blocks(&*self.mapping, &self.shapes)
     }
 
+    /// Whether ClickHouse may drop a row of this key, or has done so, by itself. The row of
+    /// Postgres tells more than the key, where there is one.
+    pub fn may_be_dropped(&self, target: usize, key: &Key, row: Option<(&Block, usize)>) -> bool {
+        let Some(ttl) = self.shapes[target].ttl else { return false };
+        let of_key = ttl.millis_of_key(&self.targets()[target].order_by, key);
+        let of_row = || row.and_then(|(block, row)| Ttl::millis(block.value(ttl.column, row)?));
+        let millis = of_key.or_else(of_row);
+        millis.is_some_and(|millis| ttl.may_have_passed(millis, now_millis()))
+    }
+
     pub fn block_of(&self, target: usize) -> Block {
         Block::new(&self.targets()[target].columns, &self.shapes[target])
     }
+}
+
+/// Whether ClickHouse drops this row of a block by itself, so that writing it is of no use.
+pub fn is_dropped(block: &Block, row: usize) -> bool {
+    let Some(ttl) = block.shape().ttl else { return false };
+    let millis = block.value(ttl.column, row).and_then(Ttl::millis);
+    millis.is_some_and(|millis| ttl.has_passed(millis, now_millis()))
+}
+
+fn now_millis() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

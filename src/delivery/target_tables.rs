@@ -7,17 +7,20 @@ use super::unfilled;
 use crate::clickhouse::Client;
 use crate::clickhouse::document_types::document_types;
 use crate::clickhouse::tables::{self, TableShape};
+use crate::clickhouse::ttl;
 use crate::config::{ServiceConfig, ServiceKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rows::{Shape, Target};
 use crate::services::mapping::Mapping;
 use crate::services::runs::Runs;
 use crate::services::sessions::Sessions;
+use crate::services::webhooks::Webhooks;
 
 pub fn mapping(config: &ServiceConfig) -> Arc<dyn Mapping> {
     match config.kind {
         ServiceKind::Runs { payloads, fingerprints } => Arc::new(Runs { payloads, fingerprints }),
         ServiceKind::Sessions => Arc::new(Sessions),
+        ServiceKind::Webhooks => Arc::new(Webhooks),
     }
 }
 
@@ -56,7 +59,8 @@ pub fn shapes(
         }
         unfilled.extend(unfilled::of_target(client, target, &shape));
         let documents = document_types(&shape, &target.columns, version);
-        shapes.push(Shape { present, without_null, documents });
+        let ttl = ttl::of_table(target, &shape.engine, &shape.engine_full);
+        shapes.push(Shape { present, without_null, documents, ttl });
     }
     Ok(Taken { shapes, unfilled })
 }

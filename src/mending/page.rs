@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use super::mapped::Mapped;
 use super::worker::Worker;
 use crate::clickhouse::stored;
+use crate::delivery::member::is_dropped;
 use crate::error::Result;
 use crate::machines::repair::{Fate, Stored, fate_of_row};
 use crate::postgres::table_reader::AsOf;
@@ -59,6 +60,9 @@ fn keys_to_write(
     let found = worker.ask(|client, deadline| stored::rows_of(client, target, block, deadline))?;
     let has_versions = stored::has_versions(target, |column| block.is_present(column));
     let wanted = |row| {
+        if is_dropped(block, row) {
+            return None;
+        }
         let key = stored::key_of(target, block, row);
         let found = found.get(&key).map(|found| Stored {
             version: found.version,

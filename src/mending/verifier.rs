@@ -73,6 +73,8 @@ pub struct VerifyReport {
     pub mended: u64,
     /// Keys that changed too fast to be compared.
     pub unsettled: u64,
+    /// Rows of Postgres that are left out, since ClickHouse drops rows of their age by itself.
+    pub dropped: u64,
     /// Rows with a character that UTF-8 has no place for.
     pub unreadable: u64,
     /// The first of them.

@@ -120,7 +120,7 @@ pub enum Holder {
 }
 
 impl RedisLock {
-    /// `key_prefix` is `runs-replication:` or `sessions-replication:`. No I/O yet.
+    /// `key_prefix` is such as `runs-replication:`. No I/O yet.
     pub fn new(params: &Params, key_prefix: &str, slot: &str) -> RedisLock {
         RedisLock {
             // The client and the lock of the source system each add the same words: twice is right.

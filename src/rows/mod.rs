@@ -16,6 +16,7 @@ pub mod shape;
 pub mod stored;
 pub mod target;
 pub mod tombstone;
+pub mod ttl;
 
 pub use block::Block;
 pub use column_type::ColumnType;

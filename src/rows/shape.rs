@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::ttl::Ttl;
+
 /// What the existing table accepts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
@@ -13,11 +15,13 @@ pub struct Shape {
     /// own type its text is parsed under the settings of the INSERT, and is then what the table
     /// holds; from another one it is cast, with the cast's own rules.
     pub documents: BTreeMap<usize, String>,
+    /// When the table drops rows by itself.
+    pub ttl: Option<Ttl>,
 }
 
 impl Shape {
-    /// Every NULL has a place, and documents are of type `JSON`.
+    /// Every NULL has a place, documents are of type `JSON`, and rows stay.
     pub fn of(present: Vec<bool>) -> Shape {
-        Shape { present, without_null: Vec::new(), documents: BTreeMap::new() }
+        Shape { present, without_null: Vec::new(), documents: BTreeMap::new(), ttl: None }
     }
 }

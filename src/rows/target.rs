@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::column_type::ColumnType;
 use super::scalar::Scalar;
+use super::ttl::Ttl;
 
 /// A column of a target table, as the mapping writes it.
 #[derive(Debug, Clone)]
@@ -69,6 +70,8 @@ pub struct Target {
     pub order_by: Vec<usize>,
     /// What the partition is computed from, likewise.
     pub partition_by: Vec<usize>,
+    /// When ClickHouse drops rows of a table that we make.
+    pub ttl: Option<Ttl>,
     /// JSON columns, in the order in which a refused row is tried with one of them blanked.
     pub documents: Vec<usize>,
     /// Columns that older tables do not have.

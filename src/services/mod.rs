@@ -1,7 +1,7 @@
 //! The services: source tables, target tables, and the mapping between them.
 //!
-//! [`fold`] reads a batch's changes, [`assemble`] turns them into blocks; [`runs`] and [`sessions`]
-//! are the two mappings, the other files the rules for single values.
+//! [`fold`] reads a batch's changes, [`assemble`] turns them into blocks; [`runs`], [`sessions`],
+//! [`webhooks`] are the mappings, the other files the rules for single values.
 //!
 //! A new column of a table goes into its mapping, and a new rule for values into a file of its own.
 //! What a mapping cannot keep as it was, it reports in [`notes`].
@@ -26,4 +26,5 @@ pub mod trial;
 pub mod types;
 pub mod utf8;
 pub mod values;
+pub mod webhooks;
 pub mod weight;

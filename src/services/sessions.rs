@@ -87,6 +87,7 @@ pub static TARGETS: LazyLock<[Target; 1]> = LazyLock::new(|| {
         indexes: vec![],
         order_by: vec![1, 2, 0, 14, 3],
         partition_by: vec![14],
+        ttl: None,
         documents: vec![10],
         optional: vec![18],
         id: 3,

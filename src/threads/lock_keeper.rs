@@ -40,8 +40,7 @@ pub fn requests() -> (Sender<LockRequest>, Receiver<LockRequest>) {
 
 /// The lock of a service in Redis; no I/O yet.
 pub fn redis_lock(config: &ServiceConfig, params: &redis::Params) -> RedisLock {
-    let key_prefix = format!("{}-replication:", config.name.as_str());
-    RedisLock::new(params, &key_prefix, &config.slot)
+    RedisLock::new(params, &config.lock.key_prefix, &config.slot)
 }
 
 /// The leader lock, wherever it lives.

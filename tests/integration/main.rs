@@ -110,3 +110,4 @@ mod verify;
 /// What an operator sees: `/status`, the page, and the command that asks for it.
 mod watched;
 mod way_out;
+mod webhooks;

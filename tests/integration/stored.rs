@@ -212,6 +212,7 @@ fn table_of(scalar: Scalar) -> Target {
         computed: Vec::new(),
         indexes: Vec::new(),
         order_by: vec![0],
+        ttl: None,
         partition_by: Vec::new(),
         documents: Vec::new(),
         optional: Vec::new(),

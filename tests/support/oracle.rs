@@ -26,14 +26,17 @@ pub struct Scope {
     pub runs: bool,
     pub payloads: bool,
     pub sessions: bool,
+    pub webhooks: bool,
 }
 
 impl Scope {
-    pub const ALL: Scope = Scope { runs: true, payloads: true, sessions: true };
-    pub const RUNS: Scope = Scope { runs: true, payloads: true, sessions: false };
+    const NOTHING: Scope = Scope { runs: false, payloads: false, sessions: false, webhooks: false };
+    pub const ALL: Scope = Scope { sessions: true, ..Scope::RUNS };
+    pub const RUNS: Scope = Scope { runs: true, payloads: true, ..Scope::NOTHING };
     /// For runs whose payload may be another than that of their INSERT.
-    pub const RUNS_WITHOUT_PAYLOADS: Scope = Scope { runs: true, payloads: false, sessions: false };
-    pub const SESSIONS: Scope = Scope { runs: false, payloads: false, sessions: true };
+    pub const RUNS_WITHOUT_PAYLOADS: Scope = Scope { runs: true, ..Scope::NOTHING };
+    pub const SESSIONS: Scope = Scope { sessions: true, ..Scope::NOTHING };
+    pub const WEBHOOKS: Scope = Scope { webhooks: true, ..Scope::NOTHING };
 }
 
 /// What the two sides do not agree on.
@@ -120,6 +123,9 @@ pub fn compare(postgres: &Database, clickhouse: &Warehouse, scope: Scope) -> Rep
     }
     if scope.sessions {
         compare_table(&tables::sessions(), postgres, clickhouse, &mut report);
+    }
+    if scope.webhooks {
+        compare_table(&tables::webhooks(), postgres, clickhouse, &mut report);
     }
     report
 }

@@ -117,6 +117,27 @@ pub fn full_session(id: &str) -> Value {
     )
 }
 
+/// A delivery of a webhook with a value of its own in every column that is replicated, made on this
+/// day.
+pub fn full_delivery(id: &str, day: &str) -> Value {
+    json!({
+        "id": id,
+        "friendlyId": format!("delivery_{id}"),
+        "webhookEndpointId": "endpoint_1",
+        "organizationId": "org_1",
+        "projectId": "proj_1",
+        "runtimeEnvironmentId": "env_1",
+        "environmentType": "PRODUCTION",
+        "externalDeliveryId": format!("external-{id}"),
+        "runId": format!("run_{id}"),
+        "status": "SUCCEEDED",
+        "isTest": true,
+        "parsedEvent": {"kind": "push"},
+        "createdAt": format!("{day} 10:11:12.345"),
+        "updatedAt": format!("{day} 10:11:13.456"),
+    })
+}
+
 /// `row` with other values for some columns.
 pub fn with(mut row: Value, values: Value) -> Value {
     let (Value::Object(row_values), Value::Object(values)) = (&mut row, values) else {

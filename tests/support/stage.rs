@@ -13,6 +13,7 @@ use super::redis::Redis;
 
 pub const RUNS_SLOT: &str = "task_runs_to_clickhouse_v1";
 pub const SESSIONS_SLOT: &str = "sessions_to_clickhouse_v1";
+pub const WEBHOOKS_SLOT: &str = "webhook_deliveries_to_clickhouse_v1";
 pub const SERVICES: [&str; 2] = ["runs", "sessions"];
 
 pub struct Stage {
@@ -94,6 +95,17 @@ impl Stage {
     /// Only runs.
     pub fn settings_runs(&self) -> Settings {
         self.settings().with("SESSION_REPLICATION_ENABLED", 0)
+    }
+
+    /// Only webhooks.
+    pub fn settings_webhooks(&self) -> Settings {
+        const PREFIX: &str = "WEBHOOK_DELIVERIES_REPLICATION";
+        let of_sessions: Vec<(String, String)> = (self.settings().all())
+            .filter_map(|(name, value)| Some((name.strip_prefix("SESSION_REPLICATION")?, value)))
+            .map(|(rest, value)| (format!("{PREFIX}{rest}"), value.clone()))
+            .collect();
+        let settings = self.settings_runs().with("RUN_REPLICATION_ENABLED", 0);
+        of_sessions.iter().fold(settings, |settings, (name, value)| settings.with(name, value))
     }
 
     /// A program with these settings that streams both services.

@@ -110,7 +110,7 @@ mod tests {
     fn report() -> CheckReport {
         let mut report = CheckReport::default();
         report.add(None, Finding::ok("configuration", "all set"));
-        for service in &SERVICES.each_ref().map(BuiltIn::name) {
+        for service in &SERVICES.each_ref().map(BuiltIn::name)[..2] {
             report.add(Some(service), Finding::ok("wal_level", "logical"));
             report.add(
                 Some(service),

@@ -172,6 +172,8 @@ impl Pass for PrunePass<'_> {
         let (with, target) = (worker.with, &worker.with.member.targets()[*index]);
         let mut live = worker
             .ask(|client, deadline| self.slicers[*index].live_keys(client, slice, deadline()))?;
+        // ClickHouse deletes it, whatever Postgres has.
+        live.retain(|live| !with.member.may_be_dropped(*index, &live.key, None));
         // It was there a moment ago, and says nothing of whose the other rows are.
         let is_own = |live: &LiveKey| live.version == self.base_version;
         let others = live.iter().filter(|live| !is_own(live));

@@ -123,7 +123,12 @@ impl Verifier<'_, '_> {
                 let key = &suspects[at].key;
                 let row = rows.get(key).map(|row| (block, *row));
                 let newest = self.by.version_at(held.as_of);
-                seen[at] = Some(self.pair_up(index, row, found.get(key), newest));
+                let mut pair = self.pair_up(index, row, found.get(key), newest);
+                if self.by.member.may_be_dropped(index, key, row) {
+                    // It became so old in between.
+                    pair.pair = Pair { is_in_postgres: false, stored: None };
+                }
+                seen[at] = Some(pair);
             }
         }
         Ok(())

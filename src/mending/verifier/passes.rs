@@ -94,6 +94,10 @@ impl Verifier<'_, '_> {
                 worker.ask(|client, deadline| stored::rows_of(client, target, block, deadline))?;
             for row in 0..block.rows() {
                 let key = stored::key_of(target, block, row);
+                if self.by.member.may_be_dropped(index, &key, Some((block, row))) {
+                    self.report.dropped += 1;
+                    continue;
+                }
                 let seen = self.pair_up(index, Some((block, row)), found.get(&key), 0);
                 if seen.pair.difference().is_some() {
                     self.suspect(index, key);
@@ -147,6 +151,9 @@ impl Verifier<'_, '_> {
     }
 
     fn look_up(&mut self, worker: &mut Worker<'_>, index: usize, live: &[LiveKey]) -> Result<()> {
+        let member = &self.by.member;
+        let stays = |live: &&LiveKey| !member.may_be_dropped(index, &live.key, None);
+        let live: Vec<LiveKey> = live.iter().filter(stays).cloned().collect();
         for keys in live.chunks(LOOKUP_KEYS) {
             let looked_up = are_in_postgres(worker, index, keys)?;
             for (live, is_there) in keys.iter().zip(looked_up.there) {

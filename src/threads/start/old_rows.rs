@@ -11,6 +11,7 @@ use crate::clickhouse::Client;
 use crate::clickhouse::stored::{key_of, rows_of};
 use crate::config::ServiceName;
 use crate::delivery::connecting::step;
+use crate::delivery::member::is_dropped;
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::source_table::TableName;
 use crate::postgres::sql::{Sql, ident};
@@ -47,6 +48,7 @@ pub fn look(
         let found = rows_of(client, target, &block, deadline)?;
         asked += block.rows();
         missing += (0..block.rows())
+            .filter(|&row| !is_dropped(&block, row))
             .filter(|&row| found.get(&key_of(target, &block, row)).is_none_or(|r| r.is_deleted))
             .count();
     }
@@ -118,5 +120,5 @@ fn keys_only(target: &crate::rows::target::Target) -> Shape {
         target.order_by.contains(&at) || at == target.version || at == target.is_deleted
     };
     let present = (0..target.columns.len()).map(is_key).collect();
-    Shape::of(present)
+    Shape { ttl: target.ttl, ..Shape::of(present) }
 }

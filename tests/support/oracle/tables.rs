@@ -292,3 +292,30 @@ pub fn sessions() -> Table {
         columns,
     }
 }
+
+/// Rows that are past the TTL of the target are in neither.
+pub fn webhooks() -> Table {
+    let columns = vec![
+        text("environment_id", "runtimeEnvironmentId"),
+        text("organization_id", "organizationId"),
+        text("project_id", "projectId"),
+        text("delivery_id", "id"),
+        text("webhook_endpoint_id", "webhookEndpointId"),
+        text("environment_type", "environmentType"),
+        text("friendly_id", "friendlyId"),
+        text("external_delivery_id", "externalDeliveryId"),
+        text("run_id", "runId"),
+        text("status", "status"),
+        number("is_test", "\"isTest\"::int"),
+        moment("created_at", "createdAt"),
+        moment("updated_at", "updatedAt"),
+        alive(),
+    ];
+    Table {
+        name: "webhook_deliveries_v1",
+        key: "delivery_id",
+        source: "WebhookDelivery",
+        condition: "\"organizationId\" <> '' AND now() - interval '60 days' < \"createdAt\"",
+        columns,
+    }
+}
