@@ -133,6 +133,12 @@ pub fn missing<'a>(
     Ok(tables.iter().copied().filter(|name| !is_there(name)).collect())
 }
 
+/// Whether the table has no row, not even a deleted one.
+pub fn is_empty(client: &mut Client, table: &str, deadline: Instant) -> Result<bool> {
+    let sql = format!("SELECT 1 FROM {} LIMIT 1", client.qualified(table));
+    Ok(client.query(&sql, &[table], deadline)?.is_empty())
+}
+
 /// Creates our database if it is missing. Checks first: the statement needs a separate privilege,
 /// even with IF NOT EXISTS.
 pub(super) fn ensure_database(client: &mut Client, deadline: Instant) -> Result<()> {

@@ -380,7 +380,8 @@ pub const SECTIONS: &[Section] = &[
              the whole table and repairs what differs, while the stream goes on; halt stops the \
              service; skip goes on and leaves the difference."),
         integer("REPLICATION_REPAIR_CONCURRENCY", (1, 64), "2",
-            "Connections that read the table during a repair, each a few MB at a time."),
+            "Connections that read the table during a repair, each a few MB at a time, or during \
+             an initial backfill, up to 64 MB."),
         integer("REPLICATION_REPAIR_DELETES_MAX_PERCENT", (0, 100), "40",
             "How much of a table a repair may mark as deleted; if more of it is not in Postgres, \
              the repair waits for an operator and marks nothing. 100 allows everything."),

@@ -23,3 +23,4 @@ pub mod source_check;
 pub mod source_look;
 pub mod target_tables;
 pub mod unfilled;
+pub mod unplaced;

@@ -9,6 +9,7 @@ use parking_lot::{Condvar, Mutex};
 use super::alongside::{Alongside, StopLevel, stopped};
 use super::lease_watch::{LeaseHold, LeaseWatch};
 use super::marks::StreamMarks;
+use super::unplaced::Unplaced;
 use crate::error::{Error, ErrorKind, Result};
 use crate::halt::Halt;
 use crate::machines::confirm::Reserved;
@@ -26,6 +27,7 @@ struct Inner {
     moved: Condvar,
     lease: Arc<LeaseWatch>,
     marks: StreamMarks,
+    unplaced: Unplaced,
 }
 
 /// Whatever the lease says.
@@ -55,8 +57,9 @@ impl SessionState {
             reserved: Reserved(Lsn(0)),
             repairing: false,
         };
-        let (moved, marks) = (Condvar::new(), StreamMarks::default());
-        SessionState(Arc::new(Inner { state: Mutex::new(state), moved, lease, marks }))
+        let (moved, marks, unplaced) =
+            (Condvar::new(), StreamMarks::default(), Unplaced::default());
+        SessionState(Arc::new(Inner { state: Mutex::new(state), moved, lease, marks, unplaced }))
     }
 
     /// The stream begins here; a durable state row admits to commits up to `reserved`.
@@ -67,6 +70,11 @@ impl SessionState {
 
     pub fn marks(&self) -> &StreamMarks {
         &self.0.marks
+    }
+
+    /// Deletes that found nothing to mark while a repair runs.
+    pub fn unplaced(&self) -> &Unplaced {
+        &self.0.unplaced
     }
 
     /// Due once the session's end has come this far.

@@ -22,7 +22,7 @@ use crate::config::ServiceConfig;
 use crate::delivery::alongside::{Alongside, StopLevel};
 use crate::delivery::context::DeliveryContext;
 use crate::delivery::learned::Learned;
-use crate::delivery::limits::page_bytes_max;
+use crate::delivery::limits::{copy_bytes_max, page_bytes_max};
 use crate::delivery::member::Member;
 use crate::delivery::outage::Delays;
 use crate::delivery::{connecting, source_check, target_tables};
@@ -158,6 +158,7 @@ impl<'c> CommandContext<'c> {
             application_name: &self.application_name,
             deletes_max_percent: self.config.repair_deletes_max_percent,
             page_bytes_max: page_bytes_max(self.config),
+            copy_bytes_max: copy_bytes_max(self.config),
             begun_at: self.begun_at,
         };
         act(&with)

@@ -6,7 +6,7 @@ use crate::delivery::member::Member;
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::source_table::SourceTable;
 use crate::rows::Block;
-use crate::services::mapping::Stamp;
+use crate::services::mapping::{Stamp, ValueError};
 use crate::services::notes::Notes;
 use crate::services::row::Row;
 use crate::services::source::Source;
@@ -54,13 +54,15 @@ impl Mapped<'_> {
                 let value = value.as_ref().map(AsRef::as_ref);
                 row.values[*place] = value.map_or(Datum::Null, Datum::Text);
             }
-            utf8::append(&*self.member.mapping, &row, stamp, &mut blocks, &mut notes).map_err(
-                |e| {
-                    let doing = format!("map a row of service `{}`", self.service);
-                    Error::new(ErrorKind::Protocol, doing).because(e)
-                },
-            )?;
+            utf8::append(&*self.member.mapping, &row, stamp, &mut blocks, &mut notes)
+                .map_err(|error| self.error(error))?;
         }
         Ok((blocks, notes))
+    }
+
+    /// Of a row that cannot be mapped.
+    pub fn error(&self, cause: ValueError) -> Error {
+        let doing = format!("map a row of service `{}`", self.service);
+        Error::new(ErrorKind::Protocol, doing).because(cause)
     }
 }

@@ -21,6 +21,8 @@ pub struct MendingContext<'a> {
     pub deletes_max_percent: u64,
     /// How much of the table one worker holds at a time, as it comes from Postgres.
     pub page_bytes_max: usize,
+    /// The same of a table that is copied.
+    pub copy_bytes_max: usize,
     /// Inserts that are older are of others.
     pub begun_at: Instant,
 }

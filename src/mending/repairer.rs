@@ -1,5 +1,13 @@
 //! `repairer/<service>`: makes ClickHouse equal to the table again, while the stream goes on.
 //!
+//! Tables that were empty when it began are only copied (`copy_range`) into:
+//!
+//! ```text
+//!   copy:   blocks of the table -> rows -> write
+//! ```
+//!
+//! Others are compared:
+//!
 //! ```text
 //!   read:   blocks of the table -> rows -> what does ClickHouse have? -> write what differs
 //!   count:  keys of ClickHouse  -> what does Postgres have?           -> may that be deleted?
@@ -21,6 +29,7 @@ use read_pass::ReadPass;
 use recorder::Recorder;
 use workers::work;
 
+mod copy_range;
 mod cursor;
 mod prune_pass;
 mod read_pass;
@@ -30,6 +39,7 @@ mod workers;
 pub use cursor::RepairCursor;
 
 use super::parties::{MendingContext, connect, sql_deadline};
+use super::worker::Worker;
 use super::{deletes, standstill};
 use crate::clickhouse::Client;
 use crate::clickhouse::own::repairs::{AT_FENCE, RepairRow, RepairStatus};
@@ -111,6 +121,18 @@ fn catch_up(with: &MendingContext<'_>, recorder: &Recorder<'_>) -> Result<()> {
     alongside.wait_for_stream(read.insert_lsn)
 }
 
+/// Whether the stream has brought everything that became of the rows since they were copied. What
+/// it could not place is marked as deleted here.
+fn is_all_told(repairer: &Repairer<'_>, recorder: &Recorder<'_>, pass: &ReadPass) -> Result<bool> {
+    let with = &repairer.context;
+    let Some(ids) = repairer.shared.unplaced().ids().filter(|_| recorder.is_whole_copy()) else {
+        return Ok(false);
+    };
+    let mut worker = Worker::new(with)?;
+    Ok(pass.is_as_read(with)?
+        && copy_range::bury(&mut worker, recorder, &ids, recorder.base_version())?)
+}
+
 /// Runs the repair from where it was left to its end. If an operator has to agree first, it waits
 /// for the end of the session.
 fn repair(repairer: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<()> {
@@ -133,6 +155,20 @@ fn repair(repairer: &Repairer<'_>, recorder: &Recorder<'_>) -> Result<()> {
         }
         let base_version = recorder.base_version();
         match position {
+            RepairCursor::Copy(None) => recorder.begin_copy()?,
+            RepairCursor::Copy(Some(done)) => {
+                let pass = ReadPass::plan_copy(with, base_version, &done, repairer.workers)?;
+                work(repairer, recorder, &pass)?;
+                if !pass.is_complete() {
+                    recorder.doubt_copy();
+                    continue;
+                }
+                catch_up(with, recorder)?;
+                if is_all_told(repairer, recorder, &pass)? {
+                    return recorder.record(RepairStatus::Done);
+                }
+                recorder.enter(RepairCursor::start_of_count())?;
+            }
             RepairCursor::Read(read) => {
                 let pass = ReadPass::plan(with, base_version, &read)?;
                 work(repairer, recorder, &pass)?;

@@ -7,6 +7,7 @@ use crate::clickhouse::Client;
 use crate::delivery::as_of::wait_until_flushed;
 use crate::delivery::landing::Landing;
 use crate::error::{Error, ErrorKind, Result};
+use crate::postgres::copy::Copier;
 use crate::postgres::reread::{Reread, RereadRequest, RereadRows, reread};
 use crate::postgres::sql::Sql;
 use crate::postgres::table_reader::AsOf;
@@ -16,6 +17,8 @@ pub struct Worker<'a> {
     pub with: &'a MendingContext<'a>,
     pub sql: Sql,
     pub client: Client,
+    /// From one range to the next.
+    pub copier: Option<Copier>,
     /// By target table.
     pub landings: Vec<Landing<'a>>,
 }
@@ -27,6 +30,7 @@ impl<'a> Worker<'a> {
             with,
             sql: connect(with)?,
             client: Client::connect(delivery.clickhouse)?,
+            copier: None,
             landings: delivery.landings(with.member.targets()),
         })
     }

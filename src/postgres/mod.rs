@@ -9,6 +9,7 @@ mod auth;
 pub mod barrier;
 pub mod catalog;
 pub mod connection;
+pub mod copy;
 pub mod failover_slot;
 pub mod frames;
 pub mod key_reader;

@@ -20,7 +20,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 use super::connection::{Connection, StartupOptions, SystemIdentity};
 use super::params::{Host, PostgresParams};
-use super::server::Server;
+use super::server::{IDENTITY, Server};
 use super::sql::{Sql, SqlError, hosts};
 use super::startup;
 use crate::error::{Error, ErrorKind, Result};
@@ -28,6 +28,9 @@ use crate::halt::Halt;
 use search::{HostPlace, HostSearch, SeenServer};
 
 mod search;
+
+/// As for ordinary SQL: the kernel's patience with a peer that is gone.
+const SESSION_RECEIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A name with more addresses than this means no set of servers that anybody fails over between.
 const ADDRESSES_MAX: usize = 16;
@@ -207,6 +210,33 @@ impl Primary {
         };
         self.check(in_recovery != Some("f"), identity)?;
         Ok((connection, system))
+    }
+
+    /// The same for ordinary SQL on a connection of the kind that streams. A role that may not
+    /// replicate can have one, and it takes no place of a walsender.
+    pub fn session(&self, application_name: &str, deadline: Instant) -> Result<Connection> {
+        let options = StartupOptions {
+            application_name: application_name.to_owned(),
+            replication: false,
+            options: Vec::new(),
+            receive_timeout: SESSION_RECEIVE_TIMEOUT,
+        };
+        let mut connection = startup::connect(&self.params, &options, deadline)?;
+        let query = format!("SELECT {IDENTITY}");
+        let answer = connection.simple_query(&query, deadline)?;
+        let value = |column| answer.first().and_then(|rows| rows.value(0, column));
+        let identity = || {
+            Some(KnownServer {
+                system_identifier: value("system_identifier")?.parse().ok()?,
+                timeline: u32::from_str_radix(value("timeline")?, 16).ok()?,
+            })
+        };
+        let identity = identity().ok_or_else(|| {
+            Error::new(ErrorKind::Protocol, format!("identify the server `{}`", self.name()))
+                .because("the answer has an unexpected form")
+        })?;
+        self.check(value("in_recovery") != Some("f"), identity)?;
+        Ok(connection)
     }
 
     fn check(&self, in_recovery: bool, found: KnownServer) -> Result<()> {

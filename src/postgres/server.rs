@@ -7,6 +7,15 @@ use super::table_reader::{AS_OF, AsOf};
 use crate::error::{Error, ErrorKind, Result};
 use crate::wal::Lsn;
 
+/// The columns that tell one server from another. The control file's timeline is that of the last
+/// checkpoint: right after a promotion it is still the old one, so a primary is asked which WAL
+/// file it writes to.
+pub(super) const IDENTITY: &str = "
+    (SELECT system_identifier FROM pg_control_system()) AS system_identifier,
+    CASE WHEN pg_is_in_recovery() THEN (SELECT to_hex(timeline_id) FROM pg_control_checkpoint())
+         ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END AS timeline,
+    pg_is_in_recovery() AS in_recovery";
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
     pub version_num: u32,
@@ -27,18 +36,11 @@ impl Server {
 
     /// [`Server::inspect`], for callers that ask several servers.
     pub(super) fn ask(sql: &mut Sql, deadline: Instant) -> std::result::Result<Server, SqlError> {
-        // The control file's timeline is that of the last checkpoint: right after a promotion it is
-        // still the old one, so we ask a primary which WAL file it writes to.
-        let rows = sql.try_rows(
-            "SELECT current_setting('server_version_num'),
-                    (SELECT system_identifier FROM pg_control_system()),
-                    CASE WHEN pg_is_in_recovery()
-                         THEN (SELECT to_hex(timeline_id) FROM pg_control_checkpoint())
-                         ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END,
-                    pg_is_in_recovery(), current_setting('wal_level'),
-                    (SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout')",
-            deadline,
-        )?;
+        let query = format!(
+            "SELECT current_setting('server_version_num'), {IDENTITY}, current_setting('wal_level'),
+                    (SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout')"
+        );
+        let rows = sql.try_rows(&query, deadline)?;
         let row = rows.first().ok_or_else(|| super::sql::protocol("expected one row"))?;
         let timeout_ms: u64 = row.parse(5)?;
         Ok(Server {

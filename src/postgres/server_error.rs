@@ -69,6 +69,11 @@ impl ServerError {
         }
     }
 
+    /// A character that the encoding of the one side has, and that of the other has not.
+    pub fn is_unconvertible(&self) -> bool {
+        ["22P05", "22021"].contains(&&*self.sqlstate)
+    }
+
     /// As our own error: the kind by SQLSTATE, the server's hint as the hint.
     pub fn into_error(self, doing: impl Into<String>) -> Error {
         let mut error = Error::new(self.kind(), doing);

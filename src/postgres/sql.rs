@@ -247,25 +247,9 @@ impl Sql {
         target: TargetSession,
         until: Instant,
     ) -> std::result::Result<(), SqlError> {
-        let mut settings: Vec<String> = OUTPUT_SETTINGS
-            .iter()
-            .map(|(name, value)| format!("SET {name} = {}", literal(value)))
-            .collect();
+        let mut settings = session_settings();
         settings.extend([
-            // So that no object created by a user is called by accident.
-            "SET search_path = pg_catalog".to_owned(),
-            // A policy that hides rows has to be an error: hidden would look deleted.
-            "SET row_security = off".to_owned(),
-            // A managed server whose disk is full makes every session read-only by this default,
-            // for applications to stop; so may a role. What we write (the publication, a message
-            // that has WAL flushed) is what lets it remove WAL again.
-            "SET default_transaction_read_only = off".to_owned(),
             format!("SET statement_timeout = {}", STATEMENT_TIMEOUT.as_millis()),
-            "SET lock_timeout = '10s'".to_owned(),
-            "SET idle_in_transaction_session_timeout = '60s'".to_owned(),
-            "SET tcp_keepalives_idle = 10".to_owned(),
-            "SET tcp_keepalives_interval = 5".to_owned(),
-            "SET tcp_keepalives_count = 3".to_owned(),
             "SELECT current_setting('server_version_num'), pg_is_in_recovery(), pg_backend_pid(),
                     current_database(), current_user, current_setting('server_encoding')"
                 .to_owned(),
@@ -427,6 +411,27 @@ impl Drop for Sql {
             let _ = thread::Builder::new().name("close".into()).spawn(move || drop(client));
         }
     }
+}
+
+/// What every session sets, whatever its role or its database says.
+pub(super) fn session_settings() -> Vec<String> {
+    const SETTINGS: [(&str, &str); 8] = [
+        // So that no object created by a user is called by accident.
+        ("search_path", "pg_catalog"),
+        // A policy that hides rows has to be an error: hidden would look deleted.
+        ("row_security", "off"),
+        // A managed server whose disk is full makes every session read-only by this default, for
+        // applications to stop; so may a role. What we write (the publication, a message that has
+        // WAL flushed) is what lets it remove WAL again.
+        ("default_transaction_read_only", "off"),
+        ("lock_timeout", "10s"),
+        ("idle_in_transaction_session_timeout", "60s"),
+        ("tcp_keepalives_idle", "10"),
+        ("tcp_keepalives_interval", "5"),
+        ("tcp_keepalives_count", "3"),
+    ];
+    let all = OUTPUT_SETTINGS.iter().chain(&SETTINGS);
+    all.map(|(name, value)| format!("SET {name} = {}", literal(value))).collect()
 }
 
 /// One row, its values as text.

@@ -26,6 +26,8 @@ pub struct HeapPart {
     pub oid: u32,
     pub filenode: u32,
     pub blocks: u32,
+    /// With what lies in TOAST.
+    pub bytes: u64,
     /// Names, numbers and types, to be compared.
     columns: String,
 }
@@ -86,6 +88,13 @@ pub(super) const AS_OF: &str = "pg_current_wal_insert_lsn(), pg_current_wal_flus
 impl AsOf {
     pub(super) fn read(row: &SqlRow, column: usize) -> std::result::Result<AsOf, SqlError> {
         Ok(AsOf { insert_lsn: row.parse(column)?, flush_lsn: row.parse(column + 1)? })
+    }
+}
+
+impl HeapPart {
+    /// It has the file and the columns that were found when the work was planned.
+    pub(super) fn is_as_planned(&self, filenode: Option<u32>, columns: Option<&str>) -> bool {
+        (filenode, columns) == (Some(self.filenode), Some(self.columns.as_str()))
     }
 }
 
@@ -176,7 +185,8 @@ pub fn parts(sql: &mut Sql, table: &TableName, deadline: Instant) -> Result<Vec<
     let doing = format!("plan to read table `{table}`");
     let query = format!(
         "SELECT n.nspname, c.relname, c.oid::int8, pg_relation_filenode(c.oid)::int8,
-                pg_relation_size(c.oid) / current_setting('block_size')::int8, {}
+                pg_relation_size(c.oid) / current_setting('block_size')::int8,
+                pg_table_size(c.oid), {}
          FROM pg_class root JOIN pg_namespace root_n ON root_n.oid = root.relnamespace
          CROSS JOIN LATERAL (
            SELECT root.oid WHERE root.relkind <> 'p'
@@ -196,7 +206,8 @@ pub fn parts(sql: &mut Sql, table: &TableName, deadline: Instant) -> Result<Vec<
             oid: row.parse(2)?,
             filenode: row.parse(3)?,
             blocks: row.parse(4)?,
-            columns: row.required(5)?.to_owned(),
+            bytes: row.parse(5)?,
+            columns: row.required(6)?.to_owned(),
         })
     };
     let rows = sql.rows(&doing, &query, deadline)?;
@@ -249,25 +260,12 @@ fn read_in_snapshot(
     request: &PageRequest,
     deadline: Instant,
 ) -> std::result::Result<Page, SqlError> {
-    // By name, as the cursor finds it: another table may have taken that.
-    let name = request.part.name.quoted();
-    let table = format!("to_regclass({})", literal(&name));
-    // A cursor, so that no row is sent that does not fit; its plan is never parallel, and a scan
-    // that does not join another one begins at the front: rows come in the order of their blocks.
-    let begin = format!(
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
-         SET LOCAL synchronize_seqscans = off; SET LOCAL enable_seqscan = off;
-         LOCK TABLE ONLY {name} IN ACCESS SHARE MODE;
-         DECLARE page NO SCROLL CURSOR FOR {};
-         SELECT pg_relation_filenode({table})::int8, {}, {AS_OF}",
-        select(request, sql.texts()),
-        columns_of(&table),
-    );
-    let rows = sql.try_rows(&begin, deadline)?;
+    // A cursor, so that no row is sent that does not fit; its plan is never parallel.
+    let select = select(request, sql.texts());
+    let cursor = format!("DECLARE page NO SCROLL CURSOR FOR {select};");
+    let rows = sql.try_rows(&snapshot(request.part, &cursor), deadline)?;
     let row = rows.first().ok_or_else(|| protocol("expected one row about the snapshot"))?;
-    let filenode: Option<u32> = row.parse_nullable(0)?;
-    let columns = row.text(1)?;
-    if (filenode, columns) != (Some(request.part.filenode), Some(request.part.columns.as_str())) {
+    if !request.part.is_as_planned(row.parse_nullable(0)?, row.text(1)?) {
         sql.try_rows("ROLLBACK", deadline)?;
         return Ok(Page::Changed);
     }
@@ -284,6 +282,23 @@ fn read_in_snapshot(
     PageRows::new(AsOf::read(row, 2)?, sql.texts())
         .fetch(sql, limits, place, deadline)
         .map(Page::Rows)
+}
+
+/// Begins a transaction in which the part is locked, and reads what it looks like there and which
+/// commits its snapshot may have seen. A scan that does not join another one begins at the front:
+/// rows come in the order of their blocks.
+pub(super) fn snapshot(part: &HeapPart, cursor: &str) -> String {
+    // By name, as the scan finds it: another table may have taken that.
+    let name = part.name.quoted();
+    let table = format!("to_regclass({})", literal(&name));
+    format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+         SET LOCAL synchronize_seqscans = off; SET LOCAL enable_seqscan = off;
+         LOCK TABLE ONLY {name} IN ACCESS SHARE MODE;
+         {cursor}
+         SELECT pg_relation_filenode({table})::int8 AS filenode, {} AS columns, {AS_OF}",
+        columns_of(&table),
+    )
 }
 
 /// As many rows as would fill the rest if they are as large as those before, but growing slowly.
@@ -310,13 +325,19 @@ fn select(request: &PageRequest, texts: Texts) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod testing {
     use super::*;
 
-    fn part() -> HeapPart {
+    pub fn part() -> HeapPart {
         let name = TableName::new("s", "t\"1");
-        HeapPart { name, oid: 5, filenode: 6, blocks: 9, columns: String::new() }
+        HeapPart { name, oid: 5, filenode: 6, blocks: 9, bytes: 9 << 13, columns: String::new() }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::part;
+    use super::*;
 
     #[test]
     fn row_pointers_are_read_and_ordered_as_postgres_does() {

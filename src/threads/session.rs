@@ -38,7 +38,7 @@ use crate::delivery::connecting::application_name;
 use crate::delivery::context::DeliveryContext;
 use crate::delivery::learned::Learned;
 use crate::delivery::lease_watch::LeaseWatch;
-use crate::delivery::limits::{limits, page_bytes_max};
+use crate::delivery::limits::{copy_bytes_max, limits, page_bytes_max};
 use crate::delivery::outage::Delays;
 use crate::delivery::session_state::{PanicGuard, SessionState};
 use crate::error::{Error, ErrorKind, Result};
@@ -253,6 +253,7 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
         application_name: &application_name,
         deletes_max_percent: config.repair_deletes_max_percent,
         page_bytes_max: page_bytes_max(config),
+        copy_bytes_max: copy_bytes_max(config),
         begun_at: session_begun_at,
     };
     let repairer = Repairer { context, shared, workers: config.repair_concurrency, health };

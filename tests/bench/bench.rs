@@ -25,6 +25,7 @@ mod cases;
 mod check;
 mod clock;
 mod contender;
+mod copy;
 mod documents;
 mod drain;
 mod figures;
@@ -59,7 +60,8 @@ Both servers are written to and emptied. FOLDER takes the logs of what is measur
 const LEGEND: &str = "\
 All of them share the cores. CPU and peak RSS are those of walhouse, or of pg_recvlogical; walsender
 and ClickHouse are what the servers used beside that, in microseconds per change as well. Who throws
-inserts away is not counted. Ratios are of neighbours in the same round.";
+inserts away is not counted. Ratios are of neighbours in the same round; of a copy they are
+against psql, and the wall time of walhouse is that of its process, from start to done.";
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
@@ -82,6 +84,7 @@ fn list(arguments: &Arguments) -> Result<ExitCode, String> {
             Kind::Drain(drain) => format!("{} changes", drain.changes),
             Kind::Steady { rate, lasts, .. } => format!("{rate}/s, {} s", lasts.as_secs()),
             Kind::Quiet { rows, .. } => format!("{rows} rows"),
+            Kind::Copy { rows, .. } => format!("{rows} rows"),
             Kind::Stopped { away, .. } => format!("{} s", away.as_secs()),
         };
         println!("{name:<24} {amount:>17}  {shows}");
@@ -126,6 +129,10 @@ impl Bench {
             Kind::Quiet { service, rows } => {
                 let rows = ((f64::from(rows) * scale) as u32).max(1);
                 steady::quiet(stage, name, service, rows, runs).map(|line| vec![line])
+            }
+            Kind::Copy { service, rows } => {
+                let rows = ((rows as f64 * scale) as u64).max(1);
+                copy::run(stage, name, service, rows, runs)
             }
             Kind::Stopped { service, rate, away } => {
                 steady::stopped(stage, name, service, rate, away.mul_f64(scale), runs)

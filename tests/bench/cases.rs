@@ -27,6 +27,11 @@ pub enum Kind {
         service: Service,
         rows: u32,
     },
+    /// So many rows that are there before the first start.
+    Copy {
+        service: Service,
+        rows: u64,
+    },
     /// A load, and in the middle of it ClickHouse away for so long.
     Stopped {
         service: Service,
@@ -63,6 +68,11 @@ const fn drain(
 const fn steady(name: &'static str, service: Service, rate: u32) -> Case {
     let shows = "commit to visible at a fixed rate of rows per second, parts per minute";
     Case { name, shows, kind: Kind::Steady { service, rate, lasts: MINUTE } }
+}
+
+const fn copy(name: &'static str, service: Service, rows: u64) -> Case {
+    let shows = "rows that are there at a first start, against COPY to /dev/null";
+    Case { name, shows, kind: Kind::Copy { service, rows } }
 }
 
 const S: &[Service] = &[Sessions];
@@ -105,6 +115,8 @@ pub const CASES: &[Case] = &[
         shows: "the same",
         kind: Kind::Quiet { service: Runs, rows: 20 },
     },
+    copy("copy/sessions", Sessions, 1_000_000),
+    copy("copy/runs", Runs, 200_000),
     drain("memory/10m-row", ONE, S, Shape::OneTransaction, 10_000_000, ALL),
     drain("memory/64mb", "runs with an output of 64 MB", R, Shape::HugeValues, 8, ALL),
     Case {

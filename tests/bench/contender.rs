@@ -12,7 +12,7 @@ use crate::process::{LOOK_EVERY, Process, cpu_of};
 use crate::service::Service;
 use crate::stage::Stage;
 use crate::support::database::detail;
-use crate::walhouse::{Metrics, Walhouse};
+use crate::walhouse::{Metrics, Rows, Walhouse};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Contender {
@@ -80,7 +80,7 @@ fn walhouse(
     let gate = gate.map_err(|e| format!("open a gate: {e}"))?;
     let port = gate.as_ref().map(Gate::port);
     let name = if mode == Some(Mode::Discard) { "discard" } else { "walhouse" };
-    let mut walhouse = Walhouse::start(stage, name, slots, port)?;
+    let mut walhouse = Walhouse::start(stage, name, slots, port, Rows::New)?;
     let began = Began::wait(stage, slots, || walhouse.process.is_over())
         .map_err(|problem| format!("{problem}\n{}", walhouse.process.log()))?;
     let before = stage.clickhouse_cpu();

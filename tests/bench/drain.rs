@@ -37,7 +37,8 @@ pub fn run(
     Ok(lines.collect())
 }
 
-fn line(
+/// `floor` is what each run is compared with.
+pub fn line(
     name: &str,
     contender: &str,
     changes: u64,

@@ -13,7 +13,7 @@ use crate::rows::{self, Variant};
 use crate::service::Service;
 use crate::stage::Stage;
 use crate::support::database::detail;
-use crate::walhouse::Walhouse;
+use crate::walhouse::{Rows, Walhouse};
 use crate::watch::{Watch, parts_made};
 
 /// Before what is measured: tables are made, caches are filled.
@@ -168,7 +168,7 @@ fn begin(stage: &Stage, service: Service, port: Option<u16>) -> Result<Walhouse,
     });
     made.map_err(|error| format!("make a slot: {}", detail(&error)))?;
     let slots = [(service, slot)];
-    let walhouse = Walhouse::start(stage, "walhouse", &slots, port)?;
+    let walhouse = Walhouse::start(stage, "walhouse", &slots, port, Rows::New)?;
     walhouse.wait_streaming(&slots)?;
     Ok(walhouse)
 }

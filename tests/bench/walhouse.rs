@@ -19,6 +19,15 @@ pub struct Walhouse {
     http: SocketAddr,
 }
 
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rows {
+    /// The stream.
+    New,
+    /// What is in the table at a first start.
+    Old,
+}
+
 /// What `/metrics` says at one moment.
 pub struct Metrics(String);
 
@@ -30,6 +39,7 @@ impl Walhouse {
         name: &str,
         services: &[(Service, String)],
         port: Option<u16>,
+        rows: Rows,
     ) -> Result<Walhouse, String> {
         let url = port.map_or_else(
             || stage.clickhouse_url.clone(),
@@ -62,8 +72,9 @@ impl Walhouse {
             command.env(format!("{prefix}_ENABLED"), "1");
             command.env(format!("{prefix}_CLICKHOUSE_URL"), &url);
             command.env(format!("{prefix}_SLOT_NAME"), slot);
-            // The tables are new each time, and what is measured is the stream.
-            command.env(format!("{prefix}_INITIAL_BACKFILL"), "0");
+            // The tables are new each time.
+            let backfill = if rows == Rows::Old { "1" } else { "0" };
+            command.env(format!("{prefix}_INITIAL_BACKFILL"), backfill);
         }
         let start = if profile.is_some() { Process::start_profiled } else { Process::start };
         let process = start(&mut command, &log)?;

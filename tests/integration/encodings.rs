@@ -195,3 +195,26 @@ fn a_row_that_cannot_be_converted_stops_neither_a_repair_nor_a_comparison() {
     assert!(told.contains("runs: 2 rows could not be compared"), "{told}");
     program.stop();
 }
+
+/// The same for a first start; and a byte that is no UTF-8 costs its character there, too.
+#[test]
+fn rows_that_are_hard_to_hand_out_are_copied_as_far_as_they_can_be() {
+    for (encoding, left_out) in [("WIN1252", 2), ("SQL_ASCII", 0)] {
+        let stage = Stage::own();
+        let (database, settings) = make(&stage, "copied", encoding);
+        for n in 0..9 {
+            database.insert("TaskRun", &sample::run(&format!("r{n}")));
+        }
+        database.execute(r#"UPDATE "TaskRun" SET queue = E'q\x81' WHERE id IN ('r3', 'r5')"#);
+        database.execute(r#"UPDATE "TaskRun" SET queue = E'caf\xe9' WHERE id IN ('r4', 'r8')"#);
+        let settings = settings.with("RUN_REPLICATION_INITIAL_BACKFILL", 1);
+        let mut program = Program::start(&settings);
+        let done = program.wait_for_log("runs: initial backfill: done");
+        assert_eq!(done.contains("but for 2 rows that cannot be read"), left_out == 2, "{done}");
+        let rows = stage.clickhouse.count("task_runs_v2", "1");
+        assert_eq!(rows, 9 - left_out, "{encoding}");
+        let queue = if left_out == 2 { "caf\u{e9}" } else { "caf\u{fffd}" };
+        assert_eq!(run_of(&stage, queue).len(), 2, "{encoding}");
+        program.stop();
+    }
+}

@@ -45,6 +45,7 @@ mod support;
 /// Rows copied on demand.
 mod backfill;
 /// JSON documents that are large, strange, or poison.
+mod copies;
 mod documents;
 /// Databases that are not in UTF-8.
 mod encodings;

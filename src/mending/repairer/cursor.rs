@@ -10,6 +10,8 @@ use crate::machines::repair::Count;
 /// The finished work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RepairCursor {
+    /// Into tables that were empty; `None` before the first row.
+    Copy(Option<Vec<PartDone>>),
     Read(Vec<PartDone>),
     /// All up to this place was counted, for each target table.
     Count {
@@ -51,6 +53,7 @@ impl RepairCursor {
     /// The pass's name.
     pub fn pass(&self) -> &'static str {
         match self {
+            RepairCursor::Copy(_) => "copy",
             RepairCursor::Read(_) => "read",
             RepairCursor::Count { .. } => "count",
             RepairCursor::Delete(_) => "delete",
@@ -58,17 +61,19 @@ impl RepairCursor {
     }
 }
 
-/// `read oid:filenode:blocks ...`, `count gone/alive,... target:partition column=value ...`, or
+/// `copy`, `copy begun oid:filenode:blocks ...`, `read oid:filenode:blocks ...`,
+/// `count gone/alive,... target:partition column=value ...`, or
 /// `delete target:partition column=value ...`.
 impl fmt::Display for RepairCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.pass())?;
         match self {
-            RepairCursor::Read(parts) => {
-                parts.iter().try_for_each(|PartDone { oid, filenode, blocks }| {
-                    write!(f, " {oid}:{filenode}:{blocks}")
-                })
+            RepairCursor::Copy(None) => Ok(()),
+            RepairCursor::Copy(Some(parts)) => {
+                f.write_str(" begun")?;
+                write_parts(f, parts)
             }
+            RepairCursor::Read(parts) => write_parts(f, parts),
             RepairCursor::Count { counts, done } => {
                 for (at, Count { alive, gone }) in counts.iter().enumerate() {
                     write!(f, "{}{gone}/{alive}", if at == 0 { ' ' } else { ',' })?;
@@ -78,6 +83,12 @@ impl fmt::Display for RepairCursor {
             RepairCursor::Delete(done) => write_place(f, done.as_ref()),
         }
     }
+}
+
+fn write_parts(f: &mut fmt::Formatter<'_>, parts: &[PartDone]) -> fmt::Result {
+    parts
+        .iter()
+        .try_for_each(|PartDone { oid, filenode, blocks }| write!(f, " {oid}:{filenode}:{blocks}"))
 }
 
 fn write_place(f: &mut fmt::Formatter<'_>, done: Option<&Pruned>) -> fmt::Result {
@@ -109,15 +120,12 @@ impl FromStr for RepairCursor {
 fn parse(text: &str) -> Option<RepairCursor> {
     let (pass, rest) = text.split_once(' ').unwrap_or((text, ""));
     match pass {
-        "read" => {
-            let part = |text: &str| {
-                let mut numbers = text.split(':').map(|number| number.parse().ok());
-                let (oid, filenode, blocks) =
-                    (numbers.next()??, numbers.next()??, numbers.next()??);
-                numbers.next().is_none().then_some(PartDone { oid, filenode, blocks })
-            };
-            rest.split_whitespace().map(part).collect::<Option<_>>().map(RepairCursor::Read)
+        "copy" if rest.is_empty() => Some(RepairCursor::Copy(None)),
+        "copy" => {
+            let parts = parse_parts(rest.strip_prefix("begun")?)?;
+            Some(RepairCursor::Copy(Some(parts)))
         }
+        "read" => parse_parts(rest).map(RepairCursor::Read),
         "count" if rest.is_empty() => Some(RepairCursor::start_of_count()),
         "count" => {
             let (counts, place) = rest.split_once(' ').unwrap_or((rest, ""));
@@ -131,6 +139,15 @@ fn parse(text: &str) -> Option<RepairCursor> {
         "delete" => parse_place(rest).map(RepairCursor::Delete),
         _ => None,
     }
+}
+
+fn parse_parts(text: &str) -> Option<Vec<PartDone>> {
+    let part = |text: &str| {
+        let mut numbers = text.split(':').map(|number| number.parse().ok());
+        let (oid, filenode, blocks) = (numbers.next()??, numbers.next()??, numbers.next()??);
+        numbers.next().is_none().then_some(PartDone { oid, filenode, blocks })
+    };
+    text.split_whitespace().map(part).collect()
 }
 
 fn parse_place(text: &str) -> Option<Option<Pruned>> {
@@ -213,6 +230,9 @@ mod tests {
         };
         let part = |oid| PartDone { oid, filenode: oid + 1, blocks: 7 };
         for (position, text) in [
+            (RepairCursor::Copy(None), "copy"),
+            (RepairCursor::Copy(Some(vec![])), "copy begun"),
+            (RepairCursor::Copy(Some(vec![part(1), part(4)])), "copy begun 1:2:7 4:5:7"),
             (RepairCursor::start(), "read"),
             (RepairCursor::Read(vec![part(1), part(4)]), "read 1:2:7 4:5:7"),
             (RepairCursor::Delete(None), "delete"),
@@ -256,6 +276,11 @@ mod tests {
         for text in [
             "",
             "done",
+            "copy ",
+            "copy 1:2:3",
+            "copy begun ",
+            "copy begun1:2:3",
+            "copy begun 1:2",
             "read 1:2",
             "read 1:2:3:4",
             "read x:1:2",

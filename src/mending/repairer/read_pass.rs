@@ -1,8 +1,10 @@
-//! The pass over the table: writes every row that is missing in ClickHouse or differs.
+//! The pass over the table: writes every row that is missing in ClickHouse or differs, or, into
+//! tables that were empty, every row ([`copy_range`]).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::RepairCursor;
+use super::copy_range::{self, CopyEnd, Copying, Range};
 use super::cursor::PartDone;
 use super::recorder::Recorder;
 use super::workers::Pass;
@@ -21,6 +23,8 @@ const PIECE_BLOCKS: u32 = 1024;
 const PAGE_ROWS_MAX: usize = 2_000;
 
 pub struct ReadPass {
+    /// `None`: rows are compared.
+    copying: Option<Copying>,
     parts: Vec<HeapPart>,
     /// The work of an earlier run.
     done: Vec<PartDone>,
@@ -38,10 +42,31 @@ struct Piece {
 }
 
 impl ReadPass {
+    /// Rows are compared with what ClickHouse has.
     pub fn plan(
         with: &MendingContext<'_>,
         base_version: u64,
         done: &[PartDone],
+    ) -> Result<ReadPass> {
+        ReadPass::plan_for(with, base_version, done, None)
+    }
+
+    /// All that the tables can have of it are rows of an earlier run, and of the stream. `workers`
+    /// is how many share the work.
+    pub fn plan_copy(
+        with: &MendingContext<'_>,
+        base_version: u64,
+        done: &[PartDone],
+        workers: usize,
+    ) -> Result<ReadPass> {
+        ReadPass::plan_for(with, base_version, done, Some(workers))
+    }
+
+    fn plan_for(
+        with: &MendingContext<'_>,
+        base_version: u64,
+        done: &[PartDone],
+        copiers: Option<usize>,
     ) -> Result<ReadPass> {
         let source = with.member.source();
         let name = TableName::new(&*source.schema, &*source.table);
@@ -59,13 +84,24 @@ impl ReadPass {
         };
         let done: Vec<PartDone> = parts.iter().filter_map(of).collect();
         let pieces = parts.iter().enumerate().flat_map(|(index, part)| {
-            pieces_of(index, of(part).map_or(0, |done| done.blocks), part.blocks)
+            let begin = of(part).map_or(0, |done| done.blocks);
+            let size = match copiers {
+                Some(workers) => copy_range::blocks(part, begin, with.copy_bytes_max, workers),
+                None => PIECE_BLOCKS,
+            };
+            pieces_of(index, begin, part.blocks, size)
         });
+        let columns = columns_of(&table, source);
+        let copying = match copiers {
+            Some(_) => Some(Copying::of(&mut sql, &table, &columns, source.columns.len())?),
+            None => None,
+        };
         Ok(ReadPass {
+            copying,
             pieces: pieces.collect(),
             parts,
             done,
-            columns: columns_of(&table, source),
+            columns,
             base_version,
             was_changed: AtomicBool::new(false),
         })
@@ -74,6 +110,17 @@ impl ReadPass {
     /// The whole table was read; otherwise it has to be planned again.
     pub fn is_complete(&self) -> bool {
         !self.was_changed.load(Ordering::Relaxed)
+    }
+
+    /// Whether the table still consists of the files that were read.
+    pub fn is_as_read(&self, with: &MendingContext<'_>) -> Result<bool> {
+        let source = with.member.source();
+        let name = TableName::new(&*source.schema, &*source.table);
+        let parts = table_reader::parts(&mut connect(with)?, &name, sql_deadline())?;
+        let files = |parts: &[HeapPart]| {
+            parts.iter().map(|part| (part.oid, part.filenode)).collect::<Vec<_>>()
+        };
+        Ok(files(&parts) == files(&self.parts))
     }
 
     fn mapped<'a>(&'a self, with: &MendingContext<'a>) -> Mapped<'a> {
@@ -94,10 +141,10 @@ impl ReadPass {
     }
 }
 
-fn pieces_of(part: usize, begin: u32, blocks: u32) -> impl Iterator<Item = Piece> {
-    let starts = (begin..blocks).step_by(PIECE_BLOCKS as usize);
+fn pieces_of(part: usize, begin: u32, blocks: u32, size: u32) -> impl Iterator<Item = Piece> {
+    let starts = (begin..blocks).step_by(size as usize);
     starts.map(move |begin| {
-        let end = begin.saturating_add(PIECE_BLOCKS).min(blocks);
+        let end = begin.saturating_add(size).min(blocks);
         Piece { part, begin, end }
     })
 }
@@ -114,9 +161,22 @@ impl Pass for ReadPass {
         piece: usize,
     ) -> Result<()> {
         let Piece { part, begin, end } = self.pieces[piece];
+        let mut after = Tid::before(begin);
+        if let Some(copying) = &self.copying {
+            let range = Range { part: &self.parts[part], after, end_block: end };
+            let mapped = self.mapped(worker.with);
+            match copying.copy(worker, recorder, mapped, range, self.base_version)? {
+                CopyEnd::Done => return Ok(()),
+                CopyEnd::Changed => {
+                    self.was_changed.store(true, Ordering::Relaxed);
+                    return Ok(());
+                }
+                // One row that Postgres cannot hand out ends the COPY of all; pages go around it.
+                CopyEnd::Unconvertible(at) => after = at,
+            }
+        }
         let mapped = self.mapped(worker.with);
         let columns = mapped.names();
-        let mut after = Tid::before(begin);
         loop {
             worker.go_on()?;
             let request = PageRequest {
@@ -165,6 +225,9 @@ impl Pass for ReadPass {
                 }),
             }
         }
-        RepairCursor::Read(parts)
+        match self.copying {
+            Some(_) => RepairCursor::Copy(Some(parts)),
+            None => RepairCursor::Read(parts),
+        }
     }
 }

@@ -39,6 +39,8 @@ struct State {
     progressed: bool,
     /// Rows that cannot be read.
     left_out: Thinning,
+    /// This session copies the table from its first row on, and nothing else was in its way.
+    is_whole_copy: bool,
 }
 
 impl<'a> Recorder<'a> {
@@ -71,6 +73,7 @@ impl<'a> Recorder<'a> {
             shown,
             progressed: false,
             left_out: Thinning::default(),
+            is_whole_copy: false,
         };
         Recorder { with, state: Mutex::new(state) }
     }
@@ -81,9 +84,13 @@ impl<'a> Recorder<'a> {
 
     pub fn reason(&self) -> String {
         let state = self.state.lock();
-        match state.position == RepairCursor::start() {
-            true => format!("comparing the table with ClickHouse: {}", state.row.reason),
-            false => format!("going on ({}): {}", state.position.pass(), state.row.reason),
+        let reason = &state.row.reason;
+        match &state.position {
+            RepairCursor::Copy(None) => format!("copying the table: {reason}"),
+            position if *position == RepairCursor::start() => {
+                format!("comparing the table with ClickHouse: {reason}")
+            }
+            position => format!("going on ({}): {reason}", position.pass()),
         }
     }
 
@@ -178,6 +185,29 @@ impl<'a> Recorder<'a> {
         let mut state = self.state.lock();
         state.position = position;
         self.write(&mut state, RepairStatus::Running)
+    }
+
+    /// To be called before the first row is copied: whoever goes on with it must know that there
+    /// may be rows, and deletes that found none.
+    pub fn begin_copy(&self) -> Result<()> {
+        let mut state = self.state.lock();
+        state.position = RepairCursor::Copy(Some(Vec::new()));
+        let written = self.write(&mut state, RepairStatus::Running);
+        state.is_whole_copy = written.is_ok();
+        if written.is_err() {
+            // Again the next time: a successor would not know.
+            state.position = RepairCursor::Copy(None);
+        }
+        written
+    }
+
+    pub fn is_whole_copy(&self) -> bool {
+        self.state.lock().is_whole_copy
+    }
+
+    /// Something happened to the table that no row of the stream shows.
+    pub fn doubt_copy(&self) {
+        self.state.lock().is_whole_copy = false;
     }
 
     pub fn record(&self, status: RepairStatus) -> Result<()> {

@@ -17,6 +17,7 @@ use crate::clickhouse::own::sources::{self, SourceRow};
 use crate::clickhouse::own::state::{self, StateRow};
 use crate::clickhouse::own::{adoptions, backfills};
 use crate::clickhouse::stored::highest_version;
+use crate::clickhouse::tables::is_empty;
 use crate::config::ServiceConfig;
 use crate::delivery::connecting::{in_numbers, step};
 use crate::delivery::source_look::{self, SourceLook};
@@ -25,6 +26,7 @@ use crate::machines::lineage::{self, Fork, Gap, LineageVerdict};
 use crate::machines::recovery::{self, Course, Debt};
 use crate::machines::undecodable::Given;
 use crate::mending::debt::{DEBT, Numbers, due, is_only_owed, makes_debt, reason_over, repair_row};
+use crate::mending::repairer::RepairCursor;
 use crate::metrics::ServiceMetrics;
 use crate::postgres::connection::Connection;
 use crate::postgres::server::{self, Database};
@@ -81,7 +83,9 @@ pub fn resume(mut with: Parties<'_>) -> Result<Resumed> {
     let mut revision = repair.as_ref().map_or(0, |row| row.revision);
     if debt.is_none() && makes_debt(&verdict, course) {
         let owed = reason_over(repair.as_ref(), &reason);
-        revision = with.write_repair(RepairStatus::Running, DEBT, &owed, revision)?.revision;
+        revision = with
+            .write_repair(RepairStatus::Running, &RepairCursor::start(), DEBT, &owed, revision)?
+            .revision;
     }
     let (state, repair) = match course {
         Course::Stop => return Err(stopped(service, slot_name, verdict, reason)),
@@ -94,9 +98,14 @@ pub fn resume(mut with: Parties<'_>) -> Result<Resumed> {
             let is_blind = source.judgement.publication_is_new;
             is_usable &= !is_blind;
             let slot = with.usable_slot(slot, is_blind)?;
-            let state = match debt {
-                Some(Debt::InitialBackfill) => with.begin_filling(&reason, &slot, &server)?,
-                _ => with.start_over(&reason, before.as_ref(), &slot, &server)?,
+            let (state, cursor) = match debt {
+                Some(Debt::InitialBackfill) => {
+                    (with.begin_filling(&reason, &slot, &server)?, with.cursor_of_filling()?)
+                }
+                _ => {
+                    let state = with.start_over(&reason, before.as_ref(), &slot, &server)?;
+                    (state, RepairCursor::start())
+                }
             };
             // The debt may date from any time, and the slot may still bring older changes.
             let at_fence = debt == Some(Debt::Repair) || source.judgement.may_hide_rows();
@@ -108,8 +117,13 @@ pub fn resume(mut with: Parties<'_>) -> Result<Resumed> {
                     if debt != Some(Debt::InitialBackfill) {
                         with.metrics.repairs.inc();
                     }
-                    let row =
-                        with.write_repair(RepairStatus::Running, numbers, &reason, revision)?;
+                    let row = with.write_repair(
+                        RepairStatus::Running,
+                        &cursor,
+                        numbers,
+                        &reason,
+                        revision,
+                    )?;
                     (state, Some(row))
                 }
                 false => {
@@ -119,7 +133,7 @@ pub fn resume(mut with: Parties<'_>) -> Result<Resumed> {
                          ClickHouse remain (REPLICATION_GAP_STRATEGY is `skip`)"
                     );
                     // So that it is not owed.
-                    with.write_repair(RepairStatus::Done, numbers, &reason, revision)?;
+                    with.write_repair(RepairStatus::Done, &cursor, numbers, &reason, revision)?;
                     (state, None)
                 }
             }
@@ -521,14 +535,28 @@ impl<'a> Parties<'a> {
     fn write_repair(
         &mut self,
         status: RepairStatus,
+        cursor: &RepairCursor,
         numbers: Numbers,
         reason: &str,
         revision: u64,
     ) -> Result<RepairRow> {
         let of = (self.service(), self.config.slot.as_str());
         let mut row = repair_row(of, status, numbers, reason, revision);
+        row.position = cursor.to_string();
         repairs::write(self.client, &mut row, self.deadline())?;
         Ok(row)
+    }
+
+    /// Tables without a row are copied into, others compared. It is recorded before the state is,
+    /// and so before any row can come: whatever is there later is the copy's own or the stream's.
+    fn cursor_of_filling(&mut self) -> Result<RepairCursor> {
+        for target in self.mapping.targets() {
+            let deadline = self.deadline();
+            if !is_empty(self.client, &target.table, deadline)? {
+                return Ok(RepairCursor::start());
+            }
+        }
+        Ok(RepairCursor::Copy(None))
     }
 
     fn highest_version(&mut self) -> Result<u64> {

@@ -24,7 +24,7 @@ use crate::delivery::session_state::SessionState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::progress::BatchId;
 use crate::rows::Block;
-use crate::services::assemble::{Answers, Assembled, Missing, assemble_into, wanted};
+use crate::services::assemble::{Answers, Assembled, Missing, Updates, assemble_into, wanted};
 use crate::services::fold::{Folded, FoldedChange, fold};
 use crate::wal::{Lsn, PgTime};
 
@@ -123,6 +123,10 @@ impl OpenFlusher<'_> {
                 &wanted,
                 &mut found,
             )?;
+            if updates == Updates::AsFirst {
+                let unplaced = wanted.lookups.iter().filter(|at| !found.keys.contains_key(*at));
+                with.shared.unplaced().note(unplaced.map(|at| folded.entries[*at].id));
+            }
         }
         let mut begin = 0;
         let (upper, last) = loop {
