@@ -300,7 +300,8 @@ fn block_of_keys<'k>(
 ) -> Block {
     let mut block = Block::new(&target.columns, shape);
     for key in keys {
-        let partition = vec![Vec::new(); target.partition_by.len()];
+        // It is asked for by its key.
+        let partition = target.partition_by.iter().map(|&at| target.nothing(at)).collect();
         let live = crate::rows::key::LiveKey { key: key.clone(), partition, version: 0 };
         crate::rows::tombstone::append(target, &mut block, &live, 0);
     }

@@ -91,6 +91,11 @@ impl Target {
         self.columns[column].kind.scalar().unwrap_or(Scalar::String)
     }
 
+    /// A value for such a column where none is known.
+    pub fn nothing(&self, column: usize) -> Vec<u8> {
+        vec![0; self.scalar(column).width().unwrap_or(0)]
+    }
+
     pub fn names(&self, places: &[usize]) -> Vec<&str> {
         places.iter().map(|&at| &*self.columns[at].name).collect()
     }

@@ -226,6 +226,32 @@ fn a_payload_that_was_written_beside_its_run_goes_with_it() {
     assert_eq!(stage.clickhouse.count("raw_task_runs_payload_v1", "run_id = 'between'"), 0);
 }
 
+/// Goal: a payload whose run is in neither table gets a tombstone in its own partition, which its key
+/// does not tell.
+#[test]
+fn a_payload_of_no_run_is_marked_as_deleted() {
+    let stage = Stage::take();
+    let settings = stage.settings_runs();
+    let mut program = Program::start(&settings);
+    program.wait_streaming(&["runs"]);
+    stage.postgres.insert("TaskRun", &sample::full_run("kept"));
+    stage.settle(&mut program, &["runs"]);
+    stage.clickhouse.execute(&format!(
+        "INSERT INTO {DATABASE}.raw_task_runs_payload_v1 (run_id, created_at, payload, _version) \
+         VALUES ('alone', '2025-03-04 05:06:07.008', '{{}}', 1)"
+    ));
+    let found = report(&verify(&settings, "runs", &["--full", "--json"]));
+    assert_eq!(found["extra"], 1, "{found}");
+    let mended = report(&verify(&settings, "runs", &["--full", "--repair", "--json"]));
+    assert_eq!((&mended["mended"], &mended["equal"]), (&json!(1), &json!(true)), "{mended}");
+    let tombstone = stage.clickhouse.value(&format!(
+        "SELECT toString(created_at) FROM {DATABASE}.raw_task_runs_payload_v1 \
+         WHERE run_id = 'alone' AND _is_deleted = 1"
+    ));
+    assert_eq!(tombstone, "2025-03-04 05:06:07.008");
+    program.stop();
+}
+
 /// Goal: the same where payloads cannot be deleted: nothing is appended to take for a tombstone.
 #[test]
 fn a_payload_in_a_table_without_versions_is_left_as_it_is() {

@@ -167,10 +167,13 @@ impl Verifier<'_, '_> {
         let present = &self.by.member.shapes[index].present;
         let sent = present.iter().enumerate().filter(|(_, present)| **present).map(|(at, _)| at);
         let sent: Vec<usize> = sent.collect();
-        let value = |at: &usize| {
-            let place = sent.iter().position(|sent| sent == at);
-            place.and_then(|place| found.values[place].clone()).unwrap_or_default()
+        let target = &self.targets()[index];
+        let value = |&at: &usize| {
+            let place = sent.iter().position(|sent| *sent == at);
+            let text = place.and_then(|place| found.values[place].as_deref());
+            let value = text.and_then(|text| target.scalar(at).parse_text(text));
+            value.unwrap_or_else(|| target.nothing(at))
         };
-        self.targets()[index].partition_by.iter().map(value).collect()
+        target.partition_by.iter().map(value).collect()
     }
 }
