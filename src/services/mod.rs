@@ -22,6 +22,7 @@ pub mod row;
 pub mod runs;
 pub mod sessions;
 pub mod source;
+pub mod table_pattern;
 pub mod trial;
 pub mod types;
 pub mod utf8;
