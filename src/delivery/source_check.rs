@@ -127,7 +127,7 @@ fn doing(table: &SourceTable) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::source_table::{TableKind, TableName};
+    use crate::postgres::source_table::testing;
     use crate::services::mapping::Mapping;
     use crate::services::sessions::Sessions;
 
@@ -136,27 +136,12 @@ mod tests {
         let columns = Sessions.source().columns.iter().enumerate().map(|(at, column)| {
             let oid = (1..10_000).find(|oid| column.kind.accepts(Oid(*oid))).unwrap_or(25);
             TableColumn {
-                name: column.name.to_string(),
                 number: i16::try_from(at).unwrap() + 1,
-                type_oid: oid,
-                reads_as: oid,
-                type_name: "x".into(),
-                base_type: "x".into(),
-                is_not_null: false,
-                is_enum: false,
-                is_generated: false,
+                ..testing::column(&column.name, Oid(oid))
             }
         });
-        SourceTable {
-            name: TableName::new("public", "Session"),
-            oid: 1,
-            kind: TableKind::Ordinary,
-            owner: "owner".into(),
-            is_readable: true,
-            primary_key: vec!["id".into()],
-            columns: columns.collect(),
-            parts: Vec::new(),
-        }
+        let columns = columns.collect();
+        SourceTable { columns, ..testing::table(TableName::new("public", "Session")) }
     }
 
     fn place(table: &SourceTable, name: &str) -> usize {

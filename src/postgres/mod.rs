@@ -29,6 +29,7 @@ pub mod stream;
 pub mod survey;
 pub mod table_reader;
 pub mod tls;
+mod types;
 
 pub use connection::{Connection, StartupOptions};
 pub use frames::Frames;

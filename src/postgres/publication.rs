@@ -81,7 +81,7 @@ fn first(problems: Vec<Error>) -> Result<()> {
 /// The statement that makes it, for `ensure` and for people who have the rights that we lack.
 pub fn create_statement(wanted: &WantedPublication) -> String {
     let via_root = match wanted.table.kind {
-        TableKind::Ordinary => "",
+        TableKind::Ordinary | TableKind::Other => "",
         // Else the partitions are streamed under their own names.
         TableKind::Partitioned => ", publish_via_partition_root = true",
     };
@@ -346,18 +346,10 @@ fn how_to_grant(lacking: &str, wanted: &WantedPublication) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::source_table::testing;
 
     fn table(kind: TableKind) -> SourceTable {
-        SourceTable {
-            name: TableName::new("public", "TaskRun"),
-            oid: 1,
-            kind,
-            owner: "owner".into(),
-            is_readable: true,
-            primary_key: vec!["id".into()],
-            columns: Vec::new(),
-            parts: Vec::new(),
-        }
+        SourceTable { kind, ..testing::table(TableName::new("public", "TaskRun")) }
     }
 
     fn good() -> Found {

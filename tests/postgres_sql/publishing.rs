@@ -4,6 +4,7 @@ use walhouse::postgres::source_table::{
     OldRow, ReplicaIdentity, SourceTable, TableKind, TableName,
 };
 use walhouse::postgres::sql::{Sql, ident};
+use walhouse::wal::pg_type::PgForm;
 
 use super::server::database;
 use super::{connect, expect_error, run, soon};
@@ -63,13 +64,14 @@ fn the_table_is_described_as_it_is() {
     let table = inspect(&mut sql);
     assert_eq!(table.kind, TableKind::Ordinary);
     assert_eq!(table.owner, "postgres");
-    assert_eq!(table.primary_key, ["id"]);
+    assert_eq!(table.primary_key.as_ref().unwrap().columns, ["id"]);
     assert!(table.is_readable);
     let columns: Vec<(&str, i16, u32, &str, bool, bool)> = table
         .columns
         .iter()
         .map(|c| {
-            (c.name.as_str(), c.number, c.type_oid, c.type_name.as_str(), c.is_not_null, c.is_enum)
+            let is_enum = c.pg_type.form == PgForm::Enum;
+            (c.name.as_str(), c.number, c.type_oid, c.type_name.as_str(), c.is_not_null, is_enum)
         })
         .collect();
     let enum_oid = table.column("status").unwrap().type_oid;

@@ -52,7 +52,7 @@ pub(super) fn look(
     found.extend(unfilled::of_source(&table, source).into_iter().map(text));
     if is_whole {
         let kind = match table.kind {
-            TableKind::Ordinary => String::new(),
+            TableKind::Ordinary | TableKind::Other => String::new(),
             TableKind::Partitioned => format!(", in {} partitions", table.parts.len()),
         };
         let text = format!("{} has every column with its type{kind}", name.quoted());

@@ -23,6 +23,11 @@ impl Texts {
         Texts { is_raw: server_encoding == "SQL_ASCII", is_converted }
     }
 
+    /// They may be anything, so that the server refuses to send what is not UTF-8.
+    pub(in crate::postgres) fn is_raw(self) -> bool {
+        self.is_raw
+    }
+
     /// The client encoding with which the server sends the bytes unchanged.
     pub fn client_encoding(self) -> &'static str {
         if self.is_raw { "SQL_ASCII" } else { "UTF8" }
