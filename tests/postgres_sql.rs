@@ -20,6 +20,8 @@ mod barriers;
 mod catalog_looks;
 #[path = "postgres_sql/connecting.rs"]
 mod connecting;
+#[path = "postgres_sql/copying.rs"]
+mod copying;
 #[path = "postgres_sql/describing.rs"]
 mod describing;
 #[path = "postgres_sql/finding.rs"]

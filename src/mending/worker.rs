@@ -11,14 +11,16 @@ use crate::postgres::copy::Copier;
 use crate::postgres::reread::{Reread, RereadRequest, RereadRows, reread};
 use crate::postgres::sql::Sql;
 use crate::postgres::table_reader::AsOf;
+use crate::rows::Block;
 
 /// What each worker owns.
 pub struct Worker<'a> {
     pub with: &'a MendingContext<'a>,
     pub sql: Sql,
     pub client: Client,
-    /// From one range to the next.
+    /// From one range that is copied to the next, with the memory of its rows.
     pub copier: Option<Copier>,
+    pub blocks: Option<Vec<Block>>,
     /// By target table.
     pub landings: Vec<Landing<'a>>,
 }
@@ -31,6 +33,7 @@ impl<'a> Worker<'a> {
             sql: connect(with)?,
             client: Client::connect(delivery.clickhouse)?,
             copier: None,
+            blocks: None,
             landings: delivery.landings(with.member.targets()),
         })
     }

@@ -191,7 +191,7 @@ impl Copying {
             Err(error) => return Err(error),
         };
         let mut filled = Filled {
-            blocks: with.member.blocks(),
+            blocks: worker.blocks.take().unwrap_or_else(|| with.member.blocks()),
             notes: Notes::default(),
             as_of,
             rows: 0,
@@ -281,7 +281,8 @@ fn land(worker: &mut Worker<'_>, mut filled: Filled) -> Result<Filled> {
         let is_wanted = |row| !is_dropped(block, row);
         landing.land_rows(&delivery, &mut worker.client, block, is_wanted, &mut refused)?;
     }
-    filled.blocks.clear();
+    filled.blocks.iter_mut().for_each(Block::clear);
+    worker.blocks = Some(std::mem::take(&mut filled.blocks));
     refused.extend(delivery.kept_rows(std::mem::take(&mut filled.notes.kept)));
     delivery.keep(&mut worker.client, &refused)?;
     Ok(filled)
