@@ -273,7 +273,14 @@ impl SourceTable {
 
     /// The replica identities of the parts, and each part that does not identify rows by `key`.
     pub fn old_rows(&self, key: &str) -> (OldRow, Vec<Error>) {
-        let mut all = OldRow::Whole;
+        // Of the leaves alone FULL is not enough: Postgres then streams the whole old row and calls
+        // it the key.
+        let mut all = match (self.kind, self.identity) {
+            (TableKind::Partitioned, identity) if identity != ReplicaIdentity::Full => {
+                OldRow::KeyOnly
+            }
+            _ => OldRow::Whole,
+        };
         let mut problems = Vec::new();
         for part in &self.parts {
             let doing = || {
@@ -466,6 +473,11 @@ mod tests {
         let old_row = |identity, columns: &[&str]| table(identity, columns).old_row("id").unwrap();
         assert_eq!(old_row(ReplicaIdentity::Full, &[]), OldRow::Whole);
         assert_eq!(old_row(ReplicaIdentity::Default, &["id"]), OldRow::KeyOnly);
+        let mut root = table(ReplicaIdentity::Full, &[]);
+        root.kind = TableKind::Partitioned;
+        assert_eq!(root.old_row("id").unwrap(), OldRow::KeyOnly);
+        root.identity = ReplicaIdentity::Full;
+        assert_eq!(root.old_row("id").unwrap(), OldRow::Whole);
         assert_eq!(old_row(ReplicaIdentity::Index, &["x", "id"]), OldRow::KeyOnly);
     }
 

@@ -274,6 +274,9 @@ fn a_partitioned_table_is_published_via_its_root() {
     run(&mut sql, "ALTER TABLE public.p1 REPLICA IDENTITY NOTHING");
     let hint = expect_error(inspect(&mut sql).old_row("id"), ErrorKind::Setup, "`public.p1`");
     run(&mut sql, hint.strip_prefix("Run: ").unwrap());
+    // What is streamed in the name of the root is called whole only if the root says so.
+    assert_eq!(inspect(&mut sql).old_row("id").unwrap(), OldRow::KeyOnly);
+    run(&mut sql, &format!("ALTER TABLE {t} REPLICA IDENTITY FULL"));
     assert_eq!(inspect(&mut sql).old_row("id").unwrap(), OldRow::Whole);
 }
 
