@@ -85,10 +85,14 @@ fn walhouse_runs_with_exactly_what_the_script_for_postgres_gives() {
         .settings()
         .with("DATABASE_URL", url)
         .with_both("*_REPLICATION_SLOT_FAILOVER", 0)
-        .with("REPLICATION_LEADER_LOCK", "postgres");
+        .with("REPLICATION_LEADER_LOCK", "postgres")
+        .with("WEBHOOK_DELIVERIES_REPLICATION_ENABLED", 1)
+        .with("WEBHOOK_DELIVERIES_REPLICATION_CLICKHOUSE_URL", stage.clickhouse.url())
+        .with("WEBHOOK_DELIVERIES_REPLICATION_SLOT_FAILOVER", 0);
     check(&settings).expect_sound();
     let mut program = Program::start(&settings);
-    program.wait_streaming(&SERVICES);
+    const ALL: [&str; 3] = ["runs", "sessions", "webhooks"];
+    program.wait_streaming(&ALL);
     // A large value that an update leaves alone is read again, for which it needs SELECT.
     database.execute("ALTER TABLE \"TaskRun\" ALTER COLUMN output SET STORAGE EXTERNAL");
     let large = format!("\"{}\"", "x".repeat(20_000));
@@ -98,13 +102,16 @@ fn walhouse_runs_with_exactly_what_the_script_for_postgres_gives() {
     stage.settle(&mut program, &SERVICES);
     database.update("TaskRun", "r1", &json!({"status": "COMPLETED_SUCCESSFULLY"}));
     database.insert("Session", &sample::session("s1"));
-    stage.settle(&mut program, &SERVICES);
+    let today = database.value("SELECT current_date::text").expect("a day");
+    database.insert("WebhookDelivery", &sample::full_delivery("w1", &today));
+    stage.settle(&mut program, &ALL);
     let found = stage.clickhouse.rows(
         "SELECT toString(status), length(toJSONString(output)) > 20000 \
          FROM trigger_dev.task_runs_v2 FINAL",
     );
     assert_eq!(found, [[json!("COMPLETED_SUCCESSFULLY"), json!(1)]]);
     assert_eq!(stage.clickhouse.count("sessions_v1", "1"), 1);
+    assert_eq!(stage.clickhouse.count("webhook_deliveries_v1", "1"), 1);
     check(&settings).expect_sound();
     assert_eq!(program.log_lines("permission denied"), 0);
     program.stop();

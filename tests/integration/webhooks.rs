@@ -84,6 +84,12 @@ fn deliveries_are_made_changed_moved_and_deleted() {
     }
     let verified = command(&settings, &["verify", "webhooks", "--full"]);
     assert!(verified.contains("both sides are equal"), "{verified}");
+    // Of what is lost, the rows that were made in these days come back.
+    stage.clickhouse.execute(&format!("TRUNCATE TABLE {DATABASE}.{TABLE}"));
+    let (from, to) = (day(&stage, 10), day(&stage, 0));
+    command(&settings, &["backfill", "webhooks", "--from", &from, "--to", &to]);
+    assert_eq!(stage.clickhouse.count(TABLE, "delivery_id IN ('d1', 'null')"), 2);
+    assert_eq!(stage.clickhouse.count(TABLE, "1"), 2);
     program.stop();
     command(&settings, &["teardown", "webhooks", "--publication", "--yes"]);
     assert_eq!(stage.postgres.confirmed_flush(WEBHOOKS_SLOT), None);
