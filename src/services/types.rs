@@ -24,11 +24,11 @@ pub struct ColumnPlan {
     pub needs_null_flag: bool,
 }
 
-/// `attndims` is that of the column, which Postgres itself does not hold its values to.
+/// `dimensions` are those that the column was declared with; Postgres does not hold values to them.
 pub fn column_of(
     of: &PgType,
     not_null: bool,
-    attndims: i32,
+    dimensions: u16,
     is_key: bool,
     server: &ServerTypes,
 ) -> ColumnPlan {
@@ -36,7 +36,7 @@ pub fn column_of(
     let print = print_of(of);
     let to = match is_key {
         true => To::Of(types.key(of)),
-        false => types.column(of, not_null, attndims),
+        false => types.column(of, not_null, dimensions),
     };
     let kind = values::kind(&to);
     let ddl = match &to {
@@ -199,11 +199,11 @@ struct Types<'s> {
 }
 
 impl Types<'_> {
-    fn column(&self, of: &PgType, not_null: bool, attndims: i32) -> To {
+    fn column(&self, of: &PgType, not_null: bool, dimensions: u16) -> To {
         let (base, typmod) = underlying(of);
         match &base.form {
             PgForm::Array { element, delimiter } => To::Array {
-                dimensions: usize::try_from(attndims).unwrap_or(1).clamp(1, 6),
+                dimensions: usize::from(dimensions).clamp(1, 6),
                 delimiter: *delimiter,
                 of: Box::new(self.element(element, typmod)),
             },
@@ -346,8 +346,8 @@ mod tests {
         }
     }
 
-    fn ddl(of: &PgType, not_null: bool, attndims: i32, is_key: bool) -> String {
-        column_of(of, not_null, attndims, is_key, &server()).ddl
+    fn ddl(of: &PgType, not_null: bool, dimensions: u16, is_key: bool) -> String {
+        column_of(of, not_null, dimensions, is_key, &server()).ddl
     }
 
     fn base(oid: u32) -> PgType {
@@ -359,7 +359,7 @@ mod tests {
         let own = |form| PgType { form, ..base(20_000) };
         let array = |of: PgType| PgForm::Array { element: Arc::new(of), delimiter: b',' };
         let range = |of: u32| PgType { form: PgForm::Range(Arc::new(base(of))), ..base(3_908) };
-        for (of, attndims, expected) in [
+        for (of, dimensions, expected) in [
             (own(array(base(23))), 0, "Array(Nullable(Int32))"),
             (own(array(base(23))), 3, "Array(Array(Array(Nullable(Int32))))"),
             (
@@ -374,8 +374,8 @@ mod tests {
             (own(PgForm::Base), 0, "Nullable(String)"),
             (own(PgForm::Composite([].into())), 0, "Nullable(String)"),
         ] {
-            assert_eq!(ddl(&of, false, attndims, false), expected);
-            let key = ddl(&of, true, attndims, true);
+            assert_eq!(ddl(&of, false, dimensions, false), expected);
+            let key = ddl(&of, true, dimensions, true);
             assert!(key == "String" || key == "LowCardinality(String)", "{key}");
         }
         assert_eq!(ddl(&base(number::POINT), true, 0, false), "Point");

@@ -100,6 +100,8 @@ mod takeover;
 mod target_tables;
 /// A service taken out of Postgres.
 mod teardown;
+/// Values of every type.
+mod types;
 /// WAL that no attempt can decode, and states of the source in which none could.
 mod undecodable;
 /// What systemd hears of it.

@@ -52,7 +52,7 @@ pub fn put_f64(value: f64, out: &mut Vec<u8>) {
     // Below a power of two the next float is only half as far.
     let is_narrow = fraction == 0 && 1 < exponent;
     let shortest = format!("{:e}", value.abs());
-    let digits = strict(shortest, significand, power, is_narrow, |count| {
+    let digits = strict(shortest, significand, power, is_narrow, |count: usize| {
         let text = format!("{:.*e}", count, value.abs());
         (text.parse() == Ok(value.abs())).then_some(text)
     });
@@ -105,11 +105,14 @@ fn strict(
             !is_same(digits, exponent, above) && !is_same(digits, exponent, below)
         })
     };
-    if is_between(&shortest) {
-        return shortest;
+    // The nearest of that many digits, and of two the even one: Rust takes the greater.
+    let count =
+        shortest.bytes().take_while(|byte| *byte != b'e').filter(u8::is_ascii_digit).count();
+    let nearest = rounded(count - 1).filter(|text| is_between(text));
+    if nearest.is_some() || is_between(&shortest) {
+        return nearest.unwrap_or(shortest);
     }
-    let count = shortest.bytes().filter(u8::is_ascii_digit).count();
-    let longer = (0..17_usize.max(count)).filter_map(rounded).find(|text| is_between(text));
+    let longer = (count..17).filter_map(rounded).find(|text| is_between(text));
     longer.unwrap_or(shortest)
 }
 

@@ -404,6 +404,7 @@ fn floats_print_as_postgres_prints_them() {
         (-1.5e300, "-1.5e+300"),
         (5e-324, "5e-324"),
         (1e23, "9.999999999999999e+22"),
+        (2_f64.powi(-25), "2.9802322387695312e-08"),
         (-0.0, "-0"),
         (f64::NAN, "NaN"),
         (f64::NEG_INFINITY, "-Infinity"),
