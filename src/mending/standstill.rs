@@ -28,6 +28,8 @@ const UNSEEN_WITHIN: Duration = Duration::from_secs(60);
 /// How soon the end of a long transaction is noticed, and how often the wait is logged.
 const FENCE_EVERY: Duration = Duration::from_secs(1);
 const TELL_EVERY: Duration = Duration::from_secs(30);
+/// More than these are told as a number only.
+const HOLDERS_TOLD: usize = 5;
 /// Longer than any insert of ours should take; then it is an error, and tried again.
 const INSERTS_END_WITHIN: Duration = Duration::from_secs(60);
 /// What ClickHouse has taken as an asynchronous insert and not written yet, it writes within a
@@ -84,11 +86,18 @@ pub fn fence(with: &MendingContext<'_>, tell: impl Fn()) -> Result<Lsn> {
         if TELL_EVERY <= told_at.elapsed() || told_at == begun_at {
             told_at = Instant::now();
             tell();
+            let holders = barrier.holders(&mut sql, sql_deadline())?;
             log::info!(
-                "{}: repair: waiting for {} transactions that were open at {fence}; the stream \
-                 goes on",
+                "{}: repair: waiting for {} transactions that were open at {fence} ({}); the \
+                 stream goes on",
                 delivery.service,
-                barrier.count()
+                barrier.count(),
+                holders
+                    .iter()
+                    .take(HOLDERS_TOLD)
+                    .map(String::as_str)
+                    .collect::<Vec<_>>()
+                    .join(", ")
             );
         }
         let pause = if VISIBLE_WITHIN <= begun_at.elapsed() { FENCE_EVERY } else { LOOK_EVERY };

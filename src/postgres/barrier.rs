@@ -35,6 +35,29 @@ impl Barrier {
         self.running.len()
     }
 
+    /// Who holds it up, for people: processes of the server and prepared transactions.
+    pub fn holders(&self, sql: &mut Sql, deadline: Instant) -> Result<Vec<String>> {
+        let doing = "look which transactions are running";
+        let query = format!(
+            "SELECT coalesce('prepared transaction `' || p.gid || '`', 'process ' || l.pid)
+             FROM pg_locks l LEFT JOIN pg_prepared_xacts p ON p.transaction = l.transactionid
+             WHERE l.locktype = 'transactionid' AND l.mode = 'ExclusiveLock' AND l.granted
+                   AND l.transactionid::text = ANY ('{{{}}}'::text[])
+             ORDER BY p.prepared, l.pid",
+            self.list()
+        );
+        let rows = sql.rows(doing, &query, deadline)?;
+        let names = rows.iter().filter_map(|row| row.text(0).transpose());
+        let names = names.map(|name| name.map(str::to_owned));
+        names
+            .collect::<std::result::Result<_, SqlError>>()
+            .map_err(|error: SqlError| error.doing(doing))
+    }
+
+    fn list(&self) -> String {
+        self.running.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
+    }
+
     /// True once all of them have ended.
     pub fn is_passed(&mut self, sql: &mut Sql, deadline: Instant) -> Result<bool> {
         if !self.running.is_empty() {
@@ -50,7 +73,6 @@ impl Barrier {
 /// without its own transaction commits a prepared one, which may be any.
 pub fn waiting(sql: &mut Sql, barrier: &Barrier, deadline: Instant) -> Result<Waiting> {
     let doing = "look for commits that wait for a standby";
-    let running: Vec<String> = barrier.running.iter().map(u32::to_string).collect();
     let rows = sql.rows(
         doing,
         &format!(
@@ -59,7 +81,7 @@ pub fn waiting(sql: &mut Sql, barrier: &Barrier, deadline: Instant) -> Result<Wa
                             AND (backend_xid IS NULL
                                  OR backend_xid::text = ANY ('{{{}}}'::text[]))),
                     pg_has_role('pg_read_all_stats', 'MEMBER')",
-            running.join(",")
+            barrier.list()
         ),
         deadline,
     )?;
