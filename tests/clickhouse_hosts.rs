@@ -27,6 +27,7 @@ use walhouse::clickhouse::partitions::partitions;
 use walhouse::clickhouse::{Client, InsertError, stored, tables};
 use walhouse::error::{Error, ErrorKind};
 use walhouse::rows::Shape;
+use walhouse::rows::key::Key;
 use walhouse::rows::target::Target;
 use walhouse::services::mapping::Mapping;
 use walhouse::services::sessions::Sessions;
@@ -269,9 +270,10 @@ fn hosts_whose_tables_are_not_the_same_are_not_both_used() {
 
 #[test]
 fn where_others_may_have_written_the_replica_catches_up_again() {
-    let ids: [&[u8]; 1] = [b"x"];
+    let ids = [Key::from_iter([b"x"])];
+    let target = &sessions::TARGETS[0];
     let look = |client: &mut Client| {
-        find_sort_keys(client, "t", "k", &ids, &[], soon, &mut Vec::new()).unwrap();
+        find_sort_keys(client, target, &ids, &[], soon, &mut Vec::new()).unwrap();
     };
     let asked_once = [(200, ""), (200, "")];
     let a = Host::start(&[(200, ENGINE), (200, PATH)]);
@@ -281,7 +283,10 @@ fn where_others_may_have_written_the_replica_catches_up_again() {
     look(&mut client);
     a.asked();
     look(&mut client);
-    assert_eq!(a.asked(), ["SYSTEM SYNC REPLICA", "SELECT `k`, organization_id,"]);
+    assert_eq!(
+        a.asked(),
+        ["SYSTEM SYNC REPLICA", "SELECT toString(`organization_id`), toString(`project_id`),"]
+    );
 }
 
 #[test]
@@ -293,7 +298,7 @@ fn whatever_walhouse_reads_of_tables_of_ours_comes_after_the_replica_has_caught_
         |client, _| drop(refused::counts(client, "runs", soon())),
         |client, target| drop(partitions(client, &target.table, soon())),
         |client, target| {
-            let ids: [&[u8]; 1] = [b"x"];
+            let ids = [Key::from_iter([b"x"])];
             drop(find_live(client, target, &ids, soon, &mut Vec::new()));
         },
         |client, target| drop(stored::sample_of_live_keys(client, target, "p", 1, 0, soon())),
@@ -386,7 +391,7 @@ fn tables_on_a_cluster_tell_of_hosts_that_did_not_answer() {
     tables::ensure(&mut client, &sessions::TARGETS[0], true, soon()).unwrap_err();
     let asked = a.asked.lock().unwrap();
     assert!(asked[2].contains("ON CLUSTER 'c' ("), "{}", asked[2]);
-    assert!(asked[2].contains("ENGINE = ReplicatedReplacingMergeTree(_version, _is_deleted)"));
+    assert!(asked[2].contains("ENGINE = ReplicatedReplacingMergeTree(`_version`, `_is_deleted`)"));
     assert!(asked[2].contains("distributed_ddl_output_mode=null_status_on_timeout"));
     assert!(asked[2].contains("distributed_ddl_task_timeout=5"));
     // Several hosts without a cluster: it would be on one of them alone.

@@ -29,6 +29,7 @@ use walhouse::clickhouse::tables;
 use walhouse::clickhouse::{Client, InsertError, cluster, running, stored, survey};
 use walhouse::halt::Halt;
 use walhouse::machines::recovery::Adopted;
+use walhouse::rows::key::Key;
 use walhouse::rows::target::Target;
 use walhouse::rows::{Block, ColumnType, Scalar, Shape, native};
 use walhouse::secret::Secret;
@@ -191,12 +192,17 @@ fn target_table(client: &mut Client, target: &Target, answers: &mut Answers) {
     let inserted = client.insert(table, &names, &[], &bytes, soon());
     answers.note(&format!("insert into {table}"), inserted);
     let found = stored::rows_of(client, target, &block, soon);
-    let found = found.map(|found| found.into_iter().collect::<BTreeMap<_, _>>());
-    let found = answers.note(&format!("rows of {table}"), found);
+    let in_order = found.as_ref().map_err(|error| error.to_string()).map(|found| {
+        let rows = found.iter().map(|(key, row)| (format!("{key:?}"), row.clone()));
+        rows.collect::<BTreeMap<_, _>>()
+    });
+    answers.note(&format!("rows of {table}"), in_order);
     // Under any profile: what was written is what would be written again.
     let key = |row: usize| stored::key_of(target, &block, row);
     for row in 2..DOCUMENTS.len() {
-        let Some(stored) = found.as_ref().and_then(|found| found.get(&key(row))) else { continue };
+        let Some(stored) = found.as_ref().ok().and_then(|found| found.get(&key(row))) else {
+            continue;
+        };
         let other: Vec<usize> = stored::differing_columns(target, &block, row, stored).collect();
         assert_eq!(other, [] as [usize; 0], "{table}, row {row}: {:?}", answers.given.last());
     }
@@ -214,12 +220,12 @@ fn target_table(client: &mut Client, target: &Target, answers: &mut Answers) {
         let sample = stored::sample_of_live_keys(client, target, &partition.id, 1, 0, soon());
         answers.note("sample", sample.map(sorted));
     }
-    let ids: Vec<Vec<u8>> = (0..DOCUMENTS.len()).map(|n| format!("id_{n}").into_bytes()).collect();
-    let ids: Vec<&[u8]> = ids.iter().map(Vec::as_slice).chain([b"nothing".as_slice()]).collect();
+    let ids = (0..DOCUMENTS.len()).map(|n| format!("id_{n}")).chain(["nothing".to_owned()]);
+    let ids: Vec<Key> = ids.map(|id| Key::from_iter([id])).collect();
     if 1 < target.order_by.len() {
         let mut keys = Vec::new();
-        let id = target.id_name();
-        let asked = find_sort_keys(client, table, id, &ids, &[], soon, &mut keys);
+        let asked = find_sort_keys(client, target, &ids, &[], soon, &mut keys);
+        let mut keys: Vec<String> = keys.iter().map(|key| format!("{key:?}")).collect();
         keys.sort();
         answers.note("sort keys", asked.map(|()| keys));
     }
@@ -328,7 +334,7 @@ const DOCUMENTS: &[&str] = &[
 fn append(block: &mut Block, target: &Target, n: usize, document: &str, version: u64, dead: bool) {
     for (at, spec) in target.columns.iter().enumerate() {
         match spec.kind {
-            ColumnType::Of(Scalar::String) if at == target.id => {
+            ColumnType::Of(Scalar::String) if target.id.contains(&at) => {
                 block.put_str(format!("id_{n}").as_bytes())
             }
             ColumnType::Of(Scalar::String) if target.order_by.contains(&at) => {

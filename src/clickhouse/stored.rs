@@ -14,7 +14,7 @@ use crate::machines::portions::{Next, PortionSearch, Sizes};
 use crate::machines::removals::StoredVersion;
 use crate::rows::key::{Key, LiveKey};
 use crate::rows::target::Target;
-use crate::rows::{Block, Shape, stored};
+use crate::rows::{Block, Scalar, Shape, stored};
 
 /// The latest row of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +58,7 @@ pub fn rows_of(
         true => format!("{key}, {} {order}", quote_name(&target.columns[target.version].name)),
         false => key.clone(),
     };
-    for set in key_sets(target, block, 0..block.rows()) {
+    for set in row_sets(target, block, 0..block.rows()) {
         let sql = format!(
             "SELECT {} FROM {} WHERE ({key}) IN ({set}) ORDER BY {by_version} LIMIT 1 BY {key}",
             select.join(", "),
@@ -88,7 +88,7 @@ pub fn versions_of(
     let key = target.order_by.iter().map(name).collect::<Vec<_>>().join(", ");
     let mut select: Vec<String> = target.order_by.iter().map(|&at| text_of(target, at)).collect();
     select.extend([target.version, target.is_deleted].map(|at| text_of(target, at)));
-    for set in key_sets(target, block, rows.iter().copied()) {
+    for set in row_sets(target, block, rows.iter().copied()) {
         let sql = format!(
             "SELECT {} FROM {} WHERE ({key}) IN ({set}) AND {low} < {}",
             select.join(", "),
@@ -123,8 +123,7 @@ pub fn differing_columns<'a>(
 
 /// The key of a row, to find it in what [`rows_of`] found.
 pub fn key_of(target: &Target, block: &Block, row: usize) -> Key {
-    let value = |&at: &usize| block.value(at, row).unwrap_or_default().to_vec();
-    target.order_by.iter().map(value).collect()
+    target.order_by.iter().map(|&at| block.value(at, row).unwrap_or_default()).collect()
 }
 
 /// Whether the table has versions and tombstones.
@@ -196,8 +195,8 @@ pub fn sample_of_live_keys(
     residue: u64,
     deadline: Instant,
 ) -> Result<Vec<LiveKey>> {
-    let id = quote_name(target.id_name());
-    let place = partitions::is_in([partition_id]);
+    let id: Vec<String> = target.id_names().into_iter().map(quote_name).collect();
+    let (id, place) = (id.join(", "), partitions::is_in([partition_id]));
     let condition = format!("{place} AND cityHash64({id}) % {} = {residue}", one_in.max(1));
     live_keys_where(client, target, &condition, deadline)
 }
@@ -234,10 +233,10 @@ pub(super) fn live_keys_where(
     let rows = client.query_bytes(&sql, &[&target.table], deadline)?;
     rows.into_iter()
         .map(|row| {
-            let mut values = row.into_iter().collect::<Option<Vec<_>>>()?.into_iter();
+            let mut values = row.into_iter();
+            let key = parse_key(target, &mut values)?;
+            let mut values = values.collect::<Option<Vec<_>>>()?.into_iter();
             let parse = |(&at, text): (&usize, Vec<u8>)| target.scalar(at).parse_text(&text);
-            let key =
-                target.order_by.iter().zip(values.by_ref()).map(parse).collect::<Option<_>>()?;
             let partition = target
                 .partition_by
                 .iter()
@@ -251,15 +250,23 @@ pub(super) fn live_keys_where(
         .ok_or_else(|| malformed(target))
 }
 
-fn text_of(target: &Target, column: usize) -> String {
+/// A key from the texts of its columns.
+pub(super) fn parse_key(
+    target: &Target,
+    values: &mut impl Iterator<Item = Option<Vec<u8>>>,
+) -> Option<Key> {
+    let parse = |&at: &usize| target.scalar(at).parse_text(&values.next()??);
+    target.order_by.iter().map(parse).collect()
+}
+
+pub(super) fn text_of(target: &Target, column: usize) -> String {
     let spec = &target.columns[column];
     stored::expression(&spec.kind, &quote_name(&spec.name))
 }
 
 fn read_row(target: &Target, row: Vec<Option<Vec<u8>>>) -> Option<(Key, StoredRow)> {
     let mut values = row.into_iter();
-    let parse = |&at: &usize| target.scalar(at).parse_text(&values.next()??);
-    let key = target.order_by.iter().map(parse).collect::<Option<Key>>()?;
+    let key = parse_key(target, &mut values)?;
     let (version, is_deleted) = (values.next()??, values.next()??);
     let row = StoredRow {
         version: number(&version)?,
@@ -273,42 +280,53 @@ pub(super) fn number<T: FromStr>(text: &[u8]) -> Option<T> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// The keys of these rows as sets for `IN`, each of which fits into a statement; a single key above
-/// the limit makes a set of its own.
+/// The keys of these rows as sets for `IN`.
+fn row_sets(target: &Target, block: &Block, rows: impl IntoIterator<Item = usize>) -> Vec<String> {
+    let of_columns = target.order_by.iter().map(|&at| target.scalar(at)).collect::<Vec<_>>();
+    let values = rows
+        .into_iter()
+        .map(|row| target.order_by.iter().map(move |&at| block.value(at, row).unwrap_or_default()));
+    key_sets(&of_columns, values, (LITERAL_BYTES_MAX, KEYS_MAX))
+}
+
+/// Keys as sets for `IN`, each of which has at most so many bytes and keys; a single key above the
+/// limit makes a set of its own.
 ///
 /// An array for each column: ClickHouse reads an array of constants at once, and a tuple of
 /// constants as an expression each, which takes 20 times as long (measured with 26.9).
-fn key_sets(target: &Target, block: &Block, rows: impl IntoIterator<Item = usize>) -> Vec<String> {
+pub(super) fn key_sets<'k, V: Iterator<Item = &'k [u8]>>(
+    of_columns: &[Scalar],
+    all: impl IntoIterator<Item = V>,
+    (bytes_max, keys_max): (usize, usize),
+) -> Vec<String> {
     let mut sets = Vec::new();
-    let (mut columns, mut bytes, mut keys) = (vec![String::new(); target.order_by.len()], 0, 0);
+    let (mut columns, mut bytes, mut keys) = (vec![String::new(); of_columns.len()], 0, 0);
     let mut close = |columns: &mut Vec<String>| {
-        let arrays: Vec<String> = target
-            .order_by
-            .iter()
-            .zip(columns.iter_mut())
-            .map(|(&at, list)| target.scalar(at).array_expression(&std::mem::take(list)))
-            .collect();
+        let lists = of_columns.iter().zip(columns.iter_mut());
+        let arrays: Vec<String> =
+            lists.map(|(scalar, list)| scalar.array_expression(&std::mem::take(list))).collect();
         let set = match arrays.as_slice() {
             [only] => only.clone(),
             several => format!("arrayZip({})", several.join(", ")),
         };
         sets.push(format!("SELECT arrayJoin({set})"));
     };
-    for row in rows {
-        if KEYS_MAX <= keys || (0 < keys && LITERAL_BYTES_MAX <= bytes) {
+    for key in all {
+        let values = of_columns.iter().zip(key);
+        let literals = values.map(|(scalar, value)| scalar.literal(value, quote_bytes));
+        let literals: Vec<String> = literals.collect();
+        let more = literals.iter().map(|literal| literal.len() + 1).sum::<usize>();
+        if keys_max <= keys || (0 < keys && bytes_max <= bytes + more) {
             close(&mut columns);
             (bytes, keys) = (0, 0);
         }
-        for (&at, list) in target.order_by.iter().zip(&mut columns) {
-            let value = block.value(at, row).unwrap_or_default();
-            let literal = target.scalar(at).literal(value, quote_bytes);
-            bytes += literal.len() + 1;
+        for (literal, list) in literals.iter().zip(&mut columns) {
             if !list.is_empty() {
                 list.push(',');
             }
-            list.push_str(&literal);
+            list.push_str(literal);
         }
-        keys += 1;
+        (bytes, keys) = (bytes + more, keys + 1);
     }
     if 0 < keys {
         close(&mut columns);
@@ -344,14 +362,14 @@ mod tests {
             let ticks = (-5_i64).to_le_bytes().to_vec();
             let value = |value: &String| if value == "-5" { ticks.clone() } else { text(value) };
             let key = key.iter().map(value).collect();
-            let live = LiveKey { key, partition: vec![ticks.clone()], version: 0 };
+            let live = LiveKey { key, partition: Key::from_iter([&ticks]), version: 0 };
             tombstone::append(target, &mut block, &live, 1);
         }
         block
     }
 
     fn all_key_sets(target: &Target, block: &Block) -> Vec<String> {
-        key_sets(target, block, 0..block.rows())
+        row_sets(target, block, 0..block.rows())
     }
 
     #[test]

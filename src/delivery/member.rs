@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::source_table::SourceTable;
 use crate::rows::key::Key;
 use crate::rows::ttl::Ttl;
@@ -10,6 +11,7 @@ use crate::rows::{Block, Shape, Target};
 use crate::services::assemble::new_blocks;
 use crate::services::mapping::Mapping;
 use crate::services::source::Source;
+use crate::wal::row_key::KeyText;
 
 pub struct Member {
     pub mapping: Arc<dyn Mapping>,
@@ -28,6 +30,35 @@ impl Member {
         self.mapping.targets()
     }
 
+    /// The key in Postgres of a row that a target has.
+    pub fn key_text(&self, target: usize, key: &Key) -> KeyText {
+        let (source, target) = (self.source(), &self.targets()[target]);
+        let id = target.id_of(key);
+        let columns = source.key.iter().zip(&target.id).zip(id.values());
+        columns
+            .map(|((&place, &at), value)| {
+                source.columns[place].text_of_stored(target.scalar(at), value)
+            })
+            .collect()
+    }
+
+    /// The inverse: what a target has of a key in Postgres, as [`Target::id_of`] gives it.
+    pub fn stored_id(&self, target: usize, id: &KeyText) -> Result<Key> {
+        let (source, target) = (self.source(), &self.targets()[target]);
+        let columns = source.key.iter().zip(&target.id).zip(id);
+        let value = |((&place, &at), text): ((&usize, &usize), &Vec<u8>)| {
+            let column = &source.columns[place];
+            column.stored_of_text(target.scalar(at), text).ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Protocol,
+                    format!("find rows of `{}` by their ids", target.table),
+                )
+                .because(format!("a value of column `{}` is not of its type", column.name))
+            })
+        };
+        columns.map(value).collect()
+    }
+
     /// One for each target table.
     pub fn blocks(&self) -> Vec<Block> {
         new_blocks(&*self.mapping, &self.shapes)
@@ -37,7 +68,7 @@ impl Member {
     /// Postgres tells more than the key, where there is one.
     pub fn may_be_dropped(&self, target: usize, key: &Key, row: Option<(&Block, usize)>) -> bool {
         let Some(ttl) = self.shapes[target].ttl else { return false };
-        let of_key = ttl.millis_of_key(&self.targets()[target].order_by, key);
+        let of_key = self.targets()[target].value_of(key, ttl.column).and_then(Ttl::millis);
         let of_row = || row.and_then(|(block, row)| Ttl::millis(block.value(ttl.column, row)?));
         let millis = of_key.or_else(of_row);
         millis.is_some_and(|millis| ttl.may_have_passed(millis, now_millis()))

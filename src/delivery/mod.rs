@@ -21,6 +21,7 @@ mod refused_rows;
 pub mod session_state;
 pub mod source_check;
 pub mod source_look;
+pub mod table_set;
 pub mod target_tables;
 pub mod unfilled;
 pub mod unplaced;

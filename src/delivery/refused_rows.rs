@@ -9,8 +9,9 @@ use crate::clickhouse::Client;
 use crate::clickhouse::own::refused::{self, RefusedPart, RefusedRow};
 use crate::error::Result;
 use crate::rows::target::Target;
-use crate::rows::{Block, as_json};
+use crate::rows::{Block, as_json, stored};
 use crate::services::notes::Kept;
+use crate::wal::row_key::one_or_array;
 
 impl DeliveryContext<'_> {
     /// Keeps in full what ClickHouse refused, before its batch counts as durable.
@@ -66,13 +67,17 @@ impl DeliveryContext<'_> {
         RefusedRow {
             service: self.service.to_owned(),
             table: target.table.to_string(),
-            key: block.text(target.id, row).to_vec(),
+            key: one_or_array(target.id.iter().map(|&at| text(block, at, row))),
             version: block.u64(target.version, row),
             what: RefusedPart::Row,
             error,
             document: as_json::row_as_json(block, row),
         }
     }
+}
+
+fn text(block: &Block, column: usize, row: usize) -> Vec<u8> {
+    stored::text(block, column, row).unwrap_or_default()
 }
 
 fn kind_of(RefusedRow { table, what, .. }: &RefusedRow) -> String {

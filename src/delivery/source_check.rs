@@ -15,7 +15,7 @@ use crate::wal::Oid;
 pub fn table(sql: &mut Sql, source: &Source, deadline: Instant) -> Result<(SourceTable, OldRow)> {
     let name = TableName::new(&*source.schema, &*source.table);
     let table = SourceTable::inspect(sql, &name, deadline)?;
-    let old_row = table.old_row(&source.columns[source.key.id].name)?;
+    let old_row = table.old_row(&source.key_names())?;
     columns(&table, source)?;
     Ok((table, old_row))
 }

@@ -8,8 +8,10 @@ use std::collections::HashSet;
 
 use parking_lot::Mutex;
 
+use crate::wal::row_key::KeyText;
+
 /// A list of more says no more than that there are many.
-const IDS_MAX: usize = 10_000;
+const KEYS_MAX: usize = 10_000;
 const BYTES_MAX: usize = 1 << 20;
 
 #[derive(Debug, Default)]
@@ -17,31 +19,33 @@ pub struct Unplaced(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    ids: HashSet<Vec<u8>>,
+    keys: HashSet<(usize, KeyText)>,
     bytes: usize,
     is_too_much: bool,
 }
 
 impl Unplaced {
-    pub fn note<'i>(&self, ids: impl Iterator<Item = &'i [u8]>) {
+    /// Each with its table, as an index into those of the session.
+    pub fn note(&self, keys: impl Iterator<Item = (usize, KeyText)>) {
         let mut state = self.0.lock();
-        for id in ids {
-            if state.is_too_much || state.ids.contains(id) {
+        for key in keys {
+            if state.is_too_much || state.keys.contains(&key) {
                 continue;
             }
-            state.bytes += id.len();
-            if state.ids.len() == IDS_MAX || BYTES_MAX < state.bytes {
+            state.bytes += key.1.iter().map(Vec::len).sum::<usize>();
+            if state.keys.len() == KEYS_MAX || BYTES_MAX < state.bytes {
                 *state = State { is_too_much: true, ..State::default() };
             } else {
-                state.ids.insert(id.to_vec());
+                state.keys.insert(key);
             }
         }
     }
 
-    /// All that were noted; `None` if they were too many to be held.
-    pub fn ids(&self) -> Option<Vec<Vec<u8>>> {
+    /// All that were noted of a table; `None` if they were too many to be held.
+    pub fn keys(&self, table: usize) -> Option<Vec<KeyText>> {
         let state = self.0.lock();
-        (!state.is_too_much).then(|| state.ids.iter().cloned().collect())
+        let of_table = state.keys.iter().filter(|(of, _)| *of == table);
+        (!state.is_too_much).then(|| of_table.map(|(_, key)| key.clone()).collect())
     }
 }
 
@@ -52,16 +56,17 @@ mod tests {
     #[test]
     fn each_is_noted_once_and_too_many_are_not_held() {
         let unplaced = Unplaced::default();
-        assert_eq!(unplaced.ids(), Some(vec![]));
-        unplaced.note([&b"a"[..], b"a"].into_iter());
-        assert_eq!(unplaced.ids(), Some(vec![b"a".to_vec()]));
-        let ids: Vec<String> = (0..IDS_MAX).map(|n| n.to_string()).collect();
-        unplaced.note(ids.iter().map(String::as_bytes));
-        assert_eq!(unplaced.ids(), None);
-        unplaced.note([&b"b"[..]].into_iter());
-        assert_eq!(unplaced.ids(), None, "nor later");
+        let key = |text: &str| vec![text.as_bytes().to_vec()];
+        assert_eq!(unplaced.keys(0), Some(vec![]));
+        unplaced.note([(0, key("a")), (0, key("a")), (1, key("b"))].into_iter());
+        assert_eq!(unplaced.keys(0), Some(vec![key("a")]));
+        assert_eq!(unplaced.keys(1), Some(vec![key("b")]), "each table has its own");
+        unplaced.note((0..KEYS_MAX).map(|n| (0, key(&n.to_string()))));
+        assert_eq!(unplaced.keys(0), None);
+        unplaced.note([(0, key("b"))].into_iter());
+        assert_eq!(unplaced.keys(0), None, "nor later");
         let unplaced = Unplaced::default();
-        unplaced.note([&[b'x'; BYTES_MAX + 1][..]].into_iter());
-        assert_eq!(unplaced.ids(), None);
+        unplaced.note([(0, key(&"x".repeat(BYTES_MAX + 1)))].into_iter());
+        assert_eq!(unplaced.keys(0), None);
     }
 }

@@ -10,7 +10,6 @@
 //! are recorded before the first row is written; so a backfill that resumes after a kill, or a new
 //! one, deletes them too.
 
-use std::collections::HashSet;
 use std::io::BufRead;
 use std::time::{Duration, Instant};
 
@@ -31,6 +30,7 @@ use crate::machines::repair::tombstone_version;
 use crate::postgres::key_reader::{self, WantedKeys};
 use crate::rows::key::LiveKey;
 use crate::rows::tombstone;
+use crate::wal::row_key::{self, KeyText};
 
 pub const COMMAND: &str = "backfill";
 
@@ -150,14 +150,14 @@ fn refuse(config: &ServiceConfig, cause: &'static str, hint: &str) -> Error {
 }
 
 impl<'b> Backfiller<'b, '_> {
-    fn wanted<'w>(&self, keys: Option<&'w [String]>) -> WantedKeys<'w>
+    fn wanted<'w>(&self, keys: Option<&'w [KeyText]>) -> WantedKeys<'w>
     where
         'b: 'w,
     {
         let source = self.by.member.source();
-        let created_at = &*source.columns[source.key.created_at].name;
+        let created_at = source.created_at.map(|place| &*source.columns[place].name);
         let moment = |moment: &Option<crate::mending::request::Moment>| {
-            moment.as_ref().map(|moment| (created_at, moment.to_string()))
+            created_at.zip(moment.as_ref().map(ToString::to_string))
         };
         let final_values =
             self.by.member.mapping.final_values().filter(|_| !self.request.all_statuses);
@@ -172,9 +172,13 @@ impl<'b> Backfiller<'b, '_> {
     /// From behind this key on.
     fn copy_all(&mut self, worker: &mut Worker<'_>, position: &str) -> Result<()> {
         let wanted = self.wanted(None);
-        let (table, key) = (&self.by.member.found, self.key_column());
-        self.expected = key_reader::estimate(&mut worker.sql, table, key, &wanted, sql_deadline())?;
-        let after = (!position.is_empty()).then(|| position.to_owned());
+        let (table, key) = (&self.by.member.found, self.by.member.source().key_names());
+        self.expected =
+            key_reader::estimate(&mut worker.sql, table, &key, &wanted, sql_deadline())?;
+        let after = match position {
+            "" => None,
+            position => row_key::parse_text(position, key.len()),
+        };
         self.copy(worker, &wanted, after, true)?;
         Ok(())
     }
@@ -194,12 +198,12 @@ impl<'b> Backfiller<'b, '_> {
                 chunk.push(id);
             }
             if IDS_MAX <= chunk.len() || is_end {
-                let held = worker.sql.held(chunk.iter().map(String::as_bytes), SQL_TIMEOUT)?;
-                let held: HashSet<Vec<u8>> = held.into_iter().map(<[u8]>::to_vec).collect();
-                chunk.retain(|id| held.contains(id.as_bytes()));
-                self.done.ids += chunk.len() as u64;
-                let wanted = self.wanted(Some(&chunk));
-                if !chunk.is_empty() {
+                let columns = self.by.member.source().key.len();
+                let keys = chunk.iter().filter_map(|id| row_key::parse_text(id, columns));
+                let keys = worker.sql.held_keys(keys, SQL_TIMEOUT)?;
+                self.done.ids += keys.len() as u64;
+                let wanted = self.wanted(Some(&keys));
+                if !keys.is_empty() {
                     self.copy(worker, &wanted, None, false)?;
                 }
                 chunk.clear();
@@ -215,20 +219,20 @@ impl<'b> Backfiller<'b, '_> {
         &mut self,
         worker: &mut Worker<'_>,
         wanted: &WantedKeys<'_>,
-        after: Option<String>,
+        after: Option<KeyText>,
         is_recorded: bool,
     ) -> Result<()> {
         let mapped = self.by.mapped();
-        let names = mapped.names();
+        let (names, key) = (mapped.names(), self.by.member.source().key_names());
         let mut after = after;
         loop {
             let base = self.base(worker)?;
             let request = key_reader::KeysRequest {
                 table: &self.by.member.found,
-                key_column: self.key_column(),
+                key_columns: &key,
                 columns: &names,
                 wanted,
-                after: after.as_deref(),
+                after: after.as_ref(),
                 bytes_max: worker.with.page_bytes_max,
                 rows_max: PAGE_ROWS_MAX,
             };
@@ -243,8 +247,12 @@ impl<'b> Backfiller<'b, '_> {
             self.rows += rows.len() as u64;
             self.tell("rows");
             let Some(next) = rows.next else { return Ok(()) };
-            if is_recorded {
-                self.reached(&next)?;
+            // One that is not text is not recorded: a restart would not find the place again.
+            let text = String::from_utf8(row_key::one_or_array(next.iter())).ok();
+            if let Some(text) =
+                text.filter(|_| is_recorded && next.iter().all(|value| is_text(value)))
+            {
+                self.reached(&text)?;
             }
             after = Some(next);
         }
@@ -347,11 +355,6 @@ impl<'b> Backfiller<'b, '_> {
         Ok(())
     }
 
-    fn key_column(&self) -> &'b str {
-        let source = self.by.member.source();
-        &source.columns[source.key.id].name
-    }
-
     /// The planner's estimate may be wrong.
     fn tell(&self, what: &str) {
         let Done { rows_read, .. } = self.done;
@@ -361,4 +364,8 @@ impl<'b> Backfiller<'b, '_> {
             .then(|| passed.mul_f64((expected - rows_read) as f64 / self.rows as f64));
         (self.show)(CommandProgress { what, fraction, left, rows: self.rows });
     }
+}
+
+fn is_text(value: &[u8]) -> bool {
+    std::str::from_utf8(value).is_ok()
 }

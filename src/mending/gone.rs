@@ -1,6 +1,6 @@
 //! Which keys of ClickHouse Postgres does not have any more.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 
 use super::parties::{MendingContext, SQL_TIMEOUT};
 use super::worker::Worker;
@@ -35,26 +35,25 @@ pub fn are_in_postgres(
 ) -> Result<LookedUp> {
     let with = worker.with;
     let source = with.member.source();
-    let mut places = vec![source.key.id];
-    places.extend(source.key.sorting());
+    let mut places: Vec<usize> = source.placed().collect();
     let owners = with.member.mapping.owners().iter();
-    places.extend(owners.filter(|place| !source.key.sorting().contains(place)));
+    places.extend(owners.filter(|place| !source.sorting.contains(place)));
     let columns: Vec<&str> = places.iter().map(|&place| &*source.columns[place].name).collect();
+    let id_of = |live: &LiveKey| with.member.key_text(target, &live.key);
     // A key that is not text cannot be in Postgres, and cannot be queried either.
-    let ids: BTreeSet<&[u8]> =
-        (keys.iter()).map(|live| live.id(&with.member.targets()[target])).collect();
-    let ids = worker.sql.held(ids.into_iter(), SQL_TIMEOUT)?;
+    let ids = worker.sql.held_keys(keys.iter().map(id_of), SQL_TIMEOUT)?;
     let mut looked_up = LookedUp { there: vec![false; keys.len()], as_of: None };
     let mut rest = ids.as_slice();
     while !rest.is_empty() {
         worker.go_on()?;
         let rows = worker.rows_of_keys(&columns, rest)?;
         looked_up.as_of = Some(rows.as_of);
+        let mut found = HashSet::new();
+        for values in rows.found.values() {
+            found.extend(key_in_postgres(with, target, &places, values)?);
+        }
         for (live, there) in keys.iter().zip(&mut looked_up.there) {
-            if let Some(values) = rows.found.get(live.id(&with.member.targets()[target])) {
-                let key = key_in_postgres(with, target, &places, values)?;
-                *there = key.as_ref() == Some(&live.key);
-            }
+            *there |= found.contains(&live.key);
         }
         rest = rest.get(rows.answered..).unwrap_or_default();
     }

@@ -10,8 +10,9 @@ use crate::error::Result;
 use crate::machines::repair::{Fate, Stored, fate_of_row};
 use crate::postgres::table_reader::AsOf;
 use crate::rows::Block;
-use crate::rows::key::{Key, id};
+use crate::rows::key::Key;
 use crate::rows::target::Target;
+use crate::wal::row_key::one_or_array;
 
 /// Returns the keys of the rows that were written, each with its target table. `as_of` is the
 /// page's snapshot: a row deleted since then may be brought back by this write.
@@ -37,11 +38,18 @@ pub fn land<V: AsRef<[u8]>>(
         landing.land_rows(&delivery, client, block, |row| is_wanted[row], &mut refused)?;
     }
     // The original of a row that ClickHouse already has was kept when it was written.
-    let ids: HashSet<(&str, &[u8])> = (written.iter())
-        .map(|(index, key)| (&*targets[*index].table, id(&targets[*index], key)))
+    let ids: HashSet<(&str, Vec<u8>)> = (written.iter())
+        .map(|(index, key)| {
+            let id = mapped.member.key_text(*index, key);
+            (&*targets[*index].table, one_or_array(id.iter()))
+        })
         .collect();
-    let kept = notes.kept.into_iter();
-    let kept = kept.filter(|kept| ids.contains(&(&*kept.table, kept.key.as_slice()))).collect();
+    let (mut kept, tables) = (notes.kept, targets.iter().map(|target| &*target.table));
+    let tables: Vec<&str> = tables.collect();
+    kept.retain(|kept| {
+        let table = tables.iter().find(|table| ***table == *kept.table);
+        table.is_some_and(|table| ids.contains(&(*table, kept.key.clone())))
+    });
     refused.extend(delivery.kept_rows(kept));
     delivery.keep(&mut worker.client, &refused)?;
     Ok(written)

@@ -125,12 +125,12 @@ fn catch_up(with: &MendingContext<'_>, recorder: &Recorder<'_>) -> Result<()> {
 /// it could not place is marked as deleted here.
 fn is_all_told(repairer: &Repairer<'_>, recorder: &Recorder<'_>, pass: &ReadPass) -> Result<bool> {
     let with = &repairer.context;
-    let Some(ids) = repairer.shared.unplaced().ids().filter(|_| recorder.is_whole_copy()) else {
+    let Some(keys) = repairer.shared.unplaced().keys(0).filter(|_| recorder.is_whole_copy()) else {
         return Ok(false);
     };
     let mut worker = Worker::new(with)?;
     Ok(pass.is_as_read(with)?
-        && copy_range::bury(&mut worker, recorder, &ids, recorder.base_version())?)
+        && copy_range::mark_deleted(&mut worker, recorder, &keys, recorder.base_version())?)
 }
 
 /// Runs the repair from where it was left to its end. If an operator has to agree first, it waits

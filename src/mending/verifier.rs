@@ -24,12 +24,14 @@ use super::deletes;
 use super::worker::Worker;
 use crate::clickhouse::stored;
 use crate::config::ServiceConfig;
+use crate::delivery::member::Member;
 use crate::error::{Error, Result};
 use crate::machines::repair::Count;
 use crate::machines::verify::{Difference, Suspicion, VerifyJudgement};
 use crate::rows::Block;
 use crate::rows::key::Key;
 use crate::rows::target::Target;
+use crate::wal::row_key::one_or_array;
 
 /// Held at once; then they are looked at again.
 const SUSPECTS_MAX: usize = 10_000;
@@ -114,7 +116,7 @@ struct Found {
     /// The version in ClickHouse; `None`: it has no row.
     version: Option<u64>,
     /// The columns of ClickHouse that decide about the partition.
-    partition: Vec<Vec<u8>>,
+    partition: Key,
 }
 
 struct Verifier<'v, 'c> {
@@ -246,7 +248,7 @@ impl<'v> Verifier<'v, '_> {
             let is_mended = is_mended(&found);
             self.report.mended += u64::from(is_mended);
             if self.report.findings.len() < FINDINGS_MAX {
-                self.report.findings.push(finding(self.targets(), found, is_mended));
+                self.report.findings.push(finding(&self.by.member, found, is_mended));
             }
         }
     }
@@ -275,16 +277,16 @@ impl<'v> Verifier<'v, '_> {
     }
 }
 
-fn finding(targets: &[Target], found: Found, is_mended: bool) -> VerifyFinding {
-    let target = &targets[found.suspect.target];
-    let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
-    let key: Vec<_> = (target.order_by.iter().zip(&found.suspect.key))
-        .map(|(&at, value)| (Arc::clone(&target.columns[at].name), text(value)))
+fn finding(member: &Member, found: Found, is_mended: bool) -> VerifyFinding {
+    let target = &member.targets()[found.suspect.target];
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let key: Vec<_> = (target.key_texts(&found.suspect.key))
+        .map(|(at, value)| (Arc::clone(&target.columns[at].name), text(&value)))
         .collect();
-    let id = key.iter().find(|(name, _)| **name == *target.id_name());
+    let id = member.key_text(found.suspect.target, &found.suspect.key);
     VerifyFinding {
         table: Arc::clone(&target.table),
-        id: id.map_or_else(String::new, |(_, id)| id.clone()),
+        id: text(&one_or_array(id.iter())),
         key,
         difference: found.difference,
         columns: found.columns,

@@ -12,6 +12,7 @@ use crate::postgres::reread::{Reread, RereadRequest, RereadRows, reread};
 use crate::postgres::sql::Sql;
 use crate::postgres::table_reader::AsOf;
 use crate::rows::Block;
+use crate::wal::row_key::KeyText;
 
 /// What each worker owns.
 pub struct Worker<'a> {
@@ -50,12 +51,12 @@ impl<'a> Worker<'a> {
     }
 
     /// The rows of Postgres with these keys, in text form, as [`reread`] reads them.
-    pub fn rows_of_keys(&mut self, columns: &[&str], keys: &[&[u8]]) -> Result<RereadRows> {
+    pub fn rows_of_keys(&mut self, columns: &[&str], keys: &[KeyText]) -> Result<RereadRows> {
         let MendingContext { member, page_bytes_max, .. } = self.with;
         let source = member.source();
         let request = RereadRequest {
             table: &member.found,
-            key_column: &source.columns[source.key.id].name,
+            key_columns: &source.key_names(),
             columns,
             keys,
             // Every wait for a transaction is over before.

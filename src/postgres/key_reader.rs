@@ -7,19 +7,20 @@
 use std::time::Instant;
 
 use super::source_table::SourceTable;
-use super::sql::{Sql, SqlError, Texts, ident, literal, protocol};
+use super::sql::{Sql, SqlError, SqlRow, Texts, ident, literal, protocol};
 use super::table_reader::{AS_OF, AsOf, PageRows};
 use crate::error::{ErrorKind, Result};
+use crate::wal::row_key::KeyText;
 
 #[derive(Debug, Clone, Copy)]
 pub struct KeysRequest<'a> {
     /// As it was looked at; another one of that name is an error.
     pub table: &'a SourceTable,
-    pub key_column: &'a str,
+    pub key_columns: &'a [&'a str],
     pub columns: &'a [&'a str],
     pub wanted: &'a WantedKeys<'a>,
     /// The keys above this one; `None`: from the first.
-    pub after: Option<&'a str>,
+    pub after: Option<&'a KeyText>,
     /// Stop once the values take this many bytes, or there are this many rows.
     pub bytes_max: usize,
     pub rows_max: usize,
@@ -34,11 +35,11 @@ pub struct WantedKeys<'a> {
     /// A column that has one of these values.
     pub one_of: Option<(&'a str, &'a [&'a str])>,
     /// Keys that are wanted, if not all.
-    pub keys: Option<&'a [String]>,
+    pub keys: Option<&'a [KeyText]>,
 }
 
 /// The next page; a row stands behind its key.
-pub fn page(sql: &mut Sql, request: &KeysRequest, deadline: Instant) -> Result<PageRows<String>> {
+pub fn page(sql: &mut Sql, request: &KeysRequest, deadline: Instant) -> Result<PageRows<KeyText>> {
     read_in_snapshot(sql, request, deadline).map_err(|error| {
         sql.roll_back(deadline);
         error.doing(format!("read table `{}` by key", request.table.name))
@@ -49,12 +50,12 @@ pub fn page(sql: &mut Sql, request: &KeysRequest, deadline: Instant) -> Result<P
 pub fn estimate(
     sql: &mut Sql,
     table: &SourceTable,
-    key_column: &str,
+    key_columns: &[&str],
     wanted: &WantedKeys<'_>,
     deadline: Instant,
 ) -> Result<u64> {
     let doing = format!("estimate the rows of table `{}`", table.name);
-    let condition = condition(key_column, wanted, None, sql.texts());
+    let condition = condition(key_columns, wanted, None, sql.texts());
     let query = format!("EXPLAIN (FORMAT JSON) SELECT 1 FROM {}{condition}", table.rows());
     let rows = sql.rows(&doing, &query, deadline)?;
     let row = rows.first().ok_or_else(|| protocol("expected a plan").doing(&doing))?;
@@ -66,7 +67,7 @@ fn read_in_snapshot(
     sql: &mut Sql,
     request: &KeysRequest,
     deadline: Instant,
-) -> std::result::Result<PageRows<String>, SqlError> {
+) -> std::result::Result<PageRows<KeyText>, SqlError> {
     // A cursor, so that the server sends no row that does not fit. The LSNs need their own
     // statement: the one that takes the snapshot might read them before it.
     let begin = format!(
@@ -84,47 +85,58 @@ fn read_in_snapshot(
         return Err(SqlError::new(ErrorKind::Setup, "another table has taken its name"));
     }
     let limits = (request.bytes_max, request.rows_max);
-    PageRows::new(AsOf::read(row, 1)?, sql.texts()).fetch(
-        sql,
-        limits,
-        |key| Ok(key.to_owned()),
-        deadline,
-    )
+    let (texts, columns) = (sql.texts(), request.key_columns.len());
+    let key = |row: &SqlRow| {
+        (0..columns).map(|at| Ok(texts.bytes(row.required(at)?).into_owned())).collect()
+    };
+    PageRows::new(AsOf::read(row, 1)?, texts, columns).fetch(sql, limits, key, deadline)
 }
 
 fn select(request: &KeysRequest, texts: Texts) -> String {
-    let key_column = ident(request.key_column);
-    let mut statement = format!("SELECT {}", texts.column(request.key_column));
-    for column in request.columns {
-        statement.push_str(", ");
-        statement.push_str(&texts.column(column));
-    }
+    let columns = request.key_columns.iter().chain(request.columns);
+    let columns: Vec<String> = columns.map(|column| texts.column(column)).collect();
+    let order: Vec<String> = request.key_columns.iter().map(|column| ident(column)).collect();
+    let mut statement = format!("SELECT {}", columns.join(", "));
     statement.push_str(&format!(
-        " FROM {}{} ORDER BY {key_column} LIMIT {}",
+        " FROM {}{} ORDER BY {} LIMIT {}",
         request.table.rows(),
-        condition(request.key_column, request.wanted, request.after, texts),
+        condition(request.key_columns, request.wanted, request.after, texts),
+        order.join(", "),
         // One more, so that the end is seen.
         request.rows_max.saturating_add(1)
     ));
     statement
 }
 
+/// One as it is, several as a row.
+fn tuple(values: impl Iterator<Item = String>) -> String {
+    let values: Vec<String> = values.collect();
+    match values.as_slice() {
+        [only] => only.clone(),
+        several => format!("({})", several.join(", ")),
+    }
+}
+
 /// Untyped literals take the type of their column.
 fn condition(
-    key_column: &str,
+    key_columns: &[&str],
     wanted: &WantedKeys<'_>,
-    after: Option<&str>,
+    after: Option<&KeyText>,
     texts: Texts,
 ) -> String {
-    let key = ident(key_column);
+    let key = tuple(key_columns.iter().map(|column| ident(column)));
+    // As they came, and so what the database holds.
+    let literals = |key: &KeyText| {
+        let literals = key.iter().map(|value| texts.literal(value));
+        literals.collect::<Option<Vec<String>>>().map(|literals| tuple(literals.into_iter()))
+    };
     let list =
         |values: &mut dyn Iterator<Item = &str>| values.map(literal).collect::<Vec<_>>().join(", ");
     let mut all = Vec::new();
-    // As it came, and so what the database holds.
-    let after = after.and_then(|after| texts.literal(&texts.bytes(after)));
-    all.extend(after.map(|after| format!("{key} > {after}")));
+    all.extend(after.and_then(literals).map(|after| format!("{key} > {after}")));
     if let Some(keys) = wanted.keys {
-        all.push(format!("{key} IN ({})", list(&mut keys.iter().map(String::as_str))));
+        let keys: Vec<String> = keys.iter().filter_map(literals).collect();
+        all.push(format!("{key} IN ({})", keys.join(", ")));
     }
     if let Some((column, from)) = &wanted.from {
         all.push(format!("{} >= {}", ident(column), literal(from)));
@@ -147,7 +159,8 @@ mod tests {
     #[test]
     fn every_name_and_value_is_quoted() {
         let table = testing::table(TableName::new("s", "t\"1"));
-        let keys = ["k'1".to_owned(), "k2".to_owned()];
+        let key = |text: &str| vec![text.as_bytes().to_vec()];
+        let keys = [key("k'1"), key("k2")];
         let wanted = WantedKeys {
             from: Some(("createdAt", "2026-01-01T00:00:00".to_owned())),
             to: Some(("createdAt", "2026-02-01T00:00:00".to_owned())),
@@ -156,10 +169,10 @@ mod tests {
         };
         let request = KeysRequest {
             table: &table,
-            key_column: "i\"d",
+            key_columns: &["i\"d"],
             columns: &["a"],
             wanted: &wanted,
-            after: Some("x'"),
+            after: Some(&key("x'")),
             bytes_max: 1,
             rows_max: 10,
         };
@@ -170,7 +183,18 @@ mod tests {
              \"createdAt\" < '2026-02-01T00:00:00' AND \"status\"::text IN ('A', 'B''') \
              ORDER BY \"i\"\"d\" LIMIT 11"
         );
-        let wanted = WantedKeys::default();
+        let (wanted, both) = (WantedKeys::default(), vec![b"x".to_vec(), b"7".to_vec()]);
+        let of_two = KeysRequest {
+            key_columns: &["a", "b"],
+            wanted: &wanted,
+            after: Some(&both),
+            ..request
+        };
+        assert_eq!(
+            select(&of_two, Texts::default()),
+            "SELECT \"a\", \"b\", \"a\" FROM ONLY \"s\".\"t\"\"1\" \
+             WHERE (\"a\", \"b\") > ('x', '7') ORDER BY \"a\", \"b\" LIMIT 11"
+        );
         let all = KeysRequest { wanted: &wanted, after: None, ..request };
         assert!(
             select(&all, Texts::default())

@@ -20,6 +20,7 @@ use super::sql::{Sql, SqlError, SqlRow, Texts, ident, literal, protocol};
 use super::table_reader::{AS_OF, AsOf};
 use crate::error::{ErrorKind, Result};
 use crate::services::row::TextValues;
+use crate::wal::row_key::KeyText;
 
 /// Rows may hold large values, and an answer is read whole; between two statements the memory they
 /// took so far is looked at.
@@ -33,10 +34,11 @@ const KEYS_OF_FIRST_STATEMENT: usize = 4;
 pub struct RereadRequest<'a> {
     /// As it was looked at; another one of that name is an error.
     pub table: &'a SourceTable,
-    pub key_column: &'a str,
+    /// Together they are unique.
+    pub key_columns: &'a [&'a str],
     pub columns: &'a [&'a str],
-    /// In the text output format, without duplicates.
-    pub keys: &'a [&'a [u8]],
+    /// Without duplicates.
+    pub keys: &'a [KeyText],
     /// The top-level transactions that the changes came from, as in their Begin messages; sorted.
     pub xids: &'a [u32],
     /// Stop, between statements, once the values take this many bytes.
@@ -54,8 +56,8 @@ pub enum Reread {
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct RereadRows {
-    /// Per key the columns asked for.
-    pub found: HashMap<Vec<u8>, TextValues>,
+    /// By index of the key: the columns asked for.
+    pub found: HashMap<usize, TextValues>,
     /// How many of the keys, from the first, this covers: at least one. A covered key that was not
     /// found has been deleted since. For the rest there was no room in `bytes_max`, or no time: ask
     /// again for them.
@@ -85,8 +87,12 @@ fn read_in_snapshot(
     let until = Instant::now() + timeout;
     let deadline = || Instant::now() + timeout;
     // The LSNs need their own statement: the one that takes the snapshot might read them before it.
+    // A nested loop looks up each key by the index; another join reads the whole table where the
+    // planner thinks that it is small.
     let begin = format!(
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE {} IN ACCESS SHARE MODE; \
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+         SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; \
+         LOCK TABLE {} IN ACCESS SHARE MODE; \
          SELECT pg_current_snapshot(), to_regclass({})::oid::int8; SELECT {AS_OF}",
         request.table.rows(),
         literal(&request.table.name.quoted())
@@ -119,10 +125,10 @@ fn read_in_snapshot(
         let found = sql.try_rows(&select(request, keys, texts)?, deadline())?;
         rows.is_as_streamed &= found.len() == keys.len();
         for row in found {
-            let (key, xmin, values) = read_row(&row, request.columns.len(), texts)?;
+            let (at, xmin, values) = read_row(&row, request.columns.len(), texts)?;
             bytes += values.iter().flatten().map(Vec::len).sum::<usize>();
             rows.is_as_streamed &= request.xids.binary_search(&xmin).is_ok();
-            rows.found.insert(key, values.into());
+            rows.found.insert(rows.answered + at, values.into());
         }
         rows.answered += keys.len();
         let room = request.bytes_max.saturating_sub(bytes).min(STATEMENT_BYTES);
@@ -139,39 +145,56 @@ fn next_keys_max(keys: usize, bytes: usize, room: usize) -> usize {
     (room / bytes_per_key).min(keys.saturating_mul(4)).clamp(1, KEYS_PER_STATEMENT)
 }
 
+/// The keys by their number: what Postgres prints of one may not be the text that it was asked for
+/// with (`1.0` for a numeric of `1.00`).
 fn select(
     request: &RereadRequest,
-    keys: &[&[u8]],
+    keys: &[KeyText],
     texts: Texts,
 ) -> std::result::Result<String, SqlError> {
-    let key_column = ident(request.key_column);
-    let mut statement = format!("SELECT {}, xmin", texts.column(request.key_column));
+    let mut statement = "SELECT k.n, t.xmin".to_owned();
     for column in request.columns {
         statement.push_str(", ");
-        statement.push_str(&texts.column(column));
+        statement.push_str(&texts.value(format!("t.{}", ident(column))));
     }
-    statement.push_str(&format!(" FROM {} WHERE {key_column} IN (", request.table.rows()));
-    for (i, key) in keys.iter().enumerate() {
-        let key = texts.literal(key).ok_or_else(|| protocol("a key is not UTF-8 text"))?;
-        if i > 0 {
+    statement.push_str(" FROM (VALUES ");
+    for (n, key) in keys.iter().enumerate() {
+        statement.push_str(if n == 0 { "(" } else { ",(" });
+        statement.push_str(&n.to_string());
+        for (value, column) in key.iter().zip(request.key_columns) {
+            let value = texts.literal(value).ok_or_else(|| protocol("a key is not UTF-8 text"))?;
             statement.push(',');
+            statement.push_str(&value);
+            // Those of the other rows take the type of the first.
+            if n == 0 {
+                let found = request.table.column(column);
+                let found = found.ok_or_else(|| protocol("a column of the key is gone"))?;
+                statement.push_str("::");
+                statement.push_str(&found.sql_type);
+            }
         }
-        // An untyped literal takes the type of the column.
-        statement.push_str(&key);
+        statement.push(')');
     }
-    statement.push(')');
+    let names: Vec<String> = (0..request.key_columns.len()).map(|at| format!("k{at}")).collect();
+    let equal = |(at, column): (usize, &&str)| format!("t.{} = k.k{at}", ident(column));
+    let on: Vec<String> = request.key_columns.iter().enumerate().map(equal).collect();
+    statement.push_str(&format!(
+        ") AS k (n, {}) JOIN {} AS t ON {}",
+        names.join(", "),
+        request.table.rows(),
+        on.join(" AND ")
+    ));
     Ok(statement)
 }
 
-/// A key, the transaction that wrote its row, and the values.
-type Found = (Vec<u8>, u32, Vec<Option<Vec<u8>>>);
+/// The number of a key, the transaction that wrote its row, and the values.
+type Found = (usize, u32, Vec<Option<Vec<u8>>>);
 
 fn read_row(row: &SqlRow, columns: usize, texts: Texts) -> std::result::Result<Found, SqlError> {
-    let key = texts.bytes(row.required(0)?).into_owned();
-    let xmin = row.parse(1)?;
+    let (at, xmin) = (row.parse(0)?, row.parse(1)?);
     let value = |i| Ok(row.text(i)?.map(|text| texts.bytes(text).into_owned()));
     let values = (2..2 + columns).map(value);
-    Ok((key, xmin, values.collect::<std::result::Result<_, SqlError>>()?))
+    Ok((at, xmin, values.collect::<std::result::Result<_, SqlError>>()?))
 }
 
 /// As `pg_snapshot` prints it: every transaction below `xmax` has ended, but for those running.
@@ -213,7 +236,8 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::source_table::{TableName, testing};
+    use crate::postgres::source_table::{SourceTable, TableColumn, TableName, testing};
+    use crate::wal::Oid;
 
     #[test]
     fn a_transaction_has_ended_when_it_is_below_xmax_and_not_running() {
@@ -257,21 +281,33 @@ mod tests {
 
     #[test]
     fn every_name_and_key_is_quoted() {
-        let (table, texts) = (testing::table(TableName::new("s\"1", "t")), Texts::default());
+        let column = |name: &str, sql_type: &str| TableColumn {
+            sql_type: sql_type.to_owned(),
+            ..testing::column(name, Oid(25))
+        };
+        let table = SourceTable {
+            columns: vec![column("i\"d", "text"), column("at", "timestamp(3) without time zone")],
+            ..testing::table(TableName::new("s\"1", "t"))
+        };
+        let texts = Texts::default();
         let request = RereadRequest {
             table: &table,
-            key_column: "i\"d",
+            key_columns: &["i\"d", "at"],
             columns: &["a", "b c"],
             keys: &[],
             xids: &[],
             bytes_max: 1,
         };
+        let key = |text: &[u8], at: &str| vec![text.to_vec(), at.as_bytes().to_vec()];
+        let keys = [key(b"x'y", "2026-01-01"), key("\u{e9}\\".as_bytes(), "2026-01-02")];
         assert_eq!(
-            select(&request, &[b"x'y", "\u{e9}\\".as_bytes()], texts).unwrap(),
-            "SELECT \"i\"\"d\", xmin, \"a\", \"b c\" FROM ONLY \"s\"\"1\".\"t\" WHERE \"i\"\"d\" \
-             IN ('x''y', E'\u{e9}\\\\')"
+            select(&request, &keys, texts).unwrap(),
+            "SELECT k.n, t.xmin, t.\"a\", t.\"b c\" FROM (VALUES \
+             (0,'x''y'::text,'2026-01-01'::timestamp(3) without time zone),\
+             (1, E'\u{e9}\\\\','2026-01-02')) AS k (n, k0, k1) \
+             JOIN ONLY \"s\"\"1\".\"t\" AS t ON t.\"i\"\"d\" = k.k0 AND t.\"at\" = k.k1"
         );
-        assert!(select(&request, &[b"\xff"], texts).is_err());
-        assert!(select(&request, &[b"a\0b"], texts).is_err());
+        assert!(select(&request, &[key(b"\xff", "")], texts).is_err());
+        assert!(select(&request, &[key(b"a\0b", "")], texts).is_err());
     }
 }

@@ -111,6 +111,8 @@ pub struct TableColumn {
     pub number: i16,
     pub type_oid: u32,
     pub type_name: String,
+    /// The type with its modifier, as in a statement.
+    pub sql_type: String,
     /// The built-in type whose text and binary form values of this one have: for a domain its base
     /// type, for an enum text. 0: none.
     pub reads_as: u32,
@@ -266,13 +268,15 @@ impl SourceTable {
 
     /// Refuses a replica identity under which an update or delete does not name `key`, and a `key`
     /// that several rows may have.
-    pub fn old_row(&self, key: &str) -> Result<OldRow> {
+    pub fn old_row(&self, key: &[&str]) -> Result<OldRow> {
         let (all, problems) = self.old_rows(key);
         problems.into_iter().next().map_or(Ok(all), Err)
     }
 
     /// The replica identities of the parts, and each part that does not identify rows by `key`.
-    pub fn old_rows(&self, key: &str) -> (OldRow, Vec<Error>) {
+    pub fn old_rows(&self, key: &[&str]) -> (OldRow, Vec<Error>) {
+        let all_of =
+            |columns: &[String]| key.iter().all(|name| columns.iter().any(|column| column == name));
         // Of the leaves alone FULL is not enough: Postgres then streams the whole old row and calls
         // it the key.
         let mut all = match (self.kind, self.identity) {
@@ -289,25 +293,28 @@ impl SourceTable {
                     format!("check replica identity of table `{}`", part.name),
                 )
             };
-            let names = |columns: &&Vec<String>| columns.iter().any(|column| column == key);
+            let is_key = |columns: &&Vec<String>| {
+                all_of(columns) || columns.iter().all(|column| key.contains(&column.as_str()))
+            };
             // ClickHouse has one row of a key: what becomes of one of several would be all of it.
-            if !part.keys.iter().any(|columns| names(&columns)) {
+            if !part.keys.iter().any(|columns| is_key(&columns)) {
                 let table = part.name.quoted();
-                let cause = match part.deferrable_keys.iter().find(names) {
+                let cause = match part.deferrable_keys.iter().find(is_key) {
                     Some(deferrable) => format!(
                         "its key ({}) is deferrable: within a transaction several rows may have \
                          it, so it is not a key for logical replication",
                         deferrable.join(", ")
                     ),
                     None => format!(
-                        "it has no primary key and no unique index of all its rows with `{key}`: \
-                         several rows may share one"
+                        "it has no primary key and no unique index of all its rows with `{}`: \
+                         several rows may share one",
+                        key.join("`, `")
                     ),
                 };
                 problems.push(doing().because(cause).hint(format!(
                     "Run: CREATE UNIQUE INDEX ON {table} ({}); ALTER TABLE {table} REPLICA \
                      IDENTITY FULL;",
-                    ident(key)
+                    key.iter().map(|column| ident(column)).collect::<Vec<_>>().join(", ")
                 )));
                 continue;
             }
@@ -321,11 +328,12 @@ impl SourceTable {
                     "the index of its replica identity was dropped".to_owned()
                 }
                 ReplicaIdentity::Default | ReplicaIdentity::Index
-                    if !part.identity_columns.iter().any(|column| column == key) =>
+                    if !all_of(&part.identity_columns) =>
                 {
                     format!(
-                        "replica identity is ({}), without the key `{key}`",
-                        part.identity_columns.join(", ")
+                        "replica identity is ({}), without the key `{}`",
+                        part.identity_columns.join(", "),
+                        key.join("`, `")
                     )
                 }
                 ReplicaIdentity::Default | ReplicaIdentity::Index => {
@@ -434,6 +442,7 @@ pub(crate) mod testing {
             number: 1,
             type_oid: type_oid.0,
             type_name: "x".into(),
+            sql_type: "x".into(),
             reads_as: type_oid.0,
             base_type: "x".into(),
             pg_type: Arc::new(PgType::built_in(type_oid, "x", -1)),
@@ -470,14 +479,15 @@ mod tests {
 
     #[test]
     fn an_identity_that_names_the_key_is_enough() {
-        let old_row = |identity, columns: &[&str]| table(identity, columns).old_row("id").unwrap();
+        let old_row =
+            |identity, columns: &[&str]| table(identity, columns).old_row(&["id"]).unwrap();
         assert_eq!(old_row(ReplicaIdentity::Full, &[]), OldRow::Whole);
         assert_eq!(old_row(ReplicaIdentity::Default, &["id"]), OldRow::KeyOnly);
         let mut root = table(ReplicaIdentity::Full, &[]);
         root.kind = TableKind::Partitioned;
-        assert_eq!(root.old_row("id").unwrap(), OldRow::KeyOnly);
+        assert_eq!(root.old_row(&["id"]).unwrap(), OldRow::KeyOnly);
         root.identity = ReplicaIdentity::Full;
-        assert_eq!(root.old_row("id").unwrap(), OldRow::Whole);
+        assert_eq!(root.old_row(&["id"]).unwrap(), OldRow::Whole);
         assert_eq!(old_row(ReplicaIdentity::Index, &["x", "id"]), OldRow::KeyOnly);
     }
 
@@ -490,7 +500,7 @@ mod tests {
             (ReplicaIdentity::Index, &[]),
             (ReplicaIdentity::Index, &["friendlyId"]),
         ] {
-            let error = table(identity, columns).old_row("id").unwrap_err();
+            let error = table(identity, columns).old_row(&["id"]).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Setup);
             assert_eq!(
                 error.hint_text(),
@@ -506,12 +516,12 @@ mod tests {
             let mut table = table(identity, &["id"]);
             let part = &mut table.parts[0];
             part.deferrable_keys = std::mem::take(&mut part.keys);
-            let error = table.old_row("id").unwrap_err();
+            let error = table.old_row(&["id"]).unwrap_err();
             assert!(error.to_string().contains("(id) is deferrable"), "{error}");
             let hint = error.hint_text().unwrap();
             assert!(hint.contains("CREATE UNIQUE INDEX ON \"public\".\"Task\"\"Run\" (\"id\");"));
             table.parts[0].keys.push(vec!["x".into(), "id".into()]);
-            table.old_row("id").unwrap();
+            table.old_row(&["id"]).unwrap();
         }
     }
 
@@ -521,7 +531,7 @@ mod tests {
         for identity in [ReplicaIdentity::Full, ReplicaIdentity::Default] {
             let mut table = table(identity, &[]);
             table.parts[0].keys = vec![vec!["other".into()]];
-            let error = table.old_row("id").unwrap_err();
+            let error = table.old_row(&["id"]).unwrap_err();
             assert!(error.to_string().contains("no unique index of all its rows"), "{error}");
             let hint = error.hint_text().unwrap();
             assert!(hint.contains("CREATE UNIQUE INDEX ON \"public\".\"Task\"\"Run\" (\"id\");"));

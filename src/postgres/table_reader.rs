@@ -65,6 +65,8 @@ pub enum Page {
 pub struct PageRows<Place> {
     /// As text, in the order of the columns asked for, behind the place.
     rows: Vec<SqlRow>,
+    /// The columns of the place.
+    leading: usize,
     texts: Texts,
     pub as_of: AsOf,
     /// That of the last row; `None` when the end was reached.
@@ -117,8 +119,8 @@ impl std::fmt::Display for Tid {
 }
 
 impl<Place> PageRows<Place> {
-    pub(super) fn new(as_of: AsOf, texts: Texts) -> PageRows<Place> {
-        PageRows { rows: Vec::new(), texts, as_of, next: None, bytes: 0 }
+    pub(super) fn new(as_of: AsOf, texts: Texts, leading: usize) -> PageRows<Place> {
+        PageRows { rows: Vec::new(), leading, texts, as_of, next: None, bytes: 0 }
     }
 
     pub fn len(&self) -> usize {
@@ -132,7 +134,7 @@ impl<Place> PageRows<Place> {
     /// The values of each row, in the text output format; `None` is NULL.
     pub fn values(&self) -> impl Iterator<Item = Result<Vec<Option<Cow<'_, [u8]>>>>> {
         self.rows.iter().map(|row| {
-            (1..row.len())
+            (self.leading..row.len())
                 .map(|column| Ok(row.text(column)?.map(|text| self.texts.bytes(text))))
                 .collect::<std::result::Result<_, SqlError>>()
                 .map_err(|error| error.doing("read a page of a table"))
@@ -140,12 +142,12 @@ impl<Place> PageRows<Place> {
     }
 
     /// Fetches from the cursor `page` until it ends, the values take `bytes_max` or there are
-    /// `rows_max` rows, and commits. `place` reads the first column.
+    /// `rows_max` rows, and commits. `place` reads the leading columns.
     pub(super) fn fetch(
         mut self,
         sql: &mut Sql,
         (bytes_max, rows_max): (usize, usize),
-        mut place: impl FnMut(&str) -> std::result::Result<Place, SqlError>,
+        mut place: impl FnMut(&SqlRow) -> std::result::Result<Place, SqlError>,
         deadline: Instant,
     ) -> std::result::Result<PageRows<Place>, SqlError> {
         let (mut fetch, mut last) = (ROWS_OF_FIRST_FETCH, None);
@@ -153,8 +155,8 @@ impl<Place> PageRows<Place> {
             let rows = sql.try_rows(&format!("FETCH FORWARD {fetch} FROM page"), deadline)?;
             let is_end = rows.len() < fetch;
             for row in rows {
-                last = Some(place(row.required(0)?)?);
-                for column in 1..row.len() {
+                last = Some(place(&row)?);
+                for column in self.leading..row.len() {
                     self.bytes += row.text(column)?.map_or(0, str::len);
                 }
                 self.rows.push(row);
@@ -270,8 +272,8 @@ fn read_in_snapshot(
         return Ok(Page::Changed);
     }
     let mut last = request.after;
-    let place = |text: &str| {
-        let tid = Tid::parse(text).ok_or_else(|| protocol("expected a ctid"))?;
+    let place = |row: &SqlRow| {
+        let tid = Tid::parse(row.required(0)?).ok_or_else(|| protocol("expected a ctid"))?;
         if tid <= last {
             return Err(protocol("rows do not come in the order of their blocks"));
         }
@@ -279,7 +281,7 @@ fn read_in_snapshot(
         Ok(tid)
     };
     let limits = (request.bytes_max, request.rows_max);
-    PageRows::new(AsOf::read(row, 2)?, sql.texts())
+    PageRows::new(AsOf::read(row, 2)?, sql.texts(), 1)
         .fetch(sql, limits, place, deadline)
         .map(Page::Rows)
 }

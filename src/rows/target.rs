@@ -76,14 +76,18 @@ pub struct Target {
     pub documents: Vec<usize>,
     /// Columns that older tables do not have.
     pub optional: Vec<usize>,
-    pub id: usize,
+    /// The columns that identify the row in Postgres, in the order of [its key]; all are part of
+    /// the sorting key.
+    ///
+    /// [its key]: crate::services::source::Source::key
+    pub id: Vec<usize>,
     pub version: usize,
     pub is_deleted: usize,
 }
 
 impl Target {
-    pub fn id_name(&self) -> &str {
-        &self.columns[self.id].name
+    pub fn id_names(&self) -> Vec<&str> {
+        self.names(&self.id)
     }
 
     /// The type of a column of the sorting key, or of what the partition is computed from.

@@ -1,15 +1,18 @@
 //! Tombstones of rows that only ClickHouse still has: built from what it has stored.
 
 use super::column::put_nothing;
-use super::key::LiveKey;
+use super::key::{Key, LiveKey};
 use super::{Block, Target};
 
 /// Appends a tombstone: the key, what decides about the partition, the version; the rest is empty.
 pub fn append(target: &Target, block: &mut Block, live: &LiveKey, version: u64) {
     let (key, partition) = (&live.key, &live.partition);
     for at in 0..target.columns.len() {
-        let known = |columns: &[usize], values: &[Vec<u8>]| {
-            columns.iter().position(|&column| column == at).map(|place| values[place].clone())
+        let known = |columns: &[usize], values: &Key| {
+            columns
+                .iter()
+                .position(|&column| column == at)
+                .map(|place| values.value(place).to_vec())
         };
         let value = match at {
             _ if at == target.version => Some(version.to_le_bytes().to_vec()),

@@ -32,12 +32,6 @@ impl Ttl {
     pub fn millis(value: &[u8]) -> Option<i64> {
         value.try_into().ok().map(i64::from_le_bytes)
     }
-
-    /// The same where the column is one of the sorting key.
-    pub fn millis_of_key(&self, order_by: &[usize], key: &[Vec<u8>]) -> Option<i64> {
-        let place = order_by.iter().position(|&at| at == self.column)?;
-        Ttl::millis(&key[place])
-    }
 }
 
 #[cfg(test)]

@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::bare_key::BareKey;
+use super::bare_row::BareRow;
 use super::column_set::ColumnSet;
 use super::fold::{EntryKind, Folded};
 use super::mapping::{Mapping, Stamp, ValueError};
 use super::notes::Notes;
 use super::row::{Row, TextValues};
 use super::utf8;
-use crate::rows::key::LiveKey;
+use crate::rows::key::{Key, LiveKey};
 use crate::rows::target::Target;
 use crate::rows::{Block, Shape, tombstone};
 use crate::wal::{Datum, DecodeError, Lsn};
@@ -55,8 +55,8 @@ pub struct Answers {
     /// By entry: the values of `Wanted::places`, in order, in text format. An entry that is not
     /// here is of a row that is gone, whose tombstone is still to come.
     pub values: HashMap<usize, TextValues>,
-    /// By entry: every sorting key under which ClickHouse has the row.
-    pub keys: HashMap<usize, Vec<BareKey>>,
+    /// By entry: every sorting key under which the first table has the row.
+    pub keys: HashMap<usize, Vec<Key>>,
     /// For each entry without one: the rows that further tables still have, each with the index of
     /// its target.
     pub orphans: HashMap<usize, Vec<(usize, LiveKey)>>,
@@ -100,7 +100,7 @@ pub fn wanted(mapping: &dyn Mapping, folded: &Folded<'_>, updates: Updates) -> M
     let mut wanted = Missing { updates, ..Missing::default() };
     let mut row = Row::of(mapping.source());
     let mut sorting = ColumnSet::default();
-    mapping.source().key.sorting().into_iter().for_each(|place| sorting.add(place));
+    mapping.source().sorting.iter().for_each(|place| sorting.add(*place));
     for (index, entry) in folded.entries.iter().enumerate() {
         let needs = match entry.kind {
             EntryKind::LookUp => {
@@ -109,7 +109,7 @@ pub fn wanted(mapping: &dyn Mapping, folded: &Folded<'_>, updates: Updates) -> M
             }
             EntryKind::Moved | EntryKind::Tombstone => {
                 let unknown = folded.has_unchanged(index)
-                    && !folded.load(index, &mut row).intersection(sorting).is_empty();
+                    && !folded.load(index, &mut row).intersection(&sorting).is_empty();
                 if unknown {
                     wanted.lookups.push(index);
                 }
@@ -120,10 +120,10 @@ pub fn wanted(mapping: &dyn Mapping, folded: &Folded<'_>, updates: Updates) -> M
             EntryKind::Update => mapping.needs(updates == Updates::AsFirst),
         };
         if folded.has_unchanged(index) {
-            let missing = folded.load(index, &mut row).intersection(needs);
+            let missing = folded.load(index, &mut row).intersection(&needs);
             if !missing.is_empty() {
                 wanted.rereads.push(index);
-                wanted.places = wanted.places.union(missing);
+                wanted.places.add_all(&missing);
             }
         }
     }
@@ -195,8 +195,9 @@ pub fn assemble_into(
         if lookups.next_if_eq(&index).is_some() {
             let keys = found.keys.get(&index).map_or(&[][..], Vec::as_slice);
             for key in keys {
-                let key = key.row(mapping.source());
-                mapping.append(&key, stamp, blocks, notes).map_err(placed)?;
+                let bare = BareRow::new(mapping.source(), &targets[0], key);
+                let row = bare.row(mapping.source());
+                mapping.append(&row, stamp, blocks, notes).map_err(placed)?;
             }
             let orphans = found.orphans.get(&index).filter(|_| stamp.first);
             for (target, live) in orphans.into_iter().flatten() {

@@ -3,14 +3,16 @@
 //!
 //! Pure: it reads messages and says what is missing; it sends no query.
 
+use std::borrow::Cow;
+
 use hashbrown::HashMap;
 
 use super::column_set::ColumnSet;
-use super::plan::RelationPlan;
+use super::plan::{NO_KEY, RelationPlan};
 use super::row::Row;
 use super::source::Source;
 use crate::wal::pgoutput::{Message, Old};
-use crate::wal::{Datum, DecodeError, Lsn, Tuple};
+use crate::wal::{Datum, DecodeError, Lsn, Tuple, row_key};
 
 /// One INSERT, UPDATE or DELETE of the stream.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +36,8 @@ pub struct Folded<'a> {
 
 #[derive(Debug)]
 pub struct Entry<'a> {
-    pub id: &'a [u8],
+    /// See [`RelationPlan::key`].
+    pub id: Cow<'a, [u8]>,
     pub lsn: Lsn,
     pub xid: u32,
     pub kind: EntryKind,
@@ -92,9 +95,9 @@ pub fn fold<'a>(
 struct Fold<'a, 's> {
     source: &'s Source,
     /// The last entry of each id.
-    latest: HashMap<&'a [u8], usize>,
+    latest: HashMap<Cow<'a, [u8]>, usize>,
     /// The entries with [`Entry::ask_below`], by id.
-    asked: HashMap<&'a [u8], usize>,
+    asked: HashMap<Cow<'a, [u8]>, usize>,
     folded: Folded<'a>,
 }
 
@@ -105,8 +108,8 @@ impl<'a> Fold<'a, '_> {
             Message::Insert { new, .. } => {
                 change.plan.check(&new)?;
                 self.folded.inserts += 1;
-                let id = self.id_of(change.plan, &new)?.ok_or(NO_ID)?;
-                self.supersede(id);
+                let id = change.plan.key(&new, None)?.ok_or(NO_KEY)?;
+                self.supersede(&id);
                 self.add(change, id, EntryKind::Insert, new, Older::Nowhere);
             }
             Message::Update { old, new, .. } => {
@@ -140,17 +143,21 @@ impl<'a> Fold<'a, '_> {
             Old::None => None,
             Old::Key(tuple) | Old::Row(tuple) => {
                 plan.check(&tuple)?;
-                self.id_of(plan, &tuple)?
+                Some(plan.key(&tuple, None)?.ok_or(NO_KEY)?)
             }
         };
-        let id = self.id_of(plan, &new)?.or(old_id).ok_or(NO_ID)?;
+        let id = match old {
+            Old::None => plan.key(&new, None)?,
+            Old::Key(tuple) | Old::Row(tuple) => plan.key(&new, Some(&tuple))?,
+        };
+        let id = id.ok_or(NO_KEY)?;
         if let Some(old_id) = old_id
             && old_id != id
         {
             return self.change_key(change, old_id, id, old, new);
         }
 
-        let before = self.row_of(id);
+        let before = self.row_of(&id);
         let older = match (old, before) {
             (Old::Row(row), _) => Older::Row(row),
             (_, Some(entry)) => Older::Entry(entry),
@@ -165,8 +172,9 @@ impl<'a> Fold<'a, '_> {
             }
             Older::Nowhere => false,
         };
-        self.supersede(id);
+        self.supersede(&id);
         if moved {
+            let id = id.clone();
             match older {
                 Older::Row(row) => self.add(change, id, EntryKind::Moved, row, Older::Nowhere),
                 Older::Entry(entry) => self.add_gone(change, id, EntryKind::Moved, entry),
@@ -181,41 +189,41 @@ impl<'a> Fold<'a, '_> {
     fn change_key(
         &mut self,
         change: FoldedChange<'a>,
-        old_id: &'a [u8],
-        id: &'a [u8],
+        old_id: Cow<'a, [u8]>,
+        id: Cow<'a, [u8]>,
         old: Old<'a>,
         new: Tuple<'a>,
     ) -> Result<(), DecodeError> {
-        let before = self.row_of(old_id);
+        let before = self.row_of(&old_id);
         let older = match (old, before) {
             (Old::Row(row), _) => Older::Row(row),
             (_, Some(entry)) => Older::Entry(entry),
             _ => Older::Nowhere,
         };
         self.remove(change, old_id, old)?;
-        self.supersede(id);
+        self.supersede(&id);
         self.add(change, id, EntryKind::Insert, new, older);
         Ok(())
     }
 
     fn delete(&mut self, change: FoldedChange<'a>, old: Old<'a>) -> Result<(), DecodeError> {
         let (Old::Key(tuple) | Old::Row(tuple)) = old else {
-            return Err(NO_ID);
+            return Err(NO_KEY);
         };
         change.plan.check(&tuple)?;
-        let id = self.id_of(change.plan, &tuple)?.ok_or(NO_ID)?;
+        let id = change.plan.key(&tuple, None)?.ok_or(NO_KEY)?;
         self.remove(change, id, old)
     }
 
     fn remove(
         &mut self,
         change: FoldedChange<'a>,
-        id: &'a [u8],
+        id: Cow<'a, [u8]>,
         old: Old<'a>,
     ) -> Result<(), DecodeError> {
-        let before = self.row_of(id);
-        self.supersede(id);
-        if let Some(entry) = self.asked.remove(id) {
+        let before = self.row_of(&id);
+        self.supersede(&id);
+        if let Some(entry) = self.asked.remove(&id) {
             // The tombstone covers the row wherever it was written. It may be in ClickHouse from an
             // earlier delivery, and is not to be outranked.
             self.folded.entries[entry].ask_below = None;
@@ -228,7 +236,7 @@ impl<'a> Fold<'a, '_> {
             // Also of a row that the batch only updates: it may have moved without our seeing it,
             // and ClickHouse knows where it still is.
             (Old::Key(key), _) => self.add(change, id, EntryKind::LookUp, key, Older::Nowhere),
-            (Old::None, _) => return Err(NO_ID),
+            (Old::None, _) => return Err(NO_KEY),
         }
         Ok(())
     }
@@ -246,24 +254,30 @@ impl<'a> Fold<'a, '_> {
     }
 
     /// A row whose image the batch holds.
-    fn add_gone(&mut self, change: FoldedChange<'a>, id: &'a [u8], kind: EntryKind, entry: usize) {
-        let Entry { plan, image, older, .. } = self.folded.entries[entry];
+    fn add_gone(
+        &mut self,
+        change: FoldedChange<'a>,
+        id: Cow<'a, [u8]>,
+        kind: EntryKind,
+        entry: usize,
+    ) {
+        let &Entry { plan, image, older, .. } = &self.folded.entries[entry];
         self.add(FoldedChange { plan, ..change }, id, kind, image, older);
     }
 
     fn add(
         &mut self,
         change: FoldedChange<'a>,
-        id: &'a [u8],
+        id: Cow<'a, [u8]>,
         kind: EntryKind,
         image: Tuple<'a>,
         older: Older<'a>,
     ) {
         let FoldedChange { lsn, xid, plan, ask_below, .. } = change;
-        self.latest.insert(id, self.folded.entries.len());
+        self.latest.insert(id.clone(), self.folded.entries.len());
         let ask_below = ask_below.filter(|_| kind == EntryKind::Insert);
         if ask_below.is_some() {
-            self.asked.insert(id, self.folded.entries.len());
+            self.asked.insert(id.clone(), self.folded.entries.len());
         }
         let superseded = false;
         let entry = Entry { id, lsn, xid, kind, superseded, ask_below, plan, image, older };
@@ -285,18 +299,6 @@ impl<'a> Fold<'a, '_> {
         }
     }
 
-    fn id_of(
-        &self,
-        plan: &RelationPlan,
-        tuple: &Tuple<'a>,
-    ) -> Result<Option<&'a [u8]>, DecodeError> {
-        match plan.value(tuple, self.source.key.id) {
-            Some(Datum::Text(id) | Datum::Binary(id)) => Ok(Some(id)),
-            Some(Datum::Unchanged) => Ok(None),
-            Some(Datum::Null) | None => Err(NO_ID),
-        }
-    }
-
     fn sorting_differs(
         &self,
         old_plan: &RelationPlan,
@@ -304,7 +306,7 @@ impl<'a> Fold<'a, '_> {
         new_plan: &RelationPlan,
         new: &Tuple<'_>,
     ) -> bool {
-        self.source.key.sorting().iter().any(|&place| {
+        self.source.sorting.iter().any(|&place| {
             match (old_plan.value(old, place), new_plan.value(new, place)) {
                 (_, Some(Datum::Unchanged)) | (None, _) | (_, None) => false,
                 (Some(old), Some(new)) => old != new,
@@ -320,8 +322,6 @@ fn fetch(bytes: &[u8]) {
     std::hint::black_box(bytes.iter().step_by(LINE).fold(0, |all, byte| all ^ byte));
 }
 
-const NO_ID: DecodeError = DecodeError::BadValue { context: "row without its key column" };
-
 impl<'a> Folded<'a> {
     /// Loads an entry's columns into `row`, and says which the batch does not hold.
     pub fn load<'r>(&self, entry: usize, row: &mut Row<'r>) -> ColumnSet
@@ -336,7 +336,7 @@ impl<'a> Folded<'a> {
         }
         // A column that this version of the relation lacks may have changed meanwhile: no older
         // value may stand in for it.
-        let mut unknown = at.plan.unknown();
+        let mut unknown = at.plan.unknown().clone();
         let mut missing = missing(row);
         while !missing.is_empty() {
             let lacks =
@@ -351,12 +351,26 @@ impl<'a> Folded<'a> {
                 Older::Entry(older) => {
                     at = &self.entries[older];
                     fill(row, at.plan, &at.image, lacks);
-                    unknown = unknown.union(at.plan.unknown());
+                    unknown.add_all(at.plan.unknown());
                     missing = self::missing(row);
                 }
             }
         }
         missing
+    }
+
+    /// The key of an entry as Postgres prints it, column by column.
+    pub fn key_texts(&self, source: &Source, entry: usize) -> Vec<Vec<u8>> {
+        let Entry { id, plan, image, .. } = &self.entries[entry];
+        let known = row_key::split(id, source.key.len());
+        let text = |(&place, known): (&usize, &[u8])| match plan.value(image, place) {
+            Some(datum @ (Datum::Text(_) | Datum::Binary(_))) => {
+                source.columns[place].text(datum).into_owned()
+            }
+            // It was left out, as only texts are.
+            _ => known.to_vec(),
+        };
+        source.key.iter().zip(known).map(text).collect()
     }
 
     pub fn has_unchanged(&self, entry: usize) -> bool {

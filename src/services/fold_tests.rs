@@ -3,14 +3,13 @@
 use hashbrown::HashMap;
 
 use super::assemble::{Answers, Assembled, Missing, Updates, assemble, wanted};
-use super::bare_key::BareKey;
 use super::fold::{Folded, FoldedChange, fold};
 use super::mapping::{Mapping, is_owned};
 use super::plan::{RelationPlan, Types};
 use super::row::Row;
 use super::runs::Runs;
 use super::sessions::Sessions;
-use crate::rows::key::LiveKey;
+use crate::rows::key::{Key, LiveKey};
 use crate::rows::{Shape, stored};
 use crate::wal::testing::{self, V};
 use crate::wal::{Datum, Lsn, Oid, value::oid};
@@ -92,6 +91,12 @@ fn rows(assembled: &Assembled) -> Vec<String> {
         .collect();
     rows.sort();
     rows
+}
+
+/// As ClickHouse sorts it.
+fn key_of_session(id: &str, organization: &str, created_at: i64) -> Key {
+    let texts = [organization, "p", "e"].map(str::as_bytes);
+    texts.into_iter().chain([&created_at.to_le_bytes()[..], id.as_bytes()]).collect()
 }
 
 #[track_caller]
@@ -244,7 +249,7 @@ fn parts_of_a_batch_come_to_what_the_whole_does() {
     ];
     let folded = folded(&plan, &messages);
     let wanted = wanted(&Sessions, &folded, Updates::AsUpdates);
-    let key = |id: &str| vec![BareKey::new(id.as_bytes(), b"org", b"project", b"environment", 0)];
+    let key = |id: &str| vec![key_of_session(id, "org", 0)];
     let found = Answers {
         values: HashMap::from([0, 4].map(|entry| (entry, [Some(b"5".to_vec())].into()))),
         keys: HashMap::from([(1, key("b")), (3, key("d"))]),
@@ -271,7 +276,7 @@ fn a_key_changed_with_unchanged_values_is_reread_under_its_new_key() {
     let folded = folded(&plan, &messages);
     let wanted = wanted(&Sessions, &folded, Updates::AsUpdates);
     let [entry] = wanted.rereads[..] else { panic!("{wanted:?}") };
-    assert_eq!(folded.entries[entry].id, b"b");
+    assert_eq!(*folded.entries[entry].id, *b"b");
 }
 
 #[test]
@@ -281,9 +286,7 @@ fn a_tombstone_of_an_unknown_row_is_looked_up() {
     let folded = folded(&plan, &messages);
     let wanted = wanted(&Sessions, &folded, Updates::AsUpdates);
     assert_eq!(wanted.lookups, [0]);
-    let key = |organization: &str| {
-        BareKey::new(b"a", organization.as_bytes(), b"p", b"e", 1_704_067_200_123)
-    };
+    let key = |organization: &str| key_of_session("a", organization, 1_704_067_200_123);
     let found = Answers {
         keys: HashMap::from([(0, vec![key("org1"), key("org2")])]),
         ..Answers::default()
@@ -305,12 +308,12 @@ fn a_payload_without_its_run_is_deleted_with_what_is_known_of_it() {
     let mapping = Runs { payloads: true, fingerprints: true };
     let plan = plan_of(&mapping);
     let mut key = vec![V::Null; mapping.source().columns.len()];
-    key[mapping.source().key.id] = V::Text("a");
+    key[mapping.source().key[0]] = V::Text("a");
     let messages = [testing::delete(TABLE, b'K', &key)];
     let folded = folded(&plan, &messages);
     let wanted = wanted(&mapping, &folded, Updates::AsUpdates);
     assert_eq!(wanted.lookups, [0]);
-    let (key, partition) = (vec![b"a".to_vec()], vec![7_i64.to_le_bytes().to_vec()]);
+    let (key, partition) = (Key::from_iter([b"a"]), Key::from_iter([7_i64.to_le_bytes()]));
     let orphan = LiveKey { key, partition, version: 1 };
     let found = Answers { orphans: HashMap::from([(0, vec![(1, orphan)])]), ..Answers::default() };
     let shapes: Vec<Shape> = (mapping.targets().iter())
@@ -322,7 +325,7 @@ fn a_payload_without_its_run_is_deleted_with_what_is_known_of_it() {
     let target = &mapping.targets()[1];
     let text = |column| String::from_utf8(stored::text(payloads, column, 0).unwrap());
     assert_eq!(
-        [target.id, 1, target.version, target.is_deleted].map(|at| text(at).unwrap()),
+        [target.id[0], 1, target.version, target.is_deleted].map(|at| text(at).unwrap()),
         ["a", "7", "1", "1"]
     );
 }

@@ -8,7 +8,7 @@
 
 pub mod annotations;
 pub mod assemble;
-pub mod bare_key;
+pub mod bare_row;
 pub mod column_set;
 pub mod fingerprint;
 pub mod fold;

@@ -1,5 +1,6 @@
 //! How the columns of a relation of the stream meet those of the source.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -7,7 +8,8 @@ use std::sync::Arc;
 use super::column_set::ColumnSet;
 use super::source::{Source, SourceKind};
 use crate::wal::value::oid;
-use crate::wal::{Datum, DecodeError, Oid, Relation, Tuple};
+use crate::wal::wire::Wire;
+use crate::wal::{Datum, DecodeError, Oid, Relation, Tuple, row_key};
 
 /// The underlying types of user-defined types: for each, the built-in type whose values have the
 /// same form on the wire. A domain reads as its base type, an enum and `citext` as text, an array
@@ -43,8 +45,8 @@ pub struct RelationPlan {
     pub(super) unknown: ColumnSet,
     /// Its rows have a value for each column of the source.
     pub(super) is_whole: bool,
-    /// The column of the relation that has the key.
-    id_column: usize,
+    /// The columns of the relation that have the key, in the order of [`Source::key`].
+    key_columns: Vec<usize>,
 }
 
 /// The relation does not have what the mapping needs.
@@ -74,6 +76,10 @@ impl fmt::Display for PlanError {
 
 impl std::error::Error for PlanError {}
 
+/// A row that nothing identifies.
+pub(super) const NO_KEY: DecodeError =
+    DecodeError::BadValue { context: "row without its key columns" };
+
 impl RelationPlan {
     /// For a relation that must have every column, each of its type.
     pub fn new(
@@ -93,7 +99,9 @@ impl RelationPlan {
         user: &Types,
     ) -> Result<RelationPlan, PlanError> {
         match RelationPlan::match_up(source, relation, user) {
-            (plan, Some(refusal)) if plan.unknown.has(source.key.id) => Err(refusal),
+            (plan, Some(refusal)) if source.key.iter().any(|place| plan.unknown.has(*place)) => {
+                Err(refusal)
+            }
             (plan, _) => Ok(plan),
         }
     }
@@ -139,17 +147,62 @@ impl RelationPlan {
         }
         let is_whole = types.iter().all(Option::is_some);
         // Without it the relation is refused.
-        let id_column = places.iter().position(|place| *place == Some(source.key.id)).unwrap_or(0);
-        (RelationPlan { places, types, unknown, is_whole, id_column }, refusal)
+        let column = |key: &usize| places.iter().position(|place| *place == Some(*key));
+        let key_columns = source.key.iter().map(|place| column(place).unwrap_or(0)).collect();
+        (RelationPlan { places, types, unknown, is_whole, key_columns }, refusal)
     }
 
     /// The columns whose values its rows do not have.
-    pub fn unknown(&self) -> ColumnSet {
-        self.unknown
+    pub fn unknown(&self) -> &ColumnSet {
+        &self.unknown
     }
 
-    pub fn id_column(&self) -> usize {
-        self.id_column
+    /// The key of a tuple; what it leaves out is that of the `old` one. `None` if it has none.
+    pub fn key<'a>(
+        &self,
+        tuple: &Tuple<'a>,
+        old: Option<&Tuple<'a>>,
+    ) -> Result<Option<Cow<'a, [u8]>>, DecodeError> {
+        let datum = |tuple: &Tuple<'a>, column| tuple.datums().nth(column).ok_or(NO_KEY);
+        self.join(|column| match (datum(tuple, column)?, old) {
+            (Datum::Unchanged, Some(old)) => datum(old, column),
+            (found, _) => Ok(found),
+        })
+    }
+
+    /// The same of a tuple that was not read.
+    pub fn key_at<'a>(
+        &self,
+        wire: &Wire<'a>,
+        old: Option<&Wire<'a>>,
+    ) -> Result<Option<Cow<'a, [u8]>>, DecodeError> {
+        self.join(|column| match (Tuple::parse_one(wire, column)?, old) {
+            (Datum::Unchanged, Some(old)) => Tuple::parse_one(old, column),
+            (found, _) => Ok(found),
+        })
+    }
+
+    fn join<'a>(
+        &self,
+        datum: impl Fn(usize) -> Result<Datum<'a>, DecodeError>,
+    ) -> Result<Option<Cow<'a, [u8]>>, DecodeError> {
+        let mut is_whole = true;
+        let mut value = |column: usize| match datum(column)? {
+            Datum::Text(value) | Datum::Binary(value) => Ok(Cow::Borrowed(value)),
+            Datum::Unchanged | Datum::Null => {
+                is_whole = false;
+                Ok(Cow::Borrowed(&b""[..]))
+            }
+        };
+        let key = match self.key_columns.as_slice() {
+            // Most keys: no memory is taken.
+            [only] => value(*only)?,
+            several => {
+                let values = several.iter().map(|column| value(*column));
+                row_key::join(values.collect::<Result<Vec<_>, _>>()?.into_iter())
+            }
+        };
+        Ok(is_whole.then_some(key))
     }
 
     pub fn type_of(&self, place: usize) -> Option<Oid> {

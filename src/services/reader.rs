@@ -137,7 +137,7 @@ impl<'r, 'a> RowReader<'r, 'a> {
         self.notes.kept.push(Kept {
             table: self.table.into(),
             column: Arc::clone(&self.source.columns[place].name),
-            key: self.text(self.source.key.id).to_vec(),
+            key: self.row.key_text(self.source),
             version: self.version,
             reason: reason.into(),
             document: document.to_vec(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::plan::RelationPlan;
 use super::source::Source;
-use crate::wal::{Datum, Oid, Tuple};
+use crate::wal::{Datum, Oid, Tuple, row_key};
 
 /// One row of the source: a datum for each of [`Source::columns`].
 #[derive(Debug)]
@@ -20,6 +20,12 @@ impl<'a> Row<'a> {
             values: vec![Datum::Null; source.columns.len()],
             types: vec![None; source.columns.len()],
         }
+    }
+
+    /// The key of the row for people.
+    pub fn key_text(&self, source: &Source) -> Vec<u8> {
+        let text = |&place: &usize| source.columns[place].text(self.values[place]);
+        row_key::one_or_array(source.key.iter().map(text))
     }
 
     pub fn clear(&mut self) {

@@ -8,7 +8,7 @@ use super::mapping::{Mapping, Stamp, ValueError};
 use super::notes::Notes;
 use super::reader::RowReader;
 use super::row::Row;
-use super::source::{KeyColumns, Source, source_columns};
+use super::source::{Source, source_columns};
 use super::{annotations, fingerprint};
 use crate::documents::convert;
 use crate::rows::Block;
@@ -116,13 +116,9 @@ static SOURCE: LazyLock<Source> = LazyLock::new(|| Source {
     ]
     .map(Arc::from)
     .to_vec(),
-    key: KeyColumns {
-        id: place::ID,
-        organization: place::ORGANIZATION,
-        project: place::PROJECT,
-        environment: place::ENVIRONMENT,
-        created_at: place::CREATED_AT,
-    },
+    key: vec![place::ID],
+    sorting: vec![place::ORGANIZATION, place::PROJECT, place::ENVIRONMENT, place::CREATED_AT],
+    created_at: Some(place::CREATED_AT),
 });
 
 const TASK_RUNS_V2: &str = "task_runs_v2";
@@ -215,7 +211,7 @@ pub static TARGETS: LazyLock<[Target; 2]> = LazyLock::new(|| {
             ttl: None,
             documents: vec![32, 33],
             optional: vec![20, 53, 54, 55],
-            id: 3,
+            id: vec![3],
             version: 40,
             is_deleted: 41,
         },
@@ -235,7 +231,7 @@ pub static TARGETS: LazyLock<[Target; 2]> = LazyLock::new(|| {
             ttl: None,
             documents: vec![2],
             optional: vec![3, 4],
-            id: 0,
+            id: vec![0],
             version: 3,
             is_deleted: 4,
         },
@@ -435,7 +431,7 @@ mod tests {
         assert_eq!(names(payloads, &payloads.documents), ["payload"]);
         for target in TARGETS.iter() {
             assert_eq!(names(target, &target.partition_by), ["created_at"]);
-            assert_eq!(target.id_name(), "run_id");
+            assert_eq!(target.id_names(), ["run_id"]);
             let special = [target.version, target.is_deleted];
             assert_eq!(names(target, &special), ["_version", "_is_deleted"]);
         }

@@ -7,7 +7,7 @@ use super::mapping::{Mapping, Stamp, ValueError};
 use super::notes::Notes;
 use super::reader::RowReader;
 use super::row::Row;
-use super::source::{KeyColumns, Source, source_columns};
+use super::source::{Source, source_columns};
 use crate::documents::convert;
 use crate::rows::Block;
 use crate::rows::target::{Target, columns};
@@ -48,13 +48,9 @@ static SOURCE: LazyLock<Source> = LazyLock::new(|| Source {
     ]
     .map(Arc::from)
     .to_vec(),
-    key: KeyColumns {
-        id: place::ID,
-        organization: place::ORGANIZATION,
-        project: place::PROJECT,
-        environment: place::ENVIRONMENT,
-        created_at: place::CREATED_AT,
-    },
+    key: vec![place::ID],
+    sorting: vec![place::ORGANIZATION, place::PROJECT, place::ENVIRONMENT, place::CREATED_AT],
+    created_at: Some(place::CREATED_AT),
 });
 
 const SESSIONS_V1: &str = "sessions_v1";
@@ -90,7 +86,7 @@ pub static TARGETS: LazyLock<[Target; 1]> = LazyLock::new(|| {
         ttl: None,
         documents: vec![10],
         optional: vec![18],
-        id: 3,
+        id: vec![3],
         version: 16,
         is_deleted: 17,
     }]
@@ -172,7 +168,7 @@ mod tests {
         assert_eq!(names(&target.documents), ["metadata"]);
         assert_eq!(names(&target.optional), ["is_test"]);
         assert_eq!(names(&[target.version, target.is_deleted]), ["_version", "_is_deleted"]);
-        assert_eq!(target.id_name(), "session_id");
+        assert_eq!(target.id_names(), ["session_id"]);
         assert_eq!(*SOURCE.columns[place::IS_TEST].name, *"isTest");
     }
 }

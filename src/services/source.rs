@@ -1,10 +1,13 @@
 //! The source table of a service, and the columns of it that a mapping reads.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::wal::Oid;
-use crate::wal::value::oid;
+use crate::rows::{Scalar, Target};
+use crate::wal::time::Timestamp;
+use crate::wal::value::{self, oid};
+use crate::wal::{Datum, DecodeError, Oid, PgTime};
 
 /// A table of Postgres and the columns of it that a mapping reads.
 #[derive(Debug)]
@@ -14,7 +17,13 @@ pub struct Source {
     pub columns: Vec<SourceColumn>,
     /// Columns that trigger.dev has and no target table uses.
     pub unread: Vec<Arc<str>>,
-    pub key: KeyColumns,
+    /// The columns that identify a row, in the order of their index, as indexes into `columns`.
+    pub key: Vec<usize>,
+    /// Further columns of the first target's sorting key, in its order: what a row moves by within
+    /// ClickHouse while its key stays.
+    pub sorting: Vec<usize>,
+    /// When a row was made, where a column says it.
+    pub created_at: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -36,20 +45,25 @@ pub enum SourceKind {
     TextArray,
 }
 
-/// Where the columns stand that identify a row, as indexes into [`Source::columns`].
-#[derive(Debug, Clone, Copy)]
-pub struct KeyColumns {
-    pub id: usize,
-    pub organization: usize,
-    pub project: usize,
-    pub environment: usize,
-    pub created_at: usize,
-}
+impl Source {
+    /// The columns that identify a row, by name.
+    pub fn key_names(&self) -> Vec<&str> {
+        self.key.iter().map(|&place| &*self.columns[place].name).collect()
+    }
 
-impl KeyColumns {
-    /// The columns that, together with the id, form the sorting key of the target table.
-    pub fn sorting(&self) -> [usize; 4] {
-        [self.organization, self.project, self.environment, self.created_at]
+    /// All columns of the target's sorting key.
+    pub fn placed(&self) -> impl Iterator<Item = usize> + '_ {
+        self.key.iter().chain(&self.sorting).copied()
+    }
+
+    /// For each column of the sorting key of the first target: the place that it is from.
+    pub fn places_of(&self, target: &Target) -> Vec<usize> {
+        let mut sorting = self.sorting.iter().copied();
+        let place = |at: &usize| match target.id.iter().position(|column| column == at) {
+            Some(of_key) => self.key.get(of_key).copied(),
+            None => sorting.next(),
+        };
+        target.order_by.iter().map_while(place).collect()
     }
 }
 
@@ -60,6 +74,56 @@ impl SourceColumn {
 
     pub fn optional(name: &str, kind: SourceKind) -> SourceColumn {
         SourceColumn { name: name.into(), kind, optional: true }
+    }
+}
+
+impl SourceColumn {
+    /// A value as Postgres prints it; empty for NULL. Of types that a key may have.
+    pub fn text<'a>(&self, datum: Datum<'a>) -> Cow<'a, [u8]> {
+        let number = |number: Result<Option<i64>, DecodeError>| match number {
+            Ok(Some(number)) => Cow::Owned(number.to_string().into_bytes()),
+            Ok(None) | Err(_) => Cow::Borrowed(&b""[..]),
+        };
+        match (self.kind, datum) {
+            (_, Datum::Null | Datum::Unchanged) => Cow::Borrowed(b""),
+            (SourceKind::Int, Datum::Binary(_)) => number(value::int(datum)),
+            (SourceKind::Timestamp, Datum::Binary(bytes)) => match bytes.try_into() {
+                Ok(micros) => {
+                    let at = PgTime(i64::from_be_bytes(micros));
+                    Cow::Owned(at.to_string().into_bytes())
+                }
+                Err(_) => Cow::Borrowed(b""),
+            },
+            (_, Datum::Text(text) | Datum::Binary(text)) => Cow::Borrowed(text),
+        }
+    }
+}
+
+impl SourceColumn {
+    /// The inverse of [`SourceColumn::text_of_stored`]; `None` of what is no such value.
+    pub fn stored_of_text(&self, scalar: Scalar, text: &[u8]) -> Option<Vec<u8>> {
+        match scalar {
+            Scalar::DateTime64 { precision: 3, .. } => match Timestamp::from_text(text)? {
+                Timestamp::At(at) => Some(at.unix_millis().to_le_bytes().to_vec()),
+                Timestamp::Infinity | Timestamp::NegativeInfinity => None,
+            },
+            _ => scalar.parse_text(text),
+        }
+    }
+
+    /// A value that ClickHouse has, by its bytes in a Native block, as Postgres would read it.
+    pub fn text_of_stored(&self, scalar: Scalar, value: &[u8]) -> Vec<u8> {
+        match (scalar, value.try_into()) {
+            (Scalar::DateTime64 { precision: 3, .. }, Ok(millis)) => {
+                let at = PgTime::from_unix_millis(i64::from_le_bytes(millis));
+                at.to_string().into_bytes()
+            }
+            _ => {
+                let mut text = Vec::new();
+                scalar.write_text(value, &mut text);
+                text
+            }
+        }
     }
 }
 

@@ -118,11 +118,15 @@ mod tests {
         let ticks = |ticks: i64| ticks.to_le_bytes().to_vec();
         let lives = [
             LiveKey {
-                key: vec![text("o"), text("p"), text("e"), ticks(-5), text("run")],
-                partition: vec![ticks(-5)],
+                key: [text("o"), text("p"), text("e"), ticks(-5), text("run")].iter().collect(),
+                partition: Key::from_iter([ticks(-5)]),
                 version: 3,
             },
-            LiveKey { key: vec![text("run")], partition: vec![ticks(7)], version: 3 },
+            LiveKey {
+                key: Key::from_iter(["run"]),
+                partition: Key::from_iter([ticks(7)]),
+                version: 3,
+            },
         ];
         for (target, live) in mapping.targets().iter().zip(&lives) {
             let present = vec![true; target.columns.len()];

@@ -37,11 +37,11 @@ pub fn append(
     // A tombstone has values that were kept when its row was written.
     if !stamp.deleted && is_owned(mapping, row) {
         let source = mapping.source();
-        let key = value::text(row.values[source.key.id]).unwrap_or_default();
+        let key = row.key_text(source);
         notes.kept.extend(mended.iter().map(|mended| Kept {
             table: Arc::clone(&mapping.targets()[0].table),
             column: Arc::clone(&source.columns[mended.place].name),
-            key: key.to_vec(),
+            key: key.clone(),
             version: stamp.version,
             reason: REASON.to_owned(),
             document: mended.original.clone(),
@@ -58,11 +58,10 @@ struct Mended {
 
 fn mended(source: &Source, row: &Row<'_>) -> Vec<Mended> {
     let mut all = Vec::new();
-    let key = source.key.sorting();
     for (place, column) in source.columns.iter().enumerate() {
         let datum = row.values[place];
         let Some(bytes) = value::text(datum) else { continue };
-        if bytes.is_ascii() || place == source.key.id || key.contains(&place) {
+        if bytes.is_ascii() || source.placed().any(|of_key| of_key == place) {
             continue;
         }
         match column.kind {

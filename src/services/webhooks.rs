@@ -8,7 +8,7 @@ use super::mapping::{Mapping, Stamp, ValueError};
 use super::notes::Notes;
 use super::reader::RowReader;
 use super::row::Row;
-use super::source::{KeyColumns, Source, source_columns};
+use super::source::{Source, source_columns};
 use crate::rows::Block;
 use crate::rows::target::{Target, columns};
 use crate::rows::ttl::Ttl;
@@ -47,13 +47,9 @@ static SOURCE: LazyLock<Source> = LazyLock::new(|| Source {
     ]
     .map(Arc::from)
     .to_vec(),
-    key: KeyColumns {
-        id: place::ID,
-        organization: place::ORGANIZATION,
-        project: place::PROJECT,
-        environment: place::ENVIRONMENT,
-        created_at: place::CREATED_AT,
-    },
+    key: vec![place::ID, place::CREATED_AT],
+    sorting: vec![place::ORGANIZATION, place::PROJECT, place::ENVIRONMENT],
+    created_at: Some(place::CREATED_AT),
 });
 
 const WEBHOOK_DELIVERIES_V1: &str = "webhook_deliveries_v1";
@@ -86,7 +82,7 @@ pub static TARGETS: LazyLock<[Target; 1]> = LazyLock::new(|| {
         ttl: Some(Ttl { column: 11, keeps: KEPT }),
         documents: vec![],
         optional: vec![],
-        id: 3,
+        id: vec![3, 11],
         version: 13,
         is_deleted: 14,
     }]
@@ -161,7 +157,7 @@ mod tests {
         assert_eq!(names(&target.partition_by), ["created_at"]);
         assert_eq!(target.ttl.map(|ttl| names(&[ttl.column])), Some(vec!["created_at"]));
         assert_eq!(names(&[target.version, target.is_deleted]), ["_version", "_is_deleted"]);
-        assert_eq!(target.id_name(), "delivery_id");
+        assert_eq!(target.id_names(), ["delivery_id", "created_at"]);
         assert_eq!(*SOURCE.columns[place::UPDATED_AT].name, *"updatedAt");
     }
 }

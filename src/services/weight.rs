@@ -5,10 +5,10 @@
 //! ten times its limit. The row's own values are not counted here: they are in those bytes, and
 //! once more in a block whose batch has been cut.
 
-use super::bare_key::BareKey;
 use super::fold::Entry;
 use super::mapping::Mapping;
 use crate::rows::ColumnType;
+use crate::rows::key::Key;
 use crate::rows::target::Target;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl ChangeWeight {
         let folded = place + size_of::<Entry<'_>>() + SLOT;
         let rows: Vec<usize> = mapping.targets().iter().map(row).collect();
         let first = folded + rows.iter().sum::<usize>();
-        let key = size_of::<BareKey>() + KEY_TEXT + 2 * ALLOCATED + 2 * SLOT;
+        let key = size_of::<Key>() + KEY_TEXT + 2 * ALLOCATED + 2 * SLOT;
         ChangeWeight {
             update: folded + rows.first().copied().unwrap_or_default(),
             first,

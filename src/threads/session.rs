@@ -20,8 +20,7 @@ use crossbeam_channel::{Sender, bounded};
 use super::event::Event;
 use super::start::prepare;
 use super::start::prepare::Prepared;
-use super::stream::batch::ChangeAt;
-use super::stream::batcher::{self, Batcher};
+use super::stream::batcher::{self, Batcher, StreamedTable};
 use super::stream::confirmer::{self, Confirmer};
 use super::stream::flusher::{self, Flusher};
 use super::stream::rereading::RereadContext;
@@ -50,8 +49,6 @@ use crate::mending::parties::MendingContext;
 use crate::mending::repairer::{self, Repairer};
 use crate::metrics::ServiceMetrics;
 use crate::postgres::failover_slot::Failover;
-use crate::services::weight::ChangeWeight;
-use crate::wal::Oid;
 
 /// Blocks between reader and batcher, of 256 KiB unless a single message is larger; more would only
 /// hide where the rows wait.
@@ -172,7 +169,7 @@ fn run(with: With<'_>, first: bool, end: EndGuard<'_>) {
 fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
     let With { config, metrics, health, events, shared, memory } = with;
     let service = config.name.as_str();
-    let Prepared { stream, member, source_row, source_checked_at, slot_is_new, .. } = prepared;
+    let Prepared { stream, set, source_row, source_checked_at, slot_is_new, .. } = prepared;
     let Prepared { tables, state, repair, client, .. } = prepared;
     let Prepared { status_every, resume, .. } = prepared;
     let primary = prepared.primary;
@@ -203,12 +200,9 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
     };
     let batcher = Batcher {
         service,
-        source: member.source(),
-        types: member.found.types(),
-        table_oid: Oid(member.found.oid),
-        table_checked_at: source_checked_at,
+        tables: set.iter().map(StreamedTable::of).collect(),
+        tables_checked_at: source_checked_at,
         limits: limits(config),
-        weight: ChangeWeight::new(&*member.mapping, size_of::<ChangeAt>()),
         flushers: config.flush.concurrency,
         resume,
         shared,
@@ -235,11 +229,10 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
     let flusher = Flusher {
         delivery,
         shared,
-        member: &member,
+        tables: &set,
         version_shift,
         rereads: RereadContext {
             delivery,
-            member: &member,
             primary: &primary,
             application_name: &application_name,
             // A block with the same values is held as well, and an answer on its way.
@@ -248,7 +241,7 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
     };
     let context = MendingContext {
         delivery,
-        member: &member,
+        member: set.get(0),
         primary: &primary,
         application_name: &application_name,
         deletes_max_percent: config.repair_deletes_max_percent,
@@ -306,7 +299,7 @@ fn stream(with: With<'_>, prepared: Prepared, session_begun_at: Instant) {
         part.spawn("table_watch", move || table_watch::run(&tables));
         let watch = SourceWatch {
             config,
-            source: member.source(),
+            source: set.get(0).source(),
             primary: &looked_at,
             application_name: &application_name,
             shared,

@@ -8,6 +8,7 @@ pub mod pgoutput;
 #[cfg(test)]
 mod pgoutput_tests;
 pub mod relation;
+pub mod row_key;
 #[cfg(test)]
 pub mod testing;
 pub mod time;

@@ -3,10 +3,12 @@
 //! The manual, "Logical Replication Message Formats", is the reference. Messages of later protocol
 //! versions (streamed and prepared transactions) are not asked for and are refused as unknown.
 
+use std::borrow::Cow;
+
 use super::lsn::Lsn;
 use super::relation::{Oid, Relation, RelationColumn, ReplicaIdentity};
 use super::time::PgTime;
-use super::tuple::{Datum, Tuple};
+use super::tuple::Tuple;
 use super::wire::{DecodeError, Wire};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,42 +92,38 @@ impl<'a> Message<'a> {
 }
 
 /// The keys that a change removes and adds; an UPDATE that leaves its row the key has neither.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Keys<'a> {
-    pub gone: Option<&'a [u8]>,
-    pub come: Option<&'a [u8]>,
+    pub gone: Option<Cow<'a, [u8]>>,
+    pub come: Option<Cow<'a, [u8]>>,
 }
 
-/// Of an INSERT, UPDATE or DELETE whose relation has the key in `column`. It reads no more of the
-/// message than it must.
-pub fn keys(payload: &[u8], column: usize) -> Result<Keys<'_>, DecodeError> {
+/// Of an INSERT, UPDATE or DELETE. It reads no more of the message than it must. `key` reads that
+/// of the tuple that is next; of the new row also what it has left out, from the old one.
+pub fn keys<'a>(
+    payload: &'a [u8],
+    key: impl Fn(&Wire<'a>, Option<&Wire<'a>>) -> Result<Option<Cow<'a, [u8]>>, DecodeError>,
+) -> Result<Keys<'a>, DecodeError> {
     let mut wire = Wire::new(payload);
     let tag = wire.take_u8("message tag")?;
     wire.take_u32("relation of a change")?;
     let kind = wire.take_u8("tuple kind")?;
-    let first = || Ok(key(Tuple::parse_one(&wire, column)?));
+    let old = wire;
     match (tag, kind) {
-        (b'I', _) => Ok(Keys { gone: None, come: first()? }),
-        (b'D', _) => Ok(Keys { gone: first()?, come: None }),
+        (b'I', _) => Ok(Keys { gone: None, come: key(&old, None)? }),
+        (b'D', _) => Ok(Keys { gone: key(&old, None)?, come: None }),
         (_, b'K' | b'O') => {
-            let gone = first()?;
+            let gone = key(&old, None)?;
             Tuple::parse(&mut wire)?;
             wire.take_u8("tuple kind")?;
-            match key(Tuple::parse_one(&wire, column)?) {
-                Some(come) if gone.is_some_and(|gone| gone != come) => {
+            match key(&wire, Some(&old))? {
+                Some(come) if gone.as_ref().is_some_and(|gone| *gone != come) => {
                     Ok(Keys { gone, come: Some(come) })
                 }
                 _ => Ok(Keys::default()),
             }
         }
         _ => Ok(Keys::default()),
-    }
-}
-
-fn key(datum: Datum<'_>) -> Option<&[u8]> {
-    match datum {
-        Datum::Text(key) | Datum::Binary(key) => Some(key),
-        Datum::Null | Datum::Unchanged => None,
     }
 }
 

@@ -348,7 +348,7 @@ fn outcome(recording: &Recording) -> Vec<BTreeMap<String, Row>> {
         let changes = Changes::of(mapping, copy_data.iter().copied());
         let assembled = changes.assemble(0..changes.len());
         for (target, block) in mapping.targets().iter().zip(&assembled.blocks) {
-            outcome.push(last_rows(block, target.id_name()));
+            outcome.push(last_rows(block, target.id_names()[0]));
         }
     }
     outcome

@@ -14,9 +14,9 @@ use super::recording::Recording;
 use super::replay::{Changes, encode, mappings};
 
 use walhouse::postgres::Frames;
+use walhouse::rows::key::Key;
 use walhouse::rows::{Block, Shape};
 use walhouse::services::assemble::{Answers, assemble};
-use walhouse::services::bare_key::BareKey;
 use walhouse::services::mapping::Mapping;
 use walhouse::wal::pgoutput::Message;
 use walhouse::wal::{Lsn, Oid};
@@ -227,7 +227,8 @@ fn check_batch(rng: &mut Rng, mapping: &'static dyn Mapping, changes: &Changes<'
     for &entry in &wanted.lookups {
         let key = |rng: &mut Rng| {
             let [id, organization, project, environment] = std::array::from_fn(|_| word(rng));
-            BareKey::new(&id, &organization, &project, &environment, rng.i64(..))
+            let created_at = rng.i64(..).to_le_bytes().to_vec();
+            Key::from_iter([organization, project, environment, created_at, id])
         };
         let keys = (0..rng.usize(..3)).map(|_| key(rng)).collect();
         found.keys.insert(entry, keys);

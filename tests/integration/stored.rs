@@ -216,7 +216,7 @@ fn table_of(scalar: Scalar) -> Target {
         partition_by: Vec::new(),
         documents: Vec::new(),
         optional: Vec::new(),
-        id: 0,
+        id: vec![0],
         version: 7,
         is_deleted: 8,
     }

@@ -3,6 +3,7 @@
 use walhouse::postgres::key_reader::{KeysRequest, WantedKeys, estimate, page};
 use walhouse::postgres::source_table::{SourceTable, TableName};
 use walhouse::postgres::sql::Sql;
+use walhouse::wal::row_key::KeyText;
 
 use super::server::database;
 use super::{run, soon};
@@ -36,14 +37,14 @@ fn read_all(
     wanted: &WantedKeys<'_>,
     limits: (usize, usize),
 ) -> (Vec<String>, usize) {
-    let (mut after, mut ids, mut pages) = (None::<String>, Vec::new(), 0);
+    let (mut after, mut ids, mut pages) = (None::<KeyText>, Vec::new(), 0);
     loop {
         let request = KeysRequest {
             table,
-            key_column: "id",
+            key_columns: &["id"],
             columns: &["id", "big"],
             wanted,
-            after: after.as_deref(),
+            after: after.as_ref(),
             bytes_max: limits.0,
             rows_max: limits.1,
         };
@@ -75,7 +76,7 @@ fn every_row_comes_once_in_order_whatever_the_pages() {
         assert_eq!(ids, expected, "{limits:?}");
         assert!(pages_min <= pages, "{pages} pages of {limits:?}");
     }
-    let about = estimate(&mut sql, &table, "id", &all, soon()).unwrap();
+    let about = estimate(&mut sql, &table, &["id"], &all, soon()).unwrap();
     assert!((200..=400).contains(&about), "{about}");
 }
 
@@ -85,8 +86,9 @@ fn only_what_is_wanted_comes() {
     let table = fill(&mut sql, 40);
     let keys: Vec<String> =
         ["it's \\4", "it's \\5", "it's \\6", "nobody"].map(str::to_owned).to_vec();
+    let of_keys: Vec<KeyText> = keys.iter().map(|key| vec![key.clone().into_bytes()]).collect();
     let moment = |day: u32| ("at", format!("2026-01-{day:02}T00:00:00"));
-    let mut wanted = WantedKeys { keys: Some(&keys), ..WantedKeys::default() };
+    let mut wanted = WantedKeys { keys: Some(&of_keys), ..WantedKeys::default() };
     let read = |sql: &mut Sql, wanted: &WantedKeys<'_>| read_all(sql, &table, wanted, (1, 10)).0;
     assert_eq!(read(&mut sql, &wanted), keys[..3]);
     wanted.from = Some(moment(6));
@@ -117,7 +119,7 @@ fn a_table_that_is_another_by_now_is_refused() {
     );
     let request = KeysRequest {
         table: &table,
-        key_column: "id",
+        key_columns: &["id"],
         columns: &["id"],
         wanted: &WantedKeys::default(),
         after: None,

@@ -111,30 +111,30 @@ fn the_replica_identity_is_judged_and_the_hint_mends_it() {
     create_table(&mut sql, "");
     let quoted = name().quoted();
     let alter = |sql: &mut Sql, rest: &str| run(sql, &format!("ALTER TABLE {quoted} {rest}"));
-    assert_eq!(inspect(&mut sql).old_row("id").unwrap(), OldRow::KeyOnly);
+    assert_eq!(inspect(&mut sql).old_row(&["id"]).unwrap(), OldRow::KeyOnly);
 
     alter(&mut sql, "REPLICA IDENTITY NOTHING");
-    let hint = expect_error(inspect(&mut sql).old_row("id"), ErrorKind::Setup, "NOTHING");
+    let hint = expect_error(inspect(&mut sql).old_row(&["id"]), ErrorKind::Setup, "NOTHING");
     run(&mut sql, hint.strip_prefix("Run: ").unwrap());
-    assert_eq!(inspect(&mut sql).old_row("id").unwrap(), OldRow::Whole);
+    assert_eq!(inspect(&mut sql).old_row(&["id"]).unwrap(), OldRow::Whole);
 
     run(&mut sql, &format!("CREATE UNIQUE INDEX other ON {quoted} (\"pay\"\"load\") INCLUDE (id)"));
     alter(&mut sql, "REPLICA IDENTITY USING INDEX other");
     let table = inspect(&mut sql);
     assert_eq!(table.parts[0].identity, ReplicaIdentity::Index);
     assert_eq!(table.parts[0].identity_columns, ["pay\"load"], "an included column is no key");
-    expect_error(table.old_row("id"), ErrorKind::Setup, "without the key `id`");
+    expect_error(table.old_row(&["id"]), ErrorKind::Setup, "without the key `id`");
     run(&mut sql, "DROP INDEX public.other");
-    expect_error(inspect(&mut sql).old_row("id"), ErrorKind::Setup, "was dropped");
+    expect_error(inspect(&mut sql).old_row(&["id"]), ErrorKind::Setup, "was dropped");
 
     alter(&mut sql, "REPLICA IDENTITY DEFAULT, DROP CONSTRAINT \"Task\"\"Run' ü_pkey\"");
-    expect_error(inspect(&mut sql).old_row("id"), ErrorKind::Setup, "no primary key");
+    expect_error(inspect(&mut sql).old_row(&["id"]), ErrorKind::Setup, "no primary key");
     alter(&mut sql, "ADD PRIMARY KEY (id) DEFERRABLE");
-    let hint = expect_error(inspect(&mut sql).old_row("id"), ErrorKind::Setup, "is deferrable");
+    let hint = expect_error(inspect(&mut sql).old_row(&["id"]), ErrorKind::Setup, "is deferrable");
     alter(&mut sql, "REPLICA IDENTITY FULL");
-    expect_error(inspect(&mut sql).old_row("id"), ErrorKind::Setup, "(id) is deferrable");
+    expect_error(inspect(&mut sql).old_row(&["id"]), ErrorKind::Setup, "(id) is deferrable");
     run(&mut sql, hint.strip_prefix("Run: ").unwrap());
-    assert_eq!(inspect(&mut sql).old_row("id").unwrap(), OldRow::Whole);
+    assert_eq!(inspect(&mut sql).old_row(&["id"]).unwrap(), OldRow::Whole);
 }
 
 /// Goal: what a type is underneath is the catalog's to say, not its name's or number's.
@@ -270,14 +270,14 @@ fn a_partitioned_table_is_published_via_its_root() {
     assert_eq!(try_ensure(&mut sql).unwrap(), Ensured::Created);
     assert_eq!(try_ensure(&mut sql).unwrap(), Ensured::Existing);
 
-    assert_eq!(inspect(&mut sql).old_row("id").unwrap(), OldRow::KeyOnly);
+    assert_eq!(inspect(&mut sql).old_row(&["id"]).unwrap(), OldRow::KeyOnly);
     run(&mut sql, "ALTER TABLE public.p1 REPLICA IDENTITY NOTHING");
-    let hint = expect_error(inspect(&mut sql).old_row("id"), ErrorKind::Setup, "`public.p1`");
+    let hint = expect_error(inspect(&mut sql).old_row(&["id"]), ErrorKind::Setup, "`public.p1`");
     run(&mut sql, hint.strip_prefix("Run: ").unwrap());
     // What is streamed in the name of the root is called whole only if the root says so.
-    assert_eq!(inspect(&mut sql).old_row("id").unwrap(), OldRow::KeyOnly);
+    assert_eq!(inspect(&mut sql).old_row(&["id"]).unwrap(), OldRow::KeyOnly);
     run(&mut sql, &format!("ALTER TABLE {t} REPLICA IDENTITY FULL"));
-    assert_eq!(inspect(&mut sql).old_row("id").unwrap(), OldRow::Whole);
+    assert_eq!(inspect(&mut sql).old_row(&["id"]).unwrap(), OldRow::Whole);
 }
 
 #[test]

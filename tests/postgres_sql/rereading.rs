@@ -6,6 +6,7 @@ use walhouse::error::ErrorKind;
 use walhouse::postgres::reread::{Reread, RereadRequest, RereadRows, reread};
 use walhouse::postgres::source_table::{SourceTable, TableName};
 use walhouse::postgres::sql::{Sql, literal};
+use walhouse::wal::row_key::KeyText;
 
 use super::server::{Server, database};
 use super::{SOON, connect, expect_error, params, run, soon, value, wait_until};
@@ -31,6 +32,10 @@ fn rows(answer: Reread) -> RereadRows {
         Reread::Rows(rows) => rows,
         Reread::NotYetVisible { transactions } => panic!("{transactions} are not visible"),
     }
+}
+
+fn keys<const N: usize>(keys: [&[u8]; N]) -> Vec<KeyText> {
+    keys.map(|key| vec![key.to_vec()]).to_vec()
 }
 
 #[test]
@@ -66,17 +71,17 @@ fn values_come_as_logical_decoding_prints_them() {
     let table = inspect(&mut sql);
     let request = RereadRequest {
         table: &table,
-        key_column: "id",
+        key_columns: &["id"],
         columns: &columns,
-        keys: &[b"k", b"nulls", b"ab'sent\\"],
+        keys: &keys([b"k", b"nulls", b"ab'sent\\"]),
         xids: &[],
         bytes_max: usize::MAX,
     };
     let answer = rows(reread(&mut sql, &request, SOON).unwrap());
     assert_eq!(answer.answered, 3);
     assert_eq!(answer.found.len(), 2);
-    assert_eq!(*answer.found[&b"nulls"[..]], [const { None }; 8]);
-    let found: Vec<&str> = answer.found[&b"k"[..]]
+    assert_eq!(*answer.found[&1], [const { None }; 8]);
+    let found: Vec<&str> = answer.found[&0]
         .iter()
         .map(|value| std::str::from_utf8(value.as_ref().unwrap()).unwrap())
         .collect();
@@ -103,12 +108,12 @@ fn what_a_slow_server_has_answered_is_kept() {
     let oid = value(&mut sql, "SELECT 's.slow'::regclass::oid").parse().unwrap();
     let table = SourceTable { name: TableName::new("s", "slow"), oid, ..table };
     let keys: Vec<String> = (1..=3000).map(|n| n.to_string()).collect();
-    let keys: Vec<&[u8]> = keys.iter().map(String::as_bytes).collect();
+    let keys: Vec<KeyText> = keys.into_iter().map(|key| vec![key.into_bytes()]).collect();
     let (mut left, mut rounds) = (&keys[..], 0);
     while !left.is_empty() {
         let request = RereadRequest {
             table: &table,
-            key_column: "id",
+            key_columns: &["id"],
             columns: &["v"],
             keys: left,
             xids: &[],
@@ -136,11 +141,11 @@ fn many_keys_come_from_one_snapshot_and_within_the_memory_allowed() {
         ),
     );
     let keys: Vec<String> = (0..1100).map(|n| format!("k'\\{n}")).collect();
-    let keys: Vec<&[u8]> = keys.iter().map(String::as_bytes).collect();
+    let keys: Vec<KeyText> = keys.into_iter().map(|key| vec![key.into_bytes()]).collect();
     let table = inspect(&mut sql);
     let request = |keys, bytes_max| RereadRequest {
         table: &table,
-        key_column: "id",
+        key_columns: &["id"],
         columns: &["a\"1"],
         keys,
         xids: &[],
@@ -158,7 +163,8 @@ fn many_keys_come_from_one_snapshot_and_within_the_memory_allowed() {
             some.found.values().flat_map(|row| row.iter()).flatten().map(Vec::len).sum::<usize>()
                 <= 350_000
         );
-        found.extend(some.found.into_keys());
+        let before = keys.len() - left.len();
+        found.extend(some.found.into_keys().map(|at| before + at));
         left = &left[some.answered..];
         rounds += 1;
     }
@@ -181,14 +187,14 @@ fn rows_of_a_table_that_inherits_are_not_the_tables() {
     let table = inspect(&mut sql);
     let request = RereadRequest {
         table: &table,
-        key_column: "id",
+        key_columns: &["id"],
         columns: &["id"],
-        keys: &[b"own", b"of the child"],
+        keys: &keys([b"own", b"of the child"]),
         xids: &[],
         bytes_max: usize::MAX,
     };
     let found = rows(reread(&mut sql, &request, SOON).unwrap()).found;
-    assert_eq!(found.into_keys().collect::<Vec<_>>(), [b"own"]);
+    assert_eq!(found.into_keys().collect::<Vec<_>>(), [0]);
 }
 
 #[test]
@@ -198,18 +204,20 @@ fn a_refused_read_leaves_the_session_fit_for_the_next() {
     let table = inspect(&mut sql);
     let mut request = RereadRequest {
         table: &table,
-        key_column: "id",
+        key_columns: &["id"],
         columns: &["no such"],
-        keys: &[b"k"],
+        keys: &keys([b"k"]),
         xids: &[],
         bytes_max: 1,
     };
     expect_error(reread(&mut sql, &request, SOON), ErrorKind::Setup, "SQLSTATE 42703");
     request.columns = &["doc"];
     assert_eq!(rows(reread(&mut sql, &request, SOON).unwrap()).answered, 1);
-    request.keys = &[b"\xff"];
+    let not_text = keys([b"\xff"]);
+    request.keys = &not_text;
     expect_error(reread(&mut sql, &request, SOON), ErrorKind::Protocol, "not UTF-8");
-    request.keys = &[b"k"];
+    let text = keys([b"k"]);
+    request.keys = &text;
     assert_eq!(rows(reread(&mut sql, &request, SOON).unwrap()).answered, 1);
 }
 
@@ -229,9 +237,9 @@ fn a_table_that_is_rewritten_meanwhile_keeps_its_rows() {
     let read = |sql: &mut Sql, table: &SourceTable| {
         let request = RereadRequest {
             table,
-            key_column: "id",
+            key_columns: &["id"],
             columns: &["ratio"],
-            keys: &[b"k"],
+            keys: &keys([b"k"]),
             xids: &[],
             bytes_max: usize::MAX,
         };
@@ -248,7 +256,7 @@ fn a_table_that_is_rewritten_meanwhile_keeps_its_rows() {
     wait_until("the read waits for the lock", || value(&mut other, &waits) == "1");
     run(&mut other, "COMMIT");
     let (mut sql, answer) = reading.join().unwrap();
-    assert_eq!(*rows(answer.unwrap()).found[&b"k"[..]], [Some(b"1".to_vec())]);
+    assert_eq!(*rows(answer.unwrap()).found[&0], [Some(b"1".to_vec())]);
 
     run(&mut other, &format!("ALTER TABLE {t} RENAME TO old"));
     run(&mut other, &format!("CREATE TABLE {t} (id text, ratio numeric)"));
@@ -298,9 +306,9 @@ fn a_change_that_is_streamed_before_it_is_visible_is_not_read_yet() {
     let table = inspect(&mut sql);
     let request = RereadRequest {
         table: &table,
-        key_column: "id",
+        key_columns: &["id"],
         columns: &["flag"],
-        keys: &[b"k", b"new"],
+        keys: &keys([b"k", b"new"]),
         xids: &[xid],
         bytes_max: usize::MAX,
     };
@@ -310,8 +318,8 @@ fn a_change_that_is_streamed_before_it_is_visible_is_not_read_yet() {
     );
     // What a read that does not ask would have taken for true: the old row, and a deleted one.
     let unasked = rows(reread(&mut sql, &RereadRequest { xids: &[], ..request }, SOON).unwrap());
-    assert_eq!(*unasked.found[&b"k"[..]], [Some(b"f".to_vec())]);
-    assert!(!unasked.found.contains_key(&b"new"[..]));
+    assert_eq!(*unasked.found[&0], [Some(b"f".to_vec())]);
+    assert!(!unasked.found.contains_key(&1));
 
     let started = Instant::now();
     run(&mut sql, &format!("SELECT pg_cancel_backend({})", waiting.0));
@@ -325,10 +333,10 @@ fn a_change_that_is_streamed_before_it_is_visible_is_not_read_yet() {
     let other = RereadRequest { xids: &[xid.wrapping_sub(1)], ..request };
     let newer = rows(reread(&mut sql, &other, SOON).unwrap());
     assert!(!newer.is_as_streamed && newer.as_of.insert_lsn >= newer.as_of.flush_lsn);
-    let gone = RereadRequest { keys: &[b"k", b"never there"], ..request };
+    let gone = RereadRequest { keys: &keys([b"k", b"never there"]), ..request };
     assert!(!rows(reread(&mut sql, &gone, SOON).unwrap()).is_as_streamed);
-    assert_eq!(*answer.found[&b"k"[..]], [Some(b"t".to_vec())]);
-    assert_eq!(*answer.found[&b"new"[..]], [None]);
+    assert_eq!(*answer.found[&0], [Some(b"t".to_vec())]);
+    assert_eq!(*answer.found[&1], [None]);
     waiting.1.join().unwrap().unwrap();
     println!("visible {:?} after the release", started.elapsed());
 }

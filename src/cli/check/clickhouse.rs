@@ -217,13 +217,13 @@ impl Looking<'_> {
             self.found.push(Finding::warning("table", warning, &again));
         }
         let ours = target.names(&target.order_by);
-        match judge::order(&shape.engine, &shape.sorting_key, &ours, target.id_name()) {
+        match judge::order(&shape.engine, &shape.sorting_key, &ours, &target.id_names()) {
             Some(Order::WithoutKey) => self.found.push(Finding::problem(
                 "table",
                 format!(
                     "`{name}` is ordered by ({}), without `{}`: rows replace each other",
                     shape.sorting_key,
-                    target.id_name()
+                    target.id_names().join("`, `")
                 ),
                 &again,
             )),

@@ -58,11 +58,11 @@ pub(super) fn look(
         let text = format!("{} has every column with its type{kind}", name.quoted());
         found.push(Finding::ok("table", text));
     }
-    identity(&table, &source.columns[source.key.id].name, found);
+    identity(&table, &source.key_names(), found);
     publication(sql, service, &table, &published_columns(&table, source), found);
 }
 
-fn identity(table: &SourceTable, key: &str, found: &mut Vec<Finding>) {
+fn identity(table: &SourceTable, key: &[&str], found: &mut Vec<Finding>) {
     const ABOUT: &str = "replica identity";
     let (old_row, problems) = table.old_rows(key);
     for error in &problems {

@@ -186,7 +186,7 @@ pub enum Order {
 }
 
 /// `engine` merges rows with the same `sorting_key`, as ClickHouse prints it.
-pub fn order(engine: &str, sorting_key: &str, ours: &[&str], id: &str) -> Option<Order> {
+pub fn order(engine: &str, sorting_key: &str, ours: &[&str], id: &[&str]) -> Option<Order> {
     if !engine.ends_with("ReplacingMergeTree") {
         return None;
     }
@@ -197,7 +197,8 @@ pub fn order(engine: &str, sorting_key: &str, ours: &[&str], id: &str) -> Option
     if columns == ours {
         return None;
     }
-    Some(if columns.contains(&id) { Order::Other } else { Order::WithoutKey })
+    let has_key = id.iter().all(|column| columns.contains(column));
+    Some(if has_key { Order::Other } else { Order::WithoutKey })
 }
 
 #[cfg(test)]
@@ -277,7 +278,7 @@ mod tests {
 
     #[test]
     fn an_order_without_the_key_loses_rows() {
-        let of = |engine, key| order(engine, key, &["org", "run_id"], "run_id");
+        let of = |engine, key| order(engine, key, &["org", "run_id"], &["run_id"]);
         assert_eq!(of("ReplacingMergeTree", "org, run_id"), None);
         assert_eq!(of("ReplicatedReplacingMergeTree", "`org`, run_id"), None);
         assert_eq!(of("ReplacingMergeTree", "(org, run_id)"), None);

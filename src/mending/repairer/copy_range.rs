@@ -17,10 +17,10 @@
 //! rest in ClickHouse, unless the row is still to be copied from a snapshot of before: then nothing
 //! is left to hide it. The stream notes these
 //! ([`Unplaced`](crate::delivery::unplaced::Unplaced)), and at the end, when the stream has passed
-//! the last snapshot, the few are looked up ([`bury`]). The notes are held in memory: a copy that
-//! was interrupted, that met more than are held, or whose files were replaced meanwhile (a
-//! TRUNCATE, a dropped partition: nothing streams these) ends with the passes of a repair over the
-//! keys, which find the same and more.
+//! the last snapshot, the few are looked up ([`mark_deleted`]). The notes are held in memory:
+//! a copy that was interrupted, that met more than are held, or whose files were replaced
+//! meanwhile (a TRUNCATE, a dropped partition: nothing streams these) ends with the passes of a
+//! repair over the keys, which find the same and more.
 //!
 //! An update that moves a row to another sorting key is streamed with its old row under REPLICA
 //! IDENTITY FULL, and leaves a tombstone; under DEFAULT it leaves the old place as it was, in a
@@ -50,6 +50,7 @@ use crate::services::notes::Notes;
 use crate::services::row::Row;
 use crate::services::utf8;
 use crate::wal::Oid;
+use crate::wal::row_key::KeyText;
 
 /// However small the rows are: their places and their order take memory, too.
 const BLOCK_ROWS_MAX: usize = 1 << 19;
@@ -290,18 +291,20 @@ fn land(worker: &mut Worker<'_>, mut filled: Filled) -> Result<Filled> {
 
 /// Marks as deleted what has been copied of these rows and Postgres does not have any more. False
 /// if it is not known what was copied.
-pub fn bury(
+pub fn mark_deleted(
     worker: &mut Worker<'_>,
     recorder: &Recorder<'_>,
-    ids: &[Vec<u8>],
+    keys: &[KeyText],
     base_version: u64,
 ) -> Result<bool> {
-    if ids.is_empty() {
+    if keys.is_empty() {
         return Ok(true);
     }
     let delivery = worker.with.delivery;
-    let ids: Vec<&[u8]> = ids.iter().map(Vec::as_slice).collect();
     for (index, target) in worker.with.member.targets().iter().enumerate() {
+        let member = worker.with.member;
+        let ids = keys.iter().map(|key| member.stored_id(index, key));
+        let ids = ids.collect::<Result<Vec<_>>>()?;
         let mut live = Vec::new();
         let deadline = || Instant::now() + delivery.clickhouse.request_timeout;
         if let Err(error) = find_live(&mut worker.client, target, &ids, deadline, &mut live) {

@@ -14,8 +14,9 @@ use crate::mending::parties::SQL_TIMEOUT;
 use crate::mending::standstill::commits;
 use crate::mending::worker::Worker;
 use crate::rows::Block;
-use crate::rows::key::{Key, id};
+use crate::rows::key::Key;
 use crate::wal::Lsn;
+use crate::wal::row_key::KeyText;
 
 /// Rows of Postgres are held until the stream has passed them.
 const HELD_BYTES_MAX: usize = 64 << 20;
@@ -27,7 +28,7 @@ pub(super) struct SeenPair {
     pub newest: u64,
     /// Columns that differ, where both sides have the row.
     pub columns: Vec<Arc<str>>,
-    pub partition: Vec<Vec<u8>>,
+    pub partition: Key,
 }
 
 /// Rows of Postgres, by target table, as of one snapshot.
@@ -70,13 +71,13 @@ impl Verifier<'_, '_> {
         let by = self.by;
         let mapped = by.mapped();
         let columns = mapped.names();
-        let id_of = |at: usize| id(&self.targets()[suspects[at].target], &suspects[at].key);
+        let id_of = |at: usize| by.member.key_text(suspects[at].target, &suspects[at].key);
         let (mut held, mut bytes) = (Vec::new(), 0);
         while !left.is_empty() && bytes < HELD_BYTES_MAX {
             let chunk: Vec<usize> = left.iter().copied().take(LOOKUP_KEYS).collect();
             // A key that is not text cannot be in Postgres, and cannot be queried either.
-            let ids: BTreeSet<&[u8]> = chunk.iter().map(|&at| id_of(at)).collect();
-            let ids = worker.sql.held(ids.into_iter(), SQL_TIMEOUT)?;
+            let ids = chunk.iter().map(|&at| id_of(at));
+            let ids = worker.sql.held_keys(ids, SQL_TIMEOUT)?;
             let rows = worker.rows_of_keys(&columns, &ids)?;
             bytes += rows
                 .found
@@ -85,10 +86,10 @@ impl Verifier<'_, '_> {
                 .flatten()
                 .map(Vec::len)
                 .sum::<usize>();
-            let unanswered: HashSet<&[u8]> =
-                ids.get(rows.answered..).unwrap_or_default().iter().copied().collect();
+            let unanswered: HashSet<&KeyText> =
+                ids.get(rows.answered..).unwrap_or_default().iter().collect();
             let answered: Vec<usize> =
-                chunk.into_iter().filter(|&at| !unanswered.contains(id_of(at))).collect();
+                chunk.into_iter().filter(|&at| !unanswered.contains(&id_of(at))).collect();
             answered.iter().for_each(|at| {
                 left.remove(at);
             });
@@ -158,12 +159,14 @@ impl Verifier<'_, '_> {
             is_same: columns.is_empty(),
         });
         let pair = Pair { is_in_postgres: row.is_some(), stored };
-        let partition = found.map(|found| self.partition(index, found)).unwrap_or_default();
+        let partition = found
+            .map(|found| self.partition(index, found))
+            .unwrap_or_else(|| Key::from_iter([b""; 0]));
         let is_alive = found.is_some_and(|found| !found.is_deleted);
         SeenPair { pair, newest, columns: if is_alive { columns } else { Vec::new() }, partition }
     }
 
-    fn partition(&self, index: usize, found: &StoredRow) -> Vec<Vec<u8>> {
+    fn partition(&self, index: usize, found: &StoredRow) -> Key {
         let present = &self.by.member.shapes[index].present;
         let sent = present.iter().enumerate().filter(|(_, present)| **present).map(|(at, _)| at);
         let sent: Vec<usize> = sent.collect();

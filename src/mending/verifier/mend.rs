@@ -1,7 +1,7 @@
 //! Repairs the differences, below every change that is still to be streamed, and checks again to
 //! prove it.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::{Found, Suspect, Verifier};
@@ -16,8 +16,9 @@ use crate::mending::parties::{SQL_TIMEOUT, sql_deadline};
 use crate::mending::standstill::commits;
 use crate::mending::worker::Worker;
 use crate::postgres::server::flush_wal;
-use crate::rows::key::{Key, LiveKey, id};
+use crate::rows::key::{Key, LiveKey};
 use crate::rows::tombstone;
+use crate::wal::row_key::KeyText;
 
 /// A row that was streamed a moment ago can only be outranked once the slot has moved past it: a
 /// server records every 15 s how far that may be, and the next confirmation moves it.
@@ -107,10 +108,9 @@ impl Verifier<'_, '_> {
             row.version_min = if row.version_min == 0 { base } else { row.version_min };
             row.version_max = tombstone_version(base);
         })?;
-        let ids: BTreeSet<&[u8]> = (found.iter().filter(|found| !is_extra(found)))
-            .map(|found| id(&self.targets()[found.suspect.target], &found.suspect.key))
-            .collect();
-        let ids = worker.sql.held(ids.into_iter(), SQL_TIMEOUT)?;
+        let ids = (found.iter().filter(|found| !is_extra(found)))
+            .map(|found| self.by.member.key_text(found.suspect.target, &found.suspect.key));
+        let ids = worker.sql.held_keys(ids, SQL_TIMEOUT)?;
         let written = self.write_rows(worker, &ids, base)?;
         let mut rows = written.len();
         for (index, target) in self.targets().iter().enumerate() {
@@ -149,7 +149,7 @@ impl Verifier<'_, '_> {
     fn write_rows(
         &mut self,
         worker: &mut Worker<'_>,
-        ids: &[&[u8]],
+        ids: &[KeyText],
         base: u64,
     ) -> Result<Vec<(usize, Key)>> {
         let by = self.by;

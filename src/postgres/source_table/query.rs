@@ -101,7 +101,8 @@ fn a_table(missing: &str) -> String {
                      AND d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass LIMIT 1),
     'columns', (SELECT json_agg(json_build_object(
           'name', a.attname, 'number', a.attnum, 'type', a.atttypid::int8,
-          'modifier', a.atttypmod, 'dimensions', a.attndims,
+          'modifier', a.atttypmod, 'sql_type', format_type(a.atttypid, a.atttypmod),
+          'dimensions', a.attndims,
           'is_not_null', a.attnotnull AND a.attnum <> ALL (w.unproved),
           'generated', a.attgenerated, 'identity', a.attidentity,
           'has_missing_value', a.atthasmissing, 'missing_value', {missing}) ORDER BY a.attnum)

@@ -34,6 +34,7 @@ struct ColumnRow {
     #[serde(rename = "type")]
     type_oid: u32,
     modifier: i32,
+    sql_type: String,
     dimensions: u16,
     is_not_null: bool,
     generated: String,
@@ -104,6 +105,7 @@ impl ColumnRow {
             number: self.number,
             type_oid: self.type_oid,
             type_name: of.name.to_string(),
+            sql_type: self.sql_type,
             reads_as: of.reads_as().unwrap_or(Oid(0)).0,
             base_type: of.underlying().sql.to_string(),
             dimensions: self.dimensions,

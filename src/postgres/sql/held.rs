@@ -1,11 +1,12 @@
 //! Which texts a database can hold. In one that is in another encoding than UTF-8 the server has to
 //! be asked: a statement with a character that it has no place for is refused as a whole (22P05).
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use super::{Sql, SqlError};
 use crate::error::Result;
+use crate::wal::row_key::KeyText;
 
 impl Sql {
     /// The keys that the database can hold, and so can be queried, in their order. ClickHouse's
@@ -32,6 +33,19 @@ impl Sql {
             }
         }
         Ok(values.into_iter().filter(|value| !refused.contains(value)).collect())
+    }
+
+    /// The same of keys of several columns.
+    pub fn held_keys(
+        &mut self,
+        keys: impl Iterator<Item = KeyText>,
+        timeout: Duration,
+    ) -> Result<Vec<KeyText>> {
+        let keys: BTreeSet<KeyText> = keys.collect();
+        let values: BTreeSet<&[u8]> = keys.iter().flatten().map(Vec::as_slice).collect();
+        let held: HashSet<&[u8]> = self.held(values.into_iter(), timeout)?.into_iter().collect();
+        let is_held = |key: &&KeyText| key.iter().all(|value| held.contains(value.as_slice()));
+        Ok(keys.iter().filter(is_held).cloned().collect())
     }
 
     fn takes(

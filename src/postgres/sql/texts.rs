@@ -35,7 +35,11 @@ impl Texts {
 
     /// A column in the list of a SELECT, its values as the output function of its type prints them.
     pub fn column(self, name: &str) -> String {
-        let name = ident(name);
+        self.value(ident(name))
+    }
+
+    /// The same of a column that is named with its table.
+    pub fn value(self, name: String) -> String {
         match self.is_raw {
             false => name,
             true => format!(

@@ -79,11 +79,13 @@ fn keys_of_end(mapping: &dyn Mapping, sql: &mut Sql, order: &str) -> Result<Bloc
     let places = places(mapping, source);
     let columns: Vec<String> =
         places.iter().map(|&place| ident(&source.columns[place].name)).collect();
-    let id = ident(&source.columns[source.key.id].name);
+    let id = source.key_names().into_iter().map(|column| format!("{} {order}", ident(column)));
+    let id: Vec<String> = id.collect();
     let query = format!(
-        "SELECT {} FROM {} ORDER BY {id} {order} LIMIT {ROWS}",
+        "SELECT {} FROM {} ORDER BY {} LIMIT {ROWS}",
         columns.join(", "),
-        table.quoted()
+        table.quoted(),
+        id.join(", ")
     );
     let rows = sql.rows(&doing(), &query, step())?;
     let targets = mapping.targets();
@@ -107,10 +109,9 @@ fn keys_of_end(mapping: &dyn Mapping, sql: &mut Sql, order: &str) -> Result<Bloc
 }
 
 fn places(mapping: &dyn Mapping, source: &Source) -> Vec<usize> {
-    let mut places = vec![source.key.id];
-    places.extend(source.key.sorting());
+    let mut places: Vec<usize> = source.placed().collect();
     let owners = mapping.owners().iter();
-    places.extend(owners.filter(|place| !source.key.sorting().contains(place)));
+    places.extend(owners.filter(|place| !source.sorting.contains(place)));
     places
 }
 

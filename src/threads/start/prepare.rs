@@ -16,6 +16,7 @@ use crate::delivery::alongside::{Alongside, StopLevel};
 use crate::delivery::connecting::{application_name, known, startup_options, step};
 use crate::delivery::member::Member;
 use crate::delivery::session_state::SessionState;
+use crate::delivery::table_set::TableSet;
 use crate::delivery::target_tables::{Taken, mapping, shapes};
 use crate::delivery::{source_check, source_look, unfilled};
 use crate::error::{Error, ErrorKind, Result};
@@ -39,7 +40,7 @@ use crate::wal::Lsn;
 /// A running stream, and everything that the threads must know to take it over.
 pub struct Prepared {
     pub stream: Stream,
-    pub member: Member,
+    pub set: TableSet,
     /// The snapshot of the source, as it is recorded.
     pub source_row: SourceRow,
     /// The end of the WAL when the table was checked: earlier names and columns of it no longer
@@ -192,7 +193,7 @@ pub fn prepare(
     check_not_moved(&mut sql, &config.slot, resume)?;
     Ok(Prepared {
         stream,
-        member: Member { mapping: owned, shapes, found: table },
+        set: TableSet::new(vec![Member { mapping: owned, shapes, found: table }]),
         source_row: source,
         source_checked_at,
         tables,

@@ -16,10 +16,18 @@ pub struct Batch {
     pub changes: Vec<ChangeAt>,
     /// In the order of `changes`.
     pub asks: Vec<Ask>,
-    /// The versions of the relation that the changes were written under.
-    pub plans: Vec<Arc<RelationPlan>>,
+    /// The versions of the relations that the changes were written under.
+    pub plans: Vec<Arc<TablePlan>>,
     /// When the transactions that end in this batch were committed.
     pub commit_times: Vec<PgTime>,
+}
+
+/// A version of the relation of a table.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TablePlan {
+    /// Index into the tables of the session.
+    pub table: usize,
+    pub plan: RelationPlan,
 }
 
 /// A change has a row whose key may have been removed above it, unseen by this session.

@@ -13,8 +13,9 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, never, select};
 
-use super::batch::{Ask, Batch, ChangeAt};
+use super::batch::{Ask, Batch, ChangeAt, TablePlan};
 use crate::delivery::alongside::{Alongside, StopLevel};
+use crate::delivery::member::Member;
 use crate::delivery::session_state::SessionState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machines::batches::{BatchLimits, Batches};
@@ -39,19 +40,34 @@ const REMOVALS: removals::RemovalLimits =
 
 pub struct Batcher<'a> {
     pub service: &'a str,
-    pub source: &'a Source,
-    /// The underlying types of the table's columns.
-    pub types: Types,
-    /// The table's oid in the catalog, to distinguish a renamed table from another one.
-    pub table_oid: Oid,
-    /// Up to here the WAL was written when the catalog had the table as it should be.
-    pub table_checked_at: Lsn,
+    pub tables: Vec<StreamedTable<'a>>,
+    /// Up to here the WAL was written when the catalog had the tables as they should be.
+    pub tables_checked_at: Lsn,
     pub limits: BatchLimits,
-    pub weight: ChangeWeight,
     pub flushers: usize,
     pub resume: Lsn,
     pub shared: &'a SessionState,
     pub metrics: &'a ServiceMetrics,
+}
+
+pub struct StreamedTable<'a> {
+    pub source: &'a Source,
+    /// The underlying types of its columns.
+    pub types: Types,
+    /// In the catalog, to distinguish a renamed table from another one.
+    pub oid: Oid,
+    pub weight: ChangeWeight,
+}
+
+impl<'a> StreamedTable<'a> {
+    pub fn of(member: &'a Member) -> StreamedTable<'a> {
+        StreamedTable {
+            source: member.source(),
+            types: member.found.types(),
+            oid: Oid(member.found.oid),
+            weight: ChangeWeight::new(&*member.mapping, size_of::<ChangeAt>()),
+        }
+    }
 }
 
 /// The ends of the channels that this thread holds.
@@ -76,7 +92,13 @@ struct State<'a> {
     open: Open,
     removals: Removals,
     relations: HashMap<Oid, Known>,
-    plans: Vec<Arc<RelationPlan>>,
+    plans: Vec<Arc<TablePlan>>,
+    /// Of each of `plans` its place in the open batch.
+    open_plans: Vec<Option<u32>>,
+    tables_by_oid: HashMap<Oid, usize>,
+    tables_by_name: HashMap<(&'a str, &'a str), usize>,
+    /// A key with its table in front: the same key of another table is another one.
+    removed_key: Vec<u8>,
     /// Of the open transaction.
     xid: u32,
     commit_lsn: Lsn,
@@ -104,6 +126,7 @@ struct Open {
     frames: Vec<Arc<Frames>>,
     changes: Vec<ChangeAt>,
     asks: Vec<Ask>,
+    plans: Vec<Arc<TablePlan>>,
     commit_times: Vec<PgTime>,
     /// The memory of its changes, in addition to their bytes.
     weight: usize,
@@ -114,7 +137,14 @@ struct Open {
 /// Runs until the reader has hung up and everything it sent is durable, or the session is given up.
 pub fn run(with: Batcher<'_>, channels: Channels) -> Result<()> {
     let Channels { frames, batches, flushed } = channels;
+    let tables = with.tables.iter().enumerate();
     let mut state = State {
+        tables_by_oid: tables.clone().map(|(at, table)| (table.oid, at)).collect(),
+        tables_by_name: tables
+            .map(|(at, table)| ((&*table.source.schema, &*table.source.table), at))
+            .collect(),
+        removed_key: Vec::new(),
+        open_plans: Vec::new(),
         batches: Batches::new(with.limits),
         progress: Progress::resume(with.resume),
         open: Open::default(),
@@ -210,9 +240,11 @@ impl State<'_> {
                     let length = u32::try_from(payload.len()).map_err(|e| bug(e.to_string()))?;
                     let plan = *plan;
                     let lsn = self.place(lsn, payload, plan)?;
+                    let table = self.plans[plan as usize].table;
+                    let plan = self.open_plan(plan)?;
                     let change = ChangeAt { lsn, xid: self.xid, frame, start, length, plan };
                     self.open.changes.push(change);
-                    self.open.weight += self.with.weight.of(payload);
+                    self.open.weight += self.with.tables[table].weight.of(payload);
                     self.open.oldest.get_or_insert(self.commit_time);
                     self.has_rows = true;
                 }
@@ -268,9 +300,19 @@ impl State<'_> {
     }
 
     fn place_by_key(&mut self, lsn: Lsn, payload: &[u8], plan: u32) -> Result<Lsn> {
-        let column = self.plans[plan as usize].id_column();
-        let Keys { gone, come } = pgoutput::keys(payload, column).map_err(|e| self.malformed(e))?;
-        let place = come.map_or(WalPlace::AsWritten, |key| self.removals.place(lsn, key));
+        let TablePlan { table, plan } = &*self.plans[plan as usize];
+        let keys = pgoutput::keys(payload, |tuple, old| plan.key_at(tuple, old));
+        let Keys { gone, come } = keys.map_err(|e| self.malformed(e))?;
+        let table = table.to_be_bytes();
+        let of_table = |key: &[u8], buffer: &mut Vec<u8>| {
+            buffer.clear();
+            buffer.extend_from_slice(&table);
+            buffer.extend_from_slice(key);
+        };
+        let place = come.map_or(WalPlace::AsWritten, |key| {
+            of_table(&key, &mut self.removed_key);
+            self.removals.place(lsn, &self.removed_key)
+        });
         let lsn = match place {
             WalPlace::AsWritten => lsn,
             WalPlace::Above(above) => {
@@ -283,42 +325,53 @@ impl State<'_> {
             }
         };
         if let Some(key) = gone {
-            self.removals.on_removed(lsn, key, self.next_batch);
+            of_table(&key, &mut self.removed_key);
+            self.removals.on_removed(lsn, &self.removed_key, self.next_batch);
         }
         Ok(lsn)
     }
 
+    /// The place of a plan in the open batch.
+    #[inline]
+    fn open_plan(&mut self, plan: u32) -> Result<u32> {
+        let place = &mut self.open_plans[plan as usize];
+        if let Some(place) = *place {
+            return Ok(place);
+        }
+        let next = u32::try_from(self.open.plans.len()).map_err(|e| bug(e.to_string()))?;
+        self.open.plans.push(Arc::clone(&self.plans[plan as usize]));
+        *place = Some(next);
+        Ok(next)
+    }
+
     fn on_relation(&mut self, relation: Relation) -> Result<()> {
-        let source = self.with.source;
         // A DDL change that was undone before this session began must not block it for ever.
-        let is_past = self.commit_lsn < self.with.table_checked_at;
-        let named = *relation.namespace == *source.schema && *relation.name == *source.table;
-        let is_table = relation.oid == self.with.table_oid;
-        if named && !is_table && !is_past {
+        let is_past = self.commit_lsn < self.with.tables_checked_at;
+        let name = (&*relation.namespace, &*relation.name);
+        let of_name = self.tables_by_name.get(&name).copied();
+        let of_oid = self.tables_by_oid.get(&relation.oid).copied();
+        if of_name.is_some() && of_oid != of_name && !is_past {
             return Err(Error::new(ErrorKind::Protocol, self.doing())
-                .because(format!(
-                    "another table is now called \"{}\".\"{}\"",
-                    source.schema, source.table
-                ))
+                .because(format!("another table is now called \"{}\".\"{}\"", name.0, name.1))
                 .hint(
                     "The next session streams the table that has the name then, and compares it \
                      with ClickHouse.",
                 ));
         }
         // One that had the name before is not what the table is made equal to.
-        let ours = is_table && (named || is_past);
-        if !ours && is_table {
-            return Err(Error::new(ErrorKind::Protocol, self.doing())
-                .because(format!(
-                    "table \"{}\".\"{}\" is now called \"{}\".\"{}\"",
-                    source.schema, source.table, relation.namespace, relation.name
-                ))
-                .hint("Give the table its name back; walhouse maps it by name."));
-        }
-        let known = if ours {
+        let known = if let Some(at) = of_oid {
+            let StreamedTable { source, types, .. } = &self.with.tables[at];
+            if of_name != of_oid && !is_past {
+                return Err(Error::new(ErrorKind::Protocol, self.doing())
+                    .because(format!(
+                        "table \"{}\".\"{}\" is now called \"{}\".\"{}\"",
+                        source.schema, source.table, name.0, name.1
+                    ))
+                    .hint("Give the table its name back; walhouse maps it by name."));
+            }
             let plan = match is_past {
-                true => RelationPlan::of_the_past(source, &relation, &self.with.types),
-                false => RelationPlan::new(source, &relation, &self.with.types),
+                true => RelationPlan::of_the_past(source, &relation, types),
+                false => RelationPlan::new(source, &relation, types),
             };
             let plan = plan.map_err(|e| {
                 Error::new(ErrorKind::Protocol, self.doing()).because(e).hint(
@@ -326,12 +379,7 @@ impl State<'_> {
                      or install a version that knows it; nothing was skipped.",
                 )
             })?;
-            let found = self.plans.iter().position(|known| **known == plan);
-            let place = found.unwrap_or_else(|| {
-                self.plans.push(Arc::new(plan));
-                self.plans.len() - 1
-            });
-            Known::Ours(u32::try_from(place).map_err(|e| bug(e.to_string()))?)
+            Known::Ours(self.add_plan(relation.oid, TablePlan { table: at, plan })?)
         } else {
             let name = format!("\"{}\".\"{}\"", relation.namespace, relation.name);
             let is_told = matches!(self.relations.get(&relation.oid), Some(Known::Other(None)));
@@ -341,16 +389,29 @@ impl State<'_> {
         Ok(())
     }
 
+    /// The one that its relation had before, if it is the same.
+    fn add_plan(&mut self, oid: Oid, plan: TablePlan) -> Result<u32> {
+        if let Some(Known::Ours(before)) = self.relations.get(&oid)
+            && *self.plans[*before as usize] == plan
+        {
+            return Ok(*before);
+        }
+        self.plans.push(Arc::new(plan));
+        self.open_plans.push(None);
+        u32::try_from(self.plans.len() - 1).map_err(|e| bug(e.to_string()))
+    }
+
     fn on_truncate(&mut self, relations: &[Oid]) {
-        let ours = |oid: &Oid| matches!(self.relations.get(oid), Some(Known::Ours(_)));
-        if relations.iter().any(ours) {
+        for oid in relations {
+            let Some(Known::Ours(plan)) = self.relations.get(oid) else { continue };
+            let source = self.with.tables[self.plans[*plan as usize].table].source;
             self.with.metrics.truncates.inc();
             self.with.metrics.truncates_ignored.inc();
             log::error!(
                 "{}: TRUNCATE of \"{}\".\"{}\" was not applied: its rows stay in ClickHouse",
                 self.with.service,
-                self.with.source.schema,
-                self.with.source.table
+                source.schema,
+                source.table
             );
         }
     }
@@ -359,11 +420,12 @@ impl State<'_> {
         self.batches.cut(now);
         let cut = self.progress.on_batch_cut();
         let open = std::mem::take(&mut self.open);
-        let Open { oldest, frames, changes, asks, commit_times, bytes, .. } = open;
+        let Open { oldest, frames, changes, asks, plans, commit_times, bytes, .. } = open;
+        self.open_plans.fill(None);
         self.in_flight.push(InFlight { id: cut.id, bytes, oldest });
         self.next_batch = BatchId(cut.id.0 + 1);
         self.with.shared.marks().set_upper(cut.upper_lsn);
-        Batch { cut, frames, changes, asks, plans: self.plans.clone(), commit_times }
+        Batch { cut, frames, changes, asks, plans, commit_times }
     }
 
     fn on_flushed(&mut self, id: BatchId) -> Result<()> {
@@ -419,17 +481,28 @@ mod tests {
     use crate::delivery::lease_watch::LeaseWatch;
     use crate::metrics::Metrics;
     use crate::services::mapping::Mapping;
+    use crate::services::runs::Runs;
     use crate::services::sessions::Sessions;
     use crate::wal::testing::{self, V};
 
     const TABLE: Oid = Oid(16_400);
+    const OTHER: Oid = Oid(16_500);
+    static RUNS: Runs = Runs { payloads: true, fingerprints: true };
     const SOON: Duration = Duration::from_secs(10);
 
     fn relation() -> Vec<u8> {
-        let source = Sessions.source();
+        relation_of(Sessions.source(), TABLE)
+    }
+
+    fn relation_of(source: &Source, oid: Oid) -> Vec<u8> {
         let columns: Vec<_> =
             source.columns.iter().map(|column| (&*column.name, column.kind.a_type())).collect();
-        testing::relation(&testing::relation_of(TABLE.0, &source.table, &columns))
+        testing::relation(&testing::relation_of(oid.0, &source.table, &columns))
+    }
+
+    fn streamed(mapping: &'static dyn Mapping, oid: Oid) -> StreamedTable<'static> {
+        let weight = ChangeWeight::new(mapping, size_of::<ChangeAt>());
+        StreamedTable { source: mapping.source(), types: Types::default(), oid, weight }
     }
 
     fn insert() -> Vec<u8> {
@@ -437,12 +510,19 @@ mod tests {
     }
 
     fn frames(messages: &[Vec<u8>]) -> Frames {
+        let messages: Vec<_> = messages.iter().map(|message| (0, message.clone())).collect();
+        frames_at(&messages)
+    }
+
+    /// Each at its place in the WAL.
+    fn frames_at(messages: &[(u64, Vec<u8>)]) -> Frames {
         let mut bytes = Vec::new();
-        for message in messages {
+        for (lsn, message) in messages {
             bytes.push(b'd');
             bytes.extend(u32::try_from(4 + 25 + message.len()).unwrap().to_be_bytes());
             bytes.push(b'w');
-            bytes.extend([0; 24]);
+            bytes.extend(lsn.to_be_bytes());
+            bytes.extend([0; 16]);
             bytes.extend(message);
         }
         Frames::from_bytes(bytes)
@@ -466,12 +546,9 @@ mod tests {
         let metrics = Metrics::new(&["sessions"]);
         let with = Batcher {
             service: "sessions",
-            source: Sessions.source(),
-            types: Types::default(),
-            table_oid: TABLE,
-            table_checked_at: Lsn(0),
+            tables: vec![streamed(&Sessions, TABLE), streamed(&RUNS, OTHER)],
+            tables_checked_at: Lsn(0),
             limits,
-            weight: ChangeWeight::new(&Sessions, size_of::<ChangeAt>()),
             flushers: 1,
             resume: Lsn(0),
             shared: &shared,
@@ -486,6 +563,39 @@ mod tests {
             play(to_batcher, batches, told);
             batcher.join().expect("no panic")
         })
+    }
+
+    /// Two tables, and the same key in both.
+    #[test]
+    fn a_removal_is_one_of_its_table() {
+        let limits =
+            BatchLimits { rows_max: 3, bytes_max: 1 << 20, age_max: Duration::from_secs(60) };
+        let mut of_runs = vec![V::Null; RUNS.source().columns.len()];
+        of_runs[RUNS.source().key[0]] = V::Text("x");
+        let mut of_session = vec![V::Null; Sessions.source().columns.len()];
+        of_session[Sessions.source().key[0]] = V::Text("x");
+        with_batcher(limits, |to_batcher, batches, _told| {
+            to_batcher
+                .send(frames_at(&[
+                    (0, relation()),
+                    (0, relation_of(RUNS.source(), OTHER)),
+                    (0, testing::begin(59, 0, 7)),
+                    (32, testing::delete(TABLE, b'K', &of_session)),
+                    (0, testing::commit(59, 60, 0)),
+                    (0, testing::begin(69, 0, 8)),
+                    (16, testing::insert(OTHER, &of_runs)),
+                    (24, testing::insert(TABLE, &of_session)),
+                    (0, testing::commit(69, 70, 0)),
+                ]))
+                .unwrap();
+            let batch = batches.recv_timeout(SOON).expect("cut for its rows");
+            let lsns: Vec<u64> = batch.changes.iter().map(|change| change.lsn.0).collect();
+            assert_eq!(lsns, [32, 16, 36], "only the row of the same table is raised");
+            let tables: Vec<usize> =
+                batch.changes.iter().map(|at| batch.plans[at.plan as usize].table).collect();
+            assert_eq!(tables, [0, 1, 0]);
+        })
+        .expect("it ends with the stream");
     }
 
     #[test]

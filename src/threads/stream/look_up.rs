@@ -16,9 +16,9 @@ use crate::delivery::context::DeliveryContext;
 use crate::delivery::member::Member;
 use crate::error::Result;
 use crate::machines::portions::{Next, PortionSearch, Sizes};
-use crate::rows::key::LiveKey;
+use crate::rows::Target;
+use crate::rows::key::Key;
 use crate::services::assemble::{Answers, Missing, takes_deletes};
-use crate::services::bare_key::BareKey;
 use crate::services::fold::Folded;
 
 /// More than a statement holds, so that its length is what counts.
@@ -48,21 +48,27 @@ impl LookUps {
         found: &mut Answers,
     ) -> Result<()> {
         let target = &member.targets()[0];
-        let id_of = |entry: &usize| folded.entries[*entry].id;
-        let ids: Vec<&[u8]> = wanted.lookups.iter().map(id_of).collect();
-        let of_target = (&target.table, target.id_name());
+        let source = member.source();
+        let mut entries = HashMap::<Key, Vec<usize>>::with_capacity(wanted.lookups.len());
+        for &entry in &wanted.lookups {
+            let id = member.stored_id(0, &folded.key_texts(source, entry))?;
+            entries.entry(id).or_default().push(entry);
+        }
+        let ids: Vec<Key> = entries.keys().cloned().collect();
         let keys = search(delivery, client, &mut self.keys, &target.table, &ids, Cut::Anywhere, {
             |client, ids, partitions, deadline, keys| {
-                find_sort_keys(client, of_target.0, of_target.1, ids, partitions, deadline, keys)
+                find_sort_keys(client, target, ids, partitions, deadline, keys)
             }
         })?;
-        delivery.metrics.deletes_looked_up.inc_by(ids.len() as u64);
-        found.keys = by_entry(keys, &wanted.lookups, folded);
+        delivery.metrics.deletes_looked_up.inc_by(wanted.lookups.len() as u64);
+        found.keys = by_entry(target, keys, &entries);
         // A row may be missing in the first table and exist in another one: it was refused there,
         // or a session died between two parts of a batch. Its tombstone must not be forgotten.
-        let missing = wanted.lookups.iter().filter(|entry| !found.keys.contains_key(*entry));
-        let missing: Vec<usize> = missing.copied().collect();
-        let ids: Vec<&[u8]> = missing.iter().map(id_of).collect();
+        entries.retain(|_, of_id| {
+            of_id.retain(|entry| !found.keys.contains_key(entry));
+            !of_id.is_empty()
+        });
+        let ids: Vec<Key> = entries.keys().cloned().collect();
         let targets = member.targets().iter().zip(&member.shapes).enumerate().skip(1);
         for (index, (target, _)) in targets.filter(|(_, (t, shape))| takes_deletes(t, shape)) {
             // A key whose partition has changed is alive or not by all of them together.
@@ -70,11 +76,9 @@ impl LookUps {
             let live = search(delivery, client, sizes, &target.table, &ids, Cut::Ids, {
                 |client, ids, _, deadline, live| find_live(client, target, ids, deadline, live)
             })?;
-            let by_id: HashMap<&[u8], &LiveKey> =
-                live.iter().map(|live| (live.id(target), live)).collect();
-            for &entry in &missing {
-                if let Some(live) = by_id.get(id_of(&entry)) {
-                    found.orphans.entry(entry).or_default().push((index, (*live).clone()));
+            for live in live {
+                for &entry in entries.get(&target.id_of(&live.key)).into_iter().flatten() {
+                    found.orphans.entry(entry).or_default().push((index, live.clone()));
                 }
             }
         }
@@ -82,31 +86,20 @@ impl LookUps {
     }
 }
 
-/// Hands each key to the entry that asked for it; one id may stand behind several.
+/// Hands each key to the entries that asked for it: several may be of one id.
 fn by_entry(
-    keys: Vec<BareKey>,
-    lookups: &[usize],
-    folded: &Folded<'_>,
-) -> HashMap<usize, Vec<BareKey>> {
-    let mut entries = HashMap::<&[u8], (usize, Vec<usize>)>::with_capacity(lookups.len());
-    for &entry in lookups {
-        let id = folded.entries[entry].id;
-        entries
-            .entry(id)
-            .and_modify(|(_, others)| others.push(entry))
-            .or_insert_with(|| (entry, Vec::new()));
-    }
-    let mut found = HashMap::<usize, Vec<BareKey>>::with_capacity(keys.len());
-    let mut add = |entry, key| {
-        // Most rows have one: no room for others is taken.
-        let list: &mut Vec<BareKey> = found.entry(entry).or_default();
-        list.reserve_exact(1);
-        list.push(key);
-    };
+    target: &Target,
+    keys: Vec<Key>,
+    entries: &HashMap<Key, Vec<usize>>,
+) -> HashMap<usize, Vec<Key>> {
+    let mut found = HashMap::<usize, Vec<Key>>::with_capacity(keys.len());
     for key in keys {
-        let Some((entry, others)) = entries.get(key.id()) else { continue };
-        others.iter().for_each(|entry| add(*entry, key.clone()));
-        add(*entry, key);
+        for entry in entries.get(&target.id_of(&key)).into_iter().flatten() {
+            // Most rows have one: no room for others is taken.
+            let list: &mut Vec<Key> = found.entry(*entry).or_default();
+            list.reserve_exact(1);
+            list.push(key.clone());
+        }
     }
     found
 }
@@ -121,21 +114,18 @@ enum Cut {
 }
 
 /// Queries all of the ids, in as many statements as needed.
-fn search<T>(
+fn search<T, F>(
     delivery: &DeliveryContext<'_>,
     client: &mut Client,
     sizes: &mut Sizes,
     table: &str,
-    ids: &[&[u8]],
+    ids: &[Key],
     cut: Cut,
-    mut ask: impl FnMut(
-        &mut Client,
-        &[&[u8]],
-        &[String],
-        &dyn Fn() -> Instant,
-        &mut Vec<T>,
-    ) -> Result<()>,
-) -> Result<Vec<T>> {
+    mut ask: F,
+) -> Result<Vec<T>>
+where
+    F: FnMut(&mut Client, &[Key], &[String], &dyn Fn() -> Instant, &mut Vec<T>) -> Result<()>,
+{
     let timeout = delivery.clickhouse.request_timeout;
     let mut search = PortionSearch::new(sizes, ids.len(), cut == Cut::Anywhere);
     let (mut names, mut found) = (Vec::new(), Vec::new());

@@ -32,7 +32,6 @@ const REREAD_ATTEMPTS_MAX: u32 = 3;
 #[derive(Clone, Copy)]
 pub struct RereadContext<'a> {
     pub delivery: DeliveryContext<'a>,
-    pub member: &'a Member,
     /// The server of the stream: no other one has exactly the same rows.
     pub primary: &'a Primary,
     pub application_name: &'a str,
@@ -67,6 +66,7 @@ impl<'a> Rereading<'a> {
     /// They may be newer than the change; then the change that made them so is still to come.
     pub fn reread(
         &mut self,
+        member: &Member,
         folded: &Folded<'_>,
         wanted: &Missing,
         begin: usize,
@@ -75,20 +75,22 @@ impl<'a> Rereading<'a> {
         if entries().next().is_none() {
             return Ok((RereadValues::default(), folded.entries.len()));
         }
-        let source = self.with.member.source();
+        let source = member.source();
         let columns: Vec<&str> =
             wanted.places.iter().map(|place| &*source.columns[place].name).collect();
         let mut xids: Vec<u32> = folded.entries.iter().map(|entry| entry.xid).collect();
         xids.sort_unstable();
         xids.dedup();
-        let mut known = hashbrown::HashSet::new();
-        let keys: Vec<&[u8]> = entries()
-            .map(|entry| folded.entries[entry].id)
-            .filter(|id| known.insert(*id))
-            .collect();
+        let (mut known, mut keys) = (hashbrown::HashMap::<&[u8], usize>::new(), Vec::new());
+        for entry in entries() {
+            known.entry(&*folded.entries[entry].id).or_insert_with(|| {
+                keys.push(folded.key_texts(source, entry));
+                keys.len() - 1
+            });
+        }
         let request = RereadRequest {
-            table: &self.with.member.found,
-            key_column: &source.columns[source.key.id].name,
+            table: &member.found,
+            key_columns: &source.key_names(),
             columns: &columns,
             keys: &keys,
             xids: &xids,
@@ -96,14 +98,13 @@ impl<'a> Rereading<'a> {
         };
         let rows = self.ask_until_visible(&request)?;
         self.with.delivery.metrics.toast_rereads.inc_by(rows.answered as u64);
-        let not_answered: hashbrown::HashSet<&[u8]> =
-            keys.get(rows.answered..).unwrap_or_default().iter().copied().collect();
-        let end = entries().find(|entry| not_answered.contains(folded.entries[*entry].id));
+        let key_of = |entry: usize| known[&*folded.entries[entry].id];
+        let end = entries().find(|entry| rows.answered <= key_of(*entry));
         let end = end.unwrap_or(folded.entries.len());
         // A key may stand behind several entries of the batch only if its row came back to life.
         let by_entry = entries()
             .take_while(|entry| *entry < end)
-            .filter_map(|entry| Some((entry, rows.found.get(folded.entries[entry].id)?.clone())));
+            .filter_map(|entry| Some((entry, rows.found.get(&key_of(entry))?.clone())));
         // A table that has moved on, or a row that is gone: that may be of a commit still to come.
         let as_of = if rows.is_as_streamed { Lsn(0) } else { rows.as_of.insert_lsn };
         let values = RereadValues { by_entry: by_entry.collect(), as_of };

@@ -8,6 +8,7 @@ use super::flusher::OpenFlusher;
 use crate::clickhouse::Client;
 use crate::clickhouse::stored::{has_versions, key_of, versions_of};
 use crate::delivery::context::DeliveryContext;
+use crate::delivery::member::Member;
 use crate::error::Result;
 use crate::machines::removals::outranking;
 use crate::postgres::reread::RereadRequest;
@@ -24,6 +25,7 @@ impl OpenFlusher<'_> {
     /// Returns the LSN up to which this may reflect commits.
     pub(super) fn outrank_tombstones(
         &mut self,
+        member: &Member,
         folded: &Folded<'_>,
         part: &mut Assembled,
     ) -> Result<Lsn> {
@@ -31,7 +33,7 @@ impl OpenFlusher<'_> {
             return Ok(Lsn(0));
         }
         let with = self.with;
-        let (targets, source) = (with.member.targets(), with.member.source());
+        let (targets, source) = (member.targets(), member.source());
         let (client, shift) = (&mut self.client, with.version_shift);
         let found = find_tombstones(&with.delivery, client, targets, folded, part, shift)?;
         if found.is_empty() {
@@ -41,19 +43,24 @@ impl OpenFlusher<'_> {
         let mut xids: Vec<u32> = found.iter().map(|(asked, _)| entry(*asked).xid).collect();
         xids.sort_unstable();
         xids.dedup();
-        let ids: hashbrown::HashSet<&[u8]> =
-            found.iter().map(|(asked, _)| entry(*asked).id).collect();
+        let (mut ids, mut keys) = (hashbrown::HashMap::<&[u8], usize>::new(), Vec::new());
+        for (asked, _) in &found {
+            ids.entry(&*entry(*asked).id).or_insert_with(|| {
+                keys.push(folded.key_texts(source, part.asked[*asked].entry));
+                keys.len() - 1
+            });
+        }
         let request = RereadRequest {
-            table: &with.member.found,
-            key_column: &source.columns[source.key.id].name,
+            table: &member.found,
+            key_columns: &source.key_names(),
             columns: &[],
-            keys: &Vec::from_iter(ids),
+            keys: &keys,
             xids: &xids,
             bytes_max: usize::MAX,
         };
         let rows = self.rereading.ask_until_visible(&request)?;
         for (asked, version) in found {
-            if rows.found.contains_key(folded.entries[part.asked[asked].entry].id) {
+            if rows.found.contains_key(&ids[&*folded.entries[part.asked[asked].entry].id]) {
                 part.set_version(targets, asked, version);
                 with.delivery.metrics.reused_keys.inc();
             }

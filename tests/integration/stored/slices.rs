@@ -80,12 +80,11 @@ impl Table {
                     _ => Datum::Null,
                 };
             }
-            let key = &source.key;
-            row.values[key.id] = Datum::Text(&id);
-            row.values[key.organization] = Datum::Text(text(7));
-            row.values[key.project] = Datum::Text(text(63));
-            row.values[key.environment] = Datum::Text(text(3));
-            row.values[key.created_at] = Datum::Text(created_at.as_bytes());
+            row.values[source.key[0]] = Datum::Text(&id);
+            let sorting = [text(7), text(63), text(3), created_at.as_bytes()];
+            for (&place, value) in source.sorting.iter().zip(sorting) {
+                row.values[place] = Datum::Text(value);
+            }
             self.mapping.append(&row, stamp, &mut blocks, &mut Notes::default()).unwrap();
         }
         let block = &blocks[at];
