@@ -30,6 +30,8 @@ mod finding;
 mod key_reading;
 #[path = "postgres_sql/locking.rs"]
 mod locking;
+#[path = "postgres_sql/publishable.rs"]
+mod publishable;
 #[path = "postgres_sql/publishing.rs"]
 mod publishing;
 #[path = "postgres_sql/reading.rs"]

@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::postgres::publication::{self, WantedPublication};
+use crate::postgres::publication::{self, WantedPublication, WantedTable};
 use crate::postgres::source_table::{OldRow, SourceTable, TableColumn, TableName};
 use crate::postgres::sql::{Sql, ident};
 use crate::services::source::Source;
@@ -38,7 +38,8 @@ pub fn refusal(
         Err(error) => return refused(error),
     };
     let columns = published_columns(&table, source);
-    let wanted = WantedPublication { publication, table: &table, columns: &columns };
+    let tables = [WantedTable { table: &table, columns: &columns }];
+    let wanted = WantedPublication { publication, tables: &tables, widen: false };
     match publication::look(sql, &wanted, deadline) {
         Ok(problems) => Ok(problems.and_then(|problems| problems.into_iter().next())),
         Err(error) => refused(error),

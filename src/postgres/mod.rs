@@ -28,6 +28,7 @@ pub mod startup;
 pub mod stream;
 pub mod survey;
 pub mod table_reader;
+pub mod tables;
 pub mod tls;
 mod types;
 

@@ -17,6 +17,7 @@ mod fold_tests;
 pub mod mapping;
 pub mod notes;
 pub mod plan;
+pub mod publishable;
 pub mod reader;
 pub mod row;
 pub mod runs;

@@ -1,5 +1,5 @@
 use walhouse::error::ErrorKind;
-use walhouse::postgres::publication::{Ensured, WantedPublication, ensure};
+use walhouse::postgres::publication::{Ensured, WantedPublication, WantedTable, ensure};
 use walhouse::postgres::source_table::{
     OldRow, ReplicaIdentity, SourceTable, TableKind, TableName,
 };
@@ -34,7 +34,8 @@ fn inspect(sql: &mut Sql) -> SourceTable {
 
 fn try_ensure(sql: &mut Sql) -> walhouse::error::Result<Ensured> {
     let table = inspect(sql);
-    let wanted = WantedPublication { publication: PUBLICATION, table: &table, columns: &COLUMNS };
+    let tables = [WantedTable { table: &table, columns: &COLUMNS }];
+    let wanted = WantedPublication { publication: PUBLICATION, tables: &tables, widen: false };
     ensure(sql, &wanted, soon())
 }
 

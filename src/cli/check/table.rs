@@ -6,7 +6,7 @@ use crate::delivery::source_check::{column_problems, published_columns};
 use crate::delivery::target_tables::mapping;
 use crate::delivery::unfilled;
 use crate::finding::Finding;
-use crate::postgres::publication::{self, WantedPublication};
+use crate::postgres::publication::{self, WantedPublication, WantedTable};
 use crate::postgres::source_table::{OldRow, SourceTable, TableKind, TableName};
 use crate::postgres::sql::Sql;
 use crate::postgres::survey::{self, PostgresFacts, judge};
@@ -91,7 +91,8 @@ fn publication(
 ) {
     const ABOUT: &str = "publication";
     let name = &service.publication;
-    let wanted = WantedPublication { publication: name, table, columns };
+    let tables = [WantedTable { table, columns }];
+    let wanted = WantedPublication { publication: name, tables: &tables, widen: false };
     match publication::look(sql, &wanted, step()) {
         Err(error) => found.push(Finding::of_error(ABOUT, &error, AGAIN)),
         Ok(None) => {

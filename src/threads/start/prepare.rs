@@ -27,7 +27,7 @@ use crate::metrics::ServiceMetrics;
 use crate::postgres;
 use crate::postgres::failover_slot::{self, Mark};
 use crate::postgres::primary::Primary;
-use crate::postgres::publication::{self, Ensured, WantedPublication};
+use crate::postgres::publication::{self, Ensured, WantedPublication, WantedTable};
 use crate::postgres::server::Server;
 use crate::postgres::slot;
 use crate::postgres::source_table::SourceTable;
@@ -348,7 +348,9 @@ fn ensure_publication(
     known: Option<&mut Client>,
 ) -> Result<()> {
     let columns = source_check::published_columns(table, mapping.source());
-    let wanted = WantedPublication { publication: &config.publication, table, columns: &columns };
+    let tables = [WantedTable { table, columns: &columns }];
+    let publication = &config.publication;
+    let wanted = WantedPublication { publication, tables: &tables, widen: false };
     if publication::ensure(sql, &wanted, step())? == Ensured::Existing {
         return Ok(());
     }
