@@ -49,7 +49,10 @@ impl DeliveryContext<'_> {
             table: kept.table.to_string(),
             key: kept.key,
             version: kept.version,
-            what: RefusedPart::Column(kept.column.to_string()),
+            what: match kept.column {
+                Some(column) => RefusedPart::Column(column.to_string()),
+                None => RefusedPart::Row,
+            },
             error: kept.reason,
             document: kept.document,
         };

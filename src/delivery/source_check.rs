@@ -81,7 +81,8 @@ pub fn column_problems(table: &SourceTable, source: &Source) -> Vec<Error> {
             );
             continue;
         };
-        if !column.kind.accepts(Oid(found.reads_as)) {
+        let reads_as = (found.reads_as != 0).then_some(Oid(found.reads_as));
+        if !column.kind.accepts(Oid(found.type_oid), reads_as) {
             let underneath = match found.type_oid == found.reads_as {
                 true => String::new(),
                 false => format!(", underneath {}", found.base_type),
@@ -135,7 +136,9 @@ mod tests {
     /// With every column of sessions, numbered in their order.
     fn table() -> SourceTable {
         let columns = Sessions.source().columns.iter().enumerate().map(|(at, column)| {
-            let oid = (1..10_000).find(|oid| column.kind.accepts(Oid(*oid))).unwrap_or(25);
+            let oid = (1..10_000)
+                .find(|oid| column.kind.accepts(Oid(*oid), Some(Oid(*oid))))
+                .unwrap_or(25);
             TableColumn {
                 number: i16::try_from(at).unwrap() + 1,
                 ..testing::column(&column.name, Oid(oid))

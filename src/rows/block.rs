@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::column::{List, Strings, lists_of};
+use super::column::{List, Strings, entries, lists_of};
 use super::column_type::ColumnType;
 use super::scalar::Scalar;
 use super::shape::Shape;
@@ -197,6 +197,18 @@ impl Block {
             }
             (kind, _) => unreachable!("{kind} is filled with its own type"),
         }
+    }
+
+    /// Takes back the row that was closed last.
+    pub fn take_back(&mut self) {
+        let row = self.rows.saturating_sub(1);
+        for column in 0..self.specs.len() {
+            let lists = &mut self.lists[self.starts[column]..self.starts[column + 1]];
+            let begins: Vec<usize> =
+                (0..lists.len()).map(|list| entries(lists, list, row).start).collect();
+            lists.iter_mut().zip(begins).for_each(|(list, begin)| list.truncate(begin));
+        }
+        self.rows = row;
     }
 
     pub fn end_row(&mut self) {

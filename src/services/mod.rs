@@ -10,6 +10,7 @@ pub mod annotations;
 pub mod assemble;
 pub mod bare_row;
 pub mod column_set;
+pub mod columns;
 pub mod fingerprint;
 pub mod fold;
 #[cfg(test)]

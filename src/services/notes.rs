@@ -13,7 +13,8 @@ pub struct Notes {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {
     pub table: Arc<str>,
-    pub column: Arc<str>,
+    /// `None`: the row as a whole, which is not stored since its key does not fit.
+    pub column: Option<Arc<str>>,
     pub key: Vec<u8>,
     pub version: u64,
     pub reason: String,

@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::column_set::ColumnSet;
-use super::source::{Source, SourceKind};
+use super::source::{Source, SourceColumn, SourceKind};
 use crate::wal::value::oid;
 use crate::wal::wire::Wire;
 use crate::wal::{Datum, DecodeError, Oid, Relation, Tuple, row_key};
@@ -34,7 +34,7 @@ impl FromIterator<(Oid, Oid)> for Types {
 }
 
 /// How the columns of one version of the relation stand to the columns of the source.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub struct RelationPlan {
     /// For each column of the relation: its place in [`Source::columns`].
     pub(super) places: Vec<Option<usize>>,
@@ -46,11 +46,11 @@ pub struct RelationPlan {
     /// Its rows have a value for each column of the source.
     pub(super) is_whole: bool,
     /// The columns of the relation that have the key, in the order of [`Source::key`].
-    key_columns: Vec<usize>,
+    key_columns: Vec<(usize, SourceColumn)>,
 }
 
 /// The relation does not have what the mapping needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum PlanError {
     MissingColumn { relation: String, column: Arc<str> },
     WrongType { relation: String, column: Arc<str>, expected: SourceKind, got: Oid },
@@ -121,13 +121,13 @@ impl RelationPlan {
             if let Some(at) = place {
                 let wanted = &source.columns[at];
                 let reads_as = user.reads_as(column.type_oid);
-                if reads_as.is_some_and(|reads_as| wanted.kind.accepts(reads_as)) {
-                    types[at] = reads_as;
+                if wanted.kind.accepts(column.type_oid, reads_as) {
+                    types[at] = reads_as.or(Some(column.type_oid));
                 } else {
                     refusal.get_or_insert_with(|| PlanError::WrongType {
                         relation: named(),
                         column: Arc::clone(&wanted.name),
-                        expected: wanted.kind,
+                        expected: wanted.kind.clone(),
                         got: column.type_oid,
                     });
                     unknown.add(at);
@@ -148,7 +148,11 @@ impl RelationPlan {
         let is_whole = types.iter().all(Option::is_some);
         // Without it the relation is refused.
         let column = |key: &usize| places.iter().position(|place| *place == Some(*key));
-        let key_columns = source.key.iter().map(|place| column(place).unwrap_or(0)).collect();
+        let key_columns = source
+            .key
+            .iter()
+            .map(|place| (column(place).unwrap_or(0), source.columns[*place].clone()));
+        let key_columns = key_columns.collect();
         (RelationPlan { places, types, unknown, is_whole, key_columns }, refusal)
     }
 
@@ -187,8 +191,8 @@ impl RelationPlan {
         datum: impl Fn(usize) -> Result<Datum<'a>, DecodeError>,
     ) -> Result<Option<Cow<'a, [u8]>>, DecodeError> {
         let mut is_whole = true;
-        let mut value = |column: usize| match datum(column)? {
-            Datum::Text(value) | Datum::Binary(value) => Ok(Cow::Borrowed(value)),
+        let mut value = |(column, source): &(usize, SourceColumn)| match datum(*column)? {
+            value @ (Datum::Text(_) | Datum::Binary(_)) => Ok(source.canonical(value)),
             Datum::Unchanged | Datum::Null => {
                 is_whole = false;
                 Ok(Cow::Borrowed(&b""[..]))
@@ -196,9 +200,9 @@ impl RelationPlan {
         };
         let key = match self.key_columns.as_slice() {
             // Most keys: no memory is taken.
-            [only] => value(*only)?,
+            [only] => value(only)?,
             several => {
-                let values = several.iter().map(|column| value(*column));
+                let values = several.iter().map(&mut value);
                 row_key::join(values.collect::<Result<Vec<_>, _>>()?.into_iter())
             }
         };

@@ -136,7 +136,7 @@ impl<'r, 'a> RowReader<'r, 'a> {
     pub fn keep(&mut self, place: usize, reason: impl Into<String>, document: &[u8]) {
         self.notes.kept.push(Kept {
             table: self.table.into(),
-            column: Arc::clone(&self.source.columns[place].name),
+            column: Some(Arc::clone(&self.source.columns[place].name)),
             key: self.row.key_text(self.source),
             version: self.version,
             reason: reason.into(),

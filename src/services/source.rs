@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+use super::values;
+use super::values::how::How;
 use crate::rows::{Scalar, Target};
 use crate::wal::time::Timestamp;
 use crate::wal::value::{self, oid};
@@ -26,7 +28,7 @@ pub struct Source {
     pub created_at: Option<usize>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SourceColumn {
     pub name: Arc<str>,
     pub kind: SourceKind,
@@ -34,7 +36,7 @@ pub struct SourceColumn {
     pub optional: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum SourceKind {
     Text,
     Int,
@@ -43,6 +45,17 @@ pub enum SourceKind {
     Timestamp,
     Json,
     TextArray,
+    /// That of the column itself, whichever it is.
+    Own(Arc<OwnType>),
+}
+
+/// A type that one column has, and what becomes of its values.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OwnType {
+    pub oid: Oid,
+    /// As SQL spells it.
+    pub sql: Arc<str>,
+    pub how: How,
 }
 
 impl Source {
@@ -84,7 +97,7 @@ impl SourceColumn {
             Ok(Some(number)) => Cow::Owned(number.to_string().into_bytes()),
             Ok(None) | Err(_) => Cow::Borrowed(&b""[..]),
         };
-        match (self.kind, datum) {
+        match (&self.kind, datum) {
             (_, Datum::Null | Datum::Unchanged) => Cow::Borrowed(b""),
             (SourceKind::Int, Datum::Binary(_)) => number(value::int(datum)),
             (SourceKind::Timestamp, Datum::Binary(bytes)) => match bytes.try_into() {
@@ -94,16 +107,26 @@ impl SourceColumn {
                 }
                 Err(_) => Cow::Borrowed(b""),
             },
+            (SourceKind::Own(own), Datum::Binary(_)) => values::text(&own.how, datum),
             (_, Datum::Text(text) | Datum::Binary(text)) => Cow::Borrowed(text),
         }
     }
 }
 
 impl SourceColumn {
+    /// The same bytes for values of a key that are one in ClickHouse, such as 1.0 and 1.00.
+    pub fn canonical<'a>(&self, datum: Datum<'a>) -> Cow<'a, [u8]> {
+        match &self.kind {
+            SourceKind::Own(own) => values::canonical_key(&own.how, datum),
+            _ => Cow::Borrowed(value::text(datum).unwrap_or_default()),
+        }
+    }
+
     /// The inverse of [`SourceColumn::text_of_stored`]; `None` of what is no such value.
     pub fn stored_of_text(&self, scalar: Scalar, text: &[u8]) -> Option<Vec<u8>> {
-        match scalar {
-            Scalar::DateTime64 { precision: 3, .. } => match Timestamp::from_text(text)? {
+        match (&self.kind, scalar) {
+            (SourceKind::Own(own), _) => values::stored(&own.how, Datum::Text(text)),
+            (_, Scalar::DateTime64 { precision: 3, .. }) => match Timestamp::from_text(text)? {
                 Timestamp::At(at) => Some(at.unix_millis().to_le_bytes().to_vec()),
                 Timestamp::Infinity | Timestamp::NegativeInfinity => None,
             },
@@ -113,6 +136,9 @@ impl SourceColumn {
 
     /// A value that ClickHouse has, by its bytes in a Native block, as Postgres would read it.
     pub fn text_of_stored(&self, scalar: Scalar, value: &[u8]) -> Vec<u8> {
+        if let SourceKind::Own(own) = &self.kind {
+            return values::postgres_literal(&own.how, value);
+        }
         match (scalar, value.try_into()) {
             (Scalar::DateTime64 { precision: 3, .. }, Ok(millis)) => {
                 let at = PgTime::from_unix_millis(i64::from_le_bytes(millis));
@@ -129,7 +155,7 @@ impl SourceColumn {
 
 impl SourceKind {
     /// A type of Postgres that is accepted.
-    pub fn sql(self) -> &'static str {
+    pub fn sql(&self) -> &str {
         match self {
             SourceKind::Text => "text",
             SourceKind::Int => "integer",
@@ -138,12 +164,13 @@ impl SourceKind {
             SourceKind::Timestamp => "timestamp(3)",
             SourceKind::Json => "jsonb",
             SourceKind::TextArray => "text[]",
+            SourceKind::Own(own) => &own.sql,
         }
     }
 
     /// For a type that reads as this built-in one, see [`Types`](super::plan::Types).
-    pub fn accepts(self, reads_as: Oid) -> bool {
-        let is = |oids: &[Oid]| oids.contains(&reads_as);
+    pub fn accepts(&self, declared: Oid, reads_as: Option<Oid>) -> bool {
+        let is = |oids: &[Oid]| reads_as.is_some_and(|reads_as| oids.contains(&reads_as));
         match self {
             SourceKind::Text => is(&[oid::TEXT, oid::VARCHAR, oid::BPCHAR]),
             SourceKind::Int => is(&[oid::INT2, oid::INT4, oid::INT8]),
@@ -152,6 +179,7 @@ impl SourceKind {
             SourceKind::Timestamp => is(&[oid::TIMESTAMP, oid::TIMESTAMPTZ]),
             SourceKind::Json => is(&[oid::JSON, oid::JSONB]),
             SourceKind::TextArray => is(&[oid::TEXT_ARRAY, oid::VARCHAR_ARRAY]),
+            SourceKind::Own(own) => own.oid == declared,
         }
     }
 }
@@ -159,7 +187,7 @@ impl SourceKind {
 #[cfg(test)]
 impl SourceKind {
     /// One of the types that are accepted.
-    pub fn a_type(self) -> Oid {
+    pub fn a_type(&self) -> Oid {
         match self {
             SourceKind::Text => oid::TEXT,
             SourceKind::Int => oid::INT4,
@@ -168,6 +196,7 @@ impl SourceKind {
             SourceKind::Timestamp => oid::TIMESTAMP,
             SourceKind::Json => oid::JSONB,
             SourceKind::TextArray => oid::TEXT_ARRAY,
+            SourceKind::Own(own) => own.oid,
         }
     }
 }
@@ -182,6 +211,7 @@ impl fmt::Display for SourceKind {
             SourceKind::Timestamp => "timestamp",
             SourceKind::Json => "jsonb",
             SourceKind::TextArray => "text[]",
+            SourceKind::Own(own) => &own.sql,
         })
     }
 }

@@ -12,9 +12,14 @@ use crate::wal::Datum;
 /// One row for each target table, with a value in every column.
 pub fn blocks(mapping: &dyn Mapping, shapes: &[Shape]) -> Result<Vec<Block>, ValueError> {
     let source = mapping.source();
+    // Their values are of the targets' own types.
+    if source.columns.iter().any(|column| matches!(column.kind, SourceKind::Own(_))) {
+        let targets = mapping.targets().iter().zip(shapes);
+        return Ok(targets.map(|(target, shape)| made_up(target, shape, false)).collect());
+    }
     let mut row = Row::of(source);
     for (value, column) in row.values.iter_mut().zip(&source.columns) {
-        *value = Datum::Text(match column.kind {
+        *value = Datum::Text(match &column.kind {
             SourceKind::Text => b"walhouse check",
             SourceKind::Int => b"1",
             SourceKind::Float => b"0.5",
@@ -22,6 +27,7 @@ pub fn blocks(mapping: &dyn Mapping, shapes: &[Shape]) -> Result<Vec<Block>, Val
             SourceKind::Timestamp => b"2026-01-02 03:04:05.678",
             SourceKind::Json => br#"{"walhouse": {"check": [1, "two"]}}"#,
             SourceKind::TextArray => br#"{walhouse,"a check"}"#,
+            SourceKind::Own(_) => continue,
         });
     }
     let targets = mapping.targets().iter().zip(shapes);
@@ -35,9 +41,13 @@ pub fn blocks(mapping: &dyn Mapping, shapes: &[Shape]) -> Result<Vec<Block>, Val
 /// A tombstone of a row that never existed, for an empty table: `FINAL` hides it, and any later row
 /// of its key outranks it.
 pub fn tombstone(target: &Target, shape: &Shape) -> Block {
+    made_up(target, shape, true)
+}
+
+fn made_up(target: &Target, shape: &Shape, is_dead: bool) -> Block {
     let mut block = Block::new(&target.columns, shape);
     for at in 0..target.columns.len() {
-        let is_deleted = at == target.is_deleted;
+        let is_deleted = is_dead && at == target.is_deleted;
         let (kind, lists) = block.next_column();
         put_trial(kind, is_deleted, lists);
     }

@@ -29,7 +29,7 @@ pub fn append(
     }
     let mut sound = Row { values: row.values.clone(), types: row.types.clone() };
     for Mended { place, bytes, .. } in &mended {
-        sound.values[*place] = match (row.values[*place], mapping.source().columns[*place].kind) {
+        sound.values[*place] = match (row.values[*place], &mapping.source().columns[*place].kind) {
             (Datum::Binary(_), SourceKind::Text | SourceKind::Json) => Datum::Binary(bytes),
             _ => Datum::Text(bytes),
         };
@@ -40,7 +40,7 @@ pub fn append(
         let key = row.key_text(source);
         notes.kept.extend(mended.iter().map(|mended| Kept {
             table: Arc::clone(&mapping.targets()[0].table),
-            column: Arc::clone(&source.columns[mended.place].name),
+            column: Some(Arc::clone(&source.columns[mended.place].name)),
             key: key.clone(),
             version: stamp.version,
             reason: REASON.to_owned(),
@@ -64,7 +64,7 @@ fn mended(source: &Source, row: &Row<'_>) -> Vec<Mended> {
         if bytes.is_ascii() || source.placed().any(|of_key| of_key == place) {
             continue;
         }
-        match column.kind {
+        match &column.kind {
             SourceKind::Text | SourceKind::Json if std::str::from_utf8(bytes).is_err() => {
                 let type_oid = row.types[place].unwrap_or(value::oid::TEXT);
                 let original = value::json(datum, type_oid).ok().flatten().unwrap_or(bytes);

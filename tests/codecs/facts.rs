@@ -268,8 +268,12 @@ fn check_rows(recording: &Recording) {
         );
     }
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let kept: BTreeSet<(&str, String)> =
-        assembled.notes.kept.iter().map(|kept| (&*kept.column, text(&kept.document))).collect();
+    let kept: BTreeSet<(&str, String)> = assembled
+        .notes
+        .kept
+        .iter()
+        .map(|kept| (kept.column.as_deref().unwrap_or(""), text(&kept.document)))
+        .collect();
     for expected in [
         ("attemptNumber", "300"),
         ("usageDurationMs", "-1"),

@@ -29,7 +29,7 @@ use self::how::{How, Print, Single, To};
 use self::intervals::Interval;
 use self::ranges::Range;
 use self::unfit::{Reason, Unfit};
-use crate::rows::column::List;
+use crate::rows::column::{List, lists_of};
 use crate::rows::{ColumnType, Scalar};
 use crate::wal::{Datum, DecodeError};
 
@@ -325,6 +325,22 @@ fn put_array(
         first = next;
     }
     Ok(())
+}
+
+/// A value as Postgres prints it; empty of one that cannot be read.
+pub fn text<'a>(how: &How, datum: Datum<'a>) -> Cow<'a, [u8]> {
+    match datum {
+        Datum::Text(text) => Cow::Borrowed(text),
+        _ => Cow::Owned(original(&how.print, datum).unwrap_or_default()),
+    }
+}
+
+/// The bytes of a single value in ClickHouse; `None` if it does not fit, or cannot be read.
+pub fn stored(how: &How, datum: Datum<'_>) -> Option<Vec<u8>> {
+    let (mut lists, mut unfit) = (lists_of(&kind(&how.to)), Unfit::default());
+    put(how, datum, &mut lists, &mut unfit).ok()?;
+    let values = lists.last().filter(|_| !unfit.is_some())?;
+    Some(values.at(0).to_vec())
 }
 
 /// The text of a key column's value in ClickHouse, given its bytes in a Native block, for Postgres

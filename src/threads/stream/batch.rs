@@ -23,7 +23,7 @@ pub struct Batch {
 }
 
 /// A version of the relation of a table.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub struct TablePlan {
     /// Index into the tables of the session.
     pub table: usize,

@@ -218,7 +218,9 @@ impl OpenFlusher<'_> {
         with.delivery.metrics.toast_rows_gone.inc_by(part.rows_gone);
         with.delivery.metrics.deletes_unresolved.inc_by(part.tombstones_of_nothing);
         for kept in &part.notes.kept {
-            with.delivery.metrics.adjusted_values(&kept.column).inc();
+            if let Some(column) = &kept.column {
+                with.delivery.metrics.adjusted_values(column).inc();
+            }
         }
         with.delivery.alongside.admit(upper)?;
         let mut refused = with.delivery.kept_rows(part.notes.kept);
