@@ -55,6 +55,23 @@
 //! | any | a panic | -> | `thread ... panicked`, `this is a bug of walhouse` |
 //! | any | it does not end when asked to, or after another has failed | the process exits with 1 | `a thread does not end; exiting` |
 //!
+//! # How a table's description travels
+//!
+//! ```text
+//!  pg_catalog --SourceTable--+                        +--> batcher: versions of relations
+//!  mapping: Source, Target --+--> Member --> TableSet +--> flusher: one table after another
+//!  system.columns --Shape----+                        +--> mending: both sides by the same keys
+//! ```
+//!
+//! A [`Mapping`](services::mapping::Mapping) has a [`Source`](services::source::Source): the
+//! columns of Postgres that it reads and their key; and a [`Target`](rows::Target)
+//! for each table of ClickHouse. Three are written by hand;
+//! [`Columns`](services::columns::Columns) is made of a
+//! description of any table, by the [`types`](services::types) of its columns. A
+//! [`Member`](delivery::member::Member) is a mapping with what both sides have of its tables, and a
+//! session has a [`TableSet`](delivery::table_set::TableSet) of them. A key is the bytes of its
+//! values in ClickHouse ([`Key`](rows::key::Key)) wherever both sides meet.
+//!
 //! # Promises
 //!
 //! - Nothing is confirmed before it is durable: [`progress`](machines::progress) knows which rows

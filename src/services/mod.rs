@@ -1,7 +1,9 @@
 //! The services: source tables, target tables, and the mapping between them.
 //!
 //! [`fold`] reads a batch's changes, [`assemble`] turns them into blocks; [`runs`], [`sessions`],
-//! [`webhooks`] are the mappings, the other files the rules for single values.
+//! [`webhooks`] are the mappings made by hand, [`columns`] is that of any other table: [`types`]
+//! says which type of ClickHouse a column gets, [`values`] reads its values. The other files are
+//! the rules for single values.
 //!
 //! A new column of a table goes into its mapping, and a new rule for values into a file of its own.
 //! What a mapping cannot keep as it was, it reports in [`notes`].
