@@ -41,7 +41,7 @@ pub(super) fn ddl(target: &Target) -> String {
 /// is taken to be as we would make it.
 pub fn of_table(target: &Target, engine: &str, engine_full: &str) -> Option<Ttl> {
     if !engine.ends_with("MergeTree") {
-        return target.ttl;
+        return target.ttl.map(|ttl| Ttl { is_certain: false, ..ttl });
     }
     let column_of = |name: &str| {
         let at = target.columns.iter().position(|column| *column.name == *name)?;
@@ -87,6 +87,7 @@ fn split(text: &str) -> Vec<&str> {
 /// `toDateTime(created_at) + toIntervalDay(60)`, with or without the function. Of a rule with a
 /// condition any row may be one that it meets.
 fn parse(rule: &str, column_of: impl Fn(&str) -> Option<usize>) -> Option<Ttl> {
+    let is_certain = !rule.contains(" WHERE ");
     let rule = rule.split_once(" WHERE ").map_or(rule, |(rule, _)| rule);
     let (time, interval) = rule.trim_end_matches(" DELETE").split_once(" + ")?;
     let (unit, count) = call(interval.strip_prefix("toInterval")?)?;
@@ -99,7 +100,8 @@ fn parse(rule: &str, column_of: impl Fn(&str) -> Option<usize>) -> Option<Ttl> {
         None => (time, 0),
     };
     let keeps = count.parse::<u64>().ok()?.checked_mul(seconds)?.saturating_sub(rounded);
-    Some(Ttl { column: column_of(name.trim_matches('`'))?, keeps: Duration::from_secs(keeps) })
+    let column = column_of(name.trim_matches('`'))?;
+    Some(Ttl { column, keeps: Duration::from_secs(keeps), is_certain })
 }
 
 /// `f(x)` as `f` and `x`.

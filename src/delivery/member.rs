@@ -83,7 +83,7 @@ impl Member {
 pub fn is_dropped(block: &Block, row: usize) -> bool {
     let Some(ttl) = block.shape().ttl else { return false };
     let millis = block.value(ttl.column, row).and_then(Ttl::millis);
-    millis.is_some_and(|millis| ttl.has_passed(millis, now_millis()))
+    millis.is_some_and(|millis| ttl.drops(millis, now_millis()))
 }
 
 fn now_millis() -> i64 {

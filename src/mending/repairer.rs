@@ -79,6 +79,8 @@ pub fn run(with: &Repairer<'_>, row: RepairRow) -> Result<()> {
                 if recorder.take_progress() {
                     failures.reset();
                 }
+                // The next plan may find other files: nothing tells of rows that were in these.
+                recorder.doubt_copy();
                 let is_said = failures.on_repeat();
                 let attempt = failures.times();
                 recorder.on_failure(attempt, &error);

@@ -217,3 +217,39 @@ impl Block {
         self.rows += 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: the rows before stay as they are, however empty the one taken back is.
+    #[test]
+    fn a_row_is_taken_back_from_every_list() {
+        let nested = ColumnType::array(ColumnType::array(ColumnType::Nullable(Scalar::UInt8)));
+        let specs: Arc<[ColumnSpec]> = Arc::from([ColumnSpec::new("nested", nested)]);
+        let put = |block: &mut Block, arrays: &[&[u8]]| {
+            let (_, lists) = block.next_column();
+            for array in arrays {
+                for item in *array {
+                    lists[2].put([0]);
+                    lists[3].put([*item]);
+                }
+                let end = lists[3].len();
+                lists[1].put_end(end);
+            }
+            let end = lists[1].len();
+            lists[0].put_end(end);
+            block.end_row();
+        };
+        let rows: [&[&[u8]]; 3] = [&[], &[&[]], &[&[7], &[8, 9]]];
+        for last in rows {
+            let mut block = Block::new(&specs, &Shape::of(vec![true]));
+            put(&mut block, &[&[1], &[], &[2, 3]]);
+            put(&mut block, &[]);
+            let before = format!("{:?}", block.lists(0));
+            put(&mut block, last);
+            block.take_back();
+            assert_eq!((block.rows(), format!("{:?}", block.lists(0))), (2, before));
+        }
+    }
+}

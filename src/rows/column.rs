@@ -255,10 +255,11 @@ pub fn entries(lists: &[List], list: usize, row: usize) -> Range<usize> {
     match lists[list].parent {
         None => row..row + 1,
         Some(parent) => {
-            let arrays = entries(lists, parent, row);
-            let start =
-                arrays.clone().next().map_or(0, |first| lists[parent].elements(first).start);
-            let end = arrays.last().map_or(start, |last| lists[parent].elements(last).end);
+            let (arrays, ends) = (entries(lists, parent, row), &lists[parent]);
+            let end_of = |array: usize| ends.elements(array).end;
+            let start = arrays.start.checked_sub(1).map_or(0, end_of);
+            // Of no arrays: where the elements of the next one begin.
+            let end = arrays.last().map_or(start, end_of);
             start..end
         }
     }

@@ -8,6 +8,8 @@ use std::time::Duration;
 pub struct Ttl {
     pub column: usize,
     pub keeps: Duration,
+    /// It holds for every row, and for this very table. Otherwise a row may be there or not.
+    pub is_certain: bool,
 }
 
 /// Clocks differ, and a day in the server's time zone may have 23 hours.
@@ -18,6 +20,12 @@ impl Ttl {
     pub fn has_passed(&self, millis: i64, now: i64) -> bool {
         let kept = self.keeps.saturating_sub(MARGIN).as_millis();
         i128::from(millis) + kept as i128 <= i128::from(now)
+    }
+
+    /// Whether it is of no use to write such a row.
+    pub fn drops(&self, millis: i64, now: i64) -> bool {
+        // A time before 1970 is another one to `toDateTime`.
+        self.is_certain && 0 <= millis && self.has_passed(millis, now)
     }
 
     /// Whether it may have dropped one. A time that `DateTime` cannot hold is another one there,
@@ -42,7 +50,7 @@ mod tests {
 
     #[test]
     fn a_row_is_left_out_from_a_little_before_its_end_on() {
-        let ttl = Ttl { column: 0, keeps: Duration::from_secs(10 * 3600) };
+        let ttl = Ttl { column: 0, keeps: Duration::from_secs(10 * 3600), is_certain: true };
         let now = 1_000 * HOUR;
         for (age, expected) in [(0, false), (7, false), (8, true), (11, true), (1_000, true)] {
             assert_eq!(ttl.has_passed(now - age * HOUR, now), expected, "{age} hours old");
@@ -52,7 +60,7 @@ mod tests {
 
     #[test]
     fn a_time_that_the_server_takes_for_another_may_have_passed() {
-        let ttl = Ttl { column: 0, keeps: Duration::from_secs(60 * 86_400) };
+        let ttl = Ttl { column: 0, keeps: Duration::from_secs(60 * 86_400), is_certain: true };
         let now = 1_780_000_000_000;
         for (millis, passed) in [(-1, true), (i64::MIN, true), (i64::MAX, false)] {
             assert_eq!(ttl.has_passed(millis, now), passed, "{millis}");

@@ -100,7 +100,7 @@ pub fn wanted(mapping: &dyn Mapping, folded: &Folded<'_>, updates: Updates) -> M
     let mut wanted = Missing { updates, ..Missing::default() };
     let mut row = Row::of(mapping.source());
     let mut sorting = ColumnSet::default();
-    mapping.source().sorting.iter().for_each(|place| sorting.add(*place));
+    mapping.source().placed().for_each(|place| sorting.add(place));
     for (index, entry) in folded.entries.iter().enumerate() {
         let needs = match entry.kind {
             EntryKind::LookUp => {

@@ -47,8 +47,10 @@ static SOURCE: LazyLock<Source> = LazyLock::new(|| Source {
     ]
     .map(Arc::from)
     .to_vec(),
-    key: vec![place::ID, place::CREATED_AT],
-    sorting: vec![place::ORGANIZATION, place::PROJECT, place::ENVIRONMENT],
+    // Not with "createdAt", which is part of its primary key: ClickHouse may hold another time than
+    // Postgres (in milliseconds, of four-digit years), and the id alone is unique.
+    key: vec![place::ID],
+    sorting: vec![place::ORGANIZATION, place::PROJECT, place::ENVIRONMENT, place::CREATED_AT],
     created_at: Some(place::CREATED_AT),
 });
 
@@ -79,10 +81,10 @@ pub static TARGETS: LazyLock<[Target; 1]> = LazyLock::new(|| {
         indexes: vec![],
         order_by: vec![1, 2, 0, 11, 3],
         partition_by: vec![11],
-        ttl: Some(Ttl { column: 11, keeps: KEPT }),
+        ttl: Some(Ttl { column: 11, keeps: KEPT, is_certain: true }),
         documents: vec![],
         optional: vec![],
-        id: vec![3, 11],
+        id: vec![3],
         version: 13,
         is_deleted: 14,
     }]
@@ -157,7 +159,7 @@ mod tests {
         assert_eq!(names(&target.partition_by), ["created_at"]);
         assert_eq!(target.ttl.map(|ttl| names(&[ttl.column])), Some(vec!["created_at"]));
         assert_eq!(names(&[target.version, target.is_deleted]), ["_version", "_is_deleted"]);
-        assert_eq!(target.id_names(), ["delivery_id", "created_at"]);
+        assert_eq!(target.id_names(), ["delivery_id"]);
         assert_eq!(*SOURCE.columns[place::UPDATED_AT].name, *"updatedAt");
     }
 }

@@ -1,7 +1,7 @@
 //! The pass over the table: writes every row that is missing in ClickHouse or differs, or, into
 //! tables that were empty, every row ([`copy_range`]).
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::RepairCursor;
 use super::copy_range::{self, CopyEnd, Copying, Range};
@@ -31,7 +31,8 @@ pub struct ReadPass {
     pieces: Vec<Piece>,
     columns: Columns,
     base_version: u64,
-    was_changed: AtomicBool,
+    /// The first piece of a part that had another file or other columns than planned.
+    changed_from: AtomicUsize,
 }
 
 #[derive(Clone, Copy)]
@@ -103,13 +104,13 @@ impl ReadPass {
             done,
             columns,
             base_version,
-            was_changed: AtomicBool::new(false),
+            changed_from: AtomicUsize::new(usize::MAX),
         })
     }
 
     /// The whole table was read; otherwise it has to be planned again.
     pub fn is_complete(&self) -> bool {
-        !self.was_changed.load(Ordering::Relaxed)
+        self.changed_from.load(Ordering::Relaxed) == usize::MAX
     }
 
     /// Whether the table still consists of the files that were read.
@@ -168,7 +169,7 @@ impl Pass for ReadPass {
             match copying.copy(worker, recorder, mapped, range, self.base_version)? {
                 CopyEnd::Done => return Ok(()),
                 CopyEnd::Changed => {
-                    self.was_changed.store(true, Ordering::Relaxed);
+                    self.changed_from.fetch_min(piece, Ordering::Relaxed);
                     return Ok(());
                 }
                 // One row that Postgres cannot hand out ends the COPY of all; pages go around it.
@@ -195,7 +196,7 @@ impl Pass for ReadPass {
                     continue;
                 }
                 Page::Changed => {
-                    self.was_changed.store(true, Ordering::Relaxed);
+                    self.changed_from.fetch_min(piece, Ordering::Relaxed);
                     return Ok(());
                 }
             };
@@ -214,6 +215,8 @@ impl Pass for ReadPass {
 
     fn position(&self, done: usize) -> RepairCursor {
         let mut parts = self.done.clone();
+        // What was refused was not read, although the file may be the same.
+        let done = done.min(self.changed_from.load(Ordering::Relaxed));
         for piece in &self.pieces[..done] {
             let part = &self.parts[piece.part];
             match parts.iter_mut().find(|found| found.oid == part.oid) {

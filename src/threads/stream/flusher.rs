@@ -177,8 +177,9 @@ impl OpenFlusher<'_> {
             let client = &mut self.client;
             open.look_ups.find(&with.delivery, client, member, &folded, &wanted, &mut found)?;
             if updates == Updates::AsFirst {
-                let unplaced = wanted.lookups.iter().filter(|at| !found.keys.contains_key(*at));
-                let keys = unplaced.map(|at| folded.key_texts(member.source(), *at));
+                // Also of a row that has a place: the copy may still land it at an earlier one.
+                let deleted = wanted.lookups.iter();
+                let keys = deleted.map(|at| folded.key_texts(member.source(), *at));
                 with.shared.unplaced().note(keys.map(|key| (table, key)));
             }
         }
