@@ -24,7 +24,8 @@ fn wakes(program: &Program) -> BTreeMap<PathBuf, u64> {
 /// Goal: one that has nothing to do sleeps.
 #[test]
 fn a_quiet_service_hardly_wakes() {
-    let stage = Stage::take();
+    // Of its own: what others write wakes it as well.
+    let stage = Stage::own();
     let settings = stage
         .settings_runs()
         .with("RUN_REPLICATION_LEADER_LOCK_TIMEOUT_MS", 30_000)
