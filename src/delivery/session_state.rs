@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::alongside::{Alongside, StopLevel, stopped};
+use super::deleted_keys::DeletedKeys;
 use super::lease_watch::{LeaseHold, LeaseWatch};
 use super::marks::StreamMarks;
-use super::unplaced::Unplaced;
 use crate::error::{Error, ErrorKind, Result};
 use crate::halt::Halt;
 use crate::machines::confirm::Reserved;
@@ -27,7 +27,7 @@ struct Inner {
     moved: Condvar,
     lease: Arc<LeaseWatch>,
     marks: StreamMarks,
-    unplaced: Unplaced,
+    deleted_keys: DeletedKeys,
 }
 
 /// Whatever the lease says.
@@ -57,9 +57,15 @@ impl SessionState {
             reserved: Reserved(Lsn(0)),
             repairing: false,
         };
-        let (moved, marks, unplaced) =
-            (Condvar::new(), StreamMarks::default(), Unplaced::default());
-        SessionState(Arc::new(Inner { state: Mutex::new(state), moved, lease, marks, unplaced }))
+        let (moved, marks, deleted_keys) =
+            (Condvar::new(), StreamMarks::default(), DeletedKeys::default());
+        SessionState(Arc::new(Inner {
+            state: Mutex::new(state),
+            moved,
+            lease,
+            marks,
+            deleted_keys,
+        }))
     }
 
     /// The stream begins here; a durable state row admits to commits up to `reserved`.
@@ -72,9 +78,9 @@ impl SessionState {
         &self.0.marks
     }
 
-    /// Deletes that found nothing to mark while a repair runs.
-    pub fn unplaced(&self) -> &Unplaced {
-        &self.0.unplaced
+    /// Those of the deletes that looked their rows up while a repair runs.
+    pub fn deleted_keys(&self) -> &DeletedKeys {
+        &self.0.deleted_keys
     }
 
     /// Due once the session's end has come this far.

@@ -81,11 +81,11 @@ pub fn column_problems(table: &SourceTable, source: &Source) -> Vec<Error> {
             );
             continue;
         };
-        let reads_as = (found.reads_as != 0).then_some(Oid(found.reads_as));
-        if !column.kind.accepts(Oid(found.type_oid), reads_as) {
-            let underneath = match found.type_oid == found.reads_as {
+        let (declared, reads_as) = (Oid(found.type_oid), found.reads_as());
+        if !column.kind.accepts(declared, reads_as) {
+            let underneath = match reads_as == Some(declared) {
                 true => String::new(),
-                false => format!(", underneath {}", found.base_type),
+                false => format!(", underneath {}", found.pg_type.underlying().sql),
             };
             let cause = format!(
                 "its column `{}` is {}{underneath}, expected {}",
@@ -129,9 +129,12 @@ fn doing(table: &SourceTable) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+
     use crate::postgres::source_table::testing;
     use crate::services::mapping::Mapping;
     use crate::services::sessions::Sessions;
+    use crate::wal::pg_type::PgType;
 
     /// With every column of sessions, numbered in their order.
     fn table() -> SourceTable {
@@ -162,12 +165,16 @@ mod tests {
         let error = columns(&without, source).unwrap_err();
         assert!(error.to_string().contains("no column `id`"), "{error}");
         let mut other = table();
-        (other.columns[id].type_oid, other.columns[id].reads_as) = (600, 600);
+        let set = |column: &mut TableColumn, of: PgType| {
+            (column.type_oid, column.pg_type) = (of.oid.0, Arc::new(of));
+        };
+        set(&mut other.columns[id], PgType::built_in(Oid(600), "x", -1));
         assert!(columns(&other, source).unwrap_err().to_string().contains("`id` is x, expected"));
         // A user-defined type counts as its underlying type.
-        (other.columns[id].type_oid, other.columns[id].reads_as) = (20_000, 25);
+        let own = PgType::built_in(Oid(20_000), "x", -1);
+        set(&mut other.columns[id], PgType { sends_text: true, ..own.clone() });
         columns(&other, source).unwrap();
-        other.columns[id].reads_as = 0;
+        set(&mut other.columns[id], own);
         let error = columns(&other, source).unwrap_err().to_string();
         assert!(error.contains("`id` is x, underneath x, expected text"), "{error}");
     }

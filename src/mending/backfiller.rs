@@ -248,11 +248,9 @@ impl<'b> Backfiller<'b, '_> {
             self.tell("rows");
             let Some(next) = rows.next else { return Ok(()) };
             // One that is not text is not recorded: a restart would not find the place again.
-            let text = String::from_utf8(row_key::one_or_array(next.iter())).ok();
-            if let Some(text) =
-                text.filter(|_| is_recorded && next.iter().all(|value| is_text(value)))
-            {
-                self.reached(&text)?;
+            if is_recorded && next.iter().all(|value| std::str::from_utf8(value).is_ok()) {
+                let text = row_key::one_or_array(next.iter());
+                self.reached(&String::from_utf8_lossy(&text))?;
             }
             after = Some(next);
         }
@@ -364,8 +362,4 @@ impl<'b> Backfiller<'b, '_> {
             .then(|| passed.mul_f64((expected - rows_read) as f64 / self.rows as f64));
         (self.show)(CommandProgress { what, fraction, left, rows: self.rows });
     }
-}
-
-fn is_text(value: &[u8]) -> bool {
-    std::str::from_utf8(value).is_ok()
 }

@@ -8,7 +8,7 @@ use crate::clickhouse::stored;
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::table_reader::AsOf;
 use crate::rows::key::{Key, LiveKey};
-use crate::services::mapping::{Stamp, is_owned};
+use crate::services::mapping::{Stamp, is_owned, key_places};
 use crate::services::notes::Notes;
 use crate::services::row::Row;
 use crate::wal::Datum;
@@ -35,9 +35,7 @@ pub fn are_in_postgres(
 ) -> Result<LookedUp> {
     let with = worker.with;
     let source = with.member.source();
-    let mut places: Vec<usize> = source.placed().collect();
-    let owners = with.member.mapping.owners().iter();
-    places.extend(owners.filter(|place| !source.sorting.contains(place)));
+    let places = key_places(&*with.member.mapping);
     let columns: Vec<&str> = places.iter().map(|&place| &*source.columns[place].name).collect();
     let id_of = |live: &LiveKey| with.member.key_text(target, &live.key);
     // A key that is not text cannot be in Postgres, and cannot be queried either.

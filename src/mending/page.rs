@@ -1,6 +1,6 @@
 //! Compares a page of the source table and writes rows that are missing in ClickHouse or differ.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::mapped::Mapped;
 use super::worker::Worker;
@@ -38,18 +38,15 @@ pub fn land<V: AsRef<[u8]>>(
         landing.land_rows(&delivery, client, block, |row| is_wanted[row], &mut refused)?;
     }
     // The original of a row that ClickHouse already has was kept when it was written.
-    let ids: HashSet<(&str, Vec<u8>)> = (written.iter())
-        .map(|(index, key)| {
-            let id = mapped.member.key_text(*index, key);
-            (&*targets[*index].table, one_or_array(id.iter()))
-        })
-        .collect();
-    let (mut kept, tables) = (notes.kept, targets.iter().map(|target| &*target.table));
-    let tables: Vec<&str> = tables.collect();
-    kept.retain(|kept| {
-        let table = tables.iter().find(|table| ***table == *kept.table);
-        table.is_some_and(|table| ids.contains(&(*table, kept.key.clone())))
-    });
+    let mut kept = notes.kept;
+    if !kept.is_empty() {
+        let mut ids: HashMap<&str, HashSet<Vec<u8>>> = HashMap::new();
+        for (index, key) in &written {
+            let id = one_or_array(mapped.member.key_text(*index, key).iter());
+            ids.entry(&targets[*index].table).or_default().insert(id);
+        }
+        kept.retain(|kept| ids.get(&*kept.table).is_some_and(|ids| ids.contains(&kept.key)));
+    }
     refused.extend(delivery.kept_rows(kept));
     delivery.keep(&mut worker.client, &refused)?;
     Ok(written)

@@ -127,7 +127,8 @@ fn catch_up(with: &MendingContext<'_>, recorder: &Recorder<'_>) -> Result<()> {
 /// it could not place is marked as deleted here.
 fn is_all_told(repairer: &Repairer<'_>, recorder: &Recorder<'_>, pass: &ReadPass) -> Result<bool> {
     let with = &repairer.context;
-    let Some(keys) = repairer.shared.unplaced().keys(0).filter(|_| recorder.is_whole_copy()) else {
+    let Some(keys) = repairer.shared.deleted_keys().keys(0).filter(|_| recorder.is_whole_copy())
+    else {
         return Ok(false);
     };
     let mut worker = Worker::new(with)?;

@@ -18,8 +18,7 @@ use super::frames::{FRAME_BYTES_MAX, Frames, Front};
 use super::link::remaining;
 use super::primary::Primary;
 use super::server_error::{ServerError, server_error};
-use super::source_table::TableName;
-use super::sql::{Sql, SqlError, ident, literal, session_settings};
+use super::sql::{Sql, ident, literal, session_settings};
 use super::table_reader::{AsOf, HeapPart, Tid, snapshot};
 use crate::error::Result;
 use crate::wal::wire::Wire;
@@ -185,39 +184,6 @@ fn statement(request: &CopyRequest<'_>) -> String {
         request.after,
         request.end_block
     )
-}
-
-/// The columns of the table with values that have no binary form: somewhere in their type is one
-/// without a send function, with which Postgres would end the COPY.
-pub fn without_binary_form(
-    sql: &mut Sql,
-    table: &TableName,
-    deadline: Instant,
-) -> Result<Vec<String>> {
-    let doing = format!("look at the types of table `{table}`");
-    let query = format!(
-        "WITH RECURSIVE part AS (
-           SELECT a.attname, a.atttypid AS type FROM pg_attribute a
-           WHERE a.attrelid = to_regclass({}) AND 0 < a.attnum AND NOT a.attisdropped
-           UNION
-           SELECT part.attname, inner_type.oid FROM part JOIN pg_type t ON t.oid = part.type
-           CROSS JOIN LATERAL (
-             SELECT t.typbasetype
-             UNION ALL SELECT t.typelem WHERE t.typcategory = 'A'
-             UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE r.rngtypid = t.oid
-             UNION ALL SELECT a.atttypid FROM pg_attribute a
-                       WHERE a.attrelid = t.typrelid AND 0 < a.attnum AND NOT a.attisdropped
-           ) inner_type (oid)
-         )
-         SELECT DISTINCT part.attname FROM part JOIN pg_type t ON t.oid = part.type
-         WHERE t.typsend = 0",
-        literal(&table.quoted())
-    );
-    let rows = sql.rows(&doing, &query, deadline)?;
-    let names = rows.iter().map(|row| row.required(0).map(str::to_owned));
-    names
-        .collect::<std::result::Result<_, SqlError>>()
-        .map_err(|error: SqlError| error.doing(doing))
 }
 
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";

@@ -113,11 +113,6 @@ pub struct TableColumn {
     pub type_name: String,
     /// The type with its modifier, as in a statement.
     pub sql_type: String,
-    /// The built-in type whose text and binary form values of this one have: for a domain its base
-    /// type, for an enum text. 0: none.
-    pub reads_as: u32,
-    /// The innermost base type of a domain.
-    pub base_type: String,
     pub pg_type: Arc<PgType>,
     /// As declared, which binds no value; 0 may be an array, too, if the type is one.
     pub dimensions: u16,
@@ -130,6 +125,13 @@ pub struct TableColumn {
     pub has_missing_value: bool,
     /// As text; unknown in a database whose texts have no encoding.
     pub missing_value: Option<String>,
+}
+
+impl TableColumn {
+    /// The built-in type whose text and binary form its values have.
+    pub fn reads_as(&self) -> Option<Oid> {
+        self.pg_type.reads_as()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -238,8 +240,8 @@ impl SourceTable {
 
     /// The underlying types of its columns.
     pub fn types(&self) -> Types {
-        let known = self.columns.iter().filter(|column| column.reads_as != 0);
-        known.map(|column| (Oid(column.type_oid), Oid(column.reads_as))).collect()
+        let known = self.columns.iter();
+        known.filter_map(|column| Some((Oid(column.type_oid), column.reads_as()?))).collect()
     }
 
     pub fn column(&self, name: &str) -> Option<&TableColumn> {
@@ -443,8 +445,6 @@ pub(crate) mod testing {
             type_oid: type_oid.0,
             type_name: "x".into(),
             sql_type: "x".into(),
-            reads_as: type_oid.0,
-            base_type: "x".into(),
             pg_type: Arc::new(PgType::built_in(type_oid, "x", -1)),
             dimensions: 0,
             is_not_null: false,

@@ -41,8 +41,36 @@ pub trait Mapping: fmt::Debug + Send + Sync {
 
 /// Whether a row is one that is written at all.
 pub fn is_owned(mapping: &dyn Mapping, row: &Row<'_>) -> bool {
-    let is_there = |&place: &usize| value::text(row.values[place]).is_some_and(|t| !t.is_empty());
-    mapping.owners().iter().all(is_there)
+    mapping.owners().iter().all(|place| has_value(row, *place))
+}
+
+/// The places that say where a row is in ClickHouse, and whether it is there at all.
+pub fn key_places(mapping: &dyn Mapping) -> Vec<usize> {
+    let mut places: Vec<usize> = mapping.source().placed().collect();
+    let owners = mapping.owners().iter().filter(|owner| !places.contains(owner));
+    let owners: Vec<usize> = owners.copied().collect();
+    places.extend(owners);
+    places
+}
+
+/// Whether a row is left out since nobody owns it; counted if it would have been written.
+pub(super) fn is_left_out(
+    mapping: &dyn Mapping,
+    row: &Row<'_>,
+    stamp: Stamp,
+    notes: &mut Notes,
+) -> bool {
+    // A tombstone made of a key alone knows nothing else.
+    let is_known = |place: &usize| !stamp.deleted || mapping.source().sorting.contains(place);
+    let is_owned =
+        mapping.owners().iter().filter(|place| is_known(place)).all(|place| has_value(row, *place));
+    // A row that was never written needs no tombstone either.
+    notes.rows_without_owner += u64::from(!is_owned && stamp.row && !stamp.deleted);
+    !is_owned
+}
+
+fn has_value(row: &Row<'_>, place: usize) -> bool {
+    value::text(row.values[place]).is_some_and(|text| !text.is_empty())
 }
 
 /// What the change says about the row as a whole.

@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use super::annotations::{Annotations, IdempotencyOptions};
 use super::column_set::ColumnSet;
-use super::mapping::{Mapping, Stamp, ValueError};
+use super::mapping::{Mapping, Stamp, ValueError, is_left_out};
 use super::notes::Notes;
 use super::reader::RowReader;
 use super::row::Row;
@@ -281,16 +281,11 @@ impl Mapping for Runs {
         blocks: &mut [Block],
         notes: &mut Notes,
     ) -> Result<(), ValueError> {
-        let from = RowReader::new(&SOURCE, row, TASK_RUNS_V2, stamp.version, notes);
-        let owned = !from.text(place::ORGANIZATION).is_empty()
-            // A tombstone made of a key alone knows no environment type.
-            && (stamp.deleted || !from.text(place::ENVIRONMENT_TYPE).is_empty());
-        if !owned {
-            // A row that was never written needs no tombstone either.
-            notes.rows_without_owner += u64::from(stamp.row && !stamp.deleted);
+        if is_left_out(self, row, stamp, notes) {
             return Ok(());
         }
         if stamp.row {
+            let from = RowReader::new(&SOURCE, row, TASK_RUNS_V2, stamp.version, notes);
             self.append_run(from, stamp, &mut blocks[0])?;
         }
         if let Some(block) = blocks.get_mut(1)

@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use super::column_set::ColumnSet;
-use super::mapping::{Mapping, Stamp, ValueError};
+use super::mapping::{Mapping, Stamp, ValueError, is_left_out};
 use super::notes::Notes;
 use super::reader::RowReader;
 use super::row::Row;
@@ -116,15 +116,10 @@ impl Mapping for Sessions {
         blocks: &mut [Block],
         notes: &mut Notes,
     ) -> Result<(), ValueError> {
-        if !stamp.row {
+        if !stamp.row || is_left_out(self, row, stamp, notes) {
             return Ok(());
         }
         let mut from = RowReader::new(&SOURCE, row, SESSIONS_V1, stamp.version, notes);
-        if from.text(place::ORGANIZATION).is_empty() {
-            // A row that was never written needs no tombstone either.
-            notes.rows_without_owner += u64::from(!stamp.deleted);
-            return Ok(());
-        }
         let to = &mut blocks[0];
         to.put_str(from.text(place::ENVIRONMENT));
         to.put_str(from.text(place::ORGANIZATION));

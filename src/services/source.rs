@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use super::values;
 use super::values::how::How;
+use super::values::temporal;
 use crate::rows::{Scalar, Target};
 use crate::wal::time::Timestamp;
 use crate::wal::value::{self, oid};
-use crate::wal::{Datum, DecodeError, Oid, PgTime};
+use crate::wal::{Datum, DecodeError, Oid};
 
 /// A table of Postgres and the columns of it that a mapping reads.
 #[derive(Debug)]
@@ -100,13 +101,11 @@ impl SourceColumn {
         match (&self.kind, datum) {
             (_, Datum::Null | Datum::Unchanged) => Cow::Borrowed(b""),
             (SourceKind::Int, Datum::Binary(_)) => number(value::int(datum)),
-            (SourceKind::Timestamp, Datum::Binary(bytes)) => match bytes.try_into() {
-                Ok(micros) => {
-                    let at = PgTime(i64::from_be_bytes(micros));
-                    Cow::Owned(at.to_string().into_bytes())
-                }
-                Err(_) => Cow::Borrowed(b""),
-            },
+            (SourceKind::Timestamp, Datum::Binary(bytes)) => {
+                let mut text = Vec::new();
+                temporal::print_timestamp(bytes, false, &mut text).ok();
+                Cow::Owned(text)
+            }
             (SourceKind::Own(own), Datum::Binary(_)) => values::text(&own.how, datum),
             (_, Datum::Text(text) | Datum::Binary(text)) => Cow::Borrowed(text),
         }
@@ -141,8 +140,9 @@ impl SourceColumn {
         }
         match (scalar, value.try_into()) {
             (Scalar::DateTime64 { precision: 3, .. }, Ok(millis)) => {
-                let at = PgTime::from_unix_millis(i64::from_le_bytes(millis));
-                at.to_string().into_bytes()
+                let (micros, mut text) = (i64::from_le_bytes(millis).saturating_mul(1_000), vec![]);
+                temporal::put_moment(micros, false, &mut text);
+                text
             }
             _ => {
                 let mut text = Vec::new();

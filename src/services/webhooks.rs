@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use super::column_set::ColumnSet;
-use super::mapping::{Mapping, Stamp, ValueError};
+use super::mapping::{Mapping, Stamp, ValueError, is_left_out};
 use super::notes::Notes;
 use super::reader::RowReader;
 use super::row::Row;
@@ -114,15 +114,10 @@ impl Mapping for Webhooks {
         blocks: &mut [Block],
         notes: &mut Notes,
     ) -> Result<(), ValueError> {
-        if !stamp.row {
+        if !stamp.row || is_left_out(self, row, stamp, notes) {
             return Ok(());
         }
         let mut from = RowReader::new(&SOURCE, row, WEBHOOK_DELIVERIES_V1, stamp.version, notes);
-        if from.text(place::ORGANIZATION).is_empty() {
-            // A row that was never written needs no tombstone either.
-            notes.rows_without_owner += u64::from(!stamp.deleted);
-            return Ok(());
-        }
         let to = &mut blocks[0];
         to.put_str(from.text(place::ENVIRONMENT));
         to.put_str(from.text(place::ORGANIZATION));

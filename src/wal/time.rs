@@ -1,6 +1,5 @@
 //! Postgres's time: microseconds since 2000-01-01 00:00:00 UTC.
 
-use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Microseconds between 1970-01-01 and 2000-01-01.
@@ -32,23 +31,6 @@ impl PgTime {
     /// How long ago this was, by the clock given; zero if that clock is behind.
     pub fn age(self, now: PgTime) -> Duration {
         Duration::from_micros(u64::try_from(now.0.saturating_sub(self.0)).unwrap_or(0))
-    }
-}
-
-/// As Postgres prints a `timestamp` under `DateStyle=ISO`.
-impl fmt::Display for PgTime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let micros_of_day = self.0.rem_euclid(86_400_000_000);
-        let days = self.0.div_euclid(86_400_000_000) + i64::from(DAYS_TO_2000);
-        let (year, month, day) = civil_from_days(days);
-        let (era, year) = if year < 1 { (" BC", 1 - year) } else { ("", year) };
-        let (seconds, micros) = (micros_of_day / 1_000_000, micros_of_day % 1_000_000);
-        let (h, m, s) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
-        write!(f, "{year:04}-{month:02}-{day:02} {h:02}:{m:02}:{s:02}")?;
-        if micros != 0 {
-            write!(f, ".{}", format!("{micros:06}").trim_end_matches('0'))?;
-        }
-        f.write_str(era)
     }
 }
 
@@ -262,16 +244,5 @@ mod tests {
         let time = UNIX_EPOCH + Duration::from_micros(MICROS_TO_2000 as u64 + 5);
         assert_eq!(PgTime::of(time), PgTime(5));
         assert_eq!(PgTime(5).age(PgTime(3)), Duration::ZERO);
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn a_time_is_printed_as_it_is_read(
-            micros in -211_813_488_000_000_000..300_000_000_000_000_000_i64,
-        ) {
-            let at = PgTime(micros);
-            let read = Timestamp::from_text(at.to_string().as_bytes());
-            proptest::prop_assert_eq!(read, Some(Timestamp::At(at)), "{}", at);
-        }
     }
 }

@@ -14,18 +14,19 @@
 //! # Where a pass over ClickHouse's keys is needed all the same
 //!
 //! A tombstone needs the whole sorting key. A DELETE that carries the primary key alone finds the
-//! rest in ClickHouse, unless the row is still to be copied from a snapshot of before: then nothing
-//! is left to hide it. The stream notes these
-//! ([`Unplaced`](crate::delivery::unplaced::Unplaced)), and at the end, when the stream has passed
-//! the last snapshot, the few are looked up ([`mark_deleted`]). The notes are held in memory:
-//! a copy that was interrupted, that met more than are held, or whose files were replaced
-//! meanwhile (a TRUNCATE, a dropped partition: nothing streams these) ends with the passes of a
-//! repair over the keys, which find the same and more.
+//! rest in ClickHouse, unless the row, or an earlier place of it, is still to be copied from a
+//! snapshot of before: then nothing is left to hide it. The stream notes these
+//! ([`DeletedKeys`](crate::delivery::deleted_keys::DeletedKeys)), and at the end, when it has
+//! passed the last snapshot, the few are looked up ([`mark_deleted`]). The notes are held in
+//! memory: a copy that was interrupted, that met an error or more than are held, or whose files
+//! were replaced meanwhile (a TRUNCATE, a dropped partition: nothing streams these) ends with the
+//! passes of a repair over the keys, which find the same and more.
 //!
 //! An update that moves a row to another sorting key is streamed with its old row under REPLICA
 //! IDENTITY FULL, and leaves a tombstone; under DEFAULT it leaves the old place as it was, in a
 //! copy as at any other time.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::recorder::Recorder;
@@ -37,12 +38,9 @@ use crate::mending::gone::{LOOKUP_KEYS, are_in_postgres};
 use crate::mending::mapped::{Columns, Mapped};
 use crate::mending::parties::{SQL_TIMEOUT, sql_deadline};
 use crate::mending::worker::Worker;
-use crate::postgres::copy::{
-    Copied, Copier, CopyColumn, CopyRequest, CopyRows, without_binary_form,
-};
+use crate::postgres::copy::{Copied, Copier, CopyColumn, CopyRequest, CopyRows};
 use crate::postgres::server_error;
-use crate::postgres::source_table::SourceTable;
-use crate::postgres::sql::Sql;
+use crate::postgres::source_table::{SourceTable, TableColumn};
 use crate::postgres::table_reader::{AsOf, HeapPart, Tid};
 use crate::rows::{Block, tombstone};
 use crate::services::mapping::Stamp;
@@ -118,23 +116,15 @@ pub fn blocks(part: &HeapPart, begin: u32, bytes_max: usize, workers: usize) -> 
 }
 
 impl Copying {
-    pub fn of(
-        sql: &mut Sql,
-        table: &SourceTable,
-        columns: &Columns,
-        places: usize,
-    ) -> Result<Copying> {
-        let texts = without_binary_form(sql, &table.name, sql_deadline())?;
+    pub fn of(table: &SourceTable, columns: &Columns, places: usize) -> Copying {
         let mut types = vec![None; places];
-        for (place, name) in columns {
-            let column = table.column(name).filter(|column| column.reads_as != 0);
-            types[*place] = column.map(|column| Oid(column.reads_as));
-        }
-        let columns = columns.iter().map(|(_, name)| CopyColumn {
-            name: name.to_string(),
-            as_text: texts.iter().any(|text| **text == **name),
-        });
-        Ok(Copying { columns: columns.collect(), types })
+        let column = |(place, name): &(usize, Arc<str>)| {
+            let found = table.column(name);
+            types[*place] = found.and_then(TableColumn::reads_as);
+            let as_text = found.is_some_and(|found| !found.pg_type.is_sendable());
+            CopyColumn { name: name.to_string(), as_text }
+        };
+        Copying { columns: columns.iter().map(column).collect(), types }
     }
 
     /// Returns when all rows of the range that Postgres hands out are durable in ClickHouse.
@@ -183,13 +173,9 @@ impl Copying {
         };
         let Range { part, after, end_block } = range;
         let request = CopyRequest { part, columns: &self.columns, after, end_block };
-        let as_of = match copier.begin(&request, sql_deadline()) {
-            Ok(Some(as_of)) => as_of,
-            Ok(None) => {
-                worker.copier = Some(copier);
-                return Ok(None);
-            }
-            Err(error) => return Err(error),
+        let Some(as_of) = copier.begin(&request, sql_deadline())? else {
+            worker.copier = Some(copier);
+            return Ok(None);
         };
         let mut filled = Filled {
             blocks: worker.blocks.take().unwrap_or_else(|| with.member.blocks()),

@@ -93,10 +93,7 @@ impl ReadPass {
             pieces_of(index, begin, part.blocks, size)
         });
         let columns = columns_of(&table, source);
-        let copying = match copiers {
-            Some(_) => Some(Copying::of(&mut sql, &table, &columns, source.columns.len())?),
-            None => None,
-        };
+        let copying = copiers.map(|_| Copying::of(&table, &columns, source.columns.len()));
         Ok(ReadPass {
             copying,
             pieces: pieces.collect(),

@@ -6,7 +6,6 @@ use super::{
     Generated, IndexKey, ReplicaIdentity, SourceTable, TableColumn, TableKind, TableName, TablePart,
 };
 use crate::postgres::types::TypeRows;
-use crate::wal::Oid;
 
 #[derive(Debug, Deserialize)]
 pub(super) struct TableRow {
@@ -106,8 +105,6 @@ impl ColumnRow {
             type_oid: self.type_oid,
             type_name: of.name.to_string(),
             sql_type: self.sql_type,
-            reads_as: of.reads_as().unwrap_or(Oid(0)).0,
-            base_type: of.underlying().sql.to_string(),
             dimensions: self.dimensions,
             is_not_null: self.is_not_null,
             generated: match &*self.generated {

@@ -18,7 +18,7 @@ mod print;
 mod ranges;
 mod search;
 mod single;
-mod temporal;
+pub mod temporal;
 #[cfg(test)]
 mod tests;
 pub mod unfit;

@@ -179,3 +179,21 @@ pub fn print_timetz(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeError> 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wal::PgTime;
+
+    proptest::proptest! {
+        #[test]
+        fn a_time_is_printed_as_it_is_read(
+            micros in -211_813_488_000_000_000..300_000_000_000_000_000_i64,
+        ) {
+            let (at, mut text) = (PgTime(micros), Vec::new());
+            put_moment(at.0 + MICROS_TO_2000, false, &mut text);
+            let read = Timestamp::from_text(&text);
+            proptest::prop_assert_eq!(read, Some(Timestamp::At(at)), "{:?}", text);
+        }
+    }
+}

@@ -16,10 +16,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::source_table::TableName;
 use crate::postgres::sql::{Sql, ident};
 use crate::rows::{Block, Shape};
-use crate::services::mapping::{Mapping, Stamp, is_owned};
+use crate::services::mapping::{Mapping, Stamp, is_owned, key_places};
 use crate::services::notes::Notes;
 use crate::services::row::Row;
-use crate::services::source::Source;
 use crate::wal::Datum;
 
 /// Rows of each end.
@@ -76,7 +75,7 @@ fn keys_of_end(mapping: &dyn Mapping, sql: &mut Sql, order: &str) -> Result<Bloc
     let source = mapping.source();
     let table = TableName::new(&*source.schema, &*source.table);
     let doing = || format!("look at the ends of table `{table}`");
-    let places = places(mapping, source);
+    let places = key_places(mapping);
     let columns: Vec<String> =
         places.iter().map(|&place| ident(&source.columns[place].name)).collect();
     let id = source.key_names().into_iter().map(|column| format!("{} {order}", ident(column)));
@@ -106,13 +105,6 @@ fn keys_of_end(mapping: &dyn Mapping, sql: &mut Sql, order: &str) -> Result<Bloc
         }
     }
     Ok(blocks.swap_remove(0))
-}
-
-fn places(mapping: &dyn Mapping, source: &Source) -> Vec<usize> {
-    let mut places: Vec<usize> = source.placed().collect();
-    let owners = mapping.owners().iter();
-    places.extend(owners.filter(|place| !source.sorting.contains(place)));
-    places
 }
 
 /// Their documents are large, and decide nothing here.

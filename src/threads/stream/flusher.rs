@@ -134,10 +134,10 @@ fn by_table(batch: &Batch) -> Vec<TableChanges> {
 }
 
 impl OpenFlusher<'_> {
-    fn flush(&mut self, batch: Batch) -> Result<()> {
+    fn flush(&mut self, mut batch: Batch) -> Result<()> {
         let (with, started_at) = (self.with, Instant::now());
         let mut tables = by_table(&batch).into_iter().peekable();
-        let (rows, commit_times) = (batch.cut.rows, batch.commit_times.clone());
+        let (rows, commit_times) = (batch.cut.rows, std::mem::take(&mut batch.commit_times));
         let mut batch = Some(batch);
         while let Some(changes) = tables.next() {
             let Some(whole) = &batch else { break };
@@ -180,7 +180,7 @@ impl OpenFlusher<'_> {
                 // Also of a row that has a place: the copy may still land it at an earlier one.
                 let deleted = wanted.lookups.iter();
                 let keys = deleted.map(|at| folded.key_texts(member.source(), *at));
-                with.shared.unplaced().note(keys.map(|key| (table, key)));
+                with.shared.deleted_keys().note(keys.map(|key| (table, key)));
             }
         }
         let mut begin = 0;

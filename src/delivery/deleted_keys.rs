@@ -1,8 +1,9 @@
-//! Rows whose DELETE came by its key alone while the table is copied, and for which ClickHouse had
-//! no row yet whose sorting key a tombstone could take.
+//! Rows whose DELETE came by its key alone while the table is copied: the rest of the sorting key
+//! that a tombstone takes is looked up in ClickHouse.
 //!
-//! A copy that read such a row before it was deleted, and lands it after, brings back a row that is
-//! gone. Whoever copies asks at the end which of these there are, and marks them as deleted.
+//! A copy that read such a row before it was deleted, or before it moved, and lands it after,
+//! brings back a row that is gone. Whoever copies asks at the end which of these there are, and
+//! marks them as deleted.
 
 use std::collections::HashSet;
 
@@ -15,7 +16,7 @@ const KEYS_MAX: usize = 10_000;
 const BYTES_MAX: usize = 1 << 20;
 
 #[derive(Debug, Default)]
-pub struct Unplaced(Mutex<State>);
+pub struct DeletedKeys(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -24,7 +25,7 @@ struct State {
     is_too_much: bool,
 }
 
-impl Unplaced {
+impl DeletedKeys {
     /// Each with its table, as an index into those of the session.
     pub fn note(&self, keys: impl Iterator<Item = (usize, KeyText)>) {
         let mut state = self.0.lock();
@@ -55,18 +56,18 @@ mod tests {
 
     #[test]
     fn each_is_noted_once_and_too_many_are_not_held() {
-        let unplaced = Unplaced::default();
+        let deleted_keys = DeletedKeys::default();
         let key = |text: &str| vec![text.as_bytes().to_vec()];
-        assert_eq!(unplaced.keys(0), Some(vec![]));
-        unplaced.note([(0, key("a")), (0, key("a")), (1, key("b"))].into_iter());
-        assert_eq!(unplaced.keys(0), Some(vec![key("a")]));
-        assert_eq!(unplaced.keys(1), Some(vec![key("b")]), "each table has its own");
-        unplaced.note((0..KEYS_MAX).map(|n| (0, key(&n.to_string()))));
-        assert_eq!(unplaced.keys(0), None);
-        unplaced.note([(0, key("b"))].into_iter());
-        assert_eq!(unplaced.keys(0), None, "nor later");
-        let unplaced = Unplaced::default();
-        unplaced.note([(0, key(&"x".repeat(BYTES_MAX + 1)))].into_iter());
-        assert_eq!(unplaced.keys(0), None);
+        assert_eq!(deleted_keys.keys(0), Some(vec![]));
+        deleted_keys.note([(0, key("a")), (0, key("a")), (1, key("b"))].into_iter());
+        assert_eq!(deleted_keys.keys(0), Some(vec![key("a")]));
+        assert_eq!(deleted_keys.keys(1), Some(vec![key("b")]), "each table has its own");
+        deleted_keys.note((0..KEYS_MAX).map(|n| (0, key(&n.to_string()))));
+        assert_eq!(deleted_keys.keys(0), None);
+        deleted_keys.note([(0, key("b"))].into_iter());
+        assert_eq!(deleted_keys.keys(0), None, "nor later");
+        let deleted_keys = DeletedKeys::default();
+        deleted_keys.note([(0, key(&"x".repeat(BYTES_MAX + 1)))].into_iter());
+        assert_eq!(deleted_keys.keys(0), None);
     }
 }
